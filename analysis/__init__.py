@@ -1,0 +1,1 @@
+"""The wing that answers questions: plain kernels, labelled statistics, figures, the report."""

@@ -1,0 +1,146 @@
+"""The declared schema of every group of a cohort store."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from fintune_xr import names as n
+from fintune_xr.schema import DatasetSchema, VariableSpec
+
+SCHEMA: Final = "fintune-xr-cohort"
+SCHEMA_VERSION: Final = 1
+
+MASK_DTYPE: Final = "uint32"
+
+_TILE = (n.TILE,)
+_RULE_TILE = (n.RULE, n.TILE)
+_TILE_ID = VariableSpec(_TILE, "str", "Unique id of the tile.")
+
+IMAGES: Final = DatasetSchema(
+    name="images",
+    version=SCHEMA_VERSION,
+    variables={
+        n.IMAGE: VariableSpec(
+            (n.TILE, n.CHANNEL, n.Y, n.X), "uint16",
+            "Raw detector counts, neither normalised nor stitched; valid up to height and width.",
+        ),
+    },
+    coords={
+        n.TILE: _TILE_ID,
+        n.CHANNEL: VariableSpec((n.CHANNEL,), "str", "Name of the image plane."),
+        n.DONOR: VariableSpec(_TILE, "str", "Independent biological unit that the tile comes from."),
+        n.MARKER: VariableSpec(_TILE, "str", "Stain seen in the marker channel."),
+        n.SPLIT: VariableSpec(_TILE, "str", "train, val, test, or empty where not assigned."),
+        n.HEIGHT: VariableSpec(_TILE, "int32", "Rows that hold pixels of the tile.", "px"),
+        n.WIDTH: VariableSpec(_TILE, "int32", "Columns that hold pixels of the tile.", "px"),
+        n.SOURCE: VariableSpec((n.TILE, n.CHANNEL), "str", "File of the plane, relative to the ingested folder."),
+        n.SHA256: VariableSpec((n.TILE, n.CHANNEL), "str", "SHA-256 of that file."),
+    },
+)
+
+ANNOTATIONS: Final = DatasetSchema(
+    name="annotations",
+    version=SCHEMA_VERSION,
+    variables={
+        n.MASK: VariableSpec((n.TILE, n.Y, n.X), MASK_DTYPE, "Annotated instances: 0 background, 1..N."),
+    },
+    coords={
+        n.TILE: _TILE_ID,
+        n.SOURCE: VariableSpec(_TILE, "str", "File of the annotation."),
+        n.SHA256: VariableSpec(_TILE, "str", "SHA-256 of that file."),
+    },
+)
+
+QUARANTINE: Final = DatasetSchema(
+    name="quarantine",
+    version=SCHEMA_VERSION,
+    variables={
+        "path": VariableSpec((n.ITEM,), "str", "File that was left out, relative to the ingested folder."),
+        n.DONOR: VariableSpec((n.ITEM,), "str", "Donor, where the name told it."),
+        n.MARKER: VariableSpec((n.ITEM,), "str", "Marker, where the name told it."),
+        n.REASON: VariableSpec((n.ITEM,), "str", "Why it was left out."),
+    },
+)
+
+RUN: Final = DatasetSchema(
+    name="run",
+    version=SCHEMA_VERSION,
+    variables={
+        n.MASK: VariableSpec((n.TILE, n.Y, n.X), MASK_DTYPE, "Predicted instances: 0 background, 1..N."),
+        n.N_CELLS: VariableSpec(_TILE, "int32", "Instances in the mask; -1 where the tile is not done."),
+        n.N_POSITIVE: VariableSpec(_TILE, "int32", "Marker-positive cells by the active rule; -1 where unknown."),
+        n.BACKGROUND: VariableSpec(
+            (n.TILE, n.CHANNEL), "float32", "Median of the valid pixels that belong to no instance.", "counts"
+        ),
+        n.STATE: VariableSpec(_TILE, "uint8", "0 pending, 1 done, 2 quarantined."),
+        n.REASON: VariableSpec(_TILE, "str", "Why the tile was quarantined."),
+        n.SECONDS: VariableSpec(_TILE, "float32", "Processing time of the tile.", "s"),
+    },
+    coords={n.TILE: _TILE_ID, n.CHANNEL: VariableSpec((n.CHANNEL,), "str", "Name of the image plane.")},
+)
+
+CELLS: Final = DatasetSchema(
+    name="cells",
+    version=SCHEMA_VERSION,
+    variables={
+        n.TILE_INDEX: VariableSpec((n.CELL,), "int32", "Position of the cell's tile along images.tile."),
+        n.LABEL: VariableSpec((n.CELL,), MASK_DTYPE, "Value of the cell in the mask of its tile."),
+        n.AREA_PX: VariableSpec((n.CELL,), "int32", "Number of pixels.", "px"),
+        n.CENTROID_Y: VariableSpec((n.CELL,), "float32", "Mean row of the pixels.", "px"),
+        n.CENTROID_X: VariableSpec((n.CELL,), "float32", "Mean column of the pixels.", "px"),
+        n.MEAN_INTENSITY: VariableSpec((n.CELL, n.CHANNEL), "float32", "Mean raw intensity.", "counts"),
+    },
+    coords={n.CHANNEL: VariableSpec((n.CHANNEL,), "str", "Name of the image plane.")},
+)
+
+POSITIVITY: Final = DatasetSchema(
+    name="positivity",
+    version=SCHEMA_VERSION,
+    variables={
+        n.N_ALL: VariableSpec(_RULE_TILE, "int32", "All cells of the tile under the rule; -1 unknown."),
+        n.N_POSITIVE: VariableSpec(_RULE_TILE, "int32", "Marker-positive cells under the rule; -1 unknown."),
+        n.N_WITHOUT_NUCLEUS: VariableSpec(
+            _RULE_TILE, "int32", "Positive instances that contain no nucleus; 0 where the rule needs none."
+        ),
+        n.THRESHOLD: VariableSpec(
+            _RULE_TILE, "float32", "Background-subtracted marker intensity above which a cell is positive.", "counts"
+        ),
+    },
+    coords={n.TILE: _TILE_ID, n.RULE: VariableSpec((n.RULE,), "str", "Name of the positivity rule.")},
+)
+
+_RDM = (n.RUN, n.DONOR, n.MARKER)
+_RMO = (n.RUN, n.MARKER, n.OUTCOME)
+
+ANALYSIS: Final = DatasetSchema(
+    name="analysis",
+    version=SCHEMA_VERSION,
+    variables={
+        n.RATIO: VariableSpec(_RDM, "float64", "Sum of positive cells over sum of all cells."),
+        n.N_POSITIVE: VariableSpec(_RDM, "int64", "Marker-positive cells of the donor."),
+        n.N_ALL: VariableSpec(_RDM, "int64", "All cells of the donor."),
+        "n_tiles": VariableSpec(_RDM, "int32", "Tiles that the ratio was computed from."),
+        n.RHO: VariableSpec(_RMO, "float64", "Spearman correlation of donor ratio and outcome."),
+        n.P: VariableSpec(_RMO, "float64", "Two-sided p-value of rho."),
+        n.Q: VariableSpec(_RMO, "float64", "Benjamini-Hochberg q-value of p over the stored family."),
+        n.N: VariableSpec(_RMO, "int32", "Donors with both a ratio and the outcome."),
+        n.REASON: VariableSpec(_RMO, "str", "Why rho is missing, empty where it is not."),
+    },
+    coords={
+        n.RUN: VariableSpec((n.RUN,), "str", "Model with its weights and settings applied to the cohort."),
+        n.DONOR: VariableSpec((n.DONOR,), "str", "Donor id."),
+        n.MARKER: VariableSpec((n.MARKER,), "str", "Stain."),
+        n.OUTCOME: VariableSpec((n.OUTCOME,), "str", "Column of the clinical table."),
+    },
+)
+
+BOOTSTRAP: Final = DatasetSchema(
+    name="bootstrap",
+    version=SCHEMA_VERSION,
+    variables={
+        n.RATIO_RESAMPLED: VariableSpec((n.RESAMPLE, *_RDM), "float64", "Donor ratio in each resample."),
+        n.RHO_RESAMPLED: VariableSpec((n.RESAMPLE, *_RMO), "float64", "Spearman correlation in each resample."),
+        "p_resampled": VariableSpec((n.RESAMPLE, *_RMO), "float64", "Two-sided p-value in each resample."),
+    },
+    coords={name: ANALYSIS.coords[name] for name in (n.RUN, n.DONOR, n.MARKER, n.OUTCOME)},
+)

@@ -1,0 +1,107 @@
+"""One family of errors. Each is also the builtin it stands for and knows its exit status.
+
+A message says what was expected, what was found, where, and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+FAILED = 1
+WRONG_USE = 2
+
+
+class FintuneError(Exception):
+    """Any error that fintune-xr raises on purpose."""
+
+    exit_status = FAILED
+
+
+class FintuneValueError(FintuneError, ValueError):
+    """An argument has a value that makes no sense here."""
+
+    exit_status = WRONG_USE
+
+
+class SettingsError(FintuneError, ValueError):
+    """Settings have an unknown key, a value out of range, or do not fit together."""
+
+    exit_status = WRONG_USE
+
+
+class UnknownNameError(FintuneError, LookupError):
+    """A model, run, marker, outcome, layout or profile of that name does not exist."""
+
+    exit_status = WRONG_USE
+
+
+class SchemaError(FintuneError, ValueError):
+    """A dataset does not have the variables, dims or dtypes that were declared for it."""
+
+
+class StoreNotFoundError(FintuneError, FileNotFoundError):
+    """There is no cohort store at that place."""
+
+    exit_status = WRONG_USE
+
+
+class StoreVersionError(FintuneError, ValueError):
+    """A store was written with another schema version."""
+
+
+class StoreDamagedError(FintuneError, OSError):
+    """A stored array lacks a shard, or holds bytes that fail their checksum."""
+
+
+class StoreWriteError(FintuneError, OSError):
+    """The store cannot be written: full disk, read-only path, no permission."""
+
+
+class TileReadError(FintuneError, OSError):
+    """One image file cannot be used; its tile goes to quarantine."""
+
+
+class RunMismatchError(FintuneError, ValueError):
+    """A run of that name exists with another checkpoint, other settings or another schema."""
+
+    exit_status = WRONG_USE
+
+
+class RunBusyError(FintuneError, RuntimeError):
+    """Another process is writing this run."""
+
+
+class SplitError(FintuneError, ValueError):
+    """There is no valid split, or a donor or an image lies on two sides of it."""
+
+
+class CheckpointNotFoundError(FintuneError, FileNotFoundError):
+    """No weights at that path and none registered under that name."""
+
+    exit_status = WRONG_USE
+
+
+class CheckpointError(FintuneError, ValueError):
+    """A weights file is not what it claims to be."""
+
+
+class DeviceError(FintuneError, RuntimeError):
+    """A device was asked for that this machine does not have."""
+
+
+class MissingPackageError(FintuneError, ImportError):
+    """A feature needs a package that is not installed."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """` Did you mean 'x'?` for the known name closest to `name`, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def unknown_name(what: str, name: str, known: Iterable[str]) -> UnknownNameError:
+    """An error that says which names of this kind exist and which one is nearest."""
+    names = sorted(known)
+    listed = ", ".join(names) if names else "none yet"
+    return UnknownNameError(f"no {what} {name!r}; known: {listed}.{nearest(name, names)}")

@@ -1,0 +1,1 @@
+"""Fine-tuning: data, losses, augmentation, schedules, the engine."""

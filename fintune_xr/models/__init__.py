@@ -1,0 +1,1 @@
+"""Segmenters: one adapter per library, one protocol for all."""

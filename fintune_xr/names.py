@@ -1,0 +1,82 @@
+"""The vocabulary: every dimension, array, group and state is named here and nowhere else."""
+
+from __future__ import annotations
+
+from typing import Final
+
+# Dimensions, always in the order outer to inner.
+TILE: Final = "tile"
+CHANNEL: Final = "channel"
+Y: Final = "y"
+X: Final = "x"
+DONOR: Final = "donor"
+MARKER: Final = "marker"
+CELL: Final = "cell"
+RUN: Final = "run"
+OUTCOME: Final = "outcome"
+RESAMPLE: Final = "resample"
+THRESHOLD: Final = "threshold"
+RULE: Final = "rule"
+ITEM: Final = "item"
+
+# Groups of a cohort store.
+IMAGES: Final = "images"
+ANNOTATIONS: Final = "annotations"
+QUARANTINE: Final = "quarantine"
+RUNS: Final = "runs"
+CELLS: Final = "cells"
+STAGING: Final = "staging"
+POSITIVITY: Final = "positivity"
+METRICS: Final = "metrics"
+ANALYSIS: Final = "analysis"
+BOOTSTRAP: Final = "bootstrap"
+
+# Arrays.
+IMAGE: Final = "image"
+MASK: Final = "mask"
+SPLIT: Final = "split"
+HEIGHT: Final = "height"
+WIDTH: Final = "width"
+SOURCE: Final = "source"
+SHA256: Final = "sha256"
+N_CELLS: Final = "n_cells"
+N_ALL: Final = "n_all"
+N_POSITIVE: Final = "n_positive"
+N_WITHOUT_NUCLEUS: Final = "n_without_nucleus"
+STATE: Final = "state"
+REASON: Final = "reason"
+SECONDS: Final = "seconds"
+BACKGROUND: Final = "background"
+TILE_INDEX: Final = "tile_index"
+LABEL: Final = "label"
+AREA_PX: Final = "area_px"
+CENTROID_Y: Final = "centroid_y"
+CENTROID_X: Final = "centroid_x"
+MEAN_INTENSITY: Final = "mean_intensity"
+FIRST_CELL: Final = "first_cell"
+RATIO: Final = "ratio"
+RHO: Final = "rho"
+P: Final = "p"
+Q: Final = "q"
+N: Final = "n"
+RATIO_RESAMPLED: Final = "ratio_resampled"
+RHO_RESAMPLED: Final = "rho_resampled"
+
+# Channels of an IF tile; the stain's own name is the coordinate `marker`.
+DAPI: Final = "DAPI"
+MARKER_CHANNEL: Final = "marker"
+
+# Values of `split`; an empty string means that the tile has not been assigned.
+TRAIN: Final = "train"
+VAL: Final = "val"
+TEST: Final = "test"
+SPLITS: Final = (TRAIN, VAL, TEST)
+
+# Values of `state` in a run.
+PENDING: Final = 0
+DONE: Final = 1
+QUARANTINED: Final = 2
+STATE_MEANINGS: Final = {PENDING: "pending", DONE: "done", QUARANTINED: "quarantined"}
+
+# Kinds of cohort.
+COHORT_KINDS: Final = ("if", "he", "oct", "em")

@@ -1,0 +1,62 @@
+"""What a result was made of: digests, package versions, git revision, time."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import importlib.metadata
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "fintune-xr", "numpy", "xarray", "zarr", "dask", "distributed", "numcodecs", "scipy", "statsmodels",
+    "pandas", "numba", "scikit-image", "tifffile", "torch", "cellpose", "monai", "lightning",
+)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def settings_digest(settings: Mapping[str, Any]) -> str:
+    """SHA-256 of `settings` written as canonical JSON: key order does not matter."""
+    text = json.dumps(settings, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def provenance(**facts: Any) -> dict[str, Any]:
+    """`facts` with package versions, Python, git revision and the time (UTC, ISO 8601)."""
+    return {
+        **facts,
+        "packages": _package_versions(),
+        "python": platform.python_version(),
+        "git_revision": _git_revision(),
+        "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _package_versions() -> dict[str, str]:
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def _git_revision() -> str:
+    """Revision of the checkout this package runs from, with `+changes` where it has any."""
+    folder = Path(__file__).resolve().parent
+    ask = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty=+changes", "--match", "-"]
+    try:
+        done = subprocess.run(ask, capture_output=True, text=True, check=False, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return done.stdout.strip() or "unknown"

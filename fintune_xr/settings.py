@@ -1,0 +1,108 @@
+"""Typed, frozen settings: YAML files and `key=value` overrides, validated before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from fintune_xr.errors import SettingsError, nearest
+from fintune_xr.provenance import settings_digest
+
+
+class Settings(BaseModel):
+    """Base of all settings records: frozen, no unknown keys, comparable by digest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values, as stored with a result."""
+        return self.model_dump(mode="json")
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 that changes with any value."""
+        return settings_digest(self.as_dict())
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def load_settings(kind: type[S], path: Path | str | None = None, overrides: Sequence[str] = ()) -> S:
+    """Settings of `kind` from defaults, then a YAML file, then `key=value` overrides.
+
+    Nested keys are written with dots (`train.epochs=3`); values follow Hydra's override grammar.
+
+    Raises SettingsError that lists every unknown key with the nearest right one, and every bad value.
+    """
+    values = _read_yaml(Path(path)) if path is not None else {}
+    for override in overrides:
+        _apply(values, override)
+    return validated(kind, values, where=str(path) if path is not None else "settings")
+
+
+def validated(kind: type[S], values: Mapping[str, Any], *, where: str = "settings") -> S:
+    """An instance of `kind` holding `values`.
+
+    Raises SettingsError naming `where` and all problems at once.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        lines = [_describe(kind, detail) for detail in error.errors()]
+        raise SettingsError("\n  ".join([f"{where}: {len(lines)} problem(s)", *lines])) from error
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise SettingsError(f"no settings file {path}. Give --config an existing YAML file.")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path} is not valid YAML: {error}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise SettingsError(f"{path}: expected keys and values at the top, got {type(values).__name__}")
+    return values
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        (parsed,) = OverridesParser.create().parse_overrides([override])
+    except HydraException as error:
+        reason = str(error).splitlines()[0]
+        raise SettingsError(f"cannot read {override!r}: {reason}. Write key=value, e.g. epochs=20.") from error
+    if parsed.is_sweep_override():
+        raise SettingsError(f"{override!r} lists several values; this command takes one.")
+    *parents, last = parsed.key_or_group.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise SettingsError(f"{override!r}: {parent!r} holds a value, not further keys")
+    values[last] = parsed.value()
+
+
+def _describe(kind: type[BaseModel], detail: Any) -> str:
+    path = [str(part) for part in detail["loc"]]
+    name = ".".join(path) or "(top)"
+    if detail["type"] != "extra_forbidden":
+        return f"{name}: {detail['msg']}, got {detail.get('input')!r}"
+    known = list(_model_at(kind, path[:-1]).model_fields)
+    return f"{name}: no such setting; known: {', '.join(known)}.{nearest(path[-1], known)}"
+
+
+def _model_at(kind: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:
+    for part in path:
+        field = kind.model_fields.get(part)
+        inner = field.annotation if field is not None else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return kind
+        kind = inner
+    return kind

@@ -1,0 +1,30 @@
+"""Plain records that pass between reading, segmenting, measuring and writing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class CellTable:
+    """Measurements of the instances of one tile, in ascending order of label.
+
+    `label` (cell,) uint32; `area_px` (cell,) int32; `centroid_y`, `centroid_x` (cell,) float32 in px;
+    `mean_intensity` (cell, channel) float32 in raw counts; `background` (channel,) float32: the median
+    of the valid pixels outside all instances (NaN where there are none).
+    """
+
+    label: NDArray[np.uint32]
+    area_px: NDArray[np.int32]
+    centroid_y: NDArray[np.float32]
+    centroid_x: NDArray[np.float32]
+    mean_intensity: NDArray[np.float32]
+    background: NDArray[np.float32]
+
+    @property
+    def n_cells(self) -> int:
+        """Number of instances."""
+        return int(self.label.size)

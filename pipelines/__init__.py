@@ -1,0 +1,1 @@
+"""One module per step, the studies, and the command line; the only place that computes and writes."""
