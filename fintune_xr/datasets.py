@@ -105,6 +105,9 @@ POSITIVITY: Final = DatasetSchema(
         n.THRESHOLD: VariableSpec(
             _RULE_TILE, "float32", "Background-subtracted marker intensity above which a cell is positive.", "counts"
         ),
+        n.REASON: VariableSpec(
+            _RULE_TILE, "str", "Why there is no threshold or count, empty where there is.", required=False
+        ),
     },
     coords={n.TILE: _TILE_ID, n.RULE: VariableSpec((n.RULE,), "str", "Name of the positivity rule.")},
 )
@@ -119,7 +122,7 @@ ANALYSIS: Final = DatasetSchema(
         n.RATIO: VariableSpec(_RDM, "float64", "Sum of positive cells over sum of all cells."),
         n.N_POSITIVE: VariableSpec(_RDM, "int64", "Marker-positive cells of the donor."),
         n.N_ALL: VariableSpec(_RDM, "int64", "All cells of the donor."),
-        "n_tiles": VariableSpec(_RDM, "int32", "Tiles that the ratio was computed from."),
+        n.N_TILES: VariableSpec(_RDM, "int32", "Tiles that the ratio was computed from."),
         n.RHO: VariableSpec(_RMO, "float64", "Spearman correlation of donor ratio and outcome."),
         n.P: VariableSpec(_RMO, "float64", "Two-sided p-value of rho."),
         n.Q: VariableSpec(_RMO, "float64", "Benjamini-Hochberg q-value of p over the stored family."),
@@ -140,7 +143,31 @@ BOOTSTRAP: Final = DatasetSchema(
     variables={
         n.RATIO_RESAMPLED: VariableSpec((n.RESAMPLE, *_RDM), "float64", "Donor ratio in each resample."),
         n.RHO_RESAMPLED: VariableSpec((n.RESAMPLE, *_RMO), "float64", "Spearman correlation in each resample."),
-        "p_resampled": VariableSpec((n.RESAMPLE, *_RMO), "float64", "Two-sided p-value in each resample."),
+        n.P_RESAMPLED: VariableSpec((n.RESAMPLE, *_RMO), "float64", "Two-sided p-value in each resample."),
+        n.N_DRAWN: VariableSpec(
+            (n.RESAMPLE, n.DONOR), "int32", "Times that the donor is in the resample.", required=False
+        ),
     },
     coords={name: ANALYSIS.coords[name] for name in (n.RUN, n.DONOR, n.MARKER, n.OUTCOME)},
+)
+
+CLINICAL: Final = DatasetSchema(
+    name="clinical",
+    version=SCHEMA_VERSION,
+    variables={
+        n.OUTCOME_VALUE: VariableSpec(
+            (n.DONOR, n.OUTCOME), "float64", "Value of the clinical table as it stands; NaN where it is missing."
+        ),
+        n.COVARIATE_VALUE: VariableSpec(
+            (n.DONOR, n.COVARIATE), "float64", "Value to adjust for; NaN where it is missing."
+        ),
+        n.REASON: VariableSpec((n.OUTCOME,), "str", "Why the outcome cannot be used, empty where it can."),
+    },
+    coords={
+        n.DONOR: ANALYSIS.coords[n.DONOR],
+        n.OUTCOME: ANALYSIS.coords[n.OUTCOME],
+        n.COVARIATE: VariableSpec((n.COVARIATE,), "str", "Column of the clinical table."),
+        n.DIRECTION: VariableSpec((n.OUTCOME,), "str", "What a higher value of the outcome means."),
+        n.MEANING: VariableSpec((n.OUTCOME,), "str", "What the outcome is."),
+    },
 )
