@@ -1,0 +1,220 @@
+"""The cohort store: made, opened, and read as labelled datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+import zarr
+
+from fintune_xr import datasets
+from fintune_xr import names as n
+from fintune_xr.errors import (
+    FintuneValueError,
+    StoreNotFoundError,
+    StoreVersionError,
+    unknown_name,
+)
+from fintune_xr.schema import DatasetSchema
+from fintune_xr.store.growing import Growing, create_growing
+from fintune_xr.store.location import Location, writing
+from fintune_xr.store.tables import (
+    group_exists,
+    open_dataset,
+    open_writable,
+    replace_group,
+    subgroups,
+)
+
+INDEXED = (n.DONOR, n.MARKER, n.SPLIT)
+
+
+@dataclass(frozen=True, slots=True)
+class Cohort:
+    """An opened cohort store. Every method reads metadata only; pixels stay on disk until asked for."""
+
+    location: Location
+    kind: str
+    title: str
+
+    @property
+    def url(self) -> str:
+        """Path or URL of the store."""
+        return self.location.url
+
+    def images(self, *, lazy: bool = True) -> xr.Dataset:
+        """`image` (tile, channel, y, x), selectable by `tile`, `donor`, `marker`, `split` and `channel`."""
+        found = open_dataset(self.location, n.IMAGES, datasets.IMAGES, lazy=lazy)
+        return indexed(found)
+
+    def annotations(self, *, lazy: bool = True) -> xr.Dataset:
+        """Annotated `mask` (tile, y, x) uint32 of the annotated tiles only.
+
+        Raises StoreNotFoundError where nothing has been annotated yet.
+        """
+        self._require(n.ANNOTATIONS, f"fintune-xr annotate MASKS {self.url}")
+        return open_dataset(self.location, n.ANNOTATIONS, datasets.ANNOTATIONS, lazy=lazy)
+
+    def quarantine(self) -> xr.Dataset:
+        """Files that were left out at ingest, with the reason of each."""
+        return open_dataset(self.location, n.QUARANTINE, datasets.QUARANTINE, lazy=False)
+
+    def run_names(self) -> list[str]:
+        """Names of the runs in the store, sorted."""
+        return subgroups(self.location, n.RUNS)
+
+    def run(self, name: str, *, lazy: bool = True) -> xr.Dataset:
+        """Masks, counts and state of one run, with the donor, marker and split of each tile.
+
+        Raises UnknownNameError naming the runs that exist.
+        """
+        self.require_run(name)
+        found = open_dataset(self.location, f"{n.RUNS}/{name}", datasets.RUN, lazy=lazy)
+        labels = self.images(lazy=lazy).isel({n.TILE: slice(0, found.sizes[n.TILE])})
+        return indexed(found.assign_coords({c: labels[c].variable for c in (*INDEXED, n.HEIGHT, n.WIDTH)}))
+
+    def cells(self, run: str, *, lazy: bool = True) -> xr.Dataset:
+        """Per-cell measurements of a run, ordered by tile and label.
+
+        Raises StoreNotFoundError while the run has never come to its end.
+        """
+        self.require_run(run)
+        self._require(f"{n.CELLS}/{run}", f"fintune-xr infer {self.url} --run {run}")
+        return open_dataset(self.location, f"{n.CELLS}/{run}", datasets.CELLS, lazy=lazy)
+
+    def positivity(self, run: str) -> xr.Dataset:
+        """Counts of all and of marker-positive cells per tile under each rule that was applied."""
+        self.require_run(run)
+        self._require(f"{n.POSITIVITY}/{run}", f"fintune-xr positivity {self.url} --run {run}")
+        return open_dataset(self.location, f"{n.POSITIVITY}/{run}", datasets.POSITIVITY, lazy=False)
+
+    def analysis(self) -> xr.Dataset:
+        """Donor ratios and their associations with the outcomes."""
+        self._require(n.ANALYSIS, f"fintune-xr associate {self.url} --clinical CSV")
+        return open_dataset(self.location, n.ANALYSIS, datasets.ANALYSIS, lazy=False)
+
+    def bootstrap(self, scheme: str, *, lazy: bool = True) -> xr.Dataset:
+        """Resamples of one scheme. Raises UnknownNameError naming the schemes that were run."""
+        known = subgroups(self.location, n.BOOTSTRAP)
+        if scheme not in known:
+            raise unknown_name("bootstrap scheme", scheme, known)
+        return open_dataset(self.location, f"{n.BOOTSTRAP}/{scheme}", datasets.BOOTSTRAP, lazy=lazy)
+
+    def metrics(self, name: str) -> xr.Dataset:
+        """Segmentation metrics stored under `name`."""
+        known = subgroups(self.location, n.METRICS)
+        if name not in known:
+            raise unknown_name("metrics", name, known)
+        return open_dataset(self.location, f"{n.METRICS}/{name}", None, lazy=False)
+
+    def has(self, path: str) -> bool:
+        """Whether a group is stored under `path`."""
+        return group_exists(self.location, path)
+
+    def write(self, path: str, dataset: xr.Dataset, schema: DatasetSchema | None = None) -> None:
+        """Stores a small dataset under `path` in place of what was there, whole or not at all."""
+        replace_group(self.location, path, dataset, schema)
+
+    def require_run(self, name: str) -> None:
+        """Raises UnknownNameError unless the run exists."""
+        if name not in self.run_names():
+            raise unknown_name("run", name, self.run_names())
+
+    def images_group(self) -> Growing:
+        """The group of images, for appending."""
+        return Growing(self.location, datasets.IMAGES, n.IMAGES, n.IMAGE)
+
+    def annotations_group(self) -> Growing:
+        """The group of annotations, for appending."""
+        return Growing(self.location, datasets.ANNOTATIONS, n.ANNOTATIONS, n.MASK)
+
+    def _require(self, path: str, command: str) -> None:
+        if not group_exists(self.location, path):
+            raise StoreNotFoundError(f"{self.url} holds no {path} yet. Run: {command}")
+
+
+def indexed(dataset: xr.Dataset) -> xr.Dataset:
+    """`dataset` with an index on donor, marker and split, so that `.sel(donor=…)` works on each."""
+    for name in INDEXED:
+        if name in dataset.coords and name not in dataset.xindexes:
+            dataset = dataset.set_xindex(name)
+    return dataset
+
+
+def create_cohort(
+    where: str | Path,
+    *,
+    kind: str,
+    channels: Sequence[str],
+    tile_shape: tuple[int, int],
+    dtype: str,
+    title: str = "",
+) -> Cohort:
+    """A new, empty cohort for tiles up to `tile_shape` (y, x) px.
+
+    Raises FintuneValueError where a store lies already or `kind` is unknown, StoreWriteError where the
+    place cannot be written.
+    """
+    location = Location.of(where)
+    if kind not in n.COHORT_KINDS:
+        raise unknown_name("kind of cohort", kind, n.COHORT_KINDS)
+    if location.exists():
+        raise FintuneValueError(
+            f"{location.url} exists already; ingest into it to append, or choose another path."
+        )
+    attrs: dict[str, Any] = {
+        "schema": datasets.SCHEMA,
+        "schema_version": datasets.SCHEMA_VERSION,
+        "cohort_kind": kind,
+        "title": title or location.url.rstrip("/").rpartition("/")[2].removesuffix(".zarr"),
+    }
+    with writing(location.url):
+        zarr.open_group(location.zarr(read_only=False), mode="w-", zarr_format=3, attributes=attrs)
+    cohort = Cohort(location, kind, str(attrs["title"]))
+    create_growing(
+        cohort.images_group(),
+        dtype=dtype,
+        tile_shape=(len(channels), *tile_shape),
+        constants={n.CHANNEL: list(channels)},
+        attrs={},
+    )
+    cohort.write(n.QUARANTINE, empty_quarantine(), datasets.QUARANTINE)
+    return cohort
+
+
+def open_cohort(where: str | Path | Location) -> Cohort:
+    """The cohort stored at a path or URL.
+
+    Raises StoreNotFoundError where there is none, StoreVersionError where another schema wrote it.
+    """
+    location = Location.of(where)
+    if not location.exists():
+        raise StoreNotFoundError(
+            f"no cohort store at {location.url}. Make one: fintune-xr ingest SOURCE {location.url}"
+        )
+    attrs = zarr.open_group(location.zarr(), mode="r").attrs.asdict()
+    found = (attrs.get("schema"), attrs.get("schema_version"))
+    if found != (datasets.SCHEMA, datasets.SCHEMA_VERSION):
+        raise StoreVersionError(
+            f"{location.url}: expected schema {datasets.SCHEMA} version {datasets.SCHEMA_VERSION}, found "
+            f"{found[0]} version {found[1]}. Open it with the release that wrote it, or ingest again."
+        )
+    return Cohort(location, str(attrs["cohort_kind"]), str(attrs["title"]))
+
+
+def empty_quarantine() -> xr.Dataset:
+    """A quarantine without items."""
+    specs = datasets.QUARANTINE.variables
+    return xr.Dataset(
+        {name: ((n.ITEM,), np.array([], np.dtypes.StringDType()), spec.attrs) for name, spec in specs.items()}
+    )
+
+
+def set_root_attrs(cohort: Cohort, **attrs: Any) -> None:
+    """Adds attributes to the root of the store."""
+    with writing(cohort.url):
+        open_writable(cohort.location, "").attrs.update(attrs)

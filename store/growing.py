@@ -1,0 +1,124 @@
+"""One sharded array with its labels, growing along `tile`: images, and annotations.
+
+Order of a commit: the shard, then the labels, then the array's own length. A kill in between leaves labels
+that are longer than the array; the next append cuts them back and reads those tiles again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Any
+
+import numpy as np
+import zarr
+
+from fintune_xr import names as n
+from fintune_xr.schema import DatasetSchema
+from fintune_xr.store import shards
+from fintune_xr.store.location import Location, sync_file, writing
+from fintune_xr.store.tables import ROWS_PER_CHUNK, create_column, ensure_group, group_attrs, open_column
+
+Labels = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Growing:
+    """A group whose array `variable` (tile, …, y, x) and tile labels grow together."""
+
+    location: Location
+    schema: DatasetSchema
+    path: str
+    variable: str
+
+    @property
+    def array(self) -> zarr.Array[Any]:
+        """The sharded array, for reading."""
+        return zarr.open_array(self.location.zarr(), path=f"{self.path}/{self.variable}", mode="r")
+
+    @property
+    def n_tiles(self) -> int:
+        """Tiles that are committed."""
+        return int(self.array.shape[0])
+
+    @property
+    def grid(self) -> shards.ShardGrid:
+        """How the array is cut."""
+        return shards.grid_of(self.array)
+
+
+def create_growing(
+    target: Growing, *, dtype: str, tile_shape: tuple[int, ...], constants: Labels, attrs: Labels
+) -> None:
+    """Makes the empty group: tiles of `tile_shape` (…, y, x), `constants` being coords without `tile`."""
+    with writing(f"{target.location.url}/{target.path}"):
+        group = ensure_group(target.location, target.path, group_attrs(target.schema, **attrs))
+        for name, spec in target.schema.coords.items():
+            if name in constants:
+                column = create_column(group, name, spec, shape=(len(constants[name]),))
+                column[:] = np.asarray(constants[name], object)
+            else:
+                sizes = tuple(len(constants[dim]) for dim in spec.dims[1:])
+                create_column(group, name, spec, shape=(0, *sizes))
+        spec = target.schema.variables[target.variable]
+        grid = shards.plan_grid(f"{target.path}/{target.variable}", dtype, tile_shape)
+        shards.create_sharded(
+            group, target.variable, grid, shape=(0, *tile_shape), dims=spec.dims, attrs=spec.attrs
+        )
+
+
+def append(target: Growing, items: Iterable[tuple[Labels, shards.Encoded]]) -> Iterator[int]:
+    """Writes `items` shard by shard; yields the number of tiles committed so far, after each commit.
+
+    Each item is the labels of one tile and its encoded pixels. Memory holds the labels of one shard.
+
+    Raises StoreWriteError where the store cannot be written; what was committed stays.
+    """
+    waiting = iter(items)
+    grid = target.grid
+    committed = target.n_tiles
+    for first in waiting:
+        shard, used = divmod(committed, grid.tiles_per_shard)
+        kept = shards.read_encoded(target.location, grid, shard)[:used] if used else []
+        batch: list[Labels] = []
+        fresh = _noting(islice(chain([first], waiting), grid.tiles_per_shard - used), batch)
+        shards.write_shard(target.location, grid, shard, chain(kept, fresh))
+        _commit(target, committed, batch)
+        committed += len(batch)
+        yield committed
+
+
+def _noting(items: Iterable[tuple[Labels, shards.Encoded]], batch: list[Labels]) -> Iterator[shards.Encoded]:
+    for labels, encoded in items:
+        batch.append(labels)
+        yield encoded
+
+
+def _commit(target: Growing, committed: int, batch: list[Labels]) -> None:
+    length = committed + len(batch)
+    with writing(f"{target.location.url}/{target.path}"):
+        for name, spec in target.schema.coords.items():
+            if spec.dims[0] != n.TILE:
+                continue
+            column = open_column(target.location, f"{target.path}/{name}")
+            column.resize((length, *column.shape[1:]))
+            column[committed:length] = _values([labels[name] for labels in batch], spec.dtype)
+            _sync(target, name, committed, length)
+        array = open_column(target.location, f"{target.path}/{target.variable}")
+        array.resize((length, *array.shape[1:]))
+
+
+def _values(values: list[Any], dtype: str) -> np.ndarray[Any, Any]:
+    return np.array(values, dtype=np.dtypes.StringDType() if dtype == "str" else dtype)
+
+
+def _sync(target: Growing, name: str, first: int, last: int) -> None:
+    """Labels must be on the disk before the array's length says that the tiles exist."""
+    if not target.location.is_local:
+        return
+    folder = target.location.path / target.path / name
+    for chunk in range(first // ROWS_PER_CHUNK, (last - 1) // ROWS_PER_CHUNK + 1):
+        for file in folder.glob(f"c.{chunk}*"):
+            sync_file(file)
+    sync_file(folder / "zarr.json")

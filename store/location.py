@@ -1,0 +1,177 @@
+"""Where a store lies: a local folder or an object-storage URL, and how bytes get there whole."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import zarr
+import zarr.storage
+from zarr.abc.store import ByteRequest, Store
+from zarr.core.buffer import Buffer, BufferPrototype
+
+from fintune_xr.errors import StoreDamagedError, StoreWriteError
+
+PARTIAL_SUFFIX = ".partial"
+_CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
+
+
+class StrictStore(zarr.storage.WrapperStore[Store]):
+    """A store in which a chunk that is not there is an error, never the fill value.
+
+    zarr reads a missing shard, and an empty one, as background without a word.
+    """
+
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        found = await self._store.get(key, prototype, byte_range)
+        if not is_chunk_key(key) or (found is not None and len(found) > 0):
+            return found
+        what = "is missing" if found is None else "is empty"
+        raise StoreDamagedError(
+            f"{key} {what} in {self._store}. "
+            "Run `fintune-xr check` to list what is damaged and how to repair it."
+        )
+
+
+def is_chunk_key(key: str) -> bool:
+    """Whether a key names stored chunks (`…/c.3.0.0` or `…/c/3/0/0`), not metadata."""
+    last = key.rpartition("/")[2]
+    return last.startswith("c.") or "/c/" in key or last == "c"
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Root of a store: a local path, or a URL that fsspec understands (`s3://bucket/cohort.zarr`)."""
+
+    url: str
+
+    @classmethod
+    def of(cls, where: str | Path | Location) -> Location:
+        """`where` as a location; local paths are made absolute so that workers find them."""
+        if isinstance(where, Location):
+            return where
+        text = str(where)
+        return cls(text) if "://" in text else cls(str(Path(text).expanduser().resolve()))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the store is a folder on a mounted file system."""
+        return "://" not in self.url
+
+    @property
+    def path(self) -> Path:
+        """The local folder; only for a local store."""
+        return Path(self.url)
+
+    def exists(self) -> bool:
+        """Whether a Zarr group lies here."""
+        return self.size("zarr.json") is not None
+
+    def size(self, key: str) -> int | None:
+        """Bytes stored under `key`, or None where there is nothing."""
+        if self.is_local:
+            file = self.path / key
+            return file.stat().st_size if file.is_file() else None
+        system, root = self._remote()
+        try:
+            return int(system.size(f"{root}/{key}"))
+        except FileNotFoundError:
+            return None
+
+    def read(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
+        """Bytes of `key`, or of its range `start:end`; raises FileNotFoundError where there is nothing."""
+        if not self.is_local:
+            system, root = self._remote()
+            return bytes(system.cat_file(f"{root}/{key}", start=start, end=end))
+        with (self.path / key).open("rb") as file:
+            file.seek(start or 0)
+            return file.read() if end is None else file.read(end - (start or 0))
+
+    def write_whole(self, key: str, parts: Iterable[bytes]) -> int:
+        """Number of bytes written: all of `parts` under `key`, durable, or nothing at all.
+
+        Locally the bytes go to a neighbouring `.partial` file that is synced and renamed.
+
+        Raises StoreWriteError on a full disk, a read-only path or missing permission.
+        """
+        with writing(f"{self.url}/{key}"):
+            if self.is_local:
+                return _replace_file(self.path / key, parts)
+            system, root = self._remote()
+            body = b"".join(parts)
+            system.pipe_file(f"{root}/{key}", body)
+            return len(body)
+
+    def zarr(self, *, read_only: bool = True) -> Store:
+        """The zarr store; when `read_only`, one that refuses to invent missing chunks."""
+        if self.is_local:
+            plain: Store = zarr.storage.LocalStore(self.url, read_only=read_only)
+        else:
+            plain = zarr.storage.FsspecStore.from_url(self.url, read_only=read_only)
+        return StrictStore(plain) if read_only else plain
+
+    def sweep(self, folder: str = "") -> list[str]:
+        """Removes `.partial` files that killed writers left under `folder`; returns their names."""
+        if not self.is_local:
+            return []
+        found = sorted((self.path / folder).rglob(f"*{PARTIAL_SUFFIX}"))
+        for file in found:
+            file.unlink(missing_ok=True)
+        return [str(file.relative_to(self.path)) for file in found]
+
+    def _remote(self) -> tuple[Any, str]:
+        system, root = fsspec.core.url_to_fs(self.url)
+        return system, root
+
+
+@contextlib.contextmanager
+def writing(what: str) -> Iterator[None]:
+    """Turns the operating system's refusals to write into a StoreWriteError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _CANNOT_WRITE:
+            raise
+        raise StoreWriteError(
+            f"cannot write {what}: {error.strerror}. Everything stored before is intact. "
+            "Make room (df -h, quota) or make the path writable, then run the same command again."
+        ) from error
+
+
+def sync_file(path: Path) -> None:
+    """Forces the bytes of an existing file to the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _replace_file(file: Path, parts: Iterable[bytes]) -> int:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f"{file.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
+    try:
+        with partial.open("wb") as out:
+            size = sum(out.write(part) for part in parts)
+            out.flush()
+            os.fsync(out.fileno())
+        partial.replace(file)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    _sync_folder(file.parent)
+    return size
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,171 @@
+"""Small labelled datasets in the store: written beside the old ones, then put in their place."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+import zarr
+from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.core.dtype import VariableLengthUTF8
+
+from fintune_xr import names as n
+from fintune_xr.errors import StoreDamagedError
+from fintune_xr.schema import DatasetSchema, VariableSpec, check_dataset
+from fintune_xr.store.location import Location, writing
+
+COMPLETE = "complete"
+ROWS_PER_CHUNK = 4096
+CELLS_PER_CHUNK = 65536
+
+
+def create_column(
+    group: zarr.Group, name: str, spec: VariableSpec, *, shape: tuple[int, ...], rows: int = ROWS_PER_CHUNK
+) -> zarr.Array[Any]:
+    """A new array of small values, `rows` along its first dim in one checksummed chunk."""
+    data_type: Any = VariableLengthUTF8() if spec.dtype == "str" else np.dtype(spec.dtype)
+    return group.create_array(
+        name,
+        shape=shape,
+        dtype=data_type,
+        chunks=(rows, *(max(1, size) for size in shape[1:])),
+        compressors=[BloscCodec(cname="zstd", clevel=1, shuffle="shuffle"), Crc32cCodec()],
+        chunk_key_encoding={"name": "default", "separator": "."},
+        dimension_names=spec.dims,
+        attributes=spec.attrs,
+        config={"write_empty_chunks": True},
+    )
+
+
+def open_writable(location: Location, path: str) -> zarr.Group:
+    """An existing group, for writing attributes and adding arrays."""
+    return zarr.open_group(location.zarr(read_only=False), path=path, mode="r+")
+
+
+def open_column(location: Location, path: str) -> zarr.Array[Any]:
+    """An existing array, for writing; chunks of zeros are written, so that an absent one is damage."""
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        return zarr.open_array(location.zarr(read_only=False), path=path, mode="r+")
+
+
+def group_attrs(schema: DatasetSchema, **attrs: Any) -> dict[str, Any]:
+    """Attributes of a group: its schema, and the coordinates that xarray should restore as such."""
+    extra = [name for name, spec in schema.coords.items() if spec.dims != (name,)]
+    return {"schema": schema.name, "schema_version": schema.version, "coordinates": " ".join(extra), **attrs}
+
+
+def open_dataset(
+    location: Location, path: str, schema: DatasetSchema | None, *, lazy: bool = True
+) -> xr.Dataset:
+    """The dataset stored under `path`, checked against `schema`; Dask-backed when `lazy`.
+
+    Raises StoreDamagedError where arrays disagree in length or the group was left half-written, and
+    SchemaError where an array is not what the schema declares.
+    """
+    store: Any = location.zarr()
+    try:
+        dataset = xr.open_dataset(
+            store, engine="zarr", group=path, consolidated=False, chunks=None, decode_coords="coordinates",
+            mask_and_scale=False, decode_times=False, decode_timedelta=False,
+        )  # fmt: skip
+    except ValueError as error:
+        raise StoreDamagedError(
+            f"{path} in {location.url} cannot be opened: {error}. "
+            "A step was interrupted while it wrote; run the same command again."
+        ) from error
+    if dataset.attrs.get(COMPLETE) is False:
+        raise StoreDamagedError(
+            f"{path} in {location.url} was left half-written. Run the step that makes it again."
+        )
+    if schema is not None:
+        check_dataset(dataset, schema)
+    return _chunked(dataset) if lazy else dataset
+
+
+def replace_group(location: Location, path: str, dataset: xr.Dataset, schema: DatasetSchema | None) -> None:
+    """Stores `dataset` under `path` in place of what was there.
+
+    The new group is written whole beside the old one first; a kill leaves the old or the new one.
+    """
+    if schema is not None:
+        check_dataset(dataset, schema)
+    fresh = f"{n.STAGING}/{path.replace('/', '-')}-{uuid.uuid4().hex}"
+    target = fresh if location.is_local else path
+    with writing(f"{location.url}/{path}"):
+        for child in (target, path):
+            if "/" in child:
+                ensure_group(location, child.rpartition("/")[0])
+        _write(location, target, dataset, schema)
+        if location.is_local:
+            _put_in_place(location, fresh, path)
+
+
+def group_exists(location: Location, path: str) -> bool:
+    """Whether a group is stored under `path`."""
+    return location.size(f"{path}/zarr.json") is not None
+
+
+def subgroups(location: Location, path: str) -> list[str]:
+    """Names of the groups right under `path`, sorted; empty where there are none."""
+    if not group_exists(location, path):
+        return []
+    return sorted(zarr.open_group(location.zarr(), path=path, mode="r").group_keys())
+
+
+def ensure_group(location: Location, path: str, attrs: Mapping[str, Any] | None = None) -> zarr.Group:
+    """The group under `path`, made with `attrs` where it is missing."""
+    with writing(f"{location.url}/{path}"):
+        if group_exists(location, path):
+            return open_writable(location, path)
+        return zarr.open_group(
+            location.zarr(read_only=False), path=path, mode="a", zarr_format=3, attributes=dict(attrs or {})
+        )
+
+
+def _chunked(dataset: xr.Dataset) -> xr.Dataset:
+    """Dask-backed variables; pixels in chunks of one tile, because a shard of tiles may not fit in memory."""
+    lazy = {}
+    for name, array in dataset.data_vars.items():
+        pixels = n.TILE in array.dims and n.Y in array.dims
+        lazy[name] = array.chunk({n.TILE: 1, n.Y: -1, n.X: -1} if pixels else {})
+    return dataset.assign(lazy)
+
+
+def _write(location: Location, path: str, dataset: xr.Dataset, schema: DatasetSchema | None) -> None:
+    attrs = {**dataset.attrs, COMPLETE: False}
+    if schema is not None:
+        attrs |= {"schema": schema.name, "schema_version": schema.version}
+    store = location.zarr(read_only=False)
+    described = dataset.assign_attrs(attrs)
+    encoding = {str(name): _encoding(array) for name, array in described.variables.items()}
+    described.drop_encoding().to_zarr(
+        store, group=path, mode="w", consolidated=False, encoding=encoding, zarr_format=3,
+        write_empty_chunks=True,
+    )  # fmt: skip
+    open_writable(location, path).attrs[COMPLETE] = True
+
+
+def _encoding(array: xr.Variable) -> dict[str, Any]:
+    if array.ndim == 0:
+        return {}
+    return {
+        "compressors": [BloscCodec(cname="zstd", clevel=1, shuffle="shuffle"), Crc32cCodec()],
+        "chunk_key_encoding": {"name": "default", "separator": "."},
+    }
+
+
+def _put_in_place(location: Location, fresh: str, path: str) -> None:
+    target = location.path / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    old = location.path / f"{fresh}.old"
+    if target.exists():
+        target.rename(old)
+    (location.path / fresh).rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+    staging = location.path / n.STAGING
+    if staging.is_dir() and not any(entry.is_dir() for entry in staging.iterdir()):
+        shutil.rmtree(staging, ignore_errors=True)
