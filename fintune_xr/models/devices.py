@@ -1,0 +1,49 @@
+"""Where torch computes: devices are named once, checked, and never replaced in silence."""
+
+from __future__ import annotations
+
+import re
+
+from fintune_xr.errors import DeviceError, FintuneValueError
+
+AUTO = "auto"
+CPU = "cpu"
+_CUDA = re.compile(r"cuda(?::(\d+))?")
+
+
+def resolve_device(name: str) -> str:
+    """`cpu` or `cuda:N`: what `name` stands for on this machine.
+
+    `auto` is the first CUDA device where there is one, else `cpu`: resolve it once and record the answer.
+
+    Raises DeviceError for a device that this machine lacks, FintuneValueError for what is no device.
+    """
+    if name == CPU:
+        return CPU
+    matched = _CUDA.fullmatch(name)
+    if name != AUTO and matched is None:
+        raise FintuneValueError(f"no device {name!r}; write cpu, cuda, cuda:N or auto")
+    available = _cuda_count()
+    if name == AUTO:
+        return "cuda:0" if available else CPU
+    index = int(matched.group(1) or 0) if matched else 0
+    if index >= available:
+        raise DeviceError(
+            f"device {name!r} was asked for, but torch sees {available} CUDA device(s) on this machine. "
+            "Run where there is a GPU (check nvidia-smi and CUDA_VISIBLE_DEVICES), or ask for device=cpu."
+        )
+    return f"cuda:{index}"
+
+
+def use_threads(n_threads: int) -> None:
+    """Lets torch use `n_threads` CPU threads in this process; 0 leaves its own choice."""
+    import torch
+
+    if n_threads > 0:
+        torch.set_num_threads(n_threads)
+
+
+def _cuda_count() -> int:
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
