@@ -28,3 +28,34 @@ class CellTable:
     def n_cells(self) -> int:
         """Number of instances."""
         return int(self.label.size)
+
+
+@dataclass(frozen=True, slots=True)
+class TileResult:
+    """What became of one tile in a run: its state, the reason of a quarantine, and its cells when done."""
+
+    state: int
+    seconds: float
+    reason: str = ""
+    cells: CellTable | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ShardPlan:
+    """Work on one mask shard: `todo` lists the slots to segment; the other slots up to `n_slots` are kept.
+
+    Slot `i` of shard `s` is tile `first + i` of the cohort.
+    """
+
+    shard: int
+    first: int
+    n_slots: int
+    todo: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardReceipt:
+    """Small numbers that a worker returns after its shard is durable: one result per slot of `plan.todo`."""
+
+    plan: ShardPlan
+    results: tuple[TileResult, ...]

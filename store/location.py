@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -110,6 +111,15 @@ class Location:
             body = b"".join(parts)
             system.pipe_file(f"{root}/{key}", body)
             return len(body)
+
+    def remove(self, folder: str) -> None:
+        """Removes everything under `folder`; nothing happens where there is nothing."""
+        if self.is_local:
+            shutil.rmtree(self.path / folder, ignore_errors=True)
+            return
+        system, root = self._remote()
+        if system.exists(f"{root}/{folder}"):
+            system.rm(f"{root}/{folder}", recursive=True)
 
     def zarr(self, *, read_only: bool = True) -> Store:
         """The zarr store; when `read_only`, one that refuses to invent missing chunks."""

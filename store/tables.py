@@ -126,6 +126,31 @@ def ensure_group(location: Location, path: str, attrs: Mapping[str, Any] | None 
         )
 
 
+def remove_group(location: Location, path: str) -> None:
+    """Removes a group and all in it; it vanishes at once, then its files are deleted."""
+    if not location.is_local:
+        location.remove(path)
+    elif (location.path / path).exists():
+        ensure_group(location, n.STAGING)
+        gone = location.path / n.STAGING / f"gone-{uuid.uuid4().hex}"
+        (location.path / path).rename(gone)
+        shutil.rmtree(gone)
+
+
+def is_complete(location: Location, path: str) -> bool:
+    """Whether a group exists and was written to its end."""
+    if not group_exists(location, path):
+        return False
+    return bool(zarr.open_group(location.zarr(), path=path, mode="r").attrs.get(COMPLETE))
+
+
+def tidy_staging(location: Location) -> None:
+    """Removes the staging group once nothing is staged."""
+    staging = location.path / n.STAGING
+    if location.is_local and staging.is_dir() and not any(entry.is_dir() for entry in staging.iterdir()):
+        shutil.rmtree(staging)
+
+
 def _chunked(dataset: xr.Dataset) -> xr.Dataset:
     """Dask-backed variables; pixels in chunks of one tile, because a shard of tiles may not fit in memory."""
     lazy = {}
@@ -165,7 +190,5 @@ def _put_in_place(location: Location, fresh: str, path: str) -> None:
     if target.exists():
         target.rename(old)
     (location.path / fresh).rename(target)
-    shutil.rmtree(old, ignore_errors=True)
-    staging = location.path / n.STAGING
-    if staging.is_dir() and not any(entry.is_dir() for entry in staging.iterdir()):
-        shutil.rmtree(staging, ignore_errors=True)
+    remove_group(location, f"{fresh}.old")
+    tidy_staging(location)

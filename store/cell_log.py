@@ -1,0 +1,183 @@
+"""Cells of a run while it goes on, in order of arrival; and the table in order of tiles made from them.
+
+Tiles finish in any order, so the coordinator appends their cells to a log and notes where each tile's begin.
+When no tile is pending the table `cells/<run>` is written in order beside the old one and put in its place,
+which makes it the same whatever the order of arrival, and the log goes away.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from fintune_xr import datasets
+from fintune_xr import names as n
+from fintune_xr.schema import VariableSpec
+from fintune_xr.store.location import Location, sync_file
+from fintune_xr.store.tables import (
+    CELLS_PER_CHUNK,
+    COMPLETE,
+    create_column,
+    ensure_group,
+    group_attrs,
+    is_complete,
+    open_column,
+    open_writable,
+    remove_group,
+    tidy_staging,
+)
+from fintune_xr.tiles import CellTable, ShardReceipt
+
+_COLUMNS = tuple(datasets.CELLS.variables)
+_FIRST_CELL = VariableSpec((n.TILE,), "int64", "Row of the log where the tile's cells begin; -1 none.")
+
+
+@dataclass(frozen=True, slots=True)
+class CellLog:
+    """Unordered cells of run `run`, kept under `staging/` until the run ends."""
+
+    location: Location
+    run: str
+
+    @property
+    def path(self) -> str:
+        """Group of the log."""
+        return f"{n.STAGING}/cells-{self.run}"
+
+    @property
+    def table(self) -> str:
+        """Group of the ordered table."""
+        return f"{n.CELLS}/{self.run}"
+
+    def open(self, counts: NDArray[np.int32], channels: NDArray[Any]) -> None:
+        """Makes the log ready for `counts.size` tiles, taking in an ordered table where only that exists.
+
+        `counts` (tile,) are the cells that each tile has so far, `channels` the names of the image planes.
+        """
+        if not is_complete(self.location, self.path):
+            remove_group(self.location, self.path)
+            group = _create(self.location, self.path, channels)
+            create_column(group, n.FIRST_CELL, _FIRST_CELL, shape=(counts.size,))
+            first = np.where(counts > 0, np.cumsum(counts) - counts, -1)
+            open_column(self.location, f"{self.path}/{n.FIRST_CELL}")[:] = first
+            if is_complete(self.location, self.table):
+                for rows in _contiguous(first, counts):
+                    _extend(self.location, self.path, _rows(self.location, self.table, rows))
+            open_writable(self.location, self.path).attrs[COMPLETE] = True
+        self._grow(counts.size)
+
+    def append(self, receipts: Sequence[ShardReceipt]) -> None:
+        """Adds the cells of finished tiles; rows of a tile that is done again are left behind unused."""
+        first_cell = open_column(self.location, f"{self.path}/{n.FIRST_CELL}")
+        row = start = int(open_column(self.location, f"{self.path}/{n.LABEL}").shape[0])
+        tables: list[tuple[int, CellTable]] = []
+        for receipt in receipts:
+            first = receipt.plan.first
+            where = np.asarray(first_cell[first : first + receipt.plan.n_slots])
+            for slot, result in zip(receipt.plan.todo, receipt.results, strict=True):
+                where[slot] = -1 if result.cells is None else row
+                if result.cells is not None:
+                    tables.append((first + slot, result.cells))
+                    row += result.cells.n_cells
+            first_cell[first : first + receipt.plan.n_slots] = where
+        if tables:
+            _extend(self.location, self.path, _joined(tables))
+        self._sync(start, row)
+
+    def put_in_order(self, counts: NDArray[np.int32]) -> None:
+        """Makes `cells/<run>` from the log, in order of tile and label, and removes the log."""
+        if not is_complete(self.location, self.path):
+            return
+        first_cell = np.asarray(open_column(self.location, f"{self.path}/{n.FIRST_CELL}")[:])
+        channels = np.asarray(open_column(self.location, f"{self.path}/{n.CHANNEL}")[:])
+        local = self.location.is_local
+        fresh = f"{n.STAGING}/ordered-{self.run}-{uuid.uuid4().hex}" if local else self.table
+        remove_group(self.location, fresh)
+        _create(self.location, fresh, channels)
+        for rows in _contiguous(first_cell, counts):
+            _extend(self.location, fresh, _rows(self.location, self.path, rows))
+        open_writable(self.location, fresh).attrs[COMPLETE] = True
+        if local:
+            ensure_group(self.location, n.CELLS)
+            remove_group(self.location, self.table)
+            (self.location.path / fresh).rename(self.location.path / self.table)
+        self.remove()
+
+    def remove(self) -> None:
+        """Removes the log."""
+        remove_group(self.location, self.path)
+        tidy_staging(self.location)
+
+    def _grow(self, n_tiles: int) -> None:
+        first_cell = open_column(self.location, f"{self.path}/{n.FIRST_CELL}")
+        before = first_cell.shape[0]
+        if before < n_tiles:
+            first_cell.resize((n_tiles,))
+            first_cell[before:] = -1
+
+    def _sync(self, first: int, last: int) -> None:
+        """The log must be on the disk before `state` says that its tiles are done."""
+        if not self.location.is_local:
+            return
+        for name in _COLUMNS:
+            folder = self.location.path / self.path / name
+            for chunk in range(first // CELLS_PER_CHUNK, last // CELLS_PER_CHUNK + 1):
+                for file in folder.glob(f"c.{chunk}*[0-9]"):
+                    sync_file(file)
+            sync_file(folder / "zarr.json")
+        for file in (self.location.path / self.path / n.FIRST_CELL).glob("c.*[0-9]"):
+            sync_file(file)
+
+
+def _create(location: Location, path: str, channels: NDArray[Any]) -> zarr.Group:
+    ensure_group(location, path.rpartition("/")[0])
+    group = ensure_group(location, path, group_attrs(datasets.CELLS, **{COMPLETE: False}))
+    for name, spec in datasets.CELLS.variables.items():
+        create_column(group, name, spec, shape=(0, channels.size)[: len(spec.dims)], rows=CELLS_PER_CHUNK)
+    create_column(group, n.CHANNEL, datasets.CELLS.coords[n.CHANNEL], shape=(channels.size,))
+    open_column(location, f"{path}/{n.CHANNEL}")[:] = channels
+    return group
+
+
+def _joined(tables: Sequence[tuple[int, CellTable]]) -> dict[str, NDArray[Any]]:
+    joined: dict[str, NDArray[Any]] = {
+        name: np.concatenate([getattr(cells, name) for _, cells in tables])
+        for name in _COLUMNS
+        if name != n.TILE_INDEX
+    }
+    sizes = [cells.n_cells for _, cells in tables]
+    joined[n.TILE_INDEX] = np.repeat(np.array([tile for tile, _ in tables], np.int32), sizes)
+    return joined
+
+
+def _extend(location: Location, path: str, rows: dict[str, NDArray[Any]]) -> None:
+    for name, values in rows.items():
+        column = open_column(location, f"{path}/{name}")
+        before = column.shape[0]
+        column.resize((before + len(values), *column.shape[1:]))
+        column[before:] = values
+
+
+def _rows(location: Location, path: str, rows: slice) -> dict[str, NDArray[Any]]:
+    return {name: np.asarray(open_column(location, f"{path}/{name}")[rows]) for name in _COLUMNS}
+
+
+def _contiguous(first_cell: NDArray[np.int64], counts: NDArray[np.int32]) -> Iterator[slice]:
+    """Slices of the log that, one after another, give the tiles in order; neighbours are joined."""
+    start, stop = 0, 0
+    for first, count in zip(first_cell.tolist(), counts.tolist(), strict=True):
+        if count == 0:
+            continue
+        if first != stop or stop - start >= CELLS_PER_CHUNK:
+            if stop > start:
+                yield slice(start, stop)
+            start = first
+        stop = first + count
+    if stop > start:
+        yield slice(start, stop)
