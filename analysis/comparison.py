@@ -86,7 +86,8 @@ def _interval(values: xr.DataArray, alpha: float) -> dict[str, xr.DataArray]:
     levels = (alpha / 2, 0.5, 1 - alpha / 2)
     low, median, high = xr.apply_ufunc(
         _quantiles, _in_one_chunk(values, [RESAMPLE]), kwargs={"levels": levels},
-        input_core_dims=[[RESAMPLE]], output_core_dims=[[]] * 3, dask="parallelized", output_dtypes=[np.float64] * 3,
+        input_core_dims=[[RESAMPLE]], output_core_dims=[[]] * 3, dask="parallelized",
+        output_dtypes=[np.float64] * 3,
     )
     return {MEDIAN: median, LOW: low, HIGH: high, N_RESAMPLES: values.notnull().sum(RESAMPLE)}
 

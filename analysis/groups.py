@@ -54,7 +54,8 @@ def tile_groups(tiles: xr.DataArray | xr.Dataset) -> TileGroups:
     for name in (DONOR, MARKER):
         if name not in tiles.coords or tiles.coords[name].dims != (TILE,):
             raise FintuneValueError(
-                f"expected the coordinates {DONOR!r} and {MARKER!r} along {TILE!r}, found {sorted(map(str, tiles.coords))}. "
+                f"expected the coordinates {DONOR!r} and {MARKER!r} along {TILE!r}, "
+                f"found {sorted(map(str, tiles.coords))}. "
                 "Take the counts together with the coordinates of the images group."
             )
     donor, donors = _codes(tiles.coords[DONOR])

@@ -1,0 +1,256 @@
+"""The clinical table joined to the donors of a cohort."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from fintune_xr.analysis.outcomes import DEFAULT_OUTCOMES, KNOWN_OUTCOMES, outcome
+from fintune_xr.datasets import CLINICAL
+from fintune_xr.errors import FintuneValueError, unknown_name
+from fintune_xr.names import (
+    COVARIATE,
+    COVARIATE_VALUE,
+    DIRECTION,
+    DONOR,
+    MEANING,
+    OUTCOME,
+    OUTCOME_VALUE,
+    REASON,
+)
+from fintune_xr.schema import check_dataset
+
+SEPARATORS: Final = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t"}
+
+_TOP_CODED = re.compile(r"(\d+(?:\.\d+)?)\s*\+")
+_WHOLE_NUMBER = re.compile(r"0*(\d+)(?:\.0+)?")
+_MISSING = {"", "na", "nan", "n/a", "null", "none"}
+_LISTED = 5
+
+
+def read_clinical(path: Path | str) -> pd.DataFrame:
+    """The table at `path` with every value as it was written, as text, so that donor ids keep their zeros.
+
+    `.csv` is read with commas, `.tsv`, `.tab` and `.txt` with tabs.
+
+    Raises FintuneValueError for another suffix, no such file, or a file that holds no such table.
+    """
+    path = Path(path)
+    separator = SEPARATORS.get(path.suffix.lower())
+    if separator is None:
+        known = ", ".join(SEPARATORS)
+        raise FintuneValueError(f"{path}: expected a clinical table ending in {known}, got {path.suffix!r}")
+    if not path.is_file():
+        raise FintuneValueError(f"no clinical table {path}. Give the path of an existing CSV or TSV file.")
+    try:
+        table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise FintuneValueError(f"{path}: cannot be read as a table of text: {error}") from error
+    if table.shape[1] < 2:
+        raise FintuneValueError(
+            f"{path}: expected several columns separated by {separator!r}, found one: {table.columns[0]!r}. "
+            "Save the table with that separator, or correct the suffix."
+        )
+    return table
+
+
+def clinical_outcomes(
+    table: pd.DataFrame,
+    donors: Iterable[str],
+    *,
+    donor_column: str,
+    outcomes: Sequence[str] = DEFAULT_OUTCOMES,
+    covariates: Sequence[str] = (),
+) -> xr.Dataset:
+    """Outcome_value (donor, outcome), covariate_value (donor, covariate) and reason (outcome), in memory.
+
+    Donors are joined as text; ids that are whole numbers match whatever their leading zeros and a trailing
+    `.0`. A donor without a row has NaN. Coordinates `direction` and `meaning` say what a higher value means;
+    `reason` says why an outcome cannot be used. `cogdx_ordered` and `dcfdx_lv_ordered` merge the codes 2 + 3
+    and 4 + 5 and leave out 6. A top-coded value such as `90+` counts as 90.
+
+    Attributes: `donors_without_row`, `rows_without_donor`, `n_rows_without_id`, `top_coded` (values per
+    column).
+
+    Raises UnknownNameError for a column that is not there, FintuneValueError for text or values out of range
+    in an outcome, an id that occurs twice, or no match at all.
+    """
+    _check_columns(table, donor_column, outcomes, covariates)
+    donors = list(dict.fromkeys(str(donor) for donor in donors))
+    row_of = _rows_by_id(table[donor_column], donor_column)
+    id_of = {donor: donor_key(donor) for donor in donors}
+    _check_match(id_of, row_of, table, donor_column)
+    rows = [row_of.get(id_of[donor], -1) for donor in donors]
+    values = _columns(table, [_source(name) for name in outcomes], rows)
+    for k, name in enumerate(outcomes):
+        values[:, k] = _checked(name, values[:, k], donors)
+    result = xr.Dataset(
+        {
+            OUTCOME_VALUE: ((DONOR, OUTCOME), values, CLINICAL[OUTCOME_VALUE].attrs),
+            COVARIATE_VALUE: (
+                (DONOR, COVARIATE), _columns(table, covariates, rows), CLINICAL[COVARIATE_VALUE].attrs,
+            ),
+            REASON: (OUTCOME, _text(_reason(column) for column in values.T), CLINICAL[REASON].attrs),
+        },
+        coords={
+            DONOR: _text(donors),
+            OUTCOME: _text(outcomes),
+            COVARIATE: _text(covariates),
+            DIRECTION: (OUTCOME, _text(outcome(name).direction for name in outcomes)),
+            MEANING: (OUTCOME, _text(outcome(name).meaning for name in outcomes)),
+        },
+        attrs=_join_report(table, donor_column, id_of, row_of)
+        | {"top_coded": _top_coded(table, [*map(_source, outcomes), *covariates])},
+    )
+    return check_dataset(result, CLINICAL)
+
+
+def donor_key(donor: object) -> str:
+    """What two spellings of one donor id share: `00123`, `123` and `123.0` are one donor; other text is kept."""
+    text = str(donor).strip()
+    number = _WHOLE_NUMBER.fullmatch(text)
+    return number.group(1) if number else text
+
+
+def _source(name: str) -> str:
+    return outcome(name).column or name
+
+
+def _check_columns(
+    table: pd.DataFrame, donor_column: str, outcomes: Sequence[str], covariates: Sequence[str]
+) -> None:
+    columns = [str(column) for column in table.columns]
+    if donor_column not in columns:
+        raise unknown_name("donor column in the clinical table", donor_column, columns)
+    derived = [name for name, known in KNOWN_OUTCOMES.items() if known.column in columns and known.column]
+    asked = (("outcome", outcomes, columns + derived), ("covariate", covariates, columns))
+    for kind, names, known in asked:
+        for name in names:
+            if name not in known:
+                raise unknown_name(f"{kind} in the clinical table", name, set(known) - {donor_column})
+        repeated = [name for name, times in Counter(names).items() if times > 1]
+        if repeated:
+            raise FintuneValueError(f"{kind} {repeated[0]!r} was asked for more than once")
+
+
+def _rows_by_id(ids: pd.Series, donor_column: str) -> dict[str, int]:
+    row_of: dict[str, int] = {}
+    for row, value in enumerate(ids):
+        key = donor_key(value)
+        if _is_missing(value):
+            continue
+        if key in row_of:
+            raise FintuneValueError(
+                f"donor {value!r} stands in rows {row_of[key] + 1} and {row + 1} of the clinical table "
+                f"(column {donor_column!r}); expected one row per donor. Remove one of the two."
+            )
+        row_of[key] = row
+    return row_of
+
+
+def _check_match(
+    id_of: dict[str, str], row_of: dict[str, int], table: pd.DataFrame, donor_column: str
+) -> None:
+    twins = [key for key, times in Counter(id_of.values()).items() if times > 1]
+    if twins:
+        same = [donor for donor, key in id_of.items() if key == twins[0]]
+        raise FintuneValueError(f"donors {same} of the cohort are one id in the clinical table; rename one")
+    if id_of and not row_of.keys() & id_of.values():
+        raise FintuneValueError(
+            f"no donor of the cohort ({_some(id_of)}) is in column {donor_column!r} of the clinical table "
+            f"({_some(table[donor_column].astype(str))}). Name the column that holds the donor ids."
+        )
+
+
+def _columns(table: pd.DataFrame, names: Sequence[str], rows: Sequence[int]) -> NDArray[np.float64]:
+    """Values (donor, name) of the table's `rows`; NaN where the row is -1."""
+    values = np.full((len(rows), len(names)), np.nan)
+    present = np.asarray(rows, np.int64) >= 0
+    for k, name in enumerate(names):
+        values[present, k] = _numbers(table[name], name)[np.asarray(rows, np.int64)[present]]
+    return values
+
+
+def _numbers(column: pd.Series, name: str) -> NDArray[np.float64]:
+    plain = pd.Series([_plain(value) for value in column], dtype=object)
+    numbers = pd.to_numeric(plain, errors="coerce").to_numpy(np.float64)
+    wrong = [str(value) for value in plain[np.isnan(numbers) & plain.notna()]]
+    if wrong:
+        raise FintuneValueError(
+            f"column {name!r} of the clinical table: expected numbers, found {_some(dict.fromkeys(wrong))}. "
+            "Code the values as numbers and leave missing ones empty."
+        )
+    return numbers
+
+
+def _plain(value: object) -> object:
+    """`value` without the plus of a top-coded number; None where it is missing."""
+    if _is_missing(value):
+        return None
+    top = _TOP_CODED.fullmatch(value.strip()) if isinstance(value, str) else None
+    return top.group(1) if top else value
+
+
+def _checked(name: str, values: NDArray[np.float64], donors: Sequence[str]) -> NDArray[np.float64]:
+    """`values` of the outcome with its codes merged, once they are known to lie in its range."""
+    known = outcome(name)
+    outside = np.flatnonzero((values < known.low) | (values > known.high))
+    if outside.size:
+        raise FintuneValueError(
+            f"outcome {name!r}: expected values from {known.low:g} to {known.high:g}, "
+            f"found {values[outside[0]]:g} for donor {donors[outside[0]]!r} ({outside.size} in all). Leave missing values empty."
+        )
+    if not known.recode:
+        return values
+    return np.array([known.recode.get(value, np.nan) for value in values])
+
+
+def _reason(values: NDArray[np.float64]) -> str:
+    present = values[~np.isnan(values)]
+    if not present.size:
+        return "no donor has a value"
+    if present.size < 3:
+        return f"only {present.size} donors have a value"
+    return "the value is the same in all donors" if np.ptp(present) == 0 else ""
+
+
+def _join_report(
+    table: pd.DataFrame, donor_column: str, id_of: dict[str, str], row_of: dict[str, int]
+) -> dict[str, object]:
+    matched = set(id_of.values())
+    return {
+        "donors_without_row": [donor for donor, key in id_of.items() if key not in row_of],
+        "rows_without_donor": [
+            str(table[donor_column].iloc[row]).strip() for key, row in row_of.items() if key not in matched
+        ],
+        "n_rows_without_id": int(sum(_is_missing(value) for value in table[donor_column])),
+    }
+
+
+def _top_coded(table: pd.DataFrame, names: Iterable[str]) -> list[str]:
+    """`column: n` for each column with values such as `90+`."""
+    counts = {name: sum(bool(_TOP_CODED.fullmatch(str(value).strip())) for value in table[name]) for name in names}
+    return [f"{name}: {count}" for name, count in counts.items() if count]
+
+
+def _is_missing(value: object) -> bool:
+    if isinstance(value, str):
+        return value.strip().lower() in _MISSING
+    return bool(pd.isna(value))  # type: ignore[call-overload]
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(repr(name) for name in names[:_LISTED]) + (", …" if len(names) > _LISTED else "")
+
+
+def _text(values: Iterable[str]) -> NDArray[np.str_]:
+    return np.array(list(values), dtype=str)
