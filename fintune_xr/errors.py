@@ -59,7 +59,18 @@ class StoreWriteError(FintuneError, OSError):
 
 
 class TileReadError(FintuneError, OSError):
-    """One image file cannot be used; its tile goes to quarantine."""
+    """One image file cannot be used; its tile goes to quarantine.
+
+    `reason` is what quarantine records; the message adds the path where it is known.
+    """
+
+    def __init__(self, reason: str, path: str = "") -> None:
+        super().__init__(f"{path}: {reason}" if path else reason)
+        self.reason = reason
+        self.path = path
+
+    def __reduce__(self) -> tuple[type[TileReadError], tuple[str, str]]:
+        return type(self), (self.reason, self.path)
 
 
 class RunMismatchError(FintuneError, ValueError):

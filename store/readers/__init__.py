@@ -1,1 +1,90 @@
-"""Readers, one module per file format."""
+"""One face for all image files: the header, the plane, or the plane with the digest of the file's bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import PurePosixPath
+from types import ModuleType
+from typing import Any, BinaryIO
+
+from numpy.typing import NDArray
+
+from fintune_xr.errors import TileReadError
+from fintune_xr.store.sources import Place, open_place
+
+from . import raster, tiff
+from .header import IMAGE_DTYPES, LABEL_DTYPES, Header
+
+__all__ = ["Header", "read_header", "read_labels", "read_plane", "read_plane_with_digest"]
+
+
+def read_header(place: Place, *, page: int | None = None, dtypes: Collection[str] = IMAGE_DTYPES) -> Header:
+    """Height, width, dtype and number of pages of an image file, without decoding a pixel.
+
+    `page` names the plane that is described, the first by default.
+
+    Raises TileReadError: no bytes, not the format of its name, truncated, colour, or a dtype not in `dtypes`.
+    """
+    with _opened(place) as file:
+        if _format(place) is tiff:
+            return tiff.tiff_header(file, page=page, dtypes=dtypes)
+        return raster.raster_header(file, page=page, dtypes=dtypes)
+
+
+def read_plane(
+    place: Place, *, page: int | None = None, dtypes: Collection[str] = IMAGE_DTYPES
+) -> NDArray[Any]:
+    """Pixels (y, x) of one plane, uint8 or uint16 by default, raw counts.
+
+    Raises TileReadError as `read_header` does; also for several pages where none is named, or damage.
+    """
+    return read_plane_with_digest(place, page=page, dtypes=dtypes)[0]
+
+
+def read_labels(place: Place, *, page: int | None = None) -> tuple[NDArray[Any], str]:
+    """Pixels (y, x) of a label image of any integer dtype or bool, and the SHA-256 of its file."""
+    return read_plane_with_digest(place, page=page, dtypes=LABEL_DTYPES)
+
+
+def read_plane_with_digest(
+    place: Place, *, page: int | None = None, dtypes: Collection[str] = IMAGE_DTYPES
+) -> tuple[NDArray[Any], str]:
+    """Pixels (y, x) of one plane, and the SHA-256 of the very bytes they were decoded from.
+
+    The file is read once. Raises TileReadError as `read_plane` does.
+    """
+    with _opened(place) as file:
+        content = file.read()
+        memory = io.BytesIO(content)
+        if _format(place) is tiff:
+            plane = tiff.tiff_plane(memory, page=page, dtypes=dtypes)
+        else:
+            plane = raster.raster_plane(memory, page=page, dtypes=dtypes)
+        return plane, hashlib.sha256(content).hexdigest()
+
+
+def _format(place: Place) -> ModuleType:
+    suffix = PurePosixPath(str(place)).suffix.lower()
+    if suffix in (".tif", ".tiff"):
+        return tiff
+    if suffix in (".png", ".jpg", ".jpeg"):
+        return raster
+    raise TileReadError(f"unreadable: expected .tif, .tiff, .png or .jpg, found {suffix or 'no suffix'}")
+
+
+@contextmanager
+def _opened(place: Place) -> Iterator[BinaryIO]:
+    """The opened file; whatever goes wrong inside carries its path."""
+    try:
+        with open_place(place) as file:
+            if not file.read(1):
+                raise TileReadError("zero bytes: expected an image, found an empty file")
+            file.seek(0)
+            yield file
+    except TileReadError as error:
+        raise TileReadError(error.reason, str(place)) from error
+    except OSError as error:
+        raise TileReadError(f"unreadable: {error.strerror or error}", str(place)) from error

@@ -1,0 +1,51 @@
+"""What a file says about its pixels before they are decoded, and which pixels are accepted."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final
+
+from fintune_xr.errors import TileReadError
+
+IMAGE_DTYPES: Final = ("uint8", "uint16")
+LABEL_DTYPES: Final = ("bool", "uint8", "uint16", "uint32", "int8", "int16", "int32", "int64", "uint64")
+
+# A damaged header may claim any size; a plane beyond this is refused before memory is asked for.
+MOST_PIXELS: Final = 2**31
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """One plane as its file describes it; `pages` is how many planes the file holds."""
+
+    height: int
+    width: int
+    dtype: str
+    pages: int = 1
+
+
+def checked(header: Header, dtypes: Collection[str]) -> Header:
+    """`header` itself, once its size is plausible and its dtype one of `dtypes`.
+
+    Raises TileReadError with a plain reason.
+    """
+    if header.dtype not in dtypes:
+        raise TileReadError(f"wrong dtype: expected {' or '.join(dtypes)}, found {header.dtype}")
+    if header.height < 1 or header.width < 1 or header.height * header.width > MOST_PIXELS:
+        raise TileReadError(
+            f"wrong shape: expected 1 to {MOST_PIXELS:,} pixels, found {header.height} x {header.width}"
+        )
+    return header
+
+
+def page_index(page: int | None, pages: int) -> int:
+    """The page that is meant: `page`, or the only one where it is None.
+
+    Raises TileReadError where there is no such page, or several and none was named.
+    """
+    if page is None and pages != 1:
+        raise TileReadError(f"wrong shape: expected one plane, found {pages} pages")
+    if page is not None and not 0 <= page < pages:
+        raise TileReadError(f"wrong shape: expected a page {page}, found {pages} page(s)")
+    return page or 0

@@ -1,0 +1,72 @@
+"""Folders of raw files, on this machine or behind an fsspec URL: what lies in them, by relative path."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import BinaryIO, TypeAlias, cast
+
+import fsspec
+
+from fintune_xr.errors import FintuneValueError
+
+Place: TypeAlias = Path | str
+"""A local path, or an fsspec URL such as s3://bucket/folder."""
+
+
+def list_files(source: Place) -> list[str]:
+    """Paths of all files under `source`, relative to it, with `/` between folders, in no particular order.
+
+    Links to folders are followed; a folder reached twice on the way down is read once, so a link to a parent
+    ends there.
+
+    Raises FintuneValueError where `source` is not a folder.
+    """
+    if is_url(source):
+        return _list_url(str(source))
+    root = Path(source)
+    if not root.is_dir():
+        raise FintuneValueError(f"expected a folder of images, found none at {root}. Correct SOURCE.")
+    found: list[str] = []
+    _walk(str(root), "", frozenset(), found)
+    return found
+
+
+def place_in(source: Place, relative: str) -> Place:
+    """The place of a file that `list_files` named."""
+    return f"{str(source).rstrip('/')}/{relative}" if is_url(source) else Path(source) / relative
+
+
+def open_place(place: Place) -> BinaryIO:
+    """The file at `place`, opened for reading bytes."""
+    if is_url(place):
+        return cast(BinaryIO, fsspec.open(str(place), "rb").open())
+    return Path(place).open("rb")
+
+
+def is_url(place: Place) -> bool:
+    """True where `place` is an fsspec URL."""
+    return isinstance(place, str) and "://" in place
+
+
+def _list_url(source: str) -> list[str]:
+    filesystem, root = fsspec.core.url_to_fs(source)
+    prefix = root.rstrip("/") + "/"
+    found = [path.removeprefix(prefix) for path in filesystem.find(root)]
+    if not found:
+        raise FintuneValueError(f"expected images under {source}, found nothing. Correct SOURCE.")
+    return found
+
+
+def _walk(folder: str, relative: str, above: frozenset[tuple[int, int]], found: list[str]) -> None:
+    status = Path(folder).stat()
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = f"{relative}{entry.name}"
+            if entry.is_dir():
+                _walk(entry.path, f"{name}/", above | {here}, found)
+            else:
+                found.append(name)
