@@ -18,6 +18,7 @@ _CONFIG = {
     "distributed.worker.memory.terminate": 0.97,
     "distributed.comm.timeouts.connect": "60s",
     "distributed.admin.large-graph-warning-threshold": "50MB",
+    "distributed.dashboard.link": "http://127.0.0.1:{port}/status",
 }
 
 
@@ -36,7 +37,7 @@ def _local(profile: Profile) -> LocalCluster:
         processes=not threads,
         memory_limit=0 if threads else profile.memory_limit,
         dashboard_address="127.0.0.1:0" if profile.dashboard else None,
-        host="127.0.0.1",
+        host=None if threads else "127.0.0.1",
     )
 
 

@@ -1,0 +1,176 @@
+"""Masks, counts and measurements of every tile that a run has not done yet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from fintune_xr import names as n
+from fintune_xr.blocks import map_plans
+from fintune_xr.cluster.profile import Profile, load_profile
+from fintune_xr.cluster.session import session
+from fintune_xr.datasets import SCHEMA_VERSION
+from fintune_xr.models.checkpoints import Checkpoint, resolve_checkpoint
+from fintune_xr.models.devices import resolve_device
+from fintune_xr.models.registry import model_settings
+from fintune_xr.pipelines.infer_block import BlockContext, infer_block
+from fintune_xr.pipelines.progress import progress, say
+from fintune_xr.provenance import provenance
+from fintune_xr.settings import Settings, load_settings, validated
+from fintune_xr.store.cohort import Cohort, open_cohort
+from fintune_xr.store.runs import IDENTITY, RunWriter, run_attrs, writing_run
+from fintune_xr.tiles import ShardPlan
+
+
+class InferSettings(Settings):
+    """How a run is made. Only `model` belongs to its identity; the rest does not change results."""
+
+    model: dict[str, Any] = Field(default_factory=dict, description="Settings of the model itself.")
+    device: str = Field("auto", description="cpu, cuda, cuda:N, or auto: the GPU where there is one.")
+    batch_tiles: int = Field(1, ge=1, description="Tiles given to the network at once.")
+    attempts: int = Field(2, ge=1, description="Tries before a failing tile is quarantined.")
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """State of a run after `infer`: numbers of tiles, and how many of them this call did."""
+
+    run: str
+    n_tiles: int
+    n_done: int
+    n_quarantined: int
+    n_new: int
+
+
+def infer(
+    store: str | Path,
+    *,
+    run: str,
+    model: str | None = None,
+    cluster: str = "threads",
+    config: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    restart: bool = False,
+    retry_quarantined: bool = False,
+) -> RunSummary:
+    """Segments every pending tile of `store` under the name `run`, and continues where a kill left off.
+
+    `model` is a registered name or a checkpoint; a stored run is continued with its own model and settings
+    when neither is given. `cluster` is a profile's name or a YAML file.
+
+    Raises RunMismatchError where the stored run has another checkpoint or other settings, DeviceError
+    where a GPU was asked for that is not there, RunBusyError where another process writes the run.
+    """
+    cohort = open_cohort(store)
+    profile = load_profile(cluster)
+    settings = load_settings(InferSettings, config, overrides)
+    checkpoint, settings = _as_stored(cohort, run, model, settings, restart=restart)
+    context = _context(cohort, run, checkpoint, settings)
+    identity = run_identity(checkpoint, context.settings)
+    facts = provenance(settings=settings.as_dict(), checkpoint=checkpoint.as_dict(), device=context.device)
+    with writing_run(
+        cohort, run, identity=identity, facts=facts, restart=restart, retry=retry_quarantined
+    ) as writer:
+        n_new = _segment_pending(writer, context, profile)
+        writer.finish()
+        return _summary(run, writer.states(), n_new)
+
+
+def plan_run(
+    store: str | Path,
+    *,
+    run: str,
+    model: str | None = None,
+    cluster: str = "threads",
+    config: str | Path | None = None,
+    overrides: Sequence[str] = (),
+) -> dict[str, Any]:
+    """What `infer` would do: tiles pending, tasks, workers, model and device. Nothing is written."""
+    cohort = open_cohort(store)
+    profile = load_profile(cluster)
+    settings = load_settings(InferSettings, config, overrides)
+    checkpoint, settings = _as_stored(cohort, run, model, settings, restart=False)
+    known = run in cohort.run_names()
+    n_tiles = cohort.images().sizes[n.TILE]
+    done = int((cohort.run(run)[n.STATE] != n.PENDING).sum()) if known else 0
+    return {
+        "run": run,
+        "model": f"{checkpoint.kind} {checkpoint.name} (sha256 {checkpoint.sha256[:12]})",
+        "tiles": n_tiles,
+        "pending": n_tiles - done,
+        "device": resolve_device(settings.device),
+        "workers": f"{profile.n_workers} {profile.kind}",
+    }
+
+
+def run_identity(checkpoint: Checkpoint, settings: Settings) -> dict[str, Any]:
+    """What makes two runs the same run: weights, settings of the model, schema of the store."""
+    return {
+        "checkpoint_kind": checkpoint.kind,
+        "checkpoint_sha256": checkpoint.sha256,
+        "settings": settings.as_dict(),
+        "settings_digest": settings.digest,
+        "schema_version": SCHEMA_VERSION,
+    }
+
+
+def _as_stored(
+    cohort: Cohort, run: str, model: str | None, settings: InferSettings, *, restart: bool
+) -> tuple[Checkpoint, InferSettings]:
+    """Checkpoint and settings asked for, or those of the stored run where nothing was said."""
+    known = run in cohort.run_names() and not restart
+    if known and model is None:
+        facts = run_attrs(cohort, run)["provenance"]["checkpoint"]
+        model = facts["path"] or facts["name"]
+        if not settings.model:
+            stored = run_attrs(cohort, run)[IDENTITY]["settings"]
+            settings = settings.model_copy(update={"model": stored})
+    return resolve_checkpoint(model or n.DEFAULT_MODEL), settings
+
+
+def _context(cohort: Cohort, run: str, checkpoint: Checkpoint, settings: InferSettings) -> BlockContext:
+    chosen = validated(model_settings(checkpoint.kind), settings.model, where=f"settings of {checkpoint.kind}")
+    channels = tuple(str(name) for name in cohort.images()[n.CHANNEL].values)
+    return BlockContext(
+        location=cohort.location,
+        run=run,
+        checkpoint=checkpoint,
+        settings=chosen,
+        channels=channels,
+        device=resolve_device(settings.device),
+        batch_tiles=settings.batch_tiles,
+        attempts=settings.attempts,
+    )
+
+
+def _segment_pending(writer: RunWriter, context: BlockContext, profile: Profile) -> int:
+    plans = list(writer.plans())
+    pending = sum(len(plan.todo) for plan in plans)
+    if not pending:
+        return 0
+    with session(profile) as client, progress(f"infer {context.run}", pending) as advance:
+        if profile.dashboard:
+            say(f"dashboard: {client.dashboard_link}")
+        for receipts in map_plans(client, infer_block, plans, context=context, name=_block_name(context, plans)):
+            writer.commit(receipts)
+            advance(sum(len(receipt.results) for receipt in receipts))
+    return pending
+
+
+def _block_name(context: BlockContext, plans: Sequence[ShardPlan]) -> str:
+    return f"infer-{context.run}-{plans[0].shard}"
+
+
+def _summary(run: str, states: np.ndarray[Any, Any], n_new: int) -> RunSummary:
+    return RunSummary(
+        run=run,
+        n_tiles=states.size,
+        n_done=int((states == n.DONE).sum()),
+        n_quarantined=int((states == n.QUARANTINED).sum()),
+        n_new=n_new,
+    )

@@ -1,0 +1,74 @@
+"""Progress of long work: a bar with rate and time left on a terminal, plain lines in a job log."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+SECONDS_BETWEEN_LINES = 30.0
+
+Advance = Callable[[int], None]
+
+
+def console() -> Console:
+    """Where people read what happens: standard error, so that standard output stays clean."""
+    return Console(stderr=True, highlight=False)
+
+
+def say(text: str) -> None:
+    """One plain line for the person who runs the command."""
+    console().print(text, markup=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def progress(what: str, total: int, *, unit: str = "tiles") -> Iterator[Advance]:
+    """A function that counts `total` pieces of work as they are done."""
+    show = _bar(what, total, unit) if sys.stderr.isatty() else _lines(what, total, unit)
+    with show as advance:
+        yield advance
+
+
+@contextlib.contextmanager
+def _bar(what: str, total: int, unit: str) -> Iterator[Advance]:
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=console()) as bar:
+        task = bar.add_task(what, total=total, rate="")
+        began, done = time.monotonic(), 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            rate = done / max(time.monotonic() - began, 1e-9)
+            bar.update(task, advance=count, rate=f"{rate:.1f} {unit}/s")
+
+        yield advance
+
+
+@contextlib.contextmanager
+def _lines(what: str, total: int, unit: str) -> Iterator[Advance]:
+    began = last = time.monotonic()
+    done = 0
+
+    def line() -> None:
+        elapsed = max(time.monotonic() - began, 1e-9)
+        rate = done / elapsed
+        left = f"{(total - done) / rate:.0f} s left" if rate and done < total else f"{elapsed:.1f} s"
+        say(f"{what}: {done}/{total} {unit}, {rate:.1f} {unit}/s, {left}")
+
+    def advance(count: int) -> None:
+        nonlocal done, last
+        done += count
+        if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            line()
+
+    yield advance
+    line()
