@@ -86,9 +86,7 @@ def overlaps(first: LabelTable, second: LabelTable) -> Overlaps:
             f"expected two masks of the same shape (y, x), got {first.mask.shape} and {second.mask.shape}. "
             "Crop both to the height and width of the tile."
         )
-    first_area, second_area, keys, pixels = _overlaps(
-        first.mask.reshape(-1), second.mask.reshape(-1), first.size, second.size
-    )
+    first_area, second_area, keys, pixels = _overlaps(first.mask, second.mask, first.size, second.size)
     used = np.flatnonzero(keys)
     used = used[np.argsort(keys[used])]
     low = np.uint64(MAX_LABEL)
@@ -109,30 +107,41 @@ def _frozen(mask: NDArray[Any]) -> NDArray[np.uint32]:
 
 
 @compiled
+def run_ends(first: Any, second: Any, ends: Any) -> Any:
+    """How many runs of one pair of labels two rows (x,) hold; their ends are written to `ends` (x + 1,)."""
+    n = 0
+    for x in range(1, first.size):
+        # Written always, kept sometimes: a branch would be guessed wrong at the outline of every cell.
+        ends[n] = x
+        n += (first[x] != first[x - 1]) | (second[x] != second[x - 1])
+    ends[n] = first.size
+    return n + 1 if first.size else 0
+
+
+@compiled
 def _overlaps(first: Any, second: Any, n_first: int, n_second: int) -> Any:
-    # Pixels are taken in runs of one pair of labels; pairs lie in a hash table, where key 0 is a free slot.
+    # Pairs lie in a hash table, where key 0 is a free slot.
     first_area = np.zeros(n_first, np.int64)
     second_area = np.zeros(n_second, np.int64)
     keys = np.zeros(_HASH_START, np.uint64)
     pixels = np.zeros(_HASH_START, np.int64)
     n_pairs = 0
-    start = 0
-    while start < first.size:
-        a, b = first[start], second[start]
-        stop = start + 1
-        while stop < first.size and first[stop] == a and second[stop] == b:
-            stop += 1
-        first_area[a] += stop - start
-        second_area[b] += stop - start
-        if a != 0 and b != 0:
-            key = (np.uint64(a) << np.uint64(32)) | np.uint64(b)
-            slot = _slot(keys, key)
-            n_pairs += keys[slot] == 0
-            keys[slot] = key
-            pixels[slot] += stop - start
-            if 2 * n_pairs > keys.size:
-                keys, pixels = _doubled(keys, pixels)
-        start = stop
+    ends = np.empty(first.shape[1] + 1, np.int64)
+    for y in range(first.shape[0]):
+        start = 0
+        for stop in ends[: run_ends(first[y], second[y], ends)]:
+            a, b = first[y, start], second[y, start]
+            first_area[a] += stop - start
+            second_area[b] += stop - start
+            if a != 0 and b != 0:
+                key = (np.uint64(a) << np.uint64(32)) | np.uint64(b)
+                slot = _slot(keys, key)
+                n_pairs += keys[slot] == 0
+                keys[slot] = key
+                pixels[slot] += stop - start
+                if 2 * n_pairs > keys.size:
+                    keys, pixels = _doubled(keys, pixels)
+            start = stop
     return first_area, second_area, keys, pixels
 
 

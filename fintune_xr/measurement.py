@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fintune_xr.compiled import compiled
 from fintune_xr.errors import FintuneValueError
-from fintune_xr.labels import LabelTable, label_table, overlaps
+from fintune_xr.labels import LabelTable, label_table, overlaps, run_ends
 from fintune_xr.tiles import CellTable
 
 
@@ -128,7 +128,7 @@ def _present(labels: LabelTable) -> NDArray[np.int64]:
 def _selected(labels: LabelTable, kept: NDArray[np.int64]) -> Renumbered:
     numbers = np.zeros(labels.size, np.uint32)
     numbers[kept] = np.arange(1, kept.size + 1, dtype=np.uint32)
-    return Renumbered(np.take(numbers, labels.mask), labels.names[kept])
+    return Renumbered(_looked_up(labels.mask, numbers), labels.names[kept])
 
 
 @compiled
@@ -139,13 +139,11 @@ def cell_sums(mask: Any, image: Any, n_labels: int) -> Any:
     rows = np.zeros(n_labels, np.int64)
     columns = np.zeros(n_labels, np.int64)
     counts = np.zeros((n_labels, n_channels), np.int64)
+    ends = np.empty(width + 1, np.int64)
     for y in range(height):
         start = 0
-        while start < width:
+        for stop in ends[: run_ends(mask[y], mask[y], ends)]:
             label = mask[y, start]
-            stop = start + 1
-            while stop < width and mask[y, stop] == label:
-                stop += 1
             if label != 0:
                 n = stop - start
                 area[label] += n
@@ -171,6 +169,15 @@ def background_histogram(mask: Any, image: Any, n_values: int) -> Any:
                 # Adding 0 is faster than a branch that guesses the outline of every cell wrong.
                 histogram[channel, image[channel, y, x]] += np.uint32(mask[y, x] == 0)
     return histogram
+
+
+@compiled
+def _looked_up(mask: Any, numbers: Any) -> Any:
+    found = np.empty(mask.shape, np.uint32)
+    for y in range(mask.shape[0]):
+        for x in range(mask.shape[1]):
+            found[y, x] = numbers[mask[y, x]]
+    return found
 
 
 @compiled
