@@ -1,0 +1,98 @@
+"""Pictures of tiles: DAPI in blue, marker in green, instances as outlines."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from fintune_xr import names as n
+from fintune_xr.analysis.figure_style import bare, new_figure, style
+
+Rgb = NDArray[np.float64]
+
+NUCLEI_COLOUR: Final = (0.22, 0.42, 1.0)
+MARKER_COLOUR: Final = (0.12, 0.95, 0.25)
+ANNOTATED_COLOUR: Final = (1.0, 1.0, 1.0)
+PREDICTED_COLOUR: Final = (1.0, 0.62, 0.0)
+_ZOOM: Final = 3
+_PANEL_IN: Final = 2.9
+
+
+def composite(planes: NDArray[Any]) -> Rgb:
+    """Colour picture (y, x, 3) in 0..1 of DAPI and marker counts (channel, y, x), each in its range."""
+    picture = np.zeros((*planes.shape[1:], 3))
+    for plane, colour in zip(planes[:2], (NUCLEI_COLOUR, MARKER_COLOUR), strict=False):
+        picture += _scaled(plane)[..., None] * np.array(colour)
+    return np.clip(picture, 0.0, 1.0)
+
+
+def outlines(mask: NDArray[Any], *, zoom: int = _ZOOM) -> NDArray[np.bool_]:
+    """Inner borders of every instance of `mask` (y, x), two pixels wide after enlarging by `zoom`.
+
+    Where an instance is cut by the edge of the tile it has no border.
+    """
+    large = np.kron(mask, np.ones((zoom, zoom), dtype=mask.dtype))
+    around = np.ones((5, 5), dtype=bool)
+    same = ndimage.minimum_filter(large, footprint=around) == ndimage.maximum_filter(large, footprint=around)
+    return np.asarray(~same & (large > 0))
+
+
+def tile_figure(tile: xr.Dataset) -> Figure:
+    """One tile in panels: the composite, then each run's outlines over it, and the annotation if any.
+
+    `tile` holds `image` (channel, y, x), optionally `mask` (run, y, x) and `annotated` (y, x), and the scalar
+    coordinates `tile`, `marker`, `height` and `width`; only the valid corner is shown.
+    """
+    height, width = int(tile[n.HEIGHT]), int(tile[n.WIDTH])
+    tile = tile.isel({n.Y: slice(height), n.X: slice(width)})
+    picture = composite(tile[n.IMAGE].values)
+    runs = [str(run) for run in tile[n.RUN].values] if n.MASK in tile else []
+    annotated = tile[n.ANNOTATED].values if n.ANNOTATED in tile else None
+    with style():
+        figure = new_figure(_PANEL_IN * (1 + len(runs)), _PANEL_IN * height / width + 0.5)
+        panels = figure.subplots(1, 1 + len(runs), squeeze=False)[0]
+        _show(panels[0], picture, f"DAPI + {tile[n.MARKER].item()}", annotated)
+        for axes, run in zip(panels[1:], runs, strict=True):
+            mask = tile[n.MASK].sel({n.RUN: run}).values
+            _show(axes, picture, run, annotated, mask)
+        _key(figure, has_annotation=annotated is not None, has_runs=bool(runs))
+    return figure
+
+
+def _scaled(plane: NDArray[Any]) -> Rgb:
+    low, high = np.percentile(plane, (1.0, 99.7))
+    span = max(float(high - low), 1.0)
+    return np.asarray(np.clip((plane.astype(float) - low) / span, 0.0, 1.0) ** 0.8)
+
+
+def _show(
+    axes: Axes,
+    picture: Rgb,
+    title: str,
+    annotated: NDArray[Any] | None,
+    predicted: NDArray[Any] | None = None,
+) -> None:
+    large = np.kron(picture, np.ones((_ZOOM, _ZOOM, 1)))
+    if predicted is not None or annotated is not None:
+        large *= 0.8
+    if annotated is not None:
+        large[outlines(annotated)] = ANNOTATED_COLOUR
+    if predicted is not None:
+        large[outlines(predicted)] = PREDICTED_COLOUR
+        n_cells = int(np.count_nonzero(np.unique(predicted)))
+        title = f"{title}: {n_cells} cell{'' if n_cells == 1 else 's'}"
+    axes.imshow(large, interpolation="antialiased")
+    axes.set_title(title, fontsize=9.5)
+    bare(axes)
+
+
+def _key(figure: Figure, *, has_annotation: bool, has_runs: bool) -> None:
+    parts = ["white: annotated"] * has_annotation + ["orange: predicted"] * has_runs
+    if parts:
+        figure.supxlabel("Outlines: " + ", ".join(parts), fontsize=8.5, x=0.01, ha="left")

@@ -1,0 +1,72 @@
+"""Figures of the studies that vary one or two settings: label budget, gating grid, sweep."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from fintune_xr.analysis.figure_style import COLOURS, FAINT, INK, new_figure, style
+
+
+def learning_curve_figure(
+    score: xr.DataArray, *, over: str, curve: xr.DataArray | None = None, saturation: float | None = None
+) -> Figure:
+    """Score against a setting: a point per repeat, the mean as a line, the fitted `curve` dashed.
+
+    `score` has the dim `over` with numbers as its coordinate, and one other dim, the repeats; `curve` has one
+    dim, of any numbers on the same axis. `saturation` is the value of `over` marked as enough.
+    """
+    (repeat,) = (str(dim) for dim in score.dims if dim != over)
+    places = score[over].values.astype(float)
+    values = score.transpose(over, repeat).values
+    with style():
+        figure = new_figure(6.4, 3.4)
+        axes = figure.subplots()
+        axes.plot(places, values, "o", color=COLOURS[0], markersize=4.5, alpha=0.45, markeredgewidth=0)
+        means = _row_means(values)
+        axes.plot(places, means, "-o", color=COLOURS[0], linewidth=2, markersize=7, label="mean of repeats")
+        if curve is not None:
+            (dim,) = curve.dims
+            axes.plot(curve[dim].values, curve.values, "--", color=COLOURS[1], label="fitted curve")
+        if saturation is not None:
+            label = f"saturates at {saturation:.0f}"
+            axes.axvline(saturation, color=FAINT, linewidth=1.4, linestyle=":", label=label)
+        axes.set_xlabel(_label(score[over], over))
+        axes.set_ylabel(_label(score, "score"))
+        axes.set_ylim(bottom=0.0)
+        axes.legend(loc="lower right")
+    return figure
+
+
+def grid_figure(score: xr.DataArray) -> Figure:
+    """Annotated heat map of a score over two settings (row, column); the best cell is framed."""
+    rows, columns = ([str(value) for value in score[dim].values] for dim in score.dims)
+    values = score.values
+    with style():
+        figure = new_figure(2.2 + 1.0 * len(columns), 1.3 + 0.5 * len(rows))
+        axes = figure.subplots()
+        shown = axes.imshow(values, cmap="cividis", aspect="auto")
+        middle = (np.nanmin(values) + np.nanmax(values)) / 2
+        best = int(np.nanargmax(values))
+        for index, ((row, column), value) in enumerate(np.ndenumerate(values)):
+            weight = "bold" if index == best else "normal"
+            ink = INK if value > middle else "white"
+            axes.text(column, row, f"{value:.3f}", ha="center", va="center", color=ink, fontweight=weight)
+        axes.set_xticks(range(len(columns)), labels=columns)
+        axes.set_yticks(range(len(rows)), labels=rows)
+        axes.set_xlabel(_label(score[score.dims[1]], str(score.dims[1])))
+        axes.set_ylabel(_label(score[score.dims[0]], str(score.dims[0])))
+        axes.grid(visible=False)
+        figure.colorbar(shown, ax=axes, shrink=0.9, label=_label(score, "score"))
+    return figure
+
+
+def _row_means(values: NDArray[np.float64]) -> list[float]:
+    """Mean of the known values of every row, NaN where there is none."""
+    return [float(row[np.isfinite(row)].mean()) if np.isfinite(row).any() else float("nan") for row in values]
+
+
+def _label(array: xr.DataArray, default: str) -> str:
+    return str(array.attrs.get("long_name", default))
