@@ -26,9 +26,9 @@ class ThresholdSettings(Settings):
     """How a tile is thresholded and cut into instances."""
 
     channel: str = Field(default="", description="Plane to segment; empty: the first.")
-    sigma_px: float = Field(default=1.5, ge=0.5, description="Gaussian smoothing.")
+    sigma_px: float = Field(default=1.0, ge=0.5, description="Gaussian smoothing.")
     background_px: int = Field(
-        default=96, ge=0, description="Width of what counts as background; 0: no correction."
+        default=64, ge=0, description="Width of what counts as background; 0: no correction."
     )
     min_contrast: float = Field(
         default=4.0, ge=0,

@@ -1,0 +1,128 @@
+"""Cellpose-SAM through stock weights files: the same masks as cellpose, and none of its silences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cellpose import models as stock
+from numpy.typing import NDArray
+
+from fintune_xr.errors import CheckpointError, SettingsError, UnknownNameError
+from fintune_xr.models.cellpose_sam import (
+    CpsamSettings,
+    EncoderSize,
+    build_network,
+    empty_network,
+    load_cpsam,
+    save_cpsam,
+)
+from fintune_xr.models.checkpoints import resolve_checkpoint
+from fintune_xr.models.dynamics import DynamicsSettings
+from fintune_xr.models.segmenter import Segmenter, segment
+from fintune_xr.phantoms import phantom_tile
+from fintune_xr.seeds import stream
+
+CHANNELS = ("DAPI", "marker")
+TINY = EncoderSize(width=32, depth=2, heads=2, global_blocks=(1,))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A reduced network with random weights, as Cellpose would save it."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        network = empty_network(TINY)
+        # Random weights alone give no instances: every 8 x 8 block gets flows towards its middle, and is
+        # foreground or not as the random encoder says.
+        offset = 3.6 - torch.arange(8.0)
+        toward = torch.stack(torch.meshgrid(offset, offset, indexing="ij"))
+        with torch.no_grad():
+            network.out.bias[:128] = (5 * toward / toward.norm(dim=0)).reshape(-1)
+            network.out.bias[128:] = -0.5
+            network.out.weight[128:] = 3 * network.out.weight[128:129]
+    path = tmp_path_factory.mktemp("cpsam") / "tiny_cpsam"
+    save_cpsam(network, path)
+    return path
+
+
+def stock_masks(weights: Path, image: NDArray[np.uint16], **options: object) -> NDArray[np.integer]:
+    """What `CellposeModel.eval` makes of `image` (3, y, x) with the network in `weights`."""
+    model = stock.CellposeModel.__new__(stock.CellposeModel)
+    state = torch.load(weights, weights_only=True)
+    model.net = empty_network(TINY)
+    model.net.load_state_dict(state)
+    model.device, model.gpu, model.backbone, model.pretrained_model = torch.device("cpu"), False, "sam_vitl", ""
+    return model.eval(image, channel_axis=0, **options)[0]
+
+
+@pytest.mark.parametrize("shape", [(256, 256), (300, 180)])
+@pytest.mark.parametrize("diameter", [None, 24.0])
+def test_masks_are_those_of_cellpose(weights: Path, shape: tuple[int, int], diameter: float | None) -> None:
+    tile = phantom_tile(stream(5), marker="GFAP", ratio=0.4, tile_px=320).image[:, : shape[0], : shape[1]]
+    image = np.concatenate([tile, np.zeros_like(tile[:1])])
+    settings = CpsamSettings(diameter_px=diameter, dynamics=DynamicsSettings(flow_threshold=0.3, niter=120))
+    ours = load_cpsam(resolve_checkpoint(weights), settings, channels=CHANNELS, device="cpu")
+    scale = 1.0 if diameter is None else 30.0 / diameter
+    theirs = stock_masks(
+        weights, image, diameter=diameter, flow_threshold=0.3, niter=int(120 / scale), batch_size=8
+    )
+    (mask,) = segment(ours, [tile])
+    assert mask.max() > 3
+    np.testing.assert_array_equal(mask, theirs)
+
+
+def test_nothing_of_cellpose_is_changed(weights: Path) -> None:
+    from segment_anything import sam_model_registry
+
+    before = dict(sam_model_registry), dict(stock.normalize_default)
+    tile = np.arange(2 * 64 * 64, dtype=np.float32).reshape(2, 64, 64)
+    kept = tile.copy()
+    segmenter = load_cpsam(resolve_checkpoint(weights), CpsamSettings(), channels=CHANNELS, device="cpu")
+    segmenter.predict([segmenter.normalise(tile)])
+    assert (dict(sam_model_registry), dict(stock.normalize_default)) == before
+    np.testing.assert_array_equal(tile, kept)
+    assert isinstance(segmenter, Segmenter)
+
+
+def test_blanked_dapi_is_never_seen(weights: Path) -> None:
+    rng = stream(2)
+    tile = rng.integers(0, 4000, (2, 64, 64)).astype(np.uint16)
+    other = tile.copy()
+    other[0] = rng.integers(0, 4000, (64, 64))
+    settings = CpsamSettings(zero_channels=("DAPI",))
+    segmenter = load_cpsam(resolve_checkpoint(weights), settings, channels=CHANNELS, device="cpu")
+    first, second = segmenter.normalise(tile), segmenter.normalise(other)
+    np.testing.assert_array_equal(first, second)
+    assert first.shape == (3, 64, 64)
+    assert not first[[0, 2]].any()
+    assert first[1].any()
+
+
+def test_too_many_planes_must_be_chosen_from(weights: Path) -> None:
+    checkpoint = resolve_checkpoint(weights)
+    with pytest.raises(SettingsError, match=r"3 input\(s\).*4 planes.*channels="):
+        load_cpsam(checkpoint, CpsamSettings(), channels=("a", "b", "c", "d"), device="cpu")
+    with pytest.raises(UnknownNameError, match="no channel 'markr'; known: DAPI, marker. Did you mean 'marker'"):
+        load_cpsam(checkpoint, CpsamSettings(channels=("markr",)), channels=CHANNELS, device="cpu")
+
+
+def test_a_missing_block_is_an_error(weights: Path) -> None:
+    state = torch.load(weights, weights_only=True)
+    without = {key: value for key, value in state.items() if not key.startswith("encoder.blocks.0.mlp")}
+    with pytest.raises(CheckpointError, match=r"missing: encoder\.blocks\.0\.mlp\.lin1\.weight"):
+        build_network(without, source="x")
+    with pytest.raises(CheckpointError, match="unknown: decoder"):
+        build_network({**state, "decoder": torch.zeros(1)}, source="x")
+    with pytest.raises(CheckpointError, match=r"shape of out\.weight: expected \(192, 256, 1, 1\), got \(1,\)"):
+        build_network({**state, "out.weight": torch.zeros(1)}, source="x")
+    with pytest.raises(CheckpointError, match="no entry W2"):
+        build_network({key: value for key, value in state.items() if key != "W2"}, source="x")
+
+
+def test_weights_of_parallel_training_load_too(weights: Path) -> None:
+    state = torch.load(weights, weights_only=True)
+    network = build_network({f"module.{key}": value for key, value in state.items()}, source="x")
+    assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
