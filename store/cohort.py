@@ -111,6 +111,12 @@ class Cohort:
             raise unknown_name("metrics", name, known)
         return open_dataset(self.location, f"{n.METRICS}/{name}", None, lazy=False)
 
+    def read(self, path: str, schema: DatasetSchema | None = None) -> xr.Dataset:
+        """The small dataset stored under `path`. Raises StoreNotFoundError where there is none."""
+        if not group_exists(self.location, path):
+            raise StoreNotFoundError(f"{self.url} holds no {path} yet")
+        return open_dataset(self.location, path, schema, lazy=False)
+
     def has(self, path: str) -> bool:
         """Whether a group is stored under `path`."""
         return group_exists(self.location, path)

@@ -177,7 +177,9 @@ def _write(location: Location, path: str, dataset: xr.Dataset, schema: DatasetSc
 def _encoding(array: xr.Variable) -> dict[str, Any]:
     if array.ndim == 0:
         return {}
+    chunks = {"chunks": tuple(sizes[0] for sizes in array.chunks)} if array.chunks else {}
     return {
+        **chunks,
         "compressors": [BloscCodec(cname="zstd", clevel=1, shuffle="shuffle"), Crc32cCodec()],
         "chunk_key_encoding": {"name": "default", "separator": "."},
     }

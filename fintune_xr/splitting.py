@@ -1,0 +1,133 @@
+"""Donors into train, val and test, and the leaks that would make a test worthless."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fintune_xr import names as n
+from fintune_xr.errors import SplitError
+from fintune_xr.provenance import settings_digest
+from fintune_xr.seeds import stream
+
+HASH_SIDE = 32
+HASH_KEPT = 16
+NEAR_DUPLICATE_BITS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Leak:
+    """Two tiles that must not lie on two sides of a split."""
+
+    first: str
+    second: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.first} and {self.second}: {self.why}"
+
+
+def split_donors(
+    donor: Sequence[str], marker: Sequence[str], *, fractions: tuple[float, float, float], seed: int
+) -> dict[str, str]:
+    """The split of each donor, so that each marker's tiles come close to `fractions` (train, val, test).
+
+    `donor` and `marker` (tile,) describe the tiles to share out. Donors with most tiles are placed first, each
+    where its markers lack most; chance decides between equals only. The same seed gives the same split.
+
+    Raises SplitError for fractions that do not add up to one or too few donors to fill every part.
+    """
+    if len(fractions) != len(n.SPLITS) or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise SplitError(f"fractions {fractions}: expected three numbers >= 0 that add up to 1 (train, val, test)")
+    donors, markers = sorted(set(donor)), sorted(set(marker))
+    wanted_parts = sum(f > 0 for f in fractions)
+    if len(donors) < wanted_parts:
+        raise SplitError(f"{len(donors)} donors cannot fill {wanted_parts} parts; annotate more donors")
+    counts = np.zeros((len(donors), len(markers)))
+    for d, m in zip(donor, marker, strict=True):
+        counts[donors.index(d), markers.index(m)] += 1
+    target = np.outer(fractions, counts.sum(0))
+    placed = np.zeros_like(target)
+    chance = stream(seed, "split").permutation(len(donors))
+    order = sorted(range(len(donors)), key=lambda i: (-counts[i].sum(), chance[i]))
+    assigned = {}
+    for number, i in enumerate(order):
+        part = _neediest(target, placed, counts[i], left=len(order) - number, used=set(assigned.values()))
+        placed[part] += counts[i]
+        assigned[donors[i]] = n.SPLITS[part]
+    return assigned
+
+
+def split_digest(split_of: Mapping[str, str]) -> str:
+    """SHA-256 of the assignment of tiles to parts, part of the provenance of all that was trained on it."""
+    return settings_digest(dict(split_of))
+
+
+def perceptual_hash(plane: NDArray[np.generic]) -> NDArray[np.bool_]:
+    """A hash (256,) of bits that changes little when brightness, contrast or compression change.
+
+    `plane` (y, x). Signs of the low frequencies of the cosine transform of the plane shrunk to 32 x 32,
+    around their median (the pHash of Zauner 2010, with 16 x 16 frequencies).
+    """
+    from scipy.fft import dctn
+    from skimage.transform import resize
+
+    small = resize(plane.astype(np.float64), (HASH_SIDE, HASH_SIDE), anti_aliasing=True)
+    low = dctn(small, norm="ortho")[:HASH_KEPT, :HASH_KEPT].ravel()
+    low[0] = 0.0
+    bits: NDArray[np.bool_] = low > np.median(low)
+    return bits
+
+
+def find_leaks(
+    tile: Sequence[str],
+    split: Sequence[str],
+    *,
+    donor: Sequence[str],
+    digest: Sequence[str],
+    hashes: NDArray[np.bool_],
+) -> list[Leak]:
+    """Pairs of tiles on two sides of a split with the same donor, the same file or nearly the same image.
+
+    All have one entry per tile; `hashes` (tile, bit). Tiles without a split are on no side.
+    """
+    sides = np.asarray(split, dtype=object)
+    leaks = []
+    for i in np.flatnonzero(sides != ""):
+        others = np.flatnonzero((sides != "") & (sides != sides[i]))
+        for j in others[others > i]:
+            if why := _why_leaking(i, j, donor, digest, hashes):
+                leaks.append(Leak(f"{tile[i]} ({split[i]})", f"{tile[j]} ({split[j]})", why))
+    return leaks
+
+
+def _neediest(
+    target: NDArray[np.float64], placed: NDArray[np.float64], counts: NDArray[np.float64], *, left: int, used: set[str]
+) -> int:
+    """Part whose shortage this donor's tiles mend best; the last donors go to parts that are still empty."""
+    wanted = [i for i in range(len(n.SPLITS)) if target[i].sum() > 0]
+    empty = [i for i in wanted if n.SPLITS[i] not in used]
+    among = empty if len(empty) >= left else wanted
+    scale = np.maximum(target, 1e-9)
+    after = [np.sum(((placed + _at(i, counts, placed) - target) / np.sqrt(scale)) ** 2) for i in among]
+    return among[int(np.argmin(after))]
+
+
+def _at(part: int, counts: NDArray[np.float64], like: NDArray[np.float64]) -> NDArray[np.float64]:
+    added = np.zeros_like(like)
+    added[part] = counts
+    return added
+
+
+def _why_leaking(
+    i: int, j: int, donor: Sequence[str], digest: Sequence[str], hashes: NDArray[np.bool_]
+) -> str:
+    if donor[i] == donor[j]:
+        return f"same donor {donor[i]}"
+    if digest[i] == digest[j]:
+        return "same file content"
+    differing = int((hashes[i] != hashes[j]).sum())
+    return f"nearly the same image ({differing} of {hashes.shape[1]} bits differ)" if differing <= NEAR_DUPLICATE_BITS else ""

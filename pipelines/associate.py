@@ -1,0 +1,97 @@
+"""Donor ratios, and their correlation with the clinical outcomes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import xarray as xr
+
+from fintune_xr import datasets
+from fintune_xr import names as n
+from fintune_xr.analysis.association import associate as correlate
+from fintune_xr.analysis.clinical import DEFAULT_OUTCOMES, clinical_outcomes, read_clinical
+from fintune_xr.analysis.ratio import marker_ratio, ratio_bounds
+from fintune_xr.errors import FintuneValueError
+from fintune_xr.pipelines.counts import active_rule, inputs_digest, quarantined_tiles, tile_counts
+from fintune_xr.provenance import file_sha256, provenance
+from fintune_xr.store.cohort import Cohort, open_cohort
+
+CLINICAL = "clinical"
+RATIO_BY_RULE = "ratio_by_rule"
+RHO_BY_RULE = "rho_by_rule"
+RHO_LOW = "rho_if_lost_negative"
+RHO_HIGH = "rho_if_lost_positive"
+
+
+def associate(
+    store: str | Path,
+    *,
+    clinical: str | Path,
+    donor_column: str = "projid",
+    outcomes: Sequence[str] = (),
+    covariates: Sequence[str] = (),
+    runs: Sequence[str] = (),
+) -> xr.Dataset:
+    """Ratio (run, donor, marker) and rho, p, q, n (run, marker, outcome), stored under `analysis`.
+
+    `clinical` is a CSV or TSV with one row per donor; all known outcomes that it holds by default. With
+    `covariates`, rho is the partial Spearman correlation. q is adjusted over markers and outcomes of a run.
+    The ratio under every positivity rule that was applied, and rho had the quarantined tiles been all
+    positive or all negative, are stored beside it.
+
+    Raises UnknownNameError for a column or run that is not there, FintuneValueError for unfinished runs.
+    """
+    cohort = open_cohort(store)
+    names = list(runs) or cohort.run_names()
+    if not names:
+        raise FintuneValueError(f"{cohort.url} has no run. Run: fintune-xr infer {cohort.url} --run R")
+    counts = tile_counts(cohort, names)
+    table = read_clinical(clinical)
+    chosen = list(outcomes) or [name for name in DEFAULT_OUTCOMES if name in table.columns]
+    facts = clinical_outcomes(
+        table, sorted(set(counts[n.DONOR].values.astype(str))), donor_column=donor_column,
+        outcomes=chosen or DEFAULT_OUTCOMES, covariates=covariates,
+    )  # fmt: skip
+    adjusting = facts[n.COVARIATE_VALUE] if covariates else None
+    ratio = marker_ratio(counts[n.N_POSITIVE], counts[n.N_ALL])
+    found = xr.merge([
+        ratio,
+        correlate(ratio[n.RATIO], facts[n.OUTCOME_VALUE], covariates=adjusting),
+        _bounds(cohort, names, ratio, facts),
+        _by_rule(cohort, names, facts),
+    ], combine_attrs="drop_conflicts").compute()
+    result = found.assign_attrs(
+        inputs_sha256=inputs_digest(counts, facts[n.OUTCOME_VALUE]),
+        rules={name: active_rule(cohort, name) for name in names},
+        provenance=provenance(clinical=Path(clinical).name, clinical_sha256=file_sha256(Path(clinical))),
+    )
+    cohort.write(CLINICAL, facts, datasets.CLINICAL)
+    cohort.write(n.ANALYSIS, result, datasets.ANALYSIS)
+    return result
+
+
+def _bounds(cohort: Cohort, names: Sequence[str], ratio: xr.Dataset, facts: xr.Dataset) -> xr.Dataset:
+    bounds = ratio_bounds(ratio, quarantined_tiles(cohort, names))
+    outcomes = facts[n.OUTCOME_VALUE]
+    return bounds.assign({
+        RHO_LOW: correlate(bounds[n.RATIO_LOW], outcomes)[n.RHO],
+        RHO_HIGH: correlate(bounds[n.RATIO_HIGH], outcomes)[n.RHO],
+    })
+
+
+def _by_rule(cohort: Cohort, names: Sequence[str], facts: xr.Dataset) -> xr.Dataset:
+    """Ratio (run, rule, donor, marker) and rho (run, rule, marker, outcome) under each rule that was applied."""
+    images = cohort.images(lazy=False)
+    labels = {c: (n.TILE, images[c].values) for c in (n.DONOR, n.MARKER)}
+    ratios = []
+    for name in names:
+        judged = cohort.positivity(name).assign_coords(labels)
+        rules = [judged.sel({n.RULE: rule}, drop=True) for rule in judged[n.RULE].values]
+        each = [marker_ratio(r[n.N_POSITIVE], r[n.N_ALL])[n.RATIO] for r in rules]
+        ratios.append(xr.concat(each, n.RULE).assign_coords({n.RULE: judged[n.RULE].values.astype(str), n.RUN: name}))
+    ratio = xr.concat(ratios, n.RUN, join="outer")
+    return xr.Dataset({
+        RATIO_BY_RULE: ratio,
+        RHO_BY_RULE: correlate(ratio, facts[n.OUTCOME_VALUE])[n.RHO],
+    })

@@ -1,0 +1,110 @@
+"""Segmentation metrics of runs against the annotations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from fintune_xr import names as n
+from fintune_xr.errors import FintuneValueError
+from fintune_xr.metrics.instance import instance_scores, match_counts, scores_by_donor_bootstrap
+from fintune_xr.pipelines.progress import progress
+from fintune_xr.pipelines.split import annotated_tiles, require_split
+from fintune_xr.provenance import provenance
+from fintune_xr.store.cohort import Cohort, open_cohort
+from fintune_xr.store.runs import require_known_run
+
+# Scores are stored per group of tiles: one marker each, and all markers together.
+GROUP = "group"
+ALL_MARKERS = "all"
+
+
+def evaluate(
+    store: str | Path, *, runs: Sequence[str] = (), split: str = n.TEST, resamples: int = 1000, seed: int = 0
+) -> xr.Dataset:
+    """Scores (group, run, threshold) of `runs` on the annotated tiles of `split`, stored under `metrics/`.
+
+    All runs of the store by default; `split` is train, val, test, or all. A group is one marker; the group `all`
+    holds all of them. Scores, their intervals and differences between runs are those of `scores_by_donor_bootstrap`;
+    the counts of each tile are stored beside them.
+
+    Raises UnknownNameError for a run that is not there, FintuneValueError where a run is not done on a tile.
+    """
+    cohort = open_cohort(store)
+    names = list(runs) or cohort.run_names()
+    if not names:
+        raise FintuneValueError(f"{cohort.url} has no run to evaluate. Run: fintune-xr infer {cohort.url} --run R")
+    require_known_run(cohort, names)
+    digest = require_split(cohort) if split != "all" else ""
+    tiles = _tiles_of(cohort, split)
+    counts = _match_tiles(cohort, names, tiles)
+    scores = _scores_by_marker(counts, resamples, seed)
+    result = xr.merge([counts, scores]).assign_attrs(
+        provenance=provenance(split=split, split_digest=digest, resamples=resamples, seed=seed)
+    )
+    cohort.write(f"{n.METRICS}/{split}", result)
+    return result
+
+
+def _tiles_of(cohort: Cohort, split: str) -> xr.Dataset:
+    tiles = annotated_tiles(cohort)
+    if split != "all":
+        tiles = tiles.isel({n.TILE: np.flatnonzero(tiles[n.SPLIT].values == split)})
+    if not tiles.sizes[n.TILE]:
+        known = sorted(set(annotated_tiles(cohort)[n.SPLIT].values.astype(str)) - {""})
+        raise FintuneValueError(f"no annotated tile in split {split!r}; parts with tiles: {', '.join(known) or 'none'}")
+    return tiles
+
+
+def _match_tiles(cohort: Cohort, names: Sequence[str], tiles: xr.Dataset) -> xr.Dataset:
+    """tp, fp, fn (run, tile, threshold); the masks of one tile are in memory at a time."""
+    truth = cohort.annotations(lazy=False)
+    predictions = {name: cohort.run(name, lazy=False) for name in names}
+    for name, run in predictions.items():
+        _require_done(name, run, tiles)
+    rows = []
+    with progress("evaluate", tiles.sizes[n.TILE]) as advance:
+        for tile in tiles[n.TILE].values:
+            mask = truth[n.MASK].sel({n.TILE: tile}).load().drop_vars(truth.coords, errors="ignore")
+            found = [
+                match_counts(mask, run[n.MASK].sel({n.TILE: tile}).load().drop_vars(run.coords, errors="ignore"))
+                for run in predictions.values()
+            ]
+            rows.append(xr.concat(found, n.RUN))
+            advance(1)
+    counts = xr.concat(rows, n.TILE).transpose(n.RUN, n.TILE, n.THRESHOLD)
+    labels = {c: (n.TILE, tiles[c].values) for c in (n.TILE, n.DONOR, n.MARKER, n.SPLIT)}
+    return counts.assign_coords({n.RUN: list(names), **labels})
+
+
+def _require_done(name: str, run: xr.Dataset, tiles: xr.Dataset) -> None:
+    state = run[n.STATE].sel({n.TILE: tiles[n.TILE].values}).values
+    undone = tiles[n.TILE].values[state != n.DONE]
+    if undone.size:
+        listed = ", ".join(map(str, undone[:5]))
+        raise FintuneValueError(
+            f"run {name!r} has no mask for {undone.size} of {state.size} annotated tiles ({listed}). Finish it with "
+            f"`fintune-xr infer`; quarantined tiles are tried again with --retry-quarantined."
+        )
+
+
+def _scores_by_marker(counts: xr.Dataset, resamples: int, seed: int) -> xr.Dataset:
+    markers = sorted(set(counts[n.MARKER].values.astype(str)))
+    parts = [(ALL_MARKERS, counts)]
+    if len(markers) > 1:
+        chosen = [(m, np.flatnonzero(counts[n.MARKER].values == m)) for m in markers]
+        parts += [(m, counts.isel({n.TILE: where})) for m, where in chosen]
+    scored = [_scores(part, resamples, seed) for _, part in parts]
+    return xr.concat(scored, GROUP, join="outer").assign_coords({GROUP: [name for name, _ in parts]})
+
+
+def _scores(counts: xr.Dataset, resamples: int, seed: int) -> xr.Dataset:
+    """Scores with intervals; without intervals where a single donor leaves nothing to resample."""
+    bare = counts[[n.TP, n.FP, n.FN]]
+    donor = counts[n.DONOR].reset_coords(drop=True)
+    if len(set(donor.values.astype(str))) < 2:
+        return instance_scores(bare.drop_vars([n.DONOR, n.MARKER, n.SPLIT, n.TILE]), over=n.TILE)
+    return scores_by_donor_bootstrap(bare, donor, n_resamples=resamples, seed=seed)

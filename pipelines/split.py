@@ -1,0 +1,130 @@
+"""Donor-level split of the annotated tiles, with the leak check."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from fintune_xr import names as n
+from fintune_xr.errors import SplitError
+from fintune_xr.splitting import find_leaks, perceptual_hash, split_digest, split_donors
+from fintune_xr.store.cohort import Cohort, open_cohort
+from fintune_xr.store.location import writing
+from fintune_xr.store.tables import open_column
+
+DIGEST = "digest"
+
+
+def split(
+    store: str | Path, *, fractions: Sequence[float] = (0.6, 0.2, 0.2), seed: int = 0, force: bool = False
+) -> pd.DataFrame:
+    """Assigns each donor with annotated tiles to train, val or test; returns annotated tiles per part and marker.
+
+    Tiles without an annotation keep an empty split. The split is stored as the coordinate `split` of the
+    images, with its seed, fractions and digest. `force` replaces a split that exists.
+
+    Raises SplitError for leaks (same donor, same file or nearly the same image on two sides), a split that
+    exists, or too few donors.
+    """
+    cohort = open_cohort(store)
+    tiles = annotated_tiles(cohort)
+    if (tiles[n.SPLIT] != "").any() and not force:
+        raise SplitError(
+            f"{cohort.url} has a split already, and models may have been trained on it. "
+            "Use --force to replace it; runs and metrics made with the old one then no longer agree."
+        )
+    donors = tiles[n.DONOR].values.astype(str).tolist()
+    part_of = split_donors(
+        donors, tiles[n.MARKER].values.astype(str).tolist(), fractions=_three(fractions), seed=seed
+    )
+    parts = [part_of[donor] for donor in donors]
+    _refuse_leaks(cohort, tiles, parts)
+    _store_split(cohort, dict(zip(tiles[n.TILE].values.astype(str), parts, strict=True)), fractions, seed)
+    return split_table(cohort)
+
+
+def split_table(cohort: Cohort) -> pd.DataFrame:
+    """Annotated tiles and donors in each part, by marker."""
+    tiles = annotated_tiles(cohort)
+    frame = pd.DataFrame({name: tiles[name].values.astype(str) for name in (n.SPLIT, n.MARKER, n.DONOR)})
+    table = frame.groupby([n.SPLIT, n.MARKER])[n.DONOR].agg(["size", "nunique"]).reset_index()
+    return table.rename(columns={"size": "tiles", "nunique": "donors"})
+
+
+def require_split(cohort: Cohort) -> str:
+    """Digest of the stored split.
+
+    Raises SplitError where there is none, or where the stored assignment is not the one that was checked.
+    """
+    stored = _split_column(cohort).attrs.get(DIGEST)
+    tiles = cohort.images()
+    parts = dict(zip(tiles[n.TILE].values.astype(str), tiles[n.SPLIT].values.astype(str), strict=True))
+    assigned = {tile: part for tile, part in parts.items() if part}
+    if not assigned:
+        raise SplitError(f"{cohort.url} has no split yet. Run: fintune-xr split {cohort.url}")
+    if stored != split_digest(assigned):
+        raise SplitError(
+            f"{cohort.url}: the stored split is not the one whose leaks were checked (interrupted or edited). "
+            f"Run: fintune-xr split {cohort.url} --force"
+        )
+    return str(stored)
+
+
+def annotated_tiles(cohort: Cohort) -> xr.Dataset:
+    """Images that have an annotation, in stored order, with all their coordinates."""
+    images = cohort.images(lazy=False)
+    known = cohort.annotations(lazy=False)[n.TILE].values
+    return images.isel({n.TILE: np.flatnonzero(np.isin(images[n.TILE].values, known))})
+
+
+def _refuse_leaks(cohort: Cohort, tiles: xr.Dataset, parts: Sequence[str]) -> None:
+    leaks = find_leaks(
+        tiles[n.TILE].values.astype(str).tolist(),
+        parts,
+        donor=tiles[n.DONOR].values.astype(str).tolist(),
+        digest=[" ".join(row) for row in tiles[n.SHA256].values.astype(str)],
+        hashes=_hashes(tiles),
+    )
+    if leaks:
+        listed = "\n  ".join(str(leak) for leak in leaks[:20])
+        raise SplitError(
+            f"{cohort.url}: {len(leaks)} pair(s) of tiles would leak across the split:\n  {listed}\n"
+            "Give both tiles the same donor, or leave one of them out of the annotations."
+        )
+
+
+def _hashes(tiles: xr.Dataset) -> NDArray[np.bool_]:
+    """One hash per tile, of its last channel; one tile is in memory at a time."""
+    hashes = []
+    for i in range(tiles.sizes[n.TILE]):
+        tile = tiles.isel({n.TILE: i, n.CHANNEL: -1})
+        plane = tile[n.IMAGE].isel({n.Y: slice(0, int(tile[n.HEIGHT])), n.X: slice(0, int(tile[n.WIDTH]))})
+        hashes.append(perceptual_hash(plane.values))
+    return np.array(hashes)
+
+
+def _store_split(cohort: Cohort, assigned: dict[str, str], fractions: Sequence[float], seed: int) -> None:
+    tiles = cohort.images()[n.TILE].values.astype(str)
+    column = _split_column(cohort)
+    with writing(f"{cohort.url}/{n.IMAGES}/{n.SPLIT}"):
+        column.attrs[DIGEST] = "being written"
+        column[:] = np.array([assigned.get(tile, "") for tile in tiles], np.dtypes.StringDType())
+        column.attrs.update({"fractions": [float(f) for f in fractions], "seed": seed})
+        column.attrs[DIGEST] = split_digest(assigned)
+
+
+def _split_column(cohort: Cohort) -> Any:
+    return open_column(cohort.location, f"{n.IMAGES}/{n.SPLIT}")
+
+
+def _three(fractions: Sequence[float]) -> tuple[float, float, float]:
+    if len(fractions) != 3:
+        raise SplitError(f"fractions {tuple(fractions)}: expected three numbers (train, val, test)")
+    train, val, test = fractions
+    return float(train), float(val), float(test)
