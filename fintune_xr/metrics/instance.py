@@ -151,7 +151,7 @@ def scores_by_donor_bootstrap(
     Raises FintuneValueError for fewer than two donors or one resample, or where tiles do not agree.
     Reference: Efron & Tibshirani 1993, An Introduction to the Bootstrap, ch. 13.
     """
-    (over,) = _donor_dim(counts, donor)
+    over = _donor_dim(counts, donor)
     if n_resamples < 1:
         raise FintuneValueError(f"n_resamples: expected 1 or more, got {n_resamples}. Take 1,000 or more.")
     # Whatever is known of single tiles has no place in a table by donor, and its names may clash with it.
@@ -207,7 +207,7 @@ def _check_counts(counts: xr.Dataset, over: str) -> None:
             )
 
 
-def _donor_dim(counts: xr.Dataset, donor: xr.DataArray) -> tuple[str]:
+def _donor_dim(counts: xr.Dataset, donor: xr.DataArray) -> str:
     if donor.ndim != 1 or donor.chunks is not None:
         raise FintuneValueError(
             f"donor: expected names along one dim and in memory, got dims {donor.dims}. Load the coordinate."
@@ -225,7 +225,7 @@ def _donor_dim(counts: xr.Dataset, donor: xr.DataArray) -> tuple[str]:
         raise FintuneValueError(
             f"donor: an interval over donors needs two or more, got {n_donors}. Evaluate on more donors."
         )
-    return (over,)
+    return over
 
 
 def _score_of(counts: Sequence[xr.DataArray], score: Score) -> xr.DataArray:
