@@ -92,12 +92,11 @@ def clinical_outcomes(
     values = _columns(table, [_source(name) for name in outcomes], rows)
     for k, name in enumerate(outcomes):
         values[:, k] = _checked(name, values[:, k], donors)
+    adjusting = _columns(table, covariates, rows)
     result = xr.Dataset(
         {
             OUTCOME_VALUE: ((DONOR, OUTCOME), values, CLINICAL[OUTCOME_VALUE].attrs),
-            COVARIATE_VALUE: (
-                (DONOR, COVARIATE), _columns(table, covariates, rows), CLINICAL[COVARIATE_VALUE].attrs,
-            ),
+            COVARIATE_VALUE: ((DONOR, COVARIATE), adjusting, CLINICAL[COVARIATE_VALUE].attrs),
             REASON: (OUTCOME, _text(_reason(column) for column in values.T), CLINICAL[REASON].attrs),
         },
         coords={
@@ -114,7 +113,7 @@ def clinical_outcomes(
 
 
 def donor_key(donor: object) -> str:
-    """What two spellings of one donor id share: `00123`, `123` and `123.0` are one donor; other text is kept."""
+    """What two spellings of one donor id share: `00123`, `123`, `123.0` are one; other text is kept."""
     text = str(donor).strip()
     number = _WHOLE_NUMBER.fullmatch(text)
     return number.group(1) if number else text
@@ -206,7 +205,8 @@ def _checked(name: str, values: NDArray[np.float64], donors: Sequence[str]) -> N
     if outside.size:
         raise FintuneValueError(
             f"outcome {name!r}: expected values from {known.low:g} to {known.high:g}, "
-            f"found {values[outside[0]]:g} for donor {donors[outside[0]]!r} ({outside.size} in all). Leave missing values empty."
+            f"found {values[outside[0]]:g} for donor {donors[outside[0]]!r} "
+            f"({outside.size} in all). Leave missing values empty."
         )
     if not known.recode:
         return values
@@ -237,7 +237,9 @@ def _join_report(
 
 def _top_coded(table: pd.DataFrame, names: Iterable[str]) -> list[str]:
     """`column: n` for each column with values such as `90+`."""
-    counts = {name: sum(bool(_TOP_CODED.fullmatch(str(value).strip())) for value in table[name]) for name in names}
+    counts = {
+        name: sum(bool(_TOP_CODED.fullmatch(str(value).strip())) for value in table[name]) for name in names
+    }
     return [f"{name}: {count}" for name, count in counts.items() if count]
 
 

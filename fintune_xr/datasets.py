@@ -55,10 +55,12 @@ QUARANTINE: Final = DatasetSchema(
     name="quarantine",
     version=SCHEMA_VERSION,
     variables={
-        "path": VariableSpec((n.ITEM,), "str", "File that was left out, relative to the ingested folder."),
+        n.PATH: VariableSpec((n.ITEM,), "str", "File that was left out, relative to the ingested folder."),
         n.DONOR: VariableSpec((n.ITEM,), "str", "Donor, where the name told it."),
         n.MARKER: VariableSpec((n.ITEM,), "str", "Marker, where the name told it."),
         n.REASON: VariableSpec((n.ITEM,), "str", "Why it was left out."),
+        n.TILE: VariableSpec((n.ITEM,), "str", "Tile that the file belongs to, where known.", required=False),
+        n.ROOT: VariableSpec((n.ITEM,), "str", "Folder that was ingested.", required=False),
     },
 )
 
@@ -109,7 +111,11 @@ POSITIVITY: Final = DatasetSchema(
             _RULE_TILE, "str", "Why there is no threshold or count, empty where there is.", required=False
         ),
     },
-    coords={n.TILE: _TILE_ID, n.RULE: VariableSpec((n.RULE,), "str", "Name of the positivity rule.")},
+    coords={
+        n.TILE: _TILE_ID,
+        n.RULE: VariableSpec((n.RULE,), "str", "Name of the positivity rule."),
+        n.SETTINGS: VariableSpec((n.RULE,), "str", "Settings of the rule in JSON.", required=False),
+    },
 )
 
 _RDM = (n.RUN, n.DONOR, n.MARKER)
@@ -156,7 +162,7 @@ CLINICAL: Final = DatasetSchema(
     version=SCHEMA_VERSION,
     variables={
         n.OUTCOME_VALUE: VariableSpec(
-            (n.DONOR, n.OUTCOME), "float64", "Value of the clinical table as it stands; NaN where it is missing."
+            (n.DONOR, n.OUTCOME), "float64", "Value in the clinical table; NaN where it is missing."
         ),
         n.COVARIATE_VALUE: VariableSpec(
             (n.DONOR, n.COVARIATE), "float64", "Value to adjust for; NaN where it is missing."

@@ -43,6 +43,8 @@ ANNOTATED: Final = "annotated"
 HEIGHT: Final = "height"
 WIDTH: Final = "width"
 SOURCE: Final = "source"
+PATH: Final = "path"
+ROOT: Final = "root"
 SHA256: Final = "sha256"
 N_CELLS: Final = "n_cells"
 N_ALL: Final = "n_all"
@@ -75,6 +77,7 @@ OUTCOME_VALUE: Final = "outcome_value"
 COVARIATE_VALUE: Final = "covariate_value"
 DIRECTION: Final = "direction"
 MEANING: Final = "meaning"
+SETTINGS: Final = "settings"
 
 # Counts of matched instances and the scores made of them. A score is stored under its name and the way images
 # were brought together, e.g. `precision_pooled`; its interval and its difference between runs have suffixes.
