@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from fintune_xr.errors import CheckpointError, SettingsError, UnknownNameError
 from fintune_xr.models.cellpose_sam import (
-    CpsamSettings,
     EncoderSize,
     build_network,
     empty_network,
@@ -20,8 +19,8 @@ from fintune_xr.models.cellpose_sam import (
     save_cpsam,
 )
 from fintune_xr.models.checkpoints import resolve_checkpoint
-from fintune_xr.models.dynamics import DynamicsSettings
 from fintune_xr.models.segmenter import Segmenter, segment
+from fintune_xr.models.settings import CpsamSettings, DynamicsSettings
 from fintune_xr.phantoms import phantom_tile
 from fintune_xr.seeds import stream
 

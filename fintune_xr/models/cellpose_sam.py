@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from cellpose import transforms
 from cellpose.vit import CPSAM
-from pydantic import Field
 from segment_anything import sam_model_registry
 from segment_anything.modeling import ImageEncoderViT
 from torch import nn
@@ -23,8 +22,9 @@ from fintune_xr.errors import CheckpointError
 from fintune_xr.models.channels import choose_channels
 from fintune_xr.models.checkpoints import Checkpoint, load_strictly, read_state
 from fintune_xr.models.dynamics import masks_from_flows
-from fintune_xr.models.flows import FlowSegmenter, FlowSettings
+from fintune_xr.models.flows import FlowSegmenter
 from fintune_xr.models.segmenter import Maps, Mask
+from fintune_xr.models.settings import CpsamSettings
 
 # Cellpose-SAM has three inputs; for two stains the third stays empty.
 N_INPUTS = 3
@@ -48,15 +48,6 @@ class EncoderSize:
 
 
 FULL_SIZE = EncoderSize(width=1024, depth=24, heads=16, global_blocks=(5, 11, 17, 23))
-
-
-class CpsamSettings(FlowSettings):
-    """How Cellpose-SAM is applied; defaults are those of Cellpose, but for float32."""
-
-    diameter_px: float | None = Field(
-        default=None, gt=0,
-        description="Rescales tiles so that this diameter becomes 30 px; default: as they are."
-    )
 
 
 class CpsamSegmenter(FlowSegmenter):

@@ -6,28 +6,13 @@ import fastremap
 import numpy as np
 import torch
 from cellpose import dynamics, utils
-from pydantic import Field
 
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.models.flow_field import FLOW_SCALE, flow_errors
 from fintune_xr.models.segmenter import Maps, Mask
-from fintune_xr.settings import Settings
+from fintune_xr.models.settings import DynamicsSettings
 
 _CPU = torch.device("cpu")
-
-
-class DynamicsSettings(Settings):
-    """Mask reconstruction; names and defaults are Cellpose's."""
-
-    cellprob_threshold: float = Field(
-        default=0.0, description="Pixels with a larger cell logit are followed."
-    )
-    flow_threshold: float = Field(default=0.4, ge=0, description="Largest flow error kept; 0: no check.")
-    niter: int = Field(default=200, ge=1, description="Steps along the flows.")
-    min_size_px: int = Field(default=15, ge=0, description="Smaller instances are dropped.")
-    max_size_fraction: float = Field(
-        default=0.4, gt=0, le=1, description="Larger shares of the tile are dropped."
-    )
 
 
 def masks_from_flows(maps: Maps, settings: DynamicsSettings) -> Mask:

@@ -112,7 +112,7 @@ def _diffuse(mask: Mask, boxes: Indices, present: Indices, n_steps: int, image: 
             heat[cy + 1, cx + 1] += 1.0
             for y in range(1, h - 1):
                 for x in range(1, w - 1):
-                    # In cellpose's order: at the centre the gradient is pure rounding, and counts as a unit vector.
+                    # In cellpose's order: where heat is even, the direction is that of rounding.
                     total = heat[y, x] + heat[y - 1, x] + heat[y + 1, x] + heat[y, x - 1] + heat[y, x + 1]
                     total = total + heat[y - 1, x - 1] + heat[y - 1, x + 1]
                     total = total + heat[y + 1, x - 1] + heat[y + 1, x + 1]

@@ -8,25 +8,12 @@ from typing import Any
 
 import torch
 from monai.networks.nets import DynUNet
-from pydantic import Field
 
 from fintune_xr.models.channels import choose_channels
 from fintune_xr.models.checkpoints import FLOW_UNET_KIND, Checkpoint, load_strictly, read_state
-from fintune_xr.models.flows import FlowSegmenter, FlowSettings
-from fintune_xr.settings import Settings, validated
-
-
-class FlowUnetArchitecture(Settings):
-    """What must be known to build the network before its weights can be filled in."""
-
-    channels: tuple[str, ...] = Field(min_length=1, description="Planes of the input, in order.")
-    filters: tuple[int, ...] = Field(
-        default=(16, 32, 64, 128), min_length=2, description="Feature maps per level."
-    )
-
-
-class FlowUnetSettings(FlowSettings):
-    """How a trained U-Net is applied."""
+from fintune_xr.models.flows import FlowSegmenter
+from fintune_xr.models.settings import FlowUnetArchitecture, FlowUnetSettings
+from fintune_xr.settings import validated
 
 
 class FlowUnet(torch.nn.Module):

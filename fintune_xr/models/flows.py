@@ -4,32 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from cellpose import core, transforms
-from pydantic import Field
 
 from fintune_xr.errors import DeviceError, FintuneValueError
-from fintune_xr.models.channels import ChannelChoice, ChannelSettings
-from fintune_xr.models.dynamics import DynamicsSettings, masks_from_flows
+from fintune_xr.models.channels import ChannelChoice
+from fintune_xr.models.dynamics import masks_from_flows
 from fintune_xr.models.segmenter import Maps, Mask, Plane
+from fintune_xr.models.settings import FlowSettings
 
 LOGGER = logging.getLogger(__name__)
 
 # Patches meet with this overlap, as in Cellpose.
 OVERLAP = 0.1
-
-
-class FlowSettings(ChannelSettings):
-    """Settings that any model predicting flows understands."""
-
-    dynamics: DynamicsSettings = DynamicsSettings()
-    patch_batch: int = Field(default=8, ge=1, description="Patches that the network sees at once.")
-    precision: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="bfloat16 is faster on GPUs that have it, and slower on most CPUs."
-    )
 
 
 class FlowNetwork(Protocol):
@@ -64,12 +54,12 @@ class FlowSegmenter:
         self.network = network
         self.settings = settings
         self.choice = choice
-        self._n_inputs = n_inputs
+        self.n_inputs = n_inputs
         self._patch_batch = settings.patch_batch
 
     def normalise(self, tile: Plane) -> Maps:
         """Chosen planes (n_inputs, y, x) with their 1st percentile at 0 and their 99th at 1."""
-        return normalised(self.choice.take(tile), n_planes=self._n_inputs)
+        return normalised(self.choice.take(tile), n_planes=self.n_inputs)
 
     def predict(self, batch: Sequence[Maps]) -> list[Maps]:
         """Flow along y, flow along x and cell logit (3, y, x) of each input."""

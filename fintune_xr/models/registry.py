@@ -6,31 +6,15 @@ import functools
 import threading
 from typing import Any
 
-from fintune_xr.errors import SettingsError, unknown_name
-from fintune_xr.models.checkpoints import CPSAM_KIND, FLOW_UNET_KIND, MODEL_KINDS, THRESHOLD_KIND, Checkpoint
+from fintune_xr.errors import SettingsError
+from fintune_xr.models.checkpoints import FLOW_UNET_KIND, THRESHOLD_KIND, Checkpoint
 from fintune_xr.models.devices import resolve_device
 from fintune_xr.models.segmenter import Segmenter
-from fintune_xr.models.threshold import ThresholdSegmenter, ThresholdSettings
+from fintune_xr.models.settings import model_settings
+from fintune_xr.models.threshold import ThresholdSegmenter
 from fintune_xr.settings import Settings
 
 _LOADING = threading.Lock()
-
-
-def model_settings(kind: str) -> type[Settings]:
-    """The settings class of models of this kind.
-
-    Raises UnknownNameError for a kind that does not exist.
-    """
-    if kind == THRESHOLD_KIND:
-        return ThresholdSettings
-    settings: type[Settings]
-    if kind == FLOW_UNET_KIND:
-        settings = _flow_unet().FlowUnetSettings
-    elif kind == CPSAM_KIND:
-        settings = _cellpose_sam().CpsamSettings
-    else:
-        raise unknown_name("kind of model", kind, MODEL_KINDS)
-    return settings
 
 
 def load_segmenter(
@@ -56,19 +40,11 @@ def load_segmenter(
 def _loaded(checkpoint: Checkpoint, channels: tuple[str, ...], settings: Any, device: str) -> Segmenter:
     if checkpoint.kind == THRESHOLD_KIND:
         return ThresholdSegmenter(settings, channels=channels)
-    load = _flow_unet().load_flow_unet if checkpoint.kind == FLOW_UNET_KIND else _cellpose_sam().load_cpsam
-    segmenter: Segmenter = load(checkpoint, settings, channels=channels, device=device)
-    return segmenter
+    # The network libraries take many seconds to import, and a classical run needs none of them.
+    if checkpoint.kind == FLOW_UNET_KIND:
+        from fintune_xr.models.flow_unet import load_flow_unet
 
+        return load_flow_unet(checkpoint, settings, channels=channels, device=device)
+    from fintune_xr.models.cellpose_sam import load_cpsam
 
-# The network libraries take many seconds to import, and a classical run needs none of them.
-def _flow_unet() -> Any:
-    from fintune_xr.models import flow_unet
-
-    return flow_unet
-
-
-def _cellpose_sam() -> Any:
-    from fintune_xr.models import cellpose_sam
-
-    return cellpose_sam
+    return load_cpsam(checkpoint, settings, channels=channels, device=device)

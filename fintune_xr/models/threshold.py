@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 from scipy import ndimage
 from skimage.feature import peak_local_max
 from skimage.filters import threshold_otsu
@@ -16,29 +15,10 @@ from skimage.segmentation import relabel_sequential, watershed
 
 from fintune_xr.errors import unknown_name
 from fintune_xr.models.segmenter import Maps, Mask, Plane
-from fintune_xr.settings import Settings
+from fintune_xr.models.settings import ThresholdSettings
 
 # The background is estimated on means of squares of this many pixels: it varies slowly.
 _COARSE_PX = 8
-
-
-class ThresholdSettings(Settings):
-    """How a tile is thresholded and cut into instances."""
-
-    channel: str = Field(default="", description="Plane to segment; empty: the first.")
-    sigma_px: float = Field(default=1.0, ge=0.5, description="Gaussian smoothing.")
-    background_px: int = Field(
-        default=64, ge=0, description="Width of what counts as background; 0: no correction."
-    )
-    min_contrast: float = Field(
-        default=4.0, ge=0,
-        description="Least step from background to foreground, in noise standard deviations."
-    )
-    split_px: float = Field(
-        default=5.0, ge=1, description="Least distance between centres of touching instances."
-    )
-    min_area_px: int = Field(default=40, ge=1, description="Smaller instances are dropped.")
-    fill_holes_px: int = Field(default=64, ge=0, description="Holes up to this area are filled.")
 
 
 class ThresholdSegmenter:

@@ -1,0 +1,247 @@
+"""Training of flow models: from annotated tiles to a checkpoint, whatever interrupts it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.utils.data import DataLoader
+
+from fintune_xr.errors import RunMismatchError
+from fintune_xr.finetune.data import AnnotatedTiles, PatchDataset, PatchSampler, PreparedTile, prepare
+from fintune_xr.finetune.losses import flow_loss
+from fintune_xr.finetune.networks import Trainable, trainable
+from fintune_xr.finetune.progress import Progress, Report
+from fintune_xr.finetune.schedules import parameter_groups, warmup_cosine
+from fintune_xr.finetune.settings import TrainSettings
+from fintune_xr.finetune.validation import Validation, validate, validation_tiles
+from fintune_xr.models.checkpoints import RECORD_FILE, WEIGHTS_FILE, Checkpoint, resolve_checkpoint
+from fintune_xr.models.devices import CPU, resolve_device, use_threads
+from fintune_xr.provenance import provenance, settings_digest
+from fintune_xr.seeds import stream
+
+LOG_FILE: Final = "log.csv"
+LAST_FILE: Final = "last.ckpt"
+BEST_FILE: Final = "best.pt"
+PREPARED_FOLDER: Final = "prepared"
+
+RUNNING: Final = "running"
+FINISHED: Final = "finished"
+
+
+def train(
+    tiles: AnnotatedTiles,
+    validation: AnnotatedTiles,
+    *,
+    settings: TrainSettings,
+    out: Path | str,
+    start: Checkpoint | None = None,
+    report: Report | None = None,
+) -> Checkpoint:
+    """The checkpoint with the best AP50 on `validation`, written to the folder `out` with log and record.
+
+    `start` is what is fine-tuned; without it a small U-Net begins from random weights. The same command run
+    again goes on where it was interrupted, or returns what it had finished. On a CPU the same seed and number
+    of threads give the same weights. `report` is called after every epoch.
+
+    Raises RunMismatchError if `out` holds another training, FintuneValueError for tiles that cannot be used.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    facts = _facts(tiles, validation, settings, start)
+    record = _read_record(out, facts)
+    if record.get("state") == FINISHED:
+        return resolve_checkpoint(out)
+    with _torch_state(settings):
+        device = resolve_device(settings.device)
+        model = trainable(settings, start=start, channels=tiles.channels, device=device)
+        chosen = {"channels": list(model.choice.names), "zero_channels": list(model.zeroed)}
+        record = provenance(state=RUNNING, **facts, **chosen)
+        _write_record(out, record)
+        progress = _fit(model, tiles, validation, out, report)
+    (out / BEST_FILE).replace(out / WEIGHTS_FILE)
+    best = {"best_epoch": progress.tally.best_epoch, "best_ap50": progress.tally.best_ap50}
+    _write_record(out, {**record, **best, "n_epochs": len(progress.records), "state": FINISHED})
+    (out / LAST_FILE).unlink(missing_ok=True)
+    return resolve_checkpoint(out)
+
+
+class FlowTraining(LightningModule):  # type: ignore[misc]
+    """One step of training a flow network, for lightning's trainer."""
+
+    def __init__(self, network: torch.nn.Module, settings: TrainSettings, *, steps_per_epoch: int) -> None:
+        super().__init__()
+        self.network = network
+        self.settings = settings
+        self._steps_per_epoch = steps_per_epoch
+
+    def training_step(self, batch: Sequence[torch.Tensor], index: int) -> torch.Tensor:
+        """Loss of a batch of patches."""
+        # Layers that are dropped at random are drawn by address too, so that a resumed training repeats them.
+        drawn = stream(self.settings.seed, "step", self.current_epoch, index).integers(2**63)
+        torch.manual_seed(int(drawn))
+        patches, target = batch
+        loss = flow_loss(self.network(patches)[0].float(), target).total
+        self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(patches))
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with warm-up and cosine, step by step."""
+        settings = self.settings
+        groups = parameter_groups(self.network, weight_decay=settings.weight_decay)
+        optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate)
+        factor = warmup_cosine(
+            settings.epochs * self._steps_per_epoch,
+            n_warmup=round(settings.warmup_epochs * self._steps_per_epoch),
+            final=settings.final_rate,
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _fit(
+    model: Trainable, tiles: AnnotatedTiles, validation: AnnotatedTiles, out: Path, report: Report | None
+) -> Progress:
+    settings, segmenter = model.settings, model.segmenter
+    held_out = validation_tiles(validation, segmenter)
+
+    def measure(always: bool) -> Validation:
+        limit = float("inf") if always else settings.reconstruct_below
+        mode = model.network.training
+        try:
+            return validate(segmenter, held_out, reconstruct_below=limit)
+        finally:
+            # Cellpose's tiling leaves the network in evaluation mode.
+            model.network.train(mode)
+
+    progress = Progress(
+        measure,
+        lambda: model.save(out / BEST_FILE),
+        log_path=out / LOG_FILE,
+        validate_every=settings.validate_every,
+        patience=settings.patience,
+        report=report,
+    )
+    folder = out / PREPARED_FOLDER
+    try:
+        prepared = prepare(
+            tiles, folder, choice=model.choice, n_inputs=model.n_inputs, min_cells=settings.min_cells
+        )
+        loader = _loader(prepared, settings)
+        module = FlowTraining(model.network, settings, steps_per_epoch=len(loader))
+        with _quiet():
+            _trainer(settings, out, progress).fit(
+                module, loader, ckpt_path=_last(out), weights_only=True
+            )
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return progress
+
+
+def _loader(prepared: Sequence[PreparedTile], settings: TrainSettings) -> DataLoader[Any]:
+    return DataLoader(
+        PatchDataset(prepared, settings),
+        batch_size=settings.batch_size,
+        sampler=PatchSampler(len(prepared), settings),
+        num_workers=settings.workers,
+        # A forked copy of a process with threads can hang for good.
+        multiprocessing_context="forkserver" if settings.workers else None,
+        persistent_workers=settings.workers > 0,
+    )
+
+
+def _trainer(settings: TrainSettings, out: Path, progress: Progress) -> Trainer:
+    device = resolve_device(settings.device)
+    last = ModelCheckpoint(
+        dirpath=out, filename=Path(LAST_FILE).stem, save_top_k=1, enable_version_counter=False,
+        save_on_train_epoch_end=True,
+    )
+    return Trainer(
+        accelerator="cpu" if device == CPU else "gpu",
+        devices=1 if device == CPU else [int(device.partition(":")[2])],
+        precision="bf16-mixed" if settings.precision == "bfloat16" else "32-true",
+        max_epochs=settings.epochs,
+        gradient_clip_val=settings.gradient_clip or None,
+        callbacks=[progress, last],
+        default_root_dir=out,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+    )
+
+
+def _last(out: Path) -> str | None:
+    path = out / LAST_FILE
+    return str(path) if path.is_file() else None
+
+
+def _facts(
+    tiles: AnnotatedTiles, validation: AnnotatedTiles, settings: TrainSettings, start: Checkpoint | None
+) -> dict[str, Any]:
+    """What makes this training another one: with other facts it must not go on in the same folder."""
+    facts: dict[str, Any] = {
+        "settings": settings.as_dict(),
+        "start": None if start is None else start.as_dict(),
+        "tiles": list(tiles.names),
+        "validation_tiles": list(validation.names),
+        "store_channels": list(tiles.channels),
+    }
+    return {**facts, "digest": settings_digest(facts)}
+
+
+def _read_record(out: Path, facts: dict[str, Any]) -> dict[str, Any]:
+    path = out / RECORD_FILE
+    if not path.is_file():
+        return {}
+    record: dict[str, Any] = json.loads(path.read_text())
+    if record.get("digest") != facts["digest"]:
+        changed = sorted(key for key in facts if key != "digest" and record.get(key) != facts[key])
+        raise RunMismatchError(
+            f"{out} holds another training (different: {', '.join(changed) or 'its record'}). "
+            "Choose another folder, or remove that one."
+        )
+    return record
+
+
+def _write_record(out: Path, record: dict[str, Any]) -> None:
+    partial = out / f".{RECORD_FILE}.partial"
+    partial.write_text(json.dumps(record, indent=2) + "\n")
+    partial.replace(out / RECORD_FILE)
+
+
+@contextmanager
+def _torch_state(settings: TrainSettings) -> Iterator[None]:
+    """Random numbers and threads for a training, and the caller's own again afterwards."""
+    n_threads = torch.get_num_threads()
+    with torch.random.fork_rng():
+        torch.manual_seed(int(stream(settings.seed, "weights").integers(2**63)))
+        use_threads(settings.threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(n_threads)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No notices of the trainer about hardware, loaders and folders: the log has its own place."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning\..*")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,132 @@
+"""What a training remembers from epoch to epoch: its log, its best weights, and when to stop."""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from fintune_xr.finetune.validation import Validation
+
+# An AP50 must rise by this much to count as better.
+MIN_GAIN = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRecord:
+    """A row of the log; validation columns are NaN in epochs without one."""
+
+    epoch: int
+    loss: float
+    learning_rate: float
+    validation_loss: float
+    unexplained_flow: float
+    ap50: float
+    is_best: bool
+    seconds: float
+
+
+Report = Callable[[EpochRecord], None]
+
+
+@dataclass(slots=True)
+class Tally:
+    """Best validation so far, and for how many validations nothing was better."""
+
+    best_epoch: int = -1
+    best_ap50: float = -math.inf
+    best_loss: float = math.inf
+    n_stale: int = 0
+
+    def count(self, epoch: int, validation: Validation) -> bool:
+        """Whether `validation` is the best so far: by AP50, and by the loss until there is an AP50."""
+        measured = not math.isnan(validation.ap50)
+        if measured and self.best_ap50 == -math.inf:
+            better = True
+        elif measured:
+            better = validation.ap50 > self.best_ap50 + MIN_GAIN
+        else:
+            better = self.best_ap50 == -math.inf and validation.loss < self.best_loss
+        if better:
+            self.best_epoch, self.best_loss, self.n_stale = epoch, validation.loss, 0
+            self.best_ap50 = validation.ap50 if measured else -math.inf
+        elif self.best_ap50 > 0:
+            # Until masks agree at all, waiting longer is what helps.
+            self.n_stale += 1
+        return better
+
+
+class Progress(Callback):  # type: ignore[misc]
+    """Validates at the end of epochs, keeps the best weights and the log, stops when nothing gets better."""
+
+    def __init__(
+        self,
+        validate: Callable[[bool], Validation],
+        save_best: Callable[[], None],
+        *,
+        log_path: Path,
+        validate_every: int,
+        patience: int,
+        report: Report | None,
+    ) -> None:
+        self.tally = Tally()
+        self.records: list[EpochRecord] = []
+        self._validate, self._save_best, self._report = validate, save_best, report
+        self._log_path, self._every, self._patience = log_path, validate_every, patience
+        self._started = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Notes the time."""
+        self._started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Validates where it is due, writes the log."""
+        epoch = trainer.current_epoch
+        is_last = epoch + 1 == trainer.max_epochs
+        validation = Validation(math.nan, math.nan, math.nan)
+        is_best = False
+        if is_last or (epoch + 1) % self._every == 0:
+            # A training whose flows never took shape still ends with an AP50, bad as it may be.
+            validation = self._validate(is_last and self.tally.best_ap50 == -math.inf)
+            is_best = self.tally.count(epoch, validation)
+            if is_best:
+                self._save_best()
+            trainer.should_stop = trainer.should_stop or self.tally.n_stale >= self._patience
+        self._note(
+            EpochRecord(
+                epoch=epoch,
+                loss=float(trainer.callback_metrics["loss"]),
+                learning_rate=float(trainer.optimizers[0].param_groups[0]["lr"]),
+                validation_loss=validation.loss,
+                unexplained_flow=validation.unexplained,
+                ap50=validation.ap50,
+                is_best=is_best,
+                seconds=time.perf_counter() - self._started,
+            )
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What must survive a kill."""
+        return {"tally": asdict(self.tally), "records": [asdict(record) for record in self.records]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from what survived."""
+        self.tally = Tally(**state_dict["tally"])
+        self.records = [EpochRecord(**record) for record in state_dict["records"]]
+
+    def _note(self, record: EpochRecord) -> None:
+        self.records.append(record)
+        partial = self._log_path.with_name(f".{self._log_path.name}.partial")
+        with partial.open("w", newline="") as file:
+            writer = csv.DictWriter(file, [field.name for field in fields(EpochRecord)])
+            writer.writeheader()
+            writer.writerows(asdict(one) for one in self.records)
+        partial.replace(self._log_path)
+        if self._report is not None:
+            self._report(record)

@@ -1,0 +1,78 @@
+"""Everything that a training depends on besides its tiles."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from fintune_xr.errors import unknown_name
+from fintune_xr.models.channels import ChannelSettings
+from fintune_xr.models.checkpoints import CPSAM_KIND, FLOW_UNET_KIND
+from fintune_xr.models.settings import DynamicsSettings
+from fintune_xr.settings import Settings
+
+
+class AugmentationSettings(Settings):
+    """How much training patches may differ from the tiles that they are cut from."""
+
+    rotation: Literal["any", "right_angles", "none"] = Field(
+        default="any", description="Angles; all but `any` leave pixels where they are, unless scaled."
+    )
+    flip: bool = Field(default=True, description="Mirror half of the patches.")
+    scale: tuple[float, float] = Field(default=(0.8, 1.25), description="Smallest and largest magnification.")
+    gain: float = Field(default=0.2, ge=0, lt=1, description="Each plane is multiplied by 1 +- this.")
+    offset: float = Field(default=0.05, ge=0, description="Each plane is shifted by +- this.")
+    noise: float = Field(default=0.0, ge=0, description="Largest standard deviation of added noise.")
+
+
+class TrainSettings(ChannelSettings):
+    """Training of a flow model; defaults suit the small U-Net trained from nothing."""
+
+    epochs: int = Field(default=60, ge=1, description="Passes; the best one is kept.")
+    patches_per_epoch: int = Field(default=0, ge=0, description="Patches per epoch; 0: one of every tile.")
+    patch_px: int = Field(default=256, ge=32, multiple_of=16, description="Edge of a training patch.")
+    batch_size: int = Field(default=4, ge=1, description="Patches per step.")
+    learning_rate: float = Field(default=3e-3, gt=0, description="Largest learning rate.")
+    final_rate: float = Field(default=0.01, ge=0, le=1, description="Last learning rate as part of it.")
+    weight_decay: float = Field(default=1e-4, ge=0)
+    warmup_epochs: float = Field(default=1, ge=0, description="Linear rise of the learning rate.")
+    gradient_clip: float = Field(default=0.0, ge=0, description="Largest gradient norm; 0: any.")
+    seed: int = Field(default=0, ge=0)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    patience: int = Field(default=10, ge=1, description="Validations without a better AP50 before stopping.")
+    validate_every: int = Field(default=2, ge=1, description="Epochs between validations.")
+    reconstruct_below: float = Field(
+        default=0.6, gt=0, description="AP50 is computed once this part of the flows is unexplained, or less."
+    )
+    min_cells: int = Field(default=1, ge=0, description="Tiles with fewer annotated cells are left out.")
+    device: str = Field(default="cpu", description="cpu, cuda, cuda:N or auto.")
+    threads: int = Field(default=0, ge=0, description="CPU threads of torch; 0: its own choice.")
+    workers: int = Field(default=0, ge=0, description="Processes that prepare patches.")
+    filters: tuple[int, ...] = Field(
+        default=(16, 32, 64, 128), min_length=2, description="Feature maps per level of a new U-Net."
+    )
+    augmentation: AugmentationSettings = AugmentationSettings()
+    dynamics: DynamicsSettings = DynamicsSettings()
+
+
+class CpsamTrainSettings(TrainSettings):
+    """Fine-tuning of Cellpose-SAM; learning rate, decay and warm-up are Cellpose's own."""
+
+    epochs: int = Field(default=100, ge=1, description="Passes; the best one is kept.")
+    batch_size: int = Field(default=1, ge=1, description="Patches per step.")
+    learning_rate: float = Field(default=1e-5, gt=0, description="Largest learning rate.")
+    weight_decay: float = Field(default=0.1, ge=0)
+    warmup_epochs: float = Field(default=10, ge=0, description="Linear rise of the learning rate.")
+    validate_every: int = Field(default=5, ge=1, description="Epochs between validations.")
+
+
+def train_settings(kind: str) -> type[TrainSettings]:
+    """The settings class for training models of this kind.
+
+    Raises UnknownNameError for a kind that cannot be trained.
+    """
+    kinds = {FLOW_UNET_KIND: TrainSettings, CPSAM_KIND: CpsamTrainSettings}
+    if kind not in kinds:
+        raise unknown_name("trainable kind of model", kind, kinds)
+    return kinds[kind]

@@ -1,0 +1,92 @@
+"""Settings of every kind of model, free of the libraries that the models need."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from fintune_xr.errors import unknown_name
+from fintune_xr.models.channels import ChannelSettings
+from fintune_xr.models.checkpoints import CPSAM_KIND, FLOW_UNET_KIND, MODEL_KINDS, THRESHOLD_KIND
+from fintune_xr.settings import Settings
+
+
+class ThresholdSettings(Settings):
+    """How a tile is thresholded and cut into instances."""
+
+    channel: str = Field(default="", description="Plane to segment; empty: the first.")
+    sigma_px: float = Field(default=1.0, ge=0.5, description="Gaussian smoothing.")
+    background_px: int = Field(
+        default=64, ge=0, description="Width of what counts as background; 0: no correction."
+    )
+    min_contrast: float = Field(
+        default=4.0, ge=0,
+        description="Least step from background to foreground, in noise standard deviations."
+    )
+    split_px: float = Field(
+        default=5.0, ge=1, description="Least distance between centres of touching instances."
+    )
+    min_area_px: int = Field(default=40, ge=1, description="Smaller instances are dropped.")
+    fill_holes_px: int = Field(default=64, ge=0, description="Holes up to this area are filled.")
+
+
+class DynamicsSettings(Settings):
+    """Mask reconstruction; names and defaults are Cellpose's."""
+
+    cellprob_threshold: float = Field(
+        default=0.0, description="Pixels with a larger cell logit are followed."
+    )
+    flow_threshold: float = Field(default=0.4, ge=0, description="Largest flow error kept; 0: no check.")
+    niter: int = Field(default=200, ge=1, description="Steps along the flows.")
+    min_size_px: int = Field(default=15, ge=0, description="Smaller instances are dropped.")
+    max_size_fraction: float = Field(
+        default=0.4, gt=0, le=1, description="Larger shares of the tile are dropped."
+    )
+
+
+class FlowSettings(ChannelSettings):
+    """Settings that any model predicting flows understands."""
+
+    dynamics: DynamicsSettings = DynamicsSettings()
+    patch_batch: int = Field(default=8, ge=1, description="Patches that the network sees at once.")
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="bfloat16 is faster on GPUs that have it, and slower on most CPUs."
+    )
+
+
+class FlowUnetArchitecture(Settings):
+    """What must be known to build the network before its weights can be filled in."""
+
+    channels: tuple[str, ...] = Field(min_length=1, description="Planes of the input, in order.")
+    filters: tuple[int, ...] = Field(
+        default=(16, 32, 64, 128), min_length=2, description="Feature maps per level."
+    )
+
+
+class FlowUnetSettings(FlowSettings):
+    """How a trained U-Net is applied."""
+
+
+class CpsamSettings(FlowSettings):
+    """How Cellpose-SAM is applied; defaults are those of Cellpose, but for float32."""
+
+    diameter_px: float | None = Field(
+        default=None, gt=0,
+        description="Rescales tiles so that this diameter becomes 30 px; default: as they are."
+    )
+
+
+def model_settings(kind: str) -> type[Settings]:
+    """The settings class of models of this kind.
+
+    Raises UnknownNameError for a kind that does not exist.
+    """
+    kinds: dict[str, type[Settings]] = {
+        THRESHOLD_KIND: ThresholdSettings,
+        FLOW_UNET_KIND: FlowUnetSettings,
+        CPSAM_KIND: CpsamSettings,
+    }
+    if kind not in kinds:
+        raise unknown_name("kind of model", kind, MODEL_KINDS)
+    return kinds[kind]
