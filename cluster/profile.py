@@ -22,7 +22,9 @@ class Profile(Settings):
 
     kind: Literal["threads", "processes"] = "threads"
     workers: int = Field(0, ge=0, description="Worker processes, or threads of the one process.")
-    memory_limit: str = Field("auto", description="Memory of a worker process, e.g. 8GiB; auto shares what there is.")
+    memory_limit: str = Field(
+        "auto", description="Memory of a worker process, e.g. 8GiB; auto shares what there is."
+    )
     dashboard: bool = Field(True, description="Serve Dask's dashboard on a free port of this machine.")
 
     @property
@@ -34,7 +36,9 @@ class Profile(Settings):
 def profile_names() -> list[str]:
     """Names of the profiles that ship with the package."""
     folder = files("fintune_xr.cluster.profiles")
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return sorted(
+        entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
+    )
 
 
 def load_profile(name: str, overrides: tuple[str, ...] = ()) -> Profile:

@@ -81,4 +81,3 @@ def _collect(pool: as_completed, in_flight: set[Future]) -> list[Any]:
         results.extend(result)
         future.release()
     return results
-

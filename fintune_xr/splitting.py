@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -41,7 +42,7 @@ def split_donors(
     Raises SplitError for fractions that do not add up to one or too few donors to fill every part.
     """
     if len(fractions) != len(n.SPLITS) or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
-        raise SplitError(f"fractions {fractions}: expected three numbers >= 0 that add up to 1 (train, val, test)")
+        raise SplitError(f"fractions {fractions}: expected three numbers >= 0 that add up to 1")
     donors, markers = sorted(set(donor)), sorted(set(marker))
     wanted_parts = sum(f > 0 for f in fractions)
     if len(donors) < wanted_parts:
@@ -53,7 +54,7 @@ def split_donors(
     placed = np.zeros_like(target)
     chance = stream(seed, "split").permutation(len(donors))
     order = sorted(range(len(donors)), key=lambda i: (-counts[i].sum(), chance[i]))
-    assigned = {}
+    assigned: dict[str, str] = {}
     for number, i in enumerate(order):
         part = _neediest(target, placed, counts[i], left=len(order) - number, used=set(assigned.values()))
         placed[part] += counts[i]
@@ -94,18 +95,21 @@ def find_leaks(
 
     All have one entry per tile; `hashes` (tile, bit). Tiles without a split are on no side.
     """
-    sides = np.asarray(split, dtype=object)
+    placed = [i for i, part in enumerate(split) if part]
     leaks = []
-    for i in np.flatnonzero(sides != ""):
-        others = np.flatnonzero((sides != "") & (sides != sides[i]))
-        for j in others[others > i]:
-            if why := _why_leaking(i, j, donor, digest, hashes):
-                leaks.append(Leak(f"{tile[i]} ({split[i]})", f"{tile[j]} ({split[j]})", why))
+    for i, j in itertools.combinations(placed, 2):
+        if split[i] != split[j] and (why := _why_leaking(i, j, donor, digest, hashes)):
+            leaks.append(Leak(f"{tile[i]} ({split[i]})", f"{tile[j]} ({split[j]})", why))
     return leaks
 
 
 def _neediest(
-    target: NDArray[np.float64], placed: NDArray[np.float64], counts: NDArray[np.float64], *, left: int, used: set[str]
+    target: NDArray[np.float64],
+    placed: NDArray[np.float64],
+    counts: NDArray[np.float64],
+    *,
+    left: int,
+    used: set[str],
 ) -> int:
     """Part whose shortage this donor's tiles mend best; the last donors go to parts that are still empty."""
     wanted = [i for i in range(len(n.SPLITS)) if target[i].sum() > 0]
@@ -130,4 +134,6 @@ def _why_leaking(
     if digest[i] == digest[j]:
         return "same file content"
     differing = int((hashes[i] != hashes[j]).sum())
-    return f"nearly the same image ({differing} of {hashes.shape[1]} bits differ)" if differing <= NEAR_DUPLICATE_BITS else ""
+    if differing > NEAR_DUPLICATE_BITS:
+        return ""
+    return f"nearly the same image ({differing} of {hashes.shape[1]} bits differ)"

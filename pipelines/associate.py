@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
 import xarray as xr
 
 from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.analysis.association import associate as correlate
-from fintune_xr.analysis.clinical import DEFAULT_OUTCOMES, clinical_outcomes, read_clinical
+from fintune_xr.analysis.clinical import clinical_outcomes, read_clinical
+from fintune_xr.analysis.outcomes import DEFAULT_OUTCOMES
 from fintune_xr.analysis.ratio import marker_ratio, ratio_bounds
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.pipelines.counts import active_rule, inputs_digest, quarantined_tiles, tile_counts
 from fintune_xr.provenance import file_sha256, provenance
 from fintune_xr.store.cohort import Cohort, open_cohort
+from fintune_xr.text import text_array
 
 CLINICAL = "clinical"
 RATIO_BY_RULE = "ratio_by_rule"
@@ -50,17 +53,20 @@ def associate(
     table = read_clinical(clinical)
     chosen = list(outcomes) or [name for name in DEFAULT_OUTCOMES if name in table.columns]
     facts = clinical_outcomes(
-        table, sorted(set(counts[n.DONOR].values.astype(str))), donor_column=donor_column,
+        table, sorted(set(text_array(counts[n.DONOR]))), donor_column=donor_column,
         outcomes=chosen or DEFAULT_OUTCOMES, covariates=covariates,
     )  # fmt: skip
     adjusting = facts[n.COVARIATE_VALUE] if covariates else None
     ratio = marker_ratio(counts[n.N_POSITIVE], counts[n.N_ALL])
-    found = xr.merge([
-        ratio,
-        correlate(ratio[n.RATIO], facts[n.OUTCOME_VALUE], covariates=adjusting),
-        _bounds(cohort, names, ratio, facts),
-        _by_rule(cohort, names, facts),
-    ], combine_attrs="drop_conflicts").compute()
+    found = xr.merge(
+        [
+            ratio,
+            correlate(ratio[n.RATIO], facts[n.OUTCOME_VALUE], covariates=adjusting),
+            _bounds(cohort, names, ratio, facts),
+            _by_rule(cohort, names, facts),
+        ],
+        combine_attrs="drop_conflicts",
+    ).compute()
     result = found.assign_attrs(
         inputs_sha256=inputs_digest(counts, facts[n.OUTCOME_VALUE]),
         rules={name: active_rule(cohort, name) for name in names},
@@ -71,13 +77,22 @@ def associate(
     return result
 
 
+def association_table(found: xr.Dataset) -> pd.DataFrame:
+    """One row per run, marker and outcome, smallest q first."""
+    names = [n.RHO, n.P, n.Q, n.N, n.REASON]
+    frame = found[names].to_dataframe().reset_index()[[n.RUN, n.MARKER, n.OUTCOME, *names]]
+    return frame.sort_values([n.Q, n.P, n.RUN, n.MARKER, n.OUTCOME]).reset_index(drop=True)
+
+
 def _bounds(cohort: Cohort, names: Sequence[str], ratio: xr.Dataset, facts: xr.Dataset) -> xr.Dataset:
     bounds = ratio_bounds(ratio, quarantined_tiles(cohort, names))
     outcomes = facts[n.OUTCOME_VALUE]
-    return bounds.assign({
-        RHO_LOW: correlate(bounds[n.RATIO_LOW], outcomes)[n.RHO],
-        RHO_HIGH: correlate(bounds[n.RATIO_HIGH], outcomes)[n.RHO],
-    })
+    return bounds.assign(
+        {
+            RHO_LOW: correlate(bounds[n.RATIO_LOW], outcomes)[n.RHO],
+            RHO_HIGH: correlate(bounds[n.RATIO_HIGH], outcomes)[n.RHO],
+        }
+    )
 
 
 def _by_rule(cohort: Cohort, names: Sequence[str], facts: xr.Dataset) -> xr.Dataset:
@@ -89,9 +104,13 @@ def _by_rule(cohort: Cohort, names: Sequence[str], facts: xr.Dataset) -> xr.Data
         judged = cohort.positivity(name).assign_coords(labels)
         rules = [judged.sel({n.RULE: rule}, drop=True) for rule in judged[n.RULE].values]
         each = [marker_ratio(r[n.N_POSITIVE], r[n.N_ALL])[n.RATIO] for r in rules]
-        ratios.append(xr.concat(each, n.RULE).assign_coords({n.RULE: judged[n.RULE].values.astype(str), n.RUN: name}))
+        ratios.append(
+            xr.concat(each, n.RULE).assign_coords({n.RULE: text_array(judged[n.RULE]), n.RUN: name})
+        )
     ratio = xr.concat(ratios, n.RUN, join="outer")
-    return xr.Dataset({
-        RATIO_BY_RULE: ratio,
-        RHO_BY_RULE: correlate(ratio, facts[n.OUTCOME_VALUE])[n.RHO],
-    })
+    return xr.Dataset(
+        {
+            RATIO_BY_RULE: ratio,
+            RHO_BY_RULE: correlate(ratio, facts[n.OUTCOME_VALUE])[n.RHO],
+        }
+    )

@@ -20,7 +20,12 @@ INPUTS = "inputs_sha256"
 
 
 def bootstrap(
-    store: str | Path, *, scheme: Scheme = "tiles_80", resamples: int = 1000, seed: int = 0, restart: bool = False
+    store: str | Path,
+    *,
+    scheme: Scheme = "tiles_80",
+    resamples: int = 1000,
+    seed: int = 0,
+    restart: bool = False,
 ) -> xr.Dataset:
     """Resampled ratio and rho, stored under `bootstrap/<scheme>`; more `resamples` extend what is there.
 

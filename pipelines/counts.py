@@ -12,6 +12,7 @@ from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.runs import require_known_run
+from fintune_xr.text import text_array
 
 
 def active_rule(cohort: Cohort, run: str) -> str:
@@ -67,9 +68,9 @@ def quarantined_tiles(cohort: Cohort, runs: Sequence[str]) -> xr.DataArray:
     ]
     extra = left_out.isel({n.ITEM: lost})
     values = np.concatenate([failed, np.ones((len(runs), len(lost)), bool)], axis=1)
-    tiles = [*images[n.TILE].values.astype(str), *(f"left out: {p}" for p in extra["path"].values.astype(str))]
+    tiles = [*text_array(images[n.TILE]), *(f"left out: {p}" for p in text_array(extra["path"]))]
     labels = {
-        c: (n.TILE, np.concatenate([images[c].values.astype(str), extra[c].values.astype(str)]))
+        c: (n.TILE, np.concatenate([text_array(images[c]), text_array(extra[c])]))
         for c in (n.DONOR, n.MARKER)
     }
     return xr.DataArray(values, dims=(n.RUN, n.TILE), coords={n.RUN: list(runs), n.TILE: tiles, **labels})
@@ -84,7 +85,7 @@ def inputs_digest(*parts: xr.Dataset | xr.DataArray) -> str:
             values = dataset[name].values
             seen.update(f"{name}{values.shape}{dataset[name].dims}".encode())
             text = values.dtype.kind in "UTO"
-            seen.update("\0".join(values.ravel().astype(str)).encode() if text else values.tobytes())
+            seen.update("\0".join(map(str, values.ravel().tolist())).encode() if text else values.tobytes())
     return seen.hexdigest()
 
 

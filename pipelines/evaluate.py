@@ -6,20 +6,28 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
-from fintune_xr.metrics.instance import instance_scores, match_counts, scores_by_donor_bootstrap
+from fintune_xr.metrics.instance import instance_scores, match_counts, score_name, scores_by_donor_bootstrap
 from fintune_xr.pipelines.progress import progress
 from fintune_xr.pipelines.split import annotated_tiles, require_split
 from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.runs import require_known_run
+from fintune_xr.text import text_array, texts
 
 # Scores are stored per group of tiles: one marker each, and all markers together.
 GROUP = "group"
 ALL_MARKERS = "all"
+SHOWN = (
+    score_name(n.AVERAGE_PRECISION, n.IMAGE_MEAN),
+    score_name(n.PRECISION, n.POOLED),
+    score_name(n.RECALL, n.POOLED),
+    score_name(n.F1, n.POOLED),
+)
 
 
 def evaluate(
@@ -36,7 +44,9 @@ def evaluate(
     cohort = open_cohort(store)
     names = list(runs) or cohort.run_names()
     if not names:
-        raise FintuneValueError(f"{cohort.url} has no run to evaluate. Run: fintune-xr infer {cohort.url} --run R")
+        raise FintuneValueError(
+            f"{cohort.url} has no run to evaluate. Run: fintune-xr infer {cohort.url} --run R"
+        )
     require_known_run(cohort, names)
     digest = require_split(cohort) if split != "all" else ""
     tiles = _tiles_of(cohort, split)
@@ -49,13 +59,34 @@ def evaluate(
     return result
 
 
+def score_table(scores: xr.Dataset, *, threshold: float = 0.5) -> pd.DataFrame:
+    """One row per group and run: scores at IoU `threshold` with 95 % intervals over donors."""
+    at = scores.sel({n.THRESHOLD: threshold}, method="nearest")
+    rows = []
+    for group in at[GROUP].values:
+        for run in at[n.RUN].values:
+            one = at.sel({GROUP: group, n.RUN: run})
+            rows.append({GROUP: group, n.RUN: run} | {name: _with_interval(one, name) for name in SHOWN})
+    return pd.DataFrame(rows)
+
+
+def _with_interval(one: xr.Dataset, name: str) -> str:
+    value, interval = float(one[name]), f"{name}_{n.INTERVAL}"
+    if interval not in one or np.isnan(one[interval].values).any():
+        return f"{value:.3f}"
+    low, high = one[interval].values
+    return f"{value:.3f} ({low:.3f} to {high:.3f})"
+
+
 def _tiles_of(cohort: Cohort, split: str) -> xr.Dataset:
     tiles = annotated_tiles(cohort)
     if split != "all":
         tiles = tiles.isel({n.TILE: np.flatnonzero(tiles[n.SPLIT].values == split)})
     if not tiles.sizes[n.TILE]:
-        known = sorted(set(annotated_tiles(cohort)[n.SPLIT].values.astype(str)) - {""})
-        raise FintuneValueError(f"no annotated tile in split {split!r}; parts with tiles: {', '.join(known) or 'none'}")
+        known = sorted(set(text_array(annotated_tiles(cohort)[n.SPLIT])) - {""})
+        raise FintuneValueError(
+            f"no annotated tile in split {split!r}; parts with tiles: {', '.join(known) or 'none'}"
+        )
     return tiles
 
 
@@ -70,7 +101,9 @@ def _match_tiles(cohort: Cohort, names: Sequence[str], tiles: xr.Dataset) -> xr.
         for tile in tiles[n.TILE].values:
             mask = truth[n.MASK].sel({n.TILE: tile}).load().drop_vars(truth.coords, errors="ignore")
             found = [
-                match_counts(mask, run[n.MASK].sel({n.TILE: tile}).load().drop_vars(run.coords, errors="ignore"))
+                match_counts(
+                    mask, run[n.MASK].sel({n.TILE: tile}).load().drop_vars(run.coords, errors="ignore")
+                )
                 for run in predictions.values()
             ]
             rows.append(xr.concat(found, n.RUN))
@@ -92,7 +125,7 @@ def _require_done(name: str, run: xr.Dataset, tiles: xr.Dataset) -> None:
 
 
 def _scores_by_marker(counts: xr.Dataset, resamples: int, seed: int) -> xr.Dataset:
-    markers = sorted(set(counts[n.MARKER].values.astype(str)))
+    markers = sorted(set(text_array(counts[n.MARKER])))
     parts = [(ALL_MARKERS, counts)]
     if len(markers) > 1:
         chosen = [(m, np.flatnonzero(counts[n.MARKER].values == m)) for m in markers]
@@ -105,6 +138,6 @@ def _scores(counts: xr.Dataset, resamples: int, seed: int) -> xr.Dataset:
     """Scores with intervals; without intervals where a single donor leaves nothing to resample."""
     bare = counts[[n.TP, n.FP, n.FN]]
     donor = counts[n.DONOR].reset_coords(drop=True)
-    if len(set(donor.values.astype(str))) < 2:
+    if len(set(texts(donor))) < 2:
         return instance_scores(bare.drop_vars([n.DONOR, n.MARKER, n.SPLIT, n.TILE]), over=n.TILE)
     return scores_by_donor_bootstrap(bare, donor, n_resamples=resamples, seed=seed)

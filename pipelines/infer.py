@@ -19,6 +19,7 @@ from fintune_xr.models.checkpoints import Checkpoint, resolve_checkpoint
 from fintune_xr.models.devices import resolve_device
 from fintune_xr.models.registry import model_settings
 from fintune_xr.pipelines.infer_block import BlockContext, infer_block
+from fintune_xr.pipelines.positivity import apply_positivity, parse_rule
 from fintune_xr.pipelines.progress import progress, say
 from fintune_xr.provenance import provenance
 from fintune_xr.settings import Settings, load_settings, validated
@@ -34,6 +35,9 @@ class InferSettings(Settings):
     device: str = Field("auto", description="cpu, cuda, cuda:N, or auto: the GPU where there is one.")
     batch_tiles: int = Field(1, ge=1, description="Tiles given to the network at once.")
     attempts: int = Field(2, ge=1, description="Tries before a failing tile is quarantined.")
+    positivity: str = Field(
+        "otsu", description="Rule applied at the end; other rules: `fintune-xr positivity`."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,17 @@ def infer(
     ) as writer:
         n_new = _segment_pending(writer, context, profile)
         writer.finish()
-        return _summary(run, writer.states(), n_new)
+        summary = _summary(run, writer.states(), n_new)
+    if n.MARKER_CHANNEL in context.channels and (n_new or not cohort.has(f"{n.POSITIVITY}/{run}")):
+        apply_positivity(cohort, run, parse_rule(settings.positivity))
+    return summary
+
+
+def quarantined_of(store: str | Path, run: str) -> list[tuple[str, str]]:
+    """Tile id and reason of every quarantined tile of a run."""
+    found = open_cohort(store).run(run, lazy=False)
+    where = np.flatnonzero(found[n.STATE].values == n.QUARANTINED)
+    return [(str(found[n.TILE].values[i]), str(found[n.REASON].values[i])) for i in where]
 
 
 def plan_run(
@@ -134,7 +148,9 @@ def _as_stored(
 
 
 def _context(cohort: Cohort, run: str, checkpoint: Checkpoint, settings: InferSettings) -> BlockContext:
-    chosen = validated(model_settings(checkpoint.kind), settings.model, where=f"settings of {checkpoint.kind}")
+    chosen = validated(
+        model_settings(checkpoint.kind), settings.model, where=f"settings of {checkpoint.kind}"
+    )
     channels = tuple(str(name) for name in cohort.images()[n.CHANNEL].values)
     return BlockContext(
         location=cohort.location,
@@ -156,7 +172,9 @@ def _segment_pending(writer: RunWriter, context: BlockContext, profile: Profile)
     with session(profile) as client, progress(f"infer {context.run}", pending) as advance:
         if profile.dashboard:
             say(f"dashboard: {client.dashboard_link}")
-        for receipts in map_plans(client, infer_block, plans, context=context, name=_block_name(context, plans)):
+        for receipts in map_plans(
+            client, infer_block, plans, context=context, name=_block_name(context, plans)
+        ):
             writer.commit(receipts)
             advance(sum(len(receipt.results) for receipt in receipts))
     return pending

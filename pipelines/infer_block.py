@@ -140,7 +140,9 @@ class _Block:
             raise
         except Exception:  # noqa: BLE001 - any failure of a model is the tile's, once it is alone
             for work in works:
-                self._try(work, lambda work=work: setattr(work, "maps", self.segmenter.predict([work.maps])[0]))
+                self._try(
+                    work, lambda work=work: setattr(work, "maps", self.segmenter.predict([work.maps])[0])
+                )
             return
         for work, one in zip(works, maps, strict=True):
             work.maps = one

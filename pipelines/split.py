@@ -17,6 +17,7 @@ from fintune_xr.splitting import find_leaks, perceptual_hash, split_digest, spli
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.location import writing
 from fintune_xr.store.tables import open_column
+from fintune_xr.text import text_array, texts
 
 DIGEST = "digest"
 
@@ -39,20 +40,18 @@ def split(
             f"{cohort.url} has a split already, and models may have been trained on it. "
             "Use --force to replace it; runs and metrics made with the old one then no longer agree."
         )
-    donors = tiles[n.DONOR].values.astype(str).tolist()
-    part_of = split_donors(
-        donors, tiles[n.MARKER].values.astype(str).tolist(), fractions=_three(fractions), seed=seed
-    )
+    donors = texts(tiles[n.DONOR])
+    part_of = split_donors(donors, texts(tiles[n.MARKER]), fractions=_three(fractions), seed=seed)
     parts = [part_of[donor] for donor in donors]
-    _refuse_leaks(cohort, tiles, parts)
-    _store_split(cohort, dict(zip(tiles[n.TILE].values.astype(str), parts, strict=True)), fractions, seed)
+    refuse_leaks(cohort, parts)
+    _store_split(cohort, dict(zip(text_array(tiles[n.TILE]), parts, strict=True)), fractions, seed)
     return split_table(cohort)
 
 
 def split_table(cohort: Cohort) -> pd.DataFrame:
     """Annotated tiles and donors in each part, by marker."""
     tiles = annotated_tiles(cohort)
-    frame = pd.DataFrame({name: tiles[name].values.astype(str) for name in (n.SPLIT, n.MARKER, n.DONOR)})
+    frame = pd.DataFrame({name: text_array(tiles[name]) for name in (n.SPLIT, n.MARKER, n.DONOR)})
     table = frame.groupby([n.SPLIT, n.MARKER])[n.DONOR].agg(["size", "nunique"]).reset_index()
     return table.rename(columns={"size": "tiles", "nunique": "donors"})
 
@@ -64,7 +63,7 @@ def require_split(cohort: Cohort) -> str:
     """
     stored = _split_column(cohort).attrs.get(DIGEST)
     tiles = cohort.images()
-    parts = dict(zip(tiles[n.TILE].values.astype(str), tiles[n.SPLIT].values.astype(str), strict=True))
+    parts = dict(zip(text_array(tiles[n.TILE]), text_array(tiles[n.SPLIT]), strict=True))
     assigned = {tile: part for tile, part in parts.items() if part}
     if not assigned:
         raise SplitError(f"{cohort.url} has no split yet. Run: fintune-xr split {cohort.url}")
@@ -83,12 +82,16 @@ def annotated_tiles(cohort: Cohort) -> xr.Dataset:
     return images.isel({n.TILE: np.flatnonzero(np.isin(images[n.TILE].values, known))})
 
 
-def _refuse_leaks(cohort: Cohort, tiles: xr.Dataset, parts: Sequence[str]) -> None:
+def refuse_leaks(cohort: Cohort, parts: Sequence[str] | None = None) -> None:
+    """Raises SplitError naming annotated tiles that leak across `parts`, by default the stored split."""
+    tiles = annotated_tiles(cohort)
+    if parts is None:
+        parts = texts(tiles[n.SPLIT])
     leaks = find_leaks(
-        tiles[n.TILE].values.astype(str).tolist(),
+        texts(tiles[n.TILE]),
         parts,
-        donor=tiles[n.DONOR].values.astype(str).tolist(),
-        digest=[" ".join(row) for row in tiles[n.SHA256].values.astype(str)],
+        donor=texts(tiles[n.DONOR]),
+        digest=[" ".join(row) for row in text_array(tiles[n.SHA256])],
         hashes=_hashes(tiles),
     )
     if leaks:
@@ -110,7 +113,7 @@ def _hashes(tiles: xr.Dataset) -> NDArray[np.bool_]:
 
 
 def _store_split(cohort: Cohort, assigned: dict[str, str], fractions: Sequence[float], seed: int) -> None:
-    tiles = cohort.images()[n.TILE].values.astype(str)
+    tiles = text_array(cohort.images()[n.TILE])
     column = _split_column(cohort)
     with writing(f"{cohort.url}/{n.IMAGES}/{n.SPLIT}"):
         column.attrs[DIGEST] = "being written"

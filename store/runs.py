@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,11 +14,12 @@ from numpy.typing import NDArray
 
 from fintune_xr import datasets
 from fintune_xr import names as n
-from fintune_xr.errors import FintuneValueError, RunBusyError, RunMismatchError, unknown_name
+from fintune_xr.errors import FintuneValueError, RunMismatchError, unknown_name
 from fintune_xr.store import shards
 from fintune_xr.store.cell_log import CellLog
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.location import Location, sync_file, writing
+from fintune_xr.store.locks import holding
 from fintune_xr.store.tables import (
     COMPLETE,
     ROWS_PER_CHUNK,
@@ -152,7 +152,7 @@ def writing_run(
     Raises RunMismatchError where it does not, RunBusyError where another process writes the run.
     """
     check_run_name(name)
-    with _locked(cohort.location, name):
+    with holding(cohort.location, name, what=f"writing run {name!r}"):
         path = f"{n.RUNS}/{name}"
         if restart:
             remove_run(cohort, name)
@@ -168,9 +168,7 @@ def writing_run(
         yield writer
 
 
-def write_mask_shard(
-    location: Location, run: str, plan: ShardPlan, fresh: Iterator[shards.Encoded]
-) -> int:
+def write_mask_shard(location: Location, run: str, plan: ShardPlan, fresh: Iterator[shards.Encoded]) -> int:
     """Number of bytes of the mask shard: `fresh` tiles in the slots to do, the others carried over."""
     grid = run_grid(location, run)
     todo = set(plan.todo)
@@ -202,6 +200,19 @@ def write_positive(cohort: Cohort, run: str, counts: NDArray[np.int32], *, rule:
         column.attrs[n.RULE] = "being written"
         column[:] = counts
         column.attrs[n.RULE] = rule
+
+
+def mark_pending(cohort: Cohort, run: str, tiles: Sequence[int]) -> None:
+    """Sets tiles (positions) of a run back to pending, so that `infer` makes them again.
+
+    Raises RunBusyError where another process writes the run.
+    """
+    with holding(cohort.location, run, what=f"writing run {run!r}"):
+        column = open_column(cohort.location, f"{n.RUNS}/{run}/{n.STATE}")
+        states = np.asarray(column[:])
+        states[list(tiles)] = n.PENDING
+        with writing(f"{cohort.url}/{n.RUNS}/{run}/{n.STATE}"):
+            column[:] = states
 
 
 def remove_run(cohort: Cohort, name: str) -> None:
@@ -289,26 +300,3 @@ def require_known_run(cohort: Cohort, names: Sequence[str]) -> None:
     for name in names:
         if name not in known:
             raise unknown_name("run", name, known)
-
-
-@contextlib.contextmanager
-def _locked(location: Location, name: str) -> Iterator[None]:
-    """Holds the run for this process; the lock goes with the process, however it ends.
-
-    The file lies in an array's folder because zarr warns about strange files in a group's.
-    """
-    if not location.is_local:
-        yield
-        return
-    path = location.path / n.IMAGES / n.IMAGE / f".{name}.lock"
-    with writing(str(path)):
-        file = path.open("w")
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunBusyError(
-                f"another process is writing run {name!r} of {location.url}. "
-                "Wait for it, stop it, or choose another --run name."
-            ) from error
-        yield

@@ -30,7 +30,7 @@ LEVEL = 1
 MAX_CHUNK_EDGE_PX = 2048
 TARGET_SHARD_BYTES = 2 << 30
 MAX_TILES_PER_SHARD = 256
-_ABSENT = 0xFFFF_FFFF_FFFF_FFFF
+ABSENT = 0xFFFF_FFFF_FFFF_FFFF
 
 Encoded = tuple[bytes, ...]
 
@@ -138,7 +138,7 @@ def read_encoded(location: Location, grid: ShardGrid, shard: int) -> list[Encode
     body = location.read(grid.key(shard))
     tiles = []
     for slot in index:
-        if (slot == _ABSENT).any():
+        if (slot == ABSENT).any():
             break
         tiles.append(tuple(body[start : start + size] for start, size in slot.tolist()))
     return tiles
@@ -162,7 +162,7 @@ def read_index(location: Location, grid: ShardGrid, shard: int) -> NDArray[np.ui
 
 
 def _shard_parts(grid: ShardGrid, tiles: Iterable[Encoded]) -> Iterator[bytes]:
-    index = np.full((grid.tiles_per_shard, grid.chunks_per_tile, 2), _ABSENT, "<u8")
+    index = np.full((grid.tiles_per_shard, grid.chunks_per_tile, 2), ABSENT, "<u8")
     offset = 0
     for slot, tile in enumerate(tiles):
         for number, chunk in enumerate(tile):

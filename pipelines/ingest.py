@@ -1,0 +1,60 @@
+"""Tiles of a folder into a cohort store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from fintune_xr.pipelines.progress import Advance, progress
+from fintune_xr.store.ingest import IngestReport, ingest_tiles, open_or_create
+from fintune_xr.store.layouts import Layout, choose_layout
+from fintune_xr.store.scan import check_sizes, left_out_table, scan, scan_table
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What an ingest would do: tiles by donor and marker, what would be left out and why, ignored files."""
+
+    tiles: pd.DataFrame
+    left_out: pd.DataFrame
+    ignored: Mapping[str, int]
+
+
+def ingest(
+    source: str | Path, store: str | Path, *, layout: str | Layout = "rosmap", workers: int | None = None,
+    verify: bool = False, kind: str = "if", title: str = "",
+) -> IngestReport:  # fmt: skip
+    """Appends the tiles under `source` that `store` lacks; files that cannot be used are quarantined.
+
+    `layout` is a name or a record from `choose_layout`. Run it again to continue after an interruption or
+    to add donors. `verify` reads files of stored tiles again and compares their digests.
+
+    Raises UnknownNameError for a layout, FintuneValueError where nothing fits or sizes differ too much.
+    """
+    chosen = choose_layout(layout) if isinstance(layout, str) else layout
+    found = scan(source, chosen)
+    cohort = open_or_create(store, found, kind=kind, title=title)
+    with progress("ingest", len(found.tiles)) as advance:
+        return ingest_tiles(cohort, found, workers=workers, verify=verify, progress=_Steps(advance))
+
+
+def plan_ingest(source: str | Path, *, layout: str | Layout = "rosmap") -> Planned:
+    """What `ingest` would find under `source`; nothing is written."""
+    chosen = choose_layout(layout) if isinstance(layout, str) else layout
+    found = check_sizes(scan(source, chosen))
+    return Planned(scan_table(found), left_out_table(found), found.ignored)
+
+
+class _Steps:
+    """Turns `done of total` into steps for the bar."""
+
+    def __init__(self, advance: Advance) -> None:
+        self.advance = advance
+        self.done = 0
+
+    def __call__(self, done: int, _total: int) -> None:
+        self.advance(done - self.done)
+        self.done = done

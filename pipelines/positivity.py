@@ -1,0 +1,104 @@
+"""Marker-positive cells of a run, from stored intensities or from two runs; nothing is segmented again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from pydantic import TypeAdapter
+
+from fintune_xr import datasets
+from fintune_xr import names as n
+from fintune_xr.analysis.positivity import apply_detected, apply_rule
+from fintune_xr.analysis.rules import (
+    DetectedRule,
+    FixedRule,
+    MixtureRule,
+    OtsuDonorRule,
+    OtsuRule,
+    PositivityRule,
+)
+from fintune_xr.errors import FintuneValueError, SettingsError, unknown_name
+from fintune_xr.store.cohort import Cohort, open_cohort
+from fintune_xr.store.runs import write_positive
+
+RULE_NAMES = ("otsu", "otsu_donor", "mixture", "fixed", "detected")
+# Applied beside the chosen rule, so that the report can show how much the ratio depends on it.
+SENSITIVITY: tuple[PositivityRule, ...] = (OtsuRule(), OtsuDonorRule(), MixtureRule())
+
+
+def positivity(
+    store: str | Path, *, run: str, rule: str = "otsu", threshold: float | None = None, nuclei_run: str = ""
+) -> xr.Dataset:
+    """Counts (rule, tile) of all and of positive cells of `run`; `rule` becomes the active one.
+
+    `rule` is otsu, otsu_donor, mixture, fixed (with `threshold` in counts) or detected (with `nuclei_run`).
+    The rules that need intensities only are applied as well, to show how the ratio depends on the choice.
+
+    Raises UnknownNameError for a rule or run, SettingsError where a rule lacks its number, FintuneValueError
+    where a run is not finished.
+    """
+    cohort = open_cohort(store)
+    return apply_positivity(cohort, run, parse_rule(rule, threshold=threshold, nuclei_run=nuclei_run))
+
+
+def parse_rule(rule: str, *, threshold: float | None = None, nuclei_run: str = "") -> PositivityRule:
+    """The rule of that name with its number or run.
+
+    Raises UnknownNameError for a rule that does not exist, SettingsError where its number or run is missing.
+    """
+    if rule not in RULE_NAMES:
+        raise unknown_name("positivity rule", rule, RULE_NAMES)
+    if rule == "fixed" and threshold is None:
+        raise SettingsError("rule 'fixed' needs --threshold, the background-subtracted intensity in counts")
+    if rule == "detected" and not nuclei_run:
+        raise SettingsError("rule 'detected' needs --nuclei-run, a run that segmented the DAPI channel alone")
+    values = {"kind": rule, "threshold": threshold, "nuclei_run": nuclei_run}
+    wanted = {"fixed": ("kind", "threshold"), "detected": ("kind", "nuclei_run")}.get(rule, ("kind",))
+    found: PositivityRule = TypeAdapter(PositivityRule).validate_python({k: values[k] for k in wanted})
+    return found
+
+
+def apply_positivity(cohort: Cohort, run: str, rule: PositivityRule) -> xr.Dataset:
+    """Counts (rule, tile) of a finished run, stored under `positivity/<run>`, with `rule` active."""
+    tiles = cohort.run(run, lazy=False)
+    if (tiles[n.STATE] == n.PENDING).any():
+        raise FintuneValueError(
+            f"run {run!r} is not finished; cells of all tiles are needed to find a threshold. "
+            f"Run: fintune-xr infer {cohort.url} --run {run}"
+        )
+    rules = _in_order([*_stored_rules(cohort, run), *SENSITIVITY, rule])
+    parts = [_apply(cohort, run, tiles, one) for one in rules]
+    result = xr.concat(parts, n.RULE, join="exact", combine_attrs="drop").compute()
+    result = result.assign_attrs(rules=[one.as_dict() for one in rules], active=rule.name)
+    cohort.write(f"{n.POSITIVITY}/{run}", result, datasets.POSITIVITY)
+    active = result[n.N_POSITIVE].sel({n.RULE: rule.name}).values.astype(np.int32)
+    write_positive(cohort, run, active, rule=rule.name)
+    return result
+
+
+def _apply(cohort: Cohort, run: str, tiles: xr.Dataset, rule: PositivityRule) -> xr.Dataset:
+    if not isinstance(rule, DetectedRule):
+        return apply_rule(cohort.cells(run), tiles, rule=rule).drop_vars(n.CHANNEL, errors="ignore")
+    nuclei = cohort.run(rule.nuclei_run, lazy=False)
+    both = np.flatnonzero((tiles[n.STATE].values == n.DONE) & (nuclei[n.STATE].values == n.DONE))
+    masks, centres = (
+        cohort.run(name)[n.MASK].isel({n.TILE: both}).reset_coords(drop=True)
+        for name in (run, rule.nuclei_run)
+    )
+    return apply_detected(masks, centres, tiles[n.N_CELLS].reset_coords(drop=True), rule=rule)
+
+
+def _stored_rules(cohort: Cohort, run: str) -> list[PositivityRule]:
+    if not cohort.has(f"{n.POSITIVITY}/{run}"):
+        return []
+    adapter: TypeAdapter[PositivityRule] = TypeAdapter(PositivityRule)
+    stored = [adapter.validate_python(values) for values in cohort.positivity(run).attrs["rules"]]
+    return [rule for rule in stored if isinstance(rule, FixedRule)]
+
+
+def _in_order(rules: Sequence[PositivityRule]) -> list[PositivityRule]:
+    """Each rule once, the last of a name winning."""
+    return list({rule.name: rule for rule in rules}.values())
