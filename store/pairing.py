@@ -100,9 +100,9 @@ def without_strays(tiles: Sequence[TileFiles]) -> tuple[list[TileFiles], list[Le
         return list(tiles), []
     expected = f"wrong shape: expected within a factor of {SIZE_FACTOR} of {usual[0]} x {usual[1]}"
     return kept, [
-        LeftOut(str(t.planes[0]), t.donor, t.marker, f"{expected}, found {t.height} x {t.width}", t.tile)
-        for t in tiles
-        if t.tile in strays
+        tile_left_out(tile, tile.planes[0], f"{expected}, found {tile.height} x {tile.width}")
+        for tile in tiles
+        if tile.tile in strays
     ]
 
 
@@ -116,6 +116,11 @@ def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
     parts = re.findall(r"[0-9]+|[^0-9]+", text)
     numbered = tuple((0, int(part), "") if part[0] in "0123456789" else (1, 0, part) for part in parts)
     return (*numbered, (-1, 0, text))
+
+
+def tile_left_out(tile: TileFiles, file: PlaneFile, reason: str) -> LeftOut:
+    """`tile` as one that cannot be used because of `file`."""
+    return LeftOut(str(file), tile.donor, tile.marker, reason, tile.tile)
 
 
 def _with_one_dtype(planes: Sequence[FoundPlane], dtype: str | None) -> list[FoundPlane]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import BinaryIO, TypeAlias, cast
@@ -42,6 +43,24 @@ def open_place(place: Place) -> BinaryIO:
     if is_url(place):
         return cast(BinaryIO, fsspec.open(str(place), "rb").open())
     return Path(place).open("rb")
+
+
+def place_sha256(place: Place) -> str:
+    """SHA-256 of the bytes at `place`; raises OSError where they cannot be read."""
+    with open_place(place) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+
+
+def changed_at(place: Place) -> float:
+    """When the bytes at `place` were last written or put in place, in seconds since 1970.
+
+    Locally the later of modification and status change, so that copying with preserved dates cannot hide it.
+    """
+    if is_url(place):
+        filesystem, path = fsspec.core.url_to_fs(str(place))
+        return float(filesystem.modified(path).timestamp())
+    status = Path(place).stat()
+    return max(status.st_mtime, status.st_ctime)
 
 
 def is_url(place: Place) -> bool:

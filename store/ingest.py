@@ -1,0 +1,234 @@
+"""From a folder of tiles to the store: read, compress and append in order, with memory for a few tiles."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import numpy as np
+import zarr
+
+from fintune_xr import names as n
+from fintune_xr.errors import FintuneValueError, TileReadError
+from fintune_xr.overlap import ahead
+from fintune_xr.provenance import provenance
+from fintune_xr.store import growing, shards
+from fintune_xr.store.cohort import Cohort, create_cohort, open_cohort
+from fintune_xr.store.location import Location
+from fintune_xr.store.tables import remove_group
+
+from .layouts import Layout
+from .locks import writing_tiles
+from .pairing import LeftOut, TileFiles, one_family, tile_left_out
+from .quarantine import replace_quarantine
+from .readers import read_plane_with_digest
+from .recheck import changed, note_checked, stored_digests, suspects, update_attr
+from .scan import Progress, Scan, check_sizes
+from .sources import Place, is_url, place_in
+
+INGESTS: Final = "ingests"
+
+Labelled: TypeAlias = tuple[growing.Labels, shards.Encoded]
+
+
+@dataclass(frozen=True, slots=True)
+class IngestReport:
+    """What an ingest did: tiles added, tiles that were there before, and what was left out and why."""
+
+    n_added: int
+    n_present: int
+    left_out: tuple[LeftOut, ...]
+
+
+def open_or_create(where: Place, found: Scan, *, kind: str = "if", title: str = "") -> Cohort:
+    """The cohort at `where`, made for the tiles of `found` where there is none yet.
+
+    Raises FintuneValueError where no tile was found to make it for, or the sizes differ too much.
+    """
+    location = Location.of(where)
+    if location.exists():
+        if not _is_stillborn(location):
+            return open_cohort(location)
+        _clear(location)
+    if not found.tiles:
+        raise FintuneValueError(
+            f"no complete tile under {found.source}, {len(found.left_out)} left out; so no store was made. "
+            "See `--dry-run` for the reasons."
+        )
+    check_sizes(found)
+    return create_cohort(
+        where,
+        kind=kind,
+        channels=list(found.layout.channels.values()),
+        tile_shape=(max(tile.height for tile in found.tiles), max(tile.width for tile in found.tiles)),
+        dtype=found.dtype,
+        title=title,
+    )
+
+
+def ingest_tiles(
+    cohort: Cohort,
+    found: Scan,
+    *,
+    workers: int | None = None,
+    verify: bool = False,
+    progress: Progress | None = None,
+) -> IngestReport:
+    """Appends the tiles of `found` that the store lacks, in their order; what cannot be used is quarantined.
+
+    `workers` threads read and compress, by default one per processor. Stored tiles are skipped; their files
+    are read again only where they may have changed, or all with `verify`. A changed file is quarantined and
+    the stored tile stays as it is. Killed anywhere, it continues when called again.
+
+    Raises FintuneValueError where the layout's channels are not the store's, RunBusyError where another
+    process adds tiles, StoreWriteError where the store cannot be written.
+    """
+    workers = workers or len(os.sched_getaffinity(0))
+    with writing_tiles(cohort.location):
+        _check_channels(cohort, found.layout)
+        cohort.location.sweep(n.IMAGES)
+        root, began = _root(found.source), time.time()
+        stored = stored_digests(cohort.images_group())
+        present = [tile for tile in found.tiles if tile.tile in stored]
+        fresh, unfit = _fitting(cohort, [tile for tile in found.tiles if tile.tile not in stored])
+        doubtful = present if verify else list(suspects(cohort, found.source, present, stored, root))
+        left_out = [*found.left_out, *unfit, *changed(found.source, doubtful, stored, workers)]
+        # Before the first tile is read: what is found changed must not be forgotten if this run is killed.
+        replace_quarantine(cohort, left_out, root=root, layout=found.layout)
+        note_checked(cohort, root, began)
+        n_added = _append(cohort, found.source, fresh, left_out, workers, progress)
+        replace_quarantine(cohort, left_out, root=root, layout=found.layout)
+        if n_added:
+            _note_ingest(cohort, found, root, n_added)
+    return IngestReport(n_added, len(present), tuple(left_out))
+
+
+def stored_channels(cohort: Cohort) -> list[str]:
+    """Names of the channels in stored order; readable after a kill, when xarray refuses the images."""
+    group = cohort.images_group()
+    column = zarr.open_array(group.location.zarr(), path=f"{group.path}/{n.CHANNEL}", mode="r")
+    return [str(name) for name in np.asarray(column[:])]
+
+
+def _is_stillborn(location: Location) -> bool:
+    """Whether the store was killed while it was made, before it could hold any tile."""
+    array = f"{n.IMAGES}/{n.IMAGE}"
+    if location.size(f"{n.QUARANTINE}/zarr.json") is not None:
+        return False
+    if location.size(f"{array}/zarr.json") is None:
+        return True
+    return int(zarr.open_array(location.zarr(), path=array, mode="r").shape[0]) == 0
+
+
+def _clear(location: Location) -> None:
+    for path in (n.IMAGES, n.QUARANTINE):
+        remove_group(location, path)
+    location.remove("zarr.json")
+    if location.is_local:
+        (location.path / "zarr.json").unlink(missing_ok=True)
+
+
+def _check_channels(cohort: Cohort, layout: Layout) -> None:
+    stored, asked = stored_channels(cohort), list(layout.channels.values())
+    if stored != asked:
+        raise FintuneValueError(
+            f"{cohort.url} has the channels {stored}, layout {layout.name!r} gives {asked}. "
+            "Name the channels as in the store, or ingest into another store."
+        )
+
+
+def _fitting(cohort: Cohort, tiles: Sequence[TileFiles]) -> tuple[list[TileFiles], list[LeftOut]]:
+    """Tiles that the store's array was made for, and the others."""
+    array = cohort.images_group().array
+    faults = [_misfit(tile, array.shape[-2:], array.dtype.name) for tile in tiles]
+    kept = [tile for tile, fault in zip(tiles, faults, strict=True) if not fault]
+    unfit = [
+        tile_left_out(tile, tile.planes[0], fault) for tile, fault in zip(tiles, faults, strict=True) if fault
+    ]
+    return kept, unfit
+
+
+def _misfit(tile: TileFiles, shape: tuple[int, ...], dtype: str) -> str:
+    height, width = shape
+    if tile.dtype != dtype:
+        return f"wrong dtype: expected {dtype} as in the store, found {tile.dtype}"
+    fits = tile.height <= height and tile.width <= width
+    if fits and one_family([(height, width), (tile.height, tile.width)]):
+        return ""
+    return (
+        f"wrong shape: expected at most {height} x {width}, which the store was made for, and at least half "
+        f"of that, found {tile.height} x {tile.width}; ingest tiles of this size into a store of their own"
+    )
+
+
+def _append(
+    cohort: Cohort,
+    source: str,
+    fresh: Sequence[TileFiles],
+    left_out: list[LeftOut],
+    workers: int,
+    progress: Progress | None,
+) -> int:
+    target = cohort.images_group()
+    before = target.n_tiles
+    with ThreadPoolExecutor(workers) as pool:
+        read = partial(_read_tile, source, target.grid)
+        results = ahead(pool, read, fresh, depth=2 * workers)
+        for _ in growing.append(target, _good(results, left_out, len(fresh), progress)):
+            pass
+    return target.n_tiles - before
+
+
+def _good(
+    results: Iterable[Labelled | LeftOut], left_out: list[LeftOut], total: int, progress: Progress | None
+) -> Iterator[Labelled]:
+    for done, result in enumerate(results, start=1):
+        if isinstance(result, LeftOut):
+            left_out.append(result)
+        else:
+            yield result
+        if progress is not None:
+            progress(done, total)
+
+
+def _read_tile(source: str, grid: shards.ShardGrid, tile: TileFiles) -> Labelled | LeftOut:
+    pixels = np.zeros(grid.shard[1:], grid.dtype)
+    digests = []
+    for channel, file in enumerate(tile.planes):
+        try:
+            plane, digest = read_plane_with_digest(place_in(source, file.path), page=file.page)
+        except TileReadError as error:
+            return tile_left_out(tile, file, error.reason)
+        expected, found = (tile.height, tile.width, tile.dtype), (*plane.shape, plane.dtype.name)
+        if found != expected:
+            return tile_left_out(tile, file, f"changed while it was read: expected {expected}, found {found}")
+        pixels[channel, : tile.height, : tile.width] = plane
+        digests.append(digest)
+    return _labels(tile, digests), shards.encode_tile(pixels, grid)
+
+
+def _labels(tile: TileFiles, digests: Sequence[str]) -> growing.Labels:
+    return {
+        n.TILE: tile.tile, n.DONOR: tile.donor, n.MARKER: tile.marker, n.SPLIT: "",
+        n.HEIGHT: tile.height, n.WIDTH: tile.width,
+        n.SOURCE: [str(file) for file in tile.planes], n.SHA256: list(digests),
+    }  # fmt: skip
+
+
+def _root(source: str) -> str:
+    return source if is_url(source) else str(Path(source).resolve())
+
+
+def _note_ingest(cohort: Cohort, found: Scan, root: str, n_added: int) -> None:
+    layout = found.layout
+    facts = provenance(
+        source=root, layout=layout.name, patterns=list(layout.patterns), channels=dict(layout.channels),
+        n_added=n_added,
+    )  # fmt: skip
+    update_attr(cohort, INGESTS, lambda before: [*(before or []), facts])
