@@ -10,6 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from fintune_xr.analysis import kernels
+from fintune_xr.analysis.groups import of_donors
 from fintune_xr.datasets import ANALYSIS
 from fintune_xr.errors import unknown_name
 from fintune_xr.names import COVARIATE, DONOR, MARKER, OUTCOME, REASON, RHO, N, P, Q
@@ -35,11 +36,11 @@ def associate(
     Raises UnknownNameError if `family` names a dim that the result does not have.
     """
     donors = ratio[DONOR]
-    sides = [ratio, outcomes.reindex({DONOR: donors})]
+    sides = [ratio, of_donors(outcomes, donors)]
     core = [[DONOR], [DONOR]]
     block: Callable[..., tuple[NDArray[Any], ...]] = _spearman
     if covariates is not None:
-        sides.append(covariates.reindex({DONOR: donors}))
+        sides.append(of_donors(covariates, donors))
         core.append([DONOR, COVARIATE])
         block = _partial_spearman
     rho, p, n, reason = xr.apply_ufunc(

@@ -10,7 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from fintune_xr.analysis import kernels, kernels_resample
-from fintune_xr.analysis.groups import TileGroups, tile_groups, with_runs
+from fintune_xr.analysis.groups import TileGroups, of_donors, tile_groups, with_runs
 from fintune_xr.datasets import BOOTSTRAP
 from fintune_xr.errors import FintuneValueError, unknown_name
 from fintune_xr.names import (
@@ -65,7 +65,7 @@ def resample(
     index = _index(first, n_resamples)
     drawn = _drawn(index, draws)
     ratio = _ratio(index, n_positive, n_all, draws).where(drawn > 0)
-    rho, p = _rho(ratio, drawn, outcomes.reindex({DONOR: draws.groups.donors}))
+    rho, p = _rho(ratio, drawn, of_donors(outcomes, draws.groups.donors))
     parts = {RATIO_RESAMPLED: ratio, RHO_RESAMPLED: rho, P_RESAMPLED: p, N_DRAWN: drawn}
     named = {name: part.assign_attrs(BOOTSTRAP[name].attrs) for name, part in parts.items()}
     facts = {"scheme": scheme, "scheme_meaning": SCHEMES[scheme], "seed": seed}

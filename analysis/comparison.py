@@ -13,7 +13,7 @@ from fintune_xr.analysis.association import q_values
 from fintune_xr.errors import FintuneValueError, unknown_name
 from fintune_xr.names import MARKER, OUTCOME, P_RESAMPLED, RESAMPLE, RHO_RESAMPLED, RUN
 
-MEDIAN = "median"
+MIDDLE = "middle"
 LOW = "low"
 HIGH = "high"
 N_RESAMPLES = "n_resamples"
@@ -24,7 +24,7 @@ SHARE_HIGHER = "share_higher"
 DIFFERS = "differs"
 
 _MEANINGS = {
-    MEDIAN: "Median over the resamples.",
+    MIDDLE: "Median over the resamples.",
     LOW: "Lower end of the percentile interval.",
     HIGH: "Upper end of the percentile interval.",
     N_RESAMPLES: "Resamples in which the correlation exists.",
@@ -41,11 +41,11 @@ def summarise(
 ) -> xr.Dataset:
     """Interval, stability of sign, and share of significant resamples (run, marker, outcome) of rho.
 
-    Variables: median, low, high, n_resamples, sign_consistency, share_significant, share_discovered.
-    `resampled` comes from `bootstrap.resample`. The interval runs from the alpha/2 to the 1 - alpha/2
-    quantile of rho (2.5 to 97.5 % by default). share_significant counts p <= alpha, share_discovered q <=
-    alpha with p adjusted along `family` within each resample. Resamples without a rho are left out; all is
-    NaN where none has one.
+    Variables: middle (the median), low, high, n_resamples, sign_consistency, share_significant,
+    share_discovered. `resampled` comes from `bootstrap.resample`. The interval runs from the alpha/2 to the 1
+    - alpha/2 quantile of rho (2.5 to 97.5 % by default). share_significant counts p <= alpha,
+    share_discovered q <= alpha with p adjusted along `family` within each resample. Resamples without a rho
+    are left out; all is NaN where none has one.
 
     Raises FintuneValueError unless 0 < alpha < 1.
     """
@@ -62,9 +62,9 @@ def summarise(
 def compare_runs(resampled: xr.Dataset, *, baseline: str, other: str, alpha: float = 0.05) -> xr.Dataset:
     """Paired difference rho(other) - rho(baseline) (marker, outcome) with its interval.
 
-    Variables: median, low, high, n_resamples, share_higher, differs. The difference is taken within each
-    resample, in which both runs see the same tiles and donors; the interval is the percentile interval at
-    level 1 - alpha. Where no resample has both, all is NaN and `differs` is false.
+    Variables: middle (the median), low, high, n_resamples, share_higher, differs. The difference is taken
+    within each resample, in which both runs see the same tiles and donors; the interval is the percentile
+    interval at level 1 - alpha. Where no resample has both, all is NaN and `differs` is false.
 
     Raises UnknownNameError for a run that was not resampled, FintuneValueError unless 0 < alpha < 1.
     """
@@ -89,7 +89,7 @@ def _interval(values: xr.DataArray, alpha: float) -> dict[str, xr.DataArray]:
         input_core_dims=[[RESAMPLE]], output_core_dims=[[]] * 3, dask="parallelized",
         output_dtypes=[np.float64] * 3,
     )
-    return {MEDIAN: median, LOW: low, HIGH: high, N_RESAMPLES: values.notnull().sum(RESAMPLE)}
+    return {MIDDLE: median, LOW: low, HIGH: high, N_RESAMPLES: values.notnull().sum(RESAMPLE)}
 
 
 def _quantiles(values: NDArray[Any], *, levels: tuple[float, ...]) -> tuple[NDArray[np.float64], ...]:

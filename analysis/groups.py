@@ -47,7 +47,7 @@ class TileGroups:
 
 
 def tile_groups(tiles: xr.DataArray | xr.Dataset) -> TileGroups:
-    """Groups of the coordinates `donor` and `marker` that lie along `tile`.
+    """Groups of the coordinates `donor` and `marker` that lie along `tile`; they are indexed, so in memory.
 
     Raises FintuneValueError where one of them is missing.
     """
@@ -69,8 +69,16 @@ def with_runs(counts: xr.DataArray) -> xr.DataArray:
         name = str(counts.coords[RUN].item()) if RUN in counts.coords else UNNAMED_RUN
         counts = counts.drop_vars(RUN, errors="ignore").expand_dims({RUN: [name]})
     counts = counts.transpose(RUN, TILE)
-    # Eight bytes a tile and run: a million tiles fit one chunk easily.
-    return counts.chunk({RUN: -1, TILE: -1}) if counts.chunks is not None else counts
+    if counts.chunks is None:
+        return counts
+    # Eight bytes a tile and run: a million tiles fit one chunk easily. The coordinates stay in memory.
+    return counts.copy(data=counts.variable.chunk({RUN: -1, TILE: -1}).data)
+
+
+def of_donors(table: xr.DataArray, donors: xr.DataArray | NDArray[np.str_]) -> xr.DataArray:
+    """Rows of `table` (donor, ...) for exactly these donors, NaN where it has none, in one chunk along donor."""
+    rows = table.reindex({DONOR: donors})
+    return rows.chunk({DONOR: -1}) if rows.chunks is not None else rows
 
 
 def _codes(labels: xr.DataArray) -> tuple[NDArray[np.int64], NDArray[np.str_]]:

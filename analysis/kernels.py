@@ -93,7 +93,7 @@ def fdr_bh(p: NDArray[Any]) -> Floats:
     p = np.asarray(p, np.float64)
     order = np.argsort(p, axis=-1)
     ascending = np.take_along_axis(p, order, axis=-1)
-    size = np.sum(~np.isnan(p), axis=-1, keepdims=True)
+    size = np.maximum(np.sum(~np.isnan(p), axis=-1, keepdims=True), 1)
     scaled = np.where(np.isnan(ascending), np.inf, ascending) * size / np.arange(1, p.shape[-1] + 1)
     smallest = np.minimum.accumulate(scaled[..., ::-1], axis=-1)[..., ::-1]
     q = np.empty_like(p)

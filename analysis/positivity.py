@@ -51,7 +51,7 @@ def marker_signal(cells: xr.Dataset, tiles: xr.Dataset) -> xr.DataArray:
         _signal, cells[TILE_INDEX], _marker(cells, MEAN_INTENSITY), _background(tiles),
         input_core_dims=[[], [], [TILE]], dask="parallelized", output_dtypes=[np.float32],
     )
-    return signal.rename(None).assign_attrs(units="counts", long_name="Marker signal of the cell above background.")
+    return signal.rename(None).assign_attrs(units="counts", long_name="Marker signal above background.")
 
 
 def signal_histogram(cells: xr.Dataset, tiles: xr.Dataset) -> xr.DataArray:

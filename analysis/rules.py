@@ -72,7 +72,7 @@ PositivityRule = Annotated[
 
 
 def of_rule(parts: dict[str, xr.DataArray], rule: NamedRule) -> xr.Dataset:
-    """`parts` (tile) as the positivity dataset (rule, tile) of `rule`; its settings are a coordinate in JSON."""
+    """`parts` (tile) as the positivity dataset (rule, tile) of `rule`, with its settings in JSON."""
     named = {name: part.assign_attrs(POSITIVITY[name].attrs) for name, part in parts.items()}
     text = json.dumps(rule.as_dict(), sort_keys=True)
     coords = {RULE: np.array([rule.name]), SETTINGS: (RULE, np.array([text]))}
