@@ -111,18 +111,17 @@ def difference_figure(
     (over,) = (str(dim) for dim in difference.dims if dim != n.RUN)
     runs = _names(difference, n.RUN)
     reference = str(difference[n.REFERENCE].item()) if n.REFERENCE in difference.coords else ""
-    values = difference.transpose(n.RUN, over).values
-    ends = interval.transpose(n.RUN, over, n.QUANTILE).values
+    others = [run for run in runs if run != reference]
+    values = difference.sel({n.RUN: others}).transpose(n.RUN, over).values
+    ends = interval.sel({n.RUN: others}).transpose(n.RUN, over, n.QUANTILE).values
     with style():
-        figure = new_figure(6.4, 1.2 + len(labels) * (0.22 + 0.16 * len(runs)))
+        figure = new_figure(6.8, 1.2 + len(labels) * (0.2 + 0.14 * len(others)))
         axes = figure.subplots()
         axes.axvline(0.0, color=INK, linewidth=1.0)
-        for at, run in enumerate(runs):
-            if run == reference:
-                continue
+        for at, run in enumerate(others):
             kind = (colour_of(runs)[run], mark_of(runs)[run])
             for row in range(len(labels)):
-                place = row + 0.6 * _offsets(len(runs))[at]
+                place = row + 0.7 * _offsets(len(others))[at]
                 _estimate(axes, values[at, row], ends[at, row], place, kind)
         _name_rows(axes, labels)
         axes.invert_yaxis()

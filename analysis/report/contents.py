@@ -1,0 +1,159 @@
+"""What a report is made of: stored datasets going in, sections of tables and pictures coming out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import pandas as pd
+import xarray as xr
+from matplotlib.figure import Figure
+
+from fintune_xr import names as n
+from fintune_xr.analysis.report.numbers import Format, shown
+
+_HEADERS: Final = {
+    n.RATIO: "positive share",
+    n.N_POSITIVE: "positive cells",
+    n.N_ALL: "all cells",
+    n.N_TILES: "tiles",
+    n.N: "donors",
+    n.DIRECTION: "a higher value of the outcome",
+}
+_ON_ONE_LINE: Final = (n.RUN, n.MARKER, n.RULE, n.SPLIT, "comparison", "package", "fact", "model")
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """A study that varied a setting: `key` is budget, gate or sweep, `table` its stored numbers."""
+
+    key: str
+    text: str
+    table: pd.DataFrame
+    figure: Figure | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportContents:
+    """Everything a report may show. A part that is None appears as the command that would make it.
+
+    `images` has the coordinates of IMAGES along tile (its pixels are not read); `annotated_tiles` are the
+    ids of the tiles with an annotation; `quarantine` follows QUARANTINE. `examples` holds a few tiles:
+    image (tile, channel, y, x), mask (run, tile, y, x), annotated (tile, y, x), with the coordinates of
+    IMAGES. `scores` comes from `scores_by_donor_bootstrap` with dims run and threshold,
+    `scores_by_marker` has the dim marker as well; `baseline` is the run that others are compared to;
+    `published` is (model, metric). `analysis` follows ANALYSIS, `clinical` CLINICAL (for the direction of
+    outcomes), `bootstrap` BOOTSTRAP; `stability` and `comparisons` come from `comparison.summarise` and
+    `comparison.compare_runs`. `rho_if_lost` has low and high (run, marker, outcome): rho if every cell of
+    the quarantined tiles were negative, or positive. `positivity` follows POSITIVITY, by run, with
+    `marker` along tile; `ratio_by_rule` is (run, rule, donor, marker), `rho_by_rule` (run, rule, marker,
+    outcome), `active_rules` the rule of each run behind `analysis`. `provenance` holds the stored record
+    of each run.
+    """
+
+    title: str
+    subtitle: str = ""
+    images: xr.Dataset | None = None
+    annotated_tiles: tuple[str, ...] = ()
+    quarantine: xr.Dataset | None = None
+    examples: xr.Dataset | None = None
+    scores: xr.Dataset | None = None
+    scores_by_marker: xr.Dataset | None = None
+    baseline: str = ""
+    published: xr.DataArray | None = None
+    studies: tuple[Study, ...] = ()
+    analysis: xr.Dataset | None = None
+    clinical: xr.Dataset | None = None
+    bootstrap: xr.Dataset | None = None
+    stability: xr.Dataset | None = None
+    comparisons: tuple[xr.Dataset, ...] = ()
+    rho_if_lost: xr.Dataset | None = None
+    positivity: Mapping[str, xr.Dataset] = field(default_factory=dict)
+    ratio_by_rule: xr.DataArray | None = None
+    rho_by_rule: xr.DataArray | None = None
+    active_rules: Mapping[str, str] = field(default_factory=dict)
+    provenance: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table: `data` as it is stored and written to TSV, `formats` how its columns read on the page.
+
+    `page` replaces `data` on the page where both differ in shape. `code` names columns set in a fixed width,
+    `strong` is the rows, by position, that matter most.
+    """
+
+    key: str
+    caption: str
+    data: pd.DataFrame
+    formats: Mapping[str, Format] = field(default_factory=dict)
+    page: pd.DataFrame | None = None
+    code: tuple[str, ...] = ()
+    strong: frozenset[int] = frozenset()
+
+    kind = "table"
+
+    @property
+    def header(self) -> list[tuple[str, str]]:
+        """Heading and CSS class of every column."""
+        frame = self._frame
+        names = [str(name) for name in frame.columns]
+        return [(_HEADERS.get(name, name.replace("_", " ")), self._class(frame, name)) for name in names]
+
+    @property
+    def rows(self) -> list[list[tuple[str, str]]]:
+        """Text and CSS class of every cell."""
+        frame = self._frame
+        columns = [self._cells(frame, str(name)) for name in frame.columns]
+        return [list(row) for row in zip(*columns, strict=True)]
+
+    def _cells(self, frame: pd.DataFrame, name: str) -> list[tuple[str, str]]:
+        kind, format_ = self._class(frame, name), self.formats.get(name)
+        return [(shown(value, format_), kind) for value in frame[name]]
+
+    @property
+    def _frame(self) -> pd.DataFrame:
+        return self.data if self.page is None else self.page
+
+    def _class(self, frame: pd.DataFrame, name: str) -> str:
+        if name in self.code:
+            return "code"
+        if name in _ON_ONE_LINE:
+            return "name"
+        is_number = pd.api.types.is_numeric_dtype(frame[name]) and not pd.api.types.is_bool_dtype(frame[name])
+        return "number" if is_number or name in self.formats else "text"
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A figure as a data URI, with the text that stands for it where it cannot be seen."""
+
+    uri: str
+    alt: str
+    caption: str
+
+    kind = "picture"
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A paragraph; `tone` is plain, good, doubtful or bad."""
+
+    text: str
+    tone: str = "plain"
+
+    kind = "note"
+
+
+Part = Table | Picture | Note
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One section of the report; without parts it names the `command` that fills it."""
+
+    key: str
+    title: str
+    parts: tuple[Part, ...] = ()
+    command: str = ""

@@ -1,0 +1,77 @@
+"""One self-contained page, and the same tables as data frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import jinja2
+import pandas as pd
+
+from fintune_xr.analysis.report.association_sections import (
+    association_section,
+    bootstrap_section,
+    comparison_section,
+    findings,
+    ratio_section,
+)
+from fintune_xr.analysis.report.cohort_sections import (
+    cohort_section,
+    cohort_sentence,
+    examples_section,
+    provenance_section,
+    quarantine_section,
+)
+from fintune_xr.analysis.report.contents import Note, ReportContents, Section, Table
+from fintune_xr.analysis.report.positivity_section import positivity_section
+from fintune_xr.analysis.report.score_sections import segmentation_section, study_sections, verdicts
+
+_TEMPLATE: Final = "report.html.jinja"
+
+
+def render_report(contents: ReportContents) -> str:
+    """A complete HTML page that needs no network and no other file.
+
+    Every text is escaped; figures are embedded; sections without data name the command that fills them.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    template = environment.get_template(_TEMPLATE)
+    sections = report_sections(contents)
+    return template.render(title=contents.title, subtitle=contents.subtitle, sections=sections)
+
+
+def report_tables(contents: ReportContents) -> dict[str, pd.DataFrame]:
+    """Every table of the report by its key, unrounded, ready to be written as TSV."""
+    parts = (part for section in _data_sections(contents) for part in section.parts)
+    return {part.key: part.data for part in parts if isinstance(part, Table)}
+
+
+def report_sections(contents: ReportContents) -> list[Section]:
+    """The sections in reading order: first what was found, then what it rests on."""
+    summary = [*verdicts(contents), *findings(contents)]
+    if not summary:
+        summary = [Note("Nothing has been measured yet. The sections below name the commands that do it.")]
+    if contents.images is not None:
+        summary.insert(0, Note(cohort_sentence(contents.images, contents.annotated_tiles)))
+    return [Section("summary", "Summary", tuple(summary)), *_data_sections(contents)]
+
+
+def _data_sections(contents: ReportContents) -> Iterator[Section]:
+    yield cohort_section(contents)
+    yield quarantine_section(contents)
+    yield examples_section(contents)
+    yield segmentation_section(contents)
+    yield from study_sections(contents)
+    yield positivity_section(contents)
+    yield ratio_section(contents)
+    yield association_section(contents)
+    yield bootstrap_section(contents)
+    yield comparison_section(contents)
+    yield provenance_section(contents)

@@ -1,0 +1,207 @@
+"""Sections about segmentation: scores of the runs, whether fine-tuning helped, studies of its settings."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from fintune_xr import names as n
+from fintune_xr.analysis.figure_style import data_uri
+from fintune_xr.analysis.figures import difference_figure, score_bars_figure, threshold_figure
+from fintune_xr.analysis.report.contents import Note, Part, Picture, ReportContents, Section, Table
+from fintune_xr.analysis.report.numbers import decimals, with_interval
+from fintune_xr.metrics.instance import score_name
+
+EVALUATE: Final = "fintune-xr evaluate STORE --run RUN --split test"
+IOU: Final = 0.5
+
+AP50: Final = score_name(n.AVERAGE_PRECISION, n.IMAGE_MEAN)
+SHOWN_SCORES: Final = {
+    AP50: "AP50, image mean",
+    score_name(n.AVERAGE_PRECISION, n.POOLED): "AP50, pooled",
+    score_name(n.MEAN_AVERAGE_PRECISION, n.IMAGE_MEAN): "AP50:95, image mean",
+    score_name(n.PRECISION, n.POOLED): "Precision, pooled",
+    score_name(n.RECALL, n.POOLED): "Recall, pooled",
+    score_name(n.F1, n.POOLED): "F1, pooled",
+}
+STUDIES: Final = {
+    "budget": ("Label budget", "fintune-xr budget STORE"),
+    "gate": ("Post-processing", "fintune-xr gate STORE --run RUN"),
+    "sweep": ("SAM sweep", "fintune-xr sweep STORE"),
+}
+
+
+def segmentation_section(contents: ReportContents) -> Section:
+    """Scores per run, overall and per marker, with intervals, differences to the baseline and a verdict."""
+    scores = contents.scores
+    if scores is None:
+        return Section("segmentation", "Segmentation", command=EVALUATE)
+    overall = scores.sel({n.THRESHOLD: IOU})
+    parts: list[Part] = [*verdicts(contents), _scores_table("scores", _scores_caption(scores), overall)]
+    parts += _difference_parts(contents, overall)
+    parts.append(_bars(overall))
+    curve = threshold_figure(scores[AP50], _interval(scores, AP50))
+    alt = "Average precision of each run against the required overlap"
+    parts.append(Picture(data_uri(curve, "svg"), alt, "Average precision (mean over images) by IoU."))
+    if contents.scores_by_marker is not None:
+        by_marker = contents.scores_by_marker.sel({n.THRESHOLD: IOU})
+        parts.append(_scores_table("scores_by_marker", "The same scores for each marker", by_marker))
+    if contents.published is not None:
+        caption = "The original study, on its own data: AP50 is an image mean, the others are pooled"
+        frame = contents.published.to_pandas().rename_axis("model").reset_index()
+        parts.append(Table("published", caption, frame))
+    return Section("segmentation", "Segmentation", tuple(parts))
+
+
+def study_sections(contents: ReportContents) -> list[Section]:
+    """A section for each study, done or not."""
+    done = {study.key: study for study in contents.studies}
+    sections = []
+    for key, (title, command) in STUDIES.items():
+        if key not in done:
+            sections.append(Section(key, title, command=command))
+            continue
+        study = done[key]
+        parts: list[Part] = [Note(study.text)]
+        if study.figure is not None:
+            uri = data_uri(study.figure, "svg")
+            parts.append(Picture(uri, f"{title}: scores by setting", f"{title}: scores by setting."))
+        parts.append(Table(key, f"{title}: all fits", study.table))
+        sections.append(Section(key, title, tuple(parts)))
+    return sections
+
+
+def verdicts(contents: ReportContents) -> list[Note]:
+    """Whether each run is better than the baseline, by AP50 and the interval of its paired difference."""
+    if contents.scores is None or not _has_differences(contents):
+        return []
+    versus = contents.scores.sel({n.THRESHOLD: IOU, n.REFERENCE: contents.baseline})
+    level = _level(contents.scores)
+    return [
+        _verdict(run, versus.sel({n.RUN: run}), contents.baseline, level)
+        for run in map(str, versus[n.RUN].values)
+        if run != contents.baseline
+    ]
+
+
+def _has_differences(contents: ReportContents) -> bool:
+    scores = contents.scores
+    return scores is not None and bool(contents.baseline) and f"{AP50}_{n.DIFFERENCE}" in scores
+
+
+def _verdict(run: str, scores: xr.Dataset, baseline: str, level: str) -> Note:
+    gain = float(scores[f"{AP50}_{n.DIFFERENCE}"])
+    low, high = _ends(scores, f"{AP50}_{n.DIFFERENCE}")
+    if math.isnan(low) or math.isnan(high):
+        text = f"AP50 {decimals(2, signed=True)(gain)} against {baseline}, without an interval"
+        return Note(f"Did it help? Not known for {run}: {text}. It takes two annotated donors.", "doubtful")
+    number = with_interval(gain, low, high, signed=True)
+    change = f"AP50 {number} against {baseline} ({level} interval over donors)"
+    if low > 0:
+        return Note(f"Did it help? Yes: {run} segments better than {baseline}. {change}.", "good")
+    if high < 0:
+        return Note(f"Did it help? No: {run} segments worse than {baseline}. {change}.", "bad")
+    return Note(f"Did it help? Not shown: for {run} the interval contains zero. {change}.", "doubtful")
+
+
+def _ends(scores: xr.Dataset, name: str) -> tuple[float, float]:
+    """Ends of the stored interval of a score; NaN where a single donor gave none."""
+    if f"{name}_{n.INTERVAL}" not in scores:
+        return float("nan"), float("nan")
+    low, high = scores[f"{name}_{n.INTERVAL}"].values[[0, -1]]
+    return float(low), float(high)
+
+
+def _interval(scores: xr.Dataset, name: str) -> xr.DataArray:
+    """The stored interval of a score, NaN where there is none."""
+    if f"{name}_{n.INTERVAL}" in scores:
+        return scores[f"{name}_{n.INTERVAL}"]
+    return xr.full_like(scores[name], np.nan, dtype=float).expand_dims({n.QUANTILE: 2}, axis=-1)
+
+
+def _level(scores: xr.Dataset) -> str:
+    if n.QUANTILE not in scores.coords:
+        return "missing"
+    low, high = scores[n.QUANTILE].values[[0, -1]]
+    return f"{100 * (high - low):.0f}\u202f%"
+
+
+def _scores_caption(scores: xr.Dataset) -> str:
+    return (
+        f"Scores at IoU {IOU}; in brackets the {_level(scores)} interval of a bootstrap over donors. An "
+        "image mean averages the scores of single images, a pooled score is that of all cells together"
+    )
+
+
+def _scores_table(key: str, caption: str, scores: xr.Dataset) -> Table:
+    dims = [dim for dim in (n.MARKER, n.RUN) if dim in scores.dims]
+    present = {name: label for name, label in SHOWN_SCORES.items() if name in scores}
+    data, page = [], []
+    for labels, at in _positions(scores, dims):
+        one = scores.isel(at)
+        raw: dict[str, object] = dict(labels)
+        text: dict[str, object] = dict(labels)
+        for name, label in present.items():
+            value, (low, high) = float(one[name]), _ends(one, name)
+            raw |= {name: value, f"{name}_low": low, f"{name}_high": high}
+            text[label] = with_interval(value, low, high).replace(" [", "\n[")
+        text["images"] = raw["images"] = int(one[f"{n.AVERAGE_PRECISION}_{n.N_IMAGES}"])
+        data.append(raw)
+        page.append(text)
+    formats = dict.fromkeys(present.values(), str)
+    return Table(key, caption, pd.DataFrame(data), formats, page=pd.DataFrame(page))
+
+
+def _positions(scores: xr.Dataset, dims: list[str]) -> list[tuple[dict[str, str], dict[str, int]]]:
+    """Labels and positions of every combination along `dims`."""
+    found = []
+    for place in np.ndindex(*(scores.sizes[dim] for dim in dims)):
+        at = dict(zip(dims, map(int, place), strict=True))
+        found.append(({dim: str(scores[dim].values[at[dim]]) for dim in dims}, at))
+    return found
+
+
+def _difference_parts(contents: ReportContents, overall: xr.Dataset) -> list[Part]:
+    if not _has_differences(contents):
+        return []
+    versus = overall.sel({n.REFERENCE: contents.baseline})
+    names = [name for name in SHOWN_SCORES if f"{name}_{n.DIFFERENCE}" in versus]
+    labels = [SHOWN_SCORES[name] for name in names]
+    difference = xr.concat([versus[f"{name}_{n.DIFFERENCE}"] for name in names], n.ITEM)
+    interval = xr.concat([_interval(versus, f"{name}_{n.DIFFERENCE}") for name in names], n.ITEM)
+    figure = difference_figure(difference, interval, labels=labels, unit=f"difference to {contents.baseline}")
+    caption = f"Differences to {contents.baseline} on the same resamples of donors; a line is the interval."
+    return [
+        _difference_table(versus, names, contents.baseline),
+        Picture(data_uri(figure, "svg"), f"Differences of scores to {contents.baseline}", caption),
+    ]
+
+
+def _difference_table(versus: xr.Dataset, names: list[str], baseline: str) -> Table:
+    rows, page = [], []
+    for run in (str(run) for run in versus[n.RUN].values if str(run) != baseline):
+        one = versus.sel({n.RUN: run})
+        text = {n.RUN: run}
+        for name in names:
+            value = float(one[f"{name}_{n.DIFFERENCE}"])
+            low, high = _ends(one, f"{name}_{n.DIFFERENCE}")
+            rows.append({n.RUN: run, "score": name, "difference": value, "low": low, "high": high})
+            text[SHOWN_SCORES[name]] = with_interval(value, low, high, signed=True).replace(" [", "\n[")
+        page.append(text)
+    formats = dict.fromkeys([SHOWN_SCORES[name] for name in names], str)
+    caption = f"Difference to {baseline}, paired: both runs on the same tiles and resamples"
+    return Table("differences", caption, pd.DataFrame(rows), formats, page=pd.DataFrame(page))
+
+
+def _bars(overall: xr.Dataset) -> Picture:
+    names = [name for name in SHOWN_SCORES if name in overall]
+    scores = xr.concat([overall[name] for name in names], n.ITEM)
+    interval = xr.concat([_interval(overall, name) for name in names], n.ITEM)
+    labels = [SHOWN_SCORES[name].replace(", ", "\n") for name in names]
+    figure = score_bars_figure(scores, interval, labels=labels)
+    caption = "Scores of each run with their intervals."
+    return Picture(data_uri(figure, "svg"), "Scores of each run as bars", caption)
