@@ -65,6 +65,8 @@ def q_values(p: xr.DataArray, *, family: Sequence[str]) -> xr.DataArray:
     for dim in family:
         if dim not in p.dims:
             raise unknown_name("dim for the family of tests", dim, map(str, p.dims))
+    if p.chunks is not None:
+        p = p.chunk(dict.fromkeys(family, -1))  # a family is a few hundred numbers
     q: xr.DataArray = xr.apply_ufunc(
         _q_block, p, kwargs={"n_dims": len(family)}, input_core_dims=[list(family)],
         output_core_dims=[list(family)], dask="parallelized", output_dtypes=[np.float64],

@@ -50,7 +50,7 @@ def summarise(
     Raises FintuneValueError unless 0 < alpha < 1.
     """
     rho, p = resampled[RHO_RESAMPLED], resampled[P_RESAMPLED]
-    q = q_values(_in_one_chunk(p, family), family=family)
+    q = q_values(p, family=family)
     parts = _interval(rho, alpha) | {
         SIGN_CONSISTENCY: xr.ufuncs.maximum(_share(rho > 0, rho), _share(rho < 0, rho)),
         SHARE_SIGNIFICANT: _share(p <= alpha, p),
@@ -85,7 +85,7 @@ def _interval(values: xr.DataArray, alpha: float) -> dict[str, xr.DataArray]:
         raise FintuneValueError(f"expected alpha between 0 and 1, got {alpha}; 0.05 gives a 95 % interval")
     levels = (alpha / 2, 0.5, 1 - alpha / 2)
     low, median, high = xr.apply_ufunc(
-        _quantiles, _in_one_chunk(values, [RESAMPLE]), kwargs={"levels": levels},
+        _quantiles, _in_one_chunk(values), kwargs={"levels": levels},
         input_core_dims=[[RESAMPLE]], output_core_dims=[[]] * 3, dask="parallelized",
         output_dtypes=[np.float64] * 3,
     )
@@ -103,9 +103,9 @@ def _share(hit: xr.DataArray, values: xr.DataArray) -> xr.DataArray:
     return hit.where(values.notnull()).mean(RESAMPLE)
 
 
-def _in_one_chunk(values: xr.DataArray, dims: Sequence[str]) -> xr.DataArray:
+def _in_one_chunk(values: xr.DataArray) -> xr.DataArray:
     # One number per resample and pair: 10,000 resamples of 80 pairs are 6 MB.
-    return values.chunk(dict.fromkeys(dims, -1)) if values.chunks is not None else values
+    return values.chunk({RESAMPLE: -1}) if values.chunks is not None else values
 
 
 def _described(parts: dict[str, xr.DataArray]) -> xr.Dataset:

@@ -94,7 +94,7 @@ def fdr_bh(p: NDArray[Any]) -> Floats:
     order = np.argsort(p, axis=-1)
     ascending = np.take_along_axis(p, order, axis=-1)
     size = np.maximum(np.sum(~np.isnan(p), axis=-1, keepdims=True), 1)
-    scaled = np.where(np.isnan(ascending), np.inf, ascending) * size / np.arange(1, p.shape[-1] + 1)
+    scaled = np.where(np.isnan(ascending), np.inf, ascending) * (size / np.arange(1, p.shape[-1] + 1))
     smallest = np.minimum.accumulate(scaled[..., ::-1], axis=-1)[..., ::-1]
     q = np.empty_like(p)
     np.put_along_axis(q, order, np.minimum(smallest, 1.0), axis=-1)
