@@ -89,7 +89,7 @@ def _draws(tiles: xr.DataArray, scheme: str, seed: int) -> _Draws:
             "A draw is addressed by the tile's name, so that it does not depend on the order of the tiles."
         )
     groups = tile_groups(tiles)
-    order = np.lexsort([np.asarray(tiles.coords[TILE].to_numpy(), dtype=str), groups.group_of_tile])
+    order = np.lexsort([np.array(tiles.coords[TILE].to_numpy().tolist(), dtype=str), groups.group_of_tile])
     key = int(stream(seed, "bootstrap", scheme).integers(0, 2**64, dtype=np.uint64))
     return _Draws(scheme, groups, order, key)
 

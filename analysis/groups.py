@@ -82,5 +82,5 @@ def of_donors(table: xr.DataArray, donors: xr.DataArray | NDArray[np.str_]) -> x
 
 
 def _codes(labels: xr.DataArray) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
-    codes, names = pd.factorize(np.asarray(labels.to_numpy(), dtype=str), sort=True)
+    codes, names = pd.factorize(np.array(labels.to_numpy().tolist(), dtype=str), sort=True)
     return codes.astype(np.int64), np.asarray(names, dtype=str)

@@ -18,7 +18,7 @@ from fintune_xr.errors import FintuneValueError
 from fintune_xr.pipelines.counts import active_rule, inputs_digest, quarantined_tiles, tile_counts
 from fintune_xr.provenance import file_sha256, provenance
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.text import text_array
+from fintune_xr.text import text_array, texts
 
 CLINICAL = "clinical"
 RATIO_BY_RULE = "ratio_by_rule"
@@ -65,7 +65,7 @@ def associate(
             _bounds(cohort, names, ratio, facts),
             _by_rule(cohort, names, facts),
         ],
-        combine_attrs="drop_conflicts",
+        combine_attrs="drop_conflicts", compat="no_conflicts", join="outer",
     ).compute()
     result = found.assign_attrs(
         inputs_sha256=inputs_digest(counts, facts[n.OUTCOME_VALUE]),
@@ -99,15 +99,15 @@ def _by_rule(cohort: Cohort, names: Sequence[str], facts: xr.Dataset) -> xr.Data
     """Ratio (run, rule, donor, marker) and rho (run, rule, marker, outcome) under each rule that was applied."""
     images = cohort.images(lazy=False)
     labels = {c: (n.TILE, images[c].values) for c in (n.DONOR, n.MARKER)}
+    judged = {name: cohort.positivity(name).assign_coords(labels) for name in names}
+    rules = sorted({rule for counts in judged.values() for rule in texts(counts[n.RULE])})
     ratios = []
-    for name in names:
-        judged = cohort.positivity(name).assign_coords(labels)
-        rules = [judged.sel({n.RULE: rule}, drop=True) for rule in judged[n.RULE].values]
-        each = [marker_ratio(r[n.N_POSITIVE], r[n.N_ALL])[n.RATIO] for r in rules]
-        ratios.append(
-            xr.concat(each, n.RULE).assign_coords({n.RULE: text_array(judged[n.RULE]), n.RUN: name})
-        )
-    ratio = xr.concat(ratios, n.RUN, join="outer")
+    for rule in rules:
+        having = [name for name in names if rule in texts(judged[name][n.RULE])]
+        counts = [judged[name].sel({n.RULE: rule}, drop=True)[[n.N_POSITIVE, n.N_ALL]] for name in having]
+        joined = xr.concat(counts, n.RUN, join="exact").assign_coords({n.RUN: having})
+        ratios.append(marker_ratio(joined[n.N_POSITIVE], joined[n.N_ALL])[n.RATIO])
+    ratio = xr.concat(ratios, n.RULE, join="outer").assign_coords({n.RULE: rules})
     return xr.Dataset(
         {
             RATIO_BY_RULE: ratio,

@@ -17,7 +17,7 @@ from fintune_xr.cluster.session import session
 from fintune_xr.datasets import SCHEMA_VERSION
 from fintune_xr.models.checkpoints import Checkpoint, resolve_checkpoint
 from fintune_xr.models.devices import resolve_device
-from fintune_xr.models.registry import model_settings
+from fintune_xr.models.settings import model_settings
 from fintune_xr.pipelines.infer_block import BlockContext, infer_block
 from fintune_xr.pipelines.positivity import apply_positivity, parse_rule
 from fintune_xr.pipelines.progress import progress, say

@@ -11,7 +11,8 @@ from pydantic import TypeAdapter
 
 from fintune_xr import datasets
 from fintune_xr import names as n
-from fintune_xr.analysis.positivity import apply_detected, apply_rule
+from fintune_xr.analysis.detected import apply_detected
+from fintune_xr.analysis.positivity import apply_rule
 from fintune_xr.analysis.rules import (
     DetectedRule,
     FixedRule,

@@ -165,13 +165,24 @@ def _write(location: Location, path: str, dataset: xr.Dataset, schema: DatasetSc
     if schema is not None:
         attrs |= {"schema": schema.name, "schema_version": schema.version}
     store = location.zarr(read_only=False)
-    described = dataset.assign_attrs(attrs)
+    described = _with_variable_text(dataset.assign_attrs(attrs))
     encoding = {str(name): _encoding(array) for name, array in described.variables.items()}
     described.drop_encoding().to_zarr(
         store, group=path, mode="w", consolidated=False, encoding=encoding, zarr_format=3,
         write_empty_chunks=True,
     )  # fmt: skip
     open_writable(location, path).attrs[COMPLETE] = True
+
+
+def _with_variable_text(dataset: xr.Dataset) -> xr.Dataset:
+    """Fixed-width text has no settled form in Zarr v3; stored text is always of variable length."""
+    fixed = [name for name, array in dataset.variables.items() if array.dtype.kind in "UO"]
+    variable = {
+        name: xr.Variable(dataset[name].dims, dataset[name].values.astype(np.dtypes.StringDType()), dataset[name].attrs)
+        for name in fixed
+    }
+    coords = {name: array for name, array in variable.items() if name in dataset.coords}
+    return dataset.assign({k: v for k, v in variable.items() if k not in coords}).assign_coords(coords)
 
 
 def _encoding(array: xr.Variable) -> dict[str, Any]:
