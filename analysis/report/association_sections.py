@@ -103,8 +103,9 @@ def _lost_parts(analysis: xr.Dataset, bounds: xr.Dataset | None) -> list[Part]:
 
 
 def _page(table: pd.DataFrame) -> pd.DataFrame:
-    """`table` without the reason where every association has a value."""
-    return table if table[n.REASON].any() else table.drop(columns=n.REASON)
+    """`table` with one remark: the direction of the outcome, or why there is no rho."""
+    remark = table[n.REASON].where(table[n.RHO].isna() & (table[n.REASON] != ""), table[n.DIRECTION])
+    return table.drop(columns=[n.DIRECTION, n.REASON]).assign(remark=remark)
 
 
 def findings(contents: ReportContents) -> list[Note]:

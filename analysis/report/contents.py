@@ -19,9 +19,8 @@ _HEADERS: Final = {
     n.N_ALL: "all cells",
     n.N_TILES: "tiles",
     n.N: "donors",
-    n.DIRECTION: "a higher value of the outcome",
 }
-_ON_ONE_LINE: Final = (n.RUN, n.MARKER, n.RULE, n.SPLIT, "comparison", "package", "fact", "model")
+_ON_ONE_LINE: Final = (n.RUN, n.MARKER, n.RULE, n.SPLIT, "mark", "comparison", "package", "fact", "model")
 
 
 @dataclass(frozen=True, slots=True)

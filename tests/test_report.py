@@ -1,0 +1,322 @@
+"""The report: complete, escaped, self-contained, and every number in it is a stored one."""
+
+from __future__ import annotations
+
+import html.parser
+import io
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+from fintune_xr import names as n
+from fintune_xr.analysis import comparison, outcomes
+from fintune_xr.analysis.report import numbers
+from fintune_xr.analysis.report.association_sections import association_table, findings
+from fintune_xr.analysis.report.contents import Note, ReportContents, Study, Table
+from fintune_xr.analysis.report.render import render_report, report_sections, report_tables
+from fintune_xr.analysis.report.score_sections import verdicts
+from fintune_xr.metrics.instance import instance_scores, scores_by_donor_bootstrap
+from fintune_xr.seeds import stream
+
+RUNS, MARKERS = ["base", "tuned"], ["GFAP", "IBA1"]
+DONORS = ["00000001", "00000002", "00000003", "<script>alert(1)</script>"]
+OUTCOMES = ["nft", "ceradsc"]
+RDM, RMO = (n.RUN, n.DONOR, n.MARKER), (n.RUN, n.MARKER, n.OUTCOME)
+
+
+def _images() -> xr.Dataset:
+    pairs = [(donor, marker) for donor in DONORS for marker in MARKERS]
+    columns = {n.TILE: [f"t{index}" for index in range(len(pairs))], n.DONOR: [d for d, _ in pairs]}
+    columns |= {n.MARKER: [m for _, m in pairs], n.SPLIT: ["train", "train", "val", "val", "test", "test", "", ""]}
+    sizes = {name: (n.TILE, [64] * len(pairs)) for name in (n.HEIGHT, n.WIDTH)}
+    return xr.Dataset(coords={name: (n.TILE, values) for name, values in columns.items()} | sizes)
+
+
+def _analysis() -> xr.Dataset:
+    rng = stream(1)
+    positive, total = rng.integers(1, 40, (2, 4, 2)), np.full((2, 4, 2), 80)
+    rho = np.array([[[0.95, -0.4], [0.1, np.nan]], [[0.99, -0.9], [0.2, np.nan]]])
+    q = np.array([[[0.01, 0.5], [0.9, np.nan]], [[0.0002, 0.04], [0.8, np.nan]]])
+    parts = {
+        n.RATIO: (RDM, positive / total), n.N_POSITIVE: (RDM, positive), n.N_ALL: (RDM, total),
+        n.N_TILES: (RDM, np.ones((2, 4, 2), np.int32)), n.RHO: (RMO, rho), n.P: (RMO, q / 2), n.Q: (RMO, q),
+        n.N: (RMO, np.full((2, 2, 2), 4, np.int32)),
+        n.REASON: (RMO, np.where(np.isnan(rho), "the outcome is the same in all donors", "")),
+    }  # fmt: skip
+    coords = {n.RUN: RUNS, n.DONOR: DONORS, n.MARKER: MARKERS, n.OUTCOME: OUTCOMES}
+    return xr.Dataset(parts, coords=coords, attrs={"family": [n.MARKER, n.OUTCOME]})
+
+
+def _counts() -> xr.Dataset:
+    rng = stream(2)
+    tp = np.stack([rng.integers(10, 20, (8, 2)), rng.integers(28, 34, (8, 2))])
+    dims = (n.RUN, n.TILE, n.THRESHOLD)
+    parts = {n.TP: (dims, tp), n.FP: (dims, 35 - tp), n.FN: (dims, 36 - tp)}
+    return xr.Dataset(parts, coords={n.RUN: RUNS, n.THRESHOLD: [0.5, 0.75]})
+
+
+def _scores() -> xr.Dataset:
+    donor = xr.DataArray(np.repeat(DONORS, 2), dims=n.TILE)
+    return scores_by_donor_bootstrap(_counts(), donor, n_resamples=60, seed=1)
+
+
+def _bootstrap() -> xr.Dataset:
+    rho = _analysis()[n.RHO] + xr.DataArray(stream(3).normal(0, 0.05, 40), dims=n.RESAMPLE)
+    rho = rho.clip(-1, 1).transpose(n.RESAMPLE, ...)
+    attrs = {"scheme": "tiles_80", "scheme_meaning": "80 % of the tiles", "seed": 7}
+    return xr.Dataset({n.RHO_RESAMPLED: rho, n.P_RESAMPLED: rho * 0 + 0.01}, attrs=attrs)
+
+
+def _positivity() -> xr.Dataset:
+    dims, shape = (n.RULE, n.TILE), (2, 8)
+    names = {n.N_ALL: 80, n.N_POSITIVE: 20, n.N_WITHOUT_NUCLEUS: 0, n.THRESHOLD: 310.0}
+    positivity = xr.Dataset({name: (dims, np.full(shape, value)) for name, value in names.items()})
+    positivity[n.N_POSITIVE][1, 0] = -1
+    labels = {name: _images()[name] for name in (n.TILE, n.MARKER, n.DONOR)}
+    return positivity.assign_coords({n.RULE: ["otsu", "mixture"]} | labels)
+
+
+def _examples() -> xr.Dataset:
+    image = stream(4).integers(0, 4000, (1, 2, 64, 64)).astype("uint16")
+    mask = np.zeros((2, 1, 64, 64), dtype="uint32")
+    mask[:, :, 10:20, 10:20] = 1
+    parts = {n.IMAGE: ((n.TILE, n.CHANNEL, n.Y, n.X), image), n.MASK: ((n.RUN, n.TILE, n.Y, n.X), mask)}
+    examples = xr.Dataset(parts, coords={n.RUN: RUNS})
+    coords = _images().isel({n.TILE: [7]}).coords
+    return examples.assign_coords(coords)
+
+
+@pytest.fixture(scope="module")
+def contents() -> ReportContents:
+    bootstrap, analysis = _bootstrap(), _analysis()
+    quarantine = {"path": ["a/b.tif"], n.DONOR: [DONORS[3]], n.MARKER: ["GFAP"], n.REASON: ["truncated & <b>"]}
+    direction = [outcomes.outcome(name).direction for name in OUTCOMES]
+    by_rule = analysis[n.RATIO].expand_dims({n.RULE: ["otsu", "mixture"]})
+    return ReportContents(
+        title="A <cohort> & more", subtitle="Store", images=_images(), annotated_tiles=("t0", "t1"),
+        quarantine=xr.Dataset({name: (n.ITEM, values) for name, values in quarantine.items()}),
+        examples=_examples(), scores=_scores(), baseline="base",
+        studies=(Study("budget", "Five budgets.", pd.DataFrame({"budget": [2, 5], "score": [0.1, 0.2]})),),
+        analysis=analysis, bootstrap=bootstrap, stability=comparison.summarise(bootstrap),
+        comparisons=(comparison.compare_runs(bootstrap, baseline="base", other="tuned"),),
+        clinical=xr.Dataset(coords={n.OUTCOME: OUTCOMES, n.DIRECTION: (n.OUTCOME, direction)}),
+        rho_if_lost=xr.Dataset({"low": analysis[n.RHO] - 0.1, "high": analysis[n.RHO]}),
+        positivity={"tuned": _positivity()}, ratio_by_rule=by_rule.transpose(n.RUN, n.RULE, ...),
+        rho_by_rule=analysis[n.RHO].expand_dims({n.RULE: ["otsu", "mixture"]}), active_rules={"tuned": "otsu"},
+        provenance={"tuned": {"model": "flow_unet", "settings": {"diameter": 20}, "packages": {"numpy": "2"}}},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def page(contents: ReportContents) -> str:
+    return render_report(contents)
+
+
+class _Outline(html.parser.HTMLParser):
+    """Tags in order, addresses that the page refers to, and every piece of text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.ids: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in ("meta", "img", "br", "link"):
+            self.open.append(tag)
+        for name, value in attrs:
+            if name in ("src", "href"):
+                self.addresses.append(value or "")
+            if name == "id":
+                self.ids.append(value or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def _outline(page: str) -> _Outline:
+    outline = _Outline()
+    outline.feed(page)
+    outline.close()
+    return outline
+
+
+def test_page_is_well_formed_and_every_id_is_unique(page: str) -> None:
+    outline = _outline(page)
+    assert not outline.open
+    assert len(outline.ids) == len(set(outline.ids))
+
+
+def test_page_needs_nothing_else(page: str) -> None:
+    outline = _outline(page)
+    assert "script" not in outline.tags
+    assert "link" not in outline.tags
+    for address in outline.addresses:
+        assert address.startswith(("#", "data:image/"))
+    assert not re.search(r"url\(|@import|https?://(?!www\.w3\.org)", page)
+
+
+def test_contents_list_leads_to_every_section(page: str, contents: ReportContents) -> None:
+    outline = _outline(page)
+    for section in report_sections(contents):
+        assert f"#{section.key}" in outline.addresses
+        assert section.key in outline.ids
+
+
+def test_every_text_is_escaped(page: str) -> None:
+    assert "<script>" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "A &lt;cohort&gt; &amp; more" in page
+    assert "truncated &amp; &lt;b&gt;" in page
+
+
+def test_every_picture_has_words_for_it(page: str) -> None:
+    assert page.count("<img") == page.count('alt="') > 5
+    assert 'alt=""' not in page
+
+
+def test_an_empty_report_names_the_command_of_every_section() -> None:
+    page = render_report(ReportContents(title="Empty"))
+    for verb in ("ingest", "infer", "evaluate", "budget", "gate", "sweep", "positivity", "associate", "bootstrap"):
+        assert f"<code>fintune-xr {verb} " in page
+    assert "<img" not in page
+    assert report_tables(ReportContents(title="Empty")) == {}
+
+
+def test_the_same_contents_give_the_same_page(contents: ReportContents, page: str) -> None:
+    assert render_report(contents) == page
+
+
+def test_tables_hold_the_stored_numbers_unrounded(contents: ReportContents) -> None:
+    tables = report_tables(contents)
+    assert contents.analysis is not None
+    stored = contents.analysis
+    for row in tables["associations"].to_dict("records"):
+        found = stored.sel({n.RUN: row[n.RUN], n.MARKER: row[n.MARKER], n.OUTCOME: row[n.OUTCOME]})
+        np.testing.assert_equal(row[n.RHO], float(found[n.RHO]))
+        np.testing.assert_equal(row[n.Q], float(found[n.Q]))
+    for row in tables["ratios"].to_dict("records"):
+        found = stored.sel({n.RUN: row[n.RUN], n.DONOR: row[n.DONOR], n.MARKER: row[n.MARKER]})
+        assert row[n.RATIO] == float(found[n.RATIO])
+    assert contents.scores is not None
+    first = tables["scores"].iloc[0]
+    name = "average_precision_image_mean"
+    assert first[name] == float(contents.scores[name].sel({n.RUN: "base", n.THRESHOLD: 0.5}))
+
+
+def test_tables_survive_a_round_trip_through_tsv(contents: ReportContents) -> None:
+    for table in report_tables(contents).values():
+        again = pd.read_csv(io.StringIO(table.to_csv(sep="\t", index=False)), sep="\t")
+        for name in table.select_dtypes("number"):
+            np.testing.assert_array_equal(again[name], table[name])
+
+
+def test_tile_tables_count_tiles_donors_and_annotations(contents: ReportContents) -> None:
+    tables = report_tables(contents)
+    assert tables["tiles_by_donor"]["all"].sum() == 8
+    by_split = tables["tiles_by_marker"]
+    assert by_split["annotated"].sum() == 2
+    assert list(by_split[by_split[n.MARKER] == "GFAP"][n.SPLIT]) == ["train", "val", "test", "unassigned"]
+
+
+def test_associations_begin_with_the_smallest_q_and_end_with_the_missing() -> None:
+    table = association_table(_analysis(), None)
+    q = table[n.Q].to_numpy()
+    known = q[np.isfinite(q)]
+    assert (np.diff(known) >= 0).all()
+    assert np.isnan(q[len(known) :]).all()
+    assert list(table["mark"][:3]) == ["***", "*", "*"]
+    assert set(table[n.DIRECTION]) == {"not stated"}
+
+
+def test_a_reversed_outcome_is_read_the_right_way_round(contents: ReportContents) -> None:
+    texts = [note.text for note in findings(contents)]
+    assert texts[0] == "3 of 6 associations have q < 0.05."
+    (cerad,) = [text for text in texts if "ceradsc" in text]
+    assert "falls with ceradsc (higher is better (reversed scale)): more positive cells go with worse" in cerad
+
+
+def test_nothing_found_is_said_plainly() -> None:
+    analysis = _analysis()
+    analysis[n.Q] = analysis[n.Q] * 0 + 0.5
+    (note,) = findings(ReportContents(title="x", analysis=analysis))
+    assert note.text == "None of 6 associations has q < 0.05."
+
+
+def test_the_verdict_follows_the_interval_of_the_difference(contents: ReportContents) -> None:
+    (better,) = verdicts(contents)
+    assert better.tone == "good"
+    assert "Did it help? Yes: tuned segments better than base. AP50 +" in better.text
+    (worse,) = verdicts(ReportContents(title="x", scores=contents.scores, baseline="tuned"))
+    assert worse.tone == "bad"
+    same = _counts().isel({n.RUN: [0, 0]}).assign_coords({n.RUN: RUNS})
+    donor = xr.DataArray(np.repeat(DONORS, 2), dims=n.TILE)
+    scores = scores_by_donor_bootstrap(same, donor, n_resamples=20, seed=1)
+    (unclear,) = verdicts(ReportContents(title="x", scores=scores, baseline="base"))
+    assert "Not shown: for tuned the interval contains zero" in unclear.text
+
+
+def test_scores_of_a_single_donor_come_without_intervals() -> None:
+    contents = ReportContents(title="x", scores=instance_scores(_counts(), over=n.TILE), baseline="base")
+    assert verdicts(contents) == []
+    table = report_tables(contents)["scores"]
+    assert table["f1_pooled"].notna().all()
+    assert table["f1_pooled_low"].isna().all()
+    assert "<section" in render_report(contents)
+
+
+def test_tiles_without_a_count_are_left_out_of_the_rule_table(contents: ReportContents) -> None:
+    table = report_tables(contents)["positivity"].set_index([n.RULE, n.MARKER])
+    assert table.loc[("otsu", "GFAP"), "tiles"] == 4
+    assert table.loc[("mixture", "GFAP"), "tiles"] == 3
+    assert table.loc[("mixture", "GFAP"), "positive_cells"] == 60
+
+
+def test_bounds_of_quarantine_list_only_what_changes(contents: ReportContents) -> None:
+    assert len(report_tables(contents)["quarantine_sensitivity"]) == 6
+    analysis = _analysis()
+    same = xr.Dataset({"low": analysis[n.RHO], "high": analysis[n.RHO]})
+    sections = report_sections(ReportContents(title="x", analysis=analysis, rho_if_lost=same))
+    notes = [part.text for section in sections for part in section.parts if isinstance(part, Note)]
+    assert "No correlation would change if the quarantined tiles had been read." in notes
+
+
+def test_provenance_has_a_column_per_run_and_packages_apart(contents: ReportContents) -> None:
+    tables = report_tables(contents)
+    facts = tables["provenance"].set_index("fact")["tuned"]
+    assert facts["settings.diameter"] == "20"
+    assert list(tables["packages"]["package"]) == ["numpy"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (0.04999, "0.050"), (0.001, "0.001"), (2.94e-9, "2.9 × 10⁻⁹"), (1.0, "1.000")],
+)
+def test_probabilities_keep_the_digits_that_mean_something(value: float, text: str) -> None:
+    assert numbers.probability(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "–"), (float("nan"), "–"), (np.int64(12345), "12\u202f345"), (True, "yes"), (np.bool_(False), "no"),
+     (0.12345, "0.123"), (np.float64(-0.5), "−0.500"), ("x", "x")],
+)  # fmt: skip
+def test_values_are_shown_by_their_kind(value: object, text: str) -> None:
+    assert numbers.shown(value) == text
+
+
+def test_no_number_is_shown_as_minus_zero() -> None:
+    assert numbers.decimals(2, signed=True)(-0.001) == "+0.00"
+    assert numbers.with_interval(-0.5, -0.6, 0.1) == "−0.50 [−0.60, 0.10]"
+    assert numbers.with_interval(0.5, float("nan"), float("nan")) == "0.50"
+
+
+def test_number_columns_stand_to_the_right_and_ids_in_a_fixed_width() -> None:
+    table = Table("k", "c", pd.DataFrame({"donor": ["001"], "n_all": [1200], "note": ["x"]}), code=("donor",))
+    assert table.header == [("donor", "code"), ("all cells", "number"), ("note", "text")]
+    assert table.rows == [[("001", "code"), ("1\u202f200", "number"), ("x", "text")]]
