@@ -104,7 +104,7 @@ def test_too_many_planes_must_be_chosen_from(weights: Path) -> None:
     checkpoint = resolve_checkpoint(weights)
     with pytest.raises(SettingsError, match=r"3 input\(s\).*4 planes.*channels="):
         load_cpsam(checkpoint, CpsamSettings(), channels=("a", "b", "c", "d"), device="cpu")
-    with pytest.raises(UnknownNameError, match="no channel 'markr'; known: DAPI, marker. Did you mean 'marker'"):
+    with pytest.raises(UnknownNameError, match=r"no channel 'markr'; known: DAPI, marker\. Did you mean 'marker'"):
         load_cpsam(checkpoint, CpsamSettings(channels=("markr",)), channels=CHANNELS, device="cpu")
 
 

@@ -29,9 +29,9 @@ class AugmentationSettings(Settings):
 class TrainSettings(ChannelSettings):
     """Training of a flow model; defaults suit the small U-Net trained from nothing."""
 
-    epochs: int = Field(default=60, ge=1, description="Passes; the best one is kept.")
-    patches_per_epoch: int = Field(default=0, ge=0, description="Patches per epoch; 0: one of every tile.")
-    patch_px: int = Field(default=256, ge=32, multiple_of=16, description="Edge of a training patch.")
+    epochs: int = Field(default=20, ge=1, description="Passes; the best one is kept.")
+    patches_per_epoch: int = Field(default=96, ge=0, description="Patches per epoch; 0: one of every tile.")
+    patch_px: int = Field(default=128, ge=32, multiple_of=16, description="Edge of a training patch.")
     batch_size: int = Field(default=4, ge=1, description="Patches per step.")
     learning_rate: float = Field(default=3e-3, gt=0, description="Largest learning rate.")
     final_rate: float = Field(default=0.01, ge=0, le=1, description="Last learning rate as part of it.")
@@ -50,7 +50,7 @@ class TrainSettings(ChannelSettings):
     threads: int = Field(default=0, ge=0, description="CPU threads of torch; 0: its own choice.")
     workers: int = Field(default=0, ge=0, description="Processes that prepare patches.")
     filters: tuple[int, ...] = Field(
-        default=(16, 32, 64, 128), min_length=2, description="Feature maps per level of a new U-Net."
+        default=(16, 32, 64, 128), min_length=3, description="Feature maps per level of a new U-Net."
     )
     augmentation: AugmentationSettings = AugmentationSettings()
     dynamics: DynamicsSettings = DynamicsSettings()
@@ -60,6 +60,8 @@ class CpsamTrainSettings(TrainSettings):
     """Fine-tuning of Cellpose-SAM; learning rate, decay and warm-up are Cellpose's own."""
 
     epochs: int = Field(default=100, ge=1, description="Passes; the best one is kept.")
+    patches_per_epoch: int = Field(default=0, ge=0, description="Patches per epoch; 0: one of every tile.")
+    patch_px: int = Field(default=256, ge=256, le=256, description="Edge of a patch; the network takes no other.")
     batch_size: int = Field(default=1, ge=1, description="Patches per step.")
     learning_rate: float = Field(default=1e-5, gt=0, description="Largest learning rate.")
     weight_decay: float = Field(default=0.1, ge=0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import fastremap
 import numpy as np
 import torch
@@ -32,9 +34,8 @@ def masks_from_flows(maps: Maps, settings: DynamicsSettings) -> Mask:
     if not inside.any() or min(inside.shape) < 2:
         return np.zeros(inside.shape, dtype=np.uint32)
     pixels = np.nonzero(inside)
-    ends = dynamics.follow_flows(
-        flows * inside / FLOW_SCALE, inds=pixels, niter=settings.niter, device=_CPU
-    )
+    ends = dynamics.follow_flows(flows * inside / FLOW_SCALE, inds=pixels, niter=settings.niter, device=_CPU)
+    _say_no_sparse_checks()
     mask = dynamics.get_masks_torch(
         ends.int(), pixels, inside.shape, max_size_fraction=settings.max_size_fraction
     )
@@ -42,6 +43,13 @@ def masks_from_flows(maps: Maps, settings: DynamicsSettings) -> Mask:
         mask = _consistent(mask, flows, settings.flow_threshold)
     mask = utils.fill_holes_and_remove_small_masks(mask, min_size=settings.min_size_px)
     return np.asarray(fastremap.renumber(mask.astype(np.uint32))[0], dtype=np.uint32)
+
+
+def _say_no_sparse_checks() -> None:
+    """Leaves torch's checks of sparse tensors as they are, but states it: else torch warns in every process."""
+    checks: Any = torch.sparse.check_sparse_tensor_invariants
+    if not checks.is_enabled():
+        checks.disable()
 
 
 def _consistent(mask: Mask, flows: Maps, threshold: float) -> Mask:

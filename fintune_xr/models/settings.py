@@ -60,7 +60,7 @@ class FlowUnetArchitecture(Settings):
 
     channels: tuple[str, ...] = Field(min_length=1, description="Planes of the input, in order.")
     filters: tuple[int, ...] = Field(
-        default=(16, 32, 64, 128), min_length=2, description="Feature maps per level."
+        default=(16, 32, 64, 128), min_length=3, description="Feature maps per level."
     )
 
 

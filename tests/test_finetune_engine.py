@@ -1,0 +1,170 @@
+"""Training: it learns, repeats itself, survives a kill, keeps the best, and stays in its folder."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fintune_xr.errors import FintuneValueError, RunMismatchError, UnknownNameError
+from fintune_xr.finetune.data import AnnotatedTiles
+from fintune_xr.finetune.engine import train
+from fintune_xr.finetune.progress import EpochRecord
+from fintune_xr.finetune.settings import CpsamTrainSettings, TrainSettings, train_settings
+from fintune_xr.finetune.validation import average_precision
+from fintune_xr.models.checkpoints import Checkpoint, resolve_checkpoint
+from fintune_xr.models.registry import load_segmenter
+from fintune_xr.models.segmenter import segment
+from fintune_xr.models.settings import FlowUnetSettings
+from fintune_xr.phantoms import phantom_tile
+from fintune_xr.seeds import stream
+
+CHANNELS = ("DAPI", "marker")
+QUICK = TrainSettings(
+    epochs=3, patches_per_epoch=8, patch_px=64, batch_size=4, filters=(4, 8, 8), validate_every=1, threads=1, seed=5
+)
+
+
+def annotated(n_tiles: int, *, seed: int, tile_px: int = 96) -> AnnotatedTiles:
+    tiles = [
+        phantom_tile(stream(seed, index), marker="GFAP", ratio=0.3, tile_px=tile_px) for index in range(n_tiles)
+    ]
+    return AnnotatedTiles(
+        [f"{seed}-{index}" for index in range(n_tiles)],
+        CHANNELS,
+        np.stack([tile.image for tile in tiles]),
+        np.stack([tile.mask for tile in tiles]),
+        [tile_px] * n_tiles,
+        [tile_px] * n_tiles,
+    )
+
+
+TILES, HELD_OUT = annotated(4, seed=1), annotated(2, seed=2)
+
+
+def state(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    entries = torch.load(checkpoint.path, weights_only=True)
+    return entries["state"]
+
+
+def same(one: Checkpoint, other: Checkpoint) -> bool:
+    first, second = state(one), state(other)
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
+    torch.manual_seed(99)
+    drawn_before = torch.rand(1)
+    torch.manual_seed(99)
+    first = train(TILES, HELD_OUT, settings=QUICK, out=tmp_path / "a")
+    assert torch.equal(torch.rand(1), drawn_before), "the caller's random numbers were disturbed"
+    second = train(TILES, HELD_OUT, settings=QUICK, out=tmp_path / "b")
+    other = train(TILES, HELD_OUT, settings=QUICK.model_copy(update={"seed": 6}), out=tmp_path / "c")
+    assert same(first, second)
+    assert not same(first, other)
+
+
+class KilledError(Exception):
+    pass
+
+
+def test_a_killed_training_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    def kill(record: EpochRecord) -> None:
+        if record.epoch == 2:
+            raise KilledError
+
+    settings = QUICK.model_copy(update={"epochs": 4})
+    whole = train(TILES, HELD_OUT, settings=settings, out=tmp_path / "whole")
+    with pytest.raises(KilledError):
+        train(TILES, HELD_OUT, settings=settings, out=tmp_path / "killed", report=kill)
+    assert not (tmp_path / "killed" / "model.pt").exists()
+    seen: list[int] = []
+    resumed = train(
+        TILES, HELD_OUT, settings=settings, out=tmp_path / "killed", report=lambda record: seen.append(record.epoch)
+    )
+    assert seen == [2, 3]
+    assert same(whole, resumed)
+    with (tmp_path / "killed" / "log.csv").open() as file:
+        assert [int(row["epoch"]) for row in csv.DictReader(file)] == [0, 1, 2, 3]
+
+
+def test_a_finished_training_is_returned_and_another_is_refused(tmp_path: Path) -> None:
+    first = train(TILES, HELD_OUT, settings=QUICK, out=tmp_path)
+
+    def never(_: EpochRecord) -> None:
+        raise AssertionError("a finished training ran again")
+
+    assert train(TILES, HELD_OUT, settings=QUICK, out=tmp_path, report=never) == first
+    with pytest.raises(RunMismatchError, match=r"another training \(different: settings\).*another folder"):
+        train(TILES, HELD_OUT, settings=QUICK.model_copy(update={"epochs": 9}), out=tmp_path)
+    with pytest.raises(RunMismatchError, match=r"different: tiles\)"):
+        train(annotated(4, seed=3), HELD_OUT, settings=QUICK, out=tmp_path)
+
+
+def test_everything_lies_in_the_folder_and_says_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    checkpoint = train(TILES, HELD_OUT, settings=QUICK, out=Path("run"))
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["log.csv", "model.pt", "run", "training.json"]
+    record = json.loads(Path("run/training.json").read_text())
+    assert record["state"] == "finished"
+    assert record["tiles"] == list(TILES.names)
+    assert record["settings"] == QUICK.as_dict()
+    assert checkpoint.channels == CHANNELS
+    assert checkpoint == resolve_checkpoint(tmp_path / "run")
+    output = capfd.readouterr()
+    assert output.out == ""
+    assert "GPU" not in output.err
+
+
+def test_a_marker_only_model_stays_one(tmp_path: Path) -> None:
+    settings = QUICK.model_copy(update={"epochs": 1, "zero_channels": ("DAPI",)})
+    checkpoint = train(TILES, HELD_OUT, settings=settings, out=tmp_path)
+    assert checkpoint.zeroed == ("DAPI",)
+    segmenter = load_segmenter(checkpoint, channels=CHANNELS, settings=FlowUnetSettings(), device="cpu")
+    planes = segmenter.normalise(TILES.image[0])
+    assert not planes[0].any()
+    assert planes[1].any()
+
+
+def test_fine_tuning_starts_from_the_checkpoint(tmp_path: Path) -> None:
+    start = train(TILES, HELD_OUT, settings=QUICK, out=tmp_path / "start")
+    still = QUICK.model_copy(update={"epochs": 1, "learning_rate": 1e-12})
+    tuned = train(TILES, HELD_OUT, settings=still, out=tmp_path / "tuned", start=start)
+    before, after = state(start), state(tuned)
+    learned = [key for key in before if "running" not in key and "num_batches" not in key]
+    assert all(torch.allclose(before[key], after[key], atol=1e-6) for key in learned)
+    with pytest.raises(UnknownNameError, match="no trainable kind of model 'threshold'; known: cpsam, flow_unet"):
+        train(TILES, HELD_OUT, settings=QUICK, out=tmp_path / "x", start=resolve_checkpoint("threshold"))
+
+
+def test_validation_without_cells_is_refused(tmp_path: Path) -> None:
+    empty = AnnotatedTiles(["a"], CHANNELS, TILES.image[:1], np.zeros_like(TILES.mask[:1]), [96], [96])
+    with pytest.raises(FintuneValueError, match="hold no annotated cell"):
+        train(TILES, empty, settings=QUICK, out=tmp_path)
+
+
+def test_settings_belong_to_a_kind() -> None:
+    assert train_settings("flow_unet") is TrainSettings
+    assert train_settings("cpsam") is CpsamTrainSettings
+    with pytest.raises(UnknownNameError, match="trainable kind of model 'threshold'"):
+        train_settings("threshold")
+
+
+@pytest.mark.slow
+def test_it_learns_to_segment(tmp_path: Path) -> None:
+    settings = TrainSettings(
+        epochs=6, filters=(8, 16, 32, 64), learning_rate=6e-3, validate_every=6, threads=1
+    )
+    held_out = annotated(2, seed=12, tile_px=192)
+    checkpoint = train(annotated(10, seed=11, tile_px=192), held_out, settings=settings, out=tmp_path)
+    segmenter = load_segmenter(checkpoint, channels=CHANNELS, settings=FlowUnetSettings(), device="cpu")
+    pairs = [held_out.read(index) for index in range(2)]
+    found = [average_precision(mask, segment(segmenter, [image])[0]) for image, mask in pairs]
+    assert np.mean(found) > 0.6
+    assert np.mean(found) == pytest.approx(json.loads((tmp_path / "training.json").read_text())["best_ap50"])
