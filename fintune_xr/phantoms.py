@@ -88,7 +88,10 @@ def phantom_tile(
     dapi = _psf(_nuclear_signal(rng, scene), 1.1) + _blurred_nuclei(rng, tile_px) + specks
     stain = _marker_signal(rng, scene, is_positive, STAINS.get(marker, OTHER_STAIN))
     stained = gain * stain + 0.04 * dapi + 0.8 * specks + _haze(rng, tile_px)
-    planes = [_detected(rng, plane + _background(rng, tile_px)) for plane in (dapi, stained)]
+    planes = [
+        _detected(rng, dapi + _background(rng, tile_px, unevenness=1.0)),
+        _detected(rng, stained + _background(rng, tile_px, unevenness=0.35)),
+    ]
     return Phantom(np.stack(planes), scene.mask, is_positive)
 
 
@@ -166,16 +169,16 @@ def _nuclear_signal(rng: np.random.Generator, scene: Scene) -> Plane:
 def _marker_signal(
     rng: np.random.Generator, scene: Scene, is_positive: NDArray[np.bool_], stain: Stain
 ) -> Plane:
-    """Marker counts: soma and processes of positive cells, a little of it in the others."""
+    """Marker counts: soma and processes of positive cells, autofluorescence and a little stain in all."""
     n_cells = is_positive.size
-    strong, weak = rng.lognormal(np.log(800.0), 0.35, n_cells), rng.exponential(35.0, n_cells)
-    strength = np.where(is_positive, strong, weak)
-    per_cell = np.concatenate([[0.0], strength])
+    stained = rng.lognormal(np.log(800.0), 0.35, n_cells) * is_positive
+    unstained = rng.lognormal(np.log(95.0), 0.35, n_cells)
+    per_cell = np.concatenate([[0.0], stained + unstained])
     profile = np.where(scene.depth < 0.8, stain.nuclear, 1.0) * (scene.depth < stain.soma)
     soma = per_cell[scene.owner] * profile * (1.0 + 0.15 * _smooth_noise(rng, scene.mask.shape[0], 1.5))
     if stain.arms[1] == 0:
         return _psf(soma, 1.1)
-    return _psf(soma, 1.4) + _processes(rng, scene, strength * is_positive, stain)
+    return _psf(soma, 1.4) + _processes(rng, scene, stained, stain)
 
 
 def _processes(rng: np.random.Generator, scene: Scene, strength: Plane, stain: Stain) -> Plane:
@@ -213,8 +216,8 @@ def _blurred_nuclei(rng: np.random.Generator, tile_px: int) -> Plane:
 
 def _haze(rng: np.random.Generator, tile_px: int) -> Plane:
     """Diffuse autofluorescence of the marker channel."""
-    n = rng.poisson(3 * (tile_px / 256) ** 2)
-    return _blobs(rng, tile_px, signal=rng.uniform(60.0, 220.0, n), sigma=rng.uniform(8.0, 18.0, n))
+    n = rng.poisson(2 * (tile_px / 256) ** 2)
+    return _blobs(rng, tile_px, signal=rng.uniform(40.0, 150.0, n), sigma=rng.uniform(8.0, 18.0, n))
 
 
 def _granules(rng: np.random.Generator, tile_px: int) -> Plane:
@@ -243,8 +246,8 @@ def _blobs(
     return plane
 
 
-def _background(rng: np.random.Generator, tile_px: int) -> Plane:
-    """Uneven tissue background in counts: a slope, slow waves and the lamp's fall-off to the corners."""
+def _background(rng: np.random.Generator, tile_px: int, *, unevenness: float) -> Plane:
+    """Tissue background in counts: a slope, slow waves and the lamp's fall-off to the corners."""
     y, x = np.mgrid[-1 : 1 : tile_px * 1j, -1 : 1 : tile_px * 1j]
     angle = rng.uniform(0.0, 2.0 * np.pi)
     slope = rng.uniform(0.0, 0.6) * (np.cos(angle) * y + np.sin(angle) * x)
@@ -252,7 +255,7 @@ def _background(rng: np.random.Generator, tile_px: int) -> Plane:
     waves = np.zeros((tile_px, tile_px))
     for fy, fx, phase in rng.uniform(-1.0, 1.0, size=(5, 3)) * [4.5, 4.5, np.pi]:
         waves += np.cos(fy * y + fx * x + phase)
-    return np.asarray(level * (1.0 + slope + 0.1 * waves - 0.12 * (y**2 + x**2)))
+    return np.asarray(level * (1.0 + unevenness * (slope + 0.1 * waves - 0.12 * (y**2 + x**2))))
 
 
 def _smooth_noise(rng: np.random.Generator, tile_px: int, sigma: float) -> Plane:
