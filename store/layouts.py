@@ -62,7 +62,10 @@ class Layout:
     _compiled: tuple[re.Pattern[str], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "channels", MappingProxyType(dict(self.channels)))
+        tokens = {channel_token(token): name for token, name in self.channels.items()}
+        if len(tokens) != len(self.channels):
+            raise SettingsError(f"layout {self.name}: channels {list(self.channels)} are not all different")
+        object.__setattr__(self, "channels", MappingProxyType(tokens))
         compiled = tuple(_compiled(pattern, self.donor) for pattern in self.patterns)
         object.__setattr__(self, "_compiled", compiled)
         _check_channels(self)
@@ -80,7 +83,7 @@ class Layout:
             donor=parts.get(DONOR) or self.donor,
             marker=parts.get(MARKER) or self.marker,
             tile=_joined(parts[TILE], parts.get(PART, "")),
-            channel=parts.get(CHANNEL, ""),
+            channel=channel_token(parts.get(CHANNEL, "")),
         )
 
 
@@ -106,6 +109,11 @@ def choose_layout(
     elif channels is not None:
         base = replace(base, channels=channels)
     return base if marker is None else replace(base, marker=marker)
+
+
+def channel_token(text: str) -> str:
+    """What tells channels apart in `text`: b0c1, ch1, C1 and 1 all mean 1; other texts mean themselves."""
+    return re.sub(r"(?i)^(?:b0)?ch?(?=[0-9]+$)", "", text)
 
 
 def safe_name(tile_id: str) -> str:

@@ -30,8 +30,8 @@ from .readers import read_header
 from .sources import Place, list_files, place_in
 
 __all__ = [
-    "LeftOut", "PlaneFile", "Progress", "Scan", "TileFiles", "check_sizes", "left_out_table", "scan",
-    "scan_table",
+    "LeftOut", "PlaneFile", "Progress", "Scan", "TileFiles", "check_sizes", "left_out_table",
+    "named_files", "scan", "scan_table",
 ]
 
 Progress = Callable[[int, int], None]
@@ -69,14 +69,12 @@ def scan(
 
     Raises FintuneValueError where `source` is no folder, or none of its files fits the layout.
     """
-    named, unusable, ignored = _named_files(list_files(source), layout)
-    if not named and not unusable:
-        raise _nothing_fits(source, layout, ignored)
+    named, unusable, ignored = named_files(source, layout)
     planes = _read_headers(source, named, layout, workers, progress)
     tiles, left_out = assemble(planes, layout, dtype=dtype)
     tiles, strays = without_strays(tiles)
     everything = sorted([*unusable, *left_out, *strays], key=lambda item: natural_key(item.path))
-    return Scan(str(source), layout, tuple(tiles), tuple(everything), dict(sorted(ignored.items())))
+    return Scan(str(source), layout, tuple(tiles), tuple(everything), ignored)
 
 
 def check_sizes(found: Scan) -> Scan:
@@ -119,7 +117,20 @@ def left_out_table(found: Scan) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["path", DONOR, MARKER, TILE, REASON])
 
 
-def _named_files(
+def named_files(
+    source: Place, layout: Layout
+) -> tuple[list[tuple[str, PlaneName]], list[LeftOut], dict[str, int]]:
+    """Files under `source` that fit `layout`, those of unreadable names, and counts of all others by kind.
+
+    Raises FintuneValueError where `source` is no folder, or none of its files fits the layout.
+    """
+    named, unusable, ignored = _named(list_files(source), layout)
+    if not named and not unusable:
+        raise _nothing_fits(source, layout, ignored)
+    return named, unusable, dict(sorted(ignored.items()))
+
+
+def _named(
     paths: Iterable[str], layout: Layout
 ) -> tuple[list[tuple[str, PlaneName]], list[LeftOut], Counter[str]]:
     named: list[tuple[str, PlaneName]] = []

@@ -52,6 +52,15 @@ def test_pattern_overrides_the_names_but_keeps_the_channels() -> None:
     assert layout.parse("12/GFAP/3_b0c1.tif") is None
 
 
+def test_channel_tokens_may_be_written_as_in_the_names() -> None:
+    pattern = r"(?P<donor>\d+)/(?P<tile>\w+)_(?P<channel>b0c\d)\.tif"
+    layout = choose_layout("rosmap", pattern=pattern, channels={"b0c1": "GFAP", "b0c0": "Hoechst"})
+    assert list(layout.channels.items()) == [("1", "GFAP"), ("0", "Hoechst")]
+    assert layout.parse("7/x_b0c1.tif") == PlaneName("7", "unknown", "x", "1")
+    with pytest.raises(SettingsError, match=r"channels \['c0', '0'\] are not all different"):
+        choose_layout("rosmap", channels={"c0": "a", "0": "b"})
+
+
 def test_pattern_without_marker_or_channel_takes_defaults() -> None:
     layout = choose_layout("custom", pattern=r"(?P<tile>(?P<donor>\w+?)_\w+)\.png", marker="NeuN")
     assert layout.parse("d7_a.png") == PlaneName("d7", "NeuN", "d7_a", "")

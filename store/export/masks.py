@@ -1,0 +1,56 @@
+"""Predicted masks as TIFF files, one for each tile, as other tools expect them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+import xarray as xr
+
+from fintune_xr import names as n
+from fintune_xr.overlap import ahead
+from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.layouts import safe_name
+from fintune_xr.text import texts
+
+from .files import whole_file
+
+SUFFIX = "_pred.tif"
+
+
+def write_masks(cohort: Cohort, run: str, folder: Path | str, *, workers: int | None = None) -> Iterator[Path]:
+    """Paths of the masks of a run's finished tiles, each as soon as it is written; draw all to write all.
+
+    `folder/<safe name of the tile>_pred.tif` holds the tile's own height and width, uint16 where its labels
+    fit and else uint32, compressed with zlib; its description names the tile and the run in JSON. A file
+    appears whole, in place of an older one.
+
+    Raises UnknownNameError where there is no such run, StoreWriteError where `folder` cannot be written.
+    """
+    stored = cohort.run(run, lazy=False)
+    tiles = texts(stored[n.TILE])
+    done = np.flatnonzero(stored[n.STATE].values == n.DONE).tolist()
+    with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
+        write = partial(_write_mask, stored, tiles, run, Path(folder))
+        yield from ahead(pool, write, done, depth=2 * (workers or len(os.sched_getaffinity(0))))
+
+
+def _write_mask(stored: xr.Dataset, tiles: list[str], run: str, folder: Path, index: int) -> Path:
+    one = stored.isel({n.TILE: index})
+    region = {n.Y: slice(0, int(one[n.HEIGHT])), n.X: slice(0, int(one[n.WIDTH]))}
+    mask: Any = one[n.MASK].isel(region).values
+    dtype = np.uint16 if int(mask.max(initial=0)) <= np.iinfo(np.uint16).max else np.uint32
+    path = folder / f"{safe_name(tiles[index])}{SUFFIX}"
+    with whole_file(path) as place:
+        tifffile.imwrite(
+            place, mask.astype(dtype), compression="zlib", photometric="minisblack", metadata=None,
+            description=json.dumps({n.TILE: tiles[index], n.RUN: run}),
+        )  # fmt: skip
+    return path
