@@ -64,9 +64,9 @@ def resample(
     draws = _draws(n_all, scheme, seed)
     index = _index(first, n_resamples)
     drawn = _drawn(index, draws)
-    ratio = _ratio(index, n_positive, n_all, draws).where(drawn > 0)
+    ratio = _ratio(index, n_positive, n_all, draws)
     rho, p = _rho(ratio, drawn, of_donors(outcomes, draws.groups.donors))
-    parts = {RATIO_RESAMPLED: ratio, RHO_RESAMPLED: rho, P_RESAMPLED: p, N_DRAWN: drawn}
+    parts = {RATIO_RESAMPLED: ratio.where(drawn > 0), RHO_RESAMPLED: rho, P_RESAMPLED: p, N_DRAWN: drawn}
     named = {name: part.assign_attrs(BOOTSTRAP[name].attrs) for name, part in parts.items()}
     facts = {"scheme": scheme, "scheme_meaning": SCHEMES[scheme], "seed": seed}
     return check_dataset(xr.Dataset(named, attrs=facts), BOOTSTRAP)

@@ -17,6 +17,9 @@ Ints = NDArray[np.int64]
 MIN_PAIRS: Final = 3
 """With fewer pairs the t distribution of rho has no degree of freedom."""
 
+_FEW: Final = 256
+"""Up to so many donors, sorting by insertion from the last resample's order beats sorting anew."""
+
 REASONS: Final = (
     "",
     f"fewer than {MIN_PAIRS} donors have both values",
@@ -157,37 +160,76 @@ def _mean_ranks(values: Floats, order: Ints, weight: Ints, ranks: Floats) -> int
 
 
 @compiled
-def _rank_pearson(a: Floats, b: Floats, weight: Ints, n: int) -> tuple[float, int]:
-    """Pearson correlation of weighted mean ranks, and the index of the reason where it is NaN."""
+def _centred_ranks(values: Floats, order: Ints, weight: Ints, centred: Floats) -> tuple[int, float]:
+    """Fills `centred` with weight times centred mean rank; returns the number of pairs and the sum of squares."""
+    n = _mean_ranks(values, order, weight, centred)
+    squares = 0.0
+    for i in range(values.size):
+        if weight[i] == 0:
+            centred[i] = 0.0
+        else:
+            from_middle = centred[i] - (n + 1) / 2
+            squares += weight[i] * from_middle * from_middle
+            centred[i] = weight[i] * from_middle
+    return n, squares
+
+
+@compiled
+def _rho(values: Floats, order: Ints, weight: Ints, n: int, centred: Floats, squares: float) -> tuple[float, int]:
+    """Rho of `values` with the side that `_centred_ranks` gave, and the index of the reason where it is NaN.
+
+    Mean ranks are multiples of one half: the sums are exact, and a sum of squares of zero means constant.
+    """
     if n < MIN_PAIRS:
         return np.nan, _TOO_FEW
-    middle = (n + 1) / 2
-    # Mean ranks are multiples of one half: these sums are exact, and zero means constant.
-    aa = bb = ab = 0.0
-    for i in range(a.size):
-        if weight[i] > 0:
-            x, y = a[i] - middle, b[i] - middle
-            aa += weight[i] * x * x
-            bb += weight[i] * y * y
-            ab += weight[i] * x * y
-    if aa == 0:
+    total = 0
+    own = both = 0.0
+    i = 0
+    while i < order.size and not np.isnan(values[order[i]]):
+        value = values[order[i]]
+        tied = 0
+        beside = 0.0
+        while i < order.size and values[order[i]] == value:
+            tied += weight[order[i]]
+            beside += centred[order[i]]
+            i += 1
+        from_middle = total + (tied - n) / 2
+        own += tied * from_middle * from_middle
+        both += from_middle * beside
+        total += tied
+    if own == 0:
         return np.nan, _CONSTANT_A
-    if bb == 0:
+    if squares == 0:
         return np.nan, _CONSTANT_B
-    return min(1.0, max(-1.0, ab / np.sqrt(aa * bb))), _OK
+    return min(1.0, max(-1.0, both / np.sqrt(own * squares))), _OK
 
 
 @compiled
 def _spearman_rows(a: Floats, b: Floats, rho: Floats, n: NDArray[np.int32], code: NDArray[np.int8]) -> None:
     size = a.shape[1]
     weight = np.empty(size, np.int64)
-    ranks = np.zeros((2, size))
+    centred = np.zeros(size)
     for row in range(rho.size):
         for i in range(size):
             weight[i] = 0 if np.isnan(a[row, i]) or np.isnan(b[row, i]) else 1
-        n[row] = _mean_ranks(a[row], np.argsort(a[row]), weight, ranks[0])
-        _mean_ranks(b[row], np.argsort(b[row]), weight, ranks[1])
-        rho[row], code[row] = _rank_pearson(ranks[0], ranks[1], weight, n[row])
+        n[row], squares = _centred_ranks(b[row], np.argsort(b[row]), weight, centred)
+        rho[row], code[row] = _rho(a[row], np.argsort(a[row]), weight, n[row], centred, squares)
+
+
+@compiled
+def _resort(values: Floats, order: Ints) -> None:
+    """Brings `order` into the order of `values`, NaN last; fast where it nearly is, as from resample to resample."""
+    if order.size > _FEW:
+        order[:] = np.argsort(values)
+        return
+    for i in range(1, order.size):
+        item = order[i]
+        value = values[item]
+        j = i
+        while j > 0 and (values[order[j - 1]] > value or np.isnan(values[order[j - 1]]) > np.isnan(value)):
+            order[j] = order[j - 1]
+            j -= 1
+        order[j] = item
 
 
 @compiled
@@ -195,21 +237,31 @@ def _spearman_resamples(
     ratio: Floats, drawn: Ints, outcome: Floats, rho: Floats, n: NDArray[np.int32]
 ) -> None:
     n_outcomes, size = outcome.shape
-    weight = np.empty(size, np.int64)
-    values = np.empty(size)
-    ranks = np.zeros((2, size))
+    order = np.empty((rho.shape[1], rho.shape[2], size), np.int64)
+    order[:] = np.arange(size)
+    present = np.full(size, -1, np.int64)
+    weight = np.zeros((n_outcomes, size), np.int64)
+    centred = np.zeros((n_outcomes, size))
+    pairs = np.zeros(n_outcomes, np.int64)
+    squares = np.zeros(n_outcomes)
     outcome_order = np.empty((n_outcomes, size), np.int64)
     for k in range(n_outcomes):
         outcome_order[k] = np.argsort(outcome[k])
+    values = np.empty(size)
     for r, run, marker in np.ndindex(rho.shape[0], rho.shape[1], rho.shape[2]):
-        values[:] = ratio[r, run, :, marker]
-        # One sort serves all outcomes: leaving donors out does not change the order of the others.
-        order = np.argsort(values)
-        for k in range(n_outcomes):
+        same = True
+        for d in range(size):
+            values[d] = ratio[r, run, d, marker]
+            here = 0 if np.isnan(values[d]) else drawn[r, d]
+            same = same and here == present[d]
+            present[d] = here
+        # The outcomes' ranks change only with the donors that are present, which is seldom.
+        for k in range(0 if same else n_outcomes):
             for d in range(size):
-                missing = np.isnan(values[d]) or np.isnan(outcome[k, d])
-                weight[d] = 0 if missing else drawn[r, d]
-            pairs = _mean_ranks(values, order, weight, ranks[0])
-            _mean_ranks(outcome[k], outcome_order[k], weight, ranks[1])
-            n[r, run, marker, k] = pairs
-            rho[r, run, marker, k], _ = _rank_pearson(ranks[0], ranks[1], weight, pairs)
+                weight[k, d] = 0 if np.isnan(outcome[k, d]) else present[d]
+            pairs[k], squares[k] = _centred_ranks(outcome[k], outcome_order[k], weight[k], centred[k])
+        _resort(values, order[run, marker])
+        for k in range(n_outcomes):
+            n[r, run, marker, k] = pairs[k]
+            found, _ = _rho(values, order[run, marker], weight[k], pairs[k], centred[k], squares[k])
+            rho[r, run, marker, k] = found

@@ -9,7 +9,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import xarray as xr
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fintune_xr.analysis import bootstrap, kernels, kernels_resample
@@ -88,6 +88,7 @@ def test_first_fifty_of_a_hundred_are_those_of_fifty(scheme: Scheme) -> None:
     xr.testing.assert_identical(hundred.isel(resample=slice(50)), fifty)
 
 
+@settings(max_examples=20)
 @given(st.sampled_from(list(SCHEMES)), st.integers(1, 40), st.integers(1, 13), st.integers(1, 20))
 def test_chunks_and_extension_change_nothing(scheme: Scheme, split: int, block: int, tiles: int) -> None:
     counts = cohort(5)

@@ -129,7 +129,7 @@ def test_unknown_columns_name_the_nearest() -> None:
 
 
 def test_values_that_cannot_be_right_are_refused() -> None:
-    with pytest.raises(FintuneValueError, match="column 'note' .*expected numbers, found 'a', 'b'"):
+    with pytest.raises(FintuneValueError, match=r"column 'note' .*expected numbers, found 'a', 'b'"):
         clinical_outcomes(table(), ["123"], donor_column="projid", outcomes=["note"])
     wrong = table().assign(ceradsc=["1", "9", "2", ""])
     with pytest.raises(FintuneValueError, match=r"'ceradsc': expected values from 1 to 4, found 9 for donor '45'"):

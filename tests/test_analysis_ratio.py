@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fintune_xr.analysis.ratio import marker_ratio, ratio_bounds
@@ -34,6 +34,7 @@ def in_memory_coordinates(lazy: xr.Dataset, like: xr.Dataset) -> xr.Dataset:
     return lazy.assign_coords(donor=like.donor, marker=like.marker)
 
 
+@settings(max_examples=20)
 @given(st.integers(1, 30), st.integers(0, 1000), st.integers(1, 7))
 def test_ratio_equals_pandas_whatever_the_chunks(n_tiles: int, seed: int, chunk: int) -> None:
     data = counts(n_tiles, seed)
