@@ -13,6 +13,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import xarray as xr
+from dask.graph_manipulation import bind
 from numpy.typing import NDArray
 
 from fintune_xr.analysis import kernels_threshold as kernels
@@ -114,7 +115,8 @@ def count_positive(cells: xr.Dataset, tiles: xr.Dataset, *, threshold: xr.DataAr
     `tiles` holds n_cells and background. -1 where the number is unknown: the tile is not done, or it has
     cells but no threshold or no background.
     """
-    counted = _summed_over_cells(_positive_block, cells, tiles, threshold, {TILE: tiles.sizes[TILE]})
+    again = _read_after(cells, threshold)
+    counted = _summed_over_cells(_positive_block, again, tiles, threshold, {TILE: tiles.sizes[TILE]})
     n_cells = tiles[N_CELLS].reset_coords(drop=True)
     has_rule = threshold.reset_coords(drop=True).notnull() & _background(tiles).notnull()
     known = (n_cells == 0) | ((n_cells > 0) & has_rule)
@@ -201,6 +203,20 @@ def _summed_over_cells(
         dtype=np.int64, meta=np.empty((0,) * (len(shape) + 1), np.int64), block=block, shape=shape,
     )
     return xr.DataArray(partial, dims=(_BLOCK, *sizes)).sum(_BLOCK)
+
+
+def _read_after(cells: xr.Dataset, threshold: xr.DataArray) -> xr.Dataset:
+    """`cells` as arrays of their own that are read once the threshold is known.
+
+    Otherwise Dask would share the blocks between histogram and count, and hold all of them until the
+    threshold is there.
+    """
+    needed = cells[[TILE_INDEX, MEAN_INTENSITY]]
+    lazy = {name: array for name, array in needed.data_vars.items() if array.chunks is not None}
+    if threshold.chunks is None or not lazy:
+        return needed
+    arrays = bind([array.data for array in lazy.values()], threshold.data, seed="read after the threshold")
+    return needed.assign({name: old.copy(data=new) for (name, old), new in zip(lazy.items(), arrays, strict=True)})
 
 
 def _lazy(array: xr.DataArray) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 
 import numpy as np
 import pytest
@@ -44,6 +45,10 @@ rules = pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
 
 EMPTY, PENDING, UNLIT, LONELY = 1, 5, 9, 14
 """Tiles of the cohort: no cells; not done; no background pixel; 3 cells, the only ones of their marker."""
+
+
+class Block(np.ndarray):
+    """An array that a weak reference can follow."""
 
 
 def cohort(seed: int = 0) -> tuple[xr.Dataset, xr.Dataset]:
@@ -125,6 +130,28 @@ def test_stays_lazy(rule: IntensityRule, no_compute: None) -> None:
 def test_chunks_change_nothing(rule: IntensityRule, n: int, m: int) -> None:
     whole = apply_rule(*cohort(), rule=rule).compute()
     xr.testing.assert_identical(apply_rule(*lazy(*cohort(), n, m), rule=rule).compute(), whole)
+
+
+@rules
+def test_blocks_of_cells_are_read_anew_and_never_held(rule: IntensityRule) -> None:
+    cells, tiles = cohort()
+    cells, tiles = lazy(cells, tiles, n=100)
+    n_blocks = len(cells.chunks["cell"])
+    blocks: list[weakref.ref[Block]] = []
+    alive: list[int] = []
+
+    def read(block: np.ndarray) -> np.ndarray:
+        fresh = block.copy().view(Block)
+        blocks.append(weakref.ref(fresh))
+        alive.append(sum(one() is not None for one in blocks))
+        return fresh
+
+    meta = np.empty((0, 0), np.float32)
+    source = cells.mean_intensity.data.map_blocks(read, dtype=np.float32, meta=meta)
+    counted = cells.assign(mean_intensity=cells.mean_intensity.copy(data=source))
+    apply_rule(counted, tiles, rule=rule).compute(scheduler="synchronous")
+    assert len(blocks) == n_blocks * (1 if isinstance(rule, FixedRule) else 2)
+    assert max(alive) <= 2
 
 
 def test_order_of_cells_changes_nothing() -> None:
