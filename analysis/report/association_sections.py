@@ -92,8 +92,8 @@ def _lost_parts(analysis: xr.Dataset, bounds: xr.Dataset | None) -> list[Part]:
     if bounds is None:
         return []
     names = {comparison.LOW: "if_lost_negative", comparison.HIGH: "if_lost_positive"}
-    table = xr.merge([analysis[[n.RHO]], bounds.rename(names)], join="inner").to_dataframe().reset_index()
-    table = table[[*_RMO, n.RHO, *names.values()]]
+    table = bounds.rename(names).assign({n.RHO: analysis[n.RHO]}).to_dataframe().reset_index()
+    table = table[[*_RMO, n.RHO, *names.values()]].sort_values(list(_RMO))
     moved = (table[list(names.values())].sub(table[n.RHO], axis=0).abs() > _SAME_RHO).any(axis=1)
     if not moved.any():
         return [Note("No correlation would change if the quarantined tiles had been read.", "good")]
@@ -145,7 +145,7 @@ def _stability_table(analysis: xr.Dataset, stability: xr.Dataset) -> Table:
         f"q ≤ {ALPHA}": comparison.SHARE_DISCOVERED,
     }
     names = [comparison.MIDDLE, comparison.LOW, comparison.HIGH, comparison.N_RESAMPLES, *shares.values()]
-    data = xr.merge([stability[names], analysis[[n.RHO]]], join="inner").to_dataframe().reset_index()
+    data = stability[names].assign({n.RHO: analysis[n.RHO]}).to_dataframe().reset_index()
     data = data[[*_RMO, n.RHO, *names]]
     data = data.sort_values([comparison.SHARE_DISCOVERED, comparison.SIGN_CONSISTENCY], ascending=False)
     page = data[[*_RMO, n.RHO]].assign(**{_MEDIAN_TEXT: _interval_texts(data, comparison.MIDDLE)})
@@ -165,12 +165,12 @@ def comparison_section(contents: ReportContents) -> Section:
         frame = one.to_dataframe().reset_index()
         frame.insert(0, "comparison", f"{one.attrs['other']} − {one.attrs['baseline']}")
         frames.append(frame)
-    data = pd.concat(frames, ignore_index=True)
+    data = pd.concat(frames).sort_values(["comparison", n.MARKER, n.OUTCOME], ignore_index=True)
     page = data[["comparison", n.MARKER, n.OUTCOME]].copy()
     page["difference of rho [interval]"] = _interval_texts(data, comparison.MIDDLE)
-    page["rho is higher in"] = data[comparison.SHARE_HIGHER]
+    page["resamples with higher rho"] = data[comparison.SHARE_HIGHER]
     page["differs"] = data[comparison.DIFFERS]
-    formats: dict[str, Format] = {"difference of rho [interval]": str, "rho is higher in": percent}
+    formats: dict[str, Format] = {"difference of rho [interval]": str, "resamples with higher rho": percent}
     n_differing = int(data[comparison.DIFFERS].sum())
     text = (
         f"In {whole(n_differing)} of {whole(len(data))} pairs of marker and outcome the interval of the "
