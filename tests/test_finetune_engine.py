@@ -16,10 +16,11 @@ from fintune_xr.finetune.engine import train
 from fintune_xr.finetune.progress import EpochRecord
 from fintune_xr.finetune.settings import CpsamTrainSettings, TrainSettings, train_settings
 from fintune_xr.finetune.validation import average_precision
+from fintune_xr.models.cellpose_sam import EncoderSize, empty_network, save_cpsam
 from fintune_xr.models.checkpoints import Checkpoint, resolve_checkpoint
 from fintune_xr.models.registry import load_segmenter
 from fintune_xr.models.segmenter import segment
-from fintune_xr.models.settings import FlowUnetSettings
+from fintune_xr.models.settings import CpsamSettings, FlowUnetSettings
 from fintune_xr.phantoms import phantom_tile
 from fintune_xr.seeds import stream
 
@@ -147,6 +148,28 @@ def test_validation_without_cells_is_refused(tmp_path: Path) -> None:
     empty = AnnotatedTiles(["a"], CHANNELS, TILES.image[:1], np.zeros_like(TILES.mask[:1]), [96], [96])
     with pytest.raises(FintuneValueError, match="hold no annotated cell"):
         train(TILES, empty, settings=QUICK, out=tmp_path)
+
+
+def test_patches_from_other_processes_are_the_same(tmp_path: Path) -> None:
+    here = train(TILES, HELD_OUT, settings=QUICK, out=tmp_path / "here")
+    there = train(TILES, HELD_OUT, settings=QUICK.model_copy(update={"workers": 1}), out=tmp_path / "there")
+    assert same(here, there)
+
+
+def test_fine_tuned_cellpose_weights_open_in_stock_cellpose(tmp_path: Path) -> None:
+    size = EncoderSize(width=32, depth=2, heads=2, global_blocks=(1,))
+    network = empty_network(size)
+    save_cpsam(network, tmp_path / "tiny")
+    settings = CpsamTrainSettings(epochs=1, patches_per_epoch=2, warmup_epochs=0, threads=1)
+    start = resolve_checkpoint(tmp_path / "tiny")
+    tuned = train(TILES, HELD_OUT, settings=settings, out=tmp_path / "tuned", start=start)
+    assert (tuned.kind, tuned.channels) == ("cpsam", CHANNELS)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    network.load_model(tuned.path, device="cpu", strict=True)
+    changed = {key for key, value in network.state_dict().items() if not torch.equal(value, before[key])}
+    assert "out.weight" in changed
+    assert not changed & {"W2", "diam_labels", "diam_mean"}
+    load_segmenter(tuned, channels=CHANNELS, settings=CpsamSettings(), device="cpu")
 
 
 def test_settings_belong_to_a_kind() -> None:

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from fintune_xr.errors import CheckpointError, SettingsError, UnknownNameError
 from fintune_xr.models.cellpose_sam import (
+    FULL_SIZE,
     EncoderSize,
+    _encoder_size,
     build_network,
     empty_network,
     load_cpsam,
@@ -125,3 +127,13 @@ def test_weights_of_parallel_training_load_too(weights: Path) -> None:
     state = torch.load(weights, weights_only=True)
     network = build_network({f"module.{key}": value for key, value in state.items()}, source="x")
     assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
+
+
+def test_full_size_is_that_of_stock_cellpose() -> None:
+    from cellpose.vit import CPSAM
+
+    with torch.device("meta"):
+        stock_shapes = {key: value.shape for key, value in CPSAM().state_dict().items()}
+        state = empty_network(FULL_SIZE).state_dict()
+    assert {key: value.shape for key, value in state.items()} == stock_shapes
+    assert _encoder_size(state, "x") == FULL_SIZE

@@ -17,9 +17,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from fintune_xr.errors import RunMismatchError
-from fintune_xr.finetune.data import AnnotatedTiles, PatchDataset, PatchSampler, PreparedTile, prepare
+from fintune_xr.finetune.data import AnnotatedTiles, prepare
 from fintune_xr.finetune.losses import flow_loss
 from fintune_xr.finetune.networks import Trainable, trainable
+from fintune_xr.finetune.patches import PatchDataset, PatchSampler, PreparedTile
 from fintune_xr.finetune.progress import Progress, Report
 from fintune_xr.finetune.schedules import parameter_groups, warmup_cosine
 from fintune_xr.finetune.settings import TrainSettings

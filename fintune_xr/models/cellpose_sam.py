@@ -101,7 +101,9 @@ def build_network(state: Mapping[str, torch.Tensor], *, source: str) -> CPSAM:
         raise CheckpointError(
             f"{source} is not a Cellpose 4 network (no entry W2). Weights of Cellpose 3 cannot be used."
         )
-    network = empty_network(_encoder_size(state, source))
+    # Without memory of its own at first: drawing 300 million random weights to replace them takes seconds.
+    with torch.device("meta"):
+        network = empty_network(_encoder_size(state, source))
     load_strictly(network, state, source=source)
     return network
 

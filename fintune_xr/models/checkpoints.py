@@ -140,7 +140,9 @@ def load_strictly(network: torch.nn.Module, state: Mapping[str, torch.Tensor], *
     if faults:
         shown = faults[:8] + ([f"and {len(faults) - 8} more"] if len(faults) > 8 else [])
         raise CheckpointError("\n  ".join([f"{source} does not fit {type(network).__name__}:", *shown]))
-    network.load_state_dict(dict(state))
+    # The file's tensors are mapped from disk; the network gets copies that nothing can change any more.
+    copies = {key: value.to(expected[key].dtype, copy=True) for key, value in state.items()}
+    network.load_state_dict(copies, assign=True)
 
 
 def _from_file(path: Path, name: str, record: Mapping[str, Any]) -> Checkpoint:

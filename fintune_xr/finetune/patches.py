@@ -1,0 +1,77 @@
+"""The patches that a network is shown, each at its address.
+
+Processes that load patches import this module and so must not need the model libraries, which start slowly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from fintune_xr.finetune.augmentation import Planes, cut_patch, draw_geometry, vary_intensity
+from fintune_xr.finetune.settings import TrainSettings
+from fintune_xr.seeds import stream
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedTile:
+    """A tile made ready for training, in two files that processes map into memory."""
+
+    name: str
+    image_path: Path
+    target_path: Path
+
+    def open(self) -> tuple[Planes, Planes]:
+        """Network input (input, y, x) and target (flow y, flow x, cell), both float32."""
+        return np.load(self.image_path, mmap_mode="r"), np.load(self.target_path, mmap_mode="r")
+
+
+def patches_per_epoch(n_tiles: int, settings: TrainSettings) -> int:
+    """Patches of an epoch, in whole batches: a batch norm cannot learn from a remainder of one."""
+    wanted = settings.patches_per_epoch or n_tiles
+    return -(-wanted // settings.batch_size) * settings.batch_size
+
+
+class PatchDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """Random patches with an address: (epoch, index) gives the same patch in any process and order."""
+
+    def __init__(self, tiles: Sequence[PreparedTile], settings: TrainSettings) -> None:
+        self.tiles = list(tiles)
+        self.settings = settings
+        self.n_patches = patches_per_epoch(len(self.tiles), settings)
+
+    def __getitem__(self, address: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+        epoch, index = address
+        settings = self.settings
+        rng = stream(settings.seed, "patch", epoch, index)
+        planes, target = self.tiles[(epoch * self.n_patches + index) % len(self.tiles)].open()
+        shape = (planes.shape[1], planes.shape[2])
+        geometry = draw_geometry(rng, shape, settings.patch_px, settings.augmentation)
+        image, moved = cut_patch(planes, target, geometry, settings.patch_px)
+        image = vary_intensity(rng, image, settings.augmentation)
+        return torch.from_numpy(image), torch.from_numpy(moved)
+
+
+class PatchSampler(Sampler[tuple[int, int]]):
+    """Addresses of the patches of an epoch: every tile equally often, in an order drawn for the epoch."""
+
+    def __init__(self, n_tiles: int, settings: TrainSettings) -> None:
+        self.n_patches = patches_per_epoch(n_tiles, settings)
+        self._seed = settings.seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch that is iterated over next; called by the trainer."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return self.n_patches
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = stream(self._seed, "order", self._epoch).permutation(self.n_patches)
+        return iter([(self._epoch, int(index)) for index in order])

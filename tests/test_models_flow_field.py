@@ -1,0 +1,105 @@
+"""Flows and masks against cellpose.dynamics, number for number."""
+
+from __future__ import annotations
+
+import fastremap
+import numpy as np
+import pytest
+from cellpose import dynamics
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from fintune_xr.errors import FintuneValueError
+from fintune_xr.models.dynamics import masks_from_flows
+from fintune_xr.models.flow_field import FLOW_SCALE, flow_errors, instance_flows
+from fintune_xr.models.settings import DynamicsSettings
+from fintune_xr.phantoms import phantom_tile
+from fintune_xr.seeds import stream
+
+
+def blobs(seed: int, size: int = 40) -> NDArray[np.uint32]:
+    """Touching, broken, ragged instances: thresholded noise cut up by a coarse grid, labels without gaps."""
+    rng = stream(seed, "blobs")
+    foreground = ndimage.gaussian_filter(rng.normal(size=(size, size)), 1.5) > 0
+    grid = np.kron(np.arange(1, 26).reshape(5, 5), np.ones((size // 5, size // 5), np.uint32))
+    return fastremap.renumber((grid * foreground).astype(np.uint32))[0].astype(np.uint32)
+
+
+def maps_of(mask: NDArray[np.uint32], noise: float, seed: int = 0) -> NDArray[np.float32]:
+    logit = np.where(mask > 0, 4.0, -4.0)
+    maps = np.concatenate([FLOW_SCALE * instance_flows(mask), logit[None]])
+    return (maps + stream(seed, "maps").normal(0, noise, maps.shape)).astype(np.float32)
+
+
+@given(st.integers(0, 10_000))
+def test_flows_are_those_of_cellpose(seed: int) -> None:
+    mask = blobs(seed)
+    expected = dynamics.masks_to_flows_gpu(mask.astype(np.int64))[0]
+    np.testing.assert_allclose(instance_flows(mask), expected, atol=1e-9)
+
+
+def test_training_targets_are_those_of_cellpose() -> None:
+    mask = blobs(3)
+    labelled = dynamics.labels_to_flows([mask.astype(np.int32)])[0]
+    np.testing.assert_allclose(instance_flows(mask), labelled[2:], atol=1e-6)
+
+
+@given(st.integers(0, 10_000))
+def test_flow_errors_are_those_of_cellpose(seed: int) -> None:
+    mask = blobs(seed)
+    flows = maps_of(mask, 1.0, seed)[:2]
+    expected = dynamics.flow_error(mask.astype(np.int64), flows)[0]
+    np.testing.assert_allclose(flow_errors(mask, flows), expected, rtol=1e-6)
+
+
+def test_a_missing_label_has_no_error() -> None:
+    mask = np.zeros((8, 8), np.uint32)
+    mask[1:4, 1:4], mask[5:8, 5:8] = 1, 3
+    errors = flow_errors(mask, np.zeros((2, 8, 8), np.float32))
+    assert np.isnan(errors).tolist() == [False, True, False]
+
+
+def test_no_instances_no_flows() -> None:
+    assert not instance_flows(np.zeros((5, 7), np.uint32)).any()
+    assert flow_errors(np.zeros((5, 7), np.uint32), np.zeros((2, 5, 7), np.float32)).size == 0
+
+
+@pytest.mark.parametrize("flow_threshold", [0.0, 0.2, 0.4])
+@pytest.mark.parametrize("noise", [0.0, 1.0])
+@pytest.mark.parametrize("min_size_px", [0, 15])
+def test_masks_are_those_of_cellpose(flow_threshold: float, noise: float, min_size_px: int) -> None:
+    truth = phantom_tile(stream(8), marker="GFAP", ratio=0.3, tile_px=160).mask.astype(np.uint32)
+    maps = maps_of(truth, noise)
+    settings = DynamicsSettings(flow_threshold=flow_threshold, min_size_px=min_size_px, niter=80)
+    expected = dynamics.resize_and_compute_masks(
+        maps[:2], maps[2], niter=80, flow_threshold=flow_threshold, min_size=min_size_px
+    )
+    mask = masks_from_flows(maps, settings)
+    assert mask.dtype == np.uint32
+    assert mask.max() > 5
+    np.testing.assert_array_equal(mask, fastremap.renumber(expected)[0])
+
+
+def test_perfect_flows_give_the_mask_back() -> None:
+    truth = phantom_tile(stream(8), marker="GFAP", ratio=0.3, tile_px=160).mask.astype(np.uint32)
+    mask = masks_from_flows(maps_of(truth, 0.0), DynamicsSettings(niter=80))
+    assert abs(int(mask.max()) - int(truth.max())) <= 1
+    assert np.mean((mask > 0) == (truth > 0)) > 0.99
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (1, 50), (2, 2)])
+def test_nothing_in_nothing_out(shape: tuple[int, int]) -> None:
+    maps = np.full((3, *shape), -1, np.float32)
+    mask = masks_from_flows(maps, DynamicsSettings())
+    assert mask.shape == shape
+    assert mask.dtype == np.uint32
+    assert not mask.any()
+
+
+def test_maps_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(FintuneValueError, match=r"expected \(3, y, x\).*got \(2, 8, 8\)"):
+        masks_from_flows(np.zeros((2, 8, 8), np.float32), DynamicsSettings())
+    with pytest.raises(FintuneValueError, match="NaN or infinity"):
+        masks_from_flows(np.full((3, 8, 8), np.nan, np.float32), DynamicsSettings())

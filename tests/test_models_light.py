@@ -1,0 +1,35 @@
+"""Names, settings and records of models cost no import of the libraries that run them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+LIGHT = (
+    "fintune_xr.models.segmenter",
+    "fintune_xr.models.settings",
+    "fintune_xr.models.checkpoints",
+    "fintune_xr.models.weights",
+    "fintune_xr.models.devices",
+    "fintune_xr.models.threshold",
+    "fintune_xr.models.registry",
+    "fintune_xr.finetune.settings",
+)
+
+
+def loaded(modules: tuple[str, ...], heavy: tuple[str, ...]) -> list[str]:
+    """Which of `heavy` a fresh process has loaded after importing `modules`."""
+    program = f"import sys, {', '.join(modules)}; print(*[name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+def test_names_and_settings_need_no_network_library() -> None:
+    assert loaded(LIGHT, ("torch", "cellpose", "monai", "lightning")) == []
+
+
+@pytest.mark.slow
+def test_a_process_that_loads_patches_needs_torch_alone() -> None:
+    assert loaded(("fintune_xr.finetune.patches",), ("cellpose", "monai", "lightning")) == []

@@ -1,0 +1,91 @@
+"""The classical floor: finds nuclei, finds nothing where there is nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from fintune_xr.errors import UnknownNameError
+from fintune_xr.metrics.instance import match_masks
+from fintune_xr.models.segmenter import Segmenter, segment
+from fintune_xr.models.settings import ThresholdSettings
+from fintune_xr.models.threshold import ThresholdSegmenter
+from fintune_xr.phantoms import phantom_tile
+from fintune_xr.seeds import stream
+
+CHANNELS = ("DAPI", "marker")
+
+
+def masks(image: NDArray[np.generic], **settings: object) -> NDArray[np.uint32]:
+    segmenter = ThresholdSegmenter(ThresholdSettings(**settings), channels=CHANNELS)
+    assert isinstance(segmenter, Segmenter)
+    return segment(segmenter, [image])[0]
+
+
+def discs(centres: list[tuple[int, int]], *, radius: int = 8, shape: tuple[int, int] = (96, 96)) -> NDArray[np.uint16]:
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    inside = np.any([(y - cy) ** 2 + (x - cx) ** 2 <= radius**2 for cy, cx in centres], axis=0)
+    plane = stream(0).normal(500, 12, shape) + 400 * inside + 2 * y
+    return np.stack([plane, np.zeros(shape)]).astype(np.uint16)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((2, 64, 64), np.uint16),
+        np.full((2, 64, 64), 65535, np.uint16),
+        np.ones((2, 1, 1), np.uint16),
+        stream(1).poisson(300, (2, 200, 200)).astype(np.uint16),
+        stream(1).poisson(0.2, (2, 200, 200)).astype(np.uint16),
+        (stream(1).normal(500, 10, (2, 200, 200)) + np.arange(200) / 6).astype(np.uint16),
+    ],
+    ids=["zeros", "saturated", "one pixel", "noise", "photons", "ramp"],
+)
+def test_no_cells_where_there_are_none(image: NDArray[np.uint16]) -> None:
+    mask = masks(image)
+    assert mask.shape == image.shape[1:]
+    assert mask.dtype == np.uint32
+    assert mask.max() == 0
+
+
+def test_discs_are_found_one_by_one() -> None:
+    mask = masks(discs([(20, 20), (20, 60), (60, 40), (60, 54)]))
+    assert mask.max() == 4
+    assert mask[60, 40] != mask[60, 54]
+    areas = np.bincount(mask.ravel())[1:]
+    assert np.all(np.abs(areas - np.pi * 64) < 60)
+
+
+def test_small_things_are_dropped() -> None:
+    image = discs([(20, 20), (20, 60), (60, 40)])
+    assert masks(image, min_area_px=400).max() == 0
+
+
+def test_holes_are_filled_up_to_a_size() -> None:
+    image = discs([(40, 40)], radius=14)
+    image[0, 38:43, 38:43] = 500
+    assert masks(image)[40, 40] == 1
+    assert masks(image, fill_holes_px=0)[40, 40] == 0
+
+
+def test_the_channel_is_chosen_by_name() -> None:
+    image = discs([(40, 40)])
+    assert masks(image).max() == 1
+    assert masks(image, channel="marker").max() == 0
+    with pytest.raises(UnknownNameError, match=r"no channel 'DAPY'; known: DAPI, marker\. Did you mean 'DAPI'"):
+        ThresholdSegmenter(ThresholdSettings(channel="DAPY"), channels=CHANNELS)
+
+
+@given(st.integers(0, 1000), st.sampled_from([1, 7, 30]), st.integers(0, 20_000))
+def test_brightness_does_not_matter(seed: int, gain: int, offset: int) -> None:
+    image = phantom_tile(stream(seed), marker="GFAP", ratio=0.3, tile_px=64).image.astype(np.float64)
+    np.testing.assert_array_equal(masks(image) > 0, masks(gain * image + offset) > 0)
+
+
+def test_it_finds_most_simulated_nuclei() -> None:
+    tile = phantom_tile(stream(4), marker="GFAP", ratio=0.3, tile_px=256)
+    found = match_masks(tile.mask, masks(tile.image), thresholds=(0.5,))
+    assert found.tp[0] / found.n_true > 0.5
