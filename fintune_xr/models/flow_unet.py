@@ -67,7 +67,8 @@ def load_flow_unet(
     )
     network = FlowUnet(architecture)
     load_strictly(network, entries["state"], source=checkpoint.path)
-    network.to(device, dtype=getattr(torch, settings.precision), memory_format=torch.channels_last).eval()
+    network.to(device, dtype=getattr(torch, settings.precision))
+    network.to(memory_format=torch.channels_last).eval()
     return FlowSegmenter(network, settings, choice=choice, n_inputs=len(architecture.channels))
 
 
