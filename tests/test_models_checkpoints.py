@@ -121,11 +121,12 @@ def test_fetching_writes_whole_files_only(
     assert [path.name for path in no_cache.iterdir()] == ["cpsam"]
 
 
-def test_names_and_folder_are_those_of_the_installed_cellpose() -> None:
+def test_names_and_folder_are_those_of_the_installed_cellpose(monkeypatch: pytest.MonkeyPatch) -> None:
     from cellpose import models as stock
 
+    monkeypatch.delenv(weights.LOCAL_MODELS_VARIABLE, raising=False)
     assert set(weights.cellpose_names()) == {name for name in stock.MODEL_NAMES if name.startswith("cpsam")}
-    assert weights.weights_folder() == stock.MODEL_DIR
+    assert weights.weights_folder() == stock._MODEL_DIR_DEFAULT
 
 
 @pytest.mark.parametrize(

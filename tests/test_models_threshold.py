@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -89,3 +92,14 @@ def test_it_finds_most_simulated_nuclei() -> None:
     tile = phantom_tile(stream(4), marker="GFAP", ratio=0.3, tile_px=256)
     found = match_masks(tile.mask, masks(tile.image), thresholds=(0.5,))
     assert found.tp[0] / found.n_true > 0.5
+
+
+def test_it_finds_most_real_nuclei(real_data: Path) -> None:
+    found = n_true = n_predicted = 0
+    for path in sorted((real_data / "dsb2018-fluo" / "images").glob("*.tif"))[:8]:
+        plane, truth = tifffile.imread(path), tifffile.imread(real_data / "dsb2018-fluo" / "labels" / path.name)
+        matches = match_masks(truth, masks(np.stack([plane, plane])), thresholds=(0.5,))
+        found, n_true = found + int(matches.tp[0]), n_true + matches.n_true
+        n_predicted += matches.n_predicted
+    assert found / n_true > 0.6
+    assert found / n_predicted > 0.6
