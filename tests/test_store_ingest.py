@@ -12,16 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import tifffile
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, RunBusyError
+from fintune_xr.simulate import CohortSettings, simulate_cohort
 from fintune_xr.store import growing, ingest, shards, sources, tables
+from fintune_xr.store.annotate import annotate_tiles
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.ingest import IngestReport, ingest_tiles, open_or_create
 from fintune_xr.store.layouts import choose_layout
 from fintune_xr.store.locks import writing_tiles
+from fintune_xr.store.mask_layouts import choose_mask_layout
 from fintune_xr.store.quarantine import quarantine_rows
 from fintune_xr.store.scan import scan
 
@@ -422,3 +426,33 @@ def test_real_folders(real_data: Path, tmp_path: Path, layout: str, folder: str,
             pixels = tifffile.imread(real_data / folder / file.path, key=file.page or 0)
             stored = images[n.IMAGE].sel({n.TILE: tile.tile, n.CHANNEL: channel}).values
             np.testing.assert_array_equal(stored, pixels)
+
+
+def test_a_source_behind_a_url(source: Path, tmp_path: Path) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    memory = fsspec.filesystem("memory")
+    for path in source.rglob("*.tif"):
+        memory.pipe_file(f"/raw/{path.relative_to(source)}", path.read_bytes())
+    found = scan("memory://raw", ROSMAP)
+    cohort = open_or_create(tmp_path / "c.zarr", found)
+    assert ingest_tiles(cohort, found, workers=2).n_added == 8
+    assert_equal_to_files(cohort, source)
+    again = ingest_tiles(cohort, found, workers=2, verify=True)
+    assert (again.n_added, again.n_present, again.left_out) == (0, 8, ())
+
+
+def test_a_simulated_cohort_with_its_annotations(tmp_path: Path) -> None:
+    settings = CohortSettings(n_donors=3, markers=("GFAP",), tiles_per_donor=(1, 2), tile_px=64, n_annotated=2)
+    simulated = simulate_cohort(tmp_path / "simulated", settings=settings)
+    cohort, report = run(simulated.source, tmp_path / "c.zarr")
+    assert {item.path for item in report.left_out} == {
+        str(path.relative_to(simulated.source)) for path in simulated.damaged
+    }
+    annotated = annotate_tiles(cohort, simulated.annotations, choose_mask_layout("rosmap"))
+    assert (annotated.n_added, annotated.left_out, annotated.from_components) == (2, (), ())
+    truth = pd.read_csv(simulated.truth).set_index("tile")
+    stored = cohort.annotations()
+    for tile, mask in zip(stored[n.TILE].values, stored[n.MASK].values, strict=True):
+        row = truth.loc[str(tile).rpartition("/")[2]]
+        assert row["is_annotated"]
+        assert np.unique(mask[mask > 0]).size == row["n_all"]
