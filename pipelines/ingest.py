@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from fintune_xr.pipelines.progress import Advance, progress
+from fintune_xr.pipelines.progress import Steps, progress
 from fintune_xr.store.ingest import IngestReport, ingest_tiles, open_or_create
 from fintune_xr.store.layouts import Layout, choose_layout
 from fintune_xr.store.scan import check_sizes, left_out_table, scan, scan_table
@@ -38,7 +38,7 @@ def ingest(
     found = scan(source, chosen)
     cohort = open_or_create(store, found, kind=kind, title=title)
     with progress("ingest", len(found.tiles)) as advance:
-        return ingest_tiles(cohort, found, workers=workers, verify=verify, progress=_Steps(advance))
+        return ingest_tiles(cohort, found, workers=workers, verify=verify, progress=Steps(advance))
 
 
 def plan_ingest(source: str | Path, *, layout: str | Layout = "rosmap") -> Planned:
@@ -46,15 +46,3 @@ def plan_ingest(source: str | Path, *, layout: str | Layout = "rosmap") -> Plann
     chosen = choose_layout(layout) if isinstance(layout, str) else layout
     found = check_sizes(scan(source, chosen))
     return Planned(scan_table(found), left_out_table(found), found.ignored)
-
-
-class _Steps:
-    """Turns `done of total` into steps for the bar."""
-
-    def __init__(self, advance: Advance) -> None:
-        self.advance = advance
-        self.done = 0
-
-    def __call__(self, done: int, _total: int) -> None:
-        self.advance(done - self.done)
-        self.done = done

@@ -72,3 +72,15 @@ def _lines(what: str, total: int, unit: str) -> Iterator[Advance]:
 
     yield advance
     line()
+
+
+class Steps:
+    """Turns `done of total`, as readers report it, into steps of an `advance` function."""
+
+    def __init__(self, advance: Advance) -> None:
+        self.advance = advance
+        self.done = 0
+
+    def __call__(self, done: int, _total: int) -> None:
+        self.advance(done - self.done)
+        self.done = done
