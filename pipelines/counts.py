@@ -12,7 +12,7 @@ from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.runs import require_known_run
-from fintune_xr.text import text_array
+from fintune_xr.text import text_array, texts
 
 
 def active_rule(cohort: Cohort, run: str) -> str:
@@ -59,12 +59,13 @@ def quarantined_tiles(cohort: Cohort, runs: Sequence[str]) -> xr.DataArray:
     images = cohort.images(lazy=False)
     failed = np.array([(cohort.run(name)[n.STATE] == n.QUARANTINED).values for name in runs])
     left_out = cohort.quarantine().load()
+    there = set(texts(images[n.TILE]))
     lost = [
         i
         for i in range(left_out.sizes[n.ITEM])
         if left_out[n.DONOR].values[i] in images[n.DONOR].values
         and left_out[n.MARKER].values[i] in images[n.MARKER].values
-        and "duplicate" not in str(left_out[n.REASON].values[i])
+        and str(left_out[n.TILE].values[i] if n.TILE in left_out else "") not in there
     ]
     extra = left_out.isel({n.ITEM: lost})
     values = np.concatenate([failed, np.ones((len(runs), len(lost)), bool)], axis=1)

@@ -44,9 +44,7 @@ def evaluate(
     cohort = open_cohort(store)
     names = list(runs) or cohort.run_names()
     if not names:
-        raise FintuneValueError(
-            f"{cohort.url} has no run to evaluate. Run: fintune-xr infer {cohort.url} --run R"
-        )
+        raise FintuneValueError(f"{cohort.url} has no run to evaluate. Run: fintune-xr infer {cohort.url} --run R")
     require_known_run(cohort, names)
     digest = require_split(cohort) if split != "all" else ""
     tiles = _tiles_of(cohort, split)
@@ -84,9 +82,7 @@ def _tiles_of(cohort: Cohort, split: str) -> xr.Dataset:
         tiles = tiles.isel({n.TILE: np.flatnonzero(tiles[n.SPLIT].values == split)})
     if not tiles.sizes[n.TILE]:
         known = sorted(set(text_array(annotated_tiles(cohort)[n.SPLIT])) - {""})
-        raise FintuneValueError(
-            f"no annotated tile in split {split!r}; parts with tiles: {', '.join(known) or 'none'}"
-        )
+        raise FintuneValueError(f"no annotated tile in split {split!r}; parts with tiles: {', '.join(known) or 'none'}")
     return tiles
 
 
@@ -101,9 +97,7 @@ def _match_tiles(cohort: Cohort, names: Sequence[str], tiles: xr.Dataset) -> xr.
         for tile in tiles[n.TILE].values:
             mask = truth[n.MASK].sel({n.TILE: tile}).load().drop_vars(truth.coords, errors="ignore")
             found = [
-                match_counts(
-                    mask, run[n.MASK].sel({n.TILE: tile}).load().drop_vars(run.coords, errors="ignore")
-                )
+                match_counts(mask, run[n.MASK].sel({n.TILE: tile}).load().drop_vars(run.coords, errors="ignore"))
                 for run in predictions.values()
             ]
             rows.append(xr.concat(found, n.RUN))
@@ -131,13 +125,20 @@ def _scores_by_marker(counts: xr.Dataset, resamples: int, seed: int) -> xr.Datas
         chosen = [(m, np.flatnonzero(counts[n.MARKER].values == m)) for m in markers]
         parts += [(m, counts.isel({n.TILE: where})) for m, where in chosen]
     scored = [_scores(part, resamples, seed) for _, part in parts]
-    return xr.concat(scored, GROUP, join="outer").assign_coords({GROUP: [name for name, _ in parts]})
+    alike = [scored[0], *(_with_all_of(scored[0], part) for part in scored[1:])]
+    return xr.concat(alike, GROUP, join="exact").assign_coords({GROUP: [name for name, _ in parts]})
+
+
+def _with_all_of(whole: xr.Dataset, part: xr.Dataset) -> xr.Dataset:
+    """`part` with NaN for the intervals and differences that `whole` has and a single donor cannot give."""
+    missing = {name: xr.full_like(whole[name], np.nan, dtype=float) for name in whole if name not in part}
+    return part.assign(missing)
 
 
 def _scores(counts: xr.Dataset, resamples: int, seed: int) -> xr.Dataset:
     """Scores with intervals; without intervals where a single donor leaves nothing to resample."""
-    bare = counts[[n.TP, n.FP, n.FN]]
+    bare = counts[[n.TP, n.FP, n.FN]].drop_vars([n.MARKER, n.SPLIT])
     donor = counts[n.DONOR].reset_coords(drop=True)
     if len(set(texts(donor))) < 2:
-        return instance_scores(bare.drop_vars([n.DONOR, n.MARKER, n.SPLIT, n.TILE]), over=n.TILE)
+        return instance_scores(bare.drop_vars([n.DONOR, n.TILE]), over=n.TILE)
     return scores_by_donor_bootstrap(bare, donor, n_resamples=resamples, seed=seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from fintune_xr import names as n
 from fintune_xr.errors import SplitError, unknown_name
 from fintune_xr.finetune.data import AnnotatedTiles
 from fintune_xr.finetune.engine import train as fit
+from fintune_xr.finetune.progress import EpochRecord
 from fintune_xr.finetune.settings import train_settings
 from fintune_xr.models.checkpoints import FLOW_UNET_KIND, resolve_checkpoint
 from fintune_xr.pipelines.progress import say
@@ -48,12 +50,13 @@ def train(
     parts = {part: tiles_for_training(cohort, part, markers) for part in (n.TRAIN, n.VAL)}
     folder = Path(out) / run_name
     say(f"train {run_name}: {len(parts[n.TRAIN].names)} tiles, {len(parts[n.VAL].names)} for validation")
-    made = fit(parts[n.TRAIN], parts[n.VAL], settings=settings, out=folder, start=start, report=_line)
+    made = fit(parts[n.TRAIN], parts[n.VAL], settings=settings, out=folder, start=start, facts={"split_digest": digest}, report=_line)
     return Path(made.path).parent
 
 
 def _line(epoch: EpochRecord) -> None:
-    say(str(epoch))
+    score = "" if math.isnan(epoch.ap50) else f", AP50 {epoch.ap50:.3f}{' (best so far)' if epoch.is_best else ''}"
+    say(f"epoch {epoch.epoch + 1}: loss {epoch.loss:.3f}{score}, {epoch.seconds:.1f} s")
 
 
 def tiles_for_training(cohort: Cohort, part: str, markers: Sequence[str] = ()) -> AnnotatedTiles:
@@ -77,8 +80,8 @@ def tiles_for_training(cohort: Cohort, part: str, markers: Sequence[str] = ()) -
         channels=tuple(texts(tiles[n.CHANNEL])),
         image=tiles[n.IMAGE],
         mask=_masks_of(cohort, tiles),
-        height=tiles[n.HEIGHT].values,
-        width=tiles[n.WIDTH].values,
+        height=tiles[n.HEIGHT].values.tolist(),
+        width=tiles[n.WIDTH].values.tolist(),
     )
 
 

@@ -163,7 +163,7 @@ def infer(
     """
     from fintune_xr.pipelines import infer as step
 
-    said = {"run": run, "model": model, "cluster": cluster, "config": config, "overrides": overrides}
+    said: dict[str, Any] = {"run": run, "model": model, "cluster": cluster, "config": config, "overrides": overrides}
     if dry_run:
         for key, value in step.plan_run(store, **said).items():
             _print(f"{key}: {value}")

@@ -19,6 +19,7 @@ from fintune_xr.errors import (
     StoreVersionError,
     unknown_name,
 )
+from fintune_xr.indexes import GroupIndex
 from fintune_xr.schema import DatasetSchema
 from fintune_xr.store.growing import Growing, create_growing
 from fintune_xr.store.location import Location, writing
@@ -147,7 +148,7 @@ def indexed(dataset: xr.Dataset) -> xr.Dataset:
     """`dataset` with an index on donor, marker and split, so that `.sel(donor=…)` works on each."""
     for name in INDEXED:
         if name in dataset.coords and name not in dataset.xindexes:
-            dataset = dataset.set_xindex(name)
+            dataset = dataset.set_xindex(name, GroupIndex)
     return dataset
 
 

@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -46,11 +46,13 @@ def train(
     settings: TrainSettings,
     out: Path | str,
     start: Checkpoint | None = None,
+    facts: Mapping[str, Any] | None = None,
     report: Report | None = None,
 ) -> Checkpoint:
     """The checkpoint with the best AP50 on `validation`, written to the folder `out` with log and record.
 
-    `start` is what is fine-tuned; without it a small U-Net begins from random weights. The same command run
+    `start` is what is fine-tuned; without it a small U-Net begins from random weights. `facts`, such as the
+    digest of the split, are recorded and belong to what makes this training another one. The same command run
     again goes on where it was interrupted, or returns what it had finished. On a CPU the same seed and number
     of threads give the same weights. `report` is called after every epoch.
 
@@ -58,7 +60,7 @@ def train(
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    facts = _facts(tiles, validation, settings, start)
+    facts = _facts(tiles, validation, settings, start, facts or {})
     record = _read_record(out, facts)
     if record.get("state") == FINISHED:
         return resolve_checkpoint(out)
@@ -188,7 +190,11 @@ def _last(out: Path) -> str | None:
 
 
 def _facts(
-    tiles: AnnotatedTiles, validation: AnnotatedTiles, settings: TrainSettings, start: Checkpoint | None
+    tiles: AnnotatedTiles,
+    validation: AnnotatedTiles,
+    settings: TrainSettings,
+    start: Checkpoint | None,
+    further: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What makes this training another one: with other facts it must not go on in the same folder."""
     facts: dict[str, Any] = {
@@ -197,6 +203,7 @@ def _facts(
         "tiles": list(tiles.names),
         "validation_tiles": list(validation.names),
         "store_channels": list(tiles.channels),
+        **further,
     }
     return {**facts, "digest": settings_digest(facts)}
 

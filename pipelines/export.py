@@ -1,0 +1,40 @@
+"""Masks and tables for other tools."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from fintune_xr import names as n
+from fintune_xr.errors import FintuneValueError, unknown_name
+from fintune_xr.store.cohort import Cohort, open_cohort
+from fintune_xr.store.export.masks import write_masks
+from fintune_xr.store.export.tables import write_cells, write_tiles
+from fintune_xr.store.runs import require_known_run
+
+KINDS = ("masks", "tables")
+
+
+def export(store: str | Path, *, to: str, out: str | Path, runs: Sequence[str] = ()) -> Iterator[Path]:
+    """Paths of the files written under `out/<run>/`, for each of `runs` (all by default).
+
+    `masks`: one `<tile>_pred.tif` per done tile. `tables`: `cells.parquet` and `tiles.tsv`.
+
+    Raises UnknownNameError for a run or kind that does not exist, FintuneValueError where there is no run.
+    """
+    cohort = open_cohort(store)
+    if to not in KINDS:
+        raise unknown_name("kind of export", to, KINDS)
+    names = list(runs) or cohort.run_names()
+    if not names:
+        raise FintuneValueError(f"{cohort.url} has no run to export. Run: fintune-xr infer {cohort.url} --run R")
+    require_known_run(cohort, names)
+    for name in names:
+        folder = Path(out) / name
+        yield from (write_masks(cohort, name, folder) if to == "masks" else _tables(cohort, name, folder))
+
+
+def _tables(cohort: Cohort, run: str, folder: Path) -> Iterator[Path]:
+    if cohort.has(f"{n.CELLS}/{run}"):
+        yield write_cells(cohort, run, folder / "cells.parquet")
+    yield write_tiles(cohort, run, folder / "tiles.tsv")
