@@ -50,7 +50,15 @@ def train(
     parts = {part: tiles_for_training(cohort, part, markers) for part in (n.TRAIN, n.VAL)}
     folder = Path(out) / run_name
     say(f"train {run_name}: {len(parts[n.TRAIN].names)} tiles, {len(parts[n.VAL].names)} for validation")
-    made = fit(parts[n.TRAIN], parts[n.VAL], settings=settings, out=folder, start=start, facts={"split_digest": digest}, report=_line)
+    made = fit(
+        parts[n.TRAIN],
+        parts[n.VAL],
+        settings=settings,
+        out=folder,
+        start=start,
+        facts={"split_digest": digest},
+        report=_line,
+    )
     return Path(made.path).parent
 
 

@@ -145,7 +145,8 @@ def _stability_table(analysis: xr.Dataset, stability: xr.Dataset) -> Table:
         f"q ≤ {ALPHA}": comparison.SHARE_DISCOVERED,
     }
     names = [comparison.MIDDLE, comparison.LOW, comparison.HIGH, comparison.N_RESAMPLES, *shares.values()]
-    data = stability[names].reset_coords(drop=True).assign({n.RHO: analysis[n.RHO].reset_coords(drop=True)}).to_dataframe().reset_index()
+    stable, measured = (part.reset_coords(drop=True) for part in (stability[names], analysis[n.RHO]))
+    data = stable.assign({n.RHO: measured}).to_dataframe().reset_index()
     data = data[[*_RMO, n.RHO, *names]]
     data = data.sort_values([comparison.SHARE_DISCOVERED, comparison.SIGN_CONSISTENCY], ascending=False)
     page = data[[*_RMO, n.RHO]].assign(**{_MEDIAN_TEXT: _interval_texts(data, comparison.MIDDLE)})
