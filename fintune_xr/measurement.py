@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fintune_xr.compiled import compiled
 from fintune_xr.errors import FintuneValueError
-from fintune_xr.labels import LabelTable, label_table, overlaps, run_ends
+from fintune_xr.labels import LabelTable, label_table, run_ends
 from fintune_xr.tiles import CellTable
 
 
@@ -78,22 +78,6 @@ def keep_labels(mask: NDArray[Any], labels: ArrayLike) -> Renumbered:
             "Take labels that were measured on this very mask."
         )
     return _selected(table, present[np.isin(known, wanted)])
-
-
-def has_nucleus(mask: NDArray[Any], nuclei: NDArray[Any]) -> NDArray[np.bool_]:
-    """Whether each instance of `mask` contains a nucleus (cell,) bool, in ascending order of label.
-
-    Both masks are (y, x). An instance contains a nucleus if more than half of that nucleus' area lies inside
-    the instance; so a nucleus belongs to at most one instance, while an instance may hold several.
-
-    Raises FintuneValueError where the masks differ in shape.
-    """
-    cells = label_table(mask)
-    pairs = overlaps(cells, label_table(nuclei, "nuclei"))
-    inside = 2 * pairs.pixels > pairs.second_area[pairs.second]
-    holds = np.zeros(cells.size, np.bool_)
-    holds[pairs.first[inside]] = True
-    return holds[np.flatnonzero(pairs.first_area[1:]) + 1]
 
 
 def _planes(image: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:

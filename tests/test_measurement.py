@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from skimage.measure import regionprops_table
 
 from fintune_xr.errors import FintuneValueError
-from fintune_xr.measurement import has_nucleus, keep_labels, measure_cells, renumbered
+from fintune_xr.measurement import keep_labels, measure_cells, renumbered
 
 small_masks = hnp.arrays(
     np.uint32,
@@ -150,24 +150,3 @@ def test_renumbered_labels_far_apart() -> None:
 def test_labels_that_are_not_there_cannot_be_kept(labels: list[int]) -> None:
     with pytest.raises(FintuneValueError, match="labels to keep are not in the mask"):
         keep_labels(np.array([[0, 1, 2]]), labels)
-
-
-@given(small_masks, st.data())
-def test_nuclei_found_by_areas_counted_one_by_one(mask: np.ndarray, data: st.DataObject) -> None:
-    nuclei = data.draw(hnp.arrays(np.uint16, mask.shape, elements=st.sampled_from([0, 0, 3, 4])))
-    expected = [
-        any(2 * (nuclei[mask == cell] == nucleus).sum() > (nuclei == nucleus).sum() for nucleus in (3, 4))
-        for cell in np.unique(mask[mask > 0])
-    ]
-    assert has_nucleus(mask, nuclei).tolist() == expected
-
-
-def test_a_nucleus_cut_in_halves_belongs_to_no_cell() -> None:
-    cells = np.array([[4, 4, 9, 9, 0, 11]])
-    nuclei = np.array([[0, 1, 1, 2, 0, 0]])
-    assert has_nucleus(cells, nuclei).tolist() == [False, True, False]
-
-
-def test_nuclei_of_another_tile() -> None:
-    with pytest.raises(FintuneValueError, match="expected two masks of the same shape"):
-        has_nucleus(np.zeros((2, 3), int), np.zeros((3, 3), int))
