@@ -22,6 +22,16 @@ QUANTILE: Final = "quantile"
 REFERENCE: Final = "reference"
 COVARIATE: Final = "covariate"
 BIN: Final = "bin"
+GROUP: Final = "group"
+SETTING: Final = "setting"
+BUDGET: Final = "budget"
+SEED: Final = "seed"
+
+# Dims of a sweep of SAM's automatic mask generation; the settings have the same names.
+POINTS_PER_SIDE: Final = "points_per_side"
+PRED_IOU_THRESH: Final = "pred_iou_thresh"
+STABILITY_SCORE_THRESH: Final = "stability_score_thresh"
+BOX_NMS_THRESH: Final = "box_nms_thresh"
 
 # Groups of a cohort store.
 IMAGES: Final = "images"
@@ -34,6 +44,7 @@ POSITIVITY: Final = "positivity"
 METRICS: Final = "metrics"
 ANALYSIS: Final = "analysis"
 BOOTSTRAP: Final = "bootstrap"
+SWEEP: Final = "sweep"
 
 # Arrays.
 IMAGE: Final = "image"
@@ -53,6 +64,9 @@ N_WITHOUT_NUCLEUS: Final = "n_without_nucleus"
 STATE: Final = "state"
 REASON: Final = "reason"
 SECONDS: Final = "seconds"
+SECONDS_EMBEDDING: Final = "seconds_embedding"
+SECONDS_DECODING: Final = "seconds_decoding"
+PEAK_MEMORY: Final = "peak_memory"
 BACKGROUND: Final = "background"
 TILE_INDEX: Final = "tile_index"
 LABEL: Final = "label"
@@ -78,6 +92,11 @@ COVARIATE_VALUE: Final = "covariate_value"
 DIRECTION: Final = "direction"
 MEANING: Final = "meaning"
 SETTINGS: Final = "settings"
+Q_LO: Final = "q_lo"
+Q_HI: Final = "q_hi"
+MIN_AREA: Final = "min_area"
+N_TRAIN: Final = "n_train"
+CHECKPOINT_SHA256: Final = "checkpoint_sha256"
 
 # Counts of matched instances and the scores made of them. A score is stored under its name and the way images
 # were brought together, e.g. `precision_pooled`; its interval and its difference between runs have suffixes.

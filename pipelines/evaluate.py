@@ -20,7 +20,7 @@ from fintune_xr.store.runs import require_known_run
 from fintune_xr.text import text_array, texts
 
 # Scores are stored per group of tiles: one marker each, and all markers together.
-GROUP = "group"
+GROUP = n.GROUP
 ALL_MARKERS = "all"
 SHOWN = (
     score_name(n.AVERAGE_PRECISION, n.IMAGE_MEAN),
@@ -47,9 +47,9 @@ def evaluate(
         raise FintuneValueError(f"{cohort.url} has no run to evaluate. Run: fintune-xr infer {cohort.url} --run R")
     require_known_run(cohort, names)
     digest = require_split(cohort) if split != "all" else ""
-    tiles = _tiles_of(cohort, split)
+    tiles = tiles_of_split(cohort, split)
     counts = _match_tiles(cohort, names, tiles)
-    scores = _scores_by_marker(counts, resamples, seed)
+    scores = scores_by_group(counts, resamples, seed)
     result = xr.merge([counts, scores]).assign_attrs(
         provenance=provenance(split=split, split_digest=digest, resamples=resamples, seed=seed)
     )
@@ -76,7 +76,11 @@ def _with_interval(one: xr.Dataset, name: str) -> str:
     return f"{value:.3f} ({low:.3f} to {high:.3f})"
 
 
-def _tiles_of(cohort: Cohort, split: str) -> xr.Dataset:
+def tiles_of_split(cohort: Cohort, split: str) -> xr.Dataset:
+    """Images of the annotated tiles of `split`, or of all annotated tiles where it is `all`.
+
+    Raises FintuneValueError where there is none.
+    """
     tiles = annotated_tiles(cohort)
     if split != "all":
         tiles = tiles.isel({n.TILE: np.flatnonzero(tiles[n.SPLIT].values == split)})
@@ -91,7 +95,7 @@ def _match_tiles(cohort: Cohort, names: Sequence[str], tiles: xr.Dataset) -> xr.
     truth = cohort.annotations(lazy=False)
     predictions = {name: cohort.run(name, lazy=False) for name in names}
     for name, run in predictions.items():
-        _require_done(name, run, tiles)
+        require_done(name, run, tiles)
     rows = []
     with progress("evaluate", tiles.sizes[n.TILE]) as advance:
         for tile in tiles[n.TILE].values:
@@ -107,7 +111,8 @@ def _match_tiles(cohort: Cohort, names: Sequence[str], tiles: xr.Dataset) -> xr.
     return counts.assign_coords({n.RUN: list(names), **labels})
 
 
-def _require_done(name: str, run: xr.Dataset, tiles: xr.Dataset) -> None:
+def require_done(name: str, run: xr.Dataset, tiles: xr.Dataset) -> None:
+    """Raises FintuneValueError where the run has no mask of one of `tiles`."""
     state = run[n.STATE].sel({n.TILE: tiles[n.TILE].values}).values
     undone = tiles[n.TILE].values[state != n.DONE]
     if undone.size:
@@ -118,7 +123,11 @@ def _require_done(name: str, run: xr.Dataset, tiles: xr.Dataset) -> None:
         )
 
 
-def _scores_by_marker(counts: xr.Dataset, resamples: int, seed: int) -> xr.Dataset:
+def scores_by_group(counts: xr.Dataset, resamples: int, seed: int) -> xr.Dataset:
+    """Scores (group, …) of counts (…, tile, threshold) with donor, marker and split along tile: all, and each marker.
+
+    Intervals are those of `scores_by_donor_bootstrap`; without two donors there are none.
+    """
     markers = sorted(set(text_array(counts[n.MARKER])))
     parts = [(ALL_MARKERS, counts)]
     if len(markers) > 1:
