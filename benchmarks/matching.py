@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from cellpose.metrics import average_precision
 from cells import added_up, grid_of_cells
-from table import Row, compared, print_table
+from table import Reach, Row, compared, print_table
 
 from fintune_xr.metrics.instance import IOU_THRESHOLDS, match_masks
 
@@ -31,7 +31,7 @@ def _row(what: str, true: np.ndarray, predicted: np.ndarray) -> Row:
         lambda: match_masks(true, predicted),
         ("cellpose.metrics", lambda: average_precision(true, predicted, thresholds)),
         limit=lambda: (added_up(true), added_up(predicted)),
-        reach=">= 30x cellpose, equal counts",
+        reach=Reach(faster=30),
     )
 
 

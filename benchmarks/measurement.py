@@ -7,7 +7,7 @@ import numpy as np
 from cells import added_up, grid_of_cells, image_of_cells
 from skimage.measure import regionprops_table
 from skimage.segmentation import relabel_sequential
-from table import Row, compared, print_table
+from table import Reach, Row, compared, print_table
 
 from fintune_xr.labels import label_table
 from fintune_xr.measurement import cell_sums, keep_labels, measure_cells, renumbered
@@ -35,7 +35,7 @@ def _measuring(mask: np.ndarray, image: np.ndarray) -> list[Row]:
     def limit() -> tuple[int, int]:
         return added_up(mask), added_up(image)
 
-    reach = ">= 40x skimage, <= 4x limit"
+    reach = Reach(faster=40, of_limit=4)
     return [
         compared("measure_cells, with background", lambda: measure_cells(mask, image),
                  ("skimage regionprops_table + np.median", with_background), limit=limit, reach=reach),
