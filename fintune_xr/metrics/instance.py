@@ -58,12 +58,36 @@ def match_masks(
     """
     levels = _checked(thresholds)
     pairs = overlaps(label_table(true, "true mask"), label_table(predicted, "predicted mask"))
-    union = pairs.first_area[pairs.first] + pairs.second_area[pairs.second] - pairs.pixels
-    iou = pairs.pixels / union
-    tp = np.array([_n_matched(pairs, iou >= level) for level in levels], np.int64)
-    n_true = int(np.count_nonzero(pairs.first_area[1:]))
-    n_predicted = int(np.count_nonzero(pairs.second_area[1:]))
-    return Matches(levels, tp, n_predicted - tp, n_true - tp, n_true, n_predicted)
+    return _matches(pairs, pairs.second_area > 0, levels)
+
+
+def match_subsets(
+    true: NDArray[Any],
+    predicted: NDArray[Any],
+    *,
+    labels: NDArray[Any],
+    kept: NDArray[np.bool_],
+    thresholds: Sequence[float] = IOU_THRESHOLDS,
+) -> list[Matches]:
+    """`match_masks` of `true` with each subset of the instances of `predicted`, the pixels read only once.
+
+    `labels` (instance,) are the labels of `predicted`; `kept` (subset, instance) says which of them a subset has.
+
+    Raises FintuneValueError as `match_masks`, and where `labels` are not those of `predicted`.
+    """
+    levels = _checked(thresholds)
+    table = label_table(predicted, "predicted mask")
+    pairs = overlaps(label_table(true, "true mask"), table)
+    present = np.flatnonzero(pairs.second_area[1:]) + 1
+    if not np.array_equal(table.names[present], np.sort(np.asarray(labels))):
+        raise FintuneValueError(
+            f"labels: expected the {present.size} labels of the predicted mask, got {np.size(labels)} that differ. "
+            "Take the cells that were measured on this very mask."
+        )
+    index = np.searchsorted(table.names, labels)
+    has = np.zeros((len(kept), table.size), np.bool_)
+    has[:, index] = kept
+    return [_matches(pairs, one, levels) for one in has]
 
 
 def average_precision(tp: ArrayLike, fp: ArrayLike, fn: ArrayLike) -> NDArray[np.float64]:
@@ -170,6 +194,16 @@ def _checked(thresholds: Sequence[float]) -> NDArray[np.float64]:
     if levels.ndim != 1 or not np.all((levels > 0) & (levels <= 1)):
         raise FintuneValueError(f"thresholds: expected IoU values in (0, 1], got {thresholds}.")
     return levels
+
+
+def _matches(pairs: Overlaps, has: NDArray[np.bool_], levels: NDArray[np.float64]) -> Matches:
+    """Counts with those instances of the second mask that `has` (index,) says; others are as if never predicted."""
+    union = pairs.first_area[pairs.first] + pairs.second_area[pairs.second] - pairs.pixels
+    iou = np.where(has[pairs.second], pairs.pixels / union, 0.0)
+    tp = np.array([_n_matched(pairs, iou >= level) for level in levels], np.int64)
+    n_true = int(np.count_nonzero(pairs.first_area[1:]))
+    n_predicted = int(np.count_nonzero(has[1:]))
+    return Matches(levels, tp, n_predicted - tp, n_true - tp, n_true, n_predicted)
 
 
 def _n_matched(pairs: Overlaps, good: NDArray[np.bool_]) -> int:
