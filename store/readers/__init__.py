@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import PurePosixPath
@@ -80,7 +81,8 @@ def _opened(place: Place) -> Iterator[BinaryIO]:
     """The opened file; whatever goes wrong inside carries its path."""
     try:
         with open_place(place) as file:
-            if not file.read(1):
+            # Not by reading a byte: what is buffered would be joined to the rest, which copies the whole file.
+            if file.seek(0, os.SEEK_END) == 0:
                 raise TileReadError("zero bytes: expected an image, found an empty file")
             file.seek(0)
             yield file
