@@ -55,9 +55,11 @@ def _bar(what: str, total: int, unit: str) -> Iterator[Advance]:
 @contextlib.contextmanager
 def _lines(what: str, total: int, unit: str) -> Iterator[Advance]:
     began = last = time.monotonic()
-    done = 0
+    done = shown = 0
 
     def line() -> None:
+        nonlocal shown
+        shown = done
         elapsed = max(time.monotonic() - began, 1e-9)
         rate = done / elapsed
         left = f"{(total - done) / rate:.0f} s left" if rate and done < total else f"{elapsed:.1f} s"
@@ -71,7 +73,8 @@ def _lines(what: str, total: int, unit: str) -> Iterator[Advance]:
             line()
 
     yield advance
-    line()
+    if done and done != shown:
+        line()
 
 
 class Steps:
