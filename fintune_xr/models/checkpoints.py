@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from fintune_xr.errors import CheckpointError, CheckpointNotFoundError, nearest
-from fintune_xr.models.weights import cached_weights, cellpose_names
+from fintune_xr.models.weights import cached_weights, published_names
 from fintune_xr.provenance import file_sha256
 
 if TYPE_CHECKING:
@@ -19,13 +19,18 @@ if TYPE_CHECKING:
 THRESHOLD_KIND: Final = "threshold"
 FLOW_UNET_KIND: Final = "flow_unet"
 CPSAM_KIND: Final = "cpsam"
-MODEL_KINDS: Final = (THRESHOLD_KIND, FLOW_UNET_KIND, CPSAM_KIND)
+SAM_KIND: Final = "sam"
+MODEL_KINDS: Final = (THRESHOLD_KIND, FLOW_UNET_KIND, CPSAM_KIND, SAM_KIND)
 
 # A checkpoint folder holds these; what else lies there is for people.
 WEIGHTS_FILE: Final = "model.pt"
 RECORD_FILE: Final = "training.json"
 
 FLOW_UNET_ENTRIES: Final = frozenset({"kind", "architecture", "settings", "state"})
+# Training states of micro-SAM hold the network under this entry; SAM's own files are the bare network.
+SAM_STATE_ENTRY: Final = "model_state"
+SAM_OTHER_DECODER: Final = "decoder_state"
+_SAM_PREFIXES: Final = ("module.", "sam.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +54,8 @@ class Checkpoint:
 
 
 def model_names() -> tuple[str, ...]:
-    """Names that stand for a model: those without weights and those that Cellpose publishes."""
-    return (THRESHOLD_KIND, *cellpose_names())
+    """Names that stand for a model: those without weights and those of published weights."""
+    return (THRESHOLD_KIND, *published_names())
 
 
 def resolve_checkpoint(name_or_path: str | Path) -> Checkpoint:
@@ -62,7 +67,7 @@ def resolve_checkpoint(name_or_path: str | Path) -> Checkpoint:
     name = str(name_or_path)
     if name == THRESHOLD_KIND:
         return Checkpoint(THRESHOLD_KIND, name, "", hashlib.sha256(name.encode()).hexdigest())
-    if name in cellpose_names():
+    if name in published_names():
         return _from_file(cached_weights(name), name, {})
     path = Path(name_or_path).expanduser()
     if path.is_dir():
@@ -124,6 +129,16 @@ def load_weights_file(path: Path) -> dict[str, Any]:
     return entries
 
 
+def sam_state(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """The network of a SAM or micro-SAM weights file under SAM's own key names.
+
+    The second decoder that micro-SAM adds for its own instance segmentation is left out.
+    """
+    nested = entries.get(SAM_STATE_ENTRY)
+    state = nested if isinstance(nested, dict) else entries
+    return {_sam_key(key): value for key, value in state.items() if key != SAM_OTHER_DECODER}
+
+
 def load_strictly(network: torch.nn.Module, state: Mapping[str, torch.Tensor], *, source: str) -> None:
     """Fills `network` with `state`, which must fit entry by entry.
 
@@ -155,6 +170,12 @@ def _from_file(path: Path, name: str, record: Mapping[str, Any]) -> Checkpoint:
     return Checkpoint(kind, name, str(path), file_sha256(path), tuple(channels), tuple(zeroed))
 
 
+def _sam_key(key: str) -> str:
+    for prefix in _SAM_PREFIXES:
+        key = key.removeprefix(prefix)
+    return key
+
+
 def _kind(entries: Mapping[str, Any], path: Path) -> str:
     keys = {key.removeprefix("module.") for key in entries}
     if entries.get("kind") == FLOW_UNET_KIND and keys >= FLOW_UNET_ENTRIES:
@@ -166,10 +187,12 @@ def _kind(entries: Mapping[str, Any], path: Path) -> str:
         )
     if "W2" in keys:
         return CPSAM_KIND
+    if any(key.startswith("image_encoder.") for key in sam_state(entries)):
+        return SAM_KIND
     shown = ", ".join(sorted(keys)[:5])
     raise CheckpointError(
-        f"{path} is neither a flow_unet checkpoint nor Cellpose 4 weights (no entry W2); "
-        f"it holds: {shown} ... Weights of Cellpose 3 and older cannot be used."
+        f"{path} is neither a flow_unet checkpoint nor Cellpose 4 weights (no entry W2) nor SAM "
+        f"(no image_encoder); it holds: {shown} ... Weights of Cellpose 3 and older cannot be used."
     )
 
 

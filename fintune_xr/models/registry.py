@@ -7,7 +7,7 @@ import threading
 from typing import Any
 
 from fintune_xr.errors import SettingsError
-from fintune_xr.models.checkpoints import FLOW_UNET_KIND, THRESHOLD_KIND, Checkpoint
+from fintune_xr.models.checkpoints import FLOW_UNET_KIND, SAM_KIND, THRESHOLD_KIND, Checkpoint
 from fintune_xr.models.devices import resolve_device
 from fintune_xr.models.segmenter import Segmenter
 from fintune_xr.models.settings import model_settings
@@ -45,6 +45,10 @@ def _loaded(checkpoint: Checkpoint, channels: tuple[str, ...], settings: Any, de
         from fintune_xr.models.flow_unet import load_flow_unet
 
         return load_flow_unet(checkpoint, settings, channels=channels, device=device)
+    if checkpoint.kind == SAM_KIND:
+        from fintune_xr.models.sam import load_sam_segmenter
+
+        return load_sam_segmenter(checkpoint, settings, channels=channels, device=device)
     from fintune_xr.models.cellpose_sam import load_cpsam
 
     return load_cpsam(checkpoint, settings, channels=channels, device=device)

@@ -8,7 +8,8 @@ from pydantic import Field
 
 from fintune_xr.errors import unknown_name
 from fintune_xr.models.channels import ChannelSettings
-from fintune_xr.models.checkpoints import CPSAM_KIND, FLOW_UNET_KIND, MODEL_KINDS, THRESHOLD_KIND
+from fintune_xr.models.checkpoints import CPSAM_KIND, FLOW_UNET_KIND, MODEL_KINDS, SAM_KIND, THRESHOLD_KIND
+from fintune_xr.models.sam_settings import SamSettings
 from fintune_xr.settings import Settings
 
 
@@ -86,6 +87,7 @@ def model_settings(kind: str) -> type[Settings]:
         THRESHOLD_KIND: ThresholdSettings,
         FLOW_UNET_KIND: FlowUnetSettings,
         CPSAM_KIND: CpsamSettings,
+        SAM_KIND: SamSettings,
     }
     if kind not in kinds:
         raise unknown_name("kind of model", kind, MODEL_KINDS)

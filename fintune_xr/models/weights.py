@@ -7,8 +7,10 @@ import shutil
 import tempfile
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from fintune_xr.errors import CheckpointError, CheckpointNotFoundError, unknown_name
@@ -18,6 +20,15 @@ from fintune_xr.provenance import file_sha256
 # only to download. A test compares these names with the installed package.
 CPSAM_NAMES: Final = ("cpsam", "cpsam_v2")
 LOCAL_MODELS_VARIABLE: Final = "CELLPOSE_LOCAL_MODELS_PATH"
+
+# SAM's published files; the end of a file's name is how its SHA-256 begins.
+SAM_ADDRESS: Final = "https://dl.fbaipublicfiles.com/segment_anything/"
+SAM_FILES: Final[Mapping[str, str]] = MappingProxyType({
+    "sam_vit_b": "sam_vit_b_01ec64.pth",
+    "sam_vit_l": "sam_vit_l_0b3195.pth",
+    "sam_vit_h": "sam_vit_h_4b8939.pth",
+})
+TORCH_HOME_VARIABLE: Final = "TORCH_HOME"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +50,27 @@ def cellpose_names() -> tuple[str, ...]:
     return CPSAM_NAMES
 
 
+def published_names() -> tuple[str, ...]:
+    """Names of all published weights: those of Cellpose-SAM, then those of SAM."""
+    return (*CPSAM_NAMES, *SAM_FILES)
+
+
 def weights_folder() -> Path:
     """Folder in which Cellpose keeps its weights on this machine."""
     chosen = os.environ.get(LOCAL_MODELS_VARIABLE)
     return Path(chosen) if chosen else Path.home() / ".cellpose" / "models"
 
 
+def sam_folder() -> Path:
+    """Folder in which torch keeps downloaded weights on this machine, SAM's among them."""
+    chosen = os.environ.get(TORCH_HOME_VARIABLE)
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return (Path(chosen) if chosen else cache / "torch") / "hub" / "checkpoints"
+
+
 def list_weights() -> list[WeightsFile]:
     """Published weights with their digests, whether on this machine or not."""
-    return [_weights_file(name) for name in cellpose_names()]
+    return [_weights_file(name) for name in published_names()]
 
 
 def cached_weights(name: str) -> Path:
@@ -57,10 +80,11 @@ def cached_weights(name: str) -> Path:
     """
     path = _place(name)
     if not path.is_file():
+        variable = TORCH_HOME_VARIABLE if name in SAM_FILES else LOCAL_MODELS_VARIABLE
         raise CheckpointNotFoundError(
             f"the weights {name!r} are not on this machine (expected {path}). Where there is a network run "
             f"`fintune-xr weights fetch {name}`; if that is another one, copy the file to that folder here, "
-            f"or set {LOCAL_MODELS_VARIABLE} to the folder that holds it."
+            f"or set {variable}, from which that folder follows."
         )
     return path
 
@@ -73,13 +97,20 @@ def fetch_weights(name: str) -> WeightsFile:
     path = _place(name)
     if not path.is_file():
         _download(_address(name), path)
-    return _weights_file(name)
+    found = _weights_file(name)
+    digest = path.stem.rpartition("_")[2]
+    if name in SAM_FILES and not found.sha256.startswith(digest):
+        raise CheckpointError(
+            f"{path} is not {name}: expected a SHA-256 that begins with {digest}, found {found.sha256[:12]}. "
+            "Remove the file and run the command again."
+        )
+    return found
 
 
 def _place(name: str) -> Path:
-    if name not in cellpose_names():
-        raise unknown_name("published weights", name, cellpose_names())
-    return weights_folder() / name
+    if name not in published_names():
+        raise unknown_name("published weights", name, published_names())
+    return sam_folder() / SAM_FILES[name] if name in SAM_FILES else weights_folder() / name
 
 
 def _weights_file(name: str) -> WeightsFile:
@@ -88,6 +119,8 @@ def _weights_file(name: str) -> WeightsFile:
 
 
 def _address(name: str) -> str:
+    if name in SAM_FILES:
+        return SAM_ADDRESS + SAM_FILES[name]
     from cellpose import models
 
     return str(models._MODEL_URL) + name
@@ -101,7 +134,7 @@ def _download(address: str, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as partial:
         try:
-            with urllib.request.urlopen(address, timeout=60) as source:  # noqa: S310 (the address is cellpose's)
+            with urllib.request.urlopen(address, timeout=60) as source:  # noqa: S310 (a published address)
                 expected = source.headers.get("Content-Length")
                 shutil.copyfileobj(source, partial, 1 << 20)
             if expected is not None and partial.tell() != int(expected):
