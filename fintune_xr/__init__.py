@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fintune_xr.pipelines.demo import demo
     from fintune_xr.pipelines.evaluate import evaluate
     from fintune_xr.pipelines.export import export
+    from fintune_xr.pipelines.hybrid import hybrid
     from fintune_xr.pipelines.infer import infer
     from fintune_xr.pipelines.ingest import ingest
     from fintune_xr.pipelines.positivity import positivity
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from fintune_xr.store.cohort import open_cohort
 
 __all__ = [
-    "annotate", "associate", "bootstrap", "check", "demo", "evaluate", "export", "infer", "ingest",
+    "annotate", "associate", "bootstrap", "check", "demo", "evaluate", "export", "hybrid", "infer", "ingest",
     "open_cohort", "positivity", "report", "split", "train",
 ]  # fmt: skip
 

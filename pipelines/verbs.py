@@ -223,6 +223,24 @@ def evaluate(
     return DONE
 
 
+def hybrid(
+    store: Store,
+    *,
+    run_name: Annotated[str, Parameter(help="Name of the new run.")],
+    runs: Annotated[tuple[str, ...], Parameter(name=["--run"], negative="", help="A candidate; twice or more.")],
+    part: Annotated[str, Parameter(help="Part of the split that decides: val or train.")] = "val",
+) -> int:
+    """Make a run that takes, for each marker, the masks of the run that is best on the val part.
+
+    Example: fintune-xr hybrid cohort.zarr --run-name hybrid --run generic --run gfap-only
+    """
+    from fintune_xr.pipelines.hybrid import hybrid as step
+
+    for marker, chosen in step(store, run_name=run_name, runs=runs, part=part).items():
+        _print(f"{marker}: {chosen}")
+    return DONE
+
+
 def associate(
     store: Store,
     *,

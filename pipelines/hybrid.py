@@ -1,0 +1,134 @@
+"""A run made of others: for each marker the run that is best on the val part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from fintune_xr import names as n
+from fintune_xr.datasets import SCHEMA_VERSION
+from fintune_xr.errors import FintuneValueError
+from fintune_xr.metrics.instance import score_name
+from fintune_xr.pipelines.evaluate import ALL_MARKERS, GROUP, evaluate
+from fintune_xr.pipelines.positivity import apply_positivity, parse_rule
+from fintune_xr.pipelines.progress import progress
+from fintune_xr.pipelines.split import require_split
+from fintune_xr.provenance import provenance
+from fintune_xr.store import shards
+from fintune_xr.store.cohort import Cohort, open_cohort
+from fintune_xr.store.runs import IDENTITY, run_attrs, run_grid, write_mask_shard, writing_run
+from fintune_xr.text import texts
+from fintune_xr.tiles import CellTable, ShardPlan, ShardReceipt, TileResult
+
+_PER_TILE = (n.N_CELLS, n.BACKGROUND, n.STATE, n.REASON, n.SECONDS)
+_PER_CELL = (n.LABEL, n.AREA_PX, n.CENTROID_Y, n.CENTROID_X, n.MEAN_INTENSITY)
+AP50 = score_name(n.AVERAGE_PRECISION, n.IMAGE_MEAN)
+
+
+def hybrid(store: str | Path, *, run_name: str, runs: Sequence[str], part: str = n.VAL) -> dict[str, str]:
+    """The run chosen for each marker; run `run_name` then holds, tile by tile, the masks of the chosen runs.
+
+    The choice is the best AP50 (mean over images) on the annotated tiles of `part`, which must not be the
+    test part; a marker without tiles there takes the run that is best over all markers. Masks and cells are
+    copied as they are stored, nothing is segmented again.
+
+    Raises FintuneValueError for fewer than two runs, for the test part, or for runs that are not finished.
+    """
+    if len(set(runs)) < 2 or part == n.TEST:
+        raise FintuneValueError(
+            f"a hybrid of {list(runs)} chosen on {part!r}: give two runs or more, and a part other than test"
+        )
+    cohort = open_cohort(store)
+    choice = choose_by_marker(evaluate(store, runs=runs, split=part), texts(cohort.images()[n.MARKER]))
+    sources = {name: _Source.open(cohort, name) for name in sorted(set(choice.values()))}
+    identity = {
+        "hybrid": choice,
+        "sources": {name: run_attrs(cohort, name)[IDENTITY] for name in sources},
+        "schema_version": SCHEMA_VERSION,
+    }
+    facts = provenance(hybrid=choice, candidates=list(runs), chosen_on=part, split_digest=require_split(cohort))
+    run_of_tile = [choice[marker] for marker in texts(cohort.images()[n.MARKER])]
+    with writing_run(cohort, run_name, identity=identity, facts=facts) as writer:
+        plans = list(writer.plans())
+        with progress(f"hybrid {run_name}", sum(len(plan.todo) for plan in plans)) as advance:
+            for plan in plans:
+                writer.commit([_copy_shard(cohort, run_name, plan, [sources[r] for r in run_of_tile])])
+                advance(len(plan.todo))
+        writer.finish()
+    if n.MARKER_CHANNEL in texts(cohort.images()[n.CHANNEL]):
+        apply_positivity(cohort, run_name, parse_rule("otsu"))
+    return choice
+
+
+def choose_by_marker(scores: xr.Dataset, markers: Sequence[str]) -> dict[str, str]:
+    """The run with the best AP50 for each of `markers`; `scores` (group, run, threshold) as stored by `evaluate`.
+
+    Of equal runs the first counts.
+    """
+    ap50 = scores[AP50].sel({n.THRESHOLD: 0.5})
+    groups = texts(ap50[GROUP])
+    best = {}
+    for marker in sorted(set(markers)):
+        row = ap50.sel({GROUP: marker if marker in groups else ALL_MARKERS})
+        best[marker] = texts(ap50[n.RUN])[int(np.argmax(row.fillna(-1).values))]
+    return best
+
+
+@dataclass(slots=True)
+class _Source:
+    """A finished run that tiles are copied from; the last shard that was read is kept."""
+
+    cohort: Cohort
+    name: str
+    grid: shards.ShardGrid
+    small: Mapping[str, NDArray[Any]]
+    cells: xr.Dataset
+    first_cell: NDArray[np.int64]
+    _shard: tuple[int, list[shards.Encoded]] = field(default=(-1, []))
+
+    @classmethod
+    def open(cls, cohort: Cohort, name: str) -> _Source:
+        run = cohort.run(name, lazy=False)
+        n_tiles = cohort.images().sizes[n.TILE]
+        if run.sizes[n.TILE] < n_tiles or (run[n.STATE] == n.PENDING).any():
+            raise FintuneValueError(
+                f"run {name!r} has pending tiles. Finish it: fintune-xr infer {cohort.url} --run {name}"
+            )
+        counts = np.maximum(run[n.N_CELLS].values, 0)
+        cells = cohort.cells(name, lazy=False)
+        small = {column: run[column].values for column in _PER_TILE}
+        return cls(cohort, name, run_grid(cohort.location, name), small, cells, np.cumsum(counts) - counts)
+
+    def encoded(self, tile: int) -> shards.Encoded:
+        """The stored chunks of a tile's mask."""
+        shard, slot = divmod(tile, self.grid.tiles_per_shard)
+        if self._shard[0] != shard:
+            self._shard = (shard, shards.read_encoded(self.cohort.location, self.grid, shard))
+        return self._shard[1][slot]
+
+    def result(self, tile: int) -> TileResult:
+        """What became of a tile in this run."""
+        seconds, state = float(self.small[n.SECONDS][tile]), int(self.small[n.STATE][tile])
+        if state != n.DONE:
+            return TileResult(state, seconds, str(self.small[n.REASON][tile]))
+        first = int(self.first_cell[tile])
+        rows = self.cells.isel({n.CELL: slice(first, first + int(self.small[n.N_CELLS][tile]))})
+        columns: dict[str, Any] = {name: rows[name].values for name in _PER_CELL}
+        return TileResult(state, seconds, cells=CellTable(background=self.small[n.BACKGROUND][tile], **columns))
+
+
+def _copy_shard(cohort: Cohort, run_name: str, plan: ShardPlan, source_of_tile: Sequence[_Source]) -> ShardReceipt:
+    tiles = [plan.first + slot for slot in plan.todo]
+
+    def encoded() -> Iterator[shards.Encoded]:
+        for tile in tiles:
+            yield source_of_tile[tile].encoded(tile)
+
+    write_mask_shard(cohort.location, run_name, plan, encoded())
+    return ShardReceipt(plan, tuple(source_of_tile[tile].result(tile) for tile in tiles))
