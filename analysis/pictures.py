@@ -1,4 +1,4 @@
-"""Pictures of tiles: DAPI in blue, marker in green, instances as outlines."""
+"""Pictures of tiles: the first plane in blue, the second in green, a single one in grey; instances as outlines."""
 
 from __future__ import annotations
 
@@ -18,18 +18,28 @@ Rgb = NDArray[np.float64]
 
 NUCLEI_COLOUR: Final = (0.22, 0.42, 1.0)
 MARKER_COLOUR: Final = (0.12, 0.95, 0.25)
+SINGLE_COLOUR: Final = (0.85, 0.85, 0.85)
 ANNOTATED_COLOUR: Final = (1.0, 1.0, 1.0)
 PREDICTED_COLOUR: Final = (1.0, 0.62, 0.0)
 _ZOOM: Final = 3
+# Pictures are enlarged up to this edge: outlines of larger tiles would be too thin to see in a panel.
+_ENLARGED_PX: Final = 1536
 _PANEL_IN: Final = 2.9
 
 
 def composite(planes: NDArray[Any]) -> Rgb:
-    """Colour picture (y, x, 3) in 0..1 of DAPI and marker counts (channel, y, x), each in its range."""
+    """Colour picture (y, x, 3) in 0..1 of the first two planes of counts (channel, y, x), each in its range."""
     picture = np.zeros((*planes.shape[1:], 3))
-    for plane, colour in zip(planes[:2], (NUCLEI_COLOUR, MARKER_COLOUR), strict=False):
+    colours = (NUCLEI_COLOUR, MARKER_COLOUR) if len(planes) > 1 else (SINGLE_COLOUR,)
+    for plane, colour in zip(planes[:2], colours, strict=False):
         picture += _scaled(plane)[..., None] * np.array(colour)
     return np.clip(picture, 0.0, 1.0)
+
+
+def plane_names(tile: xr.Dataset) -> list[str]:
+    """What the planes shown by `composite` are called; the plane `marker` by the tile's own stain."""
+    names = [str(name) for name in tile[n.CHANNEL].values[:2]]
+    return [str(tile[n.MARKER].item()) if name == n.MARKER_CHANNEL else name for name in names]
 
 
 def outlines(mask: NDArray[Any], *, zoom: int = _ZOOM) -> NDArray[np.bool_]:
@@ -47,7 +57,7 @@ def tile_figure(tile: xr.Dataset) -> Figure:
     """One tile in panels: the composite, then each run's outlines over it, and the annotation if any.
 
     `tile` holds `image` (channel, y, x), optionally `mask` (run, y, x) and `annotated` (y, x), and the scalar
-    coordinates `tile`, `marker`, `height` and `width`; only the valid corner is shown.
+    coordinates `channel`, `tile`, `marker`, `height` and `width`; only the valid corner is shown.
     """
     height, width = int(tile[n.HEIGHT]), int(tile[n.WIDTH])
     tile = tile.isel({n.Y: slice(height), n.X: slice(width)})
@@ -57,7 +67,7 @@ def tile_figure(tile: xr.Dataset) -> Figure:
     with style():
         figure = new_figure(_PANEL_IN * (1 + len(runs)), _PANEL_IN * height / width + 0.5)
         panels = figure.subplots(1, 1 + len(runs), squeeze=False)[0]
-        _show(panels[0], picture, f"DAPI + {tile[n.MARKER].item()}", annotated)
+        _show(panels[0], picture, " + ".join(plane_names(tile)), annotated)
         for axes, run in zip(panels[1:], runs, strict=True):
             mask = tile[n.MASK].sel({n.RUN: run}).values
             _show(axes, picture, run, annotated, mask)
@@ -78,13 +88,14 @@ def _show(
     annotated: NDArray[Any] | None,
     predicted: NDArray[Any] | None = None,
 ) -> None:
-    large = np.kron(picture, np.ones((_ZOOM, _ZOOM, 1)))
+    zoom = min(_ZOOM, max(1, _ENLARGED_PX // max(picture.shape[:2])))
+    large = np.kron(picture, np.ones((zoom, zoom, 1)))
     if predicted is not None or annotated is not None:
         large *= 0.8
     if annotated is not None:
-        large[outlines(annotated)] = ANNOTATED_COLOUR
+        large[outlines(annotated, zoom=zoom)] = ANNOTATED_COLOUR
     if predicted is not None:
-        large[outlines(predicted)] = PREDICTED_COLOUR
+        large[outlines(predicted, zoom=zoom)] = PREDICTED_COLOUR
         n_cells = int(np.count_nonzero(np.unique(predicted)))
         title = f"{title}: {n_cells} cell{'' if n_cells == 1 else 's'}"
     axes.imshow(large, interpolation="antialiased")

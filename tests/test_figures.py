@@ -130,7 +130,9 @@ def _tile() -> xr.Dataset:
     mask[1, 20:30, 20:30] = 2
     return xr.Dataset(
         {n.IMAGE: ((n.CHANNEL, n.Y, n.X), image), n.MASK: ((n.RUN, n.Y, n.X), mask)},
-        coords={n.RUN: RUNS, n.MARKER: "GFAP", n.HEIGHT: 32, n.WIDTH: 36, n.TILE: "t"},
+        coords={
+            n.RUN: RUNS, n.CHANNEL: [n.DAPI, n.MARKER_CHANNEL], n.MARKER: "GFAP", n.HEIGHT: 32, n.WIDTH: 36, n.TILE: "t"
+        },
     )
 
 
@@ -141,6 +143,21 @@ def test_tile_figure_shows_the_valid_corner_and_counts_cells() -> None:
     for axes in figure.axes:
         height, width, _ = axes.images[0].get_array().shape
         assert height * 36 == width * 32
+
+
+@pytest.mark.parametrize(
+    ("channels", "marker", "title"),
+    [([n.MARKER_CHANNEL], "microglia", "microglia"), (["nuclei"], "x", "nuclei"), (["a", "b"], "x", "a + b")],
+)
+def test_tile_figure_names_the_planes_that_it_shows(channels: list[str], marker: str, title: str) -> None:
+    tile = _tile().isel({n.CHANNEL: slice(len(channels))}).assign_coords({n.CHANNEL: channels, n.MARKER: marker})
+    assert pictures.tile_figure(tile).axes[0].get_title(loc="left") == title
+
+
+def test_a_single_plane_is_grey() -> None:
+    picture = pictures.composite(stream(5).integers(0, 255, (1, 8, 8)).astype(np.uint8))
+    np.testing.assert_array_equal(picture[..., 0], picture[..., 2])
+    assert picture.max() > 0.8
 
 
 def test_outlines_lie_inside_instances_and_separate_neighbours() -> None:

@@ -10,6 +10,7 @@ import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from fintune_xr.errors import UnknownNameError
 from fintune_xr.metrics.instance import match_masks
@@ -60,6 +61,13 @@ def test_discs_are_found_one_by_one() -> None:
     assert mask[60, 40] != mask[60, 54]
     areas = np.bincount(mask.ravel())[1:]
     assert np.all(np.abs(areas - np.pi * 64) < 60)
+
+
+def test_a_few_cells_on_textured_tissue_are_found_and_little_else() -> None:
+    texture = ndimage.gaussian_filter(stream(2).normal(0, 1, (512, 512)), 4)
+    image = discs([(100, 100), (300, 400), (420, 90)], shape=(512, 512)) + 0.0
+    image[0] += 45 * texture / texture.std()
+    assert 3 <= masks(image.clip(0).astype(np.uint16)).max() <= 5
 
 
 def test_small_things_are_dropped() -> None:

@@ -11,7 +11,7 @@ import xarray as xr
 
 from fintune_xr import names as n
 from fintune_xr.analysis.figure_style import data_uri
-from fintune_xr.analysis.pictures import tile_figure
+from fintune_xr.analysis.pictures import plane_names, tile_figure
 from fintune_xr.analysis.report.contents import Note, Part, Picture, ReportContents, Section, Table
 from fintune_xr.analysis.report.numbers import counted, whole
 
@@ -115,9 +115,15 @@ def _by_marker(tiles: pd.DataFrame) -> pd.DataFrame:
 def _example(examples: xr.Dataset, at: int) -> Picture:
     tile = examples.isel({n.TILE: at})
     label = f"Tile {tile[n.TILE].item()}, donor {tile[n.DONOR].item()}, {tile[n.MARKER].item()}"
-    caption = f"{label}. DAPI in blue, marker in green, each stretched to its own range."
+    caption = f"{label}. {_colours(plane_names(tile))}."
     uri = data_uri(tile_figure(tile), "png", dpi=130)
     return Picture(uri, f"{label}: composite and outlines of each run", caption)
+
+
+def _colours(planes: list[str]) -> str:
+    if len(planes) == 1:
+        return f"{planes[0]} in grey, stretched to its range"
+    return f"{planes[0]} in blue, {planes[1]} in green, each stretched to its own range"
 
 
 def _flat(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

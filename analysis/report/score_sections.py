@@ -75,6 +75,15 @@ def study_sections(contents: ReportContents) -> list[Section]:
     return sections
 
 
+def score_notes(contents: ReportContents) -> list[Note]:
+    """AP50 of each run where there is nothing to compare it to."""
+    if contents.scores is None or contents.scores.sizes[n.RUN] > 1:
+        return []
+    at = contents.scores.sel({n.THRESHOLD: IOU}).squeeze(n.RUN)
+    number = with_interval(float(at[AP50]), *_ends(at, AP50))
+    return [Note(f"AP50 of {at[n.RUN].item()} is {number}, the mean over annotated images.")]
+
+
 def verdicts(contents: ReportContents) -> list[Note]:
     """Whether each run is better than the baseline, by AP50 and the interval of its paired difference."""
     if contents.scores is None or not _has_differences(contents):
@@ -166,7 +175,7 @@ def _positions(scores: xr.Dataset, dims: list[str]) -> list[tuple[dict[str, str]
 
 
 def _difference_parts(contents: ReportContents, overall: xr.Dataset) -> list[Part]:
-    if not _has_differences(contents):
+    if not _has_differences(contents) or overall.sizes[n.RUN] < 2:
         return []
     versus = overall.sel({n.REFERENCE: contents.baseline})
     names = [name for name in SHOWN_SCORES if f"{name}_{n.DIFFERENCE}" in versus]

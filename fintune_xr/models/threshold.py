@@ -19,10 +19,12 @@ from fintune_xr.models.settings import ThresholdSettings
 
 # The background is estimated on means of squares of this many pixels: it varies slowly.
 _COARSE_PX = 8
+# Percentile of a normal distribution one standard deviation below its median.
+_ONE_SIGMA_BELOW = 15.87
 
 
 class ThresholdSegmenter:
-    """Smoothing, background subtraction, Otsu's threshold, distance transform and watershed."""
+    """Smoothing, background subtraction, a threshold of each tile's own, distance transform and watershed."""
 
     def __init__(self, settings: ThresholdSettings, *, channels: Sequence[str]) -> None:
         name = settings.channel or channels[0]
@@ -40,7 +42,7 @@ class ThresholdSegmenter:
         return [self._signal(one[0])[np.newaxis] for one in batch]
 
     def reconstruct(self, maps: Maps) -> Mask:
-        """Instances above the tile's own Otsu threshold; none where nothing stands out of the noise."""
+        """Instances above Otsu's threshold and above the background; none where nothing stands out of the noise."""
         signal = maps[0]
         foreground = _foreground(signal, self.settings)
         if not foreground.any():
@@ -83,12 +85,25 @@ def _background(smooth: NDArray[np.float32], width_px: int) -> NDArray[np.float3
 def _foreground(signal: NDArray[np.float32], settings: ThresholdSettings) -> NDArray[np.bool_]:
     if signal.min() == signal.max():
         return np.zeros(signal.shape, dtype=bool)
-    above = np.asarray(signal > threshold_otsu(signal), dtype=bool)
+    level = max(float(threshold_otsu(signal)), _background_level(signal, settings.min_contrast))
+    above = np.asarray(signal > level, dtype=bool)
+    if not above.any():
+        return above
     if float(signal[above].mean() - signal[~above].mean()) < settings.min_contrast:
         return np.zeros(signal.shape, dtype=bool)
     if settings.fill_holes_px:
         above = np.asarray(remove_small_holes(above, max_size=settings.fill_holes_px), dtype=bool)
     return above
+
+
+def _background_level(signal: NDArray[np.float32], n_spreads: float) -> float:
+    """Level that pixels of the background hardly reach: their median and `n_spreads` standard deviations.
+
+    Where few pixels are foreground, Otsu's threshold falls into the background and cuts it in two. Its standard
+    deviation is taken below the median, where bright instances do not widen it.
+    """
+    low, median = np.percentile(signal, (_ONE_SIGMA_BELOW, 50.0))
+    return float(median + n_spreads * (median - low))
 
 
 def _instances(foreground: NDArray[np.bool_], settings: ThresholdSettings) -> Mask:
