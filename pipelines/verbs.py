@@ -241,6 +241,29 @@ def hybrid(
     return DONE
 
 
+def gate(
+    store: Store,
+    *overrides: Overrides,
+    run: Run,
+    split: Annotated[str, Parameter(help="train, val, test or all.")] = "test",
+    config: Config = None,
+    resamples: Annotated[int, Parameter(help="Donor resamples for the intervals.")] = 1000,
+    seed: Annotated[int, Parameter(help="Seed of the resamples.")] = 0,
+) -> int:
+    """Drop cells of odd brightness or small area, for a grid of limits, without segmenting again.
+
+    Example: fintune-xr gate cohort.zarr --run tuned q_ranges=[[0,100],[2,98]] min_areas=[0,60]
+    """
+    from fintune_xr.pipelines.gate import gate as step
+    from fintune_xr.pipelines.gate import gate_table
+
+    found = step(
+        store, run=run, split=split, config=config, overrides=overrides, resamples=resamples, seed=seed
+    )
+    _print(_table(gate_table(found)))
+    return DONE
+
+
 def associate(
     store: Store,
     *,
@@ -377,7 +400,7 @@ def weights(
 VERBS: Mapping[str, Callable[..., int]] = {
     verb.__name__: verb
     for verb in (
-        demo, ingest, annotate, split, train, infer, positivity, evaluate, associate, bootstrap, report, check,
+        demo, ingest, annotate, split, train, infer, positivity, evaluate, hybrid, associate, bootstrap, report, check,
         export, weights,
     )
 }  # fmt: skip

@@ -1,0 +1,84 @@
+"""A run made of others, tile by tile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from fintune_xr import names as n
+from fintune_xr.errors import FintuneValueError, RunMismatchError
+from fintune_xr.pipelines import hybrid as module
+from fintune_xr.pipelines.annotate import annotate
+from fintune_xr.pipelines.check import check
+from fintune_xr.pipelines.hybrid import AP50, choose_by_marker, hybrid
+from fintune_xr.pipelines.infer import infer
+from fintune_xr.pipelines.ingest import ingest
+from fintune_xr.pipelines.split import split
+from fintune_xr.simulate import CohortSettings, simulate_cohort
+from fintune_xr.store.cohort import open_cohort
+from fintune_xr.text import text_array
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hybrid")
+    settings = CohortSettings(
+        n_donors=6, markers=("GFAP", "IBA1"), tiles_per_donor=(1, 2), tile_px=96, n_annotated=12, damaged=False, seed=3
+    )
+    made = simulate_cohort(folder / "raw", settings=settings)
+    path = folder / "cohort.zarr"
+    ingest(made.source, path)
+    annotate(made.annotations, path)
+    split(path, fractions=(0.34, 0.33, 0.33))
+    infer(path, run="fine", model="threshold", overrides=("positivity=mixture",))
+    infer(path, run="coarse", model="threshold", overrides=("model.sigma_px=4", "positivity=mixture"))
+    return path
+
+
+def scores(table: dict[str, dict[str, float]]) -> xr.Dataset:
+    """Scores (group, run, threshold) as `evaluate` stores them."""
+    groups, runs = list(table), list(next(iter(table.values())))
+    values = [[[table[g][r], 0.0] for r in runs] for g in groups]
+    coords = {"group": groups, n.RUN: runs, n.THRESHOLD: [0.5, 0.75]}
+    return xr.Dataset({AP50: (("group", n.RUN, n.THRESHOLD), values)}, coords=coords)
+
+
+def test_each_marker_takes_its_best_run_and_a_marker_without_tiles_the_best_of_all() -> None:
+    table = {"all": {"a": 0.5, "b": 0.6}, "GFAP": {"a": 0.9, "b": 0.1}, "IBA1": {"a": np.nan, "b": 0.2}}
+    assert choose_by_marker(scores(table), ["GFAP", "OLIG2", "IBA1"]) == {"GFAP": "a", "IBA1": "b", "OLIG2": "b"}
+
+
+def test_the_masks_and_cells_are_those_of_the_chosen_runs(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = {"GFAP": "fine", "IBA1": "coarse"}
+    monkeypatch.setattr(module, "choose_by_marker", lambda *_: wanted)
+    assert hybrid(store, run_name="both", runs=["fine", "coarse"]) == wanted
+    cohort = open_cohort(store)
+    markers = text_array(cohort.images()[n.MARKER])
+    made, made_cells = cohort.run("both").load(), cohort.cells("both").load()
+    for marker, name in wanted.items():
+        tiles = np.flatnonzero(markers == marker)
+        source, cells = cohort.run(name).load(), cohort.cells(name).load()
+        for variable in (n.MASK, n.N_CELLS, n.BACKGROUND):
+            np.testing.assert_array_equal(made[variable][tiles], source[variable][tiles])
+        here, there = (c.isel({n.CELL: np.isin(c[n.TILE_INDEX], tiles)}) for c in (made_cells, cells))
+        assert here.equals(there)
+    assert check(store) == []
+
+
+def test_run_again_with_another_choice_is_refused(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "choose_by_marker", lambda *_: {"GFAP": "fine", "IBA1": "fine"})
+    hybrid(store, run_name="again", runs=["fine", "coarse"])
+    monkeypatch.setattr(module, "choose_by_marker", lambda *_: {"GFAP": "coarse", "IBA1": "fine"})
+    with pytest.raises(RunMismatchError, match="hybrid: stored"):
+        hybrid(store, run_name="again", runs=["fine", "coarse"])
+    assert "again" in open_cohort(store).run_names()
+
+
+@pytest.mark.parametrize(("runs", "part"), [(["fine"], "val"), (["fine", "fine"], "val"), (["fine", "coarse"], "test")])
+def test_one_candidate_or_the_test_part_is_refused(store: Path, runs: list[str], part: str) -> None:
+    with pytest.raises(FintuneValueError, match="two runs or more, and a part other than test"):
+        hybrid(store, run_name="no", runs=runs, part=part)
+    assert "no" not in open_cohort(store).run_names()
