@@ -7,13 +7,17 @@ result is let go as soon as it has been handed on, because what stays in workers
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import CancelledError
 from typing import Any, TypeVar
 
 import dask.array as da
 import numpy as np
 from distributed import Client, Future, as_completed
+from distributed.scheduler import KilledWorker
 from numpy.typing import NDArray
+
+from fintune_xr.errors import WorkerLostError
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -24,31 +28,38 @@ _MAX_BATCH = 16
 
 def map_plans(
     client: Client, function: Callable[..., R], plans: Iterable[P], *, context: Any, name: str
-) -> Iterator[list[R]]:
+) -> Generator[list[R], None, None]:
     """Results of `function(plan, context)` for every plan, as lists of those that came in together.
 
     `context` must be small and picklable: it travels with every block. At most three blocks per worker
     thread are with the scheduler at once, so neither the graph nor memory grows with the number of plans.
 
-    Raises what `function` raised; blocks in flight are then given up.
+    Raises what `function` raised, WorkerLostError where its workers died; blocks in flight are then given up,
+    as they are when the caller stops asking for results.
     """
     waiting = iter(plans)
-    numbers = itertools.count()
-    window = BLOCKS_PER_WORKER_THREAD * max(1, sum(client.nthreads().values()))
-    pool = as_completed(with_results=True)
+    pool = as_completed(with_results=True, raise_errors=False)
     in_flight: set[Future] = set()
-    while True:
-        room = window - len(in_flight)
-        batch = list(itertools.islice(waiting, min(room, _MAX_BATCH))) if room > 0 else []
-        if batch:
-            futures = _submit(client, function, batch, context, f"{name}-{next(numbers)}")
-            in_flight.update(futures)
-            pool.update(futures)
-            if len(in_flight) < window:
-                continue
-        if not in_flight:
-            return
-        yield _collect(pool, in_flight)
+    try:
+        for number in itertools.count():
+            batch = list(itertools.islice(waiting, min(_room(client, in_flight), _MAX_BATCH)))
+            if batch:
+                futures = _submit(client, function, batch, context, f"{name}-{number}")
+                in_flight.update(futures)
+                pool.update(futures)
+            elif not in_flight:
+                return
+            else:
+                yield _collect(pool, in_flight)
+    finally:
+        if in_flight:
+            client.cancel(list(in_flight))
+
+
+def _room(client: Client, in_flight: set[Future]) -> int:
+    """Blocks that may still go to the scheduler; asked each time, because workers come and go."""
+    n_threads = sum(int(count) for count in client.nthreads().values())
+    return max(0, BLOCKS_PER_WORKER_THREAD * max(1, n_threads) - len(in_flight))
 
 
 def _submit(
@@ -76,8 +87,20 @@ def _collect(pool: as_completed, in_flight: set[Future]) -> list[Any]:
     results: list[Any] = []
     for future, result in pool.next_batch(block=True):
         in_flight.discard(future)
-        if future.status == "error":
-            raise result[1] if isinstance(result, tuple) else result
+        if future.status != "finished":
+            raise _fault(result[1] if isinstance(result, tuple) else result)
         results.extend(result)
         future.release()
     return results
+
+
+def _fault(error: BaseException) -> BaseException:
+    """What went wrong with a block, in words where Dask only names a task."""
+    if isinstance(error, KilledWorker):
+        return WorkerLostError(
+            f"{error.allowed_failures + 1} worker processes died one after another over the same block. Most often "
+            "memory is short: start fewer workers or smaller batches; `dmesg` tells. What was committed stays."
+        )
+    if isinstance(error, CancelledError):
+        return WorkerLostError("a block was taken from its worker before it ended; run the same command again")
+    return error

@@ -101,6 +101,10 @@ class DeviceError(FintuneError, RuntimeError):
     """A device was asked for that this machine does not have."""
 
 
+class WorkerLostError(FintuneError, RuntimeError):
+    """A piece of work was given up because the worker processes that took it died, or were taken away."""
+
+
 class MissingPackageError(FintuneError, ImportError):
     """A feature needs a package that is not installed."""
 

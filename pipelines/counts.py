@@ -42,7 +42,7 @@ def tile_counts(cohort: Cohort, runs: Sequence[str]) -> xr.Dataset:
     require_known_run(cohort, runs)
     found = []
     for name in runs:
-        _require_finished(cohort, name)
+        require_finished(cohort, name)
         rule = active_rule(cohort, name)
         counts = cohort.positivity(name).sel({n.RULE: rule})[[n.N_POSITIVE, n.N_ALL]]
         found.append(counts.drop_vars(n.RULE).assign_coords({n.RUN: name}))
@@ -90,12 +90,13 @@ def inputs_digest(*parts: xr.Dataset | xr.DataArray) -> str:
     return seen.hexdigest()
 
 
-def _require_finished(cohort: Cohort, run: str) -> None:
+def require_finished(cohort: Cohort, run: str) -> None:
+    """Raises FintuneValueError where the run has tiles of the cohort pending."""
     states = cohort.run(run)[n.STATE].values
     n_tiles = cohort.images().sizes[n.TILE]
     pending = int((states == n.PENDING).sum()) + n_tiles - states.size
     if pending:
         raise FintuneValueError(
-            f"run {run!r} has {pending} of {n_tiles} tiles pending; a ratio of the rest would be wrong. "
+            f"run {run!r} has {pending} of {n_tiles} tiles pending; a result from the rest would be wrong. "
             f"Finish it: fintune-xr infer {cohort.url} --run {run}"
         )

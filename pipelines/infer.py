@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from fintune_xr import names as n
+from fintune_xr.analysis.rules import PositivityRule
 from fintune_xr.blocks import map_plans
 from fintune_xr.cluster.profile import Profile, load_profile
 from fintune_xr.cluster.session import session
@@ -19,13 +21,12 @@ from fintune_xr.models.checkpoints import Checkpoint, resolve_checkpoint
 from fintune_xr.models.devices import resolve_device
 from fintune_xr.models.settings import model_settings
 from fintune_xr.pipelines.infer_block import BlockContext, infer_block
-from fintune_xr.pipelines.positivity import apply_positivity, parse_rule
+from fintune_xr.pipelines.positivity import apply_positivity, is_counted, last_rule, parse_rule
 from fintune_xr.pipelines.progress import progress, say
 from fintune_xr.provenance import provenance
 from fintune_xr.settings import Settings, load_settings, validated
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.runs import IDENTITY, RunWriter, run_attrs, writing_run
-from fintune_xr.tiles import ShardPlan
 
 
 class InferSettings(Settings):
@@ -77,14 +78,15 @@ def infer(
     context = _context(cohort, run, checkpoint, settings)
     identity = run_identity(checkpoint, context.settings)
     facts = provenance(settings=settings.as_dict(), checkpoint=checkpoint.as_dict(), device=context.device)
+    rule = _rule(cohort, run, settings, restart=restart)
     with writing_run(
         cohort, run, identity=identity, facts=facts, restart=restart, retry=retry_quarantined
     ) as writer:
         n_new = _segment_pending(writer, context, profile)
         writer.finish()
         summary = _summary(run, writer.states(), n_new)
-    if n.MARKER_CHANNEL in context.channels and (n_new or not cohort.has(f"{n.POSITIVITY}/{run}")):
-        apply_positivity(cohort, run, parse_rule(settings.positivity))
+    if n.MARKER_CHANNEL in context.channels and not is_counted(cohort, run, rule):
+        apply_positivity(cohort, run, rule)
     return summary
 
 
@@ -147,6 +149,14 @@ def _as_stored(
     return resolve_checkpoint(model or n.DEFAULT_MODEL), settings
 
 
+def _rule(cohort: Cohort, run: str, settings: InferSettings, *, restart: bool) -> PositivityRule:
+    """The rule asked for, or the one that the stored run was counted with where nothing was said."""
+    asked = parse_rule(settings.positivity)
+    if restart or "positivity" in settings.model_fields_set:
+        return asked
+    return last_rule(cohort, run) or asked
+
+
 def _context(cohort: Cohort, run: str, checkpoint: Checkpoint, settings: InferSettings) -> BlockContext:
     chosen = validated(
         model_settings(checkpoint.kind), settings.model, where=f"settings of {checkpoint.kind}"
@@ -172,16 +182,12 @@ def _segment_pending(writer: RunWriter, context: BlockContext, profile: Profile)
     with session(profile) as client, progress(f"infer {context.run}", pending) as advance:
         if profile.dashboard:
             say(f"dashboard: {client.dashboard_link}")
-        for receipts in map_plans(
-            client, infer_block, plans, context=context, name=_block_name(context, plans)
-        ):
-            writer.commit(receipts)
-            advance(sum(len(receipt.results) for receipt in receipts))
+        finished = map_plans(client, infer_block, plans, context=context, name=f"infer-{context.run}")
+        with contextlib.closing(finished):
+            for receipts in finished:
+                writer.commit(receipts)
+                advance(sum(len(receipt.results) for receipt in receipts))
     return pending
-
-
-def _block_name(context: BlockContext, plans: Sequence[ShardPlan]) -> str:
-    return f"infer-{context.run}-{plans[0].shard}"
 
 
 def _summary(run: str, states: np.ndarray[Any, Any], n_new: int) -> RunSummary:

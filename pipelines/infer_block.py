@@ -22,7 +22,7 @@ from fintune_xr.models.segmenter import Segmenter
 from fintune_xr.overlap import ahead, batches
 from fintune_xr.settings import Settings
 from fintune_xr.store import shards
-from fintune_xr.store.location import Location
+from fintune_xr.store.location import Location, reading
 from fintune_xr.store.runs import run_grid, write_mask_shard
 from fintune_xr.tiles import CellTable, ShardPlan, ShardReceipt, TileResult
 
@@ -99,7 +99,8 @@ class _Block:
         """Reads and normalises one tile, cropped to its valid height and width."""
         began = time.perf_counter()
         work = _Work(slot)
-        image = np.asarray(self.images[self.plan.first + slot])
+        with reading(f"tile {self.plan.first + slot} of {self.images.store_path}"):
+            image = np.asarray(self.images[self.plan.first + slot])
         work.image = image[..., : self.heights[slot], : self.widths[slot]]
         self._try(work, lambda: setattr(work, "maps", self.segmenter.normalise(work.image)))
         work.seconds += time.perf_counter() - began

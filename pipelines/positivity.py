@@ -21,9 +21,10 @@ from fintune_xr.analysis.rules import (
     OtsuRule,
     PositivityRule,
 )
-from fintune_xr.errors import FintuneValueError, SettingsError, unknown_name
+from fintune_xr.errors import SettingsError, unknown_name
+from fintune_xr.pipelines.counts import require_finished
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.runs import write_positive
+from fintune_xr.store.runs import require_known_run, write_positive
 
 RULE_NAMES = ("otsu", "otsu_donor", "mixture", "fixed", "detected")
 # Applied beside the chosen rule, so that the report can show how much the ratio depends on it.
@@ -65,11 +66,10 @@ def parse_rule(rule: str, *, threshold: float | None = None, nuclei_run: str = "
 def apply_positivity(cohort: Cohort, run: str, rule: PositivityRule) -> xr.Dataset:
     """Counts (rule, tile) of a finished run, stored under `positivity/<run>`, with `rule` active."""
     tiles = cohort.run(run, lazy=False)
-    if (tiles[n.STATE] == n.PENDING).any():
-        raise FintuneValueError(
-            f"run {run!r} is not finished; cells of all tiles are needed to find a threshold. "
-            f"Run: fintune-xr infer {cohort.url} --run {run}"
-        )
+    require_finished(cohort, run)
+    if isinstance(rule, DetectedRule):
+        require_known_run(cohort, [rule.nuclei_run])
+        require_finished(cohort, rule.nuclei_run)
     rules = _in_order([*_stored_rules(cohort, run), *SENSITIVITY, rule])
     parts = [_apply(cohort, run, tiles, one) for one in rules]
     result = xr.concat(parts, n.RULE, join="exact", combine_attrs="drop").compute()
@@ -78,6 +78,22 @@ def apply_positivity(cohort: Cohort, run: str, rule: PositivityRule) -> xr.Datas
     active = result[n.N_POSITIVE].sel({n.RULE: rule.name}).values.astype(np.int32)
     write_positive(cohort, run, active, rule=rule.name)
     return result
+
+
+def is_counted(cohort: Cohort, run: str, rule: PositivityRule) -> bool:
+    """Whether the positive cells of a run were counted to the end with `rule`, and from its present cells."""
+    active = cohort.run(run)[n.N_POSITIVE].attrs.get(n.RULE, "")
+    return active == rule.name and cohort.has(f"{n.POSITIVITY}/{run}")
+
+
+def last_rule(cohort: Cohort, run: str) -> PositivityRule | None:
+    """The rule that the positive cells of a run were counted with last; None where they never were."""
+    if not cohort.has(f"{n.POSITIVITY}/{run}"):
+        return None
+    adapter: TypeAdapter[PositivityRule] = TypeAdapter(PositivityRule)
+    stored = cohort.read(f"{n.POSITIVITY}/{run}").attrs
+    (found,) = (rule for rule in map(adapter.validate_python, stored["rules"]) if rule.name == stored["active"])
+    return found
 
 
 def _apply(cohort: Cohort, run: str, tiles: xr.Dataset, rule: PositivityRule) -> xr.Dataset:

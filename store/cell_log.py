@@ -8,7 +8,7 @@ which makes it the same whatever the order of arrival, and the log goes away.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,18 +19,20 @@ from numpy.typing import NDArray
 from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.schema import VariableSpec
-from fintune_xr.store.location import Location, sync_file
+from fintune_xr.store.location import Location, reading, sync_array
 from fintune_xr.store.tables import (
     CELLS_PER_CHUNK,
     COMPLETE,
+    ROWS_PER_CHUNK,
     create_column,
     ensure_group,
     group_attrs,
     is_complete,
     open_column,
     open_writable,
+    read_column,
     remove_group,
-    tidy_staging,
+    write_rows,
 )
 from fintune_xr.tiles import CellTable, ShardReceipt
 
@@ -55,27 +57,28 @@ class CellLog:
         """Group of the ordered table."""
         return f"{n.CELLS}/{self.run}"
 
-    def open(self, counts: NDArray[np.int32], channels: NDArray[Any]) -> None:
-        """Makes the log ready for `counts.size` tiles, taking in an ordered table where only that exists.
+    def open(self, n_tiles: int, channels: NDArray[Any]) -> None:
+        """Makes the log ready for `n_tiles`, taking in an ordered table where only that exists.
 
-        `counts` (tile,) are the cells that each tile has so far, `channels` the names of the image planes.
+        `channels` are the names of the image planes.
         """
         if not is_complete(self.location, self.path):
             remove_group(self.location, self.path)
             group = _create(self.location, self.path, channels)
-            create_column(group, n.FIRST_CELL, _FIRST_CELL, shape=(counts.size,))
+            create_column(group, n.FIRST_CELL, _FIRST_CELL, shape=(n_tiles,))
+            counts = self._counts_of_table(n_tiles)
             first = np.where(counts > 0, np.cumsum(counts) - counts, -1)
             open_column(self.location, f"{self.path}/{n.FIRST_CELL}")[:] = first
-            if is_complete(self.location, self.table):
-                for rows in _contiguous(first, counts):
-                    _extend(self.location, self.path, _rows(self.location, self.table, rows))
+            for rows in _contiguous(first, counts):
+                before = _n_rows(self.location, self.path)
+                _extend(self.location, self.path, before, _rows(self.location, self.table, rows))
             open_writable(self.location, self.path).attrs[COMPLETE] = True
-        self._grow(counts.size)
+        self._grow(n_tiles)
 
     def append(self, receipts: Sequence[ShardReceipt]) -> None:
         """Adds the cells of finished tiles; rows of a tile that is done again are left behind unused."""
         first_cell = open_column(self.location, f"{self.path}/{n.FIRST_CELL}")
-        row = start = int(open_column(self.location, f"{self.path}/{n.LABEL}").shape[0])
+        row = start = _n_rows(self.location, self.path)
         tables: list[tuple[int, CellTable]] = []
         for receipt in receipts:
             first = receipt.plan.first
@@ -87,21 +90,22 @@ class CellLog:
                     row += result.cells.n_cells
             first_cell[first : first + receipt.plan.n_slots] = where
         if tables:
-            _extend(self.location, self.path, _joined(tables))
-        self._sync(start, row)
+            _extend(self.location, self.path, start, _joined(tables))
+        self._sync(start, row, [t for r in receipts for t in (r.plan.first, r.plan.first + r.plan.n_slots - 1)])
 
     def put_in_order(self, counts: NDArray[np.int32]) -> None:
         """Makes `cells/<run>` from the log, in order of tile and label, and removes the log."""
         if not is_complete(self.location, self.path):
             return
-        first_cell = np.asarray(open_column(self.location, f"{self.path}/{n.FIRST_CELL}")[:])
-        channels = np.asarray(open_column(self.location, f"{self.path}/{n.CHANNEL}")[:])
+        first_cell = read_column(self.location, f"{self.path}/{n.FIRST_CELL}")
+        channels = read_column(self.location, f"{self.path}/{n.CHANNEL}")
         local = self.location.is_local
         fresh = f"{n.STAGING}/ordered-{self.run}-{uuid.uuid4().hex}" if local else self.table
         remove_group(self.location, fresh)
         _create(self.location, fresh, channels)
         for rows in _contiguous(first_cell, counts):
-            _extend(self.location, fresh, _rows(self.location, self.path, rows))
+            before = _n_rows(self.location, fresh)
+            _extend(self.location, fresh, before, _rows(self.location, self.path, rows))
         open_writable(self.location, fresh).attrs[COMPLETE] = True
         if local:
             ensure_group(self.location, n.CELLS)
@@ -112,7 +116,12 @@ class CellLog:
     def remove(self) -> None:
         """Removes the log."""
         remove_group(self.location, self.path)
-        tidy_staging(self.location)
+
+    def _counts_of_table(self, n_tiles: int) -> NDArray[np.int64]:
+        """Cells of each tile in the ordered table; none where there is no table."""
+        if not is_complete(self.location, self.table):
+            return np.zeros(n_tiles, np.int64)
+        return np.bincount(read_column(self.location, f"{self.table}/{n.TILE_INDEX}"), minlength=n_tiles)
 
     def _grow(self, n_tiles: int) -> None:
         first_cell = open_column(self.location, f"{self.path}/{n.FIRST_CELL}")
@@ -121,18 +130,12 @@ class CellLog:
             first_cell.resize((n_tiles,))
             first_cell[before:] = -1
 
-    def _sync(self, first: int, last: int) -> None:
+    def _sync(self, first: int, last: int, tiles: Iterable[int]) -> None:
         """The log must be on the disk before `state` says that its tiles are done."""
-        if not self.location.is_local:
-            return
         for name in _COLUMNS:
-            folder = self.location.path / self.path / name
-            for chunk in range(first // CELLS_PER_CHUNK, last // CELLS_PER_CHUNK + 1):
-                for file in folder.glob(f"c.{chunk}*[0-9]"):
-                    sync_file(file)
-            sync_file(folder / "zarr.json")
-        for file in (self.location.path / self.path / n.FIRST_CELL).glob("c.*[0-9]"):
-            sync_file(file)
+            touched = range(first // CELLS_PER_CHUNK, last // CELLS_PER_CHUNK + 1)
+            sync_array(self.location, f"{self.path}/{name}", touched)
+        sync_array(self.location, f"{self.path}/{n.FIRST_CELL}", {tile // ROWS_PER_CHUNK for tile in tiles})
 
 
 def _create(location: Location, path: str, channels: NDArray[Any]) -> zarr.Group:
@@ -156,19 +159,23 @@ def _joined(tables: Sequence[tuple[int, CellTable]]) -> dict[str, NDArray[Any]]:
     return joined
 
 
-def _extend(location: Location, path: str, rows: dict[str, NDArray[Any]]) -> None:
+def _n_rows(location: Location, path: str) -> int:
+    """Rows that every column has: a kill while rows were added leaves some columns longer than others."""
+    return min(int(open_column(location, f"{path}/{name}").shape[0]) for name in _COLUMNS)
+
+
+def _extend(location: Location, path: str, before: int, rows: dict[str, NDArray[Any]]) -> None:
     for name, values in rows.items():
-        column = open_column(location, f"{path}/{name}")
-        before = column.shape[0]
-        column.resize((before + len(values), *column.shape[1:]))
-        column[before:] = values
+        write_rows(location, f"{path}/{name}", before, values)
 
 
 def _rows(location: Location, path: str, rows: slice) -> dict[str, NDArray[Any]]:
-    return {name: np.asarray(open_column(location, f"{path}/{name}")[rows]) for name in _COLUMNS}
+    with reading(f"{location.url}/{path}"):
+        columns = {name: zarr.open_array(location.zarr(), path=f"{path}/{name}", mode="r") for name in _COLUMNS}
+        return {name: np.asarray(column[rows]) for name, column in columns.items()}
 
 
-def _contiguous(first_cell: NDArray[np.int64], counts: NDArray[np.int32]) -> Iterator[slice]:
+def _contiguous(first_cell: NDArray[np.int64], counts: NDArray[np.integer[Any]]) -> Iterator[slice]:
     """Slices of the log that, one after another, give the tiles in order; neighbours are joined."""
     start, stop = 0, 0
     for first, count in zip(first_cell.tolist(), counts.tolist(), strict=True):

@@ -5,25 +5,25 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import zarr
+from numpy.typing import NDArray
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneError, StoreDamagedError
 from fintune_xr.overlap import ahead
 from fintune_xr.store import shards
+from fintune_xr.store.cell_log import CellLog
 from fintune_xr.store.cohort import Cohort
-from fintune_xr.store.location import PARTIAL_SUFFIX
-from fintune_xr.store.tables import COMPLETE
+from fintune_xr.store.location import DECODING_ERRORS, PARTIAL_SUFFIX
+from fintune_xr.store.runs import is_state_of_run
+from fintune_xr.store.tables import COMPLETE, read_column
 from fintune_xr.text import text_array
-
-# What zarr and its codecs raise for bytes that are not what was written.
-_DECODING_ERRORS = (ValueError, RuntimeError, OSError, KeyError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +44,23 @@ def check_store(cohort: Cohort, *, advance: Callable[[int], None] = lambda _: No
 
     `advance` is called with the number of tiles read.
     """
-    yield from _check_groups(cohort)
-    yield from _check_columns(cohort)
-    yield from _check_labels(cohort)
-    for path in pixel_arrays(cohort):
-        yield from _check_pixels(cohort, path, advance)
-    for run in cohort.run_names():
-        yield from _check_counts(cohort, run)
+    stages: list[tuple[str, Iterator[Problem]]] = [
+        ("store", _check_groups(cohort)),
+        ("store", _check_columns(cohort)),
+        (n.IMAGES, _check_labels(cohort)),
+        *((path, _check_pixels(cohort, path, advance)) for path in pixel_arrays(cohort)),
+        *((f"{n.RUNS}/{run}", _check_counts(cohort, run)) for run in cohort.run_names()),
+    ]
+    found: list[Problem] = []
+    for where, stage in stages:
+        try:
+            for problem in stage:
+                found.append(problem)
+                yield problem
+        except DECODING_ERRORS as error:
+            # What stops a later stage is mostly what an earlier one has named.
+            if not any(problem.where.startswith(where) for problem in found):
+                yield Problem(where, f"cannot be checked: {error}", _remedy(where))
 
 
 def pixel_arrays(cohort: Cohort) -> list[str]:
@@ -76,8 +86,7 @@ def _check_groups(cohort: Cohort) -> Iterator[Problem]:
             door()
         except FintuneError as error:
             yield Problem(name, str(error), "Run the step that writes it again")
-    group = zarr.open_group(cohort.location.zarr(), mode="r")
-    for path, member in group.members(max_depth=None):
+    for path, member in _members(cohort):
         if isinstance(member, zarr.Group) and member.attrs.get(COMPLETE) is False:
             yield Problem(path, "left half-written", "Run the step that writes it again")
     if cohort.location.is_local:
@@ -90,18 +99,27 @@ def _check_groups(cohort: Cohort) -> Iterator[Problem]:
             )
 
 
-def _check_columns(cohort: Cohort) -> Iterator[Problem]:
-    """Every small array decodes; read in blocks of rows."""
+def _members(cohort: Cohort) -> Iterator[tuple[str, zarr.Group | zarr.Array[Any]]]:
+    """Groups and arrays of the store, but for what writers are at work on."""
     group = zarr.open_group(cohort.location.zarr(), mode="r")
     for path, member in group.members(max_depth=None):
+        if path.partition("/")[0] != n.STAGING:
+            yield path, member
+
+
+def _check_columns(cohort: Cohort) -> Iterator[Problem]:
+    """Every small array decodes; read in blocks of rows."""
+    for path, member in _members(cohort):
         if not isinstance(member, zarr.Array) or member.shards is not None or member.ndim == 0:
             continue
         rows = max(1, member.chunks[0])
         for first in range(0, member.shape[0], rows):
+            last = min(first + rows, member.shape[0])
             try:
-                member[first : first + rows]
-            except _DECODING_ERRORS as error:
-                yield Problem(path, f"rows from {first} cannot be read: {error}", _remedy(path))
+                member[first:last]
+            except DECODING_ERRORS as error:
+                hit = tuple(range(first, last)) if is_state_of_run(path) else ()
+                yield Problem(path, f"rows from {first} cannot be read: {error}", _remedy(path), hit)
 
 
 def _check_labels(cohort: Cohort) -> Iterator[Problem]:
@@ -147,17 +165,15 @@ def _check_shard(
         (broken, "fail their checksum or do not decode"),
     ):
         if rows:
-            listed = ", ".join(map(str, rows[:10]))
-            yield Problem(
-                grid.key(shard), f"{len(rows)} tile(s) {what}: {listed}", _remedy(grid.path), tuple(rows)
-            )
+            said = f"{len(rows)} tile(s) {what}: {_listed(rows)}"
+            yield Problem(grid.key(shard), said, _remedy(grid.path), tuple(rows))
 
 
 def _broken_tiles(array: zarr.Array[Any], rows: Iterable[int]) -> Iterator[int]:
     def is_broken(row: int) -> int | None:
         try:
             array[row]
-        except _DECODING_ERRORS:
+        except DECODING_ERRORS:
             return row
         return None
 
@@ -168,49 +184,83 @@ def _broken_tiles(array: zarr.Array[Any], rows: Iterable[int]) -> Iterator[int]:
 
 
 def _check_counts(cohort: Cohort, run: str) -> Iterator[Problem]:
-    """Cells per tile equal to the labels in its mask and to the rows of the cell table."""
+    """Cells per tile equal to the labels in its mask, and labels and areas to the rows of the cell table."""
     stored = cohort.run(run, lazy=False)
     states, counts = stored[n.STATE].values, stored[n.N_CELLS].values
     done = np.flatnonzero(states == n.DONE)
+    # While there is a log, the table is that of an earlier state, or has yet to be made of it.
+    ended = (states != n.PENDING).all() and not cohort.has(CellLog(cohort.location, run).path)
+    table = _CellRows(cohort, run, done, counts) if ended else None
+    if table is not None and table.fault:
+        yield Problem(f"{n.CELLS}/{run}", table.fault, _remedy(f"{n.CELLS}/{run}"))
+        table = None
     mask = _array(cohort, f"{n.RUNS}/{run}/{n.MASK}")
 
-    def differs(tile: int) -> int | None:
+    def fault(tile: int) -> tuple[int, str]:
         try:
-            labels = np.unique(np.asarray(mask[tile]))
-        except _DECODING_ERRORS:
-            return None
-        return tile if np.count_nonzero(labels) != counts[tile] else None
+            labels, areas = np.unique(np.asarray(mask[tile]), return_counts=True)
+        except DECODING_ERRORS:
+            return tile, ""
+        cells = labels != 0
+        if np.count_nonzero(cells) != counts[tile]:
+            return tile, n.N_CELLS
+        differs = table is not None and not table.agrees(tile, labels[cells], areas[cells])
+        return tile, n.CELLS if differs else ""
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        wrong = tuple(t for t in ahead(pool, differs, (int(i) for i in done), depth=8) if t is not None)
-    if wrong:
-        listed = ", ".join(map(str, wrong[:10]))
-        yield Problem(
-            f"{n.RUNS}/{run}/{n.N_CELLS}", f"{len(wrong)} tile(s) have another number of cells in the mask: {listed}",
-            _remedy(f"{n.RUNS}/{run}/{n.MASK}"), wrong,
-        )  # fmt: skip
-    if (states != n.PENDING).all() and cohort.has(f"{n.CELLS}/{run}"):
-        n_rows = cohort.cells(run).sizes[n.CELL]
-        if n_rows != int(counts[done].sum()):
+        found = [hit for hit in ahead(pool, fault, (int(i) for i in done), depth=8) if hit[1]]
+    for where, what in ((n.N_CELLS, "another number of cells in the mask"), (n.CELLS, "other cells than the table")):
+        wrong = tuple(tile for tile, kind in found if kind == where)
+        if wrong:
             yield Problem(
-                f"{n.CELLS}/{run}", f"{n_rows} rows for {int(counts[done].sum())} cells",
-                f"Make run {run} again with --restart",
+                f"{n.RUNS}/{run}/{where}", f"{len(wrong)} tile(s) have {what}: {_listed(wrong)}",
+                _remedy(f"{n.RUNS}/{run}/{n.MASK}"), wrong,
             )  # fmt: skip
 
 
-def _expected_tiles(cohort: Cohort, path: str, n_tiles: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+class _CellRows:
+    """Rows of the cell table of a run, tile by tile; `fault` says why they cannot be compared."""
+
+    def __init__(self, cohort: Cohort, run: str, done: NDArray[np.int64], counts: NDArray[np.int32]) -> None:
+        path = f"{n.CELLS}/{run}"
+        n_cells = np.zeros(counts.size, np.int64)
+        n_cells[done] = counts[done]
+        self.fault = ""
+        if not cohort.has(path):
+            self.fault = f"there is no table of the {n_cells.sum()} cells"
+            return
+        tile_index = read_column(cohort.location, f"{path}/{n.TILE_INDEX}")
+        if not np.array_equal(tile_index, np.repeat(np.arange(counts.size), n_cells)):
+            self.fault = f"{tile_index.size} rows are not those of {n_cells.sum()} cells in order of tiles"
+        self.last = np.cumsum(n_cells)
+        self.first = self.last - n_cells
+        self.columns = [_array(cohort, f"{path}/{name}") for name in (n.LABEL, n.AREA_PX)]
+
+    def agrees(self, tile: int, *expected: NDArray[Any]) -> bool:
+        """Whether the rows of `tile` hold the expected labels and areas."""
+        rows = slice(int(self.first[tile]), int(self.last[tile]))
+        return all(np.array_equal(c[rows], values) for c, values in zip(self.columns, expected, strict=True))
+
+
+def _expected_tiles(cohort: Cohort, path: str, n_tiles: int) -> NDArray[np.bool_]:
     """Which tiles must have pixels: all, except the pending ones of a run."""
     group, _, _ = path.rpartition("/")
     if not group.startswith(f"{n.RUNS}/"):
         return np.ones(n_tiles, bool)
     state = _array(cohort, f"{group}/{n.STATE}")
-    pending: np.ndarray[Any, np.dtype[np.bool_]] = np.asarray(state[:n_tiles]) == n.PENDING
+    pending: NDArray[np.bool_] = np.asarray(state[:n_tiles]) == n.PENDING
     return ~pending
 
 
+def _listed(tiles: Sequence[int]) -> str:
+    return ", ".join(map(str, tiles[:10])) + (", …" if len(tiles) > 10 else "")
+
+
 def _remedy(path: str) -> str:
-    if path.startswith((f"{n.RUNS}/", f"{n.CELLS}/")):
-        run = path.split("/")[1]
+    run = path.split("/")[1] if path.startswith((f"{n.RUNS}/", f"{n.CELLS}/")) else ""
+    if run and (path.startswith(n.CELLS) or path.rpartition("/")[2] in (n.TILE, n.CHANNEL)):
+        return f"Make it again: `fintune-xr infer --run {run} --restart`"
+    if run:
         return f"Set the tiles back with `fintune-xr check --repair`, then `fintune-xr infer --run {run}`"
     if path.startswith(n.IMAGES):
         return "Ingest the raw files into a new store; results of this one cannot be trusted for these tiles"

@@ -15,10 +15,18 @@ import numpy as np
 import zarr
 
 from fintune_xr import names as n
+from fintune_xr.errors import StoreDamagedError
 from fintune_xr.schema import DatasetSchema
 from fintune_xr.store import shards
-from fintune_xr.store.location import Location, sync_file, writing
-from fintune_xr.store.tables import ROWS_PER_CHUNK, create_column, ensure_group, group_attrs, open_column
+from fintune_xr.store.location import Location, sync_array, writing
+from fintune_xr.store.tables import (
+    ROWS_PER_CHUNK,
+    create_column,
+    ensure_group,
+    group_attrs,
+    open_column,
+    write_rows,
+)
 
 Labels = Mapping[str, Any]
 
@@ -80,13 +88,23 @@ def append(target: Growing, items: Iterable[tuple[Labels, shards.Encoded]]) -> I
     committed = target.n_tiles
     for first in waiting:
         shard, used = divmod(committed, grid.tiles_per_shard)
-        kept = shards.read_encoded(target.location, grid, shard)[:used] if used else []
+        kept = _kept(target, grid, shard, used) if used else []
         batch: list[Labels] = []
         fresh = _noting(islice(chain([first], waiting), grid.tiles_per_shard - used), batch)
         shards.write_shard(target.location, grid, shard, chain(kept, fresh))
         _commit(target, committed, batch)
         committed += len(batch)
         yield committed
+
+
+def _kept(target: Growing, grid: shards.ShardGrid, shard: int, used: int) -> list[shards.Encoded]:
+    stored = shards.read_encoded(target.location, grid, shard)
+    if len(stored) < used:
+        raise StoreDamagedError(
+            f"{grid.key(shard)} in {target.location.url}: expected {used} tiles, found {len(stored)}. "
+            "Run `fintune-xr check` to list what is damaged."
+        )
+    return stored[:used]
 
 
 def _noting(items: Iterable[tuple[Labels, shards.Encoded]], batch: list[Labels]) -> Iterator[shards.Encoded]:
@@ -101,24 +119,14 @@ def _commit(target: Growing, committed: int, batch: list[Labels]) -> None:
         for name, spec in target.schema.coords.items():
             if spec.dims[0] != n.TILE:
                 continue
-            column = open_column(target.location, f"{target.path}/{name}")
-            column.resize((length, *column.shape[1:]))
-            column[committed:length] = _values([labels[name] for labels in batch], spec.dtype)
-            _sync(target, name, committed, length)
+            values = _values([labels[name] for labels in batch], spec.dtype)
+            write_rows(target.location, f"{target.path}/{name}", committed, values)
+            # Labels must be on the disk before the array's length says that the tiles exist.
+            touched = range(committed // ROWS_PER_CHUNK, (length - 1) // ROWS_PER_CHUNK + 1)
+            sync_array(target.location, f"{target.path}/{name}", touched)
         array = open_column(target.location, f"{target.path}/{target.variable}")
         array.resize((length, *array.shape[1:]))
 
 
 def _values(values: list[Any], dtype: str) -> np.ndarray[Any, Any]:
     return np.array(values, dtype=np.dtypes.StringDType() if dtype == "str" else dtype)
-
-
-def _sync(target: Growing, name: str, first: int, last: int) -> None:
-    """Labels must be on the disk before the array's length says that the tiles exist."""
-    if not target.location.is_local:
-        return
-    folder = target.location.path / target.path / name
-    for chunk in range(first // ROWS_PER_CHUNK, (last - 1) // ROWS_PER_CHUNK + 1):
-        for file in folder.glob(f"c.{chunk}*"):
-            sync_file(file)
-    sync_file(folder / "zarr.json")

@@ -18,9 +18,13 @@ import zarr.storage
 from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 
-from fintune_xr.errors import StoreDamagedError, StoreWriteError
+from fintune_xr.errors import FintuneError, StoreDamagedError, StoreWriteError
 
 PARTIAL_SUFFIX = ".partial"
+# What zarr and its codecs raise for bytes that are not what was written.
+DECODING_ERRORS = (ValueError, RuntimeError, OSError, KeyError)
+# zarr also asks for the names of version 2, in folders of any name.
+_METADATA = {"zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata"}
 _CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
 
 
@@ -46,6 +50,8 @@ class StrictStore(zarr.storage.WrapperStore[Store]):
 def is_chunk_key(key: str) -> bool:
     """Whether a key names stored chunks (`…/c.3.0.0` or `…/c/3/0/0`), not metadata."""
     last = key.rpartition("/")[2]
+    if last in _METADATA:
+        return False
     return last.startswith("c.") or "/c/" in key or last == "c"
 
 
@@ -157,10 +163,37 @@ def writing(what: str) -> Iterator[None]:
         ) from error
 
 
-def sync_file(path: Path) -> None:
-    """Forces the bytes of an existing file to the disk."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+@contextlib.contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Turns what codecs say about bytes that are not those that were written into a StoreDamagedError."""
+    try:
+        yield
+    except FintuneError:
+        raise
+    except DECODING_ERRORS as error:
+        raise StoreDamagedError(
+            f"{what} cannot be read: {error}. Run `fintune-xr check` to list what is damaged and how to repair it."
+        ) from error
+
+
+def sync_array(location: Location, path: str, chunks: Iterable[int]) -> None:
+    """Forces to the disk what zarr has written of an array: its chunks of these numbers, and its length.
+
+    zarr renames finished files into place but syncs neither them nor their folder. Nothing is done for a URL.
+    """
+    if not location.is_local:
+        return
+    folder = location.path / path
+    files = [file for chunk in sorted(set(chunks)) for file in folder.glob(f"c.{chunk}*") if _is_chunk(file, chunk)]
+    for file in [*files, folder / "zarr.json"]:
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+    _sync_folder(folder)
+
+
+def _is_chunk(file: Path, chunk: int) -> bool:
+    """Whether a file is a chunk of this number along the first dim, neither of 10 for 1 nor a killed writer's."""
+    return file.name.split(".")[1] == str(chunk) and not file.name.endswith(PARTIAL_SUFFIX)
 
 
 def _replace_file(file: Path, parts: Iterable[bytes]) -> int:

@@ -18,7 +18,7 @@ from fintune_xr.errors import FintuneValueError, RunMismatchError, unknown_name
 from fintune_xr.store import shards
 from fintune_xr.store.cell_log import CellLog
 from fintune_xr.store.cohort import Cohort
-from fintune_xr.store.location import Location, sync_file, writing
+from fintune_xr.store.location import Location, sync_array, writing
 from fintune_xr.store.locks import holding
 from fintune_xr.store.tables import (
     COMPLETE,
@@ -29,7 +29,10 @@ from fintune_xr.store.tables import (
     is_complete,
     open_column,
     open_writable,
+    read_column,
     remove_group,
+    sweep_staging,
+    write_rows,
 )
 from fintune_xr.tiles import ShardPlan, ShardReceipt, TileResult
 
@@ -67,7 +70,7 @@ class RunWriter:
 
     def states(self) -> NDArray[np.uint8]:
         """State of every tile (tile,)."""
-        return np.asarray(self.columns[n.STATE][:])
+        return read_column(self.cohort.location, f"{n.RUNS}/{self.name}/{n.STATE}")
 
     def plans(self) -> Iterator[ShardPlan]:
         """One plan for each shard that holds pending tiles, in order."""
@@ -90,24 +93,30 @@ class RunWriter:
             self._sync([n.STATE], receipts)
 
     def begin(self, *, retry: bool) -> None:
-        """Gets the log of cells ready where anything is pending; `retry` sets quarantined tiles back."""
-        states = self.states()
-        if retry and (states == n.QUARANTINED).any():
-            states[states == n.QUARANTINED] = n.PENDING
-            self.columns[n.STATE][:] = states
-        if (states == n.PENDING).any():
-            self.log.open(self._counts(), _channels(self.cohort))
+        """Gets the log of cells ready where anything is pending; `retry` sets quarantined tiles back.
+
+        Positive cells counted before are then no longer those of the run, and are marked so.
+        """
+        path = f"{n.RUNS}/{self.name}"
+        for name in (n.TILE, *_SMALL):
+            read_column(self.cohort.location, f"{path}/{name}")
+        with writing(f"{self.cohort.url}/{path}"):
+            states = self.states()
+            if retry and (states == n.QUARANTINED).any():
+                states[states == n.QUARANTINED] = n.PENDING
+                self.columns[n.STATE][:] = states
+            if (states == n.PENDING).any():
+                self.columns[n.N_POSITIVE].attrs[n.RULE] = ""
+                self.log.open(states.size, _channels(self.cohort))
 
     def finish(self) -> bool:
         """Whether every tile is done or quarantined; then the table of cells is put in order."""
         if (self.states() == n.PENDING).any():
             return False
-        self.log.put_in_order(self._counts())
+        counts = read_column(self.cohort.location, f"{n.RUNS}/{self.name}/{n.N_CELLS}")
+        with writing(f"{self.cohort.url}/{n.CELLS}/{self.name}"):
+            self.log.put_in_order(np.maximum(counts, 0))
         return True
-
-    def _counts(self) -> NDArray[np.int32]:
-        counts: NDArray[np.int32] = np.asarray(self.columns[n.N_CELLS][:])
-        return np.maximum(counts, 0)
 
     def _write_column(self, name: str, receipts: Sequence[ShardReceipt]) -> None:
         column = self.columns[name]
@@ -119,19 +128,10 @@ class RunWriter:
             column[plan.first : plan.first + plan.n_slots] = values
 
     def _sync(self, names: Sequence[str], receipts: Sequence[ShardReceipt]) -> None:
-        if not self.cohort.location.is_local:
-            return
+        rows = [row for r in receipts for row in (r.plan.first, r.plan.first + r.plan.n_slots - 1)]
         for name in names:
-            folder = self.cohort.location.path / n.RUNS / self.name / name
-            chunks = {
-                row // ROWS_PER_CHUNK
-                for r in receipts
-                for row in (r.plan.first, r.plan.first + r.plan.n_slots - 1)
-            }
-            for chunk in chunks:
-                for file in folder.glob(f"c.{chunk}*"):
-                    if not file.name.endswith(".partial"):
-                        sync_file(file)
+            path = f"{n.RUNS}/{self.name}/{name}"
+            sync_array(self.cohort.location, path, {row // ROWS_PER_CHUNK for row in rows})
 
 
 @contextlib.contextmanager
@@ -152,20 +152,23 @@ def writing_run(
     Raises RunMismatchError where it does not, RunBusyError where another process writes the run.
     """
     check_run_name(name)
-    with holding(cohort.location, name, what=f"writing run {name!r}"):
+    with _holding_run(cohort, name):
         path = f"{n.RUNS}/{name}"
-        if restart:
+        if restart or not is_complete(cohort.location, path):
             remove_run(cohort, name)
-        if not is_complete(cohort.location, path):
-            remove_group(cohort.location, path)
             _create(cohort, name, identity, facts)
         _check_identity(cohort, name, identity)
         cohort.location.sweep(path)
+        sweep_staging(cohort.location, f"ordered-{name}-")
         _grow(cohort, name)
         columns = {c: open_column(cohort.location, f"{path}/{c}") for c in _SMALL}
         writer = RunWriter(cohort, name, CellLog(cohort.location, name), columns)
         writer.begin(retry=retry)
         yield writer
+
+
+def _holding_run(cohort: Cohort, name: str) -> contextlib.AbstractContextManager[None]:
+    return holding(cohort.location, f"run-{name}", what=f"writing run {name!r}")
 
 
 def write_mask_shard(location: Location, run: str, plan: ShardPlan, fresh: Iterator[shards.Encoded]) -> int:
@@ -205,14 +208,36 @@ def write_positive(cohort: Cohort, run: str, counts: NDArray[np.int32], *, rule:
 def mark_pending(cohort: Cohort, run: str, tiles: Sequence[int]) -> None:
     """Sets tiles (positions) of a run back to pending, so that `infer` makes them again.
 
+    Chunks of the small arrays that hold these tiles are written anew, whether or not they can still be read.
+
     Raises RunBusyError where another process writes the run.
     """
-    with holding(cohort.location, run, what=f"writing run {run!r}"):
-        column = open_column(cohort.location, f"{n.RUNS}/{run}/{n.STATE}")
-        states = np.asarray(column[:])
-        states[list(tiles)] = n.PENDING
-        with writing(f"{cohort.url}/{n.RUNS}/{run}/{n.STATE}"):
-            column[:] = states
+    rows = np.unique(np.asarray(tiles, np.int64))
+    with _holding_run(cohort, run), writing(f"{cohort.url}/{n.RUNS}/{run}"):
+        for name in (n.STATE, *(c for c in _SMALL if c != n.STATE)):
+            _reset(cohort.location, f"{n.RUNS}/{run}/{name}", rows, _INITIAL[name])
+        open_column(cohort.location, f"{n.RUNS}/{run}/{n.N_POSITIVE}").attrs[n.RULE] = ""
+
+
+def _reset(location: Location, path: str, rows: NDArray[np.int64], value: Any) -> None:
+    """Puts `value` into rows of a small array; a chunk whose rows are all among them is not read before."""
+    column = open_column(location, path)
+    for chunk in np.unique(rows // ROWS_PER_CHUNK):
+        first = int(chunk) * ROWS_PER_CHUNK
+        last = min(first + ROWS_PER_CHUNK, column.shape[0])
+        here = rows[rows // ROWS_PER_CHUNK == chunk]
+        if here.size == last - first:
+            column[first:last] = value
+        else:
+            values = read_column(location, path, slice(first, last))
+            values[here - first] = value
+            column[first:last] = values
+
+
+def is_state_of_run(path: str) -> bool:
+    """Whether `path` is one of the small arrays of a run that `mark_pending` can write anew."""
+    group, _, name = path.rpartition("/")
+    return group.startswith(f"{n.RUNS}/") and name in _SMALL
 
 
 def remove_run(cohort: Cohort, name: str) -> None:
@@ -264,18 +289,18 @@ def _grow(cohort: Cohort, name: str) -> None:
     """Adds the tiles that the cohort has gained; `mask` last, so that a kill is seen and mended next time."""
     path = f"{n.RUNS}/{name}"
     tiles = cohort.images()[n.TILE].values
-    mask = open_column(cohort.location, f"{path}/{n.MASK}")
-    before, after = mask.shape[0], len(tiles)
+    arrays = {c: open_column(cohort.location, f"{path}/{c}") for c in (n.TILE, *_SMALL, n.MASK)}
+    before, after = min(array.shape[0] for array in arrays.values()), len(tiles)
+    mask = arrays.pop(n.MASK)
     if before == after:
         return
     with writing(f"{cohort.url}/{path}"):
-        for column in (n.TILE, *_SMALL):
-            array = open_column(cohort.location, f"{path}/{column}")
-            array.resize((after, *array.shape[1:]))
-            if column == n.TILE:
-                array[before:after] = tiles[before:after]
-            else:
-                array[before:after] = _INITIAL[column]
+        for column, array in arrays.items():
+            fresh = np.empty((after - before, *array.shape[1:]), array.dtype)
+            fresh[:] = tiles[before:] if column == n.TILE else _INITIAL[column]
+            write_rows(cohort.location, f"{path}/{column}", before, fresh)
+            touched = range(before // ROWS_PER_CHUNK, after // ROWS_PER_CHUNK + 1)
+            sync_array(cohort.location, f"{path}/{column}", touched)
         mask.resize((after, *mask.shape[1:]))
 
 

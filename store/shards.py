@@ -132,16 +132,18 @@ def write_shard(location: Location, grid: ShardGrid, shard: int, tiles: Iterable
 def read_encoded(location: Location, grid: ShardGrid, shard: int) -> list[Encoded]:
     """The encoded tiles that shard number `shard` holds, to be carried unchanged into a new version of it.
 
-    Raises StoreDamagedError where the shard is missing, cut short, or its index fails its checksum.
+    Raises StoreDamagedError where the shard is missing, cut short, its index fails its checksum, or a tile
+    before the last one is absent.
     """
     index = read_index(location, grid, shard)
+    absent = (index == ABSENT).any(axis=(1, 2))
+    n_tiles = int(np.argmax(absent)) if absent.any() else absent.size
+    if not absent[n_tiles:].all():
+        raise StoreDamagedError(
+            f"{grid.key(shard)} in {location.url}: tile {n_tiles} of the shard is absent, later ones are there"
+        )
     body = location.read(grid.key(shard))
-    tiles = []
-    for slot in index:
-        if (slot == ABSENT).any():
-            break
-        tiles.append(tuple(body[start : start + size] for start, size in slot.tolist()))
-    return tiles
+    return [tuple(body[start : start + size] for start, size in slot) for slot in index[:n_tiles].tolist()]
 
 
 def read_index(location: Location, grid: ShardGrid, shard: int) -> NDArray[np.uint64]:

@@ -10,17 +10,20 @@ from typing import Any
 import numpy as np
 import xarray as xr
 import zarr
+from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.dtype import VariableLengthUTF8
 
 from fintune_xr import names as n
 from fintune_xr.errors import StoreDamagedError
 from fintune_xr.schema import DatasetSchema, VariableSpec, check_dataset
-from fintune_xr.store.location import Location, writing
+from fintune_xr.store.location import Location, reading, writing
 
 COMPLETE = "complete"
 ROWS_PER_CHUNK = 4096
 CELLS_PER_CHUNK = 65536
+_GONE = "gone-"
+_OLD = ".old"
 
 
 def create_column(
@@ -50,6 +53,25 @@ def open_column(location: Location, path: str) -> zarr.Array[Any]:
     """An existing array, for writing; chunks of zeros are written, so that an absent one is damage."""
     with zarr.config.set({"array.write_empty_chunks": True}):
         return zarr.open_array(location.zarr(read_only=False), path=path, mode="r+")
+
+
+def read_column(location: Location, path: str, rows: slice = slice(None)) -> NDArray[Any]:
+    """Values of a small array; raises StoreDamagedError where a chunk is missing or does not decode."""
+    with reading(f"{location.url}/{path}"):
+        return np.asarray(zarr.open_array(location.zarr(), path=path, mode="r")[rows])
+
+
+def write_rows(location: Location, path: str, first: int, values: NDArray[Any]) -> None:
+    """Makes `values` the rows of an array from `first` to its new end.
+
+    Raises StoreDamagedError where the row before `first` cannot be read: zarr would write zeros over its chunk.
+    """
+    if first:
+        with reading(f"{location.url}/{path}"):
+            zarr.open_array(location.zarr(), path=path, mode="r")[first - 1 : first]
+    column = open_column(location, path)
+    column.resize((first + len(values), *column.shape[1:]))
+    column[first:] = values
 
 
 def group_attrs(schema: DatasetSchema, **attrs: Any) -> dict[str, Any]:
@@ -89,11 +111,13 @@ def open_dataset(
 def replace_group(location: Location, path: str, dataset: xr.Dataset, schema: DatasetSchema | None) -> None:
     """Stores `dataset` under `path` in place of what was there.
 
-    The new group is written whole beside the old one first; a kill leaves the old or the new one.
+    The new group is written whole beside the old one first; a kill leaves the old or the new one, or, between
+    two renames, neither: then `recover_group`, which the next call begins with, puts the old one back.
     """
     if schema is not None:
         check_dataset(dataset, schema)
-    fresh = f"{n.STAGING}/{path.replace('/', '-')}-{uuid.uuid4().hex}"
+    recover_group(location, path)
+    fresh = f"{_staged(path)}{uuid.uuid4().hex}"
     target = fresh if location.is_local else path
     with writing(f"{location.url}/{path}"):
         for child in (target, path):
@@ -102,6 +126,18 @@ def replace_group(location: Location, path: str, dataset: xr.Dataset, schema: Da
         _write(location, target, dataset, schema)
         if location.is_local:
             _put_in_place(location, fresh, path)
+
+
+def recover_group(location: Location, path: str) -> None:
+    """Puts back what a killed `replace_group` moved aside, and removes what it left unfinished."""
+    staging = location.path / n.STAGING
+    prefix = _staged(path).rpartition("/")[2]
+    if not location.is_local or not staging.is_dir():
+        return
+    for old in sorted(staging.glob(f"{prefix}*{_OLD}")):
+        if not group_exists(location, path):
+            old.rename(location.path / path)
+    sweep_staging(location, prefix)
 
 
 def group_exists(location: Location, path: str) -> bool:
@@ -132,9 +168,9 @@ def remove_group(location: Location, path: str) -> None:
         location.remove(path)
     elif (location.path / path).exists():
         ensure_group(location, n.STAGING)
-        gone = location.path / n.STAGING / f"gone-{uuid.uuid4().hex}"
+        gone = location.path / n.STAGING / f"{_GONE}{uuid.uuid4().hex}"
         (location.path / path).rename(gone)
-        shutil.rmtree(gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def is_complete(location: Location, path: str) -> bool:
@@ -144,11 +180,22 @@ def is_complete(location: Location, path: str) -> bool:
     return bool(zarr.open_group(location.zarr(), path=path, mode="r").attrs.get(COMPLETE))
 
 
-def tidy_staging(location: Location) -> None:
-    """Removes the staging group once nothing is staged."""
+def sweep_staging(location: Location, *prefixes: str) -> None:
+    """Removes what killed writers were removing, and what they left unfinished under names with these prefixes.
+
+    The caller must be the only one who stages under these prefixes.
+    """
+    if not location.is_local:
+        return
     staging = location.path / n.STAGING
-    if location.is_local and staging.is_dir() and not any(entry.is_dir() for entry in staging.iterdir()):
-        shutil.rmtree(staging)
+    for entry in list(staging.iterdir()) if staging.is_dir() else []:
+        if entry.name.startswith((_GONE, *prefixes)):
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def _staged(path: str) -> str:
+    """Beginning of the names that a group is staged under; `+` occurs in no name of a run."""
+    return f"{n.STAGING}/{path.replace('/', '+')}+"
 
 
 def _chunked(dataset: xr.Dataset) -> xr.Dataset:
@@ -199,9 +246,8 @@ def _encoding(array: xr.Variable) -> dict[str, Any]:
 def _put_in_place(location: Location, fresh: str, path: str) -> None:
     target = location.path / path
     target.parent.mkdir(parents=True, exist_ok=True)
-    old = location.path / f"{fresh}.old"
+    old = location.path / f"{fresh}{_OLD}"
     if target.exists():
         target.rename(old)
     (location.path / fresh).rename(target)
-    remove_group(location, f"{fresh}.old")
-    tidy_staging(location)
+    remove_group(location, f"{fresh}{_OLD}")

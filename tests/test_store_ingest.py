@@ -358,7 +358,8 @@ def test_stopped_while_a_shard_is_committed(
         return opened(location, path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(growing, "open_column", stopping)
+        for module in (growing, tables):
+            patch.setattr(module, "open_column", stopping)
         with pytest.raises(KeyboardInterrupt):
             run(source, tmp_path / "c.zarr")
     reads.clear()
