@@ -35,6 +35,8 @@ REASONS: Final = (
 )
 OK, TOO_FEW, SINGLE_VALUED, NOT_CONVERGED, NOT_SEPARATE, NOT_DONE, NO_BACKGROUND = range(len(REASONS))
 
+_PRESENT, _WITH_NUCLEUS = 1, 2
+
 _MAX_STEPS = 5000
 _TOLERANCE = 1e-9
 
@@ -116,6 +118,12 @@ def nuclei_in_instances(masks: NDArray[np.uint32], nuclei: NDArray[np.uint32]) -
     return found
 
 
+def holds_nucleus(mask: NDArray[np.uint32], nuclei: NDArray[np.uint32]) -> tuple[NDArray[np.bool_], int]:
+    """Whether each label of `mask` (y, x) has the centroid of a nucleus in it (label,), and the number of nuclei."""
+    n_nuclei, state = _nucleus_states(mask, nuclei)
+    return state == _WITH_NUCLEUS, int(n_nuclei)
+
+
 def _usable(counts: Counts) -> NDArray[np.int8]:
     code = np.where((counts > 0).sum(axis=-1) < 2, SINGLE_VALUED, OK)
     return np.where(counts.sum(axis=-1) < MIN_CELLS, TOO_FEW, code).astype(np.int8)
@@ -181,27 +189,36 @@ def _crossing(components: _Mixture) -> Floats:
 
 
 @compiled
-def _nuclei_in_instances(
-    mask: NDArray[np.uint32], nuclei: NDArray[np.uint32], found: NDArray[np.int32]
-) -> None:
+def _nuclei_in_instances(mask: NDArray[np.uint32], nuclei: NDArray[np.uint32], found: NDArray[np.int32]) -> None:
+    n_nuclei, state = _nucleus_states(mask, nuclei)
+    found[:] = 0
+    found[0] = n_nuclei
+    for instance in range(1, state.size):
+        if state[instance] == _WITH_NUCLEUS:
+            found[1] += 1
+        elif state[instance] == _PRESENT:
+            found[2] += 1
+
+
+@compiled
+def _nucleus_states(mask: NDArray[np.uint32], nuclei: NDArray[np.uint32]) -> tuple[int, NDArray[np.int8]]:
+    """Number of nuclei, and whether each label (label,) is absent, present, or present with a nucleus."""
     sums = np.zeros((np.int64(nuclei.max()) + 1, 3), np.int64)
     state = np.zeros(np.int64(mask.max()) + 1, np.int8)
     for y in range(mask.shape[0]):
         for x in range(mask.shape[1]):
-            state[mask[y, x]] = 1
+            state[mask[y, x]] = _PRESENT
             nucleus = nuclei[y, x]
             sums[nucleus, 0] += y
             sums[nucleus, 1] += x
             sums[nucleus, 2] += 1
-    found[:] = 0
+    n_nuclei = 0
     for nucleus in range(1, sums.shape[0]):
         area = sums[nucleus, 2]
         if area > 0:
-            found[0] += 1
+            n_nuclei += 1
             y, x = (2 * sums[nucleus, 0] + area) // (2 * area), (2 * sums[nucleus, 1] + area) // (2 * area)
-            state[mask[y, x]] = 2
-    for instance in range(1, state.size):
-        if state[instance] == 2:
-            found[1] += 1
-        elif state[instance] == 1:
-            found[2] += 1
+            if mask[y, x] != 0:
+                state[mask[y, x]] = _WITH_NUCLEUS
+    state[0] = 0
+    return n_nuclei, state

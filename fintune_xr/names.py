@@ -67,6 +67,7 @@ SECONDS: Final = "seconds"
 SECONDS_EMBEDDING: Final = "seconds_embedding"
 SECONDS_DECODING: Final = "seconds_decoding"
 PEAK_MEMORY: Final = "peak_memory"
+DEVICE: Final = "device"
 BACKGROUND: Final = "background"
 TILE_INDEX: Final = "tile_index"
 LABEL: Final = "label"
@@ -123,6 +124,9 @@ TRAIN: Final = "train"
 VAL: Final = "val"
 TEST: Final = "test"
 SPLITS: Final = (TRAIN, VAL, TEST)
+
+# The group of scores that holds the tiles of all markers.
+ALL_MARKERS: Final = "all"
 
 # Values of `state` in a run.
 PENDING: Final = 0

@@ -21,7 +21,7 @@ from fintune_xr.text import text_array, texts
 
 # Scores are stored per group of tiles: one marker each, and all markers together.
 GROUP = n.GROUP
-ALL_MARKERS = "all"
+ALL_MARKERS = n.ALL_MARKERS
 SHOWN = (
     score_name(n.AVERAGE_PRECISION, n.IMAGE_MEAN),
     score_name(n.PRECISION, n.POOLED),

@@ -19,6 +19,7 @@ from fintune_xr.errors import unknown_name
 from fintune_xr.pipelines.associate import CLINICAL, RATIO_BY_RULE, RHO_BY_RULE, RHO_HIGH, RHO_LOW
 from fintune_xr.pipelines.counts import active_rule
 from fintune_xr.pipelines.evaluate import ALL_MARKERS, GROUP
+from fintune_xr.pipelines.studies import stored_studies
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.location import Location, writing
 from fintune_xr.store.runs import run_attrs
@@ -60,6 +61,7 @@ def report_contents(cohort: Cohort, *, baseline: str = "") -> ReportContents:
         examples=_examples(cohort, annotated),
         baseline=baseline,
         published=published_segmentation(),
+        studies=stored_studies(cohort),
         provenance=_provenance(cohort),
         **_scores(cohort),
         **_statistics(cohort, baseline),
@@ -83,10 +85,10 @@ def _baseline(cohort: Cohort, asked: str | None) -> str:
 
 def _scores(cohort: Cohort) -> dict[str, Any]:
     """Scores of the test part, or of the first part that was evaluated."""
-    evaluated = subgroups(cohort.location, n.METRICS)
+    evaluated = [name for name in (n.TEST, *n.SPLITS, "all") if cohort.has(f"{n.METRICS}/{name}")]
     if not evaluated:
         return {}
-    stored = cohort.metrics(n.TEST if n.TEST in evaluated else evaluated[0]).load()
+    stored = cohort.metrics(evaluated[0]).load()
     by_tile = [name for name, array in stored.variables.items() if n.TILE in array.dims]
     scores = stored.drop_vars([str(name) for name in by_tile])
     groups = texts(scores[GROUP])

@@ -254,13 +254,36 @@ def gate(
 
     Example: fintune-xr gate cohort.zarr --run tuned q_ranges=[[0,100],[2,98]] min_areas=[0,60]
     """
+    from fintune_xr.analysis.report.gate_study import gate_page, gate_table
     from fintune_xr.pipelines.gate import gate as step
-    from fintune_xr.pipelines.gate import gate_table
 
     found = step(
         store, run=run, split=split, config=config, overrides=overrides, resamples=resamples, seed=seed
     )
-    _print(_table(gate_table(found)))
+    _print(_table(gate_page(gate_table(found))))
+    return DONE
+
+
+def sweep(
+    store: Store,
+    *overrides: Overrides,
+    model: Annotated[str, Parameter(help="SAM or micro-SAM weights: a file, or a name such as sam_vit_b.")],
+    split: Annotated[str, Parameter(help="train, val, test or all.")] = "test",
+    config: Config = None,
+    device: Annotated[str, Parameter(help="cpu, cuda, cuda:N, or auto: the GPU where there is one.")] = "auto",
+    restart: Annotated[bool, Parameter(help="Throw the stored sweep away first.", negative="")] = False,
+) -> int:
+    """Vary SAM's automatic mask generation on annotated tiles; run again to continue.
+
+    Example: fintune-xr sweep cohort.zarr --model sam_vit_b points_per_side=[16,32,64] n_tiles=10
+    """
+    from fintune_xr.analysis.report.sweep_study import best_line, sweep_table
+    from fintune_xr.pipelines.sweep import sweep as step
+
+    found = step(
+        store, model=model, split=split, config=config, overrides=overrides, device=device, restart=restart
+    )
+    _print(_table(sweep_table(found)), "", best_line(found))
     return DONE
 
 
@@ -400,8 +423,8 @@ def weights(
 VERBS: Mapping[str, Callable[..., int]] = {
     verb.__name__: verb
     for verb in (
-        demo, ingest, annotate, split, train, infer, positivity, evaluate, hybrid, associate, bootstrap, report, check,
-        export, weights,
+        demo, ingest, annotate, split, train, infer, positivity, evaluate, hybrid, gate, sweep, associate, bootstrap,
+        report, check, export, weights,
     )
 }  # fmt: skip
 

@@ -25,12 +25,19 @@ _ON_ONE_LINE: Final = (n.RUN, n.MARKER, n.RULE, n.SPLIT, "mark", "comparison", "
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """A study that varied a setting: `key` is budget, gate or sweep, `table` its stored numbers."""
+    """A study that varied a setting: `key` is budget, gate or sweep, `table` its stored numbers.
+
+    `name` tells several studies of one key apart, e.g. the run that was gated. `page` replaces `table` on the page
+    where both differ in shape; `more` are further tables, whose keys are their own.
+    """
 
     key: str
     text: str
     table: pd.DataFrame
     figure: Figure | None = None
+    name: str = ""
+    page: pd.DataFrame | None = None
+    more: tuple[Table, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

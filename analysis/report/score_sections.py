@@ -12,7 +12,7 @@ import xarray as xr
 from fintune_xr import names as n
 from fintune_xr.analysis.figure_style import data_uri
 from fintune_xr.analysis.figures import difference_figure, score_bars_figure, threshold_figure
-from fintune_xr.analysis.report.contents import Note, Part, Picture, ReportContents, Section, Table
+from fintune_xr.analysis.report.contents import Note, Part, Picture, ReportContents, Section, Study, Table
 from fintune_xr.analysis.report.numbers import decimals, with_interval
 from fintune_xr.metrics.instance import score_name
 
@@ -31,7 +31,7 @@ SHOWN_SCORES: Final = {
 STUDIES: Final = {
     "budget": ("Label budget", "fintune-xr budget STORE"),
     "gate": ("Post-processing", "fintune-xr gate STORE --run RUN"),
-    "sweep": ("SAM sweep", "fintune-xr sweep STORE"),
+    "sweep": ("SAM sweep", "fintune-xr sweep STORE --model WEIGHTS"),
 }
 
 
@@ -58,21 +58,22 @@ def segmentation_section(contents: ReportContents) -> Section:
 
 
 def study_sections(contents: ReportContents) -> list[Section]:
-    """A section for each study, done or not."""
-    done = {study.key: study for study in contents.studies}
+    """A section for each kind of study, done or not; several of one kind follow one another."""
     sections = []
     for key, (title, command) in STUDIES.items():
-        if key not in done:
-            sections.append(Section(key, title, command=command))
-            continue
-        study = done[key]
-        parts: list[Part] = [Note(study.text)]
-        if study.figure is not None:
-            uri = data_uri(study.figure, "svg")
-            parts.append(Picture(uri, f"{title}: scores by setting", f"{title}: scores by setting."))
-        parts.append(Table(key, f"{title}: all fits", study.table))
-        sections.append(Section(key, title, tuple(parts)))
+        parts = [part for study in contents.studies if study.key == key for part in _study_parts(study, title)]
+        sections.append(Section(key, title, tuple(parts)) if parts else Section(key, title, command=command))
     return sections
+
+
+def _study_parts(study: Study, title: str) -> list[Part]:
+    named = f"{title}, {study.name}" if study.name else title
+    parts: list[Part] = [Note(study.text)]
+    if study.figure is not None:
+        uri = data_uri(study.figure, "svg")
+        parts.append(Picture(uri, f"{named}: scores by setting", f"{named}: scores by setting."))
+    key = f"{study.key}_{study.name}" if study.name else study.key
+    return [*parts, Table(key, f"{named}: all settings", study.table, page=study.page), *study.more]
 
 
 def score_notes(contents: ReportContents) -> list[Note]:

@@ -1,0 +1,95 @@
+"""What a gate does to donor ratios: the positivity rule applied to the cells that stay, and the ranks it changes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from fintune_xr.analysis import kernels
+from fintune_xr.analysis.positivity import apply_rule
+from fintune_xr.analysis.rules import IntensityRule
+from fintune_xr.errors import unknown_name
+from fintune_xr.gating import is_kept
+from fintune_xr.names import (
+    AREA_PX,
+    CHANNEL,
+    DONOR,
+    MARKER_CHANNEL,
+    MEAN_INTENSITY,
+    N_ALL,
+    N_CELLS,
+    N_POSITIVE,
+    RULE,
+    TILE,
+    TILE_INDEX,
+)
+
+BOUND = "bound"
+
+
+def gated_cells(cells: xr.Dataset, *, bounds: xr.DataArray, min_area: int) -> xr.Dataset:
+    """tile_index and mean_intensity of `cells`, lazy, where the intensities of dropped cells are NaN.
+
+    `bounds` (tile, bound) are the lowest and highest marker intensity that stay in each tile, as
+    `gating.intensity_bounds` finds them. No histogram and no count takes a cell without an intensity.
+
+    Raises UnknownNameError if the intensities have no marker channel.
+    """
+    stays = xr.apply_ufunc(
+        _stays, cells[TILE_INDEX], marker_intensity(cells), cells[AREA_PX], bounds.reset_coords(drop=True),
+        kwargs={"min_area": min_area}, input_core_dims=[[], [], [], [TILE, BOUND]], dask="parallelized",
+        output_dtypes=[np.bool_],
+    )
+    return cells[[TILE_INDEX]].assign({MEAN_INTENSITY: cells[MEAN_INTENSITY].where(stays)})
+
+
+def gated_counts(
+    cells: xr.Dataset, tiles: xr.Dataset, *, n_kept: xr.DataArray, bounds: xr.DataArray, min_area: int,
+    rule: IntensityRule,
+) -> xr.Dataset:
+    """N_all and n_positive (tile) under one gate, lazy; a threshold is found anew on the cells that stay.
+
+    `cells` and `tiles` as in `positivity.apply_rule`; `n_kept` (tile) cells stay, -1 where a tile is not done.
+    The background of a tile stays that of the mask before the gate.
+
+    Raises UnknownNameError if the intensities have no marker channel.
+    """
+    staying = gated_cells(cells, bounds=bounds, min_area=min_area)
+    judged = apply_rule(staying, tiles.assign({N_CELLS: n_kept}), rule=rule)
+    return judged[[N_ALL, N_POSITIVE]].isel({RULE: 0}, drop=True)
+
+
+def marker_intensity(cells: xr.Dataset) -> xr.DataArray:
+    """Mean raw marker intensity (cell).
+
+    Raises UnknownNameError if there is no marker channel.
+    """
+    channels = [str(channel) for channel in cells[CHANNEL].to_numpy()]
+    if MARKER_CHANNEL not in channels:
+        raise unknown_name(f"channel in {MEAN_INTENSITY}", MARKER_CHANNEL, channels)
+    return cells[MEAN_INTENSITY].isel({CHANNEL: channels.index(MARKER_CHANNEL)}).reset_coords(drop=True)
+
+
+def rank_agreement(ratio: xr.DataArray, reference: xr.DataArray) -> xr.DataArray:
+    """Spearman correlation (…, marker) over donors of `ratio` (…, donor, marker) with `reference` (donor, marker).
+
+    NaN where fewer than three donors have both, or one of them is the same in all donors.
+    """
+    rho: xr.DataArray = xr.apply_ufunc(
+        _rho, ratio, reference.reset_coords(drop=True), input_core_dims=[[DONOR], [DONOR]], dask="parallelized",
+        output_dtypes=[np.float64],
+    )
+    return rho
+
+
+def _rho(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.float64]:
+    return kernels.spearman(first, second).rho
+
+
+def _stays(
+    index: NDArray[Any], intensity: NDArray[Any], area: NDArray[Any], bounds: NDArray[Any], *, min_area: int
+) -> NDArray[np.bool_]:
+    return is_kept(intensity, area, bounds[index], min_area)

@@ -1,0 +1,164 @@
+"""The gating study on a small cohort: every stored number against a slow version that gates the pixels."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from fintune_xr import names as n
+from fintune_xr.analysis.kernels_threshold import nuclei_in_instances
+from fintune_xr.analysis.positivity import apply_rule
+from fintune_xr.analysis.rules import OtsuRule
+from fintune_xr.errors import FintuneValueError, UnknownNameError
+from fintune_xr.gating import Gate, GateSettings
+from fintune_xr.measurement import keep_labels
+from fintune_xr.metrics.instance import match_masks
+from fintune_xr.pipelines import gate as gate_module
+from fintune_xr.pipelines.annotate import annotate
+from fintune_xr.pipelines.associate import associate
+from fintune_xr.pipelines.gate import AGREEMENT, GATE_PREFIX, N_KEPT, gate
+from fintune_xr.pipelines.infer import infer
+from fintune_xr.pipelines.ingest import ingest
+from fintune_xr.pipelines.positivity import positivity
+from fintune_xr.pipelines.split import split
+from fintune_xr.simulate import CohortSettings, simulate_cohort
+from fintune_xr.store.cohort import Cohort, open_cohort
+from fintune_xr.text import texts
+
+SMALL = CohortSettings(
+    n_donors=5, markers=("GFAP", "IBA1"), tiles_per_donor=(1, 2), tile_px=160, n_annotated=10, n_clinical_only=0,
+    damaged=False, seed=11,
+)
+GRID = ("q_ranges=[[0,100],[5,95]]", "min_areas=[0,60]")
+GATES = GateSettings(q_ranges=((0.0, 100.0), (5.0, 95.0)), min_areas=(0, 60)).gates
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("gate")
+    made = simulate_cohort(folder / "raw", settings=SMALL)
+    path = folder / "cohort.zarr"
+    ingest(made.source, path)
+    annotate(made.annotations, path)
+    split(path, fractions=(0.4, 0.2, 0.4), seed=1)
+    infer(path, run="cells", model="threshold")
+    infer(path, run="marker", model="threshold", overrides=("model.channel=marker",))
+    associate(path, clinical=made.clinical, outcomes=("nft",), runs=("cells",))
+    return path
+
+
+@pytest.fixture(scope="module")
+def gated(store: Path) -> xr.Dataset:
+    gate(store, run="cells", overrides=GRID, resamples=50, seed=3)
+    return open_cohort(store).metrics(f"{GATE_PREFIX}cells")
+
+
+def slow_kept(cohort: Cohort, run: str, tile: int, one: Gate) -> np.ndarray:
+    """Labels that stay in a tile, one instance at a time."""
+    cells = cohort.cells(run, lazy=False)
+    here = cells.isel({n.CELL: cells[n.TILE_INDEX].values == tile})
+    intensity = here[n.MEAN_INTENSITY].sel({n.CHANNEL: n.MARKER_CHANNEL}).values.astype(np.float64)
+    low, high = (np.percentile(intensity, q) for q in (one.q_lo, one.q_hi))
+    rows = zip(here[n.LABEL].values, intensity, here[n.AREA_PX].values, strict=True)
+    return np.array([label for label, mean, area in rows if low <= mean <= high and area >= one.min_area], int)
+
+
+def slow_mask(cohort: Cohort, run: str, tile: int, one: Gate) -> np.ndarray:
+    mask = cohort.run(run)[n.MASK].isel({n.TILE: tile}).values
+    return keep_labels(mask, slow_kept(cohort, run, tile, one)).mask
+
+
+def test_counts_are_those_of_matching_gated_masks(store: Path, gated: xr.Dataset) -> None:
+    cohort = open_cohort(store)
+    places = texts(cohort.images()[n.TILE])
+    truth = cohort.annotations()[n.MASK]
+    for one in GATES:
+        for tile in texts(gated[n.TILE]):
+            slow = match_masks(
+                truth.sel({n.TILE: tile}).values, slow_mask(cohort, "cells", places.index(tile), one)
+            )
+            found = gated.sel({n.SETTING: one.name, n.TILE: tile})
+            for name in (n.TP, n.FP, n.FN):
+                assert np.array_equal(found[name], getattr(slow, name))
+
+
+def test_settings_carry_their_numbers(gated: xr.Dataset) -> None:
+    stored = zip(gated[n.Q_LO].values, gated[n.Q_HI].values, gated[n.MIN_AREA].values, strict=True)
+    assert [Gate(float(low), float(high), int(area)) for low, high, area in stored] == list(GATES)
+    assert texts(gated[n.SETTING]) == [one.name for one in GATES]
+
+
+def test_without_a_gate_everything_is_what_was_stored_before(store: Path, gated: xr.Dataset) -> None:
+    cohort = open_cohort(store)
+    ungated = gated.isel({n.SETTING: 0})
+    analysis = cohort.analysis().sel({n.RUN: "cells"})
+    for name in (n.RATIO, n.N_POSITIVE, n.N_ALL, n.N_TILES, n.RHO, n.P, n.Q, n.N):
+        np.testing.assert_allclose(ungated[name], analysis[name], err_msg=name)
+    assert int(ungated[N_KEPT]) == int(cohort.run("cells")[n.N_CELLS].sum())
+    defined = np.isfinite(ungated[AGREEMENT])
+    assert defined.any()
+    np.testing.assert_allclose(ungated[AGREEMENT].values[defined.values], 1)
+
+
+def test_ratios_come_from_the_rule_on_cells_that_stay(store: Path, gated: xr.Dataset) -> None:
+    cohort = open_cohort(store)
+    cells, tiles = cohort.cells("cells", lazy=False), cohort.run("cells", lazy=False).load()
+    for one in GATES:
+        kept = [slow_kept(cohort, "cells", tile, one) for tile in range(tiles.sizes[n.TILE])]
+        pairs = zip(cells[n.TILE_INDEX].values, cells[n.LABEL].values, strict=True)
+        rows = [i for i, (tile, label) in enumerate(pairs) if label in kept[tile]]
+        fewer = tiles.assign({n.N_CELLS: (n.TILE, np.array([len(labels) for labels in kept], np.int32))})
+        counts = apply_rule(cells.isel({n.CELL: rows}), fewer, rule=OtsuRule()).isel({n.RULE: 0}).compute()
+        found = gated.sel({n.SETTING: one.name})
+        assert int(found[N_KEPT]) == len(rows)
+        for donor in texts(gated[n.DONOR]):
+            for marker in texts(gated[n.MARKER]):
+                here = (tiles[n.DONOR].values == donor) & (tiles[n.MARKER].values == marker)
+                at = found.sel({n.DONOR: donor, n.MARKER: marker})
+                assert int(at[n.N_POSITIVE]) == counts[n.N_POSITIVE].values[here].sum()
+                assert int(at[n.N_ALL]) == counts[n.N_ALL].values[here].sum()
+
+
+def test_detected_instances_that_stay_are_counted_with_their_nuclei(store: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "cohort.zarr"
+    shutil.copytree(store, copy)
+    positivity(copy, run="marker", rule="detected", nuclei_run="cells")
+    found = gate(copy, run="marker", overrides=GRID, resamples=10)
+    cohort = open_cohort(copy)
+    tiles, nuclei = cohort.run("marker").load(), cohort.run("cells")[n.MASK].load()
+    for one in GATES:
+        masks = np.stack([slow_mask(cohort, "marker", i, one) for i in range(tiles.sizes[n.TILE])])
+        n_all, n_positive, _ = nuclei_in_instances(masks, nuclei.values).T
+        at = found.sel({n.SETTING: one.name})
+        assert int(at[n.N_ALL].sum()) == n_all.sum()
+        assert int(at[n.N_POSITIVE].sum()) == n_positive.sum()
+    assert found.attrs[n.RULE] == "detected"
+
+
+def test_scores_have_intervals_and_differences_to_no_gate(gated: xr.Dataset) -> None:
+    name = f"{n.AVERAGE_PRECISION}_{n.IMAGE_MEAN}"
+    at = gated.sel({n.GROUP: "all"})
+    change = at[name].sel({n.THRESHOLD: 0.5}) - at[name].sel({n.THRESHOLD: 0.5}).isel({n.SETTING: 0})
+    np.testing.assert_allclose(at[f"{name}_{n.DIFFERENCE}"], change, atol=1e-12)
+    low, high = at[f"{name}_{n.INTERVAL}"].sel({n.THRESHOLD: 0.5}).transpose(n.QUANTILE, ...).values
+    assert np.all(low <= high)
+
+
+def test_blocks_of_tiles_do_not_change_anything(
+    store: Path, gated: xr.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate_module, "CELLS_AT_ONCE", 7)
+    again = gate(store, run="cells", overrides=GRID, resamples=50, seed=3)
+    for name in (N_KEPT, n.RATIO, n.TP):
+        np.testing.assert_array_equal(again[name], gated[name])
+
+
+def test_runs_that_are_not_there_and_parts_without_tiles_are_named(store: Path) -> None:
+    with pytest.raises(UnknownNameError, match=r"no run 'cell'.*Did you mean 'cells'"):
+        gate(store, run="cell")
+    with pytest.raises(FintuneValueError, match="split 'none'"):
+        gate(store, run="cells", split="none")
