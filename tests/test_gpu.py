@@ -1,0 +1,57 @@
+"""The same results on a GPU as on the CPU. Marked `gpu`: skipped, saying so, where there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fintune_xr import names as n
+from fintune_xr.pipelines.infer import infer
+from fintune_xr.pipelines.ingest import ingest
+from fintune_xr.simulate import CohortSettings, simulate_cohort
+from fintune_xr.store.cohort import open_cohort
+from fintune_xr.store.runs import run_attrs
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _gpu() -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("no NVIDIA GPU on this machine")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("gpu")
+    settings = CohortSettings(n_donors=3, markers=("GFAP",), tiles_per_donor=(2, 2), tile_px=256, n_annotated=0)
+    made = simulate_cohort(folder / "raw", settings=settings)
+    ingest(made.source, folder / "cohort.zarr")
+    return folder / "cohort.zarr"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small U-Net with random weights: its masks mean nothing, but must be the same on both devices."""
+    import torch
+
+    from fintune_xr.models.flow_unet import FlowUnet, FlowUnetArchitecture, save_flow_unet
+
+    torch.manual_seed(0)
+    network = FlowUnet(FlowUnetArchitecture(channels=(n.DAPI, n.MARKER_CHANNEL), filters=(8, 16)))
+    path = tmp_path_factory.mktemp("weights") / "model.pt"
+    save_flow_unet(network, {}, path)
+    return path
+
+
+def test_a_run_on_the_gpu_has_the_cells_of_the_cpu(store: Path, checkpoint: Path) -> None:
+    for device in ("cpu", "cuda"):
+        infer(store, run=device, model=str(checkpoint), overrides=(f"device={device}", "positivity=mixture"))
+    cohort = open_cohort(store)
+    on_cpu, on_gpu = (cohort.run(device)[n.MASK].values > 0 for device in ("cpu", "cuda"))
+    assert np.mean(on_cpu != on_gpu) < 1e-3
+    assert run_attrs(cohort, "cuda")["provenance"]["device"].startswith("cuda")
