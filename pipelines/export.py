@@ -15,7 +15,7 @@ from fintune_xr.store.runs import require_known_run
 KINDS = ("masks", "tables")
 
 
-def export(store: str | Path, *, to: str, out: str | Path, runs: Sequence[str] = ()) -> Iterator[Path]:
+def export(store: str | Path, *, to: str, out: str | Path, runs: Sequence[str] = ()) -> list[Path]:
     """Paths of the files written under `out/<run>/`, for each of `runs` (all by default).
 
     `masks`: one `<tile>_pred.tif` per done tile. `tables`: `cells.parquet` and `tiles.tsv`.
@@ -29,9 +29,8 @@ def export(store: str | Path, *, to: str, out: str | Path, runs: Sequence[str] =
     if not names:
         raise FintuneValueError(f"{cohort.url} has no run to export. Run: fintune-xr infer {cohort.url} --run R")
     require_known_run(cohort, names)
-    for name in names:
-        folder = Path(out) / name
-        yield from (write_masks(cohort, name, folder) if to == "masks" else _tables(cohort, name, folder))
+    write = write_masks if to == "masks" else _tables
+    return [path for name in names for path in write(cohort, name, Path(out) / name)]
 
 
 def _tables(cohort: Cohort, run: str, folder: Path) -> Iterator[Path]:

@@ -92,7 +92,9 @@ def _scores(cohort: Cohort) -> dict[str, Any]:
     by_tile = [name for name, array in stored.variables.items() if n.TILE in array.dims]
     scores = stored.drop_vars([str(name) for name in by_tile])
     groups = texts(scores[GROUP])
-    found: dict[str, Any] = {"scores": scores.sel({GROUP: ALL_MARKERS}, drop=True)}
+    found: dict[str, Any] = {
+        "scores": scores.sel({GROUP: ALL_MARKERS}, drop=True), "n_scored_donors": len(set(texts(stored[n.DONOR])))
+    }
     if len(groups) > 1:
         markers = scores.sel({GROUP: [g for g in groups if g != ALL_MARKERS]})
         found["scores_by_marker"] = markers.rename({GROUP: n.MARKER})

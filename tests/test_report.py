@@ -254,6 +254,10 @@ def test_the_verdict_follows_the_interval_of_the_difference(contents: ReportCont
     assert "Did it help? Yes: tuned segments better than base. AP50 +" in better.text
     (worse,) = verdicts(ReportContents(title="x", scores=contents.scores, baseline="tuned"))
     assert worse.tone == "bad"
+    few = ReportContents(title="x", scores=contents.scores, baseline="base", n_scored_donors=2)
+    (open_,) = verdicts(few)
+    assert open_.tone == "doubtful"
+    assert "Open: tuned segments better than base on 2 donors, too few to be sure" in open_.text
     same = _counts().isel({n.RUN: [0, 0]}).assign_coords({n.RUN: RUNS})
     donor = xr.DataArray(np.repeat(DONORS, 2), dims=n.TILE)
     scores = scores_by_donor_bootstrap(same, donor, n_resamples=20, seed=1)

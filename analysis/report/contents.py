@@ -48,7 +48,8 @@ class ReportContents:
     ids of the tiles with an annotation; `quarantine` follows QUARANTINE. `examples` holds a few tiles:
     image (tile, channel, y, x), mask (run, tile, y, x), annotated (tile, y, x), with the coordinates of
     IMAGES. `scores` comes from `scores_by_donor_bootstrap` with dims run and threshold,
-    `scores_by_marker` has the dim marker as well; `baseline` is the run that others are compared to;
+    `scores_by_marker` has the dim marker as well, `n_scored_donors` says of how many donors both are, 0 unknown;
+    `baseline` is the run that others are compared to;
     `published` is (model, metric). `analysis` follows ANALYSIS, `clinical` CLINICAL (for the direction of
     outcomes), `bootstrap` BOOTSTRAP; `stability` and `comparisons` come from `comparison.summarise` and
     `comparison.compare_runs`. `rho_if_lost` has low and high (run, marker, outcome): rho if every cell of
@@ -66,6 +67,7 @@ class ReportContents:
     examples: xr.Dataset | None = None
     scores: xr.Dataset | None = None
     scores_by_marker: xr.Dataset | None = None
+    n_scored_donors: int = 0
     baseline: str = ""
     published: xr.DataArray | None = None
     studies: tuple[Study, ...] = ()

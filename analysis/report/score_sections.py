@@ -18,6 +18,8 @@ from fintune_xr.metrics.instance import score_name
 
 EVALUATE: Final = "fintune-xr evaluate STORE --run RUN --split test"
 IOU: Final = 0.5
+# Fewer donors that all agree may do so by chance: 2 * 0.5**n is below 0.05 from six on.
+ENOUGH_DONORS: Final = 6
 
 AP50: Final = score_name(n.AVERAGE_PRECISION, n.IMAGE_MEAN)
 SHOWN_SCORES: Final = {
@@ -92,7 +94,7 @@ def verdicts(contents: ReportContents) -> list[Note]:
     versus = contents.scores.sel({n.THRESHOLD: IOU, n.REFERENCE: contents.baseline})
     level = _level(contents.scores)
     return [
-        _verdict(run, versus.sel({n.RUN: run}), contents.baseline, level)
+        _verdict(run, versus.sel({n.RUN: run}), contents, level)
         for run in map(str, versus[n.RUN].values)
         if run != contents.baseline
     ]
@@ -103,7 +105,8 @@ def _has_differences(contents: ReportContents) -> bool:
     return scores is not None and bool(contents.baseline) and f"{AP50}_{n.DIFFERENCE}" in scores
 
 
-def _verdict(run: str, scores: xr.Dataset, baseline: str, level: str) -> Note:
+def _verdict(run: str, scores: xr.Dataset, contents: ReportContents, level: str) -> Note:
+    baseline, n_donors = contents.baseline, contents.n_scored_donors
     gain = float(scores[f"{AP50}_{n.DIFFERENCE}"])
     low, high = _ends(scores, f"{AP50}_{n.DIFFERENCE}")
     if math.isnan(low) or math.isnan(high):
@@ -111,6 +114,10 @@ def _verdict(run: str, scores: xr.Dataset, baseline: str, level: str) -> Note:
         return Note(f"Did it help? Not known for {run}: {text}. It takes two annotated donors.", "doubtful")
     number = with_interval(gain, low, high, signed=True)
     change = f"AP50 {number} against {baseline} ({level} interval over donors)"
+    if 0 < n_donors < ENOUGH_DONORS and not low <= 0 <= high:
+        way = "better" if low > 0 else "worse"
+        text = f"{run} segments {way} than {baseline} on {n_donors} donors, too few to be sure. {change}."
+        return Note(f"Did it help? Open: {text}", "doubtful")
     if low > 0:
         return Note(f"Did it help? Yes: {run} segments better than {baseline}. {change}.", "good")
     if high < 0:

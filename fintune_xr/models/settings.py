@@ -23,7 +23,7 @@ class ThresholdSettings(Settings):
     )
     min_contrast: float = Field(
         default=4.0, ge=0,
-        description="Least step from background to foreground, in noise standard deviations."
+        description="Least height of foreground, in standard deviations of the noise and of the background."
     )
     split_px: float = Field(
         default=5.0, ge=1, description="Least distance between centres of touching instances."
