@@ -177,3 +177,40 @@ CLINICAL: Final = DatasetSchema(
         n.MEANING: VariableSpec((n.OUTCOME,), "str", "What the outcome is."),
     },
 )
+
+_GRID = (n.POINTS_PER_SIDE, n.PRED_IOU_THRESH, n.STABILITY_SCORE_THRESH, n.BOX_NMS_THRESH)
+_GRID_TILE = (*_GRID, n.TILE)
+_POINTS_TILE = (n.POINTS_PER_SIDE, n.TILE)
+
+SWEEP: Final = DatasetSchema(
+    name="sweep",
+    version=SCHEMA_VERSION,
+    variables={
+        n.TP: VariableSpec((*_GRID_TILE, n.THRESHOLD), "int64", "Annotated instances that were found."),
+        n.FP: VariableSpec((*_GRID_TILE, n.THRESHOLD), "int64", "Predicted instances that are none."),
+        n.FN: VariableSpec((*_GRID_TILE, n.THRESHOLD), "int64", "Annotated instances that were missed."),
+        n.N_CELLS: VariableSpec(_GRID_TILE, "int64", "Predicted instances."),
+        n.SECONDS: VariableSpec(_GRID_TILE, "float64", "Filtering, painting and matching of this setting.", "s"),
+        n.SECONDS_EMBEDDING: VariableSpec((n.TILE,), "float64", "Embedding of the tile, once for all settings.", "s"),
+        n.SECONDS_DECODING: VariableSpec(
+            _POINTS_TILE, "float64", "Masks of all points that pass the loosest filters, once per grid of points.", "s"
+        ),
+        n.PEAK_MEMORY: VariableSpec(
+            _POINTS_TILE, "int64", "Most memory: of the GPU for this grid of points, on the CPU of the process so far.",
+            "B",
+        ),
+    },
+    coords={
+        n.POINTS_PER_SIDE: VariableSpec((n.POINTS_PER_SIDE,), "int64", "Prompts along each side of a tile."),
+        n.PRED_IOU_THRESH: VariableSpec((n.PRED_IOU_THRESH,), "float64", "Predicted IoU that masks exceed."),
+        n.STABILITY_SCORE_THRESH: VariableSpec(
+            (n.STABILITY_SCORE_THRESH,), "float64", "Stability score that masks reach."
+        ),
+        n.BOX_NMS_THRESH: VariableSpec((n.BOX_NMS_THRESH,), "float64", "Overlap of boxes of masks that both stay."),
+        n.TILE: _TILE_ID,
+        n.DONOR: IMAGES.coords[n.DONOR],
+        n.MARKER: IMAGES.coords[n.MARKER],
+        n.THRESHOLD: VariableSpec((n.THRESHOLD,), "float64", "IoU at which an instance counts as found."),
+        n.DEVICE: VariableSpec(_TILE, "str", "Where the tile was computed."),
+    },
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import resource
 
 from fintune_xr.errors import DeviceError, FintuneValueError
 
@@ -33,6 +34,31 @@ def resolve_device(name: str) -> str:
             "Run where there is a GPU (check nvidia-smi and CUDA_VISIBLE_DEVICES), or ask for device=cpu."
         )
     return f"cuda:{index}"
+
+
+def start_measuring(device: str) -> None:
+    """Forgets the peak of GPU memory so far; there is nothing to forget on the CPU."""
+    import torch
+
+    if device != CPU:
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def finish(device: str) -> None:
+    """Waits until `device` has done all that it was given, so that a clock can be read."""
+    import torch
+
+    if device != CPU:
+        torch.cuda.synchronize(device)
+
+
+def peak_memory(device: str) -> int:
+    """Most bytes in use: of the GPU since `start_measuring`; on the CPU, of the process since its start."""
+    import torch
+
+    if device != CPU:
+        return int(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def use_threads(n_threads: int) -> None:
