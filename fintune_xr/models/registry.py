@@ -18,11 +18,12 @@ _LOADING = threading.Lock()
 
 
 def load_segmenter(
-    checkpoint: Checkpoint, *, channels: tuple[str, ...], settings: Settings, device: str
+    checkpoint: Checkpoint, *, channels: tuple[str, ...], settings: Settings, device: str, keep: bool = True
 ) -> Segmenter:
     """The segmenter of `checkpoint` for tiles with these `channels`; the same object for the same arguments.
 
-    `device` is cpu, cuda or cuda:N. The weights' digest is checked when they are read.
+    `device` is cpu, cuda or cuda:N. The weights' digest is checked when they are read. Without `keep` the segmenter
+    is built anew and leaves memory with its last user, for work that goes through many checkpoints.
 
     Raises DeviceError, CheckpointError, CheckpointNotFoundError, UnknownNameError or SettingsError.
     """
@@ -33,11 +34,15 @@ def load_segmenter(
         )
     # Two threads of a worker must not load the same network twice.
     with _LOADING:
-        return _loaded(checkpoint, tuple(channels), settings, resolve_device(device))
+        return (_loaded if keep else _built)(checkpoint, tuple(channels), settings, resolve_device(device))
 
 
 @functools.cache
 def _loaded(checkpoint: Checkpoint, channels: tuple[str, ...], settings: Any, device: str) -> Segmenter:
+    return _built(checkpoint, channels, settings, device)
+
+
+def _built(checkpoint: Checkpoint, channels: tuple[str, ...], settings: Any, device: str) -> Segmenter:
     if checkpoint.kind == THRESHOLD_KIND:
         return ThresholdSegmenter(settings, channels=channels)
     # The network libraries take many seconds to import, and a classical run needs none of them.
