@@ -7,6 +7,8 @@ every chunk, labels, and bytes forced to the disk.
 from __future__ import annotations
 
 import functools
+import hashlib
+import math
 import os
 import shutil
 import subprocess
@@ -27,11 +29,12 @@ from numcodecs import blosc
 from numpy.typing import NDArray
 from table import Fact, Reach, Row, medians, print_table, row
 from tiles_on_disk import SIDE, link_tiles, tile_pairs, write_tiles
-from zarr.codecs import BloscCodec
+from zarr.codecs import BloscCodec, Crc32cCodec
 
 from fintune_xr.pipelines.ingest import ingest
 
-N_TILES = 32
+N_FILES = 32
+N_LINKED = 64
 LOOP_TILES = 8
 N_REPEATS = 3
 SHAPE = (2, SIDE, SIDE)
@@ -52,15 +55,18 @@ print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 
 
 def rows() -> list[Row | Fact]:
-    """Three peers for each kind of TIFF, and memory for N and 4 N tiles."""
+    """Four peers for each kind of TIFF, and memory for N and 4 N tiles."""
     with tempfile.TemporaryDirectory(prefix="bench-ingest-") as folder:
         work = Path(folder)
-        found: list[Row | Fact] = []
-        for name, compression in (("LZW", "lzw"), ("uncompressed", None)):
-            source = work / name
-            n_bytes = write_tiles(source, N_TILES, compression=compression)
-            found += _speed(f"ingest {N_TILES} tiles ({n_bytes / 1e6:.0f} MB), {name} TIFF", source, work / "out")
-        return [*found, _memory(work, source)]
+        for name, compression in (("LZW", "lzw"), ("plain", None)):
+            write_tiles(work / name, N_FILES, compression=compression)
+        link_tiles(work / "linked", work / "plain", N_LINKED, N_FILES)
+        link_tiles(work / "many", work / "plain", 4 * N_FILES, N_FILES)
+        return [
+            *_speed("uncompressed TIFF", work / "linked", work / "out"),
+            *_speed("LZW TIFF", work / "LZW", work / "out"),
+            _memory(work / "plain", work / "many", work / "out"),
+        ]
 
 
 def obvious_loop(pairs: Pairs, out: Path) -> None:
@@ -78,15 +84,19 @@ def xarray_dask(pairs: Pairs, out: Path) -> None:
         dataset.to_zarr(out, encoding={"image": {"compressors": [CODEC]}}, consolidated=False)
 
 
-def threads_zarr(pairs: Pairs, out: Path) -> None:
-    """A thread for each core, zarr arrays, a fast codec, no test for empty chunks."""
+def threads_zarr(pairs: Pairs, out: Path, *, checked: bool = False) -> None:
+    """A thread for each core, zarr arrays, a fast codec, no test for empty chunks; `checked` adds our digests."""
     array = zarr.create_array(
-        out, shape=(len(pairs), *SHAPE), chunks=(1, *SHAPE), dtype="uint16", compressors=[CODEC],
+        out, shape=(len(pairs), *SHAPE), chunks=(1, *SHAPE), dtype="uint16",
+        compressors=[CODEC, Crc32cCodec()] if checked else [CODEC],
         config={"write_empty_chunks": True},
     )  # fmt: skip
 
     def copy(index: int) -> None:
         array[index] = _read(pairs[index])
+        if checked:
+            for path in pairs[index]:
+                hashlib.sha256(path.read_bytes()).hexdigest()
 
     with ThreadPoolExecutor(N_CORES) as pool:
         list(pool.map(copy, range(len(pairs))))
@@ -97,36 +107,40 @@ def decoded_and_encoded(pair: tuple[Path, Path]) -> None:
     blosc.compress(_read(pair), b"zstd", 1, blosc.SHUFFLE)
 
 
-def _speed(what: str, source: Path, out: Path) -> list[Row]:
+def _speed(kind: str, source: Path, out: Path) -> list[Row]:
     pairs = tile_pairs(source)
+    n_tiles = len(pairs)
     ways: dict[str, Callable[[], Any]] = {
         "ours": lambda: ingest(source, out),
         "limit": lambda: decoded_and_encoded(pairs[0]),
         "loop": lambda: obvious_loop(pairs[:LOOP_TILES], out),
         "xarray + dask, blosc zstd-1": lambda: xarray_dask(pairs, out),
         "threads + zarr, blosc zstd-1": lambda: threads_zarr(pairs, out),
+        "the same with SHA-256 and crc32c": lambda: threads_zarr(pairs, out, checked=True),
     }
     found = medians(ways, N_REPEATS, before=functools.partial(shutil.rmtree, out, ignore_errors=True))
-    limit_s = found["limit"] * N_TILES / N_CORES
-    loop = (f"tifffile + zarr default, one by one, scaled from {LOOP_TILES}", found["loop"] * N_TILES / LOOP_TILES)
-    reach = Reach(faster=4, of_limit=1 / SHARE_OF_LIMIT)
+    limit_s = found["limit"] * n_tiles / N_CORES
+    loop = (f"tifffile + zarr default, one by one, scaled from {LOOP_TILES}", found["loop"] * n_tiles / LOOP_TILES)
+    what = f"ingest {n_tiles} tiles ({_pixels_mb(n_tiles):.0f} MB), {kind}"
     peers = [(name, found[name]) for name in list(ways)[3:]]
     return [
-        row(what, found["ours"], loop, limit_s=limit_s, reach=reach),
+        row(what, found["ours"], loop, limit_s=limit_s, reach=Reach(faster=4, of_limit=1 / SHARE_OF_LIMIT)),
         *(row(what, found["ours"], peer, limit_s=limit_s, reach=Reach(faster=1)) for peer in peers),
     ]
 
 
-def _memory(work: Path, source: Path) -> Fact:
-    many = work / "many"
-    n_many = 4 * N_TILES
-    link_tiles(many, source, n_many, N_TILES)
-    few_mb, many_mb = (_peak_mb(folder, work / "out") for folder in (source, many))
+def _memory(few: Path, many: Path, out: Path) -> Fact:
+    n_few, n_many = (len(tile_pairs(source)) for source in (few, many))
+    few_mb, many_mb = (_peak_mb(source, out) for source in (few, many))
     return Fact(
-        what=f"peak memory of an ingest of {n_many} tiles ({n_many * np.prod(SHAPE) * 2 / 1e6:,.0f} MB of pixels)",
-        ours=f"{many_mb:.0f} MB", peer=f"{few_mb:.0f} MB (ours at {N_TILES} tiles)",
-        reach=f"<= {MEMORY_GROWTH}x that of {N_TILES} tiles", reached=many_mb <= MEMORY_GROWTH * few_mb,
+        what=f"peak memory of an ingest of {n_many} tiles ({_pixels_mb(n_many):,.0f} MB of pixels)",
+        ours=f"{many_mb:.0f} MB", peer=f"{few_mb:.0f} MB (ours at {n_few} tiles)",
+        reach=f"<= {MEMORY_GROWTH}x that of {n_few} tiles", reached=many_mb <= MEMORY_GROWTH * few_mb,
     )  # fmt: skip
+
+
+def _pixels_mb(n_tiles: int) -> float:
+    return n_tiles * math.prod(SHAPE) * 2 / 1e6
 
 
 def _peak_mb(source: Path, out: Path) -> float:

@@ -56,7 +56,7 @@ class Row(TypedDict):
 
 
 class Fact(TypedDict):
-    """One number that is not a time against a peer's time, such as memory; `ours` and the rest are shown as they are."""
+    """One number that is not a time against a peer's time, such as memory; its texts are shown as they are."""
 
     what: str
     ours: str
@@ -94,7 +94,7 @@ def compared(
     peer: tuple[str, Callable[[], Any]],
     *,
     limit: Callable[[], Any] | None = None,
-    reach: Reach = Reach(),  # noqa: B008 - a frozen record
+    reach: Reach = Reach(),
     repeats: int = 5,
 ) -> Row:
     """A row that compares `ours` with the named peer and, where given, with what no way can undercut."""
@@ -110,7 +110,7 @@ def row(
     peer: tuple[str, float],
     *,
     limit_s: float | None = None,
-    reach: Reach = Reach(),  # noqa: B008 - a frozen record
+    reach: Reach = Reach(),
 ) -> Row:
     """A row of measured seconds; `peer` is a name and its seconds."""
     name, peer_s = peer
