@@ -213,7 +213,10 @@ def test_the_rate_rises_then_falls_to_its_end(n_steps: int, n_warmup: int, final
 def test_norm_layers_and_biases_do_not_decay() -> None:
     network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
     network[0].bias.requires_grad = False
-    decaying, free = parameter_groups(network, weight_decay=0.1)
-    assert [value.shape for value in decaying["params"]] == [(2, 1, 3, 3)]
-    assert [value.shape for value in free["params"]] == [(2,), (2,)]
-    assert (decaying["weight_decay"], free["weight_decay"]) == (0.1, 0.0)
+    groups = parameter_groups(
+        network, network[1].parameters(), learning_rate=3.0, encoder_learning_rate=2.0, weight_decay=0.1
+    )
+    found = [(group["name"], group["lr"], group["weight_decay"]) for group in groups]
+    assert found == [("encoder", 2.0, 0.1), ("encoder", 2.0, 0.0), ("rest", 3.0, 0.1), ("rest", 3.0, 0.0)]
+    shapes = [[tuple(value.shape) for value in group["params"]] for group in groups]
+    assert shapes == [[], [(2,), (2,)], [(2, 1, 3, 3)], []]

@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from fintune_xr.errors import RunMismatchError
 from fintune_xr.finetune.data import AnnotatedTiles, prepare
-from fintune_xr.finetune.losses import flow_loss
+from fintune_xr.finetune.encoders import Freezing
 from fintune_xr.finetune.networks import Trainable, trainable
 from fintune_xr.finetune.patches import PatchDataset, PatchSampler, PreparedTile
 from fintune_xr.finetune.progress import Progress, Report
-from fintune_xr.finetune.schedules import parameter_groups, warmup_cosine
 from fintune_xr.finetune.settings import TrainSettings
+from fintune_xr.finetune.steps import FlowTraining, WholeFiles
 from fintune_xr.finetune.validation import Validation, validate, validation_tiles
 from fintune_xr.models.checkpoints import RECORD_FILE, WEIGHTS_FILE, Checkpoint, resolve_checkpoint
 from fintune_xr.models.devices import CPU, resolve_device, use_threads
@@ -78,39 +78,6 @@ def train(
     return resolve_checkpoint(out)
 
 
-class FlowTraining(LightningModule):  # type: ignore[misc]
-    """One step of training a flow network, for lightning's trainer."""
-
-    def __init__(self, network: torch.nn.Module, settings: TrainSettings, *, steps_per_epoch: int) -> None:
-        super().__init__()
-        self.network = network
-        self.settings = settings
-        self._steps_per_epoch = steps_per_epoch
-
-    def training_step(self, batch: Sequence[torch.Tensor], index: int) -> torch.Tensor:
-        """Loss of a batch of patches."""
-        # Layers that are dropped at random are drawn by address too, so that a resumed training repeats them.
-        drawn = stream(self.settings.seed, "step", self.current_epoch, index).integers(2**63)
-        torch.manual_seed(int(drawn))
-        patches, target = batch
-        loss = flow_loss(self.network(patches)[0].float(), target).total
-        self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(patches))
-        return loss
-
-    def configure_optimizers(self) -> Any:
-        """AdamW with warm-up and cosine, step by step."""
-        settings = self.settings
-        groups = parameter_groups(self.network, weight_decay=settings.weight_decay)
-        optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate)
-        factor = warmup_cosine(
-            settings.epochs * self._steps_per_epoch,
-            n_warmup=round(settings.warmup_epochs * self._steps_per_epoch),
-            final=settings.final_rate,
-        )
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
 def _fit(
     model: Trainable, tiles: AnnotatedTiles, validation: AnnotatedTiles, out: Path, report: Report | None
 ) -> Progress:
@@ -140,9 +107,9 @@ def _fit(
             tiles, folder, choice=model.choice, n_inputs=model.n_inputs, min_cells=settings.min_cells
         )
         loader = _loader(prepared, settings)
-        module = FlowTraining(model.network, settings, steps_per_epoch=len(loader))
+        module = FlowTraining(model, n_batches=len(loader))
         with _quiet():
-            _trainer(settings, out, progress).fit(
+            _trainer(settings, out, [Freezing(model.encoder, settings), progress]).fit(
                 module, loader, ckpt_path=_last(out), weights_only=True
             )
     finally:
@@ -162,7 +129,7 @@ def _loader(prepared: Sequence[PreparedTile], settings: TrainSettings) -> DataLo
     )
 
 
-def _trainer(settings: TrainSettings, out: Path, progress: Progress) -> Trainer:
+def _trainer(settings: TrainSettings, out: Path, callbacks: Sequence[Callback]) -> Trainer:
     device = resolve_device(settings.device)
     last = ModelCheckpoint(
         dirpath=out, filename=Path(LAST_FILE).stem, save_top_k=1, enable_version_counter=False,
@@ -174,7 +141,9 @@ def _trainer(settings: TrainSettings, out: Path, progress: Progress) -> Trainer:
         precision="bf16-mixed" if settings.precision == "bfloat16" else "32-true",
         max_epochs=settings.epochs,
         gradient_clip_val=settings.gradient_clip or None,
-        callbacks=[progress, last],
+        accumulate_grad_batches=settings.accumulate_batches,
+        callbacks=[*callbacks, last],
+        plugins=[WholeFiles()],
         default_root_dir=out,
         logger=False,
         enable_progress_bar=False,

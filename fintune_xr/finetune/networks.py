@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from fintune_xr.errors import SettingsError, unknown_name
-from fintune_xr.finetune.settings import TrainSettings
+from fintune_xr.finetune.encoders import Encoder, frozen_blocks
+from fintune_xr.finetune.settings import CpsamTrainSettings, TrainSettings
 from fintune_xr.models.channels import ChannelChoice, choose_channels
 from fintune_xr.models.checkpoints import CPSAM_KIND, FLOW_UNET_KIND, Checkpoint
 from fintune_xr.models.flow_unet import FlowUnet, load_flow_unet, save_flow_unet
@@ -24,8 +25,13 @@ class Trainable:
 
     settings: TrainSettings
     network: torch.nn.Module
+    encoder: Encoder
     segmenter: FlowSegmenter
     save: Callable[[Path], None]
+
+    def __post_init__(self) -> None:
+        # A number of blocks that the encoder lacks is found before anything is prepared.
+        frozen_blocks(self.settings, len(self.encoder.blocks), epoch=0)
 
     @property
     def choice(self) -> ChannelChoice:
@@ -70,7 +76,11 @@ def trainable(
     adapted = load_cpsam(start, CpsamSettings(**chosen), channels=channels, device=device)
     network: Any = adapted.network
     network.train()
-    return Trainable(settings, network, adapted, lambda path: save_cpsam(network, path))
+    stem = (*network.encoder.patch_embed.parameters(), network.encoder.pos_embed)
+    encoder = Encoder(tuple(network.encoder.blocks), stem)
+    if isinstance(settings, CpsamTrainSettings) and settings.activation_checkpointing:
+        encoder.recompute()
+    return Trainable(settings, network, encoder, adapted, lambda path: save_cpsam(network, path))
 
 
 def _new_flow_unet(settings: TrainSettings, channels: Sequence[str], device: str) -> Trainable:
@@ -84,6 +94,8 @@ def _new_flow_unet(settings: TrainSettings, channels: Sequence[str], device: str
 def _trainable_unet(settings: TrainSettings, segmenter: FlowSegmenter) -> Trainable:
     network: Any = segmenter.network
     network.train()
-    model = Trainable(settings, network, segmenter, lambda path: save_flow_unet(network, stored, path))
+    unet = network.unet
+    encoder = Encoder((unet.input_block, *unet.downsamples, unet.bottleneck))
+    model = Trainable(settings, network, encoder, segmenter, lambda path: save_flow_unet(network, stored, path))
     stored = {**settings.as_dict(), "zero_channels": list(model.zeroed)}
     return model

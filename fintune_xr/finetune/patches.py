@@ -32,9 +32,10 @@ class PreparedTile:
 
 
 def patches_per_epoch(n_tiles: int, settings: TrainSettings) -> int:
-    """Patches of an epoch, in whole batches: a batch norm cannot learn from a remainder of one."""
+    """Patches of an epoch, in whole steps: a remainder would be a step with less to learn from than others."""
     wanted = settings.patches_per_epoch or n_tiles
-    return -(-wanted // settings.batch_size) * settings.batch_size
+    per_step = settings.batch_size * settings.accumulate_batches
+    return -(-wanted // per_step) * per_step
 
 
 class PatchDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):

@@ -5,14 +5,17 @@ from __future__ import annotations
 import csv
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from fintune_xr.finetune.schedules import ENCODER, REST
 from fintune_xr.finetune.validation import Validation
+from fintune_xr.models.devices import finish, peak_memory, start_measuring
 
 # An AP50 must rise by this much to count as better.
 MIN_GAIN = 0.001
@@ -20,16 +23,23 @@ MIN_GAIN = 0.001
 
 @dataclass(frozen=True, slots=True)
 class EpochRecord:
-    """A row of the log; validation columns are NaN in epochs without one."""
+    """A row of the log; validation columns are NaN in epochs without one.
+
+    Learning rates are those of the last step. `images_per_second` counts patches, without validation.
+    `peak_memory` in bytes: on a GPU of the epoch, on the CPU of the process since its start.
+    """
 
     epoch: int
     loss: float
     learning_rate: float
+    encoder_learning_rate: float
     validation_loss: float
     unexplained_flow: float
     ap50: float
     is_best: bool
     seconds: float
+    images_per_second: float
+    peak_memory: int
 
 
 Report = Callable[[EpochRecord], None]
@@ -79,14 +89,31 @@ class Progress(Callback):  # type: ignore[misc]
         self.records: list[EpochRecord] = []
         self._validate, self._save_best, self._report = validate, save_best, report
         self._log_path, self._every, self._patience = log_path, validate_every, patience
-        self._started = 0.0
+        self._started, self._n_images = 0.0, 0
+        self._rates: dict[str, float] = {}
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Notes the time."""
-        self._started = time.perf_counter()
+        start_measuring(str(pl_module.device))
+        self._started, self._n_images = time.perf_counter(), 0
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer  # noqa: ARG002
+    ) -> None:
+        """Notes the learning rates."""
+        self._rates = {group["name"]: float(group["lr"]) for group in optimizer.param_groups}
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Sequence[torch.Tensor], batch_idx: int  # noqa: ARG002
+    ) -> None:
+        """Counts the patches."""
+        self._n_images += len(batch[0])
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validates where it is due, writes the log."""
+        device = str(pl_module.device)
+        finish(device)
+        speed = self._n_images / (time.perf_counter() - self._started)
         epoch = trainer.current_epoch
         is_last = epoch + 1 == trainer.max_epochs
         validation = Validation(math.nan, math.nan, math.nan)
@@ -102,12 +129,15 @@ class Progress(Callback):  # type: ignore[misc]
             EpochRecord(
                 epoch=epoch,
                 loss=float(trainer.callback_metrics["loss"]),
-                learning_rate=float(trainer.optimizers[0].param_groups[0]["lr"]),
+                learning_rate=self._rates[REST],
+                encoder_learning_rate=self._rates[ENCODER],
                 validation_loss=validation.loss,
                 unexplained_flow=validation.unexplained,
                 ap50=validation.ap50,
                 is_best=is_best,
                 seconds=time.perf_counter() - self._started,
+                images_per_second=speed,
+                peak_memory=peak_memory(device),
             )
         )
 

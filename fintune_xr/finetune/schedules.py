@@ -1,12 +1,16 @@
-"""How the learning rate goes over a training, and which parameters it is for."""
+"""How the learning rates go over a training, and which parameters they are for."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Final
 
 import torch
+
+# Names of groups of parameters.
+ENCODER: Final = "encoder"
+REST: Final = "rest"
 
 
 def warmup_cosine(n_steps: int, *, n_warmup: int, final: float) -> Callable[[int], float]:
@@ -24,10 +28,27 @@ def warmup_cosine(n_steps: int, *, n_warmup: int, final: float) -> Callable[[int
     return factor
 
 
-def parameter_groups(network: torch.nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
-    """Trainable parameters for an optimiser; scales and shifts of norm layers do not decay."""
+def parameter_groups(
+    network: torch.nn.Module,
+    encoder: Iterable[torch.nn.Parameter],
+    *,
+    learning_rate: float,
+    encoder_learning_rate: float,
+    weight_decay: float,
+) -> list[dict[str, Any]]:
+    """All that can learn, for an optimiser, in four groups; scales and shifts of norm layers do not decay.
+
+    What a training freezes for a while belongs to its group from the beginning.
+    """
+    inside = {id(value) for value in encoder}
     trained = [value for value in network.parameters() if value.requires_grad]
     return [
-        {"params": [value for value in trained if value.ndim > 1], "weight_decay": weight_decay},
-        {"params": [value for value in trained if value.ndim <= 1], "weight_decay": 0.0},
+        {
+            "name": name,
+            "lr": rate,
+            "params": [value for value in trained if (id(value) in inside, value.ndim > 1) == (is_inside, decays)],
+            "weight_decay": weight_decay if decays else 0.0,
+        }
+        for name, rate, is_inside in ((ENCODER, encoder_learning_rate, True), (REST, learning_rate, False))
+        for decays in (True, False)
     ]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fintune_xr.errors import unknown_name
 from fintune_xr.models.channels import ChannelSettings
 from fintune_xr.models.checkpoints import CPSAM_KIND, FLOW_UNET_KIND
 from fintune_xr.models.settings import DynamicsSettings
 from fintune_xr.settings import Settings
+
+ALL_BLOCKS: Final = "all"
 
 
 class AugmentationSettings(Settings):
@@ -32,8 +34,20 @@ class TrainSettings(ChannelSettings):
     epochs: int = Field(default=20, ge=1, description="Passes; the best one is kept.")
     patches_per_epoch: int = Field(default=96, ge=0, description="Patches per epoch; 0: one of every tile.")
     patch_px: int = Field(default=128, ge=32, multiple_of=16, description="Edge of a training patch.")
-    batch_size: int = Field(default=4, ge=1, description="Patches per step.")
+    batch_size: int = Field(default=4, ge=1, description="Patches that the network is shown at once.")
+    accumulate_batches: int = Field(
+        default=1, ge=1, description="Batches to one step: as if the batch were so many times as large."
+    )
     learning_rate: float = Field(default=3e-3, gt=0, description="Largest learning rate.")
+    encoder_learning_rate: float | None = Field(
+        default=None, gt=0, description="Largest learning rate of the encoder; default: learning_rate."
+    )
+    freeze_encoder_blocks: Annotated[int, Field(ge=0)] | Literal["all"] = Field(
+        default=0, description="First blocks of the encoder that do not learn, or all."
+    )
+    unfreeze_at_epoch: int | None = Field(
+        default=None, ge=1, description="Epoch, counted from 0, from which frozen blocks learn; default: never."
+    )
     final_rate: float = Field(default=0.01, ge=0, le=1, description="Last learning rate as part of it.")
     weight_decay: float = Field(default=1e-4, ge=0)
     warmup_epochs: float = Field(default=1, ge=0, description="Linear rise of the learning rate.")
@@ -55,6 +69,12 @@ class TrainSettings(ChannelSettings):
     augmentation: AugmentationSettings = AugmentationSettings()
     dynamics: DynamicsSettings = DynamicsSettings()
 
+    @model_validator(mode="after")
+    def _something_to_unfreeze(self) -> Self:
+        if self.unfreeze_at_epoch is not None and self.freeze_encoder_blocks == 0:
+            raise ValueError("unfreeze_at_epoch has nothing to unfreeze: freeze_encoder_blocks is 0")
+        return self
+
 
 class CpsamTrainSettings(TrainSettings):
     """Fine-tuning of Cellpose-SAM; learning rate, decay and warm-up are Cellpose's own."""
@@ -62,7 +82,10 @@ class CpsamTrainSettings(TrainSettings):
     epochs: int = Field(default=100, ge=1, description="Passes; the best one is kept.")
     patches_per_epoch: int = Field(default=0, ge=0, description="Patches per epoch; 0: one of every tile.")
     patch_px: int = Field(default=256, ge=256, le=256, description="Edge of a patch; the network takes no other.")
-    batch_size: int = Field(default=1, ge=1, description="Patches per step.")
+    batch_size: int = Field(default=1, ge=1, description="Patches that the network is shown at once.")
+    activation_checkpointing: bool = Field(
+        default=False, description="Far less memory for a third more computing; the same gradients."
+    )
     learning_rate: float = Field(default=1e-5, gt=0, description="Largest learning rate.")
     weight_decay: float = Field(default=0.1, ge=0)
     warmup_epochs: float = Field(default=10, ge=0, description="Linear rise of the learning rate.")

@@ -1,0 +1,71 @@
+"""One step of training a flow network, and the state that a killed training goes on from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from fintune_xr.finetune.losses import flow_loss
+from fintune_xr.finetune.networks import Trainable
+from fintune_xr.finetune.schedules import parameter_groups, warmup_cosine
+from fintune_xr.seeds import stream
+
+
+class FlowTraining(LightningModule):  # type: ignore[misc]
+    """One step of training a flow network, for lightning's trainer; `n_batches` are those of an epoch."""
+
+    def __init__(self, model: Trainable, *, n_batches: int) -> None:
+        super().__init__()
+        self.network = model.network
+        self.settings = model.settings
+        self._encoder = model.encoder
+        self._steps_per_epoch = n_batches // model.settings.accumulate_batches
+
+    def training_step(self, batch: Sequence[torch.Tensor], index: int) -> torch.Tensor:
+        """Loss of a batch of patches."""
+        # Layers that are dropped at random are drawn by address too, so that a resumed training repeats them.
+        drawn = stream(self.settings.seed, "step", self.current_epoch, index).integers(2**63)
+        torch.manual_seed(int(drawn))
+        patches, target = batch
+        loss = flow_loss(self.network(patches)[0].float(), target).total
+        self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(patches))
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with warm-up and cosine, step by step."""
+        settings = self.settings
+        groups = parameter_groups(
+            self.network,
+            self._encoder.parameters(),
+            learning_rate=settings.learning_rate,
+            encoder_learning_rate=settings.encoder_learning_rate or settings.learning_rate,
+            weight_decay=settings.weight_decay,
+        )
+        optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate)
+        factor = warmup_cosine(
+            settings.epochs * self._steps_per_epoch,
+            n_warmup=round(settings.warmup_epochs * self._steps_per_epoch),
+            final=settings.final_rate,
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class WholeFiles(TorchCheckpointIO):  # type: ignore[misc]
+    """Writes the training state beside its place and then moves it there.
+
+    Lightning writes it to the folder for temporary files, from where a move can be a copy: a kill during that
+    leaves half a file where the last good state was.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:  # noqa: ARG002
+        """Writes `checkpoint`, which appears whole or not at all."""
+        path = Path(path)
+        partial = path.with_name(f".{path.name}.partial")
+        torch.save(checkpoint, partial)
+        partial.replace(path)
