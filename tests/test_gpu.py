@@ -42,7 +42,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from fintune_xr.models.flow_unet import FlowUnet, FlowUnetArchitecture, save_flow_unet
 
     torch.manual_seed(0)
-    network = FlowUnet(FlowUnetArchitecture(channels=(n.DAPI, n.MARKER_CHANNEL), filters=(8, 16)))
+    network = FlowUnet(FlowUnetArchitecture(channels=(n.DAPI, n.MARKER_CHANNEL), filters=(8, 16, 32)))
     path = tmp_path_factory.mktemp("weights") / "model.pt"
     save_flow_unet(network, {}, path)
     return path
