@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fintune_xr import names as n
+from fintune_xr.analysis.report.budget_study import GROUP_PATH, budget_study
 from fintune_xr.analysis.report.contents import Study
 from fintune_xr.analysis.report.gate_study import gate_study
 from fintune_xr.analysis.report.sweep_study import sweep_study
@@ -27,3 +28,8 @@ def _gates(cohort: Cohort) -> Iterator[Study]:
 def _sweeps(cohort: Cohort) -> Iterator[Study]:
     if n.SWEEP in subgroups(cohort.location, n.METRICS):
         yield sweep_study(cohort.metrics(n.SWEEP))
+
+
+def _budget(cohort: Cohort) -> Iterator[Study]:
+    if cohort.has(GROUP_PATH):
+        yield budget_study(cohort.read(GROUP_PATH))

@@ -287,6 +287,39 @@ def sweep(
     return DONE
 
 
+def budget(
+    store: Store,
+    *overrides: Overrides,
+    budgets: Annotated[
+        tuple[int, ...],
+        Parameter(
+            help="Annotated tiles to train on. Default: 2 5 10 20 30, as far as there are tiles.",
+            consume_multiple=True,
+            negative="",
+            show_default=False,
+        ),
+    ] = (),
+    seeds: Annotated[int, Parameter(help="Trainings per budget, each on a subset of its own.")] = 3,
+    model: Annotated[str, Parameter(help="flow_unet, cpsam, or a checkpoint to go on from.")] = "flow_unet",
+    config: Config = None,
+    out: Annotated[Path, Parameter(help="Folder that holds checkpoint folders.")] = Path("models"),
+    skip_existing: Annotated[bool, Parameter(help="Keep the fits that are stored.")] = True,
+) -> int:
+    """Train on more and more annotated tiles, and tell when more stop to pay.
+
+    Example: fintune-xr budget cohort.zarr epochs=40 --budgets 2 5 10 20 30 --seeds 3
+    """
+    from fintune_xr.analysis.report.budget_study import budget_table, curve_page
+    from fintune_xr.pipelines.budget import budget as step
+
+    found = step(
+        store, budgets=budgets, seeds=seeds, model=model, out=out, config=config, overrides=overrides,
+        skip_existing=skip_existing,
+    )  # fmt: skip
+    _print(_table(budget_table(found)), "", _table(curve_page(found)))
+    return DONE
+
+
 def associate(
     store: Store,
     *,
@@ -423,8 +456,8 @@ def weights(
 VERBS: Mapping[str, Callable[..., int]] = {
     verb.__name__: verb
     for verb in (
-        demo, ingest, annotate, split, train, infer, positivity, evaluate, hybrid, gate, sweep, associate, bootstrap,
-        report, check, export, weights,
+        demo, ingest, annotate, split, train, infer, positivity, evaluate, hybrid, gate, sweep, budget, associate,
+        bootstrap, report, check, export, weights,
     )
 }  # fmt: skip
 

@@ -1,0 +1,259 @@
+"""Label budget: the same training on more and more annotated tiles, each fit recorded as it ends."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import xarray as xr
+
+from fintune_xr import names as n
+from fintune_xr.analysis.learning_curve import budget_spread, learning_curve
+from fintune_xr.analysis.report.budget_study import CURVE_SCORE, GROUP_PATH, IOU
+from fintune_xr.errors import FintuneValueError, RunMismatchError, SplitError
+from fintune_xr.finetune.data import AnnotatedTiles
+from fintune_xr.finetune.engine import train as fit
+from fintune_xr.finetune.settings import TrainSettings, train_settings
+from fintune_xr.metrics.instance import IOU_THRESHOLDS, instance_scores, match_masks
+from fintune_xr.models.checkpoints import FLOW_UNET_KIND, RECORD_FILE, Checkpoint, resolve_checkpoint
+from fintune_xr.models.registry import load_segmenter
+from fintune_xr.models.segmenter import segment
+from fintune_xr.models.settings import model_settings
+from fintune_xr.pipelines.progress import say
+from fintune_xr.pipelines.split import annotated_tiles, require_split
+from fintune_xr.pipelines.train import tiles_for_training
+from fintune_xr.provenance import provenance
+from fintune_xr.settings import load_settings, validated
+from fintune_xr.store.cohort import Cohort, open_cohort
+from fintune_xr.store.runs import IDENTITY
+from fintune_xr.subsets import nested_order
+from fintune_xr.text import texts
+
+DEFAULT_BUDGETS: Final = (2, 5, 10, 20, 30)
+RESAMPLES: Final = 200
+
+_COUNTS: Final = (n.TP, n.FP, n.FN)
+_FIT: Final = (n.BUDGET, n.SEED)
+_UNKNOWN: Final = -1
+
+
+def budget(
+    store: str | Path, *, budgets: Sequence[int] = (), seeds: int = 3, model: str = FLOW_UNET_KIND,
+    out: str | Path = "models", config: str | Path | None = None, overrides: Sequence[str] = (),
+    skip_existing: bool = True,
+) -> xr.Dataset:
+    """Scores (budget, seed, group, threshold) on the test tiles of models trained on `budgets` tiles each.
+
+    The subsets of a seed are nested: the smaller budget is the beginning of the larger one's tiles, in an order in
+    which markers take turns. By default the budgets are 2, 5, 10, 20 and 30, as far as there are tiles. `seeds`
+    trainings per budget start from the `seed` of the settings; every one picks its best epoch on the whole val part.
+    Each fit is stored under `metrics/budget` as it ends, its checkpoint in a folder of `out`; stored fits are
+    skipped, or thrown away without `skip_existing`. At the end, a learning curve per group of tiles is added.
+
+    Raises SplitError without a split, FintuneValueError for a budget larger than the train part, RunMismatchError
+    where stored fits were made with other settings, tiles or weights.
+    """
+    cohort = open_cohort(store)
+    plan = _plan(cohort, model=model, out=Path(out), config=config, overrides=overrides)
+    sizes = _sizes(plan, budgets)
+    if seeds < 1:
+        raise FintuneValueError(f"seeds: expected 1 or more, got {seeds}")
+    chosen = [plan.settings.seed + i for i in range(seeds)]
+    done = _blank(plan, sizes, chosen)
+    if skip_existing:
+        done = _with_stored(cohort, plan, done)
+    for seed in chosen:
+        for size in sizes:
+            if int(done[n.N_TRAIN].sel({n.BUDGET: size, n.SEED: seed, n.GROUP: n.ALL_MARKERS})) != _UNKNOWN:
+                say(f"budget {size}, seed {seed}: stored already")
+                continue
+            done = _with_fit(done, size, seed, _fitted(plan, size, seed, fresh=not skip_existing))
+            _write(cohort, plan, done)
+    result = done.merge(_curves(done), join="exact", combine_attrs="drop_conflicts")
+    _write(cohort, plan, result)
+    return cohort.read(GROUP_PATH)
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """What all fits share; `marker` names the marker of each train and test tile."""
+
+    train: AnnotatedTiles
+    val: AnnotatedTiles
+    test: AnnotatedTiles
+    marker: dict[str, str]
+    settings: TrainSettings
+    start: Checkpoint | None
+    model: str
+    out: Path
+    identity: dict[str, Any]
+
+    @property
+    def groups(self) -> list[str]:
+        """All test tiles, and each marker of them where there are several."""
+        markers = sorted({self.marker[name] for name in self.test.names})
+        return [n.ALL_MARKERS, *(markers if len(markers) > 1 else [])]
+
+    def members(self, names: Sequence[str], group: str) -> list[int]:
+        """Positions of those of `names` that belong to a group."""
+        return [i for i, name in enumerate(names) if group in (n.ALL_MARKERS, self.marker[name])]
+
+
+def _plan(
+    cohort: Cohort, *, model: str, out: Path, config: str | Path | None, overrides: Sequence[str]
+) -> _Plan:
+    digest = require_split(cohort)
+    start = None if model == FLOW_UNET_KIND else resolve_checkpoint(model)
+    kind = FLOW_UNET_KIND if start is None else start.kind
+    settings = load_settings(train_settings(kind), config, overrides)
+    train, val, test = (tiles_for_training(cohort, part) for part in n.SPLITS)
+    tiles = annotated_tiles(cohort)
+    marker = dict(zip(texts(tiles[n.TILE]), texts(tiles[n.MARKER]), strict=True))
+    train = _with_cells(train, settings.min_cells)
+    identity = {
+        "model": kind if start is None else start.sha256,
+        "settings": {key: value for key, value in settings.as_dict().items() if key != n.SEED},
+        "split_digest": digest,
+        "train_tiles": sorted(train.names),
+    }
+    name = kind if start is None else start.name
+    return _Plan(train, val, test, marker, settings, start, name, out, identity)
+
+
+def _with_cells(tiles: AnnotatedTiles, min_cells: int) -> AnnotatedTiles:
+    """The tiles that a training takes: a budget of n tiles must be n tiles that teach something."""
+    enough = [i for i in range(len(tiles)) if int(tiles.read(i)[1].max(initial=0)) >= min_cells]
+    if not enough:
+        raise SplitError(f"none of {len(tiles)} train tiles has {min_cells} or more cells; lower min_cells")
+    if len(enough) < len(tiles):
+        say(f"{len(tiles) - len(enough)} of {len(tiles)} train tiles have fewer than {min_cells} cells: left out")
+    return _chosen(tiles, enough)
+
+
+def _chosen(tiles: AnnotatedTiles, positions: Sequence[int]) -> AnnotatedTiles:
+    where = list(positions)
+    return replace(
+        tiles, names=[tiles.names[i] for i in where], image=tiles.image[where], mask=tiles.mask[where],
+        height=[tiles.height[i] for i in where], width=[tiles.width[i] for i in where],
+    )
+
+
+def _sizes(plan: _Plan, budgets: Sequence[int]) -> list[int]:
+    """Budgets in ascending order; those that were asked for must all be possible."""
+    most = len(plan.train)
+    if not budgets:
+        return sorted({min(size, most) for size in DEFAULT_BUDGETS})
+    if min(budgets) < 1 or max(budgets) > most:
+        raise FintuneValueError(
+            f"budgets {list(budgets)}: expected 1 to {most}, the annotated tiles of the train part. "
+            "Leave the larger ones out, or annotate more tiles."
+        )
+    return sorted(set(budgets))
+
+
+def _fitted(plan: _Plan, size: int, seed: int, *, fresh: bool) -> xr.Dataset:
+    """One training on the first `size` tiles of the seed's order, and its scores on the test tiles."""
+    names = [str(name) for name in plan.train.names]
+    order = nested_order(names, [plan.marker[name] for name in names], seed=seed)[:size]
+    folder = plan.out / f"budget-{plan.model}-{size:03d}-seed{seed}"
+    if fresh and (folder / RECORD_FILE).is_file():
+        shutil.rmtree(folder)
+    say(f"budget {size}, seed {seed}: training in {folder}")
+    began = time.perf_counter()
+    checkpoint = fit(
+        _chosen(plan.train, [names.index(name) for name in order]), plan.val,
+        settings=plan.settings.model_copy(update={n.SEED: seed}), out=folder, start=plan.start,
+    )
+    counts = _test_counts(plan, checkpoint)
+    members = [plan.members(plan.test.names, group) for group in plan.groups]
+    scores = [instance_scores(counts.isel({n.TILE: tiles}), over=n.TILE) for tiles in members]
+    facts = {
+        n.N_TRAIN: (n.GROUP, np.array([len(plan.members(order, group)) for group in plan.groups], np.int32)),
+        n.CHECKPOINT_SHA256: checkpoint.sha256,
+        n.SECONDS: time.perf_counter() - began,
+    }
+    scored = xr.concat(scores, n.GROUP).assign_coords({n.GROUP: plan.groups})
+    made = xr.merge([counts, scored, xr.Dataset(facts)], join="exact")
+    ap50 = float(made[CURVE_SCORE].sel({n.GROUP: n.ALL_MARKERS}).sel({n.THRESHOLD: IOU}, method="nearest"))
+    say(f"budget {size}, seed {seed}: AP50 {ap50:.3f}")
+    return made
+
+
+def _test_counts(plan: _Plan, checkpoint: Checkpoint) -> xr.Dataset:
+    """tp, fp, fn (tile, threshold) of the test tiles, segmented one at a time."""
+    kind = model_settings(checkpoint.kind)
+    settings = validated(kind, {"dynamics": plan.settings.dynamics.as_dict()}, where=f"settings of {checkpoint.kind}")
+    segmenter = load_segmenter(
+        checkpoint, channels=plan.test.channels, settings=settings, device=plan.settings.device, keep=False
+    )
+    found = []
+    for index in range(len(plan.test)):
+        image, mask = plan.test.read(index)
+        found.append(match_masks(mask, segment(segmenter, [image])[0]))
+    counts = {name: ((n.TILE, n.THRESHOLD), np.array([getattr(one, name) for one in found])) for name in _COUNTS}
+    return xr.Dataset(counts, coords={n.TILE: list(plan.test.names), n.THRESHOLD: list(IOU_THRESHOLDS)})
+
+
+def _blank(plan: _Plan, sizes: Sequence[int], seeds: Sequence[int]) -> xr.Dataset:
+    """A study without fits: counts and tiles -1, scores NaN."""
+    coords: dict[str, list[Any]] = {
+        n.BUDGET: list(sizes), n.SEED: list(seeds), n.GROUP: plan.groups, n.TILE: list(plan.test.names),
+        n.THRESHOLD: list(IOU_THRESHOLDS),
+    }
+    lengths = {name: len(values) for name, values in coords.items()}
+    nothing = xr.DataArray(np.zeros((lengths[n.TILE], lengths[n.THRESHOLD]), int), dims=(n.TILE, n.THRESHOLD))
+    scores = instance_scores(xr.Dataset(dict.fromkeys(_COUNTS, nothing)), over=n.TILE)
+    dims: dict[str, tuple[tuple[str, ...], Any]] = dict.fromkeys(_COUNTS, ((n.TILE, n.THRESHOLD), _UNKNOWN))
+    dims |= {str(name): ((n.GROUP, *map(str, array.dims)), np.nan) for name, array in scores.items()}
+    dims |= {n.N_TRAIN: ((n.GROUP,), _UNKNOWN), n.SECONDS: ((), np.nan), n.CHECKPOINT_SHA256: ((), "")}
+    filled = {
+        name: ((*_FIT, *own), np.full([lengths[dim] for dim in (*_FIT, *own)], value, "U64" if value == "" else None))
+        for name, (own, value) in dims.items()
+    }
+    made = xr.Dataset(filled, coords=coords)
+    made[n.BUDGET].attrs["long_name"] = "annotated tiles trained on"
+    return made
+
+
+def _with_stored(cohort: Cohort, plan: _Plan, blank: xr.Dataset) -> xr.Dataset:
+    """`blank` with the stored fits in it, its budgets and seeds being those of both."""
+    if not cohort.has(GROUP_PATH):
+        return blank
+    stored = cohort.read(GROUP_PATH).load()
+    differing = sorted(k for k in plan.identity if stored.attrs[IDENTITY].get(k) != plan.identity[k])
+    if differing:
+        raise RunMismatchError(
+            f"{GROUP_PATH} of {cohort.url} holds fits made with another {', '.join(differing)}. Repeat the settings "
+            "of the stored fits, or give --no-skip-existing to throw them away."
+        )
+    sizes, seeds = (sorted({*blank[dim].values.tolist(), *stored[dim].values.tolist()}) for dim in _FIT)
+    whole = _blank(plan, sizes, seeds)
+    there = {dim: stored[dim].values for dim in _FIT}
+    for name in whole:
+        whole[name].loc[there] = stored[name].values.astype(whole[name].dtype)
+    return whole
+
+
+def _with_fit(done: xr.Dataset, size: int, seed: int, made: xr.Dataset) -> xr.Dataset:
+    filled = done.copy(deep=True)
+    for name in filled:
+        filled[name].loc[{n.BUDGET: size, n.SEED: seed}] = made[name].values
+    return filled
+
+
+def _curves(done: xr.Dataset) -> xr.Dataset:
+    """Mean and spread (budget, group) and the learning curve (group) of AP50, over tiles of the group's marker."""
+    score = done[CURVE_SCORE].sel({n.THRESHOLD: IOU}, method="nearest").reset_coords(drop=True)
+    n_tiles = done[n.N_TRAIN].where(done[n.N_TRAIN] > 0, 0)
+    curve = learning_curve(score, n_tiles, n_resamples=RESAMPLES)
+    return xr.merge([budget_spread(score), curve.assign_attrs(curve=dict(curve.attrs))], join="exact")
+
+
+def _write(cohort: Cohort, plan: _Plan, study: xr.Dataset) -> None:
+    facts = provenance(model=plan.model, settings=plan.settings.as_dict(), val_tiles=list(map(str, plan.val.names)))
+    cohort.write(GROUP_PATH, study.assign_attrs({IDENTITY: plan.identity, "provenance": facts}))
