@@ -25,6 +25,7 @@ from fintune_xr.store.tables import (
     ensure_group,
     group_attrs,
     open_column,
+    read_column,
     write_rows,
 )
 
@@ -86,6 +87,7 @@ def append(target: Growing, items: Iterable[tuple[Labels, shards.Encoded]]) -> I
     waiting = iter(items)
     grid = target.grid
     committed = target.n_tiles
+    _require_labels(target, committed)
     for first in waiting:
         shard, used = divmod(committed, grid.tiles_per_shard)
         kept = _kept(target, grid, shard, used) if used else []
@@ -95,6 +97,15 @@ def append(target: Growing, items: Iterable[tuple[Labels, shards.Encoded]]) -> I
         _commit(target, committed, batch)
         committed += len(batch)
         yield committed
+
+
+def _require_labels(target: Growing, committed: int) -> None:
+    """Labels are verified before any is written: a commit that stops halfway is mended only by another."""
+    if not committed:
+        return
+    for name, spec in target.schema.coords.items():
+        if spec.dims[0] == n.TILE:
+            read_column(target.location, f"{target.path}/{name}", slice(committed - 1, committed))
 
 
 def _kept(target: Growing, grid: shards.ShardGrid, shard: int, used: int) -> list[shards.Encoded]:
