@@ -87,6 +87,7 @@ def annotate(
     pattern: Annotated[
         str | None, Parameter(help="Regular expression with groups donor, marker, tile.")
     ] = None,
+    restart: Annotated[bool, Parameter(help="Throw the stored annotations away first.", negative="")] = False,
 ) -> int:
     """Store ground-truth masks of annotated tiles; binary masks become instances by connected components.
 
@@ -94,7 +95,7 @@ def annotate(
     """
     from fintune_xr.pipelines.annotate import annotate as step
 
-    report = step(source, store, layout=layout, pattern=pattern)
+    report = step(source, store, layout=layout, pattern=pattern, restart=restart)
     _print(
         f"{report.n_added} tiles annotated, {report.n_present} there before, {len(report.left_out)} left out"
     )
@@ -375,6 +376,9 @@ def report(
     store: Store,
     *,
     out: Annotated[Path | None, Parameter(help="HTML file; default beside the store.")] = None,
+    baseline: Annotated[
+        str | None, Parameter(help="Run that others are compared to; default: `baseline`, else the first.")
+    ] = None,
 ) -> int:
     """Write a self-contained HTML report, and its tables as TSV.
 
@@ -382,7 +386,7 @@ def report(
     """
     from fintune_xr.pipelines.report import report as step
 
-    _print(f"report: {step(store, out=out)}")
+    _print(f"report: {step(store, out=out, baseline=baseline)}")
     return DONE
 
 

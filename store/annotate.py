@@ -215,7 +215,7 @@ def _read_mask(source: Place, grid: shards.ShardGrid, stored: Mapping[str, str],
     return _Read(mask.tile, facts, encoded, is_binary)
 
 
-_CHANGED: Final = "changed since it was stored: the stored annotation is the earlier one; annotate with restart"
+_CHANGED: Final = "changed since it was stored: the stored annotation is the earlier one; annotate with --restart"
 
 
 def _good(
