@@ -92,6 +92,10 @@ class Progress(Callback):  # type: ignore[misc]
         self._started, self._n_images = 0.0, 0
         self._rates: dict[str, float] = {}
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Ends a training at once that had stopped early before it was killed."""
+        trainer.should_stop = self._is_over()
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Notes the time."""
         start_measuring(str(pl_module.device))
@@ -124,7 +128,7 @@ class Progress(Callback):  # type: ignore[misc]
             is_best = self.tally.count(epoch, validation)
             if is_best:
                 self._save_best()
-            trainer.should_stop = trainer.should_stop or self.tally.n_stale >= self._patience
+            trainer.should_stop = trainer.should_stop or self._is_over()
         self._note(
             EpochRecord(
                 epoch=epoch,
@@ -149,6 +153,9 @@ class Progress(Callback):  # type: ignore[misc]
         """Goes on from what survived."""
         self.tally = Tally(**state_dict["tally"])
         self.records = [EpochRecord(**record) for record in state_dict["records"]]
+
+    def _is_over(self) -> bool:
+        return self.tally.n_stale >= self._patience
 
     def _note(self, record: EpochRecord) -> None:
         self.records.append(record)
