@@ -1,0 +1,200 @@
+"""What `infer` costs besides the model: a model that does nothing on tiny tiles, and one that only waits.
+
+Coordinator: the main thread, which plans and commits, and the event loop with Dask's client and scheduler. Its time
+is what a cohort waits for however many workers there are; reading, measuring and encoding tiles is workers' time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+from numpy.typing import NDArray
+from simulated_store import create_store
+from table import Fact, print_table
+
+from fintune_xr.pipelines import infer as steps
+from fintune_xr.pipelines import infer_block
+
+SIDE = 16
+# Number of tiles and how often it is run; the largest cohort once, because it takes minutes.
+SIZES = {1_000: 3, 10_000: 3, 100_000: 1}
+MOST_COORDINATOR_MS = 1.0
+MOST_GROWTH_MB_PER_1000 = 1.0
+LINEAR = 1.2
+
+SLEEP_S = 0.05
+N_SLEEPING = 320
+SLEEPING_SIDE = 512
+MOST_OVERHEAD = 1.1
+
+
+class Idle:
+    """A segmenter that finds one cell in every tile and takes `sleep_s` a tile, as a device would."""
+
+    def __init__(self, sleep_s: float = 0.0) -> None:
+        self.sleep_s = sleep_s
+
+    def normalise(self, tile: NDArray[Any]) -> NDArray[np.float32]:
+        """One plane, as the networks take it."""
+        return np.asarray(tile[:1], np.float32)
+
+    def predict(self, batch: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        """The input again, after a wait."""
+        if self.sleep_s:
+            time.sleep(self.sleep_s * len(batch))
+        return list(batch)
+
+    def reconstruct(self, maps: NDArray[np.float32]) -> NDArray[np.uint32]:
+        """One cell in the middle."""
+        mask = np.zeros(maps.shape[1:], np.uint32)
+        height, width = mask.shape
+        mask[height // 4 : height // 2, width // 4 : width // 2] = 1
+        return mask
+
+
+@dataclass
+class Cost:
+    """Seconds and MB of one run; `blocks_s` is the clock from the first block to the last."""
+
+    wall_s: float = 0.0
+    main_s: float = 0.0
+    loop_s: float = 0.0
+    blocks_s: float = 0.0
+    growth_mb: float = 0.0
+
+    @property
+    def coordinator_s(self) -> float:
+        """CPU seconds of planning, scheduling and committing."""
+        return self.main_s + self.loop_s
+
+
+def rows() -> list[Fact]:
+    """Cost per tile at three sizes, its growth, and how much of the model's waiting is used."""
+    with tempfile.TemporaryDirectory(prefix="bench-infer-") as folder:
+        work = Path(folder)
+        _measured(create_store(work / "warm.zarr", 200, side=SIDE).url, Idle())
+        costs = {size: _median_cost(work, size, repeats) for size, repeats in SIZES.items()}
+        return [
+            *(_per_tile(size, cost) for size, cost in costs.items()), _linear(costs), *_memory(costs), _overlap(work)
+        ]
+
+
+def _per_tile(size: int, cost: Cost) -> Fact:
+    ms = 1e3 / size
+    return Fact(
+        what=f"infer {size:,} tiles, no-op model: coordinator CPU per tile",
+        ours=f"{cost.coordinator_s * ms:.2f} ms (main thread {cost.main_s * ms:.2f})",
+        peer=f"all in all {cost.wall_s * ms:.2f} ms a tile on the clock, workers included",
+        reach=f"<= {MOST_COORDINATOR_MS:g} ms", reached=cost.coordinator_s * ms <= MOST_COORDINATOR_MS,
+    )  # fmt: skip
+
+
+def _linear(costs: dict[int, Cost]) -> Fact:
+    middle, largest = sorted(costs)[1:]
+    growth = (costs[largest].coordinator_s / largest) / (costs[middle].coordinator_s / middle)
+    return Fact(
+        what=f"coordinator CPU per tile, {largest:,} against {middle:,} tiles", ours=f"{growth:.2f}x",
+        reach=f"<= {LINEAR}x: no worse than linear", reached=growth <= LINEAR,
+    )  # fmt: skip
+
+
+def _memory(costs: dict[int, Cost]) -> list[Fact]:
+    middle, largest = sorted(costs)[1:]
+    per_1000 = (costs[largest].growth_mb - costs[middle].growth_mb) / (largest - middle) * 1e3
+    return [
+        Fact(
+            what=f"memory gained at the most, {largest:,} tiles", ours=f"{costs[largest].growth_mb:.0f} MB",
+            peer=f"{costs[middle].growth_mb:.0f} MB (ours at {middle:,} tiles)",
+            reach=f"<= {MOST_GROWTH_MB_PER_1000:g} MB per 1,000 tiles", reached=per_1000 <= MOST_GROWTH_MB_PER_1000,
+        )
+    ]  # fmt: skip
+
+
+def _overlap(work: Path) -> Fact:
+    """One worker and a model that waits 50 ms a tile: reading and measuring should hide behind the waiting."""
+    store = create_store(work / "sleeping.zarr", N_SLEEPING, side=SLEEPING_SIDE).url
+    profile = work / "one.yaml"
+    profile.write_text("kind: threads\nworkers: 1\ndashboard: false\n")
+    cost = _measured(store, Idle(SLEEP_S), cluster=str(profile))
+    asleep_s = N_SLEEPING * SLEEP_S
+    ratio = cost.blocks_s / asleep_s
+    return Fact(
+        what=f"{N_SLEEPING} tiles of {SLEEPING_SIDE} px, model that waits {SLEEP_S * 1e3:.0f} ms a tile",
+        ours=f"{cost.blocks_s:.1f} s ({ratio:.2f}x)", peer=f"{cost.wall_s:.1f} s with start and end of the run",
+        limit=f"{asleep_s:.1f} s (waiting alone)", reach=f"<= {MOST_OVERHEAD}x waiting alone",
+        reached=ratio <= MOST_OVERHEAD,
+    )  # fmt: skip
+
+
+def _median_cost(work: Path, n_tiles: int, repeats: int) -> Cost:
+    """The run of median coordinator time, with the most memory that any of them gained."""
+    store = create_store(work / f"{n_tiles}.zarr", n_tiles, side=SIDE).url
+    costs = [_measured(store, Idle()) for _ in range(repeats)]
+    middle = sorted(costs, key=lambda cost: cost.coordinator_s)[repeats // 2]
+    middle.growth_mb = statistics.median(cost.growth_mb for cost in costs)
+    return middle
+
+
+def _measured(store: str, model: Idle, *, cluster: str = "threads") -> Cost:
+    cost = Cost()
+    opened = steps.session
+
+    @contextlib.contextmanager
+    def watched(profile: Any) -> Iterator[Any]:
+        with opened(profile) as client:
+            began = time.perf_counter()
+            yield client
+            cost.blocks_s = time.perf_counter() - began
+            cost.loop_s = sum(_cpu_s(thread) for thread in threading.enumerate() if "IO loop" in thread.name)
+
+    with (
+        mock.patch.object(infer_block, "load_segmenter", return_value=model),
+        mock.patch.object(steps, "session", watched),
+        _peak_memory(cost),
+    ):
+        began, cpu = time.perf_counter(), time.thread_time()
+        steps.infer(store, run="idle", cluster=cluster, restart=True)
+        cost.wall_s, cost.main_s = time.perf_counter() - began, time.thread_time() - cpu
+    return cost
+
+
+@contextlib.contextmanager
+def _peak_memory(cost: Cost) -> Iterator[None]:
+    """Notes the most resident memory above what was there at the start, looked at ten times a second."""
+    done, before = threading.Event(), _resident_mb()
+
+    def watch() -> None:
+        while not done.wait(0.1):
+            cost.growth_mb = max(cost.growth_mb, _resident_mb() - before)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+
+
+def _resident_mb() -> float:
+    found = re.search(r"VmRSS:\s+(\d+)", Path("/proc/self/status").read_text())
+    return int(found[1]) * 1024 / 1e6 if found else 0.0
+
+
+def _cpu_s(thread: threading.Thread) -> float:
+    return time.clock_gettime(time.pthread_getcpuclockid(thread.ident)) if thread.ident else 0.0
+
+
+if __name__ == "__main__":
+    print_table(rows())
