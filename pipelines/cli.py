@@ -65,6 +65,9 @@ def run(tokens: Sequence[str]) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         return FAILED
+    except OSError as error:
+        errors.print(f"error: {error.strerror or error}: {error.filename or ''}", markup=False, soft_wrap=True)
+        return FAILED
     return int(status or 0)
 
 

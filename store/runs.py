@@ -310,13 +310,23 @@ def _channels(cohort: Cohort) -> NDArray[Any]:
 
 def _check_identity(cohort: Cohort, name: str, identity: Mapping[str, Any]) -> None:
     stored = run_attrs(cohort, name)[IDENTITY]
-    differing = sorted(k for k in {*stored, *identity} if stored.get(k) != identity.get(k))
+    was, now = _flat(stored), _flat(identity)
+    differing = sorted(key for key in {*was, *now} if was.get(key) != now.get(key))
     if differing:
-        lines = [f"{key}: stored {stored.get(key)!r}, now {identity.get(key)!r}" for key in differing]
+        # The digest of the settings says no more than the settings that differ.
+        told = [key for key in differing if not key.endswith("settings_digest")] or differing
+        lines = [f"{key}: stored {was.get(key)!r}, now {now.get(key)!r}" for key in told]
         raise RunMismatchError(
             "\n  ".join([f"run {name!r} was made with something else:", *lines])
             + "\nChoose another --run name, or --restart to throw the stored run away."
         )
+
+
+def _flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in record.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
 
 
 def require_known_run(cohort: Cohort, names: Sequence[str]) -> None:
