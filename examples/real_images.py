@@ -172,7 +172,7 @@ def overlays(out: Path) -> None:
         top, left = corner
         window = {n.Y: slice(top, top + height), n.X: slice(left, left + width)}
         tile = tile.isel(window).assign_coords({n.HEIGHT: height, n.WIDTH: width})
-        (out / f"{name}.png").write_bytes(figure_bytes(tile_figure(tile), "png", dpi=95))
+        (out / f"{name}.png").write_bytes(figure_bytes(tile_figure(tile), "png", dpi=80))
 
 
 def held_out_tile(store: Path, runs: Sequence[str]) -> xr.Dataset:
