@@ -1,4 +1,4 @@
-"""Masks and tables for other tools."""
+"""Masks, tables and training folders for other tools."""
 
 from __future__ import annotations
 
@@ -7,30 +7,47 @@ from pathlib import Path
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, unknown_name
+from fintune_xr.pipelines.split import require_split
 from fintune_xr.store.cohort import Cohort, open_cohort
+from fintune_xr.store.export.cellpose import write_training_folders
 from fintune_xr.store.export.masks import write_masks
 from fintune_xr.store.export.tables import write_cells, write_tiles
 from fintune_xr.store.runs import require_known_run
 
-KINDS = ("masks", "tables")
+OF_A_RUN = ("masks", "tables")
+CELLPOSE = "cellpose"
+KINDS = (*OF_A_RUN, CELLPOSE)
 
 
 def export(store: str | Path, *, to: str, out: str | Path, runs: Sequence[str] = ()) -> list[Path]:
-    """Paths of the files written under `out/<run>/`, for each of `runs` (all by default).
+    """Paths of the files written under `out/<run>/`, for each of `runs` (all by default), or under `out`.
 
-    `masks`: one `<tile>_pred.tif` per done tile. `tables`: `cells.parquet` and `tiles.tsv`.
+    `masks`: one `<tile>_pred.tif` per done tile. `tables`: `cells.parquet` and `tiles.tsv`. `cellpose`: the
+    annotated tiles in `train_cells`, `val_cells` and `test_cells`, which belong to no run.
 
-    Raises UnknownNameError for a run or kind that does not exist, FintuneValueError where there is no run.
+    Raises UnknownNameError for a run or kind that does not exist, FintuneValueError where there is no run or
+    where runs make no sense, SplitError for `cellpose` without a valid split.
     """
     cohort = open_cohort(store)
     if to not in KINDS:
         raise unknown_name("kind of export", to, KINDS)
+    if to == CELLPOSE:
+        return _cellpose(cohort, Path(out), runs)
     names = list(runs) or cohort.run_names()
     if not names:
         raise FintuneValueError(f"{cohort.url} has no run to export. Run: fintune-xr infer {cohort.url} --run R")
     require_known_run(cohort, names)
     write = write_masks if to == "masks" else _tables
     return [path for name in names for path in write(cohort, name, Path(out) / name)]
+
+
+def _cellpose(cohort: Cohort, out: Path, runs: Sequence[str]) -> list[Path]:
+    if runs:
+        raise FintuneValueError(
+            f"--to {CELLPOSE} writes annotated tiles, which belong to no run; leave out --run {' '.join(runs)}"
+        )
+    require_split(cohort)
+    return list(write_training_folders(cohort, out))
 
 
 def _tables(cohort: Cohort, run: str, folder: Path) -> Iterator[Path]:

@@ -413,11 +413,11 @@ def check(
 def export(
     store: Store,
     *,
-    to: Annotated[Literal["masks", "tables"], Parameter(help="What to write.")],
+    to: Annotated[Literal["masks", "tables", "cellpose"], Parameter(help="What to write.")],
     out: Annotated[Path, Parameter(help="Folder to write into.")],
     runs: Runs = (),
 ) -> int:
-    """Write masks as TIFF (`*_pred.tif`) or per-cell and per-tile tables (Parquet, TSV).
+    """Write masks as TIFF (`*_pred.tif`), tables (Parquet, TSV), or the folders that Cellpose trains from.
 
     Example: fintune-xr export cohort.zarr --to masks --run tuned --out masks/
     """

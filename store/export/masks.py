@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tifffile
 import xarray as xr
+from numpy.typing import NDArray
 
 from fintune_xr import names as n
 from fintune_xr.overlap import ahead
@@ -42,15 +43,19 @@ def write_masks(cohort: Cohort, run: str, folder: Path | str, *, workers: int | 
         yield from ahead(pool, write, done, depth=2 * (workers or len(os.sched_getaffinity(0))))
 
 
+def label_dtype(mask: NDArray[Any]) -> type[np.uint16 | np.uint32]:
+    """The smallest type that other tools read labels in and that holds those of `mask`."""
+    return np.uint16 if int(mask.max(initial=0)) <= np.iinfo(np.uint16).max else np.uint32
+
+
 def _write_mask(stored: xr.Dataset, tiles: list[str], run: str, folder: Path, index: int) -> Path:
     one = stored.isel({n.TILE: index})
     region = {n.Y: slice(0, int(one[n.HEIGHT])), n.X: slice(0, int(one[n.WIDTH]))}
     mask: Any = one[n.MASK].isel(region).values
-    dtype = np.uint16 if int(mask.max(initial=0)) <= np.iinfo(np.uint16).max else np.uint32
     path = folder / f"{safe_name(tiles[index])}{SUFFIX}"
     with whole_file(path) as place:
         tifffile.imwrite(
-            place, mask.astype(dtype), compression="zlib", photometric="minisblack", metadata=None,
+            place, mask.astype(label_dtype(mask)), compression="zlib", photometric="minisblack", metadata=None,
             description=json.dumps({n.TILE: tiles[index], n.RUN: run}),
         )  # fmt: skip
     return path

@@ -1,0 +1,126 @@
+"""Annotated tiles in the folders that Cellpose trains from, one for each part of the split."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+import tifffile
+import xarray as xr
+from numpy.typing import NDArray
+
+from fintune_xr import names as n
+from fintune_xr.errors import FintuneValueError, SplitError
+from fintune_xr.overlap import ahead
+from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.layouts import safe_name
+from fintune_xr.text import text_array, texts
+
+from .files import whole_file
+from .masks import label_dtype
+
+FOLDERS: Final = {part: f"{part}_cells" for part in n.SPLITS}
+INDEX_FILE: Final = "split.tsv"
+N_PLANES: Final = 3
+IMAGE_SUFFIX: Final = ".tif"
+MASK_SUFFIX: Final = "_masks.tif"
+
+
+def write_training_folders(cohort: Cohort, folder: Path | str, *, workers: int | None = None) -> Iterator[Path]:
+    """Paths of images and masks of all annotated tiles with a split, each as soon as it is written.
+
+    `folder/<part>_cells/<safe name of the tile>.tif` holds raw counts (3, y, x) as Cellpose reads them: DAPI,
+    then the other channels, then zeros. `_masks.tif` beside it holds the instances, uint16 where they fit and
+    else uint32. `folder/split.tsv`, written last, says which tile, donor and marker each image is. Of each
+    tile the real height and width are written. A file appears whole, in place of an older one.
+
+    Raises SplitError where no annotated tile has a split, FintuneValueError for more than three channels or
+    where a folder holds other files, which Cellpose would train on as well.
+    """
+    folder, workers = Path(folder), workers or len(os.sched_getaffinity(0))
+    tiles, masks = _assigned(cohort)
+    planes = _planes(texts(tiles[n.CHANNEL]), cohort.url)
+    index = _index(tiles)
+    _refuse_others(folder, index)
+    with ThreadPoolExecutor(workers) as pool:
+        write = partial(_write_tile, folder, tiles, masks, planes, list(index["image"]))
+        for paths in ahead(pool, write, range(len(index)), depth=2 * workers):
+            yield from paths
+    with whole_file(folder / INDEX_FILE) as place:
+        index.to_csv(place, sep="\t", index=False, lineterminator="\n")
+    yield folder / INDEX_FILE
+
+
+def _assigned(cohort: Cohort) -> tuple[xr.Dataset, xr.DataArray]:
+    """Images and masks (tile, y, x) of the annotated tiles with a split, in the same order."""
+    images, truth = cohort.images(lazy=False), cohort.annotations(lazy=False)
+    place = {tile: i for i, tile in enumerate(texts(truth[n.TILE]))}
+    kept = [
+        (i, place[tile])
+        for i, (tile, part) in enumerate(zip(texts(images[n.TILE]), texts(images[n.SPLIT]), strict=True))
+        if part and tile in place
+    ]
+    if not kept:
+        raise SplitError(f"{cohort.url}: no annotated tile has a split. Run: fintune-xr split {cohort.url}")
+    of_image, of_mask = (list(indices) for indices in zip(*kept, strict=True))
+    return images.isel({n.TILE: of_image}), truth[n.MASK].isel({n.TILE: of_mask})
+
+
+def _planes(channels: list[str], url: str) -> list[int]:
+    """Positions of the channels in the order of Cellpose's planes."""
+    if len(channels) > N_PLANES:
+        raise FintuneValueError(
+            f"{url}: Cellpose takes images of at most {N_PLANES} channels, these tiles have {len(channels)} "
+            f"({', '.join(channels)}). Ingest the ones to train on into a store of their own."
+        )
+    return sorted(range(len(channels)), key=lambda i: channels[i] != n.DAPI)
+
+
+def _index(tiles: xr.Dataset) -> pd.DataFrame:
+    columns = {name: text_array(tiles[name]).astype(object) for name in (n.TILE, n.DONOR, n.MARKER, n.SPLIT)}
+    files = [
+        f"{FOLDERS[part]}/{safe_name(tile)}{IMAGE_SUFFIX}"
+        for part, tile in zip(texts(tiles[n.SPLIT]), texts(tiles[n.TILE]), strict=True)
+    ]
+    return pd.DataFrame({"image": files, **columns})
+
+
+def _refuse_others(folder: Path, index: pd.DataFrame) -> None:
+    ours = {folder / image for image in index["image"]}
+    ours |= {_mask_path(path) for path in ours}
+    found = [path for name in FOLDERS.values() for path in sorted((folder / name).glob("*")) if path not in ours]
+    if found:
+        raise FintuneValueError(
+            f"{folder} holds {len(found)} file(s) that do not belong to this export, the first is {found[0]}. "
+            "Cellpose would train on them too, whatever part of the split they are from: give an empty folder."
+        )
+
+
+def _write_tile(
+    folder: Path, tiles: xr.Dataset, masks: xr.DataArray, planes: list[int], files: list[str], index: int
+) -> tuple[Path, Path]:
+    one, path = tiles.isel({n.TILE: index}), folder / files[index]
+    region = {n.Y: slice(0, int(one[n.HEIGHT])), n.X: slice(0, int(one[n.WIDTH]))}
+    counts: NDArray[Any] = one[n.IMAGE].isel(region).values[planes]
+    image = np.zeros((N_PLANES, *counts.shape[1:]), counts.dtype)
+    image[: len(counts)] = counts
+    mask: NDArray[Any] = masks.isel({n.TILE: index}).isel(region).values
+    # The mask first: Cellpose takes an image without one for a fault of the whole folder.
+    _write(_mask_path(path), mask.astype(label_dtype(mask)), axes="YX")
+    _write(path, image, axes="CYX")
+    return path, _mask_path(path)
+
+
+def _write(path: Path, pixels: NDArray[Any], *, axes: str) -> None:
+    with whole_file(path) as place:
+        tifffile.imwrite(place, pixels, compression="zlib", photometric="minisblack", metadata={"axes": axes})
+
+
+def _mask_path(path: Path) -> Path:
+    return path.with_name(path.name.removesuffix(IMAGE_SUFFIX) + MASK_SUFFIX)
