@@ -7,6 +7,7 @@ training at one budget with one seed), each with the same weight.
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -96,11 +97,14 @@ def fit_power_law(n_tiles: Floats, score: Floats) -> CurveFit:
     first = float(n.min())
     start = _start(n / first, score)
     try:
-        (asymptote, drop, exponent), _ = curve_fit(
-            _scaled, n / first, score, p0=start, bounds=((0, 0, _EXPONENTS[0]), (1, 1, _EXPONENTS[1])),
-            jac=_slopes, maxfev=2000,
-        )
-    except (RuntimeError, OptimizeWarning):
+        with warnings.catch_warnings():
+            # It says that errors of the parameters cannot be estimated; they are taken from resamples.
+            warnings.simplefilter("ignore", OptimizeWarning)
+            (asymptote, drop, exponent), _ = curve_fit(
+                _scaled, n / first, score, p0=start, bounds=((0, 0, _EXPONENTS[0]), (1, 1, _EXPONENTS[1])),
+                jac=_slopes, maxfev=2000,
+            )
+    except RuntimeError:
         return CurveFit(None, NOT_CONVERGED)
     law = PowerLaw(float(asymptote), float(drop * first**exponent), float(exponent))
     if law.at(float(n.max())) - law.at(first) <= _NEAR**2:

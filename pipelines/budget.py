@@ -251,7 +251,7 @@ def _curves(done: xr.Dataset) -> xr.Dataset:
     score = done[CURVE_SCORE].sel({n.THRESHOLD: IOU}, method="nearest").reset_coords(drop=True)
     n_tiles = done[n.N_TRAIN].where(done[n.N_TRAIN] > 0, 0)
     curve = learning_curve(score, n_tiles, n_resamples=RESAMPLES)
-    return xr.merge([budget_spread(score), curve.assign_attrs(curve=dict(curve.attrs))], join="exact")
+    return xr.merge([budget_spread(score), curve], join="exact", combine_attrs="drop").assign_attrs(curve=curve.attrs)
 
 
 def _write(cohort: Cohort, plan: _Plan, study: xr.Dataset) -> None:

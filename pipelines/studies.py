@@ -16,7 +16,7 @@ from fintune_xr.store.tables import subgroups
 
 def stored_studies(cohort: Cohort) -> tuple[Study, ...]:
     """Every study of the store, by kind and name."""
-    return (*_gates(cohort), *_sweeps(cohort))
+    return (*_budget(cohort), *_gates(cohort), *_sweeps(cohort))
 
 
 def _gates(cohort: Cohort) -> Iterator[Study]:
