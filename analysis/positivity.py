@@ -106,7 +106,8 @@ def thresholds(cells: xr.Dataset, tiles: xr.Dataset, *, rule: IntensityRule) -> 
     else:
         fit = otsu_threshold if isinstance(rule, OtsuRule) else mixture_threshold
         found = fit(histogram.sum(DONOR))
-    return found.isel(place).drop_vars([DONOR, MARKER], errors="ignore").astype(np.float32)
+    reason = _of_tiles(found[REASON], place)
+    return _of_tiles(found, place).astype(np.float32).assign_coords({REASON: reason})
 
 
 def count_positive(cells: xr.Dataset, tiles: xr.Dataset, *, threshold: xr.DataArray) -> xr.DataArray:
@@ -156,6 +157,25 @@ def _thresholds(
     )
     named: xr.DataArray = threshold.assign_attrs(POSITIVITY[THRESHOLD].attrs)
     return named.assign_coords({REASON: _described(code)})
+
+
+def _of_tiles(groups: xr.DataArray, place: dict[str, xr.DataArray]) -> xr.DataArray:
+    """Values (tile) of `groups`, whose dims are the keys of `place`, at the positions (tile) in `place`.
+
+    In one block: indexing a Dask array would make a block, and ten tasks, for every few tiles.
+    """
+    dims = [str(dim) for dim in groups.dims]
+    found: xr.DataArray = xr.apply_ufunc(
+        _at, groups.reset_coords(drop=True), *(place[dim] for dim in dims),
+        input_core_dims=[dims, *[[TILE]] * len(dims)], output_core_dims=[[TILE]], dask="parallelized",
+        output_dtypes=[groups.dtype], keep_attrs=False,
+    )
+    return found.assign_attrs(groups.attrs)
+
+
+def _at(values: NDArray[Any], *positions: NDArray[np.int64]) -> NDArray[Any]:
+    chosen: NDArray[Any] = values[positions]
+    return chosen
 
 
 def _described(code: xr.DataArray) -> xr.DataArray:
