@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Final
+
+import xarray as xr
 
 from fintune_xr import names as n
 from fintune_xr.analysis.report.budget_study import GROUP_PATH, budget_study
@@ -11,7 +15,10 @@ from fintune_xr.analysis.report.gate_study import gate_study
 from fintune_xr.analysis.report.sweep_study import sweep_study
 from fintune_xr.pipelines.gate import GATE_PREFIX
 from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.runs import IDENTITY, run_attrs
 from fintune_xr.store.tables import subgroups
+
+STALE: Final = "Out of date: the run has been made anew or removed since; gate it again."
 
 
 def stored_studies(cohort: Cohort) -> tuple[Study, ...]:
@@ -22,7 +29,15 @@ def stored_studies(cohort: Cohort) -> tuple[Study, ...]:
 def _gates(cohort: Cohort) -> Iterator[Study]:
     for name in subgroups(cohort.location, n.METRICS):
         if name.startswith(GATE_PREFIX):
-            yield gate_study(cohort.metrics(name))
+            found = cohort.metrics(name)
+            study = gate_study(found)
+            yield study if _is_current(cohort, found) else replace(study, text=f"{STALE} {study.text}")
+
+
+def _is_current(cohort: Cohort, found: xr.Dataset) -> bool:
+    """Whether the run is still the one that was gated."""
+    run = str(found.attrs[n.RUN])
+    return run in cohort.run_names() and run_attrs(cohort, run)[IDENTITY] == found.attrs[IDENTITY]
 
 
 def _sweeps(cohort: Cohort) -> Iterator[Study]:

@@ -12,6 +12,7 @@ import xarray as xr
 from fintune_xr import names as n
 from fintune_xr.analysis.kernels_threshold import nuclei_in_instances
 from fintune_xr.analysis.positivity import apply_rule
+from fintune_xr.analysis.report.gate_study import AP50
 from fintune_xr.analysis.rules import OtsuRule
 from fintune_xr.errors import FintuneValueError, UnknownNameError
 from fintune_xr.gating import Gate, GateSettings
@@ -25,6 +26,7 @@ from fintune_xr.pipelines.infer import infer
 from fintune_xr.pipelines.ingest import ingest
 from fintune_xr.pipelines.positivity import positivity
 from fintune_xr.pipelines.split import split
+from fintune_xr.pipelines.studies import STALE, stored_studies
 from fintune_xr.simulate import CohortSettings, simulate_cohort
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.text import texts
@@ -162,3 +164,21 @@ def test_runs_that_are_not_there_and_parts_without_tiles_are_named(store: Path) 
         gate(store, run="cell")
     with pytest.raises(FintuneValueError, match="split 'none'"):
         gate(store, run="cells", split="none")
+
+
+def test_the_report_shows_stored_numbers_and_says_when_they_are_old(
+    store: Path, gated: xr.Dataset, tmp_path: Path
+) -> None:
+    (study,) = stored_studies(open_cohort(store))
+    assert (study.key, study.name) == ("gate", "cells")
+    at = gated.sel({n.GROUP: "all", n.THRESHOLD: 0.5})
+    np.testing.assert_array_equal(study.table["f1_pooled"], at["f1_pooled"])
+    np.testing.assert_array_equal(study.table["difference_low"], at[f"{AP50}_{n.DIFFERENCE}_{n.INTERVAL}"][..., 0])
+    ratios = study.more[0].data
+    assert ratios["ratio"].notna().sum() == int(gated[n.RATIO].notnull().sum())
+    assert STALE not in study.text
+    copy = tmp_path / "cohort.zarr"
+    shutil.copytree(store, copy)
+    infer(copy, run="cells", model="threshold", overrides=("model.sigma_px=2",), restart=True)
+    (old,) = stored_studies(open_cohort(copy))
+    assert old.text.startswith(STALE)
