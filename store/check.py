@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import zarr
@@ -24,6 +25,8 @@ from fintune_xr.store.location import DECODING_ERRORS, PARTIAL_SUFFIX
 from fintune_xr.store.runs import is_state_of_run
 from fintune_xr.store.tables import COMPLETE, read_column
 from fintune_xr.text import text_array
+
+Nodes: TypeAlias = dict[str, zarr.Group | zarr.Array[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +47,16 @@ def check_store(cohort: Cohort, *, advance: Callable[[int], None] = lambda _: No
 
     `advance` is called with the number of tiles read.
     """
+    nodes, broken = _nodes(cohort)
+    yield from broken
     stages: list[tuple[str, Iterator[Problem]]] = [
-        ("store", _check_groups(cohort)),
-        ("store", _check_columns(cohort)),
+        ("store", _check_groups(cohort, nodes)),
+        ("store", _check_columns(nodes)),
         (n.IMAGES, _check_labels(cohort)),
-        *((path, _check_pixels(cohort, path, advance)) for path in pixel_arrays(cohort)),
+        *((path.rpartition("/")[0], _check_pixels(cohort, path, advance)) for path in pixel_arrays(cohort)),
         *((f"{n.RUNS}/{run}", _check_counts(cohort, run)) for run in cohort.run_names()),
     ]
-    found: list[Problem] = []
+    found = list(broken)
     for where, stage in stages:
         try:
             for problem in stage:
@@ -72,10 +77,35 @@ def pixel_arrays(cohort: Cohort) -> list[str]:
 
 def n_tiles_to_read(cohort: Cohort) -> int:
     """Tiles over all sharded arrays."""
-    return sum(int(_array(cohort, path).shape[0]) for path in pixel_arrays(cohort))
+    shapes = []
+    for path in pixel_arrays(cohort):
+        # An array that cannot be opened is a problem to report, and nothing to read.
+        with contextlib.suppress(*DECODING_ERRORS):
+            shapes.append(int(_array(cohort, path).shape[0]))
+    return sum(shapes)
 
 
-def _check_groups(cohort: Cohort) -> Iterator[Problem]:
+def _nodes(cohort: Cohort) -> tuple[Nodes, list[Problem]]:
+    """Groups and arrays of the store by path, but for what writers are at work on; and those that do not open."""
+    store = cohort.location.zarr()
+    if not cohort.location.is_local:
+        members = dict(zarr.open_group(store, mode="r").members(max_depth=None))
+        return {path: node for path, node in members.items() if path.partition("/")[0] != n.STAGING}, []
+    nodes: Nodes = {}
+    broken = []
+    root = cohort.location.path
+    for folder in sorted(file.parent for file in root.rglob("zarr.json")):
+        path = folder.relative_to(root).as_posix()
+        if path == "." or path.partition("/")[0] == n.STAGING:
+            continue
+        try:
+            nodes[path] = zarr.open(store, path=path, mode="r")
+        except DECODING_ERRORS as error:
+            broken.append(Problem(path, f"its description zarr.json cannot be read: {error}", _remedy(path)))
+    return nodes, broken
+
+
+def _check_groups(cohort: Cohort, nodes: Nodes) -> Iterator[Problem]:
     doors: dict[str, Callable[[], Any]] = {n.IMAGES: cohort.images, n.QUARANTINE: cohort.quarantine}
     if cohort.has(n.ANNOTATIONS):
         doors[n.ANNOTATIONS] = cohort.annotations
@@ -85,8 +115,8 @@ def _check_groups(cohort: Cohort) -> Iterator[Problem]:
         try:
             door()
         except FintuneError as error:
-            yield Problem(name, str(error), "Run the step that writes it again")
-    for path, member in _members(cohort):
+            yield Problem(name, str(error), _remedy(name))
+    for path, member in nodes.items():
         if isinstance(member, zarr.Group) and member.attrs.get(COMPLETE) is False:
             yield Problem(path, "left half-written", "Run the step that writes it again")
     if cohort.location.is_local:
@@ -99,17 +129,9 @@ def _check_groups(cohort: Cohort) -> Iterator[Problem]:
             )
 
 
-def _members(cohort: Cohort) -> Iterator[tuple[str, zarr.Group | zarr.Array[Any]]]:
-    """Groups and arrays of the store, but for what writers are at work on."""
-    group = zarr.open_group(cohort.location.zarr(), mode="r")
-    for path, member in group.members(max_depth=None):
-        if path.partition("/")[0] != n.STAGING:
-            yield path, member
-
-
-def _check_columns(cohort: Cohort) -> Iterator[Problem]:
+def _check_columns(nodes: Nodes) -> Iterator[Problem]:
     """Every small array decodes; read in blocks of rows."""
-    for path, member in _members(cohort):
+    for path, member in nodes.items():
         if not isinstance(member, zarr.Array) or member.shards is not None or member.ndim == 0:
             continue
         rows = max(1, member.chunks[0])

@@ -149,6 +149,9 @@ def subgroups(location: Location, path: str) -> list[str]:
     """Names of the groups right under `path`, sorted; empty where there are none."""
     if not group_exists(location, path):
         return []
+    if location.is_local:
+        # Without reading them: one that is damaged must not hide the others.
+        return sorted(file.parent.name for file in (location.path / path).glob("*/zarr.json"))
     return sorted(zarr.open_group(location.zarr(), path=path, mode="r").group_keys())
 
 

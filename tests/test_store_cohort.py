@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -36,8 +37,10 @@ from fintune_xr.store.tables import group_exists, recover_group, remove_group, r
 
 
 @pytest.fixture(autouse=True)
-def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_shards_and_no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "MAX_TILES_PER_SHARD", 4)
+    # Only a crash of the machine, which no test brings about, tells a synced file from another.
+    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 def assert_holds(cohort: Cohort, names: list[str], px: int = 64) -> None:
