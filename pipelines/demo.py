@@ -24,6 +24,8 @@ from fintune_xr.simulate import CohortSettings, SimulatedCohort, simulate_cohort
 T = TypeVar("T")
 
 RESAMPLES = 1000
+# Half of the annotated donors are held out: a verdict on fine-tuning wants six of them.
+FRACTIONS = (0.4, 0.1, 0.5)
 MARK = ".fintune-xr-demo"
 # About 45 CPU-seconds; larger patches or more epochs gain little on cells of 20 px.
 TRAINING = ("epochs=10", "validate_every=5", "patch_px=128", "patches_per_epoch=96", "threads=1")
@@ -42,7 +44,7 @@ def demo(folder: str | Path = "demo", *, seed: int = 0) -> Path:
     made = _timed("simulate", lambda: _simulated(folder / "raw", seed))
     _timed("ingest", lambda: ingest(made.source, store, title="Demo cohort (simulated)"))
     _timed("annotate", lambda: annotate(made.annotations, store))
-    _timed("split", lambda: split(store, seed=seed, force=True))
+    _timed("split", lambda: split(store, fractions=FRACTIONS, seed=seed, force=True))
     _timed("baseline", lambda: infer(store, run="baseline", model="threshold"))
     tuned = _timed(
         "train", lambda: train(store, run_name="unet", out=folder / "models", overrides=(*TRAINING, f"seed={seed}"))
@@ -67,7 +69,7 @@ def _claim(folder: Path, seed: int) -> None:
 
 def _simulated(folder: Path, seed: int) -> SimulatedCohort:
     shutil.rmtree(folder, ignore_errors=True)
-    return simulate_cohort(folder, settings=CohortSettings(seed=seed))
+    return simulate_cohort(folder, settings=CohortSettings(seed=seed, n_annotated=36))
 
 
 def _timed(what: str, step: Callable[[], T]) -> T:

@@ -28,6 +28,8 @@ from fintune_xr.text import text_array, texts
 
 N_EXAMPLES = 3
 BASELINE = "baseline"
+# Published figures are shown beside cohorts with a marker of that study only.
+STUDY_MARKERS = {"GFAP", "IBA1", "OLIG2"}
 
 
 def report(store: str | Path, *, out: str | Path | None = None, baseline: str | None = None) -> Path:
@@ -60,7 +62,7 @@ def report_contents(cohort: Cohort, *, baseline: str = "") -> ReportContents:
         quarantine=cohort.quarantine().load(),
         examples=_examples(cohort, annotated),
         baseline=baseline,
-        published=published_segmentation(),
+        published=published_segmentation() if STUDY_MARKERS & set(texts(cohort.images()[n.MARKER])) else None,
         studies=stored_studies(cohort),
         provenance=_provenance(cohort),
         **_scores(cohort),
