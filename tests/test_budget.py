@@ -214,6 +214,12 @@ def test_the_report_says_how_many_more_tiles_of_which_marker() -> None:
     assert [table.key for table in study.more] == ["budget_spread", "budget_curves"]
 
 
+def test_gains_too_small_to_matter_are_said_to_be() -> None:
+    steep = curves.PowerLaw(0.8, 0.7, 2.5)
+    text = budget_study(study_of({"all": steep, "GFAP": steep, "IBA1": steep})).text
+    assert "For no marker would 10 tiles more add as much as 0.01 to its AP50." in text
+
+
 def test_groups_that_do_not_rise_are_not_recommended() -> None:
     flat = curves.PowerLaw(0.5, 0.0, 1.0)
     text = budget_study(study_of({"all": flat, "GFAP": flat, "IBA1": flat})).text

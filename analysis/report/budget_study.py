@@ -134,6 +134,9 @@ def _which_marker(found: xr.Dataset) -> str:
         return ""
     best = max(gains, key=lambda marker: gains[marker])
     one = found.sel({n.GROUP: best})
+    tolerance = found.attrs["curve"]["tolerance"]
+    if gains[best] < tolerance:
+        return f"For no marker would {curves.STEP} tiles more add as much as {tolerance:g} to its AP50."
     missing = float(one[curves.MORE])
     wanted = "how many are missing cannot be told" if np.isnan(missing) else f"{whole(missing)} to saturation"
     return (
