@@ -13,23 +13,42 @@ if TYPE_CHECKING:
     from fintune_xr.pipelines.annotate import annotate
     from fintune_xr.pipelines.associate import associate
     from fintune_xr.pipelines.bootstrap import bootstrap
+    from fintune_xr.pipelines.budget import budget
     from fintune_xr.pipelines.check import check
     from fintune_xr.pipelines.demo import demo
     from fintune_xr.pipelines.evaluate import evaluate
     from fintune_xr.pipelines.export import export
+    from fintune_xr.pipelines.gate import gate
     from fintune_xr.pipelines.hybrid import hybrid
     from fintune_xr.pipelines.infer import infer
     from fintune_xr.pipelines.ingest import ingest
     from fintune_xr.pipelines.positivity import positivity
     from fintune_xr.pipelines.report import report
     from fintune_xr.pipelines.split import split
+    from fintune_xr.pipelines.sweep import sweep
     from fintune_xr.pipelines.train import train
     from fintune_xr.store.cohort import open_cohort
 
 __all__ = [
-    "annotate", "associate", "bootstrap", "check", "demo", "evaluate", "export", "hybrid", "infer", "ingest",
-    "open_cohort", "positivity", "report", "split", "train",
-]  # fmt: skip
+    "annotate",
+    "associate",
+    "bootstrap",
+    "budget",
+    "check",
+    "demo",
+    "evaluate",
+    "export",
+    "gate",
+    "hybrid",
+    "infer",
+    "ingest",
+    "open_cohort",
+    "positivity",
+    "report",
+    "split",
+    "sweep",
+    "train",
+]
 
 _ELSEWHERE = {"open_cohort": "fintune_xr.store.cohort"}
 

@@ -1,0 +1,34 @@
+"""Arguments that verbs share, exit statuses, and how things are printed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from rich.console import Console
+
+DONE = 0
+WITH_QUARANTINE = 3
+
+Store = Annotated[str, Parameter(help="Path or URL of the cohort store.")]
+Run = Annotated[str, Parameter(help="Name of the run.")]
+Runs = Annotated[
+    tuple[str, ...],
+    Parameter(name=["--run"], negative="", help="A run; give it several times. Default: all."),
+]
+Config = Annotated[Path | None, Parameter(help="YAML file with settings.")]
+Overrides = Annotated[str, Parameter(help="Settings as key=value, e.g. model.sigma_px=2.", show_default=False)]
+Cluster = Annotated[str, Parameter(help="Cluster profile: threads, processes, or a YAML file.")]
+
+
+def show(*what: object) -> None:
+    """Prints on standard output, as plain text."""
+    console = Console(highlight=False, soft_wrap=True)
+    for one in what:
+        console.print(one, markup=False)
+
+
+def table(frame: Any) -> str:
+    """A data frame as text."""
+    return str(frame.to_string(index=False)) if len(frame) else "(nothing)"
