@@ -20,7 +20,7 @@ from fintune_xr.errors import (
     UnknownNameError,
 )
 from fintune_xr.models import weights
-from fintune_xr.models.checkpoints import Checkpoint, read_state, resolve_checkpoint
+from fintune_xr.models.checkpoints import Checkpoint, read_state, resolve_checkpoint, training_facts
 from fintune_xr.models.devices import resolve_device, use_threads
 from fintune_xr.models.flow_unet import FlowUnet, save_flow_unet
 from fintune_xr.models.registry import load_segmenter
@@ -81,9 +81,21 @@ def test_a_folder_holds_weights_and_record(saved: Path, tmp_path: Path) -> None:
     checkpoint = resolve_checkpoint(folder)
     assert (checkpoint.kind, checkpoint.name) == ("cpsam", "training")
     assert (checkpoint.channels, checkpoint.zeroed) == (CHANNELS, ("DAPI",))
+    assert resolve_checkpoint(folder / "model.pt") == checkpoint
     (folder / "training.json").write_text("{")
     with pytest.raises(CheckpointError, match="not valid JSON"):
         resolve_checkpoint(folder)
+
+
+def test_what_is_known_of_a_training(saved: Path, tmp_path: Path) -> None:
+    assert training_facts(resolve_checkpoint("threshold")) == {}
+    assert training_facts(resolve_checkpoint(saved)) == {}
+    saved.rename(tmp_path / "model.pt")
+    checkpoint = resolve_checkpoint(tmp_path)
+    assert training_facts(checkpoint) == {}
+    record = {"split_digest": "5", "settings": {"epochs": 3}, "tiles": ["a"], "packages": {"numpy": "2"}, "digest": "7"}
+    (tmp_path / "training.json").write_text(json.dumps(record))
+    assert training_facts(checkpoint) == {"split_digest": "5", "settings": {"epochs": 3}, "digest": "7"}
 
 
 def test_an_unknown_name_is_never_replaced_by_a_default() -> None:

@@ -25,6 +25,7 @@ MODEL_KINDS: Final = (THRESHOLD_KIND, FLOW_UNET_KIND, CPSAM_KIND, SAM_KIND)
 # A checkpoint folder holds these; what else lies there is for people.
 WEIGHTS_FILE: Final = "model.pt"
 RECORD_FILE: Final = "training.json"
+_ONLY_IN_RECORD: Final = frozenset({"tiles", "validation_tiles", "packages", "python"})
 
 FLOW_UNET_ENTRIES: Final = frozenset({"kind", "architecture", "settings", "state"})
 # Training states of micro-SAM hold the network under this entry; SAM's own files are the bare network.
@@ -69,7 +70,10 @@ def resolve_checkpoint(name_or_path: str | Path) -> Checkpoint:
         return Checkpoint(THRESHOLD_KIND, name, "", hashlib.sha256(name.encode()).hexdigest())
     if name in published_names():
         return _from_file(cached_weights(name), name, {})
-    path = Path(name_or_path).expanduser()
+    path = Path(name_or_path).expanduser().absolute()
+    if path.name == WEIGHTS_FILE and (path.parent / RECORD_FILE).is_file():
+        # Weights of Cellpose do not say which planes they are for; the record of their training does.
+        path = path.parent
     if path.is_dir():
         weights = path / WEIGHTS_FILE
         if not weights.is_file():
@@ -85,6 +89,20 @@ def resolve_checkpoint(name_or_path: str | Path) -> Checkpoint:
             f"({', '.join(known)}).{nearest(name, known)}"
         )
     return _from_file(path, path.stem, {})
+
+
+def training_facts(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What the record beside the weights says of their training: settings, start, split, best score.
+
+    Empty where there is no record. The tiles and package versions stay in the record, which `digest` tells
+    from any other.
+
+    Raises CheckpointError for a record that cannot be read.
+    """
+    if Path(checkpoint.path).name != WEIGHTS_FILE:
+        return {}
+    record = _record(Path(checkpoint.path).with_name(RECORD_FILE))
+    return {key: value for key, value in record.items() if key not in _ONLY_IN_RECORD}
 
 
 def read_state(checkpoint: Checkpoint) -> dict[str, Any]:
