@@ -5,10 +5,14 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from cellpose import models as stock
+from segment_anything import sam_model_registry
+from stores import make_store
 
 from fintune_xr.errors import FintuneValueError, RunMismatchError, UnknownNameError
 from fintune_xr.finetune.data import AnnotatedTiles
@@ -16,13 +20,15 @@ from fintune_xr.finetune.engine import train
 from fintune_xr.finetune.progress import EpochRecord
 from fintune_xr.finetune.settings import CpsamTrainSettings, TrainSettings, train_settings
 from fintune_xr.finetune.validation import average_precision
-from fintune_xr.models.cellpose_sam import EncoderSize, empty_network, save_cpsam
+from fintune_xr.models.cellpose_sam import EncoderSize, _encoder, empty_network, save_cpsam
 from fintune_xr.models.checkpoints import Checkpoint, resolve_checkpoint
 from fintune_xr.models.registry import load_segmenter
 from fintune_xr.models.segmenter import segment
 from fintune_xr.models.settings import CpsamSettings, FlowUnetSettings
 from fintune_xr.phantoms import phantom_tile
+from fintune_xr.pipelines.infer import infer
 from fintune_xr.seeds import stream
+from fintune_xr.store.runs import run_attrs
 
 CHANNELS = ("DAPI", "marker")
 QUICK = TrainSettings(
@@ -156,20 +162,50 @@ def test_patches_from_other_processes_are_the_same(tmp_path: Path) -> None:
     assert same(here, there)
 
 
-def test_fine_tuned_cellpose_weights_open_in_stock_cellpose(tmp_path: Path) -> None:
+def test_fine_tuned_cellpose_weights_open_in_stock_cellpose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     size = EncoderSize(width=32, depth=2, heads=2, global_blocks=(1,))
-    network = empty_network(size)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        network = empty_network(size)
+    # Random weights give no instances: every 8 x 8 block gets flows to its middle, and may be foreground.
+    offset = 3.6 - torch.arange(8.0)
+    toward = torch.stack(torch.meshgrid(offset, offset, indexing="ij"))
+    with torch.no_grad():
+        network.out.bias[:128] = (5 * toward / toward.norm(dim=0)).reshape(-1)
+        network.out.bias[128:] = 0.2
+        network.out.weight[128:] = 3 * network.out.weight[128:129]
     save_cpsam(network, tmp_path / "tiny")
-    settings = CpsamTrainSettings(epochs=1, patches_per_epoch=2, warmup_epochs=0, threads=1)
+    settings = CpsamTrainSettings(epochs=1, patches_per_epoch=2, warmup_epochs=0, learning_rate=1e-7, threads=1)
     start = resolve_checkpoint(tmp_path / "tiny")
     tuned = train(TILES, HELD_OUT, settings=settings, out=tmp_path / "tuned", start=start)
     assert (tuned.kind, tuned.channels) == ("cpsam", CHANNELS)
-    before = {key: value.clone() for key, value in network.state_dict().items()}
-    network.load_model(tuned.path, device="cpu", strict=True)
-    changed = {key for key, value in network.state_dict().items() if not torch.equal(value, before[key])}
+    before, after = network.state_dict(), torch.load(tuned.path, weights_only=True)
+    assert before.keys() == after.keys()
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
     assert "out.weight" in changed
     assert not changed & {"W2", "diam_labels", "diam_mean"}
-    load_segmenter(tuned, channels=CHANNELS, settings=CpsamSettings(), device="cpu")
+
+    # Cellpose takes the size of the encoder from here, and from a weights file takes whatever fits.
+    monkeypatch.setitem(sam_model_registry, "vit_l", lambda _: SimpleNamespace(image_encoder=_encoder(size)))
+    model = stock.CellposeModel(pretrained_model=tuned.path, gpu=False, use_bfloat16=False)
+    assert all(torch.equal(value, after[key]) for key, value in model.net.state_dict().items())
+    image = HELD_OUT.image[0]
+    theirs = model.eval(np.concatenate([image, np.zeros_like(image[:1])]), channel_axis=0)[0]
+    segmenter = load_segmenter(tuned, channels=CHANNELS, settings=CpsamSettings(), device="cpu")
+    (ours,) = segment(segmenter, [image])
+    assert ours.max() > 3
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_run_says_what_its_model_was_trained_on(tmp_path: Path) -> None:
+    cohort = make_store(tmp_path / "c.zarr", donors=1, tiles=1, px=64)
+    made = train(TILES, HELD_OUT, settings=QUICK, out=tmp_path / "model", facts={"split_digest": "abc"})
+    infer(cohort.url, run="r", model=str(tmp_path / "model"), overrides=["device=cpu"])
+    facts = run_attrs(cohort, "r")["provenance"]
+    assert facts["checkpoint"]["sha256"] == made.sha256
+    assert facts["training"]["split_digest"] == "abc"
+    assert facts["training"]["settings"]["epochs"] == 3
+    assert "tiles" not in facts["training"]
 
 
 def test_settings_belong_to_a_kind() -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from cellpose import models as stock
+from cellpose.vit import CPSAM
 from numpy.typing import NDArray
 
 from fintune_xr.errors import CheckpointError, SettingsError, UnknownNameError
@@ -130,10 +132,32 @@ def test_weights_of_parallel_training_load_too(weights: Path) -> None:
 
 
 def test_full_size_is_that_of_stock_cellpose() -> None:
-    from cellpose.vit import CPSAM
-
     with torch.device("meta"):
         stock_shapes = {key: value.shape for key, value in CPSAM().state_dict().items()}
         state = empty_network(FULL_SIZE).state_dict()
     assert {key: value.shape for key, value in state.items()} == stock_shapes
     assert _encoder_size(state, "x") == FULL_SIZE
+
+
+@pytest.mark.slow
+def test_full_size_weights_of_cellpose_run(tmp_path: Path) -> None:
+    gib = psutil.virtual_memory().available / 2**30
+    if gib < 8:
+        pytest.skip(f"the network at full size wants 8 GiB of free memory, there are {gib:.1f}")
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        network = CPSAM()
+    path = tmp_path / "cpsam"
+    torch.save(network.state_dict(), path)
+    assert path.stat().st_size > 1.2e9
+    segmenter = load_cpsam(resolve_checkpoint(path), CpsamSettings(), channels=CHANNELS, device="cpu")
+    loaded = segmenter.network.state_dict()
+    assert loaded.keys() == network.state_dict().keys()
+    assert all(torch.equal(value, loaded[key]) for key, value in network.state_dict().items())
+    del network, loaded
+    # With Cellpose's margin of 8 px this is a single patch; 256 px would be four.
+    tile = phantom_tile(stream(6), marker="GFAP", ratio=0.4, tile_px=240).image
+    (maps,) = segmenter.predict([segmenter.normalise(tile)])
+    assert maps.shape == (3, 240, 240)
+    assert np.isfinite(maps).all()
+    assert maps.std() > 0
