@@ -103,9 +103,8 @@ class CellLog:
         fresh = f"{n.STAGING}/ordered-{self.run}-{uuid.uuid4().hex}" if local else self.table
         remove_group(self.location, fresh)
         _create(self.location, fresh, channels)
-        for rows in _contiguous(first_cell, counts):
-            before = _n_rows(self.location, fresh)
-            _extend(self.location, fresh, before, _rows(self.location, self.path, rows))
+        for rows in _in_chunks(_rows(self.location, self.path, rows) for rows in _contiguous(first_cell, counts)):
+            _extend(self.location, fresh, _n_rows(self.location, fresh), rows)
         open_writable(self.location, fresh).attrs[COMPLETE] = True
         if local:
             ensure_group(self.location, n.CELLS)
@@ -173,6 +172,22 @@ def _rows(location: Location, path: str, rows: slice) -> dict[str, NDArray[Any]]
     with reading(f"{location.url}/{path}"):
         columns = {name: zarr.open_array(location.zarr(), path=f"{path}/{name}", mode="r") for name in _COLUMNS}
         return {name: np.asarray(column[rows]) for name, column in columns.items()}
+
+
+def _in_chunks(parts: Iterable[dict[str, NDArray[Any]]]) -> Iterator[dict[str, NDArray[Any]]]:
+    """`parts` brought together until they fill a chunk: a write costs a whole chunk, however few its rows."""
+    waiting: list[dict[str, NDArray[Any]]] = []
+    for part in parts:
+        waiting.append(part)
+        if sum(len(one[n.LABEL]) for one in waiting) >= CELLS_PER_CHUNK:
+            yield _brought_together(waiting)
+            waiting = []
+    if waiting:
+        yield _brought_together(waiting)
+
+
+def _brought_together(parts: Sequence[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in _COLUMNS}
 
 
 def _contiguous(first_cell: NDArray[np.int64], counts: NDArray[np.integer[Any]]) -> Iterator[slice]:

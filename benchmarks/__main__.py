@@ -1,0 +1,35 @@
+"""`python -m benchmarks` runs all benchmarks, `python -m benchmarks ingest scan` those two. Writes nothing here."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import time
+from pathlib import Path
+
+NAMES = ("startup", "scan", "ingest", "measurement", "matching", "bootstrap", "inference")
+
+
+def main(names: list[str]) -> int:
+    """Exit status; prints one table for each benchmark."""
+    unknown = [name for name in names if name not in NAMES]
+    if unknown:
+        print(f"no benchmark {', '.join(unknown)}; known: {', '.join(NAMES)}", file=sys.stderr)
+        return 2
+    # The modules are scripts as well, and name each other as scripts do.
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
+    table = importlib.import_module("table")
+    print(f"{len(os.sched_getaffinity(0))} cores. Trust ratios, not seconds: times are medians of calls in turn.\n")
+    for name in names or NAMES:
+        module = importlib.import_module(name)
+        began = time.perf_counter()
+        found = module.rows()
+        print(f"## {name}\n\n{str(module.__doc__).strip()}\n")
+        table.print_table(found)
+        print(f"\n{time.perf_counter() - began:.0f} s\n", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
