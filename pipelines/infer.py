@@ -17,7 +17,7 @@ from fintune_xr.blocks import map_plans
 from fintune_xr.cluster.profile import Profile, load_profile
 from fintune_xr.cluster.session import session
 from fintune_xr.datasets import SCHEMA_VERSION
-from fintune_xr.models.checkpoints import Checkpoint, resolve_checkpoint
+from fintune_xr.models.checkpoints import Checkpoint, resolve_checkpoint, training_facts
 from fintune_xr.models.devices import resolve_device
 from fintune_xr.models.settings import model_settings
 from fintune_xr.pipelines.infer_block import BlockContext, infer_block
@@ -77,7 +77,13 @@ def infer(
     checkpoint, settings = _as_stored(cohort, run, model, settings, restart=restart)
     context = _context(cohort, run, checkpoint, settings)
     identity = run_identity(checkpoint, context.settings)
-    facts = provenance(settings=settings.as_dict(), checkpoint=checkpoint.as_dict(), device=context.device)
+    training = training_facts(checkpoint)
+    facts = provenance(
+        settings=settings.as_dict(),
+        checkpoint=checkpoint.as_dict(),
+        device=context.device,
+        **({"training": training} if training else {}),
+    )
     rule = _rule(cohort, run, settings, restart=restart)
     with writing_run(
         cohort, run, identity=identity, facts=facts, restart=restart, retry=retry_quarantined
