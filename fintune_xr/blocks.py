@@ -86,11 +86,12 @@ def _collect(pool: as_completed, in_flight: set[Future]) -> list[Any]:
     """Results that are there, at least one; their futures are released."""
     results: list[Any] = []
     for future, result in pool.next_batch(block=True):
+        status = future.status
         in_flight.discard(future)
-        if future.status != "finished":
+        future.release()
+        if status != "finished":
             raise _fault(result[1] if isinstance(result, tuple) else result)
         results.extend(result)
-        future.release()
     return results
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -100,16 +101,35 @@ def do_all(cohort: Cohort, run: str = "r", failing: Sequence[int] = (), **option
     return done
 
 
-@pytest.fixture(autouse=True)
-def three_tiles_a_task_and_no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "tiles_per_task", lambda _: 3)
-    # Only a crash of the machine, which no test brings about, tells a synced file from another.
-    monkeypatch.setattr(os, "fsync", lambda _: None)
+@pytest.fixture(scope="module", autouse=True)
+def three_tiles_a_task_and_no_waiting_for_the_disk() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "tiles_per_task", lambda _: 3)
+        # Only a crash of the machine, which no test brings about, tells a synced file from another.
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def templates(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A store of 8 tiles, and a copy of it with a finished run `r`; tests work on copies of these."""
+    folder = tmp_path_factory.mktemp("templates")
+    make_store(folder / "bare.zarr", donors=2, tiles=4, px=PX)
+    shutil.copytree(folder / "bare.zarr", folder / "done.zarr")
+    do_all(open_cohort(folder / "done.zarr"))
+    return folder / "bare.zarr", folder / "done.zarr"
 
 
 @pytest.fixture
-def cohort(tmp_path: Path) -> Cohort:
-    return make_store(tmp_path / "a.zarr", donors=2, tiles=4, px=PX)
+def cohort(tmp_path: Path, templates: tuple[Path, Path]) -> Cohort:
+    shutil.copytree(templates[0], tmp_path / "a.zarr")
+    return open_cohort(tmp_path / "a.zarr")
+
+
+@pytest.fixture
+def done(tmp_path: Path, templates: tuple[Path, Path]) -> Cohort:
+    shutil.copytree(templates[1], tmp_path / "a.zarr")
+    return open_cohort(tmp_path / "a.zarr")
 
 
 # ---- done once, in any order
@@ -145,11 +165,10 @@ def arrivals(draw: st.DrawFn) -> list[list[int]]:
     return [list(order[a:b]) for a, b in zip([0, *cuts], [*cuts, 3], strict=True)]
 
 
-@examples(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(groups=arrivals(), stop_after=st.integers(0, 3))
-def test_any_order_of_receipts_gives_the_same_run(cohort: Cohort, groups: list[list[int]], stop_after: int) -> None:
-    if "whole" not in cohort.run_names():
-        do_all(cohort, "whole")
+def test_any_order_of_receipts_gives_the_same_run(done: Cohort, groups: list[list[int]], stop_after: int) -> None:
+    cohort, whole = done, run_values(done, "r")
     with writing(cohort, restart=True) as writer:
         plans = list(writer.plans())
         for group in groups[:stop_after]:
@@ -160,7 +179,7 @@ def test_any_order_of_receipts_gives_the_same_run(cohort: Cohort, groups: list[l
         for group in groups[stop_after:]:
             writer.commit([receipt_of(cohort, "r", left[i]) for i in group])
         assert writer.finish()
-    assert_same_run(run_values(cohort, "whole"), run_values(cohort, "r"))
+    assert_same_run(whole, run_values(cohort, "r"))
 
 
 def test_a_run_is_not_finished_while_tiles_are_pending(cohort: Cohort) -> None:
@@ -251,27 +270,24 @@ def test_state_is_written_after_all_else_is_on_the_disk(cohort: Cohort, monkeypa
         assert before.index(f"write {name}") < before.index(f"sync runs/r/{name}")
 
 
-def test_a_run_that_was_never_finished_being_made_is_made_anew(cohort: Cohort) -> None:
-    do_all(cohort)
-    tables.open_writable(cohort.location, f"{n.RUNS}/r").attrs[tables.COMPLETE] = False
-    assert do_all(cohort) == 8
-    assert_complete(cohort, 8)
+def test_a_run_that_was_never_finished_being_made_is_made_anew(done: Cohort) -> None:
+    tables.open_writable(done.location, f"{n.RUNS}/r").attrs[tables.COMPLETE] = False
+    assert do_all(done) == 8
+    assert_complete(done, 8)
 
 
 # ---- growing
 
 
-def test_tiles_added_to_the_cohort_become_pending(cohort: Cohort) -> None:
-    do_all(cohort)
-    add_tiles(cohort, tile_names(4, 4)[8:], px=PX)
-    assert do_all(cohort) == 8
-    assert_complete(cohort, 16)
+def test_tiles_added_to_the_cohort_become_pending(done: Cohort) -> None:
+    add_tiles(done, tile_names(4, 4)[8:], px=PX)
+    assert do_all(done) == 8
+    assert_complete(done, 16)
 
 
 @pytest.mark.parametrize("column", [n.TILE, n.REASON, n.STATE])
-def test_growing_broken_off_is_mended(cohort: Cohort, column: str) -> None:
-    do_all(cohort)
-    add_tiles(cohort, tile_names(4, 4)[8:], px=PX)
+def test_growing_broken_off_is_mended(done: Cohort, column: str) -> None:
+    add_tiles(done, tile_names(4, 4)[8:], px=PX)
     written = tables.write_rows
 
     def stopping(location: Any, path: str, first: int, values: Any) -> None:
@@ -282,33 +298,31 @@ def test_growing_broken_off_is_mended(cohort: Cohort, column: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs, "write_rows", stopping)
         with pytest.raises(Stopped):
-            do_all(cohort)
-    assert do_all(cohort) == 8
-    assert_complete(cohort, 16)
+            do_all(done)
+    assert do_all(done) == 8
+    assert_complete(done, 16)
 
 
-def test_columns_shorter_than_the_mask_are_grown_again(cohort: Cohort) -> None:
+def test_columns_shorter_than_the_mask_are_grown_again(done: Cohort) -> None:
     """What a crash of the machine can leave: the mask's new length reached the disk, that of a column did not."""
-    do_all(cohort)
-    tables.open_column(cohort.location, f"{n.RUNS}/r/{n.STATE}").resize((6,))
-    assert do_all(cohort) == 2
-    assert_complete(cohort, 8)
+    tables.open_column(done.location, f"{n.RUNS}/r/{n.STATE}").resize((6,))
+    assert do_all(done) == 2
+    assert_complete(done, 8)
 
 
 # ---- what is refused
 
 
-def test_other_weights_or_settings_are_refused_and_named(cohort: Cohort) -> None:
-    do_all(cohort)
-    before = run_values(cohort, "r")
+def test_other_weights_or_settings_are_refused_and_named(done: Cohort) -> None:
+    before = run_values(done, "r")
     other = IDENTITY | {"settings_digest": "ef" * 32, "new": 1}
     said = r"run 'r' was made with something else:\n  new: stored None, now 1\nChoose another --run name, or --restart"
     with pytest.raises(RunMismatchError, match=said):
-        do_all(cohort, identity=other)
-    assert_same_run(before, run_values(cohort, "r"))
-    assert do_all(cohort, identity=other, restart=True) == 8
+        do_all(done, identity=other)
+    assert_same_run(before, run_values(done, "r"))
+    assert do_all(done, identity=other, restart=True) == 8
     with pytest.raises(RunMismatchError, match="Choose another --run name"):
-        do_all(cohort)
+        do_all(done)
 
 
 HOLDER = """
@@ -364,10 +378,9 @@ def test_good_names() -> None:
         check_run_name(name)
 
 
-def test_counts_of_another_length_are_refused(cohort: Cohort) -> None:
-    do_all(cohort)
+def test_counts_of_another_length_are_refused(done: Cohort) -> None:
     with pytest.raises(FintuneValueError, match=r"n_positive: expected 8 tiles, got \(3,\)"):
-        write_positive(cohort, "r", np.zeros(3, np.int32), rule="otsu")
+        write_positive(done, "r", np.zeros(3, np.int32), rule="otsu")
 
 
 def test_an_unknown_run_lists_the_known(cohort: Cohort) -> None:
@@ -379,17 +392,16 @@ def test_an_unknown_run_lists_the_known(cohort: Cohort) -> None:
 # ---- restart, retry, repair
 
 
-def test_restart_throws_everything_of_the_run_away(cohort: Cohort) -> None:
-    do_all(cohort)
-    do_all(cohort, "other")
-    with writing(cohort, restart=True) as writer:
+def test_restart_throws_everything_of_the_run_away(done: Cohort) -> None:
+    do_all(done, "other")
+    with writing(done, restart=True) as writer:
         assert (writer.states() == n.PENDING).all()
-        assert not cohort.has(f"{n.CELLS}/r")
-    do_all(cohort)
-    assert_complete(cohort, 8)
-    assert_complete(cohort, 8, "other")
-    remove_run(cohort, "r")
-    assert cohort.run_names() == ["other"]
+        assert not done.has(f"{n.CELLS}/r")
+    do_all(done)
+    assert_complete(done, 8)
+    assert_complete(done, 8, "other")
+    remove_run(done, "r")
+    assert done.run_names() == ["other"]
 
 
 def test_quarantined_tiles_keep_their_reason_and_can_be_tried_again(cohort: Cohort) -> None:
@@ -419,13 +431,12 @@ def test_positive_counts_are_no_longer_those_of_the_run_once_tiles_are_pending(c
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "missing"])
-def test_damaged_masks_are_found_and_only_they_are_made_again(cohort: Cohort, damage: str) -> None:
-    do_all(cohort)
-    before = run_values(cohort, "r")
-    grid = run_grid(cohort.location, "r")
-    file = cohort.location.path / grid.key(1)
+def test_damaged_masks_are_found_and_only_they_are_made_again(done: Cohort, damage: str) -> None:
+    before = run_values(done, "r")
+    grid = run_grid(done.location, "r")
+    file = done.location.path / grid.key(1)
     content = file.read_bytes()
-    index = shards.read_index(cohort.location, grid, 1)
+    index = shards.read_index(done.location, grid, 1)
     if damage == "flip":
         place = int(index[2, 0, 0]) + 20
         file.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
@@ -434,62 +445,58 @@ def test_damaged_masks_are_found_and_only_they_are_made_again(cohort: Cohort, da
     else:
         file.write_bytes(content[: len(content) // 2 if damage == "cut" else 0])
     hit = (5,) if damage == "flip" else (3, 4, 5)
-    (problem,) = check(cohort.url)
+    (problem,) = check(done.url)
     assert (problem.where, problem.tiles) == ("runs/r/mask/c.1.0.0", hit)
     assert "fintune-xr check --repair" in str(problem)
-    assert check(cohort.url, repair=True) == [problem]
-    assert cohort.run("r")[n.STATE].values.tolist() == [0 if t in hit else 1 for t in range(8)]
-    assert do_all(cohort) == len(hit)
-    assert_same_run(before, run_values(cohort, "r"))
-    assert_complete(cohort, 8)
+    assert check(done.url, repair=True) == [problem]
+    assert done.run("r")[n.STATE].values.tolist() == [0 if t in hit else 1 for t in range(8)]
+    assert do_all(done) == len(hit)
+    assert_same_run(before, run_values(done, "r"))
+    assert_complete(done, 8)
 
 
 @pytest.mark.parametrize("column", [n.STATE, n.N_CELLS, n.REASON, n.BACKGROUND, n.N_POSITIVE])
 @pytest.mark.parametrize("missing", [True, False])
-def test_damaged_small_arrays_are_found_and_repaired(cohort: Cohort, column: str, missing: bool) -> None:
-    do_all(cohort)
-    (file,) = (cohort.location.path / n.RUNS / "r" / column).glob("c.*")
+def test_damaged_small_arrays_are_found_and_repaired(done: Cohort, column: str, missing: bool) -> None:
+    (file,) = (done.location.path / n.RUNS / "r" / column).glob("c.*")
     if missing:
         file.unlink()
     else:
         content = file.read_bytes()
         file.write_bytes(content[:-6] + bytes([content[-6] ^ 1]) + content[-5:])
     with pytest.raises(StoreDamagedError, match=rf"runs/r/{column}.*fintune-xr check"):
-        do_all(cohort)
-    problems = check(cohort.url, repair=True)
+        do_all(done)
+    problems = check(done.url, repair=True)
     assert [p.where for p in problems] == [f"runs/r/{column}"]
     assert "rows from 0 cannot be read" in problems[0].what
-    assert do_all(cohort) == 8
-    assert_complete(cohort, 8)
+    assert do_all(done) == 8
+    assert_complete(done, 8)
 
 
-def test_a_table_of_cells_that_disagrees_with_the_masks_is_found(cohort: Cohort) -> None:
-    do_all(cohort)
-    column = tables.open_column(cohort.location, f"{n.CELLS}/r/{n.AREA_PX}")
+def test_a_table_of_cells_that_disagrees_with_the_masks_is_found(done: Cohort) -> None:
+    column = tables.open_column(done.location, f"{n.CELLS}/r/{n.AREA_PX}")
     column[4] = column[4] + 1
-    (problem,) = check(cohort.url)
+    (problem,) = check(done.url)
     assert problem.tiles == (3,)
     assert "1 tile(s) have other cells than the table: 3" in problem.what
-    tables.remove_group(cohort.location, f"{n.CELLS}/r")
-    (problem,) = check(cohort.url)
+    tables.remove_group(done.location, f"{n.CELLS}/r")
+    (problem,) = check(done.url)
     assert "there is no table of the" in problem.what
 
 
-def test_counts_that_disagree_with_the_masks_are_found(cohort: Cohort) -> None:
-    do_all(cohort)
-    tables.open_column(cohort.location, f"{n.RUNS}/r/{n.N_CELLS}")[6] = 4
-    found = check(cohort.url)
+def test_counts_that_disagree_with_the_masks_are_found(done: Cohort) -> None:
+    tables.open_column(done.location, f"{n.RUNS}/r/{n.N_CELLS}")[6] = 4
+    found = check(done.url)
     assert {p.where for p in found} == {f"{n.CELLS}/r", f"{n.RUNS}/r/{n.N_CELLS}"}
     assert found[-1].tiles == (6,)
 
 
 @pytest.mark.parametrize("what", ["runs/r/mask", "runs/r/state", "runs/r", "images/donor", "cells/r/label"])
-def test_check_tells_of_broken_metadata_and_goes_on(cohort: Cohort, what: str) -> None:
-    do_all(cohort)
-    do_all(cohort, "s")
-    (cohort.location.path / what / "zarr.json").write_text("{")
-    (cohort.location.path / run_grid(cohort.location, "s").key(2)).unlink()
-    found = check(cohort.url)
+def test_check_tells_of_broken_metadata_and_goes_on(done: Cohort, what: str) -> None:
+    do_all(done, "s")
+    (done.location.path / what / "zarr.json").write_text("{")
+    (done.location.path / run_grid(done.location, "s").key(2)).unlink()
+    found = check(done.url)
     assert any(p.where == "runs/s/mask/c.2.0.0" for p in found), [str(p) for p in found]
     assert any(p.where.startswith((what, what.rpartition("/")[0], "store")) for p in found)
 
@@ -518,15 +525,14 @@ def test_tasks_are_about_64_and_never_too_large() -> None:
     assert [original(size) for size in (0, 1, 64, 65, 1000, 100_000)] == [1, 1, 1, 2, 16, 256]
 
 
-def test_slots_to_keep_come_from_the_stored_shard(cohort: Cohort) -> None:
-    do_all(cohort)
-    grid = run_grid(cohort.location, "r")
-    before = shards.read_encoded(cohort.location, grid, 0)
+def test_slots_to_keep_come_from_the_stored_shard(done: Cohort) -> None:
+    grid = run_grid(done.location, "r")
+    before = shards.read_encoded(done.location, grid, 0)
     plan = ShardPlan(0, 0, 3, (1,))
-    write_mask_shard(cohort.location, "r", plan, iter([shards.encode_tile(mask_of(9), grid)]))
-    after = shards.read_encoded(cohort.location, grid, 0)
+    write_mask_shard(done.location, "r", plan, iter([shards.encode_tile(mask_of(9), grid)]))
+    after = shards.read_encoded(done.location, grid, 0)
     assert (after[0], after[2]) == (before[0], before[2])
     assert after[1] != before[1]
-    (cohort.location.path / grid.key(0)).unlink()
+    (done.location.path / grid.key(0)).unlink()
     with pytest.raises(StoreDamagedError, match="expected a shard, found nothing"):
-        write_mask_shard(cohort.location, "r", plan, iter([shards.encode_tile(mask_of(9), grid)]))
+        write_mask_shard(done.location, "r", plan, iter([shards.encode_tile(mask_of(9), grid)]))

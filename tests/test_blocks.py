@@ -1,0 +1,271 @@
+"""The window of blocks: never too many at once, any order, faults at once, nothing large in the graph."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from distributed import Client
+
+from fintune_xr import blocks
+from fintune_xr.blocks import BLOCKS_PER_WORKER_THREAD, map_plans
+from fintune_xr.cluster.profile import Profile
+from fintune_xr.cluster.session import session
+from fintune_xr.errors import FintuneValueError, StoreDamagedError, StoreWriteError, WorkerLostError
+from fintune_xr.models.checkpoints import resolve_checkpoint
+from fintune_xr.models.settings import ThresholdSettings
+from fintune_xr.overlap import ahead, batches
+from fintune_xr.pipelines.infer_block import BlockContext
+from fintune_xr.store.location import Location
+from fintune_xr.tiles import ShardPlan
+
+THREADS = 2
+FAILURES = "distributed.scheduler.allowed-failures"
+WINDOW = BLOCKS_PER_WORKER_THREAD * THREADS
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    with session(Profile(kind="threads", workers=THREADS, dashboard=False)) as started:
+        yield started
+
+
+class Counted:
+    """Plans that remember how many were drawn."""
+
+    def __init__(self, size: int) -> None:
+        self.left = iter(range(size))
+        self.drawn = 0
+
+    def __iter__(self) -> Iterator[int]:
+        return self
+
+    def __next__(self) -> int:
+        plan = next(self.left)
+        self.drawn += 1
+        return plan
+
+
+@dataclass
+class Watch:
+    """What the blocks of one test share with it; blocks find it by name, for only references travel to them."""
+
+    plans: Counted = field(default_factory=lambda: Counted(0))
+    held: threading.Event = field(default_factory=threading.Event)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    calls: list[int] = field(default_factory=list)
+    most: int = 0
+    error: Exception = field(default_factory=Exception)
+
+
+WATCHES: dict[str, Watch] = {}
+
+
+def multiply(plan: int, factor: int) -> int:
+    return plan * factor
+
+
+def count(plan: int, name: str) -> int:
+    watch = WATCHES[name]
+    with watch.lock:
+        watch.most = max(watch.most, watch.plans.drawn - len(watch.calls))
+    time.sleep(0.002)
+    with watch.lock:
+        watch.calls.append(plan)
+    return plan
+
+
+def hold_first(plan: int, name: str) -> int:
+    if plan == 0:
+        WATCHES[name].held.wait(30)
+    return plan
+
+
+def fail_third(plan: int, name: str) -> int:
+    if plan == 3:
+        raise WATCHES[name].error
+    WATCHES[name].held.wait(5)
+    return plan
+
+
+def flat(results: Iterator[list[Any]]) -> list[Any]:
+    return [one for batch in results for one in batch]
+
+
+def test_every_plan_gives_one_result(client: Client) -> None:
+    found = flat(map_plans(client, multiply, range(50), context=3, name="all"))
+    assert sorted(found) == [3 * plan for plan in range(50)]
+
+
+def test_no_plans_no_results(client: Client) -> None:
+    assert flat(map_plans(client, multiply, [], context=1, name="none")) == []
+
+
+def test_no_more_blocks_than_the_window_are_under_way(client: Client) -> None:
+    watch = WATCHES["window"] = Watch(plans=Counted(60))
+    handed_on = 0
+    for results in map_plans(client, count, watch.plans, context="window", name="window"):
+        handed_on += len(results)
+        assert watch.plans.drawn - handed_on <= WINDOW
+    assert handed_on == 60
+    assert 2 <= watch.most <= WINDOW
+
+
+def test_blocks_come_as_they_end_and_not_in_order(client: Client) -> None:
+    watch = WATCHES["order"] = Watch()
+    found: list[int] = []
+    for results in map_plans(client, hold_first, range(20), context="order", name="order"):
+        found += results
+        if len(found) == 19:
+            watch.held.set()
+    assert found[-1] == 0
+    assert sorted(found) == list(range(20))
+
+
+def test_results_are_let_go_and_names_used_again_are_worked_again(client: Client) -> None:
+    watch = WATCHES["twice"] = Watch()
+    for _ in range(2):
+        flat(map_plans(client, count, range(4), context="twice", name="twice"))
+    assert sorted(watch.calls) == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert not client.futures
+
+
+@pytest.mark.parametrize(
+    "error", [StoreWriteError("disk full"), StoreDamagedError("gone"), FintuneValueError("no"), KeyError("k")]
+)
+def test_an_error_in_a_block_is_raised_as_it_was_and_the_others_are_given_up(client: Client, error: Exception) -> None:
+    name = f"error-{type(error).__name__}"
+    watch = WATCHES[name] = Watch(plans=Counted(1000), error=error)
+    threading.Timer(0.3, watch.held.set).start()
+    with pytest.raises(type(error)) as raised:
+        flat(map_plans(client, fail_third, watch.plans, context=name, name=name))
+    assert raised.value.args == error.args
+    assert watch.plans.drawn <= 3 * WINDOW
+    assert not client.futures
+
+
+def test_a_caller_who_stops_asking_leaves_nothing_behind(client: Client) -> None:
+    with contextlib.closing(map_plans(client, multiply, range(100), context=1, name="stop")) as results:
+        next(results)
+    assert not client.futures
+
+
+def test_a_failing_draw_of_plans_is_raised(client: Client) -> None:
+    def plans() -> Iterator[int]:
+        yield 1
+        raise FintuneValueError("no more")
+
+    with pytest.raises(FintuneValueError, match="no more"):
+        flat(map_plans(client, multiply, plans(), context=1, name="draw"))
+
+
+def _kill_once(plan: int, folder: str) -> int:
+    mark = Path(folder) / str(plan)
+    if plan % 3 == 0 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return plan
+
+
+def _kill_always(plan: int, _: str) -> int:
+    if plan == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return plan
+
+
+@pytest.mark.slow
+def test_dying_workers_cost_their_blocks_only(tmp_path: Path) -> None:
+    with session(Profile(kind="processes", workers=2, dashboard=False)) as client:
+        found = flat(map_plans(client, _kill_once, range(6), context=str(tmp_path), name="kill"))
+    assert sorted(found) == list(range(6))
+
+
+@pytest.mark.slow
+def test_a_block_that_kills_every_worker_ends_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules[Profile.__module__.replace("profile", "session")]._CONFIG, FAILURES, 1)
+    with (
+        session(Profile(kind="processes", workers=1, dashboard=False)) as client,
+        pytest.raises(WorkerLostError, match="2 worker processes died one after another over the same block"),
+    ):
+        flat(map_plans(client, _kill_always, range(4), context="", name="kill"))
+
+
+def test_what_travels_with_a_block_is_small(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = BlockContext(
+        location=Location.of("/somewhere/rather/deep/in/a/project/cohort.zarr"),
+        run="generic-v1",
+        checkpoint=resolve_checkpoint("threshold"),
+        settings=ThresholdSettings(),
+        channels=("DAPI", "marker"),
+        device="cpu",
+        batch_tiles=8,
+        attempts=2,
+    )
+    plan = ShardPlan(1000, 256_000, 256, tuple(range(256)))
+    assert len(pickle.dumps(context)) < 2000
+    assert len(pickle.dumps(plan)) < 2000
+    sizes = []
+    compute = client.compute
+
+    def weighed(collections: Any, **options: Any) -> Any:
+        sizes.append(sum(len(pickle.dumps(dict(one.dask), protocol=5)) for one in collections) / len(collections))
+        return compute(collections, **options)
+
+    monkeypatch.setattr(client, "compute", weighed)
+    found = flat(map_plans(client, _slots, [plan] * 3, context=context, name="weighed"))
+    assert found == [256, 256, 256]
+    assert max(sizes) < 30_000
+
+
+def _slots(plan: ShardPlan, _: BlockContext) -> int:
+    return len(plan.todo)
+
+
+def test_more_workers_widen_the_window() -> None:
+    class Fake:
+        def __init__(self) -> None:
+            self.threads = 0
+
+        def nthreads(self) -> dict[str, int]:
+            return {"w": self.threads} if self.threads else {}
+
+    fake: Any = Fake()
+    assert blocks._room(fake, set()) == BLOCKS_PER_WORKER_THREAD
+    fake.threads = 5
+    in_flight: Any = {1, 2}
+    assert blocks._room(fake, in_flight) == 5 * BLOCKS_PER_WORKER_THREAD - 2
+
+
+# ---- stages that overlap inside one block
+
+
+def test_ahead_keeps_order_and_its_depth() -> None:
+    items = Counted(30)
+    with ThreadPoolExecutor(3) as pool:
+        for expected, result in enumerate(ahead(pool, lambda x: x * x, items, depth=4)):
+            assert result == expected * expected
+            assert items.drawn <= expected + 1 + 4 + 1
+
+
+def test_ahead_raises_at_the_item_that_failed() -> None:
+    with ThreadPoolExecutor(2) as pool:
+        results = ahead(pool, lambda x: 1 // (x - 2), range(5), depth=2)
+        assert [next(results), next(results)] == [-1, -1]
+        with pytest.raises(ZeroDivisionError):
+            next(results)
+
+
+def test_batches() -> None:
+    assert list(batches(range(7), 3)) == [[0, 1, 2], [3, 4, 5], [6]]
+    assert list(batches([], 3)) == []
