@@ -113,12 +113,14 @@ def _match_tiles(cohort: Cohort, names: Sequence[str], tiles: xr.Dataset) -> xr.
 
 def require_done(name: str, run: xr.Dataset, tiles: xr.Dataset) -> None:
     """Raises FintuneValueError where the run has no mask of one of `tiles`."""
-    state = run[n.STATE].sel({n.TILE: tiles[n.TILE].values}).values
-    undone = tiles[n.TILE].values[state != n.DONE]
-    if undone.size:
-        listed = ", ".join(map(str, undone[:5]))
+    states = dict(zip(texts(run[n.TILE]), run[n.STATE].values, strict=True))
+    wanted = texts(tiles[n.TILE])
+    # A tile that the run has never heard of was added to the cohort after it.
+    undone = [tile for tile in wanted if states.get(tile) != n.DONE]
+    if undone:
+        listed = ", ".join(undone[:5])
         raise FintuneValueError(
-            f"run {name!r} has no mask for {undone.size} of {state.size} annotated tiles ({listed}). Finish it with "
+            f"run {name!r} has no mask for {len(undone)} of {len(wanted)} annotated tiles ({listed}). Finish it with "
             f"`fintune-xr infer`; quarantined tiles are tried again with --retry-quarantined."
         )
 

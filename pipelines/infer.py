@@ -19,6 +19,7 @@ from fintune_xr.cluster.session import session
 from fintune_xr.datasets import SCHEMA_VERSION
 from fintune_xr.models.checkpoints import Checkpoint, resolve_checkpoint, training_facts
 from fintune_xr.models.devices import resolve_device
+from fintune_xr.models.registry import load_segmenter
 from fintune_xr.models.settings import model_settings
 from fintune_xr.pipelines.infer_block import BlockContext, infer_block
 from fintune_xr.pipelines.positivity import apply_positivity, is_counted, last_rule, parse_rule
@@ -168,13 +169,17 @@ def _context(cohort: Cohort, run: str, checkpoint: Checkpoint, settings: InferSe
         model_settings(checkpoint.kind), settings.model, where=f"settings of {checkpoint.kind}"
     )
     channels = tuple(str(name) for name in cohort.images()[n.CHANNEL].values)
+    device = resolve_device(settings.device)
+    if not checkpoint.path:
+        # A model without weights costs nothing to make: what is wrong with it is said before there is a run.
+        load_segmenter(checkpoint, channels=channels, settings=chosen, device=device)
     return BlockContext(
         location=cohort.location,
         run=run,
         checkpoint=checkpoint,
         settings=chosen,
         channels=channels,
-        device=resolve_device(settings.device),
+        device=device,
         batch_tiles=settings.batch_tiles,
         attempts=settings.attempts,
     )
