@@ -12,7 +12,6 @@ from typing import Any, Final
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from segment_anything.modeling import Sam
 
 from fintune_xr import datasets
 from fintune_xr import names as n
@@ -21,7 +20,7 @@ from fintune_xr.metrics.instance import IOU_THRESHOLDS, Matches, instance_scores
 from fintune_xr.models.channels import ChannelChoice
 from fintune_xr.models.checkpoints import SAM_KIND, Checkpoint, resolve_checkpoint
 from fintune_xr.models.devices import finish, peak_memory, resolve_device, start_measuring
-from fintune_xr.models.sam import composite, load_sam, sam_channels
+from fintune_xr.models.sam import Sam, composite, load_sam, sam_channels
 from fintune_xr.models.sam_masks import Candidates, candidate_masks, embed, painted, select
 from fintune_xr.models.sam_settings import SamSweepSettings
 from fintune_xr.models.segmenter import Plane

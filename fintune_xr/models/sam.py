@@ -20,6 +20,19 @@ from fintune_xr.models.sam_masks import candidate_masks, embed, painted, select
 from fintune_xr.models.sam_settings import SamInputSettings, SamSettings
 from fintune_xr.models.segmenter import Maps, Mask, Plane
 
+__all__ = [
+    "Sam",
+    "SamSegmenter",
+    "SamSize",
+    "build_sam",
+    "composite",
+    "empty_sam",
+    "load_sam",
+    "load_sam_segmenter",
+    "sam_channels",
+    "sam_size",
+]
+
 # SAM looks at three colours.
 N_INPUTS = 3
 

@@ -1,0 +1,118 @@
+"""The command line: every verb explains itself, and every mistake ends with one plain error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fintune_xr.pipelines import cli, verbs
+from fintune_xr.pipelines.annotate import annotate
+from fintune_xr.pipelines.infer import infer
+from fintune_xr.pipelines.ingest import ingest
+from fintune_xr.simulate import CohortSettings, SimulatedCohort, simulate_cohort
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> SimulatedCohort:
+    settings = CohortSettings(n_donors=4, markers=("GFAP",), tiles_per_donor=(1, 1), tile_px=96, n_annotated=4, seed=1)
+    return simulate_cohort(tmp_path_factory.mktemp("cli") / "raw", settings=settings)
+
+
+@pytest.fixture(scope="module")
+def store(made: SimulatedCohort) -> Path:
+    path = made.folder.with_name("cohort.zarr")
+    ingest(made.source, path)
+    annotate(made.annotations, path)
+    infer(path, run="baseline", model="threshold")
+    return path
+
+
+@pytest.mark.parametrize("verb", sorted(verbs.VERBS))
+def test_every_verb_has_help_with_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run([verb, "--help"]) == 0
+    assert f"Example: fintune-xr {verb}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_verbs_of_the_contract_are_there() -> None:
+    contract = {
+        "demo", "ingest", "annotate", "split", "train", "infer", "evaluate", "gate", "sweep", "budget", "associate",
+        "bootstrap", "report", "check", "export", "weights",
+    }  # fmt: skip
+    assert contract <= set(verbs.VERBS)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["--version"]) == 0
+    assert capsys.readouterr().out.strip().count(".") == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "message"),
+    [
+        ("infr", 2, 'Did you mean "infer"'),
+        ("infer {store}", 2, "--run"),
+        ("infer {store} --run x --model treshold", 2, "Did you mean 'threshold'?"),
+        ("infer {store} --run x --model cpsam", 2, "fintune-xr weights fetch cpsam"),
+        ("infer {store} --run x batch_tile=2", 2, "Did you mean 'batch_tiles'?"),
+        ("infer {store} --run x model.sigma=2", 2, "Did you mean 'sigma_px'?"),
+        ("infer {store} --run baseline model.sigma_px=3", 2, "settings.sigma_px: stored 1.0, now 3"),
+        ("infer {store} --run x --cluster slurmm", 2, "no cluster profile 'slurmm'"),
+        ("infer {store} --run ../x", 2, "use letters, digits"),
+        ("infer {store}x --run x", 2, "no cohort store at"),
+        ("evaluate {store} --run basline --split all", 2, "Did you mean 'baseline'?"),
+        ("evaluate {store} --split test", 1, "has no split yet"),
+        ("train {store} --run-name m", 1, "has no split yet"),
+        ("split {store} --fractions 0.5 0.5 0.5", 1, "add up to 1"),
+        ("positivity {store} --run baseline --rule otso", 2, "Did you mean 'otsu'?"),
+        ("positivity {store} --run baseline --rule fixed", 2, "needs --threshold"),
+        ("positivity {store} --run baseline --rule detected --nuclei-run x", 2, "no run 'x'"),
+        ("associate {store} --clinical {clinical} --outcome nff", 2, "Did you mean 'nft'?"),
+        ("associate {store} --clinical {clinical} --donor-column id", 2, "projid"),
+        ("associate {store} --clinical {out}.csv", 2, "no clinical table"),
+        ("bootstrap {store}", 2, "holds no analysis yet"),
+        ("bootstrap {store} --scheme tile", 2, "tiles_80"),
+        ("ingest {raw} {store} --layout rosmapp", 2, "Did you mean 'rosmap'?"),
+        ("ingest {raw}x {store}", 2, "expected a folder of images"),
+        ("ingest {raw} {store} --pattern (?P<donor>", 2, "is not a regular expression"),
+        ("ingest {raw} {store} --channels b0c0", 2, "expected token=name"),
+        ("weights fetch cpsamm", 2, "no published weights 'cpsamm'"),
+        ("weights fetch", 2, "needs a name"),
+        ("export {store} --to masks --out {out} --run none", 2, "no run 'none'"),
+        ("export {store} --to zip --out {out}", 2, "masks"),
+        ("report {store} --out /proc/none/report.html", 1, "No such file or directory"),
+        ("report {store} --baseline none", 2, "no run 'none'"),
+    ],
+)
+def test_mistakes(
+    line: str, status: int, message: str, store: Path, made: SimulatedCohort, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    places = {"store": store, "raw": made.source, "clinical": made.clinical, "out": tmp_path / "out"}
+    tokens = [token.format(**places) if "{" in token else token for token in line.split()]
+    assert cli.run(tokens) == status
+    told = " ".join(capsys.readouterr().err.split())
+    assert message in told
+    assert "Traceback" not in told
+
+
+def test_quarantine_is_told_by_the_exit_status(
+    made: SimulatedCohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["ingest", str(made.source), str(tmp_path / "c.zarr"), "--dry-run"]) == 0
+    assert not (tmp_path / "c.zarr").exists()
+    assert "would be left out" in capsys.readouterr().out
+    assert cli.run(["ingest", str(made.source), str(tmp_path / "c.zarr")]) == 3
+    assert "truncated: expected" in capsys.readouterr().out
+
+
+def test_a_plan_writes_nothing(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(str(path) for path in store.rglob("*"))
+    assert cli.run(["infer", str(store), "--run", "planned", "--dry-run"]) == 0
+    assert "pending: 4" in capsys.readouterr().out
+    assert sorted(str(path) for path in store.rglob("*")) == before
+
+
+def test_damage_is_told_by_the_exit_status(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["check", str(store)]) == 0
+    assert "no problems" in capsys.readouterr().out
