@@ -100,7 +100,7 @@ def test_profiles_are_settings_too(tmp_path: Path) -> None:
     assert load_profile("processes", ("workers=3",)).n_workers == 3
     own = tmp_path / "mine.yaml"
     own.write_text("kind: processes\nworker: 2\n")
-    with pytest.raises(SettingsError, match="worker: no such setting.*Did you mean 'workers'"):
+    with pytest.raises(SettingsError, match=r"worker: no such setting.*Did you mean 'workers'"):
         load_profile(str(own))
-    with pytest.raises(UnknownNameError, match="no cluster profile 'threds'.*Did you mean 'threads'"):
+    with pytest.raises(UnknownNameError, match=r"no cluster profile 'threds'.*Did you mean 'threads'"):
         load_profile("threds")
