@@ -72,7 +72,7 @@ def test_run_again_with_another_choice_is_refused(store: Path, monkeypatch: pyte
     monkeypatch.setattr(module, "choose_by_marker", lambda *_: {"GFAP": "fine", "IBA1": "fine"})
     hybrid(store, run_name="again", runs=["fine", "coarse"])
     monkeypatch.setattr(module, "choose_by_marker", lambda *_: {"GFAP": "coarse", "IBA1": "fine"})
-    with pytest.raises(RunMismatchError, match="hybrid.GFAP: stored .fine., now .coarse."):
+    with pytest.raises(RunMismatchError, match=r"hybrid\.GFAP: stored .fine., now .coarse."):
         hybrid(store, run_name="again", runs=["fine", "coarse"])
     assert "again" in open_cohort(store).run_names()
 
