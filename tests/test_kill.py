@@ -1,0 +1,192 @@
+"""Kill -9 at random moments, then the same command again: nothing is lost and nothing differs."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing as mp
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import killing
+import numpy as np
+import psutil
+import pytest
+import tifffile
+import xarray as xr
+from stores import assert_same_run, make_store, run_values, tile_names, tile_pixels
+
+from fintune_xr import names as n
+from fintune_xr.pipelines.check import check
+from fintune_xr.seeds import stream
+from fintune_xr.store.cohort import Cohort, open_cohort
+from fintune_xr.store.location import PARTIAL_SUFFIX
+
+pytestmark = pytest.mark.slow
+
+FORKS = mp.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    ["fintune_xr.pipelines.infer", "fintune_xr.pipelines.ingest", "fintune_xr.pipelines.cli", "killing"]
+)
+
+
+@contextlib.contextmanager
+def started(target: Callable[..., None], *arguments: str) -> Iterator[Any]:
+    """A process that is gone, with all it started, when the block ends."""
+    process = FORKS.Process(target=target, args=arguments)
+    process.start()
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.join()
+
+
+def to_the_end(target: Callable[..., None], *arguments: str) -> tuple[int, float]:
+    began = time.monotonic()
+    with started(target, *arguments) as process:
+        process.join()
+    return process.exitcode, time.monotonic() - began
+
+
+def kill_at_random(
+    target: Callable[..., None], *arguments: str, seconds: float, kills: int, again: Callable[[], None]
+) -> None:
+    """Starts, kills and starts again until `kills` have hit work under way; `again` undoes work that has ended."""
+    rng = stream(7, "kill", target.__name__)
+    hits = 0
+    while hits < kills:
+        with started(target, *arguments) as process:
+            process.join(timeout=float(rng.uniform(0.1, 1.05)) * seconds * rng.choice([0.25, 0.5, 1.0]))
+            ended = process.exitcode is not None
+        if ended:
+            assert process.exitcode in (0, 3)
+            again()
+        else:
+            hits += 1
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    cohort = make_store(tmp_path_factory.mktemp("template") / "a.zarr", donors=4, tiles=6)
+    return Path(cohort.url)
+
+
+@pytest.fixture(scope="module")
+def whole(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Cohort, float]:
+    """The run as it is without interruption, and how long it takes once everything is imported."""
+    place = shutil.copytree(tiles, tmp_path_factory.mktemp("whole") / "a.zarr")
+    to_the_end(killing.run_infer, str(place), "threads")
+    shutil.rmtree(place)
+    shutil.copytree(tiles, place)
+    status, seconds = to_the_end(killing.run_infer, str(place), "threads")
+    assert status == 0
+    return open_cohort(place), seconds
+
+
+def assert_as_uninterrupted(store: Path, whole: Cohort) -> None:
+    cohort = open_cohort(store)
+    assert (cohort.run("r")[n.STATE] == n.DONE).all()
+    assert_same_run(run_values(whole, "r"), run_values(cohort, "r"))
+    xr.testing.assert_equal(cohort.positivity("r"), whole.positivity("r"))
+    assert check(store) == []
+    assert not list(store.rglob(f"*{PARTIAL_SUFFIX}"))
+    assert [entry.name for entry in (store / n.STAGING).iterdir()] == ["zarr.json"]
+
+
+def test_killing_the_coordinator(tiles: Path, whole: tuple[Cohort, float], tmp_path: Path) -> None:
+    store = shutil.copytree(tiles, tmp_path / "a.zarr")
+    expected, seconds = whole
+
+    def again() -> None:
+        # Half of the time the finished run is kept and grown over; here it is thrown away.
+        shutil.rmtree(store)
+        shutil.copytree(tiles, store)
+
+    kill_at_random(killing.run_infer, str(store), "threads", seconds=seconds, kills=10, again=again)
+    status, _ = to_the_end(killing.run_infer, str(store), "threads")
+    assert status == 0
+    assert_as_uninterrupted(store, expected)
+
+
+def workers_of(process: Any) -> list[psutil.Process]:
+    """Worker processes that have started; Dask's resource tracker and half-started ones are left out."""
+    found = psutil.Process(process.pid).children(recursive=True)
+    return [child for child in found if "spawn_main" in " ".join(child.cmdline())]
+
+
+def test_killing_workers(tiles: Path, whole: tuple[Cohort, float], tmp_path: Path) -> None:
+    store = shutil.copytree(tiles, tmp_path / "a.zarr")
+    shards = store / n.RUNS / "r" / n.MASK
+    rng = stream(7, "kill", "workers")
+    with started(killing.run_infer, str(store), "processes") as process:
+        for kills in range(1, 4):
+            while len(list(shards.glob("c.*[0-9]"))) < 3 * kills and process.is_alive():
+                process.join(timeout=0.01)
+            with contextlib.suppress(psutil.NoSuchProcess, ValueError):
+                psutil.Process(int(rng.choice([one.pid for one in workers_of(process)]))).kill()
+        process.join()
+    assert process.exitcode == 0
+    assert_as_uninterrupted(store, whole[0])
+
+
+def test_killing_the_coordinator_takes_its_workers_along(
+    tiles: Path, whole: tuple[Cohort, float], tmp_path: Path
+) -> None:
+    store = shutil.copytree(tiles, tmp_path / "a.zarr")
+    shards = store / n.RUNS / "r" / n.MASK
+    with started(killing.run_infer, str(store), "processes") as process:
+        while not list(shards.glob("c.*[0-9]")):
+            process.join(timeout=0.01)
+        workers = workers_of(process)
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        _, alive = psutil.wait_procs(workers, timeout=20)
+    assert workers
+    assert not alive
+    assert (open_cohort(store).run("r")[n.STATE] == n.PENDING).any()
+    status, _ = to_the_end(killing.run_infer, str(store), "threads")
+    assert status == 0
+    assert_as_uninterrupted(store, whole[0])
+
+
+# ---- ingest
+
+
+def write_raw(source: Path) -> None:
+    for name in tile_names(4, 4):
+        donor, marker, tile = name.split("/")
+        folder = source / donor / marker
+        folder.mkdir(parents=True, exist_ok=True)
+        for channel, plane in enumerate(tile_pixels(name, 64)):
+            tifffile.imwrite(folder / f"{donor}_{marker}_{tile}_b0c{channel}.tif", plane, photometric="minisblack")
+    lonely = source / "d0" / "GFAP" / "d0_GFAP_099_b0c0.tif"
+    tifffile.imwrite(lonely, tile_pixels("x/y/z", 64)[0], photometric="minisblack")
+
+
+def test_killing_ingest(tmp_path: Path) -> None:
+    source, store, other = tmp_path / "raw", tmp_path / "a.zarr", tmp_path / "whole.zarr"
+    write_raw(source)
+    to_the_end(killing.run_ingest, str(source), str(other))
+    shutil.rmtree(other)
+    status, seconds = to_the_end(killing.run_ingest, str(source), str(other))
+    assert status == 3
+
+    def again() -> None:
+        shutil.rmtree(store)
+
+    kill_at_random(killing.run_ingest, str(source), str(store), seconds=seconds, kills=8, again=again)
+    status, _ = to_the_end(killing.run_ingest, str(source), str(store))
+    assert status == 3
+    made, whole = open_cohort(store), open_cohort(other)
+    xr.testing.assert_equal(made.images().load(), whole.images().load())
+    assert made.images().sizes[n.TILE] == 16
+    xr.testing.assert_equal(made.quarantine(), whole.quarantine())
+    np.testing.assert_array_equal(made.images()[n.IMAGE][0].values, tile_pixels(tile_names(4, 4)[0], 64))
+    assert check(store) == []
+    assert not list(store.rglob(f"*{PARTIAL_SUFFIX}"))
