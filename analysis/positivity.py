@@ -97,7 +97,7 @@ def thresholds(cells: xr.Dataset, tiles: xr.Dataset, *, rule: IntensityRule) -> 
     if isinstance(rule, FixedRule):
         values = np.full(groups.donor_of_tile.size, rule.threshold, np.float32)
         fixed = xr.DataArray(values, dims=TILE, coords=coords)
-        return fixed.assign_coords({REASON: (TILE, np.full(values.size, "", "U1"))})
+        return fixed.assign_coords({REASON: (TILE, np.full(values.size, "", object))})
     histogram = signal_histogram(cells, tiles)
     place = {MARKER: xr.DataArray(groups.marker_of_tile, dims=TILE, coords=coords)}
     if isinstance(rule, OtsuDonorRule):
@@ -179,15 +179,16 @@ def _at(values: NDArray[Any], *positions: NDArray[np.int64]) -> NDArray[Any]:
 
 
 def _described(code: xr.DataArray) -> xr.DataArray:
-    texts = np.asarray(kernels.REASONS)
+    # References to a few texts: text of fixed width takes two hundred bytes a tile.
+    texts = np.asarray(kernels.REASONS, object)
     described: xr.DataArray = xr.apply_ufunc(
         _texts_of, code, kwargs={"texts": texts}, dask="parallelized", output_dtypes=[texts.dtype]
     )
     return described
 
 
-def _texts_of(code: NDArray[Any], *, texts: NDArray[np.str_]) -> NDArray[np.str_]:
-    described: NDArray[np.str_] = texts[code]
+def _texts_of(code: NDArray[Any], *, texts: NDArray[Any]) -> NDArray[Any]:
+    described: NDArray[Any] = texts[code]
     return described
 
 
