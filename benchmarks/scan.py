@@ -52,7 +52,7 @@ def _scanning(source: Path) -> Row:
         f"scan {N_SCANNED:,} tiles, {2 * N_SCANNED:,} files",
         lambda: scan(source, choose_layout("rosmap")),
         ("loop over tifffile.TiffFile", lambda: obvious_loop(source)),
-        reach=Reach(faster=1), repeats=N_REPEATS,
+        repeats=N_REPEATS,
     )  # fmt: skip
 
 
