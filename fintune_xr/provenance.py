@@ -52,11 +52,23 @@ def _package_versions() -> dict[str, str]:
 
 
 def _git_revision() -> str:
-    """Revision of the checkout this package runs from, with `+changes` where it has any."""
-    folder = Path(__file__).resolve().parent
-    ask = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty=+changes", "--match", "-"]
-    try:
-        done = subprocess.run(ask, capture_output=True, text=True, check=False, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
+    """Revision of the checkout this package runs from, with `+changes` where it has any.
+
+    A package installed below somebody else's repository must not be given that one's revision.
+    """
+    here = Path(__file__).resolve()
+    if not _git(here.parent, "ls-files", "--error-unmatch", here.name):
         return "unknown"
-    return done.stdout.strip() or "unknown"
+    described = _git(here.parent, "describe", "--always", "--abbrev=40", "--dirty=+changes", "--match", "-")
+    return described or "unknown"
+
+
+def _git(folder: Path, *command: str) -> str:
+    """What git prints, empty where it fails or is not installed."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *command], capture_output=True, text=True, check=False, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
