@@ -45,7 +45,8 @@ def test_a_copy_below_another_repository_has_no_revision(tmp_path: Path) -> None
     copy = tmp_path / "site" / "provenance.py"
     copy.parent.mkdir()
     shutil.copy(module.__file__, copy)
-    for command in (["init", "-q"], ["-c", "user.name=n", "-c", "user.email=e@x", "commit", "-q", "--allow-empty", "-m", "m"]):
+    commit = ["-c", "user.name=n", "-c", "user.email=e@x", "commit", "-q", "--allow-empty", "-m", "m"]
+    for command in (["init", "-q"], commit):
         subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
     program = "import provenance; print(provenance._git_revision())"
     done = subprocess.run([sys.executable, "-c", program], cwd=copy.parent, capture_output=True, text=True, check=True)
