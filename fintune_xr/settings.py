@@ -16,7 +16,8 @@ from fintune_xr.provenance import settings_digest
 class Settings(BaseModel):
     """Base of all settings records: frozen, no unknown keys, comparable by digest."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Neither NaN nor infinity has a place in JSON, which is what is stored and digested.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values, as stored with a result."""
@@ -60,8 +61,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise SettingsError(f"no settings file {path}. Give --config an existing YAML file.")
     try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} is not valid YAML: {error}") from error
     if values is None:
         return {}
@@ -79,6 +80,8 @@ def _apply(values: dict[str, Any], override: str) -> None:
     except HydraException as error:
         reason = str(error).splitlines()[0]
         raise SettingsError(f"cannot read {override!r}: {reason}. Write key=value, e.g. epochs=20.") from error
+    if parsed.is_delete():
+        raise SettingsError(f"{override!r}: a setting cannot be taken away. Write key=value, e.g. epochs=20.")
     if parsed.is_sweep_override():
         raise SettingsError(f"{override!r} lists several values; this command takes one.")
     *parents, last = parsed.key_or_group.split(".")

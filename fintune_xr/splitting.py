@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -95,12 +94,35 @@ def find_leaks(
 
     All have one entry per tile; `hashes` (tile, bit). Tiles without a split are on no side.
     """
-    placed = [i for i, part in enumerate(split) if part]
+    placed = np.flatnonzero([bool(part) for part in split])
+    parts, donors, digests = (_codes(labels) for labels in (split, donor, digest))
+    words = _words(hashes)
     leaks = []
-    for i, j in itertools.combinations(placed, 2):
-        if split[i] != split[j] and (why := _why_leaking(i, j, donor, digest, hashes)):
+    for place, i in enumerate(placed.tolist()):
+        others = placed[place + 1 :]
+        others = others[parts[others] != parts[i]]
+        differing = np.bitwise_count(words[others] ^ words[i]).sum(axis=1)
+        alike = (donors[others] == donors[i]) | (digests[others] == digests[i]) | (differing <= NEAR_DUPLICATE_BITS)
+        for j, bits in zip(others[alike].tolist(), differing[alike].tolist(), strict=True):
+            why = f"nearly the same image ({bits} of {hashes.shape[1]} bits differ)"
+            if digest[i] == digest[j]:
+                why = "same file content"
+            if donor[i] == donor[j]:
+                why = f"same donor {donor[i]}"
             leaks.append(Leak(f"{tile[i]} ({split[i]})", f"{tile[j]} ({split[j]})", why))
     return leaks
+
+
+def _codes(labels: Sequence[str]) -> NDArray[np.int64]:
+    """A number for each label, the same for equal ones."""
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(label, len(numbers)) for label in labels], np.int64)
+
+
+def _words(hashes: NDArray[np.bool_]) -> NDArray[np.uint64]:
+    """Hashes (tile, bit) as (tile, word), 64 bits in each, so that many are compared at once."""
+    padded = np.pad(hashes, ((0, 0), (0, -hashes.shape[1] % 64)))
+    return np.packbits(padded, axis=1).view(np.uint64)
 
 
 def _neediest(
@@ -124,16 +146,3 @@ def _at(part: int, counts: NDArray[np.float64], like: NDArray[np.float64]) -> ND
     added = np.zeros_like(like)
     added[part] = counts
     return added
-
-
-def _why_leaking(
-    i: int, j: int, donor: Sequence[str], digest: Sequence[str], hashes: NDArray[np.bool_]
-) -> str:
-    if donor[i] == donor[j]:
-        return f"same donor {donor[i]}"
-    if digest[i] == digest[j]:
-        return "same file content"
-    differing = int((hashes[i] != hashes[j]).sum())
-    if differing > NEAR_DUPLICATE_BITS:
-        return ""
-    return f"nearly the same image ({differing} of {hashes.shape[1]} bits differ)"

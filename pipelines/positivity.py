@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
+from dask.base import compute
 from pydantic import TypeAdapter
 
 from fintune_xr import datasets
@@ -71,8 +72,10 @@ def apply_positivity(cohort: Cohort, run: str, rule: PositivityRule) -> xr.Datas
         require_known_run(cohort, [rule.nuclei_run])
         require_finished(cohort, rule.nuclei_run)
     rules = _in_order([*_stored_rules(cohort, run), *SENSITIVITY, rule])
-    parts = [_apply(cohort, run, tiles, one) for one in rules]
-    result = xr.concat(parts, n.RULE, join="exact", combine_attrs="drop").compute()
+    # Together, so that cells are read once for all rules; before they are joined, because Dask joins no text.
+    lazy = [_apply(cohort, run, tiles, one) for one in rules]
+    parts: tuple[xr.Dataset, ...] = compute(*lazy)  # type: ignore[no-untyped-call]
+    result = xr.concat(parts, n.RULE, join="exact", combine_attrs="drop")
     result = result.assign_attrs(rules=[one.as_dict() for one in rules], active=rule.name)
     cohort.write(f"{n.POSITIVITY}/{run}", result, datasets.POSITIVITY)
     active = result[n.N_POSITIVE].sel({n.RULE: rule.name}).values.astype(np.int32)

@@ -16,6 +16,7 @@ WINGS = ("store", "analysis", "cluster", "pipelines")
 ONLY_IN = {
     # The simulated cohort is raw files, which is what it is for.
     "tifffile": ("store", "fintune_xr/simulate.py"),
+    "zarr": ("store", "pipelines/infer_block.py"),
     "statsmodels": ("analysis",),
     "matplotlib": ("analysis",),
     "dask_jobqueue": ("cluster",),
@@ -83,6 +84,11 @@ def test_heavy_packages_stay_in_their_rooms(package: str) -> None:
         and not str(file.relative_to(ROOT)).startswith(ONLY_IN[package])
     ]  # fmt: skip
     assert strays == []
+
+
+def test_statistics_are_asked_of_scipy_in_one_place() -> None:
+    asking = {str(file.relative_to(ROOT)) for file in sources() for name, _ in imported(file) if name == "scipy.stats"}
+    assert {file for file in asking if not file.startswith("analysis")} == set()
 
 
 def test_nothing_but_pipelines_computes() -> None:

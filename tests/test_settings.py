@@ -45,12 +45,23 @@ def test_all_problems_are_told_at_once_with_the_nearest_keys() -> None:
     [
         ("epochs", "cannot read 'epochs'.*key=value"),
         ("epochs=1,2", "lists several values; this command takes one"),
+        ("~epochs", "a setting cannot be taken away"),
+        ("epochs=null", "valid integer, got None"),
+        ("inner.rate=nan", "finite number, got nan"),
+        ("inner.rate=inf", "finite number, got inf"),
         ("inner.rate.x=1", r"'rate' holds a value|inner\.rate"),
     ],
 )
 def test_overrides_that_cannot_be_read(override: str, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         load_settings(Outer, None, ["inner.rate=0.5", override])
+
+
+def test_a_file_that_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "image.yaml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(SettingsError, match="is not valid YAML"):
+        load_settings(Outer, path)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from fintune_xr import names as n
 from fintune_xr.errors import SplitError
-from fintune_xr.splitting import find_leaks, perceptual_hash, split_digest, split_donors
+from fintune_xr.splitting import NEAR_DUPLICATE_BITS, find_leaks, perceptual_hash, split_digest, split_donors
 
 FRACTIONS = (0.6, 0.2, 0.2)
 
@@ -126,3 +127,23 @@ def test_the_digest_changes_with_any_assignment() -> None:
     one = {"t1": "train", "t2": "test"}
     assert split_digest(one) == split_digest(dict(reversed(one.items())))
     assert split_digest(one) != split_digest({**one, "t2": "val"})
+
+
+@given(st.integers(0, 12), st.integers(0, 2**31))
+def test_leaks_are_those_of_a_comparison_pair_by_pair(count: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    tile = [f"t{i}" for i in range(count)]
+    split = rng.choice(["train", "val", "test", ""], count).tolist()
+    donor, digest = rng.choice(list("abcdefgh"), count).tolist(), rng.choice(list("stuvwxyz"), count).tolist()
+    first = rng.random(100) < 0.5
+    hashes = np.array([first ^ (rng.random(100) < rng.choice([0.02, 0.1, 0.13, 0.5])) for _ in tile], bool)
+    hashes = hashes.reshape(count, 100)
+    expected = []
+    for i, j in itertools.combinations(range(count), 2):
+        bits = int((hashes[i] != hashes[j]).sum())
+        whys = [f"same donor {donor[i]}"] * (donor[i] == donor[j]) + ["same file content"] * (digest[i] == digest[j])
+        whys += [f"nearly the same image ({bits} of 100 bits differ)"] * (bits <= NEAR_DUPLICATE_BITS)
+        if split[i] and split[j] and split[i] != split[j] and whys:
+            expected.append(f"{tile[i]} ({split[i]}) and {tile[j]} ({split[j]}): {whys[0]}")
+    found = find_leaks(tile, split, donor=donor, digest=digest, hashes=hashes)
+    assert [str(leak) for leak in found] == expected
