@@ -54,21 +54,20 @@ def _package_versions() -> dict[str, str]:
 def _git_revision() -> str:
     """Revision of the checkout this package runs from, with `+changes` where it has any.
 
-    A package installed below somebody else's repository must not be given that one's revision.
+    Installed into somebody else's checkout, as a virtual environment often is, it has none.
     """
     here = Path(__file__).resolve()
-    if not _git(here.parent, "ls-files", "--error-unmatch", here.name):
+    if not _git(here.parent, "ls-files", here.name):
         return "unknown"
     described = _git(here.parent, "describe", "--always", "--abbrev=40", "--dirty=+changes", "--match", "-")
     return described or "unknown"
 
 
-def _git(folder: Path, *command: str) -> str:
-    """What git prints, empty where it fails or is not installed."""
+def _git(folder: Path, *ask: str) -> str:
     try:
         done = subprocess.run(
-            ["git", "-C", str(folder), *command], capture_output=True, text=True, check=False, timeout=10
+            ["git", "-C", str(folder), *ask], capture_output=True, text=True, check=False, timeout=10
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+    return done.stdout.strip()

@@ -305,7 +305,7 @@ def _grow(cohort: Cohort, name: str) -> None:
 
 
 def _channels(cohort: Cohort) -> NDArray[Any]:
-    return np.asarray(cohort.images()[n.CHANNEL].values)
+    return read_column(cohort.location, f"{n.IMAGES}/{n.CHANNEL}")
 
 
 def _check_identity(cohort: Cohort, name: str, identity: Mapping[str, Any]) -> None:

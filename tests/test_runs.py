@@ -455,8 +455,10 @@ def test_damaged_masks_are_found_and_only_they_are_made_again(done: Cohort, dama
     assert_complete(done, 8)
 
 
-@pytest.mark.parametrize("column", [n.STATE, n.N_CELLS, n.REASON, n.BACKGROUND, n.N_POSITIVE])
-@pytest.mark.parametrize("missing", [True, False])
+@pytest.mark.parametrize(
+    ("column", "missing"),
+    [(n.STATE, True), (n.STATE, False), (n.N_CELLS, True), (n.REASON, False), (n.BACKGROUND, False)],
+)
 def test_damaged_small_arrays_are_found_and_repaired(done: Cohort, column: str, missing: bool) -> None:
     (file,) = (done.location.path / n.RUNS / "r" / column).glob("c.*")
     if missing:
