@@ -1,7 +1,7 @@
 """Bootstrap of donor ratios: 70 donors x 5 markers x 2 runs x about 50 tiles, 8 outcomes, 1,000 resamples.
 
 The peer is the loop that one writes first: pandas draws and sums, `scipy.stats.spearmanr` correlates. It would take
-minutes, so that it is timed on PEER_RESAMPLES resamples and scaled to as many as ours did.
+minutes, so that it is timed on a few resamples and scaled to as many as ours did.
 """
 
 from __future__ import annotations

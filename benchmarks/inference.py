@@ -2,7 +2,7 @@
 
 Coordinator: the main thread, which plans, commits, orders the cells and counts the positive ones, and the event loop
 with Dask's client and scheduler. Its CPU time is what a cohort waits for however many workers there are. It is measured
-with blocks that return their receipts at once, CELLS_PER_TILE cells a tile. Workers' time is measured with a model that
+with blocks that return their receipts at once, 20 cells a tile. Workers' time is measured with a model that
 does nothing on tiny tiles, and how much of it hides behind a model with one that only waits.
 """
 
@@ -37,7 +37,6 @@ CELLS_PER_TILE = 20
 N_WORKED = 2_000
 MOST_COORDINATOR_MS = 1.0
 MOST_MB_PER_1000 = 1.0
-MOST_WORKER_MS = 5.0
 LINEAR = 1.2
 
 SLEEP_S = 0.05
@@ -138,11 +137,10 @@ def _workers(work: Path) -> Fact:
     """All CPU time of a run with a model that does nothing, per tile: nearly all of it is the workers'."""
     store = create_store(work / "worked.zarr", N_WORKED, side=SIDE).url
     cost = _measured(store, Idle())
-    most = MOST_WORKER_MS
     worker_ms = (cost.process_s - cost.coordinator_s) / N_WORKED * 1e3
     return Fact(
         what=f"workers' CPU per tile of {SIDE} px, model that does nothing", ours=f"{worker_ms:.1f} ms",
-        reach=f"<= {most:g} ms", reached=worker_ms <= most,
+        reach="", reached=None,
     )  # fmt: skip
 
 

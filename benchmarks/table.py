@@ -61,7 +61,7 @@ class Fact(TypedDict):
     what: str
     ours: str
     reach: str
-    reached: bool
+    reached: bool | None
     peer: NotRequired[str]
     limit: NotRequired[str]
 

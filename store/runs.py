@@ -119,13 +119,15 @@ class RunWriter:
         return True
 
     def _write_column(self, name: str, receipts: Sequence[ShardReceipt]) -> None:
+        """All receipts in one write: each costs a chunk of thousands of tiles, however few of them change."""
         column = self.columns[name]
+        first = min(receipt.plan.first for receipt in receipts)
+        last = max(receipt.plan.first + receipt.plan.n_slots for receipt in receipts)
+        values = np.asarray(column[first:last])
         for receipt in receipts:
-            plan = receipt.plan
-            values = np.asarray(column[plan.first : plan.first + plan.n_slots])
-            for slot, result in zip(plan.todo, receipt.results, strict=True):
-                values[slot] = _value(name, result)
-            column[plan.first : plan.first + plan.n_slots] = values
+            for slot, result in zip(receipt.plan.todo, receipt.results, strict=True):
+                values[receipt.plan.first - first + slot] = _value(name, result)
+        column[first:last] = values
 
     def _sync(self, names: Sequence[str], receipts: Sequence[ShardReceipt]) -> None:
         rows = [row for r in receipts for row in (r.plan.first, r.plan.first + r.plan.n_slots - 1)]
