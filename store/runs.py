@@ -110,7 +110,11 @@ class RunWriter:
                 self.log.open(states.size, _channels(self.cohort))
 
     def finish(self) -> bool:
-        """Whether every tile is done or quarantined; then the table of cells is put in order."""
+        """Whether every tile is done or quarantined; then the table of cells is put in order.
+
+        Called when no worker writes any more: what killed ones left unfinished is removed.
+        """
+        self.cohort.location.sweep(f"{n.RUNS}/{self.name}")
         if (self.states() == n.PENDING).any():
             return False
         counts = read_column(self.cohort.location, f"{n.RUNS}/{self.name}/{n.N_CELLS}")

@@ -10,11 +10,12 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from distributed import Client
 
@@ -199,6 +200,35 @@ def test_a_block_that_kills_every_worker_ends_in_words(monkeypatch: pytest.Monke
         pytest.raises(WorkerLostError, match="2 worker processes died one after another over the same block"),
     ):
         flat(map_plans(client, _kill_always, range(4), context="", name="kill"))
+
+
+class Gone:
+    """A future whose worker died after its result had been fetched."""
+
+    status = "pending"
+
+    def release(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("result", "error"),
+    [
+        (np.array([7], object), None),
+        ((ValueError, ValueError("in the block"), None), ValueError),
+        (CancelledError(), WorkerLostError),
+    ],
+)
+def test_what_was_fetched_counts_whatever_became_of_the_worker(result: Any, error: type[Exception] | None) -> None:
+    gone: Any = Gone()
+
+    class Pool:
+        def next_batch(self, block: bool) -> list[Any]:
+            return [(gone, result)]
+
+    pool: Any = Pool()
+    with contextlib.nullcontext() if error is None else pytest.raises(error):
+        assert blocks._collect(pool, {gone}) == [7]
 
 
 def test_what_travels_with_a_block_is_small(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
