@@ -22,7 +22,7 @@ from fintune_xr.errors import (
 from fintune_xr.indexes import GroupIndex
 from fintune_xr.schema import DatasetSchema
 from fintune_xr.store.growing import Growing, create_growing
-from fintune_xr.store.location import Location, writing
+from fintune_xr.store.location import PARTIAL_SUFFIX, Location, writing
 from fintune_xr.store.tables import (
     group_exists,
     open_dataset,
@@ -179,8 +179,9 @@ def create_cohort(
         "cohort_kind": kind,
         "title": title or location.url.rstrip("/").rpartition("/")[2].removesuffix(".zarr"),
     }
+    _require_room(location)
     with writing(location.url):
-        zarr.open_group(location.zarr(read_only=False), mode="w-", zarr_format=3, attributes=attrs)
+        zarr.open_group(location.zarr(read_only=False), mode="a", zarr_format=3, attributes=attrs)
     cohort = Cohort(location, kind, str(attrs["title"]))
     create_growing(
         cohort.images_group(),
@@ -191,6 +192,17 @@ def create_cohort(
     )
     cohort.write(n.QUARANTINE, empty_quarantine(), datasets.QUARANTINE)
     return cohort
+
+
+def _require_room(location: Location) -> None:
+    """A store is made in a new folder, or where an earlier attempt was killed before there was a store."""
+    if not location.is_local or not location.path.exists():
+        return
+    is_folder = location.path.is_dir()
+    names = {entry.name for entry in location.path.iterdir()} if is_folder else set()
+    if not is_folder or any(name != n.STAGING and not name.endswith(PARTIAL_SUFFIX) for name in names):
+        raise FintuneValueError(f"{location.url} exists and is no cohort store. Choose another path.")
+    location.sweep()
 
 
 def open_cohort(where: str | Path | Location) -> Cohort:

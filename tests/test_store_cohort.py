@@ -222,6 +222,22 @@ def test_a_store_is_never_made_over_another(tmp_path: Path) -> None:
         create_cohort(tmp_path / "a.zarr", kind="if", channels=CHANNELS, tile_shape=(8, 6), dtype="uint16")
 
 
+def test_a_store_is_made_where_an_earlier_attempt_was_killed_but_not_over_other_files(tmp_path: Path) -> None:
+    place = tmp_path / "a.zarr"
+    (place / n.STAGING).mkdir(parents=True)
+    (place / f"zarr.json.12ab{PARTIAL_SUFFIX}").write_bytes(b"{")
+    assert_holds(make_store(place, donors=1), tile_names(1, 2))
+    for other in (tmp_path / "notes", tmp_path / "file.zarr"):
+        if other.suffix:
+            other.write_text("mine")
+        else:
+            other.mkdir()
+            (other / "mine.txt").write_text("mine")
+        with pytest.raises(FintuneValueError, match="exists and is no cohort store"):
+            make_store(other)
+    assert (tmp_path / "notes" / "mine.txt").read_text() == "mine"
+
+
 def test_an_unknown_kind_names_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match=r"no kind of cohort 'occt'; known: em, he, if, oct\. Did you mean 'oct"):
         create_cohort(tmp_path / "a.zarr", kind="occt", channels=CHANNELS, tile_shape=(8, 6), dtype="uint16")
