@@ -304,7 +304,7 @@ def test_a_disk_that_fills_up_stops_the_run_and_room_lets_it_go_on(
             assert "Everything stored before is intact" in said
         room += 8 * 4096
     assert statuses[:-1] == [1] * (len(statuses) - 1)
-    assert len(statuses) > 3
+    assert len(statuses) >= 2
     assert_same_run(run_values(open_cohort(templates[1]), "base"), run_values(open_cohort(store), "base"))
     assert check(store) == []
 
