@@ -28,6 +28,8 @@ from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.runs import require_known_run, write_positive
 
 RULE_NAMES = ("otsu", "otsu_donor", "mixture", "fixed", "detected")
+# Each block of cells gives a histogram for every donor: many small blocks hold far more than the cells themselves.
+CELLS_PER_BLOCK = 1 << 20
 # Applied beside the chosen rule, so that the report can show how much the ratio depends on it.
 SENSITIVITY: tuple[PositivityRule, ...] = (OtsuRule(), OtsuDonorRule(), MixtureRule())
 
@@ -101,7 +103,8 @@ def last_rule(cohort: Cohort, run: str) -> PositivityRule | None:
 
 def _apply(cohort: Cohort, run: str, tiles: xr.Dataset, rule: PositivityRule) -> xr.Dataset:
     if not isinstance(rule, DetectedRule):
-        return apply_rule(cohort.cells(run), tiles, rule=rule).drop_vars(n.CHANNEL, errors="ignore")
+        cells = cohort.cells(run).chunk({n.CELL: CELLS_PER_BLOCK})
+        return apply_rule(cells, tiles, rule=rule).drop_vars(n.CHANNEL, errors="ignore")
     nuclei = cohort.run(rule.nuclei_run, lazy=False)
     both = np.flatnonzero((tiles[n.STATE].values == n.DONE) & (nuclei[n.STATE].values == n.DONE))
     masks, centres = (
