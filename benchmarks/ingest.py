@@ -44,7 +44,7 @@ SHAPE = (2, SIDE, SIDE)
 CODEC = BloscCodec(cname="zstd", clevel=1, shuffle="shuffle", typesize=2)
 N_CORES = len(os.sched_getaffinity(0))
 SHARE_OF_LIMIT = 0.6
-MEMORY_GROWTH = 1.25
+MEMORY_GROWTH = 1.15
 OURS, LIMIT = "ours", "limit"
 
 Pairs = Sequence[tuple[Path, Path]]
