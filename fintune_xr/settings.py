@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -31,18 +32,25 @@ class Settings(BaseModel):
 
 S = TypeVar("S", bound=Settings)
 
+Config: TypeAlias = Path | str | Mapping[str, Any] | None
+"""Where settings come from: a YAML file, or what such a file would hold."""
 
-def load_settings(kind: type[S], path: Path | str | None = None, overrides: Sequence[str] = ()) -> S:
-    """Settings of `kind` from defaults, then a YAML file, then `key=value` overrides.
+
+def load_settings(kind: type[S], config: Config = None, overrides: Sequence[str] = ()) -> S:
+    """Settings of `kind` from defaults, then a YAML file or its values, then `key=value` overrides.
 
     Nested keys are written with dots (`train.epochs=3`); values follow Hydra's override grammar.
 
     Raises SettingsError that lists every unknown key with the nearest right one, and every bad value.
     """
-    values = _read_yaml(Path(path)) if path is not None else {}
+    where, values = "settings", {}
+    if isinstance(config, Path | str):
+        where, values = str(config), _read_yaml(Path(config))
+    elif config is not None:
+        values = deepcopy(dict(config))
     for override in overrides:
         _apply(values, override)
-    return validated(kind, values, where=str(path) if path is not None else "settings")
+    return validated(kind, values, where=where)
 
 
 def validated(kind: type[S], values: Mapping[str, Any], *, where: str = "settings") -> S:

@@ -44,13 +44,15 @@ class TileResult:
 class ShardPlan:
     """Work on one mask shard: `todo` lists the slots to segment; the other slots up to `n_slots` are kept.
 
-    Slot `i` of shard `s` is tile `first + i` of the cohort.
+    Slot `i` of shard `s` is tile `first + i` of the cohort. Slots in `later` stay pending: nothing is known of
+    them yet, and an empty mask holds their place.
     """
 
     shard: int
     first: int
     n_slots: int
     todo: tuple[int, ...]
+    later: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

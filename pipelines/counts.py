@@ -98,5 +98,5 @@ def require_finished(cohort: Cohort, run: str) -> None:
     if pending:
         raise FintuneValueError(
             f"run {run!r} has {pending} of {n_tiles} tiles pending; a result from the rest would be wrong. "
-            f"Finish it: fintune-xr infer {cohort.url} --run {run}"
+            f"Finish it: fintune-xr infer {cohort.url} --run {run}, or name other runs with --run"
         )

@@ -48,7 +48,7 @@ def evaluate(
     require_known_run(cohort, names)
     digest = require_split(cohort) if split != "all" else ""
     tiles = tiles_of_split(cohort, split)
-    counts = _match_tiles(cohort, names, tiles)
+    counts = match_tiles(cohort, names, tiles)
     scores = scores_by_group(counts, resamples, seed)
     result = xr.merge([counts, scores]).assign_attrs(
         provenance=provenance(split=split, split_digest=digest, resamples=resamples, seed=seed)
@@ -90,7 +90,7 @@ def tiles_of_split(cohort: Cohort, split: str) -> xr.Dataset:
     return tiles
 
 
-def _match_tiles(cohort: Cohort, names: Sequence[str], tiles: xr.Dataset) -> xr.Dataset:
+def match_tiles(cohort: Cohort, names: Sequence[str], tiles: xr.Dataset) -> xr.Dataset:
     """tp, fp, fn (run, tile, threshold); the masks of one tile are in memory at a time."""
     truth = cohort.annotations(lazy=False)
     predictions = {name: cohort.run(name, lazy=False) for name in names}

@@ -18,7 +18,7 @@ from fintune_xr.finetune.settings import train_settings
 from fintune_xr.models.checkpoints import FLOW_UNET_KIND, resolve_checkpoint
 from fintune_xr.pipelines.progress import say
 from fintune_xr.pipelines.split import annotated_tiles, require_split
-from fintune_xr.settings import load_settings
+from fintune_xr.settings import Config, load_settings
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.runs import check_run_name
 from fintune_xr.text import text_array, texts
@@ -30,7 +30,7 @@ def train(
     run_name: str,
     model: str = FLOW_UNET_KIND,
     out: str | Path = "models",
-    config: str | Path | None = None,
+    config: Config = None,
     markers: Sequence[str] = (),
     overrides: Sequence[str] = (),
 ) -> Path:
