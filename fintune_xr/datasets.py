@@ -51,6 +51,22 @@ ANNOTATIONS: Final = DatasetSchema(
     },
 )
 
+POINTS: Final = DatasetSchema(
+    name="points",
+    version=SCHEMA_VERSION,
+    variables={
+        n.TILE_INDEX: VariableSpec((n.POINT,), "int32", "Position of the particle's tile along `tile` of this group."),
+        n.Y: VariableSpec((n.POINT,), "float64", "Row of the particle's centre in the stored tile.", "px"),
+        n.X: VariableSpec((n.POINT,), "float64", "Column of the particle's centre in the stored tile.", "px"),
+        n.DIAMETER_PX: VariableSpec((n.POINT,), "float64", "Diameter of the particle in stored pixels.", "px"),
+    },
+    coords={
+        n.TILE: VariableSpec((n.TILE,), "str", "Annotated tile; one without points holds no particle."),
+        n.SOURCE: VariableSpec(_TILE, "str", "File of the annotation."),
+        n.SHA256: VariableSpec(_TILE, "str", "SHA-256 of that file."),
+    },
+)
+
 QUARANTINE: Final = DatasetSchema(
     name="quarantine",
     version=SCHEMA_VERSION,

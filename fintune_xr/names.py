@@ -26,6 +26,8 @@ GROUP: Final = "group"
 SETTING: Final = "setting"
 BUDGET: Final = "budget"
 SEED: Final = "seed"
+POINT: Final = "point"
+PICK: Final = "pick"
 
 # Dims of a sweep of SAM's automatic mask generation; the settings have the same names.
 POINTS_PER_SIDE: Final = "points_per_side"
@@ -45,6 +47,7 @@ METRICS: Final = "metrics"
 ANALYSIS: Final = "analysis"
 BOOTSTRAP: Final = "bootstrap"
 SWEEP: Final = "sweep"
+PICKS: Final = "picks"
 
 # Arrays.
 IMAGE: Final = "image"
@@ -97,6 +100,9 @@ Q_LO: Final = "q_lo"
 Q_HI: Final = "q_hi"
 MIN_AREA: Final = "min_area"
 N_TRAIN: Final = "n_train"
+DIAMETER_PX: Final = "diameter_px"
+PROBABILITY: Final = "probability"
+SCORE: Final = "score"
 CHECKPOINT_SHA256: Final = "checkpoint_sha256"
 
 # Counts of matched instances and the scores made of them. A score is stored under its name and the way images
@@ -118,6 +124,9 @@ DIFFERENCE: Final = "difference"
 # Channels of an IF tile; the stain's own name is the coordinate `marker`.
 DAPI: Final = "DAPI"
 MARKER_CHANNEL: Final = "marker"
+
+# The channel of an EM tile.
+MICROGRAPH: Final = "micrograph"
 
 # Values of `split`; an empty string means that the tile has not been assigned.
 TRAIN: Final = "train"

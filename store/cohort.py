@@ -60,6 +60,18 @@ class Cohort:
         self._require(n.ANNOTATIONS, f"fintune-xr annotate MASKS {self.url}")
         return open_dataset(self.location, n.ANNOTATIONS, datasets.ANNOTATIONS, lazy=lazy)
 
+    def points(self, *, lazy: bool = True) -> xr.Dataset:
+        """Annotated centres `y`, `x` (point,) and their `diameter_px`, in px of the stored tiles of an EM cohort.
+
+        `tile` are the annotated tiles; `tile_index` (point,) is the position of the point's tile among them. A tile
+        that is listed and has no point is known to hold no particle; of a tile that is not listed nothing is known.
+        `fintune_xr.points.tile_points` gives those of one tile.
+
+        Raises StoreNotFoundError where nothing has been annotated yet.
+        """
+        self._require(n.ANNOTATIONS, f"fintune-xr annotate COORDINATES {self.url}")
+        return open_dataset(self.location, n.ANNOTATIONS, datasets.POINTS, lazy=lazy)
+
     def quarantine(self) -> xr.Dataset:
         """Files that were left out at ingest, with the reason of each."""
         return open_dataset(self.location, n.QUARANTINE, datasets.QUARANTINE, lazy=False)

@@ -1,0 +1,95 @@
+"""Agreement of a map of probabilities with disc targets, pixel by pixel; unknown pixels (-1) count nowhere.
+
+These are the values that CryoSegNet reports, and what segmentation losses see. A particle found half counts half here;
+whether particles were found is in `fintune_xr.metrics.particle`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fintune_xr.errors import FintuneValueError
+
+N_BINS: Final = 4096
+
+
+def pixel_histogram(
+    target: NDArray[np.int8], probability: NDArray[np.floating], *, n_bins: int = N_BINS
+) -> NDArray[np.int64]:
+    """Known pixels (2, n_bins) int64 by target (0, 1) and probability, in bins of equal width from 0 to 1.
+
+    Histograms of tiles add up to that of all their pixels. Bin b holds b / n_bins <= probability < (b + 1) / n_bins,
+    the last one also 1.
+
+    Raises FintuneValueError where shapes differ, the target holds other values, or a known pixel has no probability.
+    """
+    known = _known(target, probability)
+    values, truth = probability[known].astype(np.float64), target[known].astype(np.int64)
+    if values.size and not (values.min() >= 0 and values.max() <= 1):
+        raise FintuneValueError(
+            f"probability: expected 0 to 1 in every known pixel, got {values.min()} to {values.max()}"
+        )
+    bins = np.minimum((values * n_bins).astype(np.int64), n_bins - 1)
+    return np.bincount(truth * n_bins + bins, minlength=2 * n_bins).reshape(2, n_bins)
+
+
+def pixel_counts(target: NDArray[np.int8], predicted: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """True positive, false positive, false negative and true negative pixels, of those that are known."""
+    known = _known(target, predicted)
+    truth, found = target[known] == 1, np.asarray(predicted[known], np.bool_)
+    tp = int(np.count_nonzero(truth & found))
+    fp, fn = int(np.count_nonzero(found)) - tp, int(np.count_nonzero(truth)) - tp
+    return tp, fp, fn, int(truth.size) - tp - fp - fn
+
+
+def pixel_precision(tp: ArrayLike, fp: ArrayLike) -> NDArray[np.float64]:
+    """tp / (tp + fp): NaN where nothing was predicted."""
+    return _quotient(tp, np.add(tp, fp))
+
+
+def pixel_recall(tp: ArrayLike, fn: ArrayLike) -> NDArray[np.float64]:
+    """tp / (tp + fn): NaN where no pixel is foreground."""
+    return _quotient(tp, np.add(tp, fn))
+
+
+def pixel_f1(tp: ArrayLike, fp: ArrayLike, fn: ArrayLike) -> NDArray[np.float64]:
+    """2 tp / (2 tp + fp + fn), the Dice coefficient: NaN where truth and prediction are both empty."""
+    twice = np.multiply(2, tp)
+    return _quotient(twice, np.add(twice, np.add(fp, fn)))
+
+
+def pixel_iou(tp: ArrayLike, fp: ArrayLike, fn: ArrayLike) -> NDArray[np.float64]:
+    """tp / (tp + fp + fn), intersection over union: NaN where truth and prediction are both empty."""
+    return _quotient(tp, np.add(tp, np.add(fp, fn)))
+
+
+def pixel_auc(histogram: NDArray[Any]) -> NDArray[np.float64]:
+    """Area under the ROC curve (…) of histograms (…, 2, bin) of `pixel_histogram`: NaN where one class is missing.
+
+    The chance that a foreground pixel has a higher probability than one of background, half where they share a bin:
+    exact for the binned probabilities, so bins bound the error for the unbinned ones.
+    Reference: Hanley & McNeil 1982, Radiology 143:29.
+    """
+    counts = np.asarray(histogram, np.float64)
+    background, foreground = counts[..., 0, :], counts[..., 1, :]
+    below = np.cumsum(background, axis=-1) - background / 2
+    return _quotient(
+        np.sum(foreground * below, axis=-1), foreground.sum(axis=-1) * background.sum(axis=-1)
+    )
+
+
+def _known(target: NDArray[np.int8], other: NDArray[Any]) -> NDArray[np.bool_]:
+    if target.shape != other.shape:
+        raise FintuneValueError(f"target and prediction differ in shape: {target.shape} and {other.shape}")
+    if target.size and not (target.min() >= -1 and target.max() <= 1):
+        raise FintuneValueError(f"target: expected -1, 0 or 1, got {target.min()} to {target.max()}")
+    return np.asarray(target != -1)
+
+
+def _quotient(part: ArrayLike, whole: ArrayLike) -> NDArray[np.float64]:
+    whole = np.asarray(whole, np.float64)
+    result: NDArray[np.float64] = np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
+    return result

@@ -1,0 +1,54 @@
+"""The table of points: stored, opened, and read tile by tile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fintune_xr import datasets
+from fintune_xr import names as n
+from fintune_xr.errors import StoreNotFoundError, UnknownNameError
+from fintune_xr.points import Points, points_table, tile_points
+from fintune_xr.store.cohort import Cohort, create_cohort
+
+
+def particles(*rows: tuple[float, float, float]) -> Points:
+    """Points of these y, x and diameters."""
+    table = np.array(rows, float).reshape(-1, 3)
+    return Points(table[:, :2], table[:, 2])
+
+
+def em_cohort(where: Path) -> Cohort:
+    """An EM cohort without tiles."""
+    return create_cohort(where, kind="em", channels=[n.MICROGRAPH], tile_shape=(32, 32), dtype="uint16")
+
+
+TILES = {"a": particles((1, 2, 5), (3.5, 4.25, 5)), "empty": particles(), "b": particles((30, 0, 6))}
+FILES = {tile: f"{tile}.csv" for tile in TILES}
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_what_is_stored_comes_back(tmp_path: Path, lazy: bool) -> None:
+    cohort = em_cohort(tmp_path / "c.zarr")
+    with pytest.raises(StoreNotFoundError, match="fintune-xr annotate COORDINATES"):
+        cohort.points()
+    cohort.write(n.ANNOTATIONS, points_table(TILES, source=FILES, sha256=FILES), datasets.POINTS)
+    found = cohort.points(lazy=lazy).load()
+    assert found[n.TILE].values.tolist() == list(TILES)
+    assert found.sel({n.TILE: "b"})[n.SOURCE].item() == "b.csv"
+    for tile, points in TILES.items():
+        one = tile_points(found, tile)
+        np.testing.assert_array_equal(one.yx, points.yx)
+        np.testing.assert_array_equal(one.diameter_px, points.diameter_px)
+
+
+def test_a_tile_without_particles_is_not_one_without_annotation(tmp_path: Path) -> None:
+    table = points_table({"empty": particles()}, source=FILES, sha256=FILES)
+    cohort = em_cohort(tmp_path / "c.zarr")
+    cohort.write(n.ANNOTATIONS, table, datasets.POINTS)
+    found = cohort.points(lazy=False)
+    assert len(tile_points(found, "empty")) == 0
+    with pytest.raises(UnknownNameError, match=r"no annotated tile 'emty'.*Did you mean 'empty'"):
+        tile_points(found, "emty")
