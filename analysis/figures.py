@@ -137,7 +137,8 @@ def score_bars_figure(scores: xr.DataArray, interval: xr.DataArray, *, labels: S
     values = scores.transpose(n.RUN, over).values
     ends = interval.transpose(n.RUN, over, n.QUANTILE).values
     with style():
-        figure = new_figure(max(1.2 + len(labels) * (0.5 + 0.28 * len(runs)), 5.5), 3.3)
+        # Many runs share the room of three: a wider picture is shrunk on the page until nobody can read it.
+        figure = new_figure(max(1.2 + len(labels) * (0.5 + 0.28 * min(len(runs), 3)), 5.5), 3.3)
         axes = figure.subplots()
         thick = 0.8 / len(runs)
         for at, (run, colour) in enumerate(colour_of(runs).items()):

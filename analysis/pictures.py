@@ -25,6 +25,7 @@ _ZOOM: Final = 3
 # Pictures are enlarged up to this edge: outlines of larger tiles would be too thin to see in a panel.
 _ENLARGED_PX: Final = 1536
 _PANEL_IN: Final = 2.9
+_COLUMNS: Final = 4
 
 
 def composite(planes: NDArray[Any]) -> Rgb:
@@ -65,10 +66,14 @@ def tile_figure(tile: xr.Dataset) -> Figure:
     runs = [str(run) for run in tile[n.RUN].values] if n.MASK in tile else []
     annotated = tile[n.ANNOTATED].values if n.ANNOTATED in tile else None
     with style():
-        figure = new_figure(_PANEL_IN * (1 + len(runs)), _PANEL_IN * height / width + 0.5)
-        panels = figure.subplots(1, 1 + len(runs), squeeze=False)[0]
+        n_columns = min(1 + len(runs), _COLUMNS)
+        n_rows = -(-(1 + len(runs)) // n_columns)
+        figure = new_figure(_PANEL_IN * n_columns, n_rows * (_PANEL_IN * height / width + 0.25) + 0.25)
+        panels = list(figure.subplots(n_rows, n_columns, squeeze=False).flat)
+        for empty in panels[1 + len(runs) :]:
+            empty.set_axis_off()
         _show(panels[0], picture, " + ".join(plane_names(tile)), annotated)
-        for axes, run in zip(panels[1:], runs, strict=True):
+        for axes, run in zip(panels[1:], runs, strict=False):
             mask = tile[n.MASK].sel({n.RUN: run}).values
             _show(axes, picture, run, annotated, mask)
         _key(figure, has_annotation=annotated is not None, has_runs=bool(runs))

@@ -10,6 +10,9 @@ MODEL: Final = "model"
 METRIC: Final = "metric"
 BUDGET: Final = "budget"
 
+# The figures are shown beside cohorts with a marker of that study only.
+STUDY_MARKERS: Final = frozenset({"GFAP", "IBA1", "OLIG2"})
+
 _SEGMENTATION: Final = {
     "baseline": (0.1062, 0.0981, 0.7864, 0.1744),
     "generic": (0.2359, 0.5009, 0.5261, 0.5132),

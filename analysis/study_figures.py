@@ -7,7 +7,8 @@ import xarray as xr
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from fintune_xr.analysis.figure_style import COLOURS, FAINT, INK, new_figure, style
+from fintune_xr import names as n
+from fintune_xr.analysis.figure_style import COLOURS, FAINT, INK, colour_of, mark_of, new_figure, style
 
 
 def learning_curve_figure(
@@ -37,6 +38,25 @@ def learning_curve_figure(
         axes.set_ylabel(_label(score, "score"))
         axes.set_ylim(bottom=0.0)
         axes.legend(loc="lower right")
+    return figure
+
+
+def precision_recall_figure(precision: xr.DataArray, recall: xr.DataArray) -> Figure:
+    """Precision and recall (run, threshold) against the IoU that counts as a match, a panel each."""
+    runs = [str(run) for run in precision[n.RUN].values]
+    with style():
+        figure = new_figure(7.6, 3.3)
+        panels = figure.subplots(1, 2, sharey=True)
+        for axes, title, score in zip(panels, ("Precision", "Recall"), (precision, recall), strict=True):
+            values = score.transpose(n.RUN, n.THRESHOLD).values
+            for at, (run, colour) in enumerate(colour_of(runs).items()):
+                marker = mark_of(runs)[run]
+                axes.plot(score[n.THRESHOLD].values, values[at], color=colour, marker=marker, markersize=4.5, label=run)
+            axes.set_title(title)
+            axes.set_xlabel("IoU that counts as a match")
+            axes.set_ylim(0.0, 1.02)
+        panels[0].set_ylabel(f"{precision.attrs.get('long_name', 'score')}")
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=min(len(runs), 4))
     return figure
 
 

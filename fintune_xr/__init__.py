@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fintune_xr.pipelines.annotate import annotate
     from fintune_xr.pipelines.associate import associate
+    from fintune_xr.pipelines.benchmark import benchmark
     from fintune_xr.pipelines.bootstrap import bootstrap
     from fintune_xr.pipelines.budget import budget
     from fintune_xr.pipelines.check import check
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "annotate",
     "associate",
+    "benchmark",
     "bootstrap",
     "budget",
     "check",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from fintune_xr import names as n
@@ -17,6 +18,7 @@ from fintune_xr.blocks import map_plans
 from fintune_xr.cluster.profile import Profile, load_profile
 from fintune_xr.cluster.session import session
 from fintune_xr.datasets import SCHEMA_VERSION
+from fintune_xr.errors import unknown_name
 from fintune_xr.models.checkpoints import Checkpoint, resolve_checkpoint, training_facts
 from fintune_xr.models.devices import resolve_device
 from fintune_xr.models.registry import load_segmenter
@@ -24,10 +26,12 @@ from fintune_xr.models.settings import model_settings
 from fintune_xr.pipelines.infer_block import BlockContext, infer_block
 from fintune_xr.pipelines.positivity import apply_positivity, is_counted, last_rule, parse_rule
 from fintune_xr.pipelines.progress import progress, say
+from fintune_xr.pipelines.split import require_split
 from fintune_xr.provenance import provenance
-from fintune_xr.settings import Settings, load_settings, validated
+from fintune_xr.settings import Config, Settings, load_settings, validated
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.runs import IDENTITY, RunWriter, run_attrs, writing_run
+from fintune_xr.text import text_array
 
 
 class InferSettings(Settings):
@@ -59,15 +63,17 @@ def infer(
     run: str,
     model: str | None = None,
     cluster: str = "threads",
-    config: str | Path | None = None,
+    config: Config = None,
     overrides: Sequence[str] = (),
     restart: bool = False,
     retry_quarantined: bool = False,
+    parts: Sequence[str] = (),
 ) -> RunSummary:
     """Segments every pending tile of `store` under the name `run`, and continues where a kill left off.
 
     `model` is a registered name or a checkpoint; a stored run is continued with its own model and settings
-    when neither is given. `cluster` is a profile's name or a YAML file.
+    when neither is given. `cluster` is a profile's name or a YAML file. With `parts` (train, val, test) only
+    tiles of these parts of the split are segmented; the others stay pending for a later call.
 
     Raises RunMismatchError where the stored run has another checkpoint or other settings, DeviceError
     where a GPU was asked for that is not there, RunBusyError where another process writes the run.
@@ -89,10 +95,11 @@ def infer(
     with writing_run(
         cohort, run, identity=identity, facts=facts, restart=restart, retry=retry_quarantined
     ) as writer:
-        n_new = _segment_pending(writer, context, profile)
-        writer.finish()
+        n_new = _segment_pending(writer, context, profile, _in_parts(cohort, parts))
+        has_ended = writer.finish()
         summary = _summary(run, writer.states(), n_new)
-    if n.MARKER_CHANNEL in context.channels and not is_counted(cohort, run, rule):
+    is_judged = n.MARKER_CHANNEL in context.channels and (has_ended or not parts)
+    if is_judged and not is_counted(cohort, run, rule):
         apply_positivity(cohort, run, rule)
     return summary
 
@@ -185,8 +192,24 @@ def _context(cohort: Cohort, run: str, checkpoint: Checkpoint, settings: InferSe
     )
 
 
-def _segment_pending(writer: RunWriter, context: BlockContext, profile: Profile) -> int:
-    plans = list(writer.plans())
+def _in_parts(cohort: Cohort, parts: Sequence[str]) -> NDArray[np.bool_] | None:
+    """Tiles (tile,) that lie in `parts` of the split; None where all are meant.
+
+    Raises UnknownNameError for a part that no split has, SplitError without a valid split.
+    """
+    if not parts:
+        return None
+    for part in parts:
+        if part not in n.SPLITS:
+            raise unknown_name("part of the split", part, n.SPLITS)
+    require_split(cohort)
+    return np.isin(text_array(cohort.images()[n.SPLIT]), list(parts))
+
+
+def _segment_pending(
+    writer: RunWriter, context: BlockContext, profile: Profile, wanted: NDArray[np.bool_] | None
+) -> int:
+    plans = list(writer.plans(wanted))
     pending = sum(len(plan.todo) for plan in plans)
     if not pending:
         return 0

@@ -12,7 +12,7 @@ import xarray as xr
 from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.analysis.comparison import HIGH, LOW, compare_runs, summarise
-from fintune_xr.analysis.published import published_segmentation
+from fintune_xr.analysis.published import STUDY_MARKERS, published_segmentation
 from fintune_xr.analysis.report.contents import ReportContents
 from fintune_xr.analysis.report.render import render_report, report_tables
 from fintune_xr.errors import unknown_name
@@ -28,8 +28,6 @@ from fintune_xr.text import text_array, texts
 
 N_EXAMPLES = 3
 BASELINE = "baseline"
-# Published figures are shown beside cohorts with a marker of that study only.
-STUDY_MARKERS = {"GFAP", "IBA1", "OLIG2"}
 
 
 def report(store: str | Path, *, out: str | Path | None = None, baseline: str | None = None) -> Path:

@@ -20,6 +20,7 @@ VERBS: Mapping[str, Callable[..., int]] = {
         statistics.positivity,
         models.evaluate,
         models.hybrid,
+        models.benchmark,
         models.gate,
         models.sweep,
         models.budget,

@@ -56,6 +56,10 @@ def infer(
     dry_run: Annotated[bool, Parameter(help="Only print what would be done.", negative="")] = False,
     restart: Annotated[bool, Parameter(help="Throw the stored run away first.", negative="")] = False,
     retry_quarantined: Annotated[bool, Parameter(help="Try quarantined tiles again.", negative="")] = False,
+    parts: Annotated[
+        tuple[str, ...],
+        Parameter(name=["--part"], negative="", help="Only tiles of this part of the split; others stay pending."),
+    ] = (),
 ) -> int:
     """Segment every pending tile; run again to continue.
 
@@ -68,7 +72,7 @@ def infer(
         for key, value in step.plan_run(store, **said).items():
             show(f"{key}: {value}")
         return DONE
-    summary = step.infer(store, restart=restart, retry_quarantined=retry_quarantined, **said)
+    summary = step.infer(store, restart=restart, retry_quarantined=retry_quarantined, parts=parts, **said)
     show(
         f"run {summary.run}: {summary.n_done} of {summary.n_tiles} tiles done ({summary.n_new} now), "
         f"{summary.n_quarantined} quarantined"
@@ -112,6 +116,29 @@ def hybrid(
 
     for marker, chosen in step(store, run_name=run_name, runs=runs, part=part).items():
         show(f"{marker}: {chosen}")
+    return DONE
+
+
+def benchmark(
+    store: Store,
+    *overrides: Overrides,
+    model: Annotated[
+        str, Parameter(help="What trainings start from: flow_unet, cpsam_v2, or a checkpoint.")
+    ] = "flow_unet",
+    out: Annotated[Path, Parameter(help="Folder that holds checkpoint folders.")] = Path("models"),
+    cluster: Cluster = "threads",
+    config: Config = None,
+) -> int:
+    """Train on all markers, on each alone and without DAPI, and tell which segments best; run again to continue.
+
+    Example: fintune-xr benchmark cohort.zarr --model cpsam_v2 train.device=cuda infer.device=cuda
+    """
+    from fintune_xr.pipelines.benchmark import benchmark as step
+    from fintune_xr.pipelines.benchmark import hybrid_line
+    from fintune_xr.pipelines.evaluate import score_table
+
+    found = step(store, model=model, out=out, cluster=cluster, config=config, overrides=overrides)
+    show(table(score_table(found)), "", hybrid_line(found))
     return DONE
 
 

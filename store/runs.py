@@ -72,14 +72,16 @@ class RunWriter:
         """State of every tile (tile,)."""
         return read_column(self.cohort.location, f"{n.RUNS}/{self.name}/{n.STATE}")
 
-    def plans(self) -> Iterator[ShardPlan]:
-        """One plan for each shard that holds pending tiles, in order."""
+    def plans(self, wanted: NDArray[np.bool_] | None = None) -> Iterator[ShardPlan]:
+        """One plan for each shard that holds pending tiles, in order; with `wanted` (tile,) of those tiles only."""
         states, size = self.states(), self.grid.tiles_per_shard
+        chosen = np.ones(len(states), bool) if wanted is None else wanted
         for shard in range(math.ceil(len(states) / size)):
-            here = states[shard * size : (shard + 1) * size]
-            todo = tuple(int(slot) for slot in np.flatnonzero(here == n.PENDING))
+            here = slice(shard * size, (shard + 1) * size)
+            pending = states[here] == n.PENDING
+            todo, later = (np.flatnonzero(pending & now).tolist() for now in (chosen[here], ~chosen[here]))
             if todo:
-                yield ShardPlan(shard, shard * size, len(here), todo)
+                yield ShardPlan(shard, shard * size, pending.size, tuple(todo), tuple(later))
 
     def commit(self, receipts: Sequence[ShardReceipt]) -> None:
         """Writes the small numbers of finished shards, `state` after all others are durable."""
@@ -178,11 +180,15 @@ def _holding_run(cohort: Cohort, name: str) -> contextlib.AbstractContextManager
 
 
 def write_mask_shard(location: Location, run: str, plan: ShardPlan, fresh: Iterator[shards.Encoded]) -> int:
-    """Number of bytes of the mask shard: `fresh` tiles in the slots to do, the others carried over."""
+    """Number of bytes of the mask shard: `fresh` tiles in the slots to do, the others carried over.
+
+    Slots that stay pending get an empty mask; a shard that should hold finished tiles and is gone is an error.
+    """
     grid = run_grid(location, run)
-    todo = set(plan.todo)
-    kept = shards.read_encoded(location, grid, plan.shard) if len(todo) < plan.n_slots else []
-    tiles = (next(fresh) if slot in todo else kept[slot] for slot in range(plan.n_slots))
+    todo, later = set(plan.todo), set(plan.later)
+    kept = shards.read_encoded(location, grid, plan.shard) if len(todo | later) < plan.n_slots else []
+    empty = shards.encode_tile(np.zeros((1, 1), np.uint32), grid) if later else ()
+    tiles = (next(fresh) if slot in todo else empty if slot in later else kept[slot] for slot in range(plan.n_slots))
     return shards.write_shard(location, grid, plan.shard, tiles)
 
 

@@ -25,10 +25,10 @@ _ON_ONE_LINE: Final = (n.RUN, n.MARKER, n.RULE, n.SPLIT, "mark", "comparison", "
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """A study that varied a setting: `key` is budget, gate or sweep, `table` its stored numbers.
+    """A study that varied something: `key` is benchmark, budget, gate or sweep, `table` its stored numbers.
 
     `name` tells several studies of one key apart, e.g. the run that was gated. `page` replaces `table` on the page
-    where both differ in shape; `more` are further tables, whose keys are their own.
+    where both differ in shape; `parts` stand before it, `more` are further tables behind it, whose keys are their own.
     """
 
     key: str
@@ -38,6 +38,7 @@ class Study:
     name: str = ""
     page: pd.DataFrame | None = None
     more: tuple[Table, ...] = ()
+    parts: tuple[Part, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

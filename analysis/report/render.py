@@ -25,7 +25,13 @@ from fintune_xr.analysis.report.cohort_sections import (
 )
 from fintune_xr.analysis.report.contents import Note, ReportContents, Section, Table
 from fintune_xr.analysis.report.positivity_section import positivity_section
-from fintune_xr.analysis.report.score_sections import score_notes, segmentation_section, study_sections, verdicts
+from fintune_xr.analysis.report.score_sections import (
+    score_notes,
+    segmentation_section,
+    study_sections,
+    study_verdicts,
+    verdicts,
+)
 
 _TEMPLATE: Final = "report.html.jinja"
 
@@ -55,7 +61,7 @@ def report_tables(contents: ReportContents) -> dict[str, pd.DataFrame]:
 
 def report_sections(contents: ReportContents) -> list[Section]:
     """The sections in reading order: first what was found, then what it rests on."""
-    summary = [*score_notes(contents), *verdicts(contents), *findings(contents)]
+    summary = [*score_notes(contents), *verdicts(contents), *study_verdicts(contents), *findings(contents)]
     if not summary:
         summary = [Note("Nothing has been measured yet. The sections below name the commands that do it.")]
     if contents.images is not None:

@@ -31,6 +31,7 @@ SHOWN_SCORES: Final = {
     score_name(n.F1, n.POOLED): "F1, pooled",
 }
 STUDIES: Final = {
+    "benchmark": ("Ways to train", "fintune-xr benchmark STORE --model WEIGHTS"),
     "budget": ("Label budget", "fintune-xr budget STORE"),
     "gate": ("Post-processing", "fintune-xr gate STORE --run RUN"),
     "sweep": ("SAM sweep", "fintune-xr sweep STORE --model WEIGHTS"),
@@ -39,24 +40,33 @@ STUDIES: Final = {
 
 def segmentation_section(contents: ReportContents) -> Section:
     """Scores per run, overall and per marker, with intervals, differences to the baseline and a verdict."""
+    if contents.scores is None:
+        return Section("segmentation", "Segmentation", command=EVALUATE)
+    parts = score_parts(contents)
+    if contents.published is not None:
+        caption = "The original study, on its own data: AP50 is an image mean, the others are pooled"
+        frame = contents.published.to_pandas().rename_axis("model").reset_index()
+        parts.append(Table("published", caption, frame))
+    return Section("segmentation", "Segmentation", tuple(parts))
+
+
+def score_parts(contents: ReportContents, *, prefix: str = "") -> list[Part]:
+    """Verdicts, tables and pictures of `contents.scores`, which is there; keys of tables begin with `prefix`."""
     scores = contents.scores
     if scores is None:
-        return Section("segmentation", "Segmentation", command=EVALUATE)
+        return []
     overall = scores.sel({n.THRESHOLD: IOU})
-    parts: list[Part] = [*verdicts(contents), _scores_table("scores", _scores_caption(scores), overall)]
-    parts += _difference_parts(contents, overall)
+    parts: list[Part] = [*verdicts(contents), _scores_table(f"{prefix}scores", _scores_caption(scores), overall)]
+    parts += _difference_parts(contents, overall, key=f"{prefix}differences")
     parts.append(_bars(overall))
     curve = threshold_figure(scores[AP50], _interval(scores, AP50))
     alt = "Average precision of each run against the required overlap"
     parts.append(Picture(data_uri(curve, "svg"), alt, "Average precision (mean over images) by IoU."))
     if contents.scores_by_marker is not None:
         by_marker = contents.scores_by_marker.sel({n.THRESHOLD: IOU})
-        parts.append(_scores_table("scores_by_marker", "The same scores for each marker", by_marker))
-    if contents.published is not None:
-        caption = "The original study, on its own data: AP50 is an image mean, the others are pooled"
-        frame = contents.published.to_pandas().rename_axis("model").reset_index()
-        parts.append(Table("published", caption, frame))
-    return Section("segmentation", "Segmentation", tuple(parts))
+        caption = "The same scores for each marker"
+        parts.append(_scores_table(f"{prefix}scores_by_marker", caption, by_marker))
+    return parts
 
 
 def study_sections(contents: ReportContents) -> list[Section]:
@@ -70,7 +80,7 @@ def study_sections(contents: ReportContents) -> list[Section]:
 
 def _study_parts(study: Study, title: str) -> list[Part]:
     named = f"{title}, {study.name}" if study.name else title
-    parts: list[Part] = [Note(study.text)]
+    parts: list[Part] = [Note(study.text), *study.parts]
     if study.figure is not None:
         uri = data_uri(study.figure, "svg")
         parts.append(Picture(uri, f"{named}: scores by setting", f"{named}: scores by setting."))
@@ -98,6 +108,12 @@ def verdicts(contents: ReportContents) -> list[Note]:
         for run in map(str, versus[n.RUN].values)
         if run != contents.baseline
     ]
+
+
+def study_verdicts(contents: ReportContents) -> list[Note]:
+    """What the studies of the report say with a mark of good, doubtful or bad."""
+    parts = (part for study in contents.studies for part in study.parts)
+    return [part for part in parts if isinstance(part, Note) and part.tone != "plain"]
 
 
 def _has_differences(contents: ReportContents) -> bool:
@@ -182,7 +198,7 @@ def _positions(scores: xr.Dataset, dims: list[str]) -> list[tuple[dict[str, str]
     return found
 
 
-def _difference_parts(contents: ReportContents, overall: xr.Dataset) -> list[Part]:
+def _difference_parts(contents: ReportContents, overall: xr.Dataset, *, key: str) -> list[Part]:
     if not _has_differences(contents) or overall.sizes[n.RUN] < 2:
         return []
     versus = overall.sel({n.REFERENCE: contents.baseline})
@@ -193,12 +209,12 @@ def _difference_parts(contents: ReportContents, overall: xr.Dataset) -> list[Par
     figure = difference_figure(difference, interval, labels=labels, unit=f"difference to {contents.baseline}")
     caption = f"Differences to {contents.baseline} on the same resamples of donors; a line is the interval."
     return [
-        _difference_table(versus, names, contents.baseline),
+        _difference_table(key, versus, names, contents.baseline),
         Picture(data_uri(figure, "svg"), f"Differences of scores to {contents.baseline}", caption),
     ]
 
 
-def _difference_table(versus: xr.Dataset, names: list[str], baseline: str) -> Table:
+def _difference_table(key: str, versus: xr.Dataset, names: list[str], baseline: str) -> Table:
     rows, page = [], []
     for run in (str(run) for run in versus[n.RUN].values if str(run) != baseline):
         one = versus.sel({n.RUN: run})
@@ -211,7 +227,7 @@ def _difference_table(versus: xr.Dataset, names: list[str], baseline: str) -> Ta
         page.append(text)
     formats = dict.fromkeys([SHOWN_SCORES[name] for name in names], str)
     caption = f"Difference to {baseline}, paired: both runs on the same tiles and resamples"
-    return Table("differences", caption, pd.DataFrame(rows), formats, page=pd.DataFrame(page))
+    return Table(key, caption, pd.DataFrame(rows), formats, page=pd.DataFrame(page))
 
 
 def _bars(overall: xr.Dataset) -> Picture:
