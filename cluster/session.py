@@ -5,40 +5,84 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import dask
-from distributed import Client, LocalCluster
+from distributed import Client
 
+from fintune_xr.cluster.cuda import cuda_cluster
+from fintune_xr.cluster.fleet import Fleet, Report
+from fintune_xr.cluster.keeper import Keeper
+from fintune_xr.cluster.local import local_cluster
 from fintune_xr.cluster.profile import Profile
+from fintune_xr.cluster.queue import cancel_jobs
+from fintune_xr.cluster.slurm import new_job_name, slurm_cluster
+from fintune_xr.errors import ClusterError
 
-# A worker that dies with the machine's memory must not take the run along: its tasks go to another one.
+LOGGER = logging.getLogger(__name__)
+
+# A worker that dies with the machine's memory must not take the run along: its tasks go to another one. A block that
+# took four along is rescued tile by tile (fintune_xr.blocks), so it need not be tried any longer.
 _CONFIG = {
-    "distributed.scheduler.allowed-failures": 10,
+    "distributed.scheduler.allowed-failures": 3,
     "distributed.worker.memory.terminate": 0.97,
     "distributed.comm.timeouts.connect": "60s",
     "distributed.admin.large-graph-warning-threshold": "50MB",
     "distributed.dashboard.link": "http://127.0.0.1:{port}/status",
 }
+_SLURM_CONFIG = {
+    "distributed.dashboard.link": "http://{host}:{port}/status",
+    # The fleet's own books are quicker; this is for a job that goes on after its worker has gone for good.
+    "distributed.deploy.lost-worker-timeout": "120s",
+}
 
 
 @contextlib.contextmanager
-def session(profile: Profile) -> Iterator[Client]:
-    """A Dask client of the workers that `profile` asks for; they stop when the block ends."""
-    with dask.config.set(_CONFIG), _quiet(), _local(profile) as cluster, Client(cluster) as client:
-        yield client
+def session(
+    profile: Profile, *, left: Callable[[], int] | None = None, report: Report = LOGGER.info
+) -> Iterator[Client]:
+    """A Dask client of the workers that `profile` asks for; they stop when the block ends.
+
+    On Slurm, `left` tells how many tasks are not done yet, so that there are jobs enough and none too many; without
+    it the tasks that the scheduler knows are counted. `report` is given lines for the person who waits.
+
+    Raises DeviceError for GPUs that are not there, ClusterError where Slurm refuses jobs or they give no workers.
+    """
+    with dask.config.set(_CONFIG), _quiet():
+        if profile.is_remote:
+            with _slurm(profile, left, report) as client:
+                yield client
+        else:
+            cluster = cuda_cluster if profile.kind == "cuda" else local_cluster
+            with cluster(profile) as local, Client(local) as client:
+                yield client
 
 
-def _local(profile: Profile) -> LocalCluster:
-    threads = profile.kind == "threads"
-    return LocalCluster(
-        n_workers=1 if threads else profile.n_workers,
-        threads_per_worker=profile.n_workers if threads else 1,
-        processes=not threads,
-        memory_limit=0 if threads else profile.memory_limit,
-        dashboard_address="127.0.0.1:0" if profile.dashboard else None,
-        host=None if threads else "127.0.0.1",
-    )
+@contextlib.contextmanager
+def _slurm(profile: Profile, left: Callable[[], int] | None, report: Report) -> Iterator[Client]:
+    job_name = new_job_name()
+    with dask.config.set(_SLURM_CONFIG), contextlib.ExitStack() as stack:
+        cluster = stack.enter_context(slurm_cluster(profile, job_name))
+        # Also for jobs that were submitted in the moment in which everything ended.
+        stack.callback(_end_jobs, job_name, report)
+        client = stack.enter_context(Client(cluster))
+        keeper = Keeper(Fleet(cluster, profile, job_name, left=left, report=report), client)
+        stack.callback(keeper.stop)
+        keeper.wait_for_first_worker()
+        keeper.start()
+        try:
+            yield client
+        except BaseException as error:
+            if keeper.fault is None:
+                raise
+            raise keeper.fault from error
+
+
+def _end_jobs(job_name: str, report: Report) -> None:
+    try:
+        cancel_jobs(job_name)
+    except ClusterError as error:
+        report(f"jobs named {job_name} may be left: {error}")
 
 
 @contextlib.contextmanager

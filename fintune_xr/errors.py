@@ -105,6 +105,10 @@ class WorkerLostError(FintuneError, RuntimeError):
     """A piece of work was given up because the worker processes that took it died, or were taken away."""
 
 
+class ClusterError(FintuneError, RuntimeError):
+    """A batch system refuses jobs, does not answer, or its jobs give no worker."""
+
+
 class MissingPackageError(FintuneError, ImportError):
     """A feature needs a package that is not installed."""
 

@@ -19,7 +19,10 @@ Runs = Annotated[
 ]
 Config = Annotated[Path | None, Parameter(help="YAML file with settings.")]
 Overrides = Annotated[str, Parameter(help="Settings as key=value, e.g. model.sigma_px=2.", show_default=False)]
-Cluster = Annotated[str, Parameter(help="Cluster profile: threads, processes, or a YAML file.")]
+Cluster = Annotated[
+    str,
+    Parameter(help="Profile: threads, processes, cuda, slurm-cpu, slurm-cuda, slurm-l40s, or a YAML file."),
+]
 
 
 def show(*what: object) -> None:
