@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,28 @@ class CellTable:
     def n_cells(self) -> int:
         """Number of instances."""
         return int(self.label.size)
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateTable:
+    """Possible particles of one tile, the most probable first, numbered from 1.
+
+    `label` (cell,) uint32; `centroid_y`, `centroid_x` (cell,) float32 in px; `score` (cell,) float32, 0 to 1.
+    """
+
+    label: NDArray[np.uint32]
+    centroid_y: NDArray[np.float32]
+    centroid_x: NDArray[np.float32]
+    score: NDArray[np.float32]
+
+    @property
+    def n_cells(self) -> int:
+        """Number of candidates."""
+        return int(self.label.size)
+
+
+ObjectTable: TypeAlias = CellTable | CandidateTable
+"""What was found in one tile: a row for each instance, or for each candidate."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,6 +111,8 @@ def _plan(
     start = None if model == FLOW_UNET_KIND else resolve_checkpoint(model)
     kind = FLOW_UNET_KIND if start is None else start.kind
     settings = load_settings(train_settings(kind), config, overrides)
+    if not isinstance(settings, TrainSettings):
+        raise FintuneValueError(f"budget: expected a model that learns masks, e.g. {FLOW_UNET_KIND}; got kind {kind}")
     train, val, test = (tiles_for_training(cohort, part) for part in n.SPLITS)
     tiles = annotated_tiles(cohort)
     marker = dict(zip(texts(tiles[n.TILE]), texts(tiles[n.MARKER]), strict=True))

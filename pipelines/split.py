@@ -12,7 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from fintune_xr import names as n
-from fintune_xr.errors import SplitError
+from fintune_xr.errors import SplitError, unknown_name
 from fintune_xr.splitting import find_leaks, perceptual_hash, split_digest, split_donors
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.location import writing
@@ -80,6 +80,24 @@ def annotated_tiles(cohort: Cohort) -> xr.Dataset:
     images = cohort.images(lazy=False)
     known = cohort.annotations(lazy=False)[n.TILE].values
     return images.isel({n.TILE: np.flatnonzero(np.isin(images[n.TILE].values, known))})
+
+
+def annotated_part(cohort: Cohort, part: str, markers: Sequence[str] = ()) -> xr.Dataset:
+    """Images of one part of the split that have an annotation, of all markers or of these.
+
+    Raises UnknownNameError for a marker without annotated tiles, SplitError where no tile is left.
+    """
+    tiles = annotated_tiles(cohort)
+    known = sorted(set(texts(tiles[n.MARKER])))
+    for marker in markers:
+        if marker not in known:
+            raise unknown_name("marker with annotations", marker, known)
+    chosen = text_array(tiles[n.SPLIT]) == part
+    if markers:
+        chosen &= np.isin(text_array(tiles[n.MARKER]), list(markers))
+    if not chosen.any():
+        raise SplitError(f"{cohort.url}: no annotated tile of {', '.join(markers) or 'any marker'} in part {part!r}")
+    return tiles.isel({n.TILE: np.flatnonzero(chosen)})
 
 
 def refuse_leaks(cohort: Cohort, parts: Sequence[str] | None = None) -> None:

@@ -5,23 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import xarray as xr
 
 from fintune_xr import names as n
-from fintune_xr.errors import SplitError, unknown_name
 from fintune_xr.finetune.data import AnnotatedTiles
 from fintune_xr.finetune.engine import train as fit
+from fintune_xr.finetune.flow_task import AP50
+from fintune_xr.finetune.particle_task import PARTICLE_F1
 from fintune_xr.finetune.progress import EpochRecord
-from fintune_xr.finetune.settings import train_settings
-from fintune_xr.models.checkpoints import FLOW_UNET_KIND, resolve_checkpoint
+from fintune_xr.finetune.settings import FitSettings, UnetTrainSettings, train_settings
+from fintune_xr.models.checkpoints import FLOW_UNET_KIND, UNET_KIND, Checkpoint, resolve_checkpoint
+from fintune_xr.pipelines.micrographs import annotated_micrographs, with_diameter
 from fintune_xr.pipelines.progress import say
-from fintune_xr.pipelines.split import annotated_tiles, require_split
+from fintune_xr.pipelines.split import annotated_part, require_split
 from fintune_xr.settings import Config, load_settings
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.runs import check_run_name
-from fintune_xr.text import text_array, texts
+from fintune_xr.text import texts
+
+_SHOWN = {AP50: "AP50", PARTICLE_F1: "F1 of particles"}
 
 
 def train(
@@ -34,20 +38,20 @@ def train(
     markers: Sequence[str] = (),
     overrides: Sequence[str] = (),
 ) -> Path:
-    """Folder `out/run_name` with the checkpoint whose AP50 on the val part is best.
+    """Folder `out/run_name` with the checkpoint that is best on the val part: by AP50 of masks, or F1 of particles.
 
-    `model` is flow_unet (a small network from random weights) or a checkpoint to fine-tune. `markers` limits
-    training and validation to tiles of these markers. Run it again to continue after an interruption.
+    `model` is flow_unet or unet (small networks from random weights, for masks and for particles) or a checkpoint to
+    fine-tune. `markers` limits training and validation to tiles of these markers. Run it again to continue after an
+    interruption.
 
     Raises SplitError without a valid split or without tiles in a part, UnknownNameError for a marker.
     """
     cohort = open_cohort(store)
     check_run_name(run_name)
     digest = require_split(cohort)
-    start = None if model == FLOW_UNET_KIND else resolve_checkpoint(model)
-    kind = FLOW_UNET_KIND if start is None else start.kind
+    kind, start = model_to_train(model)
     settings = load_settings(train_settings(kind), config, overrides)
-    parts = {part: tiles_for_training(cohort, part, markers) for part in (n.TRAIN, n.VAL)}
+    parts, settings = _tiles(cohort, settings, start, markers)
     folder = Path(out) / run_name
     say(f"train {run_name}: {len(parts[n.TRAIN].names)} tiles, {len(parts[n.VAL].names)} for validation")
     made = fit(
@@ -57,14 +61,36 @@ def train(
         out=folder,
         start=start,
         facts={"split_digest": digest},
-        report=_line,
+        report=epoch_line,
     )
     return Path(made.path).parent
 
 
-def _line(epoch: EpochRecord) -> None:
-    score = "" if math.isnan(epoch.ap50) else f", AP50 {epoch.ap50:.3f}{' (best so far)' if epoch.is_best else ''}"
-    say(f"epoch {epoch.epoch + 1}: loss {epoch.loss:.3f}{score}, {epoch.seconds:.1f} s")
+def model_to_train(model: str) -> tuple[str, Checkpoint | None]:
+    """Kind of model, and the checkpoint to begin with: none for a new network of a kind that can be had so.
+
+    Raises CheckpointNotFoundError for what is neither.
+    """
+    if model in (FLOW_UNET_KIND, UNET_KIND):
+        return model, None
+    start = resolve_checkpoint(model)
+    return start.kind, start
+
+
+def _tiles(
+    cohort: Cohort, settings: FitSettings, start: Checkpoint | None, markers: Sequence[str]
+) -> tuple[dict[str, Any], FitSettings]:
+    """Tiles of train and val in the form that this kind of model learns from, and the settings with their diameter."""
+    if not isinstance(settings, UnetTrainSettings):
+        return {part: tiles_for_training(cohort, part, markers) for part in (n.TRAIN, n.VAL)}, settings
+    parts = {part: annotated_micrographs(cohort, part, markers) for part in (n.TRAIN, n.VAL)}
+    return parts, with_diameter(settings, parts[n.TRAIN], start)
+
+
+def epoch_line(epoch: EpochRecord) -> None:
+    told = "" if math.isnan(epoch.score) else f", {_SHOWN[epoch.score_name]} {epoch.score:.3f}"
+    best = " (best so far)" if epoch.is_best else ""
+    say(f"epoch {epoch.epoch + 1}: loss {epoch.loss:.3f}{told}{best}, {epoch.seconds:.1f} s")
 
 
 def tiles_for_training(cohort: Cohort, part: str, markers: Sequence[str] = ()) -> AnnotatedTiles:
@@ -72,17 +98,7 @@ def tiles_for_training(cohort: Cohort, part: str, markers: Sequence[str] = ()) -
 
     Raises UnknownNameError for a marker without annotated tiles, SplitError where none is left.
     """
-    tiles = annotated_tiles(cohort)
-    known = sorted(set(texts(tiles[n.MARKER])))
-    for marker in markers:
-        if marker not in known:
-            raise unknown_name("marker with annotations", marker, known)
-    chosen = text_array(tiles[n.SPLIT]) == part
-    if markers:
-        chosen &= np.isin(text_array(tiles[n.MARKER]), list(markers))
-    if not chosen.any():
-        raise SplitError(f"{cohort.url}: no annotated tile of {', '.join(markers) or 'any marker'} in part {part!r}")
-    tiles = tiles.isel({n.TILE: np.flatnonzero(chosen)})
+    tiles = annotated_part(cohort, part, markers)
     return AnnotatedTiles(
         names=texts(tiles[n.TILE]),
         channels=tuple(texts(tiles[n.CHANNEL])),

@@ -17,7 +17,7 @@ from fintune_xr.finetune.encoders import Encoder, frozen_blocks
 from fintune_xr.finetune.engine import train
 from fintune_xr.finetune.networks import Trainable, trainable
 from fintune_xr.finetune.settings import CpsamTrainSettings, TrainSettings
-from fintune_xr.finetune.steps import FlowTraining
+from fintune_xr.finetune.steps import NetworkTraining
 from fintune_xr.models.cellpose_sam import EncoderSize, empty_network, save_cpsam
 from fintune_xr.models.checkpoints import Checkpoint, resolve_checkpoint
 from fintune_xr.phantoms import phantom_tile
@@ -56,11 +56,11 @@ def gradients(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, torch.Tensor]]:
     """Gradients of every step, by parameter."""
     kept: list[dict[str, torch.Tensor]] = []
 
-    def keep(module: FlowTraining, optimizer: torch.optim.Optimizer) -> None:
+    def keep(module: NetworkTraining, optimizer: torch.optim.Optimizer) -> None:
         named = module.network.named_parameters()
         kept.append({name: value.grad.clone() for name, value in named if value.grad is not None})
 
-    monkeypatch.setattr(FlowTraining, "on_before_optimizer_step", keep)
+    monkeypatch.setattr(NetworkTraining, "on_before_optimizer_step", keep)
     return kept
 
 

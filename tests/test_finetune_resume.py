@@ -20,7 +20,7 @@ from fintune_xr.finetune.data import AnnotatedTiles
 from fintune_xr.finetune.engine import train
 from fintune_xr.finetune.progress import EpochRecord
 from fintune_xr.finetune.settings import CpsamTrainSettings, TrainSettings
-from fintune_xr.finetune.steps import FlowTraining, WholeFiles
+from fintune_xr.finetune.steps import NetworkTraining, WholeFiles
 from fintune_xr.models.cellpose_sam import EncoderSize, empty_network, save_cpsam
 from fintune_xr.models.checkpoints import Checkpoint, resolve_checkpoint
 from fintune_xr.phantoms import phantom_tile
@@ -57,14 +57,14 @@ def fit(start: Path, out: Path, settings: TrainSettings = SETTINGS, **options: A
 
 def kill_in_the_middle(start: Path, out: Path, epoch: int) -> None:
     """Trains until this process is killed, between two steps of `epoch`."""
-    step = FlowTraining.training_step
+    step = NetworkTraining.training_step
 
-    def fatal(module: FlowTraining, batch: Any, index: int) -> torch.Tensor:
+    def fatal(module: NetworkTraining, batch: Any, index: int) -> torch.Tensor:
         if module.current_epoch == epoch and index == 3:
             os.kill(os.getpid(), signal.SIGKILL)
         return step(module, batch, index)
 
-    FlowTraining.training_step = fatal
+    NetworkTraining.training_step = fatal
     fit(start, out)
 
 

@@ -206,8 +206,8 @@ def test_one_segmenter_per_process(saved: Path) -> None:
     with pytest.raises(SettingsError, match="kind flow_unet takes FlowUnetSettings, got ThresholdSettings"):
         load_segmenter(checkpoint, settings=ThresholdSettings(), **load)
     assert model_settings("threshold") is ThresholdSettings
-    with pytest.raises(UnknownNameError, match=r"no kind of model 'unet'.*Did you mean 'flow_unet'"):
-        model_settings("unet")
+    with pytest.raises(UnknownNameError, match=r"no kind of model 'flow_unt'.*Did you mean 'flow_unet'"):
+        model_settings("flow_unt")
 
 
 def test_a_tile_gives_the_same_alone_and_in_company(saved: Path) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fintune_xr.discs import UNKNOWN
 from fintune_xr.finetune.settings import AugmentationSettings
 
 Planes = NDArray[np.float32]
@@ -24,6 +27,10 @@ class Geometry:
     centre: tuple[float, float]
     turn: NDArray[np.float64]
     scale: float
+
+
+Cut: TypeAlias = Callable[[Planes, Planes, Geometry, int], tuple[Planes, Planes]]
+"""From planes and target of a tile to those of a patch of so many pixels."""
 
 
 def draw_geometry(
@@ -49,13 +56,24 @@ def cut_patch(planes: Planes, target: Planes, geometry: Geometry, patch_px: int)
     Bilinear; zero outside the tile. Flows are turned with the pixels that they belong to.
     """
     stacked, offset = _window((planes, target), geometry, patch_px)
-    grid = _sampling_grid(geometry, patch_px, offset, stacked.shape[1:])
-    sampled = torch.nn.functional.grid_sample(
-        torch.from_numpy(stacked)[None], grid[None], mode="bilinear", padding_mode="zeros", align_corners=True
-    )[0].numpy()
+    sampled = _sampled(stacked, _sampling_grid(geometry, patch_px, offset, stacked.shape[1:]), "bilinear")
     image, moved = sampled[: len(planes)], sampled[len(planes) :]
     moved[:2] = np.einsum("ij,jyx->iyx", geometry.turn.astype(np.float32), moved[:2])
     return image, moved
+
+
+def cut_labels(planes: Planes, labels: Planes, geometry: Geometry, patch_px: int) -> tuple[Planes, Planes]:
+    """What `geometry` shows of `planes` (channel, y, x) and `labels` (label, y, x), patch_px wide, in float32.
+
+    Planes are bilinear and zero outside the tile. Labels are those of the nearest pixel, since nothing lies between
+    two labels, and unknown (-1) outside.
+    """
+    stacked, offset = _window((planes, labels), geometry, patch_px)
+    # Counted from unknown on, so that what pads with zeros pads with unknown.
+    stacked[len(planes) :] -= UNKNOWN
+    grid = _sampling_grid(geometry, patch_px, offset, stacked.shape[1:])
+    image = _sampled(stacked[: len(planes)], grid, "bilinear")
+    return image, _sampled(stacked[len(planes) :], grid, "nearest") + UNKNOWN
 
 
 def vary_intensity(rng: np.random.Generator, image: Planes, settings: AugmentationSettings) -> Planes:
@@ -77,6 +95,14 @@ def _placed(rng: np.random.Generator, length: int, seen: float) -> float:
         return (length - 1) / 2
     # Whole steps, so that a patch that is neither turned nor scaled is a copy of pixels.
     return (seen - 1) / 2 + float(rng.integers(0, math.floor(room) + 1))
+
+
+def _sampled(stacked: Planes, grid: torch.Tensor, mode: str) -> Planes:
+    return np.asarray(
+        torch.nn.functional.grid_sample(
+            torch.from_numpy(stacked)[None], grid[None], mode=mode, padding_mode="zeros", align_corners=True
+        )[0].numpy()
+    )
 
 
 def _window(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.checkpoint import checkpoint
 
 from fintune_xr.errors import SettingsError
-from fintune_xr.finetune.settings import ALL_BLOCKS, TrainSettings
+from fintune_xr.finetune.settings import ALL_BLOCKS, FitSettings
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +46,12 @@ class Encoder:
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
-def frozen_blocks(settings: TrainSettings, n_blocks: int, epoch: int) -> int:
+def unet_encoder(unet: Any) -> Encoder:
+    """The way down of MONAI's DynUNet."""
+    return Encoder((unet.input_block, *unet.downsamples, unet.bottleneck))
+
+
+def frozen_blocks(settings: FitSettings, n_blocks: int, epoch: int) -> int:
     """How many of the first of `n_blocks` encoder blocks rest in this epoch.
 
     Raises SettingsError where there are not as many as shall be frozen.
@@ -67,7 +73,7 @@ class Freezing(Callback):  # type: ignore[misc]
     lightning's BackboneFinetuning leaves them frozen there.
     """
 
-    def __init__(self, encoder: Encoder, settings: TrainSettings) -> None:
+    def __init__(self, encoder: Encoder, settings: FitSettings) -> None:
         self._encoder, self._settings = encoder, settings
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002

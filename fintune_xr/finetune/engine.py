@@ -1,4 +1,4 @@
-"""Training of flow models: from annotated tiles to a checkpoint, whatever interrupts it."""
+"""Training of any model: from annotated tiles to a checkpoint, whatever interrupts it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from fintune_xr.errors import RunMismatchError
-from fintune_xr.finetune.data import AnnotatedTiles, prepare
+from fintune_xr.finetune.augmentation import Cut
 from fintune_xr.finetune.encoders import Freezing
 from fintune_xr.finetune.networks import Trainable, trainable
 from fintune_xr.finetune.patches import PatchDataset, PatchSampler, PreparedTile
 from fintune_xr.finetune.progress import Progress, Report
-from fintune_xr.finetune.settings import TrainSettings
-from fintune_xr.finetune.steps import FlowTraining, WholeFiles
-from fintune_xr.finetune.validation import Validation, validate, validation_tiles
+from fintune_xr.finetune.settings import FitSettings
+from fintune_xr.finetune.steps import NetworkTraining, WholeFiles
+from fintune_xr.finetune.tasks import NamedTiles, Validation
 from fintune_xr.models.checkpoints import RECORD_FILE, WEIGHTS_FILE, Checkpoint, resolve_checkpoint
 from fintune_xr.models.devices import CPU, resolve_device, use_threads
 from fintune_xr.provenance import provenance, settings_digest
@@ -40,21 +40,22 @@ FINISHED: Final = "finished"
 
 
 def train(
-    tiles: AnnotatedTiles,
-    validation: AnnotatedTiles,
+    tiles: NamedTiles,
+    validation: NamedTiles,
     *,
-    settings: TrainSettings,
+    settings: FitSettings,
     out: Path | str,
     start: Checkpoint | None = None,
     facts: Mapping[str, Any] | None = None,
     report: Report | None = None,
 ) -> Checkpoint:
-    """The checkpoint with the best AP50 on `validation`, written to the folder `out` with log and record.
+    """The checkpoint with the best score on `validation`, written to the folder `out` with log and record.
 
-    `start` is what is fine-tuned; without it a small U-Net begins from random weights. `facts`, such as the
-    digest of the split, are recorded and belong to what makes this training another one. The same command run
-    again goes on where it was interrupted, or returns what it had finished. On a CPU the same seed and number
-    of threads give the same weights. `report` is called after every epoch.
+    `settings` say what is learnt: flows, with AP50 as the score, or particles, with their F1. `start` is what is
+    fine-tuned; without it a small U-Net begins from random weights. `facts`, such as the digest of the split, are
+    recorded and belong to what makes this training another one. The same command run again goes on where it was
+    interrupted, or returns what it had finished. On a CPU the same seed and number of threads give the same
+    weights. `report` is called after every epoch.
 
     Raises RunMismatchError if `out` holds another training, FintuneValueError for tiles that cannot be used.
     """
@@ -72,30 +73,31 @@ def train(
         _write_record(out, record)
         progress = _fit(model, tiles, validation, out, report)
     (out / BEST_FILE).replace(out / WEIGHTS_FILE)
-    best = {"best_epoch": progress.tally.best_epoch, "best_ap50": progress.tally.best_ap50}
+    best = {"best_epoch": progress.tally.best_epoch, f"best_{model.task.score}": progress.tally.best_score}
     _write_record(out, {**record, **best, "n_epochs": len(progress.records), "state": FINISHED})
     (out / LAST_FILE).unlink(missing_ok=True)
     return resolve_checkpoint(out)
 
 
 def _fit(
-    model: Trainable, tiles: AnnotatedTiles, validation: AnnotatedTiles, out: Path, report: Report | None
+    model: Trainable, tiles: NamedTiles, validation: NamedTiles, out: Path, report: Report | None
 ) -> Progress:
-    settings, segmenter = model.settings, model.segmenter
-    held_out = validation_tiles(validation, segmenter)
+    settings, task = model.settings, model.task
+    held_out = task.held_out(validation)
 
     def measure(always: bool) -> Validation:
-        limit = float("inf") if always else settings.reconstruct_below
         mode = model.network.training
         try:
-            return validate(segmenter, held_out, reconstruct_below=limit)
+            return held_out(always)
         finally:
-            # Cellpose's tiling leaves the network in evaluation mode.
+            # Applying a network leaves it in evaluation mode.
             model.network.train(mode)
 
     progress = Progress(
         measure,
         lambda: model.save(out / BEST_FILE),
+        score=task.score,
+        measures=task.measures,
         log_path=out / LOG_FILE,
         validate_every=settings.validate_every,
         patience=settings.patience,
@@ -103,11 +105,9 @@ def _fit(
     )
     folder = out / PREPARED_FOLDER
     try:
-        prepared = prepare(
-            tiles, folder, choice=model.choice, n_inputs=model.n_inputs, min_cells=settings.min_cells
-        )
-        loader = _loader(prepared, settings)
-        module = FlowTraining(model, n_batches=len(loader))
+        prepared = task.prepare(tiles, folder)
+        loader = _loader(prepared, settings, task.cut)
+        module = NetworkTraining(model, n_batches=len(loader))
         with _quiet():
             _trainer(settings, out, [Freezing(model.encoder, settings), progress]).fit(
                 module, loader, ckpt_path=_last(out), weights_only=True
@@ -117,9 +117,9 @@ def _fit(
     return progress
 
 
-def _loader(prepared: Sequence[PreparedTile], settings: TrainSettings) -> DataLoader[Any]:
+def _loader(prepared: Sequence[PreparedTile], settings: FitSettings, cut: Cut) -> DataLoader[Any]:
     return DataLoader(
-        PatchDataset(prepared, settings),
+        PatchDataset(prepared, settings, cut=cut),
         batch_size=settings.batch_size,
         sampler=PatchSampler(len(prepared), settings),
         num_workers=settings.workers,
@@ -129,7 +129,7 @@ def _loader(prepared: Sequence[PreparedTile], settings: TrainSettings) -> DataLo
     )
 
 
-def _trainer(settings: TrainSettings, out: Path, callbacks: Sequence[Callback]) -> Trainer:
+def _trainer(settings: FitSettings, out: Path, callbacks: Sequence[Callback]) -> Trainer:
     device = resolve_device(settings.device)
     last = ModelCheckpoint(
         dirpath=out, filename=Path(LAST_FILE).stem, save_top_k=1, enable_version_counter=False,
@@ -159,9 +159,9 @@ def _last(out: Path) -> str | None:
 
 
 def _facts(
-    tiles: AnnotatedTiles,
-    validation: AnnotatedTiles,
-    settings: TrainSettings,
+    tiles: NamedTiles,
+    validation: NamedTiles,
+    settings: FitSettings,
     start: Checkpoint | None,
     further: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -198,7 +198,7 @@ def _write_record(out: Path, record: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _torch_state(settings: TrainSettings) -> Iterator[None]:
+def _torch_state(settings: FitSettings) -> Iterator[None]:
     """Random numbers and threads for a training, and the caller's own again afterwards."""
     n_threads = torch.get_num_threads()
     with torch.random.fork_rng():

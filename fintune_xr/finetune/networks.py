@@ -5,28 +5,47 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Protocol
 
 import torch
 
 from fintune_xr.errors import SettingsError, unknown_name
-from fintune_xr.finetune.encoders import Encoder, frozen_blocks
-from fintune_xr.finetune.settings import CpsamTrainSettings, TrainSettings
+from fintune_xr.finetune.encoders import Encoder, frozen_blocks, unet_encoder
+from fintune_xr.finetune.flow_task import FlowTask
+from fintune_xr.finetune.particle_task import ParticleTask
+from fintune_xr.finetune.settings import CpsamTrainSettings, FitSettings, TrainSettings, UnetTrainSettings
+from fintune_xr.finetune.tasks import Task
 from fintune_xr.models.channels import ChannelChoice, choose_channels
-from fintune_xr.models.checkpoints import CPSAM_KIND, FLOW_UNET_KIND, Checkpoint
+from fintune_xr.models.checkpoints import CPSAM_KIND, FLOW_UNET_KIND, UNET_KIND, Checkpoint
 from fintune_xr.models.flow_unet import FlowUnet, load_flow_unet, save_flow_unet
 from fintune_xr.models.flows import FlowSegmenter
-from fintune_xr.models.settings import CpsamSettings, FlowUnetArchitecture, FlowUnetSettings
+from fintune_xr.models.settings import (
+    CpsamSettings,
+    FlowUnetArchitecture,
+    FlowUnetSettings,
+    UnetArchitecture,
+    UnetSettings,
+)
+from fintune_xr.models.unet import ParticleUnet, UnetDetector, load_unet, save_unet
+
+TRAINABLE: Final = (FLOW_UNET_KIND, CPSAM_KIND, UNET_KIND)
+
+
+class Applied(Protocol):
+    """What applies a network to whole tiles."""
+
+    choice: ChannelChoice
 
 
 @dataclass(frozen=True, eq=False)
 class Trainable:
-    """A network in float32, the segmenter that applies it while it learns, and its way to disk."""
+    """A network in float32 with the task that it learns, what applies it while it does, and its way to disk."""
 
-    settings: TrainSettings
+    settings: FitSettings
     network: torch.nn.Module
     encoder: Encoder
-    segmenter: FlowSegmenter
+    applied: Applied
+    task: Task
     save: Callable[[Path], None]
 
     def __post_init__(self) -> None:
@@ -36,27 +55,35 @@ class Trainable:
     @property
     def choice(self) -> ChannelChoice:
         """Planes that it is shown."""
-        return self.segmenter.choice
+        return self.applied.choice
 
     @property
     def zeroed(self) -> tuple[str, ...]:
         """Planes of the choice that are blanked."""
         return tuple(name for name, blank in zip(self.choice.names, self.choice.zeroed, strict=True) if blank)
 
-    @property
-    def n_inputs(self) -> int:
-        """Planes that the network has inputs for."""
-        return self.segmenter.n_inputs
-
 
 def trainable(
-    settings: TrainSettings, *, start: Checkpoint | None, channels: Sequence[str], device: str
+    settings: FitSettings, *, start: Checkpoint | None, channels: Sequence[str], device: str
 ) -> Trainable:
-    """What `start` refers to, or a new U-Net, to be trained on tiles with these `channels`.
+    """What `start` refers to, or a new U-Net of the kind that `settings` are for, to be trained on these `channels`.
 
     Raises UnknownNameError for a kind of model that cannot be trained, SettingsError for settings that do not
     suit it.
     """
+    if start is not None and start.kind not in TRAINABLE:
+        raise unknown_name("trainable kind of model", start.kind, TRAINABLE)
+    kind = start.kind if start is not None else UNET_KIND if isinstance(settings, UnetTrainSettings) else FLOW_UNET_KIND
+    if kind == UNET_KIND and isinstance(settings, UnetTrainSettings):
+        return _particle_unet(settings, start, channels, device)
+    if kind != UNET_KIND and isinstance(settings, TrainSettings):
+        return _flow_model(settings, start, channels, device)
+    raise SettingsError(f"{type(settings).__name__} are not for a model of kind {kind}; see train_settings({kind!r})")
+
+
+def _flow_model(
+    settings: TrainSettings, start: Checkpoint | None, channels: Sequence[str], device: str
+) -> Trainable:
     if start is None:
         return _new_flow_unet(settings, channels, device)
     chosen: dict[str, Any] = {
@@ -64,9 +91,7 @@ def trainable(
     }
     if start.kind == FLOW_UNET_KIND:
         segmenter = load_flow_unet(start, FlowUnetSettings(**chosen), channels=channels, device=device)
-        return _trainable_unet(settings, segmenter)
-    if start.kind != CPSAM_KIND:
-        raise unknown_name("trainable kind of model", start.kind, (FLOW_UNET_KIND, CPSAM_KIND))
+        return _trainable_flow_unet(settings, segmenter)
     from fintune_xr.models.cellpose_sam import load_cpsam, save_cpsam
 
     if settings.patch_px != FlowSegmenter.patch_px:
@@ -80,7 +105,8 @@ def trainable(
     encoder = Encoder(tuple(network.encoder.blocks), stem)
     if isinstance(settings, CpsamTrainSettings) and settings.activation_checkpointing:
         encoder.recompute()
-    return Trainable(settings, network, encoder, adapted, lambda path: save_cpsam(network, path))
+    task = FlowTask(settings, adapted)
+    return Trainable(settings, network, encoder, adapted, task, lambda path: save_cpsam(network, path))
 
 
 def _new_flow_unet(settings: TrainSettings, channels: Sequence[str], device: str) -> Trainable:
@@ -88,14 +114,57 @@ def _new_flow_unet(settings: TrainSettings, channels: Sequence[str], device: str
     network = FlowUnet(FlowUnetArchitecture(channels=choice.names, filters=settings.filters)).to(device)
     applied = FlowUnetSettings(dynamics=settings.dynamics)
     segmenter = FlowSegmenter(network, applied, choice=choice, n_inputs=len(choice.names))
-    return _trainable_unet(settings, segmenter)
+    return _trainable_flow_unet(settings, segmenter)
 
 
-def _trainable_unet(settings: TrainSettings, segmenter: FlowSegmenter) -> Trainable:
+def _trainable_flow_unet(settings: TrainSettings, segmenter: FlowSegmenter) -> Trainable:
     network: Any = segmenter.network
     network.train()
-    unet = network.unet
-    encoder = Encoder((unet.input_block, *unet.downsamples, unet.bottleneck))
-    model = Trainable(settings, network, encoder, segmenter, lambda path: save_flow_unet(network, stored, path))
+    task = FlowTask(settings, segmenter)
+    model = Trainable(
+        settings, network, unet_encoder(network.unet), segmenter, task,
+        lambda path: save_flow_unet(network, stored, path),
+    )  # fmt: skip
     stored = {**settings.as_dict(), "zero_channels": list(model.zeroed)}
     return model
+
+
+def _particle_unet(
+    settings: UnetTrainSettings, start: Checkpoint | None, channels: Sequence[str], device: str
+) -> Trainable:
+    detector = _detector(settings, start, channels, device)
+    network = detector.network
+    network.train()
+    _require_same_discs(settings, network.architecture)
+    task = ParticleTask(settings, detector)
+    model = Trainable(
+        settings, network, unet_encoder(network.unet), detector, task, lambda path: save_unet(network, stored, path)
+    )
+    stored = {**settings.as_dict(), "zero_channels": list(model.zeroed)}
+    return model
+
+
+def _require_same_discs(settings: UnetTrainSettings, stated: UnetArchitecture) -> None:
+    """What a network was taught cannot be taught otherwise afterwards, and its picking depends on it."""
+    wanted = (settings.diameter_px or stated.diameter_px, settings.disc_fraction)
+    if wanted != (stated.diameter_px, stated.disc_fraction):
+        raise SettingsError(
+            f"this network was trained on discs of {stated.disc_fraction:g} of {stated.diameter_px:g} px; asked for is "
+            f"{wanted[1]:g} of {wanted[0]:g} px. Train a new one, or give the same diameter_px and disc_fraction."
+        )
+
+
+def _detector(
+    settings: UnetTrainSettings, start: Checkpoint | None, channels: Sequence[str], device: str
+) -> UnetDetector:
+    chosen: dict[str, Any] = {"channels": settings.channels, "zero_channels": settings.zero_channels}
+    if start is not None:
+        return load_unet(start, UnetSettings(**chosen), channels=channels, device=device)
+    if settings.diameter_px is None:
+        raise SettingsError("diameter_px: expected the diameter of a particle in px for a new network, got none")
+    choice = choose_channels(channels, settings, n_inputs=len(channels))
+    architecture = UnetArchitecture(
+        channels=choice.names, filters=settings.filters, diameter_px=settings.diameter_px,
+        disc_fraction=settings.disc_fraction,
+    )  # fmt: skip
+    return UnetDetector(ParticleUnet(architecture).to(device), UnetSettings(**chosen), choice=choice)

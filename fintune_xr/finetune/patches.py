@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from fintune_xr.finetune.augmentation import Planes, cut_patch, draw_geometry, vary_intensity
-from fintune_xr.finetune.settings import TrainSettings
+from fintune_xr.finetune.augmentation import Cut, Planes, cut_patch, draw_geometry, vary_intensity
+from fintune_xr.finetune.settings import FitSettings
 from fintune_xr.seeds import stream
 
 
@@ -27,11 +27,11 @@ class PreparedTile:
     target_path: Path
 
     def open(self) -> tuple[Planes, Planes]:
-        """Network input (input, y, x) and target (flow y, flow x, cell), both float32."""
+        """Network input (input, y, x) float32, and target (map, y, x) in the type that it was prepared in."""
         return np.load(self.image_path, mmap_mode="r"), np.load(self.target_path, mmap_mode="r")
 
 
-def patches_per_epoch(n_tiles: int, settings: TrainSettings) -> int:
+def patches_per_epoch(n_tiles: int, settings: FitSettings) -> int:
     """Patches of an epoch, in whole steps: a remainder would be a step with less to learn from than others."""
     wanted = settings.patches_per_epoch or n_tiles
     per_step = settings.batch_size * settings.accumulate_batches
@@ -39,9 +39,13 @@ def patches_per_epoch(n_tiles: int, settings: TrainSettings) -> int:
 
 
 class PatchDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
-    """Random patches with an address: (epoch, index) gives the same patch in any process and order."""
+    """Random patches with an address: (epoch, index) gives the same patch in any process and order.
 
-    def __init__(self, tiles: Sequence[PreparedTile], settings: TrainSettings) -> None:
+    `cut` takes patch and target from a tile.
+    """
+
+    def __init__(self, tiles: Sequence[PreparedTile], settings: FitSettings, *, cut: Cut = cut_patch) -> None:
+        self.cut = cut
         self.tiles = list(tiles)
         self.settings = settings
         self.n_patches = patches_per_epoch(len(self.tiles), settings)
@@ -53,7 +57,7 @@ class PatchDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         planes, target = self.tiles[(epoch * self.n_patches + index) % len(self.tiles)].open()
         shape = (planes.shape[1], planes.shape[2])
         geometry = draw_geometry(rng, shape, settings.patch_px, settings.augmentation)
-        image, moved = cut_patch(planes, target, geometry, settings.patch_px)
+        image, moved = self.cut(planes, target, geometry, settings.patch_px)
         image = vary_intensity(rng, image, settings.augmentation)
         return torch.from_numpy(image), torch.from_numpy(moved)
 
@@ -61,7 +65,7 @@ class PatchDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 class PatchSampler(Sampler[tuple[int, int]]):
     """Addresses of the patches of an epoch: every tile equally often, in an order drawn for the epoch."""
 
-    def __init__(self, n_tiles: int, settings: TrainSettings) -> None:
+    def __init__(self, n_tiles: int, settings: FitSettings) -> None:
         self.n_patches = patches_per_epoch(n_tiles, settings)
         self._seed = settings.seed
         self._epoch = 0

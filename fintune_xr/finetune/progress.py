@@ -6,7 +6,7 @@ import csv
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,20 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from fintune_xr.finetune.schedules import ENCODER, REST
-from fintune_xr.finetune.validation import Validation
+from fintune_xr.finetune.tasks import Validation
 from fintune_xr.models.devices import finish, peak_memory, start_measuring
 
-# An AP50 must rise by this much to count as better.
+# A score must rise by this much to count as better.
 MIN_GAIN = 0.001
 
 
 @dataclass(frozen=True, slots=True)
 class EpochRecord:
-    """A row of the log; validation columns are NaN in epochs without one.
+    """A row of the log; what comes from validation is NaN in epochs without one.
 
-    Learning rates are those of the last step. `images_per_second` counts patches, without validation.
-    `peak_memory` in bytes: on a GPU of the epoch, on the CPU of the process since its start.
+    `score_name` is what the best epoch is chosen by, `measures` all that was measured. Learning rates are those of
+    the last step. `images_per_second` counts patches, without validation. `peak_memory` in bytes: on a GPU of the
+    epoch, on the CPU of the process since its start.
     """
 
     epoch: int
@@ -34,12 +35,20 @@ class EpochRecord:
     learning_rate: float
     encoder_learning_rate: float
     validation_loss: float
-    unexplained_flow: float
-    ap50: float
+    measures: dict[str, float]
+    score_name: str
+    score: float
     is_best: bool
     seconds: float
     images_per_second: float
     peak_memory: int
+
+    def row(self) -> dict[str, Any]:
+        """Columns of the log: each measure under its name, the score being one of them."""
+        columns: dict[str, Any] = {}
+        for key, value in asdict(self).items():
+            columns |= value if key == "measures" else {} if key.startswith("score") else {key: value}
+        return columns
 
 
 Report = Callable[[EpochRecord], None]
@@ -50,24 +59,24 @@ class Tally:
     """Best validation so far, and for how many validations nothing was better."""
 
     best_epoch: int = -1
-    best_ap50: float = -math.inf
+    best_score: float = -math.inf
     best_loss: float = math.inf
     n_stale: int = 0
 
     def count(self, epoch: int, validation: Validation) -> bool:
-        """Whether `validation` is the best so far: by AP50, and by the loss until there is an AP50."""
-        measured = not math.isnan(validation.ap50)
-        if measured and self.best_ap50 == -math.inf:
+        """Whether `validation` is the best so far: by the score, and by the loss until there is one."""
+        measured = not math.isnan(validation.score)
+        if measured and self.best_score == -math.inf:
             better = True
         elif measured:
-            better = validation.ap50 > self.best_ap50 + MIN_GAIN
+            better = validation.score > self.best_score + MIN_GAIN
         else:
-            better = self.best_ap50 == -math.inf and validation.loss < self.best_loss
+            better = self.best_score == -math.inf and validation.loss < self.best_loss
         if better:
             self.best_epoch, self.best_loss, self.n_stale = epoch, validation.loss, 0
-            self.best_ap50 = validation.ap50 if measured else -math.inf
-        elif self.best_ap50 > 0:
-            # Until masks agree at all, waiting longer is what helps.
+            self.best_score = validation.score if measured else -math.inf
+        elif self.best_score > 0:
+            # Until anything is found at all, waiting longer is what helps.
             self.n_stale += 1
         return better
 
@@ -80,6 +89,8 @@ class Progress(Callback):  # type: ignore[misc]
         validate: Callable[[bool], Validation],
         save_best: Callable[[], None],
         *,
+        score: str,
+        measures: Sequence[str],
         log_path: Path,
         validate_every: int,
         patience: int,
@@ -88,6 +99,7 @@ class Progress(Callback):  # type: ignore[misc]
         self.tally = Tally()
         self.records: list[EpochRecord] = []
         self._validate, self._save_best, self._report = validate, save_best, report
+        self._score, self._measures = score, tuple(measures)
         self._log_path, self._every, self._patience = log_path, validate_every, patience
         self._started, self._n_images = 0.0, 0
         self._rates: dict[str, float] = {}
@@ -120,11 +132,11 @@ class Progress(Callback):  # type: ignore[misc]
         speed = self._n_images / (time.perf_counter() - self._started)
         epoch = trainer.current_epoch
         is_last = epoch + 1 == trainer.max_epochs
-        validation = Validation(math.nan, math.nan, math.nan)
+        validation = Validation(math.nan, math.nan, dict.fromkeys(self._measures, math.nan))
         is_best = False
         if is_last or (epoch + 1) % self._every == 0:
-            # A training whose flows never took shape still ends with an AP50, bad as it may be.
-            validation = self._validate(is_last and self.tally.best_ap50 == -math.inf)
+            # A training whose flows never took shape still ends with a score, bad as it may be.
+            validation = self._validate(is_last and self.tally.best_score == -math.inf)
             is_best = self.tally.count(epoch, validation)
             if is_best:
                 self._save_best()
@@ -136,8 +148,9 @@ class Progress(Callback):  # type: ignore[misc]
                 learning_rate=self._rates[REST],
                 encoder_learning_rate=self._rates[ENCODER],
                 validation_loss=validation.loss,
-                unexplained_flow=validation.unexplained,
-                ap50=validation.ap50,
+                measures=dict(validation.measures),
+                score_name=self._score,
+                score=validation.score,
                 is_best=is_best,
                 seconds=time.perf_counter() - self._started,
                 images_per_second=speed,
@@ -161,9 +174,9 @@ class Progress(Callback):  # type: ignore[misc]
         self.records.append(record)
         partial = self._log_path.with_name(f".{self._log_path.name}.partial")
         with partial.open("w", newline="") as file:
-            writer = csv.DictWriter(file, [field.name for field in fields(EpochRecord)])
+            writer = csv.DictWriter(file, list(record.row()))
             writer.writeheader()
-            writer.writerows(asdict(one) for one in self.records)
+            writer.writerows(one.row() for one in self.records)
         partial.replace(self._log_path)
         if self._report is not None:
             self._report(record)

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from fintune_xr.errors import unknown_name
 from fintune_xr.models.channels import ChannelSettings
-from fintune_xr.models.checkpoints import CPSAM_KIND, FLOW_UNET_KIND
+from fintune_xr.models.checkpoints import CPSAM_KIND, FLOW_UNET_KIND, UNET_KIND
 from fintune_xr.models.settings import DynamicsSettings
 from fintune_xr.settings import Settings
 
@@ -28,8 +28,8 @@ class AugmentationSettings(Settings):
     noise: float = Field(default=0.0, ge=0, description="Largest standard deviation of added noise.")
 
 
-class TrainSettings(ChannelSettings):
-    """Training of a flow model; defaults suit the small U-Net trained from nothing."""
+class FitSettings(ChannelSettings):
+    """How any network is fitted to patches of annotated tiles."""
 
     epochs: int = Field(default=20, ge=1, description="Passes; the best one is kept.")
     patches_per_epoch: int = Field(default=96, ge=0, description="Patches per epoch; 0: one of every tile.")
@@ -54,12 +54,8 @@ class TrainSettings(ChannelSettings):
     gradient_clip: float = Field(default=0.0, ge=0, description="Largest gradient norm; 0: any.")
     seed: int = Field(default=0, ge=0)
     precision: Literal["float32", "bfloat16"] = "float32"
-    patience: int = Field(default=10, ge=1, description="Validations without a better AP50 before stopping.")
+    patience: int = Field(default=10, ge=1, description="Validations without a better score before stopping.")
     validate_every: int = Field(default=2, ge=1, description="Epochs between validations.")
-    reconstruct_below: float = Field(
-        default=0.6, gt=0, description="AP50 is computed once this part of the flows is unexplained, or less."
-    )
-    min_cells: int = Field(default=1, ge=0, description="Tiles with fewer annotated cells are left out.")
     device: str = Field(default="cpu", description="cpu, cuda, cuda:N or auto.")
     threads: int = Field(default=0, ge=0, description="CPU threads of torch; 0: its own choice.")
     workers: int = Field(default=0, ge=0, description="Processes that prepare patches.")
@@ -67,13 +63,22 @@ class TrainSettings(ChannelSettings):
         default=(16, 32, 64, 128), min_length=3, description="Feature maps per level of a new U-Net."
     )
     augmentation: AugmentationSettings = AugmentationSettings()
-    dynamics: DynamicsSettings = DynamicsSettings()
 
     @model_validator(mode="after")
     def _something_to_unfreeze(self) -> Self:
         if self.unfreeze_at_epoch is not None and self.freeze_encoder_blocks == 0:
             raise ValueError("unfreeze_at_epoch has nothing to unfreeze: freeze_encoder_blocks is 0")
         return self
+
+
+class TrainSettings(FitSettings):
+    """Training of a flow model; defaults suit the small U-Net trained from nothing."""
+
+    reconstruct_below: float = Field(
+        default=0.6, gt=0, description="AP50 is computed once this part of the flows is unexplained, or less."
+    )
+    min_cells: int = Field(default=1, ge=0, description="Tiles with fewer annotated cells are left out.")
+    dynamics: DynamicsSettings = DynamicsSettings()
 
 
 class CpsamTrainSettings(TrainSettings):
@@ -92,12 +97,45 @@ class CpsamTrainSettings(TrainSettings):
     validate_every: int = Field(default=5, ge=1, description="Epochs between validations.")
 
 
-def train_settings(kind: str) -> type[TrainSettings]:
+class UnetTrainSettings(FitSettings):
+    """Training of a U-Net that finds particles; defaults suit a GPU and micrographs of a few thousand pixels."""
+
+    epochs: int = Field(default=60, ge=1, description="Passes; the best one is kept.")
+    patches_per_epoch: int = Field(default=512, ge=0, description="Patches per epoch; 0: one of every tile.")
+    patch_px: int = Field(default=256, ge=32, multiple_of=16, description="Edge of a training patch.")
+    batch_size: int = Field(default=8, ge=1, description="Patches that the network is shown at once.")
+    filters: tuple[int, ...] = Field(
+        default=(32, 64, 128, 256), min_length=3, description="Feature maps per level of a new U-Net."
+    )
+    augmentation: AugmentationSettings = AugmentationSettings(rotation="right_angles", scale=(1, 1), noise=0.1)
+    diameter_px: float | None = Field(
+        default=None, gt=0, description="Particle diameter in stored px; default: median of the annotated ones."
+    )
+    disc_fraction: float = Field(
+        default=0.6, gt=0, le=1, description="Diameter of the discs learnt, as a part of the particle's."
+    )
+    rim_px: float = Field(default=0, ge=0, description="Ring around the discs that counts as unknown.")
+    loss: Literal["combined", "cross_entropy"] = Field(
+        default="combined", description="Focal and Dice together, or plain cross entropy."
+    )
+    focal_weight: float = Field(default=0.7, ge=0, description="Weight of the focal loss.")
+    dice_weight: float = Field(default=0.3, ge=0, description="Weight of the Dice loss.")
+    focal_alpha: float = Field(default=0.25, gt=0, lt=1, description="Weight of particle pixels; others: 1 minus it.")
+    focal_gamma: float = Field(default=2, ge=0, description="How little pixels that are right already count.")
+    pos_weight: float = Field(default=1, gt=0, description="Factor of the loss of particle pixels.")
+    match_distance: float = Field(
+        default=0.5, gt=0, description="Farthest that a pick may lie from its particle, in diameters; validation."
+    )
+
+
+def train_settings(kind: str) -> type[FitSettings]:
     """The settings class for training models of this kind.
 
     Raises UnknownNameError for a kind that cannot be trained.
     """
-    kinds = {FLOW_UNET_KIND: TrainSettings, CPSAM_KIND: CpsamTrainSettings}
+    kinds: dict[str, type[FitSettings]] = {
+        FLOW_UNET_KIND: TrainSettings, CPSAM_KIND: CpsamTrainSettings, UNET_KIND: UnetTrainSettings
+    }
     if kind not in kinds:
         raise unknown_name("trainable kind of model", kind, kinds)
     return kinds[kind]

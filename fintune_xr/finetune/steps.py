@@ -1,4 +1,4 @@
-"""One step of training a flow network, and the state that a killed training goes on from."""
+"""One step of training, and the state that a killed training goes on from."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from fintune_xr.finetune.losses import flow_loss
 from fintune_xr.finetune.networks import Trainable
 from fintune_xr.finetune.schedules import parameter_groups, warmup_cosine
 from fintune_xr.seeds import stream
 
 
-class FlowTraining(LightningModule):  # type: ignore[misc]
-    """One step of training a flow network, for lightning's trainer; `n_batches` are those of an epoch."""
+class NetworkTraining(LightningModule):  # type: ignore[misc]
+    """One step of training a network, for lightning's trainer; `n_batches` are those of an epoch."""
 
     def __init__(self, model: Trainable, *, n_batches: int) -> None:
         super().__init__()
         self.network = model.network
         self.settings = model.settings
         self._encoder = model.encoder
+        self._task = model.task
         self._steps_per_epoch = n_batches // model.settings.accumulate_batches
 
     def training_step(self, batch: Sequence[torch.Tensor], index: int) -> torch.Tensor:
@@ -32,7 +32,7 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         drawn = stream(self.settings.seed, "step", self.current_epoch, index).integers(2**63)
         torch.manual_seed(int(drawn))
         patches, target = batch
-        loss = flow_loss(self.network(patches)[0].float(), target).total
+        loss = self._task.loss(self.network(patches), target)
         self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(patches))
         return loss
 

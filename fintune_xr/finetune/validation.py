@@ -1,4 +1,4 @@
-"""How good a network is on whole tiles that it does not learn from: by its masks, not by its loss."""
+"""How good a flow network is on whole tiles that it does not learn from: by its masks, not by its loss."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ValidationTile:
 
 
 @dataclass(frozen=True, slots=True)
-class Validation:
+class FlowValidation:
     """Means over tiles. `ap50` is NaN where masks were not reconstructed: the flows had no shape yet."""
 
     loss: float
@@ -50,7 +50,7 @@ def validation_tiles(tiles: AnnotatedTiles, segmenter: FlowSegmenter) -> list[Va
 
 def validate(
     segmenter: FlowSegmenter, tiles: Sequence[ValidationTile], *, reconstruct_below: float
-) -> Validation:
+) -> FlowValidation:
     """Loss and mean average precision of `segmenter` at an IoU of 0.5.
 
     Masks are reconstructed only where a smaller part of the flows than `reconstruct_below` is unexplained:
@@ -65,12 +65,12 @@ def validate(
     with_cells = [float(one.unexplained) for one, tile in zip(losses, tiles, strict=True) if tile.mask.any()]
     unexplained = float(np.mean(with_cells))
     if not unexplained < reconstruct_below:
-        return Validation(loss, unexplained, float("nan"))
+        return FlowValidation(loss, unexplained, float("nan"))
     precisions = [
         average_precision(tile.mask, segmenter.reconstruct(maps))
         for maps, tile in zip(predicted, tiles, strict=True)
     ]
-    return Validation(loss, unexplained, float(np.nanmean(precisions)))
+    return FlowValidation(loss, unexplained, float(np.nanmean(precisions)))
 
 
 def average_precision(true: Mask, predicted: Mask) -> float:

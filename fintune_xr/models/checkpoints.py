@@ -20,14 +20,17 @@ THRESHOLD_KIND: Final = "threshold"
 FLOW_UNET_KIND: Final = "flow_unet"
 CPSAM_KIND: Final = "cpsam"
 SAM_KIND: Final = "sam"
-MODEL_KINDS: Final = (THRESHOLD_KIND, FLOW_UNET_KIND, CPSAM_KIND, SAM_KIND)
+UNET_KIND: Final = "unet"
+MODEL_KINDS: Final = (THRESHOLD_KIND, FLOW_UNET_KIND, CPSAM_KIND, SAM_KIND, UNET_KIND)
 
 # A checkpoint folder holds these; what else lies there is for people.
 WEIGHTS_FILE: Final = "model.pt"
 RECORD_FILE: Final = "training.json"
 _ONLY_IN_RECORD: Final = frozenset({"tiles", "validation_tiles", "packages", "python"})
 
-FLOW_UNET_ENTRIES: Final = frozenset({"kind", "architecture", "settings", "state"})
+# Kinds whose files are ours and say of themselves what they are.
+OWN_KINDS: Final = (FLOW_UNET_KIND, UNET_KIND)
+OWN_ENTRIES: Final = frozenset({"kind", "architecture", "settings", "state"})
 # Training states of micro-SAM hold the network under this entry; SAM's own files are the bare network.
 SAM_STATE_ENTRY: Final = "model_state"
 SAM_OTHER_DECODER: Final = "decoder_state"
@@ -183,7 +186,7 @@ def _from_file(path: Path, name: str, record: Mapping[str, Any]) -> Checkpoint:
     entries = load_weights_file(path)
     kind = _kind(entries, path)
     channels, zeroed = record.get("channels", ()), record.get("zero_channels", ())
-    if kind == FLOW_UNET_KIND:
+    if kind in OWN_KINDS:
         channels, zeroed = entries["architecture"]["channels"], entries["settings"].get("zero_channels", ())
     return Checkpoint(kind, name, str(path), file_sha256(path), tuple(channels), tuple(zeroed))
 
@@ -196,8 +199,9 @@ def _sam_key(key: str) -> str:
 
 def _kind(entries: Mapping[str, Any], path: Path) -> str:
     keys = {key.removeprefix("module.") for key in entries}
-    if entries.get("kind") == FLOW_UNET_KIND and keys >= FLOW_UNET_ENTRIES:
-        return FLOW_UNET_KIND
+    stated = entries.get("kind")
+    if stated in OWN_KINDS and keys >= OWN_ENTRIES:
+        return str(stated)
     if "encoder.cls_token" in keys:
         raise CheckpointError(
             f"{path} holds a Cellpose network with a DINOv3 encoder, which is not supported. "
@@ -209,7 +213,7 @@ def _kind(entries: Mapping[str, Any], path: Path) -> str:
         return SAM_KIND
     shown = ", ".join(sorted(keys)[:5])
     raise CheckpointError(
-        f"{path} is neither a flow_unet checkpoint nor Cellpose 4 weights (no entry W2) nor SAM "
+        f"{path} is neither a flow_unet or unet checkpoint nor Cellpose 4 weights (no entry W2) nor SAM "
         f"(no image_encoder); it holds: {shown} ... Weights of Cellpose 3 and older cannot be used."
     )
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.networks.nets import DynUNet
 
 from fintune_xr.models.channels import choose_channels
 from fintune_xr.models.checkpoints import FLOW_UNET_KIND, Checkpoint, load_strictly, read_state
+from fintune_xr.models.dynunet import channels_last, channels_last_unet, save_own
 from fintune_xr.models.flows import FlowSegmenter
 from fintune_xr.models.settings import FlowUnetArchitecture, FlowUnetSettings
 from fintune_xr.settings import validated
@@ -21,20 +21,8 @@ class FlowUnet(torch.nn.Module):
 
     def __init__(self, architecture: FlowUnetArchitecture) -> None:
         super().__init__()
-        n_levels = len(architecture.filters)
         self.architecture = architecture
-        self.unet = DynUNet(
-            spatial_dims=2,
-            in_channels=len(architecture.channels),
-            out_channels=3,
-            kernel_size=[3] * n_levels,
-            strides=[1] + [2] * (n_levels - 1),
-            upsample_kernel_size=[2] * (n_levels - 1),
-            filters=list(architecture.filters),
-            norm_name="batch",
-        )
-        # Convolutions on CPUs are several times faster so.
-        self.to(memory_format=torch.channels_last)
+        self.unet = channels_last_unet(len(architecture.channels), 3, architecture.filters)
 
     @property
     def device(self) -> torch.device:
@@ -48,7 +36,7 @@ class FlowUnet(torch.nn.Module):
 
     def forward(self, patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Maps (n, 3, y, x) of `patches` (n, channel, y, x), and a style vector of zeros."""
-        maps = self.unet(patches.contiguous(memory_format=torch.channels_last))
+        maps = self.unet(channels_last(patches))
         return maps, maps.new_zeros((len(maps), 256))
 
 
@@ -74,13 +62,4 @@ def load_flow_unet(
 
 def save_flow_unet(network: FlowUnet, settings: Mapping[str, Any], path: Path) -> None:
     """Writes a checkpoint that holds everything needed to build the network again."""
-    state = {key: value.detach().cpu().clone() for key, value in network.state_dict().items()}
-    entries = {
-        "kind": FLOW_UNET_KIND,
-        "architecture": network.architecture.as_dict(),
-        "settings": dict(settings),
-        "state": state,
-    }
-    partial = path.with_name(f".{path.name}.partial")
-    torch.save(entries, partial)
-    partial.replace(path)
+    save_own(FLOW_UNET_KIND, network, network.architecture.as_dict(), settings, path)

@@ -6,10 +6,10 @@ import functools
 import threading
 from typing import Any
 
-from fintune_xr.errors import SettingsError
-from fintune_xr.models.checkpoints import FLOW_UNET_KIND, SAM_KIND, THRESHOLD_KIND, Checkpoint
+from fintune_xr.errors import FintuneValueError, SettingsError
+from fintune_xr.models.checkpoints import FLOW_UNET_KIND, SAM_KIND, THRESHOLD_KIND, UNET_KIND, Checkpoint
 from fintune_xr.models.devices import resolve_device
-from fintune_xr.models.segmenter import Segmenter
+from fintune_xr.models.segmenter import Model, Segmenter
 from fintune_xr.models.settings import model_settings
 from fintune_xr.models.threshold import ThresholdSegmenter
 from fintune_xr.settings import Settings
@@ -17,12 +17,12 @@ from fintune_xr.settings import Settings
 _LOADING = threading.Lock()
 
 
-def load_segmenter(
+def load_model(
     checkpoint: Checkpoint, *, channels: tuple[str, ...], settings: Settings, device: str, keep: bool = True
-) -> Segmenter:
-    """The segmenter of `checkpoint` for tiles with these `channels`; the same object for the same arguments.
+) -> Model:
+    """The model of `checkpoint` for tiles with these `channels`; the same object for the same arguments.
 
-    `device` is cpu, cuda or cuda:N. The weights' digest is checked when they are read. Without `keep` the segmenter
+    `device` is cpu, cuda or cuda:N. The weights' digest is checked when they are read. Without `keep` the model
     is built anew and leaves memory with its last user, for work that goes through many checkpoints.
 
     Raises DeviceError, CheckpointError, CheckpointNotFoundError, UnknownNameError or SettingsError.
@@ -37,12 +37,27 @@ def load_segmenter(
         return (_loaded if keep else _built)(checkpoint, tuple(channels), settings, resolve_device(device))
 
 
+def load_segmenter(
+    checkpoint: Checkpoint, *, channels: tuple[str, ...], settings: Settings, device: str, keep: bool = True
+) -> Segmenter:
+    """The same for a model that gives instance masks.
+
+    Raises FintuneValueError for a model that gives anything else.
+    """
+    if checkpoint.kind == UNET_KIND:
+        raise FintuneValueError(
+            f"{checkpoint.name!r} is a model of kind {UNET_KIND}, which gives maps of probability and no instance masks"
+        )
+    model: Any = load_model(checkpoint, channels=channels, settings=settings, device=device, keep=keep)
+    return model  # type: ignore[no-any-return]
+
+
 @functools.cache
-def _loaded(checkpoint: Checkpoint, channels: tuple[str, ...], settings: Any, device: str) -> Segmenter:
+def _loaded(checkpoint: Checkpoint, channels: tuple[str, ...], settings: Any, device: str) -> Model:
     return _built(checkpoint, channels, settings, device)
 
 
-def _built(checkpoint: Checkpoint, channels: tuple[str, ...], settings: Any, device: str) -> Segmenter:
+def _built(checkpoint: Checkpoint, channels: tuple[str, ...], settings: Any, device: str) -> Model:
     if checkpoint.kind == THRESHOLD_KIND:
         return ThresholdSegmenter(settings, channels=channels)
     # The network libraries take many seconds to import, and a classical run needs none of them.
@@ -54,6 +69,10 @@ def _built(checkpoint: Checkpoint, channels: tuple[str, ...], settings: Any, dev
         from fintune_xr.models.sam import load_sam_segmenter
 
         return load_sam_segmenter(checkpoint, settings, channels=channels, device=device)
+    if checkpoint.kind == UNET_KIND:
+        from fintune_xr.models.unet import load_unet
+
+        return load_unet(checkpoint, settings, channels=channels, device=device)
     from fintune_xr.models.cellpose_sam import load_cpsam
 
     return load_cpsam(checkpoint, settings, channels=channels, device=device)

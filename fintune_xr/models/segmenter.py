@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fintune_xr.tiles import CandidateTable
+
+# Probabilities are stored as whole numbers up to this one.
+PROBABILITY_SCALE: Final = 65535
+
 Plane = NDArray[np.generic]
 Maps = NDArray[np.float32]
 Mask = NDArray[np.uint32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Detections:
+    """Where objects may be: `probability` (y, x) uint16, PROBABILITY_SCALE times its value; and its peaks."""
+
+    probability: NDArray[np.uint16]
+    candidates: CandidateTable
 
 
 @runtime_checkable
@@ -32,6 +46,26 @@ class Segmenter(Protocol):
     def reconstruct(self, maps: Maps) -> Mask:
         """Instance mask (y, x) uint32 with labels 1..N without gaps."""
         ...
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """Turns tiles into maps of probability in the stages of a `Segmenter`, under the same rules."""
+
+    def normalise(self, tile: Plane) -> Maps:
+        """Network input (channel, y, x) float32 of raw counts (channel, y, x)."""
+        ...
+
+    def predict(self, batch: Sequence[Maps]) -> list[Maps]:
+        """Network output maps (map, y, x) float32 for each input, of the input's height and width."""
+        ...
+
+    def reconstruct(self, maps: Maps) -> Detections:
+        """Probability (y, x) of the object at each pixel, and the candidates picked from it."""
+        ...
+
+
+Model: TypeAlias = Segmenter | Detector
 
 
 def segment(segmenter: Segmenter, tiles: Sequence[Plane]) -> list[Mask]:

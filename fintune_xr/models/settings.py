@@ -8,8 +8,16 @@ from pydantic import Field
 
 from fintune_xr.errors import unknown_name
 from fintune_xr.models.channels import ChannelSettings
-from fintune_xr.models.checkpoints import CPSAM_KIND, FLOW_UNET_KIND, MODEL_KINDS, SAM_KIND, THRESHOLD_KIND
+from fintune_xr.models.checkpoints import (
+    CPSAM_KIND,
+    FLOW_UNET_KIND,
+    MODEL_KINDS,
+    SAM_KIND,
+    THRESHOLD_KIND,
+    UNET_KIND,
+)
 from fintune_xr.models.sam_settings import SamSettings
+from fintune_xr.picking import SEPARATION
 from fintune_xr.settings import Settings
 
 
@@ -78,6 +86,31 @@ class CpsamSettings(FlowSettings):
     )
 
 
+class UnetArchitecture(Settings):
+    """What must be known to build a particle U-Net, and to pick with it, before its weights can be filled in."""
+
+    channels: tuple[str, ...] = Field(min_length=1, description="Planes of the input, in order.")
+    filters: tuple[int, ...] = Field(min_length=3, description="Feature maps per level.")
+    diameter_px: float = Field(gt=0, description="Diameter of a particle in pixels of the stored micrographs.")
+    disc_fraction: float = Field(gt=0, le=1, description="Diameter of the discs learnt, as a part of the particle's.")
+
+
+class UnetSettings(ChannelSettings):
+    """How a trained particle U-Net is applied."""
+
+    window_px: int = Field(
+        default=1024, ge=64, description="Edge of the parts that a larger micrograph is predicted in; memory only."
+    )
+    patch_batch: int = Field(default=2, ge=1, description="Parts that the network sees at once.")
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="bfloat16 is faster on GPUs that have it, and slower on most CPUs."
+    )
+    floor: float = Field(default=0.05, ge=0, le=1, description="Candidates that score less are not stored.")
+    separation: float = Field(
+        default=SEPARATION, ge=0, description="Least distance of two candidates, in particle diameters."
+    )
+
+
 def model_settings(kind: str) -> type[Settings]:
     """The settings class of models of this kind.
 
@@ -88,6 +121,7 @@ def model_settings(kind: str) -> type[Settings]:
         FLOW_UNET_KIND: FlowUnetSettings,
         CPSAM_KIND: CpsamSettings,
         SAM_KIND: SamSettings,
+        UNET_KIND: UnetSettings,
     }
     if kind not in kinds:
         raise unknown_name("kind of model", kind, MODEL_KINDS)
