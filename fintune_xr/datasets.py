@@ -38,6 +38,25 @@ IMAGES: Final = DatasetSchema(
     },
 )
 
+# What is 0 in the two optional columns was not recorded: the file had as many rows and columns as are stored.
+MICROGRAPHS: Final = DatasetSchema(
+    name="images",
+    version=SCHEMA_VERSION,
+    variables={
+        n.IMAGE: VariableSpec(
+            (n.TILE, n.CHANNEL, n.Y, n.X), "float32",
+            "Pixels as in the file, or means of blocks of them (attribute `binning`); top row first.", kinds="uif",
+        ),
+    },
+    coords={
+        **IMAGES.coords,
+        n.SOURCE_HEIGHT: VariableSpec(_TILE, "int32", "Rows of the file, before binning.", "px", required=False),
+        n.SOURCE_WIDTH: VariableSpec(_TILE, "int32", "Columns of the file, before binning.", "px", required=False),
+    },
+)
+
+IMAGES_OF: Final = {kind: MICROGRAPHS if kind == "em" else IMAGES for kind in n.COHORT_KINDS}
+
 ANNOTATIONS: Final = DatasetSchema(
     name="annotations",
     version=SCHEMA_VERSION,
@@ -109,6 +128,42 @@ CELLS: Final = DatasetSchema(
         n.MEAN_INTENSITY: VariableSpec((n.CELL, n.CHANNEL), "float32", "Mean raw intensity.", "counts"),
     },
     coords={n.CHANNEL: VariableSpec((n.CHANNEL,), "str", "Name of the image plane.")},
+)
+
+PROBABILITY_RUN: Final = DatasetSchema(
+    name="probability_run",
+    version=SCHEMA_VERSION,
+    variables={
+        n.PROBABILITY: VariableSpec(
+            (n.TILE, n.Y, n.X), "uint16", "Probability that the pixel belongs to a particle, times 65535 as stored."
+        ),
+        n.N_CELLS: VariableSpec(_TILE, "int32", "Candidates picked at the run's floor; -1 where the tile is not done."),
+        **{name: RUN.variables[name] for name in (n.STATE, n.REASON, n.SECONDS)},
+    },
+    coords={n.TILE: _TILE_ID},
+)
+
+CANDIDATES: Final = DatasetSchema(
+    name="candidates",
+    version=SCHEMA_VERSION,
+    variables={
+        n.TILE_INDEX: VariableSpec((n.CELL,), "int32", "Position of the candidate's tile along images.tile."),
+        n.LABEL: VariableSpec((n.CELL,), MASK_DTYPE, "Number of the candidate in its tile, the most probable first."),
+        n.CENTROID_Y: VariableSpec((n.CELL,), "float32", "Row of the centre in the stored tile.", "px"),
+        n.CENTROID_X: VariableSpec((n.CELL,), "float32", "Column of the centre in the stored tile.", "px"),
+        n.SCORE: VariableSpec((n.CELL,), "float32", "Mean probability in a disc around the centre, 0 to 1."),
+    },
+)
+
+PSEUDO: Final = DatasetSchema(
+    name="pseudo",
+    version=SCHEMA_VERSION,
+    variables={
+        n.TARGET: VariableSpec(
+            (n.TILE, n.Y, n.X), "int8", "Labels by a network: 1 particle, 0 background, -1 unknown."
+        ),
+    },
+    coords={n.TILE: _TILE_ID},
 )
 
 POSITIVITY: Final = DatasetSchema(

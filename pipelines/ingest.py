@@ -25,24 +25,26 @@ class Planned:
 
 def ingest(
     source: str | Path, store: str | Path, *, layout: str | Layout = "rosmap", workers: int | None = None,
-    verify: bool = False, kind: str = "if", title: str = "",
+    verify: bool = False, kind: str | None = None, title: str = "", binning: int = 1,
 ) -> IngestReport:  # fmt: skip
     """Appends the tiles under `source` that `store` lacks; files that cannot be used are quarantined.
 
     `layout` is a name or a record from `choose_layout`. Run it again to continue after an interruption or
-    to add donors. `verify` reads files of stored tiles again and compares their digests.
+    to add donors. `verify` reads files of stored tiles again and compares their digests. `kind` is the layout's;
+    micrographs may be stored with `binning` times `binning` pixels joined into their mean.
 
-    Raises UnknownNameError for a layout, FintuneValueError where nothing fits or sizes differ too much.
+    Raises UnknownNameError for a layout, FintuneValueError where nothing fits, sizes differ too much, or the store
+    was made with another binning.
     """
     chosen = choose_layout(layout) if isinstance(layout, str) else layout
-    found = scan(source, chosen)
+    found = scan(source, chosen, binning=binning)
     cohort = open_or_create(store, found, kind=kind, title=title)
     with progress("ingest", len(found.tiles)) as advance:
         return ingest_tiles(cohort, found, workers=workers, verify=verify, progress=Steps(advance))
 
 
-def plan_ingest(source: str | Path, *, layout: str | Layout = "rosmap") -> Planned:
+def plan_ingest(source: str | Path, *, layout: str | Layout = "rosmap", binning: int = 1) -> Planned:
     """What `ingest` would find under `source`; nothing is written."""
     chosen = choose_layout(layout) if isinstance(layout, str) else layout
-    found = check_sizes(scan(source, chosen))
+    found = check_sizes(scan(source, chosen, binning=binning))
     return Planned(scan_table(found), left_out_table(found), found.ignored)

@@ -23,28 +23,49 @@ DIGEST = "digest"
 
 
 def split(
-    store: str | Path, *, fractions: Sequence[float] = (0.6, 0.2, 0.2), seed: int = 0, force: bool = False
+    store: str | Path, *, fractions: Sequence[float] = (0.6, 0.2, 0.2), seed: int = 0, force: bool = False,
+    keep: bool = False,
 ) -> pd.DataFrame:
     """Assigns each donor with annotated tiles to train, val or test; returns annotated tiles per part and marker.
 
     Tiles without an annotation keep an empty split. The split is stored as the coordinate `split` of the
-    images, with its seed, fractions and digest. `force` replaces a split that exists.
+    images, with its seed, fractions and digest. `force` replaces a split that exists. With `keep` the split that
+    came with the folders of the tiles is checked and taken; nothing is drawn then.
 
     Raises SplitError for leaks (same donor, same file or nearly the same image on two sides), a split that
-    exists, or too few donors.
+    exists or none to keep, or too few donors.
     """
     cohort = open_cohort(store)
+    if keep:
+        return _kept(cohort)
     tiles = annotated_tiles(cohort)
     if (tiles[n.SPLIT] != "").any() and not force:
         raise SplitError(
             f"{cohort.url} has a split already, and models may have been trained on it. "
-            "Use --force to replace it; runs and metrics made with the old one then no longer agree."
+            "Use --force to replace it; runs and metrics made with the old one then no longer agree. A split that "
+            "came with the tiles is taken with --keep."
         )
     donors = texts(tiles[n.DONOR])
     part_of = split_donors(donors, texts(tiles[n.MARKER]), fractions=_three(fractions), seed=seed)
     parts = [part_of[donor] for donor in donors]
     refuse_leaks(cohort, parts)
-    _store_split(cohort, dict(zip(text_array(tiles[n.TILE]), parts, strict=True)), fractions, seed)
+    facts = {"fractions": [float(f) for f in fractions], "seed": seed}
+    _store_split(cohort, dict(zip(text_array(tiles[n.TILE]), parts, strict=True)), facts)
+    return split_table(cohort)
+
+
+def _kept(cohort: Cohort) -> pd.DataFrame:
+    """The stored assignment of the annotated tiles, once it is known to leak nothing."""
+    tiles = annotated_tiles(cohort)
+    parts = texts(tiles[n.SPLIT])
+    if not any(parts):
+        raise SplitError(
+            f"{cohort.url}: no annotated tile came with a part of a split. Ingest folders called train_cells, "
+            f"val_cells and test_cells (--layout cellpose), or draw a split: fintune-xr split {cohort.url}"
+        )
+    refuse_leaks(cohort)
+    assigned = {tile: part for tile, part in zip(texts(tiles[n.TILE]), parts, strict=True) if part}
+    _store_split(cohort, assigned, {"origin": "folders"})
     return split_table(cohort)
 
 
@@ -78,8 +99,8 @@ def require_split(cohort: Cohort) -> str:
 def annotated_tiles(cohort: Cohort) -> xr.Dataset:
     """Images that have an annotation, in stored order, with all their coordinates."""
     images = cohort.images(lazy=False)
-    known = cohort.annotations(lazy=False)[n.TILE].values
-    return images.isel({n.TILE: np.flatnonzero(np.isin(images[n.TILE].values, known))})
+    known = cohort.annotated_tiles()
+    return images.isel({n.TILE: np.flatnonzero(np.isin(text_array(images[n.TILE]), known))})
 
 
 def annotated_part(cohort: Cohort, part: str, markers: Sequence[str] = ()) -> xr.Dataset:
@@ -130,13 +151,15 @@ def _hashes(tiles: xr.Dataset) -> NDArray[np.bool_]:
     return np.array(hashes)
 
 
-def _store_split(cohort: Cohort, assigned: dict[str, str], fractions: Sequence[float], seed: int) -> None:
+def _store_split(cohort: Cohort, assigned: dict[str, str], facts: dict[str, Any]) -> None:
     tiles = text_array(cohort.images()[n.TILE])
     column = _split_column(cohort)
     with writing(f"{cohort.url}/{n.IMAGES}/{n.SPLIT}"):
         column.attrs[DIGEST] = "being written"
         column[:] = np.array([assigned.get(tile, "") for tile in tiles], np.dtypes.StringDType())
-        column.attrs.update({"fractions": [float(f) for f in fractions], "seed": seed})
+        for name in ("fractions", "seed", "origin"):
+            column.attrs.pop(name, None)
+        column.attrs.update(facts)
         column.attrs[DIGEST] = split_digest(assigned)
 
 

@@ -49,6 +49,7 @@ def ingest(
     verify: Annotated[bool, Parameter(help="Compare the files of stored tiles again.", negative="")] = False,
     workers: Annotated[int | None, Parameter(help="Threads that read and compress.")] = None,
     title: Annotated[str, Parameter(help="Title of a new cohort.")] = "",
+    binning: Annotated[int, Parameter(help="Micrographs: join N x N pixels into their mean.")] = 1,
 ) -> int:
     """Store the tiles of a folder; run again to resume or to add donors.
 
@@ -59,12 +60,14 @@ def ingest(
 
     chosen = choose_layout(layout, pattern=pattern, channels=_channels(channels), marker=marker)
     if dry_run:
-        planned = step.plan_ingest(source, layout=chosen)
+        planned = step.plan_ingest(source, layout=chosen, binning=binning)
         show(table(planned.tiles), "", *_left_out(planned.left_out))
         for what, count in planned.ignored.items():
             show(f"ignored: {count} x {what}")
         return DONE
-    report = step.ingest(source, store, layout=chosen, workers=workers, verify=verify, title=title)
+    report = step.ingest(
+        source, store, layout=chosen, workers=workers, verify=verify, title=title, binning=binning
+    )
     show(f"{report.n_added} tiles added, {report.n_present} there before, {len(report.left_out)} left out")
     for item in report.left_out:
         show(f"  quarantined {item.path}: {item.reason}")
@@ -72,20 +75,32 @@ def ingest(
 
 
 def annotate(
-    source: Annotated[str, Parameter(help="Folder of instance or binary masks (TIFF, PNG).")],
+    source: Annotated[str, Parameter(help="Folder of masks (TIFF, PNG), or of particles (CSV, STAR, BOX, JSON).")],
     store: Store,
     *,
-    layout: Annotated[str, Parameter(help="Layout of the folder; see docs/layouts.md.")] = "rosmap",
+    layout: Annotated[str | None, Parameter(help="Layout of the folder; see docs/layouts.md.")] = None,
     pattern: Annotated[str | None, Parameter(help="Regular expression with groups donor, marker, tile.")] = None,
     restart: Annotated[bool, Parameter(help="Throw the stored annotations away first.", negative="")] = False,
+    diameter: Annotated[
+        float | None, Parameter(help="Particles: diameter, in pixels of the coordinates, where no file tells it.")
+    ] = None,
+    frame: Annotated[
+        Literal["image", "file"] | None,
+        Parameter(help="Particles: rows count from the top of the picture, or as the file stores them."),
+    ] = None,
+    scale: Annotated[
+        float, Parameter(help="Particles: pixels of the micrograph's file per pixel of the coordinates.")
+    ] = 1.0,
 ) -> int:
-    """Store ground-truth masks of annotated tiles; binary masks become instances by connected components.
+    """Store ground truth: masks of tiles (binary ones become connected components), or particles of micrographs.
 
     Example: fintune-xr annotate masks/ cohort.zarr
     """
     from fintune_xr.pipelines.annotate import annotate as step
 
-    report = step(source, store, layout=layout, pattern=pattern, restart=restart)
+    report = step(
+        source, store, layout=layout, pattern=pattern, restart=restart, diameter=diameter, frame=frame, scale=scale
+    )
     show(f"{report.n_added} tiles annotated, {report.n_present} there before, {len(report.left_out)} left out")
     for item in report.left_out:
         show(f"  left out {item.path}: {item.reason}")
@@ -102,6 +117,9 @@ def split(
     ),
     seed: Annotated[int, Parameter(help="The same seed gives the same split.")] = 0,
     force: Annotated[bool, Parameter(help="Replace a split that exists.", negative="")] = False,
+    keep: Annotated[
+        bool, Parameter(help="Check and take the split that came with the tiles' folders.", negative="")
+    ] = False,
 ) -> int:
     """Split the annotated tiles by donor, stratified by marker, and refuse leaks.
 
@@ -109,7 +127,7 @@ def split(
     """
     from fintune_xr.pipelines.split import split as step
 
-    show(table(step(store, fractions=fractions, seed=seed, force=force)))
+    show(table(step(store, fractions=fractions, seed=seed, force=force, keep=keep)))
     return DONE
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from fintune_xr.store.tables import (
     replace_group,
     subgroups,
 )
+from fintune_xr.text import texts
 
 INDEXED = (n.DONOR, n.MARKER, n.SPLIT)
 
@@ -49,7 +50,7 @@ class Cohort:
 
     def images(self, *, lazy: bool = True) -> xr.Dataset:
         """`image` (tile, channel, y, x), selectable by `tile`, `donor`, `marker`, `split` and `channel`."""
-        found = open_dataset(self.location, n.IMAGES, datasets.IMAGES, lazy=lazy)
+        found = open_dataset(self.location, n.IMAGES, datasets.IMAGES_OF[self.kind], lazy=lazy)
         return indexed(found)
 
     def annotations(self, *, lazy: bool = True) -> xr.Dataset:
@@ -71,6 +72,11 @@ class Cohort:
         """
         self._require(n.ANNOTATIONS, f"fintune-xr annotate COORDINATES {self.url}")
         return open_dataset(self.location, n.ANNOTATIONS, datasets.POINTS, lazy=lazy)
+
+    def annotated_tiles(self) -> list[str]:
+        """Ids of the tiles that have an annotation, whether masks or points."""
+        found = self.points(lazy=False) if self.kind == "em" else self.annotations(lazy=False)
+        return texts(found[n.TILE])
 
     def quarantine(self) -> xr.Dataset:
         """Files that were left out at ingest, with the reason of each."""
@@ -145,7 +151,7 @@ class Cohort:
 
     def images_group(self) -> Growing:
         """The group of images, for appending."""
-        return Growing(self.location, datasets.IMAGES, n.IMAGES, n.IMAGE)
+        return Growing(self.location, datasets.IMAGES_OF[self.kind], n.IMAGES, n.IMAGE)
 
     def annotations_group(self) -> Growing:
         """The group of annotations, for appending."""
@@ -172,8 +178,9 @@ def create_cohort(
     tile_shape: tuple[int, int],
     dtype: str,
     title: str = "",
+    facts: Mapping[str, Any] | None = None,
 ) -> Cohort:
-    """A new, empty cohort for tiles up to `tile_shape` (y, x) px.
+    """A new, empty cohort for tiles up to `tile_shape` (y, x) px; `facts` are attributes of its images.
 
     Raises FintuneValueError where a store lies already or `kind` is unknown, StoreWriteError where the
     place cannot be written.
@@ -200,7 +207,7 @@ def create_cohort(
         dtype=dtype,
         tile_shape=(len(channels), *tile_shape),
         constants={n.CHANNEL: list(channels)},
-        attrs={},
+        attrs=facts or {},
     )
     cohort.write(n.QUARANTINE, empty_quarantine(), datasets.QUARANTINE)
     return cohort

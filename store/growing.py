@@ -16,7 +16,7 @@ import zarr
 
 from fintune_xr import names as n
 from fintune_xr.errors import StoreDamagedError
-from fintune_xr.schema import DatasetSchema
+from fintune_xr.schema import DatasetSchema, VariableSpec
 from fintune_xr.store import shards
 from fintune_xr.store.location import Location, sync_array, writing
 from fintune_xr.store.tables import (
@@ -80,7 +80,8 @@ def create_growing(
 def append(target: Growing, items: Iterable[tuple[Labels, shards.Encoded]]) -> Iterator[int]:
     """Writes `items` shard by shard; yields the number of tiles committed so far, after each commit.
 
-    Each item is the labels of one tile and its encoded pixels. Memory holds the labels of one shard.
+    Each item is the labels of one tile and its encoded pixels; labels that the schema does not require may be left
+    out, and are 0 or empty then. Memory holds the labels of one shard.
 
     Raises StoreWriteError where the store cannot be written; what was committed stays.
     """
@@ -130,13 +131,19 @@ def _commit(target: Growing, committed: int, batch: list[Labels]) -> None:
         for name, spec in target.schema.coords.items():
             if spec.dims[0] != n.TILE:
                 continue
-            values = _values([labels[name] for labels in batch], spec.dtype)
+            values = _values([_label(labels, name, spec) for labels in batch], spec.dtype)
             write_rows(target.location, f"{target.path}/{name}", committed, values)
             # Labels must be on the disk before the array's length says that the tiles exist.
             touched = range(committed // ROWS_PER_CHUNK, (length - 1) // ROWS_PER_CHUNK + 1)
             sync_array(target.location, f"{target.path}/{name}", touched)
         array = open_column(target.location, f"{target.path}/{target.variable}")
         array.resize((length, *array.shape[1:]))
+
+
+def _label(labels: Labels, name: str, spec: VariableSpec) -> Any:
+    if name in labels or spec.required:
+        return labels[name]
+    return "" if spec.dtype == "str" else 0
 
 
 def _values(values: list[Any], dtype: str) -> np.ndarray[Any, Any]:

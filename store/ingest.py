@@ -23,16 +23,18 @@ from fintune_xr.store.cohort import Cohort, create_cohort, open_cohort
 from fintune_xr.store.location import Location
 from fintune_xr.store.tables import remove_group
 
+from .binning import BINNING, MEAN, ORIENTATION, POOLING, TOP_FIRST, binned
 from .layouts import Layout
 from .locks import writing_tiles
 from .pairing import LeftOut, TileFiles, one_family, tile_left_out
 from .quarantine import replace_quarantine
 from .readers import read_plane_with_digest
-from .recheck import changed, note_checked, stored_digests, suspects, update_attr
+from .recheck import changed, group_attrs_of, note_checked, stored_digests, suspects, update_attr
 from .scan import Progress, Scan, check_sizes
 from .sources import Place, is_url, place_in
 
 INGESTS: Final = "ingests"
+EM: Final = "em"
 
 Labelled: TypeAlias = tuple[growing.Labels, shards.Encoded]
 
@@ -46,11 +48,14 @@ class IngestReport:
     left_out: tuple[LeftOut, ...]
 
 
-def open_or_create(where: Place, found: Scan, *, kind: str = "if", title: str = "") -> Cohort:
-    """The cohort at `where`, made for the tiles of `found` where there is none yet.
+def open_or_create(where: Place, found: Scan, *, kind: str | None = None, title: str = "") -> Cohort:
+    """The cohort at `where`, made for the tiles of `found` where there is none yet; `kind` is that of the layout.
 
-    Raises FintuneValueError where no tile was found to make it for, or the sizes differ too much.
+    Raises FintuneValueError where no tile was found to make it for, the sizes differ too much, or pixels are to be
+    joined that must stay as they are.
     """
+    kind = kind or found.layout.kind
+    _check_binning(kind, found)
     location = Location.of(where)
     if location.exists():
         if not _is_stillborn(location):
@@ -69,6 +74,7 @@ def open_or_create(where: Place, found: Scan, *, kind: str = "if", title: str = 
         tile_shape=(max(tile.height for tile in found.tiles), max(tile.width for tile in found.tiles)),
         dtype=found.dtype,
         title=title,
+        facts={BINNING: found.binning, POOLING: MEAN, ORIENTATION: TOP_FIRST} if kind == EM else {},
     )
 
 
@@ -92,6 +98,7 @@ def ingest_tiles(
     workers = workers or len(os.sched_getaffinity(0))
     with writing_tiles(cohort.location):
         _check_channels(cohort, found.layout)
+        _check_stored_binning(cohort, found.binning)
         cohort.location.sweep(n.IMAGES)
         root, began = _root(found.source), time.time()
         stored = stored_digests(cohort.images_group())
@@ -102,7 +109,7 @@ def ingest_tiles(
         # Before the first tile is read: what is found changed must not be forgotten if this run is killed.
         replace_quarantine(cohort, left_out, root=root, layout=found.layout)
         note_checked(cohort, root, began)
-        n_added = _append(cohort, found.source, fresh, left_out, workers, progress)
+        n_added = _append(cohort, found, fresh, left_out, workers, progress)
         replace_quarantine(cohort, left_out, root=root, layout=found.layout)
         if n_added:
             _note_ingest(cohort, found, root, n_added)
@@ -143,6 +150,28 @@ def _check_channels(cohort: Cohort, layout: Layout) -> None:
         )
 
 
+def _check_binning(kind: str, found: Scan) -> None:
+    if found.binning != 1 and kind != EM:
+        raise FintuneValueError(
+            f"--binning {found.binning}: a cohort of kind {kind!r} holds pixels as they were counted, one per pixel of "
+            "the file. Leave --binning out; it is for micrographs (layouts of kind 'em')."
+        )
+
+
+def _check_stored_binning(cohort: Cohort, asked: int) -> None:
+    stored = stored_binning(cohort)
+    if stored != asked:
+        raise FintuneValueError(
+            f"{cohort.url} was made with --binning {stored}, asked for is {asked}. Ingest with --binning {stored}, or "
+            "into another store."
+        )
+
+
+def stored_binning(cohort: Cohort) -> int:
+    """How many pixels of a file along each side make one of the store; 1 where they are as they were."""
+    return int(group_attrs_of(cohort).get(BINNING, 1))
+
+
 def _fitting(cohort: Cohort, tiles: Sequence[TileFiles]) -> tuple[list[TileFiles], list[LeftOut]]:
     """Tiles that the store's array was made for, and the others."""
     array = cohort.images_group().array
@@ -169,7 +198,7 @@ def _misfit(tile: TileFiles, shape: tuple[int, ...], dtype: str) -> str:
 
 def _append(
     cohort: Cohort,
-    source: str,
+    found: Scan,
     fresh: Sequence[TileFiles],
     left_out: list[LeftOut],
     workers: int,
@@ -178,7 +207,7 @@ def _append(
     target = cohort.images_group()
     before = target.n_tiles
     with ThreadPoolExecutor(workers) as pool:
-        read = partial(_read_tile, source, target.grid)
+        read = partial(_read_tile, found, target.grid)
         results = ahead(pool, read, fresh, depth=2 * workers)
         for _ in growing.append(target, _good(results, left_out, len(fresh), progress)):
             pass
@@ -197,26 +226,49 @@ def _good(
             progress(done, total)
 
 
-def _read_tile(source: str, grid: shards.ShardGrid, tile: TileFiles) -> Labelled | LeftOut:
+def _read_tile(scanned: Scan, grid: shards.ShardGrid, tile: TileFiles) -> Labelled | LeftOut:
     pixels = np.zeros(grid.shard[1:], grid.dtype)
     digests = []
     for channel, file in enumerate(tile.planes):
+        place = place_in(scanned.source, file.path)
         try:
-            plane, digest = read_plane_with_digest(place_in(source, file.path), page=file.page)
+            whole, digest = read_plane_with_digest(
+                place, page=file.page, dtypes=scanned.layout.dtypes, channels=scanned.layout.planes > 0
+            )
         except TileReadError as error:
             return tile_left_out(tile, file, error.reason)
+        plane = binned(whole, scanned.binning)
         expected, found = (tile.height, tile.width, tile.dtype), (*plane.shape, plane.dtype.name)
         if found != expected:
             return tile_left_out(tile, file, f"changed while it was read: expected {expected}, found {found}")
         pixels[channel, : tile.height, : tile.width] = plane
         digests.append(digest)
-    return _labels(tile, digests), shards.encode_tile(pixels, grid)
+    fault = _in_empty_planes(scanned, tile)
+    if fault:
+        return tile_left_out(tile, tile.planes[0], fault)
+    return _labels(tile, digests, whole.shape), shards.encode_tile(pixels, grid)
 
 
-def _labels(tile: TileFiles, digests: Sequence[str]) -> growing.Labels:
+def _in_empty_planes(scanned: Scan, tile: TileFiles) -> str:
+    """What is wrong with planes of the file that belong to no channel: pixels there would be lost unnoticed."""
+    place = place_in(scanned.source, tile.planes[0].path)
+    for page in scanned.layout.empty_planes:
+        try:
+            extra, _ = read_plane_with_digest(place, page=page, dtypes=scanned.layout.dtypes, channels=True)
+        except TileReadError as error:
+            return error.reason
+        if extra.any():
+            return (
+                f"wrong values: expected plane {page} to be empty, found counts up to {extra.max()}; "
+                f"name it, e.g. --channels {page}=other"
+            )
+    return ""
+
+
+def _labels(tile: TileFiles, digests: Sequence[str], whole: tuple[int, ...]) -> growing.Labels:
     return {
-        n.TILE: tile.tile, n.DONOR: tile.donor, n.MARKER: tile.marker, n.SPLIT: "",
-        n.HEIGHT: tile.height, n.WIDTH: tile.width,
+        n.TILE: tile.tile, n.DONOR: tile.donor, n.MARKER: tile.marker, n.SPLIT: tile.split,
+        n.HEIGHT: tile.height, n.WIDTH: tile.width, n.SOURCE_HEIGHT: whole[0], n.SOURCE_WIDTH: whole[1],
         n.SOURCE: [str(file) for file in tile.planes], n.SHA256: list(digests),
     }  # fmt: skip
 
@@ -229,6 +281,6 @@ def _note_ingest(cohort: Cohort, found: Scan, root: str, n_added: int) -> None:
     layout = found.layout
     facts = provenance(
         source=root, layout=layout.name, patterns=list(layout.patterns), channels=dict(layout.channels),
-        n_added=n_added,
+        binning=found.binning, n_added=n_added,
     )  # fmt: skip
     update_attr(cohort, INGESTS, lambda before: [*(before or []), facts])

@@ -8,18 +8,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
+from urllib.parse import unquote
 
 from fintune_xr.errors import SettingsError, nearest, unknown_name
-from fintune_xr.names import CHANNEL, DAPI, DONOR, MARKER, MARKER_CHANNEL, TILE
+from fintune_xr.names import CHANNEL, DAPI, DONOR, MARKER, MARKER_CHANNEL, MICROGRAPH, SPLIT, TILE
+
+from .readers import IMAGE_DTYPES, MICROGRAPH_DTYPES
 
 TIFF_SUFFIXES: Final = (".tif", ".tiff")
 IMAGE_SUFFIXES: Final = (*TIFF_SUFFIXES, ".png", ".jpg", ".jpeg")
+MICROGRAPH_SUFFIXES: Final = (".mrc", *IMAGE_SUFFIXES)
 
 # `part` is text after the channel that still belongs to the tile's name, as in scan_b0c0x0-1388y0-1040.tif.
 PART: Final = "part"
-GROUPS: Final = (DONOR, MARKER, TILE, CHANNEL, PART)
+GROUPS: Final = (DONOR, MARKER, TILE, CHANNEL, PART, SPLIT)
 
 UNKNOWN_MARKER: Final = "unknown"
+# Micrographs carry no stain, and lie in one folder where there is one data set.
+PARTICLES: Final = "particles"
+UNNAMED_SET: Final = "set"
 
 # Products that segmentation tools leave beside the images; they are never tiles.
 NOT_TILES: Final = r"(?i).*([_-](cp_)?masks?|-labelmasks|_pred|_seg|_flows|_cp_output|_annotations?)"
@@ -33,6 +40,7 @@ class PlaneName:
     marker: str
     tile: str
     channel: str
+    split: str = ""
 
     @property
     def tile_id(self) -> str:
@@ -47,7 +55,10 @@ class Layout:
     `patterns` are regular expressions for the whole path relative to the source, with `/` between folders
     and the named groups donor, marker, tile, channel and part; the first that fits counts. `channels` maps
     the text of the group channel to the channel's name, in stored order; a layout without that group has one
-    entry, `""`. `donor` and `marker` stand in where no group captures them.
+    entry, `""`. `donor` and `marker` stand in where no group captures them. `kind` is that of the cohort that such
+    a folder makes, `dtypes` what its pixels may be. With `planes`, each file holds so many planes, which are the
+    channels named by their positions from 0 on; planes without a name must be empty. `quoted` file names are
+    unquoted, as `safe_name` writes them.
     """
 
     name: str
@@ -59,6 +70,10 @@ class Layout:
     suffixes: tuple[str, ...] = TIFF_SUFFIXES
     pages_are_tiles: bool = False
     ignore: str = NOT_TILES
+    kind: str = "if"
+    dtypes: tuple[str, ...] = IMAGE_DTYPES
+    planes: int = 0
+    quoted: bool = False
     _compiled: tuple[re.Pattern[str], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -79,12 +94,20 @@ class Layout:
         return None
 
     def _named(self, parts: dict[str, str]) -> PlaneName:
+        if self.quoted:
+            parts = {key: unquote(value) for key, value in parts.items()}
         return PlaneName(
             donor=parts.get(DONOR) or self.donor,
             marker=parts.get(MARKER) or self.marker,
             tile=_joined(parts[TILE], parts.get(PART, "")),
             channel=channel_token(parts.get(CHANNEL, "")),
+            split=parts.get(SPLIT, ""),
         )
+
+    @property
+    def empty_planes(self) -> tuple[int, ...]:
+        """Positions in each file of planes that belong to no channel."""
+        return tuple(plane for plane in range(self.planes) if str(plane) not in self.channels)
 
 
 def choose_layout(
@@ -107,7 +130,7 @@ def choose_layout(
     if pattern is not None:
         base = _with_pattern(base, pattern, channels)
     elif channels is not None:
-        base = replace(base, channels=channels)
+        base = replace(base, channels=channels, planes=base.planes and max(base.planes, len(channels)))
     return base if marker is None else replace(base, marker=marker)
 
 
@@ -164,6 +187,14 @@ def _check_channels(layout: Layout) -> None:
     names = list(layout.channels.values())
     if not names or not all(names) or len(set(names)) != len(names):
         raise SettingsError(f"layout {layout.name}: expected different channel names, got {names}")
+    if layout.planes:
+        known = [str(plane) for plane in range(layout.planes)]
+        if not set(layout.channels) <= set(known):
+            raise SettingsError(
+                f"layout {layout.name}: channels are named by their positions {', '.join(known)} in a file, "
+                f"got {', '.join(layout.channels)}"
+            )
+        return
     for pattern in layout._compiled:
         if CHANNEL not in pattern.groupindex and list(layout.channels) != [""]:
             raise SettingsError(
@@ -175,13 +206,29 @@ def _check_channels(layout: Layout) -> None:
 def _with_pattern(base: Layout, pattern: str, channels: Mapping[str, str] | None) -> Layout:
     if channels is None:
         captured = CHANNEL in _compiled(pattern, donor="").groupindex
-        channels = base.channels if captured else {"": MARKER_CHANNEL}
+        alone = base.channels if base.kind == "em" or base.planes else {"": MARKER_CHANNEL}
+        channels = base.channels if captured else alone
     suffixes = IMAGE_SUFFIXES if base.name == "custom" else base.suffixes
-    return replace(base, patterns=(pattern,), channels=channels, donor="", suffixes=suffixes)
+    donor = base.donor if base.kind == "em" else ""
+    planes = base.planes and max(base.planes, len(channels))
+    return replace(
+        base, patterns=(pattern,), channels=channels, donor=donor, suffixes=suffixes, planes=planes, quoted=False
+    )
 
 
 _IF_CHANNELS: Final = {"0": DAPI, "1": MARKER_CHANNEL}
+# The folders of a Cellpose training, or whatever lies above an image.
+_PART_FOLDER: Final = r"(?:(?:.*/)?(?P<split>train|val|test)_cells/|.*/)?"
 _END: Final = r"_b0c(?P<channel>\d+)(?P<part>[^/]*)\.(?i:tiff?)"
+
+
+
+def _micrographs(name: str, about: str, *patterns: str) -> Layout:
+    return Layout(
+        name, patterns, {"": MICROGRAPH}, about=about, donor=UNNAMED_SET, marker=PARTICLES,
+        suffixes=MICROGRAPH_SUFFIXES, kind="em", dtypes=MICROGRAPH_DTYPES,
+    )  # fmt: skip
+
 
 LAYOUTS: Final[Mapping[str, Layout]] = MappingProxyType({layout.name: layout for layout in (
     Layout(
@@ -230,5 +277,35 @@ LAYOUTS: Final[Mapping[str, Layout]] = MappingProxyType({layout.name: layout for
         patterns=(r"ch[01]/ch(?P<channel>[01])(?P<tile>\d+)\.tif",),
         channels={"0": "signal", "1": "background"},
         donor="brain",
+    ),
+    Layout(
+        name="cellpose",
+        about="train_cells, val_cells and test_cells, or one folder, of images with three planes: DAPI, marker, empty",
+        patterns=(
+            _PART_FOLDER + r"(?P<donor>[^/]+?)__(?P<marker>[^/]+?)__(?P<tile>[^/]+)\.[^./]+",
+            _PART_FOLDER + r"(?P<tile>(?P<donor>[^/_-]+)[_-](?P<marker>[A-Za-z][A-Za-z0-9]*)[^/]*)\.[^./]+",
+        ),
+        channels=_IF_CHANNELS,
+        suffixes=IMAGE_SUFFIXES,
+        planes=3,
+        quoted=True,
+    ),
+    Layout(
+        name="planes",
+        about="DONOR/MARKER/TILE.tif, each file with all channels of its tile as planes, first or last",
+        patterns=(r"(?P<donor>[^/]+)/(?P<marker>[^/]+)/(?P<tile>.+)\.[^./]+",),
+        channels=_IF_CHANNELS,
+        suffixes=IMAGE_SUFFIXES,
+        planes=2,
+    ),
+    _micrographs(
+        "cryoppp", "SET/micrographs/NAME.mrc, the set being the donor; below the set: micrographs/NAME.mrc",
+        r"(?:.*/)?(?P<donor>[^/]+)/micrographs/(?P<tile>[^/]+)\.(?i:mrc)",
+        r"micrographs/(?P<tile>[^/]+)\.(?i:mrc)",
+    ),
+    _micrographs(
+        "micrographs", "NAME.mrc, .tif, .png or .jpg in one folder, or in a folder for each set, which is the donor",
+        r"(?P<tile>[^/]+)\.[^./]+",
+        r"(?:.*/)?(?P<donor>[^/]+)/(?P<tile>[^/]+)\.[^./]+",
     ),
 )})

@@ -43,6 +43,10 @@ MASK_LAYOUTS: Final[Mapping[str, Layout]] = MappingProxyType({layout.name: layou
         *(tile + _FILE for tile in _ROSMAP_TILES),
     ),
     _masks(
+        "cellpose", "NAME_masks.tif (or .png) beside NAME.tif, in train_cells, val_cells and test_cells or one folder",
+        r"(?:.*/)?(?P<donor>)(?P<tile>[^/]+?)" + _FILE,
+    ),
+    _masks(
         "deepflash", "Parv/NN_expert.tif, binary", r"Parv/(?P<tile>(?P<donor>0[0-2]))_expert\.tif", marker="Parv",
     ),
     _masks(

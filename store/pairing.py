@@ -54,6 +54,7 @@ class TileFiles:
     height: int
     width: int
     dtype: str
+    split: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,5 +177,5 @@ def _tile(group: Sequence[FoundPlane], layout: Layout) -> TileFiles:
     name = planes[0].name
     files = tuple(plane.file for plane in planes)
     return TileFiles(
-        name.tile_id, name.donor, name.marker, files, header.height, header.width, header.dtype
+        name.tile_id, name.donor, name.marker, files, header.height, header.width, header.dtype, name.split
     )

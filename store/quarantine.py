@@ -51,7 +51,7 @@ def replace_quarantine(cohort: Cohort, left_out: Sequence[LeftOut], *, root: str
 
 def _is_superseded(row: Row, root: str, layout: Layout) -> bool:
     path = row[COLUMNS.index(n.PATH)]
-    named = re.sub(r"#\d+$", "", path) if layout.pages_are_tiles else path
+    named = re.sub(r"#\d+$", "", path) if layout.pages_are_tiles or layout.planes else path
     return row[COLUMNS.index(n.ROOT)] == root and layout.parse(named) is not None
 
 

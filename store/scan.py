@@ -14,6 +14,7 @@ import pandas as pd
 from fintune_xr.errors import FintuneValueError, TileReadError
 from fintune_xr.names import DONOR, HEIGHT, MARKER, REASON, TILE, WIDTH
 
+from .binning import binned_header, check_binning
 from .layouts import Layout, PlaneName
 from .pairing import (
     SIZE_FACTOR,
@@ -40,13 +41,17 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What was found under `source`; `ignored` counts files that are no tiles, by what they are."""
+    """What was found under `source`; `ignored` counts files that are no tiles, by what they are.
+
+    `binning` pixels of a file along each side make one of the tile; sizes and dtype are those of the tiles.
+    """
 
     source: str
     layout: Layout
     tiles: tuple[TileFiles, ...]
     left_out: tuple[LeftOut, ...]
     ignored: Mapping[str, int] = field(default_factory=dict)
+    binning: int = 1
 
     @property
     def dtype(self) -> str:
@@ -59,6 +64,7 @@ def scan(
     layout: Layout,
     *,
     dtype: str | None = None,
+    binning: int = 1,
     workers: int = 8,
     progress: Progress | None = None,
 ) -> Scan:
@@ -69,12 +75,13 @@ def scan(
 
     Raises FintuneValueError where `source` is no folder, or none of its files fits the layout.
     """
+    check_binning(binning)
     named, unusable, ignored = named_files(source, layout)
-    planes = _read_headers(source, named, layout, workers, progress)
+    planes = [_binned(plane, binning) for plane in _read_headers(source, named, layout, workers, progress)]
     tiles, left_out = assemble(planes, layout, dtype=dtype)
     tiles, strays = without_strays(tiles)
     everything = sorted([*unusable, *left_out, *strays], key=lambda item: natural_key(item.path))
-    return Scan(str(source), layout, tuple(tiles), tuple(everything), ignored)
+    return Scan(str(source), layout, tuple(tiles), tuple(everything), ignored, binning)
 
 
 def check_sizes(found: Scan) -> Scan:
@@ -143,7 +150,7 @@ def _named(
             ignored[what] += 1
         elif name is None:
             ignored["image whose name does not fit the layout"] += 1
-        elif name.channel not in layout.channels:
+        elif not layout.planes and name.channel not in layout.channels:
             ignored[f"channel {name.channel!r}, not in the layout"] += 1
         elif not _is_text(path):
             unusable.append(_unreadable_name(path))
@@ -184,10 +191,10 @@ def _read_headers(
     workers: int,
     progress: Progress | None,
 ) -> list[FoundPlane]:
-    read = _planes_of_pages if layout.pages_are_tiles else _plane_of_file
+    read = _channels_of_file if layout.planes else _planes_of_pages if layout.pages_are_tiles else _plane_of_file
     planes: list[FoundPlane] = []
     with ThreadPoolExecutor(max_workers=workers) as pool:
-        found = pool.map(lambda item: _planes_or_fault(read, source, *item), named)
+        found = pool.map(lambda item: _planes_or_fault(read, source, layout, *item), named)
         for done, some in enumerate(found, start=1):
             planes += some
             if progress is not None:
@@ -196,26 +203,62 @@ def _read_headers(
 
 
 def _planes_or_fault(
-    read: Callable[[Place, str, PlaneName], list[FoundPlane]], source: Place, path: str, name: PlaneName
+    read: Callable[[Place, Layout, str, PlaneName], list[FoundPlane]],
+    source: Place,
+    layout: Layout,
+    path: str,
+    name: PlaneName,
 ) -> list[FoundPlane]:
     try:
-        return read(source, path, name)
+        return read(source, layout, path, name)
     except TileReadError as error:
-        return [FoundPlane(name, PlaneFile(path), None, error.reason)]
+        fault = FoundPlane(name, PlaneFile(path), None, error.reason)
+        if not layout.planes:
+            return [fault]
+        # A file of several channels lacks none of them, whatever is wrong with it.
+        named = [replace(fault, name=replace(name, channel=token)) for token in layout.channels]
+        return [named[0], *(replace(one, fault="") for one in named[1:])]
 
 
-def _plane_of_file(source: Place, path: str, name: PlaneName) -> list[FoundPlane]:
-    header = read_header(place_in(source, path))
+def _binned(plane: FoundPlane, binning: int) -> FoundPlane:
+    """`plane` with its header as the tile will be stored."""
+    if plane.header is None:
+        return plane
+    try:
+        return replace(plane, header=binned_header(plane.header, binning))
+    except TileReadError as error:
+        return replace(plane, header=None, fault=error.reason)
+
+
+def _plane_of_file(source: Place, layout: Layout, path: str, name: PlaneName) -> list[FoundPlane]:
+    header = read_header(place_in(source, path), dtypes=layout.dtypes)
     if header.pages != 1:
         raise TileReadError(f"wrong shape: expected one plane, found {header.pages} pages", path)
     return [FoundPlane(name, PlaneFile(path), header)]
 
 
-def _planes_of_pages(source: Place, path: str, name: PlaneName) -> list[FoundPlane]:
+def _planes_of_pages(source: Place, layout: Layout, path: str, name: PlaneName) -> list[FoundPlane]:
     place = place_in(source, path)
     return [
         FoundPlane(
-            replace(name, tile=f"{name.tile}_p{page}"), PlaneFile(path, page), read_header(place, page=page)
+            replace(name, tile=f"{name.tile}_p{page}"),
+            PlaneFile(path, page),
+            read_header(place, page=page, dtypes=layout.dtypes),
         )
-        for page in range(read_header(place).pages)
+        for page in range(read_header(place, dtypes=layout.dtypes).pages)
+    ]
+
+
+def _channels_of_file(source: Place, layout: Layout, path: str, name: PlaneName) -> list[FoundPlane]:
+    place = place_in(source, path)
+    found = read_header(place, dtypes=layout.dtypes, channels=True).pages
+    if found != layout.planes:
+        expected = [layout.channels.get(str(plane), "empty") for plane in range(layout.planes)]
+        raise TileReadError(f"wrong number of planes: expected {layout.planes} ({', '.join(expected)}), found {found}")
+    return [
+        FoundPlane(
+            replace(name, channel=token), PlaneFile(path, int(token)),
+            read_header(place, page=int(token), dtypes=layout.dtypes, channels=True),
+        )
+        for token in layout.channels
     ]

@@ -109,7 +109,7 @@ def test_a_cut_png_or_jpeg_is_refused(tmp_path: Path, suffix: str) -> None:
         ("a.tif", b"", "zero bytes: expected an image"),
         ("a.tif", b"<?xml version='1.0'?><meta/>", "expected a TIFF, found not a TIFF file"),
         ("a.png", b"<?xml version='1.0'?><meta/>", "expected a PNG or JPEG"),
-        ("a.xml", b"<x/>", "expected .tif, .tiff, .png or .jpg, found .xml"),
+        ("a.xml", b"<x/>", "expected .tif, .tiff, .png, .jpg or .mrc, found .xml"),
     ],
 )
 def test_what_is_no_image(tmp_path: Path, name: str, content: bytes, message: str) -> None:

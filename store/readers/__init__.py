@@ -16,29 +16,37 @@ from numpy.typing import NDArray
 from fintune_xr.errors import TileReadError
 from fintune_xr.store.sources import Place, open_place
 
-from . import raster, tiff
-from .header import IMAGE_DTYPES, LABEL_DTYPES, Header
+from . import mrc, raster, tiff
+from .header import IMAGE_DTYPES, LABEL_DTYPES, MICROGRAPH_DTYPES, Header, checked_pixels
 
-__all__ = ["Header", "read_header", "read_labels", "read_plane", "read_plane_with_digest"]
+__all__ = [
+    "IMAGE_DTYPES", "MICROGRAPH_DTYPES", "Header", "read_header", "read_labels", "read_plane", "read_plane_with_digest",
+]  # fmt: skip
 
 
-def read_header(place: Place, *, page: int | None = None, dtypes: Collection[str] = IMAGE_DTYPES) -> Header:
+def read_header(
+    place: Place, *, page: int | None = None, dtypes: Collection[str] = IMAGE_DTYPES, channels: bool = False
+) -> Header:
     """Height, width, dtype and number of pages of an image file, without decoding a pixel.
 
-    `page` names the plane that is described, the first by default.
+    `page` names the plane that is described, the first by default. With `channels`, those of a colour image count
+    as its pages.
 
     Raises TileReadError: no bytes, not the format of its name, truncated, colour, or a dtype not in `dtypes`.
     """
     with _opened(place) as file:
-        if _format(place) is tiff:
-            return tiff.tiff_header(file, page=page, dtypes=dtypes)
-        return raster.raster_header(file, page=page, dtypes=dtypes)
+        kind = _format(place)
+        if kind is tiff:
+            return tiff.tiff_header(file, page=page, dtypes=dtypes, channels=channels)
+        if kind is mrc:
+            return mrc.mrc_header(file, page=page, dtypes=dtypes)
+        return raster.raster_header(file, page=page, dtypes=dtypes, channels=channels)
 
 
 def read_plane(
     place: Place, *, page: int | None = None, dtypes: Collection[str] = IMAGE_DTYPES
 ) -> NDArray[Any]:
-    """Pixels (y, x) of one plane, uint8 or uint16 by default, raw counts.
+    """Pixels (y, x) of one plane, uint8 or uint16 by default, raw counts; the first row is the top of the picture.
 
     Raises TileReadError as `read_header` does; also for several pages where none is named, or damage.
     """
@@ -51,20 +59,23 @@ def read_labels(place: Place, *, page: int | None = None) -> tuple[NDArray[Any],
 
 
 def read_plane_with_digest(
-    place: Place, *, page: int | None = None, dtypes: Collection[str] = IMAGE_DTYPES
+    place: Place, *, page: int | None = None, dtypes: Collection[str] = IMAGE_DTYPES, channels: bool = False
 ) -> tuple[NDArray[Any], str]:
     """Pixels (y, x) of one plane, and the SHA-256 of the very bytes they were decoded from.
 
-    The file is read once. Raises TileReadError as `read_plane` does.
+    The file is read once; `channels` as in `read_header`. Raises TileReadError as `read_plane` does.
     """
     with _opened(place) as file:
         content = file.read()
         memory = io.BytesIO(content)
-        if _format(place) is tiff:
-            plane = tiff.tiff_plane(memory, page=page, dtypes=dtypes)
+        kind = _format(place)
+        if kind is tiff:
+            plane = tiff.tiff_plane(memory, page=page, dtypes=dtypes, channels=channels)
+        elif kind is mrc:
+            plane = mrc.mrc_plane(memory, page=page, dtypes=dtypes)
         else:
-            plane = raster.raster_plane(memory, page=page, dtypes=dtypes)
-        return plane, hashlib.sha256(content).hexdigest()
+            plane = raster.raster_plane(memory, page=page, dtypes=dtypes, channels=channels)
+        return checked_pixels(plane), hashlib.sha256(content).hexdigest()
 
 
 def _format(place: Place) -> ModuleType:
@@ -73,7 +84,9 @@ def _format(place: Place) -> ModuleType:
         return tiff
     if suffix in (".png", ".jpg", ".jpeg"):
         return raster
-    raise TileReadError(f"unreadable: expected .tif, .tiff, .png or .jpg, found {suffix or 'no suffix'}")
+    if suffix == ".mrc":
+        return mrc
+    raise TileReadError(f"unreadable: expected .tif, .tiff, .png, .jpg or .mrc, found {suffix or 'no suffix'}")
 
 
 @contextmanager

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fintune_xr.errors import TileReadError
 
 IMAGE_DTYPES: Final = ("uint8", "uint16")
+MICROGRAPH_DTYPES: Final = ("int8", "uint8", "int16", "uint16", "float16", "float32")
 LABEL_DTYPES: Final = ("bool", "uint8", "uint16", "uint32", "int8", "int16", "int32", "int64", "uint64")
 
 # A damaged header may claim any size; a plane beyond this is refused before memory is asked for.
@@ -37,6 +41,18 @@ def checked(header: Header, dtypes: Collection[str]) -> Header:
             f"wrong shape: expected 1 to {MOST_PIXELS:,} pixels, found {header.height} x {header.width}"
         )
     return header
+
+
+def checked_pixels(pixels: NDArray[Any]) -> NDArray[Any]:
+    """`pixels` themselves, once each of them is a number.
+
+    Raises TileReadError where some are NaN or infinite.
+    """
+    if pixels.dtype.kind == "f":
+        missing = int(np.count_nonzero(~np.isfinite(pixels)))
+        if missing:
+            raise TileReadError(f"wrong values: {missing:,} of {pixels.size:,} pixels are NaN or infinite")
+    return pixels
 
 
 def page_index(page: int | None, pages: int) -> int:

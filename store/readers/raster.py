@@ -16,26 +16,34 @@ from fintune_xr.errors import TileReadError
 from .header import Header, checked, page_index
 
 _DTYPES: Final = {"1": "bool", "L": "uint8", "P": "uint8", "I;16": "uint16", "I;16B": "uint16", "I": "int32"}
+_COLOURS: Final = "RGB"
 _LAST_BYTES: Final = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
 
 
-def raster_header(file: BinaryIO, *, page: int | None, dtypes: Collection[str]) -> Header:
-    """Size and dtype of the image, without decoding.
+def raster_header(
+    file: BinaryIO, *, page: int | None, dtypes: Collection[str], channels: bool = False
+) -> Header:
+    """Size and dtype of the image, without decoding; with `channels`, red, green and blue count as pages.
 
     Raises TileReadError for what is neither PNG nor JPEG, truncated, colour, or of another dtype.
     """
     with _image(file) as image:
-        return _header(image, page, dtypes)
+        return _header(image, page, dtypes, channels=channels)
 
 
-def raster_plane(file: BinaryIO, *, page: int | None, dtypes: Collection[str]) -> NDArray[Any]:
+def raster_plane(
+    file: BinaryIO, *, page: int | None, dtypes: Collection[str], channels: bool = False
+) -> NDArray[Any]:
     """Pixels (y, x) of the image; a palette image gives its indices.
 
     Raises TileReadError as `raster_header` does, and where the pixels cannot be decoded.
     """
     with _image(file) as image:
-        header = _header(image, page, dtypes)
-        return np.asarray(image).astype(header.dtype, copy=False)
+        header = _header(image, page, dtypes, channels=channels)
+        pixels = np.asarray(image)
+        if pixels.ndim == 3:
+            pixels = pixels[..., page_index(page, pixels.shape[2])]
+        return pixels.astype(header.dtype, copy=False)
 
 
 @contextmanager
@@ -61,7 +69,10 @@ def _check_ending(file: BinaryIO, kind: str) -> None:
         raise TileReadError(f"truncated: expected the end of a {kind}, found the file cut off")
 
 
-def _header(image: Image.Image, page: int | None, dtypes: Collection[str]) -> Header:
+def _header(image: Image.Image, page: int | None, dtypes: Collection[str], *, channels: bool) -> Header:
+    if channels and image.mode == _COLOURS:
+        page_index(page or 0, len(_COLOURS))
+        return checked(Header(image.height, image.width, "uint8", len(_COLOURS)), dtypes)
     page_index(page, 1)
     if image.mode not in _DTYPES:
         raise TileReadError(f"wrong shape: expected one grey plane (y, x), found {image.mode} pixels")

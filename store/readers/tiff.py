@@ -18,6 +18,8 @@ from fintune_xr.errors import TileReadError
 from .header import Header, checked, page_index
 
 _MINISWHITE: Final = 0
+# How the channels of a page are stored: one after the other, not pixel by pixel.
+_SEPARATE: Final = 2
 
 # What tifffile and the codecs of imagecodecs are seen to raise on damaged files.
 _DAMAGE: Final = (
@@ -26,26 +28,33 @@ _DAMAGE: Final = (
 )
 
 
-def tiff_header(file: BinaryIO, *, page: int | None, dtypes: Collection[str]) -> Header:
+def tiff_header(
+    file: BinaryIO, *, page: int | None, dtypes: Collection[str], channels: bool = False
+) -> Header:
     """Size, dtype and page count of one plane, with the file known to hold all the bytes it promises.
 
-    `page` None means the first, and says nothing about the others.
+    `page` None means the first, and says nothing about the others. With `channels`, the channels of a file with a
+    single page count as pages, whether they come first or last in it.
 
     Raises TileReadError for what is not a TIFF, truncated, colour, or of another dtype.
     """
     with _pages(file) as pages:
-        return _header(pages, page or 0, _size(file), dtypes)[1]
+        return _header(pages, page or 0, _size(file), dtypes, channels=channels)[1]
 
 
-def tiff_plane(file: BinaryIO, *, page: int | None, dtypes: Collection[str]) -> NDArray[Any]:
+def tiff_plane(
+    file: BinaryIO, *, page: int | None, dtypes: Collection[str], channels: bool = False
+) -> NDArray[Any]:
     """Pixels (y, x) of one plane in native byte order; `page` None demands that there is only one.
 
     Raises TileReadError as `tiff_header` does, and where the pixels cannot be decoded.
     """
     with _pages(file) as pages:
-        index = page_index(page, len(pages))
-        plane, header = _header(pages, index, _size(file), dtypes)
+        index = page_index(page, _n_channels(pages) if channels else len(pages))
+        plane, header = _header(pages, index, _size(file), dtypes, channels=channels)
         pixels: NDArray[Any] = np.asarray(plane.asarray(maxworkers=1))
+        if pixels.ndim == 3:
+            pixels = np.take(pixels, index, axis=_channel_axis(plane))
     if pixels.shape != (header.height, header.width):
         raise TileReadError(
             f"wrong shape: expected {header.height} x {header.width} as in the header, found {pixels.shape}"
@@ -68,23 +77,44 @@ def _pages(file: BinaryIO) -> Iterator[Any]:
         raise TileReadError(f"unreadable: truncated or damaged TIFF ({reason[:120]})") from error
 
 
-def _header(pages: Any, index: int, size: int, dtypes: Collection[str]) -> tuple[Any, Header]:
-    n_pages = len(pages)
-    if n_pages == 0:
+def _header(
+    pages: Any, index: int, size: int, dtypes: Collection[str], *, channels: bool
+) -> tuple[Any, Header]:
+    if len(pages) == 0:
         raise TileReadError("truncated: expected at least one image directory, found none")
+    n_pages = _n_channels(pages) if channels else len(pages)
     page_index(index, n_pages)
-    plane = pages[index]
-    _check_one_plane(pages, plane)
-    height, width = plane.shape
+    is_joined = n_pages != len(pages)
+    plane = pages[0 if is_joined else index]
+    _check_one_plane(pages, plane, shape=_shape(plane) if is_joined else plane.shape)
+    height, width = _shape(plane) if is_joined else plane.shape
     header = checked(Header(height, width, np.dtype(plane.dtype).name, n_pages), dtypes)
     _check_complete(plane, size)
     return plane, header
 
 
-def _check_one_plane(pages: Any, plane: Any) -> None:
+def _n_channels(pages: Any) -> int:
+    """Pages of the file, or channels of its only page."""
+    only = pages[0] if len(pages) == 1 else None
+    if only is None or len(only.shape) != 3 or only.samplesperpixel < 2:
+        return len(pages)
+    return int(only.samplesperpixel)
+
+
+def _channel_axis(page: Any) -> int:
+    return 0 if int(page.planarconfig) == _SEPARATE else 2
+
+
+def _shape(page: Any) -> tuple[int, ...]:
+    """Height and width of a page that holds several channels."""
+    axis = _channel_axis(page)
+    return tuple(length for at, length in enumerate(page.shape) if at != axis)
+
+
+def _check_one_plane(pages: Any, plane: Any, *, shape: tuple[int, ...]) -> None:
     if plane.dtype is None:
         raise TileReadError(f"wrong dtype: {plane.bitspersample} bits per sample are not supported")
-    if len(plane.shape) != 2:
+    if len(shape) != 2:
         raise TileReadError(f"wrong shape: expected one grey plane (y, x), found {plane.shape}")
     if int(plane.photometric) == _MINISWHITE and np.dtype(plane.dtype) != bool:
         raise TileReadError("wrong dtype: expected black as zero, found an inverted image (white is zero)")
