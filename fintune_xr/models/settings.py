@@ -105,7 +105,7 @@ class UnetSettings(ChannelSettings):
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32", description="bfloat16 is faster on GPUs that have it, and slower on most CPUs."
     )
-    floor: float = Field(default=0.05, ge=0, le=1, description="Candidates that score less are not stored.")
+    floor: float = Field(default=0.02, ge=0, le=1, description="Candidates that score less are not stored.")
     separation: float = Field(
         default=SEPARATION, ge=0, description="Least distance of two candidates, in particle diameters."
     )
