@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import starfile
+from em_files import picture, write_mrc
 from hypothesis import given
 from hypothesis import strategies as st
-from micrographs import picture, write_mrc
 from PIL import Image
 from scipy import ndimage
 

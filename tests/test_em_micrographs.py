@@ -8,9 +8,9 @@ import mrcfile
 import numpy as np
 import pytest
 import tifffile
+from em_files import picture, write_mrc
 from hypothesis import given
 from hypothesis import strategies as st
-from micrographs import picture, write_mrc
 from PIL import Image
 from skimage.io import imread
 
