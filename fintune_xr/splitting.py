@@ -45,7 +45,7 @@ def split_donors(
     donors, markers = sorted(set(donor)), sorted(set(marker))
     wanted_parts = sum(f > 0 for f in fractions)
     if len(donors) < wanted_parts:
-        raise SplitError(f"{len(donors)} donors cannot fill {wanted_parts} parts; annotate more donors")
+        raise SplitError(f"{len(donors)} donors cannot fill {wanted_parts} parts; annotate more, or split by tile")
     counts = np.zeros((len(donors), len(markers)))
     for d, m in zip(donor, marker, strict=True):
         counts[donors.index(d), markers.index(m)] += 1

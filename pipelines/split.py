@@ -1,10 +1,10 @@
-"""Donor-level split of the annotated tiles, with the leak check."""
+"""Split of the annotated tiles by donor, or by tile where there is one donor, with the leak check."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fintune_xr import names as n
 from fintune_xr.errors import SplitError, unknown_name
+from fintune_xr.pipelines.progress import say
 from fintune_xr.splitting import find_leaks, perceptual_hash, split_digest, split_donors
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.location import writing
@@ -20,17 +21,20 @@ from fintune_xr.store.tables import open_column
 from fintune_xr.text import text_array, texts
 
 DIGEST = "digest"
+BY = "by"
+By = Literal["donor", "tile"]
 
 
 def split(
     store: str | Path, *, fractions: Sequence[float] = (0.6, 0.2, 0.2), seed: int = 0, force: bool = False,
-    keep: bool = False,
+    keep: bool = False, by: By = n.DONOR,
 ) -> pd.DataFrame:
     """Assigns each donor with annotated tiles to train, val or test; returns annotated tiles per part and marker.
 
     Tiles without an annotation keep an empty split. The split is stored as the coordinate `split` of the
     images, with its seed, fractions and digest. `force` replaces a split that exists. With `keep` the split that
-    came with the folders of the tiles is checked and taken; nothing is drawn then.
+    came with the folders of the tiles is checked and taken; nothing is drawn then. `by` tile assigns each tile for
+    itself, for cohorts of a single donor or data set: scores then say nothing about another one.
 
     Raises SplitError for leaks (same donor, same file or nearly the same image on two sides), a split that
     exists or none to keep, or too few donors.
@@ -45,13 +49,27 @@ def split(
             "Use --force to replace it; runs and metrics made with the old one then no longer agree. A split that "
             "came with the tiles is taken with --keep."
         )
-    donors = texts(tiles[n.DONOR])
-    part_of = split_donors(donors, texts(tiles[n.MARKER]), fractions=_three(fractions), seed=seed)
-    parts = [part_of[donor] for donor in donors]
-    refuse_leaks(cohort, parts)
-    facts = {"fractions": [float(f) for f in fractions], "seed": seed}
+    units = texts(tiles[_unit(by)])
+    part_of = split_donors(units, texts(tiles[n.MARKER]), fractions=_three(fractions), seed=seed)
+    parts = [part_of[unit] for unit in units]
+    refuse_leaks(cohort, parts, by=by)
+    facts = {"fractions": [float(f) for f in fractions], "seed": seed, BY: by}
+    if by == n.TILE:
+        say(_WEAKER)
     _store_split(cohort, dict(zip(text_array(tiles[n.TILE]), parts, strict=True)), facts)
     return split_table(cohort)
+
+
+_WEAKER = (
+    "split by tile: tiles of one donor or data set lie on both sides. Scores hold for more tiles of the same ones, "
+    "which is weaker than a split by donor."
+)
+
+
+def _unit(by: str) -> str:
+    if by not in (n.DONOR, n.TILE):
+        raise SplitError(f"--by {by!r}: expected donor or tile")
+    return by
 
 
 def _kept(cohort: Cohort) -> pd.DataFrame:
@@ -63,7 +81,7 @@ def _kept(cohort: Cohort) -> pd.DataFrame:
             f"{cohort.url}: no annotated tile came with a part of a split. Ingest folders called train_cells, "
             f"val_cells and test_cells (--layout cellpose), or draw a split: fintune-xr split {cohort.url}"
         )
-    refuse_leaks(cohort)
+    refuse_leaks(cohort, parts)
     assigned = {tile: part for tile, part in zip(texts(tiles[n.TILE]), parts, strict=True) if part}
     _store_split(cohort, assigned, {"origin": "folders"})
     return split_table(cohort)
@@ -121,15 +139,16 @@ def annotated_part(cohort: Cohort, part: str, markers: Sequence[str] = ()) -> xr
     return tiles.isel({n.TILE: np.flatnonzero(chosen)})
 
 
-def refuse_leaks(cohort: Cohort, parts: Sequence[str] | None = None) -> None:
-    """Raises SplitError naming annotated tiles that leak across `parts`, by default the stored split."""
+def refuse_leaks(cohort: Cohort, parts: Sequence[str] | None = None, *, by: By = n.DONOR) -> None:
+    """Raises SplitError naming annotated tiles that leak across `parts`, by default the stored split and its `by`."""
     tiles = annotated_tiles(cohort)
     if parts is None:
         parts = texts(tiles[n.SPLIT])
+        by = stored_by(cohort)
     leaks = find_leaks(
         texts(tiles[n.TILE]),
         parts,
-        donor=texts(tiles[n.DONOR]),
+        donor=texts(tiles[_unit(by)]),
         digest=[" ".join(row) for row in text_array(tiles[n.SHA256])],
         hashes=_hashes(tiles),
     )
@@ -139,6 +158,11 @@ def refuse_leaks(cohort: Cohort, parts: Sequence[str] | None = None) -> None:
             f"{cohort.url}: {len(leaks)} pair(s) of tiles would leak across the split:\n  {listed}\n"
             "Give both tiles the same donor, or leave one of them out of the annotations."
         )
+
+
+def stored_by(cohort: Cohort) -> By:
+    """What the stored split keeps together: the tiles of a donor, or nothing beyond a tile."""
+    return "tile" if _split_column(cohort).attrs.get(BY) == n.TILE else "donor"
 
 
 def _hashes(tiles: xr.Dataset) -> NDArray[np.bool_]:
@@ -157,7 +181,7 @@ def _store_split(cohort: Cohort, assigned: dict[str, str], facts: dict[str, Any]
     with writing(f"{cohort.url}/{n.IMAGES}/{n.SPLIT}"):
         column.attrs[DIGEST] = "being written"
         column[:] = np.array([assigned.get(tile, "") for tile in tiles], np.dtypes.StringDType())
-        for name in ("fractions", "seed", "origin"):
+        for name in ("fractions", "seed", "origin", BY):
             column.attrs.pop(name, None)
         column.attrs.update(facts)
         column.attrs[DIGEST] = split_digest(assigned)

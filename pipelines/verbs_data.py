@@ -120,14 +120,17 @@ def split(
     keep: Annotated[
         bool, Parameter(help="Check and take the split that came with the tiles' folders.", negative="")
     ] = False,
+    by: Annotated[
+        Literal["donor", "tile"], Parameter(help="What stays together; tile is weaker, for one data set.")
+    ] = "donor",
 ) -> int:
-    """Split the annotated tiles by donor, stratified by marker, and refuse leaks.
+    """Split the annotated tiles by donor (or by tile), stratified by marker, and refuse leaks.
 
     Example: fintune-xr split cohort.zarr --fractions 0.6 0.2 0.2 --seed 7
     """
     from fintune_xr.pipelines.split import split as step
 
-    show(table(step(store, fractions=fractions, seed=seed, force=force, keep=keep)))
+    show(table(step(store, fractions=fractions, seed=seed, force=force, keep=keep, by=by)))
     return DONE
 
 

@@ -1,0 +1,67 @@
+"""A split of micrographs of one data set: by tile, said to be weaker, and checked for leaks all the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from em_files import centres, picture
+from micrographs import make_micrographs
+
+from fintune_xr import names as n
+from fintune_xr.errors import SplitError
+from fintune_xr.pipelines.annotate import annotate
+from fintune_xr.pipelines.check import check
+from fintune_xr.pipelines.ingest import ingest
+from fintune_xr.pipelines.split import refuse_leaks, require_split, split, stored_by
+from fintune_xr.store.cohort import open_cohort
+
+FRACTIONS = (0.5, 0.25, 0.25)
+
+
+def test_one_data_set_needs_a_split_by_tile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cohort = make_micrographs(tmp_path / "c.zarr", parts=("train",) * 8, px=64)
+    with pytest.raises(SplitError, match="1 donors cannot fill 3 parts; annotate more, or split by tile"):
+        split(cohort.url, fractions=FRACTIONS, force=True)
+    table = split(cohort.url, fractions=FRACTIONS, force=True, by="tile", seed=3)
+    assert dict(zip(table[n.SPLIT], table["tiles"], strict=True)) == {"train": 4, "val": 2, "test": 2}
+    assert "which is weaker than a split by donor" in capsys.readouterr().err
+    assert stored_by(cohort) == "tile"
+    assert cohort.images()[n.SPLIT].attrs["by"] == "tile"
+    first = cohort.images()[n.SPLIT].values.tolist()
+    digest = require_split(cohort)
+    refuse_leaks(cohort)
+    assert check(cohort.url) == []
+    with pytest.raises(SplitError, match="has a split already"):
+        split(cohort.url, fractions=FRACTIONS, by="tile", seed=3)
+    split(cohort.url, fractions=FRACTIONS, force=True, by="tile", seed=3)
+    assert (cohort.images()[n.SPLIT].values.tolist(), require_split(cohort)) == (first, digest)
+
+
+def test_micrographs_without_annotation_stay_outside(tmp_path: Path) -> None:
+    cohort = make_micrographs(tmp_path / "c.zarr", parts=("train",) * 4 + ("", ""), px=64)
+    split(cohort.url, fractions=(0.75, 0.25, 0), force=True, by="tile")
+    assert sorted(cohort.images()[n.SPLIT].values.tolist()) == ["", "", "train", "train", "train", "val"]
+
+
+def test_the_same_micrograph_twice_is_still_a_leak(tmp_path: Path) -> None:
+    from PIL import Image
+
+    (tmp_path / "raw").mkdir()
+    for name in ("a", "b", "c"):
+        pixels = picture("a" if name == "b" else name, (64, 64)).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"raw/{name}.png")
+        x, y = centres(name, (64, 64))[0]
+        (tmp_path / f"raw/{name}.csv").write_text(f"x,y,diameter\n{x},{y},12\n")
+    ingest(tmp_path / "raw", tmp_path / "c.zarr", layout="micrographs")
+    annotate(tmp_path / "raw", tmp_path / "c.zarr")
+    with pytest.raises(SplitError, match=r"set/particles/a .* set/particles/b .*: same file content"):
+        split(tmp_path / "c.zarr", fractions=(1 / 3, 1 / 3, 1 / 3), by="tile")
+    assert set(open_cohort(tmp_path / "c.zarr").images()[n.SPLIT].values.tolist()) == {""}
+
+
+def test_another_unit_is_refused(tmp_path: Path) -> None:
+    cohort = make_micrographs(tmp_path / "c.zarr", parts=("train",) * 3, px=64)
+    with pytest.raises(SplitError, match="--by 'grid': expected donor or tile"):
+        split(cohort.url, force=True, by="grid")  # type: ignore[arg-type]
