@@ -7,9 +7,10 @@ result is let go as soon as it has been handed on, because what stays in workers
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from concurrent.futures import CancelledError
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import dask.array as da
 import numpy as np
@@ -24,39 +25,63 @@ R = TypeVar("R")
 
 BLOCKS_PER_WORKER_THREAD = 3
 _MAX_BATCH = 16
+# Clusters take workers away for reasons of their own, so that one loss too many proves nothing yet.
+_RESCUES = 5
 
 
 def map_plans(
-    client: Client, function: Callable[..., R], plans: Iterable[P], *, context: Any, name: str
+    client: Client,
+    function: Callable[..., R],
+    plans: Iterable[P],
+    *,
+    context: Any,
+    name: str,
+    rescue: Callable[..., R] | None = None,
 ) -> Generator[list[R], None, None]:
     """Results of `function(plan, context)` for every plan, as lists of those that came in together.
 
     `context` must be small and picklable: it travels with every block. At most three blocks per worker
     thread are with the scheduler at once, so neither the graph nor memory grows with the number of plans.
+    A plan over which workers died one after another is given to `rescue(plan, context)` instead.
 
-    Raises what `function` raised, WorkerLostError where its workers died; blocks in flight are then given up,
-    as they are when the caller stops asking for results.
+    Raises what `function` raised, WorkerLostError where workers went on dying; blocks in flight are then given
+    up, as they are when the caller stops asking for results.
     """
     waiting = iter(plans)
     pool = as_completed(with_results=True, raise_errors=False)
-    in_flight: set[Future] = set()
+    in_flight: dict[Future, _Sent[P]] = {}
     try:
         for number in itertools.count():
             batch = list(itertools.islice(waiting, min(_room(client, in_flight), _MAX_BATCH)))
             if batch:
                 futures = _submit(client, function, batch, context, f"{name}-{number}")
-                in_flight.update(futures)
+                in_flight.update(zip(futures, map(_Sent, batch), strict=True))
                 pool.update(futures)
             elif not in_flight:
                 return
             else:
-                yield _collect(pool, in_flight)
+                results, lost = _collect(pool, in_flight, rescues=_RESCUES if rescue else 0)
+                if lost:
+                    plans_lost = [sent.plan for sent in lost]
+                    again = _submit(client, rescue or function, plans_lost, context, f"{name}-{number}-rescue")
+                    in_flight.update(zip(again, (_Sent(sent.plan, sent.rescues + 1) for sent in lost), strict=True))
+                    pool.update(again)
+                if results:
+                    yield results
     finally:
         if in_flight:
             client.cancel(list(in_flight))
 
 
-def _room(client: Client, in_flight: set[Future]) -> int:
+@dataclass(frozen=True, slots=True)
+class _Sent(Generic[P]):
+    """A plan that is with the scheduler, and how often it was sent there to be rescued."""
+
+    plan: P
+    rescues: int = 0
+
+
+def _room(client: Client, in_flight: Collection[Future]) -> int:
     """Blocks that may still go to the scheduler; asked each time, because workers come and go."""
     n_threads = sum(int(count) for count in client.nthreads().values())
     return max(0, BLOCKS_PER_WORKER_THREAD * max(1, n_threads) - len(in_flight))
@@ -82,17 +107,24 @@ def _on_block(block: NDArray[Any], function: Callable[..., R], context: Any) -> 
     return result
 
 
-def _collect(pool: as_completed, in_flight: set[Future]) -> list[Any]:
-    """Results that are there, at least one; their futures are released."""
+def _collect(
+    pool: as_completed, in_flight: dict[Future, _Sent[P]], *, rescues: int
+) -> tuple[list[Any], list[_Sent[P]]]:
+    """Results that are there, and plans lost with their workers, at least one of either; futures are released."""
     results: list[Any] = []
+    lost: list[_Sent[P]] = []
     for future, result in pool.next_batch(block=True):
-        in_flight.discard(future)
+        sent = in_flight.pop(future)
         future.release()
         # The status does not tell: it is pending again where the worker died after it had handed the result over.
-        if not isinstance(result, np.ndarray):
-            raise _fault(result[1] if isinstance(result, tuple) else result)
-        results.extend(result)
-    return results
+        if isinstance(result, np.ndarray):
+            results.extend(result)
+            continue
+        error = result[1] if isinstance(result, tuple) else result
+        if not isinstance(error, KilledWorker) or sent.rescues >= rescues:
+            raise _fault(error)
+        lost.append(sent)
+    return results, lost
 
 
 def _fault(error: BaseException) -> BaseException:

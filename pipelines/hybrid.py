@@ -22,7 +22,7 @@ from fintune_xr.pipelines.split import require_split
 from fintune_xr.provenance import provenance
 from fintune_xr.store import shards
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.runs import IDENTITY, run_attrs, run_grid, write_mask_shard, writing_run
+from fintune_xr.store.runs import IDENTITY, run_attrs, run_creation, run_grid, write_mask_shard, writing_run
 from fintune_xr.text import texts
 from fintune_xr.tiles import CellTable, ShardPlan, ShardReceipt, TileResult
 
@@ -130,5 +130,5 @@ def _copy_shard(cohort: Cohort, run_name: str, plan: ShardPlan, source_of_tile: 
         for tile in tiles:
             yield source_of_tile[tile].encoded(tile)
 
-    write_mask_shard(cohort.location, run_name, plan, encoded())
+    write_mask_shard(cohort.location, run_name, plan, encoded(), creation=run_creation(cohort.location, run_name))
     return ShardReceipt(plan, tuple(source_of_tile[tile].result(tile) for tile in tiles))

@@ -1,0 +1,218 @@
+"""Tiles that kill or hang the process that segments them, workers that freeze, clocks that jump."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from stores import assert_same_run, make_store, run_values, tile_names, tile_pixels
+
+from fintune_xr import names as n
+from fintune_xr.pipelines import infer_block as blocks_of_infer
+from fintune_xr.pipelines.check import check
+from fintune_xr.pipelines.infer import infer, quarantined_of
+from fintune_xr.pipelines.isolated import infer_block_isolated
+from fintune_xr.pipelines.watch import Watch, may_die
+from fintune_xr.store.cohort import Cohort, open_cohort
+
+pytestmark = pytest.mark.slow
+
+SETTINGS = ("model.background_px=0", "model.min_area_px=20", "device=cpu")
+BAD = 4
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of eight tiles with a finished run `whole`, made without faults."""
+    cohort = make_store(tmp_path_factory.mktemp("faults") / "a.zarr", donors=4, tiles=2)
+    infer(cohort.url, run="whole", overrides=SETTINGS)
+    return Path(cohort.url)
+
+
+@pytest.fixture
+def store(template: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(template, tmp_path / "a.zarr")
+
+
+def environment_with_fault(folder: Path, deed: str) -> dict[str, str]:
+    """Environment in which every new process does `deed` when it meets the bad tile."""
+    pixel = int(tile_pixels(tile_names(4, 2)[BAD], 64)[0, 0, 0])
+    code = f"""
+        import os, signal, sys, time
+        from fintune_xr.models.threshold import ThresholdSegmenter
+        normalise = ThresholdSegmenter.normalise
+        def faulty(self, tile):
+            if int(tile[0, 0, 0]) == {pixel}:
+                {deed}
+            return normalise(self, tile)
+        ThresholdSegmenter.normalise = faulty
+    """
+    # Python imports this module at its start, in Dask's workers and in their children too.
+    (folder / "sitecustomize.py").write_text(textwrap.dedent(code))
+    return {**os.environ, "PYTHONPATH": str(folder)}
+
+
+def command(store: Path, *more: str, cluster: str = "") -> list[str]:
+    program = [sys.executable, "-c", "from fintune_xr.pipelines.cli import main; main()"]
+    profile = store.parent / "two.yaml"
+    profile.write_text("kind: processes\nworkers: 2\ndashboard: false\n")
+    return [*program, "infer", str(store), "--run", "r", "--cluster", cluster or str(profile), *SETTINGS, *more]
+
+
+def same_pixel() -> list[int]:
+    """Tiles that the fault takes for the bad one."""
+    first = [int(tile_pixels(name, 64)[0, 0, 0]) for name in tile_names(4, 2)]
+    return [i for i, value in enumerate(first) if value == first[BAD]]
+
+
+def assert_only_the_bad_tile_is_lost(store: Path, reason: str) -> None:
+    cohort = open_cohort(store)
+    lost = quarantined_of(store, "r")
+    assert [tile for tile, _ in lost] == [tile_names(4, 2)[i] for i in same_pixel()]
+    assert all(reason in why for _, why in lost)
+    there = [i for i in range(8) if i not in same_pixel()]
+    for name in (n.MASK, n.N_CELLS, n.BACKGROUND):
+        np.testing.assert_array_equal(
+            cohort.run("r")[name].values[there], cohort.run("whole")[name].values[there], err_msg=name
+        )
+    assert check(store) == []
+
+
+def test_a_tile_that_kills_its_workers_is_quarantined(store: Path, tmp_path: Path) -> None:
+    environment = environment_with_fault(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)")
+    done = subprocess.run(command(store), env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 3, done.stderr
+    assert_only_the_bad_tile_is_lost(store, "its process was killed by SIGKILL, 2 of 2 times")
+    assert "quarantined d2/GFAP/000" in done.stdout
+    # Where the cause is gone, the tile is done with the next call.
+    assert infer(store, run="r", retry_quarantined=True).n_quarantined == 0
+    assert_same_run(run_values(open_cohort(store), "whole"), run_values(open_cohort(store), "r"))
+
+
+def test_a_tile_that_hangs_is_quarantined(store: Path, tmp_path: Path) -> None:
+    environment = environment_with_fault(tmp_path, "time.sleep(3600)")
+    done = subprocess.run(
+        command(store, "tile_timeout_s=4"), env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 3, done.stderr
+    assert_only_the_bad_tile_is_lost(store, "no answer within 4 s, 2 of 2 times")
+
+
+def test_a_worker_that_freezes_is_replaced(store: Path, tmp_path: Path) -> None:
+    """As when a file server does not answer: the whole process stands still, once."""
+    once = tmp_path / "frozen"
+    deed = f"os.path.exists({str(once)!r}) or (open({str(once)!r}, 'w').close(), os.kill(os.getpid(), signal.SIGSTOP))"
+    environment = environment_with_fault(tmp_path, deed) | {"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "6s"}
+    process = subprocess.Popen(command(store), env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
+    try:
+        assert process.wait(timeout=250) == 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert once.exists()
+    assert_same_run(run_values(open_cohort(store), "whole"), run_values(open_cohort(store), "r"))
+    assert check(store) == []
+
+
+# ---- the parts
+
+
+def context_of(cohort: Cohort, run: str, **changes: Any) -> blocks_of_infer.BlockContext:
+    from fintune_xr.models.checkpoints import resolve_checkpoint
+    from fintune_xr.models.settings import ThresholdSettings
+    from fintune_xr.store.runs import run_creation
+
+    return blocks_of_infer.BlockContext(
+        location=cohort.location,
+        run=run,
+        checkpoint=resolve_checkpoint("threshold"),
+        settings=ThresholdSettings(background_px=0, min_area_px=20),
+        channels=("DAPI", "marker"),
+        device="cpu",
+        batch_tiles=3,
+        attempts=2,
+        creation=run_creation(cohort.location, run),
+        **changes,
+    )
+
+
+def test_an_isolated_block_gives_what_a_block_gives(store: Path) -> None:
+    from fintune_xr.tiles import ShardPlan
+
+    cohort = open_cohort(store)
+    mask = store / "runs" / "whole" / "mask" / "c.3.0.0"
+    before = mask.read_bytes()
+    plan, context = ShardPlan(3, 3, 1, (0,)), context_of(cohort, "whole")
+    alone = infer_block_isolated(plan, context)
+    assert mask.read_bytes() == before
+    together = blocks_of_infer.infer_block(plan, context)
+    for one, other in zip(alone.results, together.results, strict=True):
+        assert one.cells is not None
+        assert other.cells is not None
+        for column in type(one.cells).__dataclass_fields__:
+            np.testing.assert_array_equal(getattr(one.cells, column), getattr(other.cells, column))
+
+
+def test_what_is_not_the_tiles_fault_is_raised_from_the_child(store: Path) -> None:
+    from fintune_xr.errors import StoreDamagedError
+    from fintune_xr.tiles import ShardPlan
+
+    (store / "images" / "image" / "c.0.0.0.0").unlink()
+    with pytest.raises(StoreDamagedError, match="is missing"):
+        infer_block_isolated(ShardPlan(1, 1, 1, (0,)), context_of(open_cohort(store), "whole"))
+
+
+def test_the_watch_kills_a_process_without_progress_and_no_other() -> None:
+    code = """
+        import sys, time
+        from fintune_xr.pipelines.watch import Watch
+        with Watch(float(sys.argv[1]), what="work") as watch:
+            for _ in range(int(sys.argv[2])):
+                watch.alive()
+                time.sleep(0.3)
+            time.sleep(float(sys.argv[3]))
+    """
+    def status(*arguments: str) -> int:
+        run = [sys.executable, "-c", textwrap.dedent(code), *arguments]
+        return subprocess.run(run, capture_output=True, check=False).returncode
+
+    assert status("1.5", "10", "0") == 0
+    assert status("1.5", "2", "60") == -signal.SIGKILL
+    assert status("0", "0", "2") == 0
+
+
+def test_only_a_worker_with_a_nanny_may_die() -> None:
+    assert not may_die()
+    with Watch(0, what="nothing") as watch:
+        watch.alive()
+
+
+def test_clocks_that_differ_change_nothing(store: Path, tmp_path: Path) -> None:
+    """A run begins ten years ahead, is killed, and is continued ten years behind, among files of all ages."""
+    years = 86_400 * 3650
+
+    def status(deed: str, offset: int) -> int:
+        environment = environment_with_fault(tmp_path, deed)
+        with (tmp_path / "sitecustomize.py").open("a") as file:
+            file.write(f"real = time.time\ntime.time = lambda: real() + {offset}\n")
+        arguments = command(store, cluster="threads")
+        return subprocess.run(arguments, env=environment, capture_output=True, check=False, timeout=120).returncode
+
+    assert status("os.kill(os.getpid(), signal.SIGKILL)", years) == -signal.SIGKILL
+    for number, file in enumerate(sorted(store.rglob("*"))):
+        when = time.time() + (-1) ** number * years
+        os.utime(file, (when, when))
+    assert status("pass", -years) == 0
+    assert_same_run(run_values(open_cohort(store), "whole"), run_values(open_cohort(store), "r"))
+    assert check(store) == []
