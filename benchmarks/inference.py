@@ -193,7 +193,7 @@ def _measured(store: str, model: Idle, *, cluster: str = "threads") -> Cost:
             cost.loop_s = sum(_cpu_s(thread) for thread in threading.enumerate() if "IO loop" in thread.name)
 
     with (
-        mock.patch.object(infer_block, "load_segmenter", return_value=model),
+        mock.patch.object(infer_block, "load_model", return_value=model),
         mock.patch.object(steps, "session", watched),
         _peak_memory(cost),
     ):

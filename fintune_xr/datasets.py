@@ -11,6 +11,7 @@ SCHEMA: Final = "fintune-xr-cohort"
 SCHEMA_VERSION: Final = 1
 
 MASK_DTYPE: Final = "uint32"
+PROBABILITY_STEPS: Final = 65535
 
 _TILE = (n.TILE,)
 _RULE_TILE = (n.RULE, n.TILE)
@@ -135,7 +136,8 @@ PROBABILITY_RUN: Final = DatasetSchema(
     version=SCHEMA_VERSION,
     variables={
         n.PROBABILITY: VariableSpec(
-            (n.TILE, n.Y, n.X), "uint16", "Probability that the pixel belongs to a particle, times 65535 as stored."
+            (n.TILE, n.Y, n.X), "uint16", "Probability that the pixel belongs to a particle.",
+            scale=1 / PROBABILITY_STEPS,
         ),
         n.N_CELLS: VariableSpec(_TILE, "int32", "Candidates picked at the run's floor; -1 where the tile is not done."),
         **{name: RUN.variables[name] for name in (n.STATE, n.REASON, n.SECONDS)},
@@ -152,6 +154,17 @@ CANDIDATES: Final = DatasetSchema(
         n.CENTROID_Y: VariableSpec((n.CELL,), "float32", "Row of the centre in the stored tile.", "px"),
         n.CENTROID_X: VariableSpec((n.CELL,), "float32", "Column of the centre in the stored tile.", "px"),
         n.SCORE: VariableSpec((n.CELL,), "float32", "Mean probability in a disc around the centre, 0 to 1."),
+    },
+)
+
+PICKS: Final = DatasetSchema(
+    name="picks",
+    version=SCHEMA_VERSION,
+    variables={
+        n.TILE_INDEX: VariableSpec((n.PICK,), "int32", "Position of the pick's tile along images.tile."),
+        n.Y: VariableSpec((n.PICK,), "float32", "Row of the centre in the stored tile.", "px"),
+        n.X: VariableSpec((n.PICK,), "float32", "Column of the centre in the stored tile.", "px"),
+        n.SCORE: VariableSpec((n.PICK,), "float32", "How sure the picker is; the attribute `threshold` or more."),
     },
 )
 

@@ -30,6 +30,7 @@ POINT: Final = "point"
 STAGE: Final = "stage"
 PART: Final = "part"
 PICK: Final = "pick"
+LEVEL: Final = "level"
 
 # Dims of a sweep of SAM's automatic mask generation; the settings have the same names.
 POINTS_PER_SIDE: Final = "points_per_side"
@@ -50,6 +51,7 @@ ANALYSIS: Final = "analysis"
 BOOTSTRAP: Final = "bootstrap"
 SWEEP: Final = "sweep"
 PICKS: Final = "picks"
+CANDIDATES: Final = "candidates"
 PSEUDO: Final = "pseudo"
 SELFTRAIN: Final = "selftrain"
 

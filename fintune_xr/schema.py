@@ -16,7 +16,8 @@ class VariableSpec:
     """What one stored array must look like.
 
     `dtype` is what a new array is created with; `kinds` are the NumPy dtype
-    kinds accepted on reading (by default the kind of `dtype`).
+    kinds accepted on reading (by default the kind of `dtype`). Values are stored
+    divided by `scale`, which readers of CF attributes, such as xarray, undo.
     """
 
     dims: tuple[str, ...]
@@ -25,6 +26,7 @@ class VariableSpec:
     units: str = "1"
     kinds: str = ""
     required: bool = True
+    scale: float = 1.0
 
     @property
     def accepted_kinds(self) -> str:
@@ -38,7 +40,8 @@ class VariableSpec:
     @property
     def attrs(self) -> dict[str, Any]:
         """Attributes written with the stored array."""
-        return {"units": self.units, "long_name": self.meaning}
+        scaled = {} if self.scale == 1.0 else {"scale_factor": self.scale}
+        return {"units": self.units, "long_name": self.meaning, **scaled}
 
 
 @dataclass(frozen=True, slots=True)

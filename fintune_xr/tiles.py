@@ -60,7 +60,7 @@ class TileResult:
     state: int
     seconds: float
     reason: str = ""
-    cells: CellTable | None = None
+    cells: ObjectTable | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +15,25 @@ from pydantic import Field
 from fintune_xr import names as n
 from fintune_xr.analysis.rules import PositivityRule
 from fintune_xr.blocks import map_plans
-from fintune_xr.cluster.profile import Profile, load_profile
+from fintune_xr.cluster.profile import Profile
 from fintune_xr.cluster.session import session
 from fintune_xr.datasets import SCHEMA_VERSION
 from fintune_xr.errors import unknown_name
 from fintune_xr.models.checkpoints import Checkpoint, resolve_checkpoint, training_facts
-from fintune_xr.models.devices import resolve_device
-from fintune_xr.models.registry import load_segmenter
+from fintune_xr.models.devices import CPU
+from fintune_xr.models.registry import load_model, product_of
 from fintune_xr.models.settings import model_settings
-from fintune_xr.pipelines.infer_block import BlockContext, infer_block
+from fintune_xr.pipelines.in_time import infer_block_in_time, infer_block_isolated_in_time
+from fintune_xr.pipelines.infer_block import BlockContext
 from fintune_xr.pipelines.positivity import apply_positivity, is_counted, last_rule, parse_rule
 from fintune_xr.pipelines.progress import progress, say
 from fintune_xr.pipelines.split import require_split
+from fintune_xr.pipelines.workers import device_on, profile_and_rest
+from fintune_xr.products import INSTANCES
 from fintune_xr.provenance import provenance
 from fintune_xr.settings import Config, Settings, load_settings, validated
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.runs import IDENTITY, RunWriter, run_attrs, writing_run
+from fintune_xr.store.runs import IDENTITY, RunWriter, run_attrs, run_creation, writing_run
 from fintune_xr.text import text_array
 
 
@@ -41,6 +44,9 @@ class InferSettings(Settings):
     device: str = Field("auto", description="cpu, cuda, cuda:N, or auto: the GPU where there is one.")
     batch_tiles: int = Field(1, ge=1, description="Tiles given to the network at once.")
     attempts: int = Field(2, ge=1, description="Tries before a failing tile is quarantined.")
+    tile_timeout_s: float = Field(
+        1800.0, ge=0, description="A worker process that ends no tile for so long is given up; 0: never."
+    )
     positivity: str = Field(
         "otsu", description="Rule applied at the end; other rules: `fintune-xr positivity`."
     )
@@ -69,7 +75,7 @@ def infer(
     retry_quarantined: bool = False,
     parts: Sequence[str] = (),
 ) -> RunSummary:
-    """Segments every pending tile of `store` under the name `run`, and continues where a kill left off.
+    """Masks, or probabilities, of every pending tile of `store` under the name `run`; continues where a kill left off.
 
     `model` is a registered name or a checkpoint; a stored run is continued with its own model and settings
     when neither is given. `cluster` is a profile's name or a YAML file. With `parts` (train, val, test) only
@@ -79,10 +85,10 @@ def infer(
     where a GPU was asked for that is not there, RunBusyError where another process writes the run.
     """
     cohort = open_cohort(store)
-    profile = load_profile(cluster)
-    settings = load_settings(InferSettings, config, overrides)
-    checkpoint, settings = _as_stored(cohort, run, model, settings, restart=restart)
-    context = _context(cohort, run, checkpoint, settings)
+    profile, rest = profile_and_rest(cluster, overrides)
+    settings = load_settings(InferSettings, config, rest)
+    checkpoint, settings = as_stored(cohort, run, model, settings, restart=restart)
+    context = run_context(cohort, run, checkpoint, settings, profile)
     identity = run_identity(checkpoint, context.settings)
     training = training_facts(checkpoint)
     facts = provenance(
@@ -93,13 +99,14 @@ def infer(
     )
     rule = _rule(cohort, run, settings, restart=restart)
     with writing_run(
-        cohort, run, identity=identity, facts=facts, restart=restart, retry=retry_quarantined
-    ) as writer:
-        n_new = _segment_pending(writer, context, profile, _in_parts(cohort, parts))
+        cohort, run, identity=identity, facts=facts, product=product_of(checkpoint.kind), restart=restart,
+        retry=retry_quarantined,
+    ) as writer:  # fmt: skip
+        n_new = _segment_pending(writer, context, profile, in_parts(cohort, parts))
         has_ended = writer.finish()
         summary = _summary(run, writer.states(), n_new)
-    is_judged = n.MARKER_CHANNEL in context.channels and (has_ended or not parts)
-    if is_judged and not is_counted(cohort, run, rule):
+    has_cells = product_of(checkpoint.kind) is INSTANCES and n.MARKER_CHANNEL in context.channels
+    if has_cells and (has_ended or not parts) and not is_counted(cohort, run, rule):
         apply_positivity(cohort, run, rule)
     return summary
 
@@ -109,33 +116,6 @@ def quarantined_of(store: str | Path, run: str) -> list[tuple[str, str]]:
     found = open_cohort(store).run(run, lazy=False)
     where = np.flatnonzero(found[n.STATE].values == n.QUARANTINED)
     return [(str(found[n.TILE].values[i]), str(found[n.REASON].values[i])) for i in where]
-
-
-def plan_run(
-    store: str | Path,
-    *,
-    run: str,
-    model: str | None = None,
-    cluster: str = "threads",
-    config: str | Path | None = None,
-    overrides: Sequence[str] = (),
-) -> dict[str, Any]:
-    """What `infer` would do: tiles pending, tasks, workers, model and device. Nothing is written."""
-    cohort = open_cohort(store)
-    profile = load_profile(cluster)
-    settings = load_settings(InferSettings, config, overrides)
-    checkpoint, settings = _as_stored(cohort, run, model, settings, restart=False)
-    known = run in cohort.run_names()
-    n_tiles = cohort.images().sizes[n.TILE]
-    done = int((cohort.run(run)[n.STATE] != n.PENDING).sum()) if known else 0
-    return {
-        "run": run,
-        "model": f"{checkpoint.kind} {checkpoint.name} (sha256 {checkpoint.sha256[:12]})",
-        "tiles": n_tiles,
-        "pending": n_tiles - done,
-        "device": resolve_device(settings.device),
-        "workers": f"{profile.n_workers} {profile.kind}",
-    }
 
 
 def run_identity(checkpoint: Checkpoint, settings: Settings) -> dict[str, Any]:
@@ -149,7 +129,7 @@ def run_identity(checkpoint: Checkpoint, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _as_stored(
+def as_stored(
     cohort: Cohort, run: str, model: str | None, settings: InferSettings, *, restart: bool
 ) -> tuple[Checkpoint, InferSettings]:
     """Checkpoint and settings asked for, or those of the stored run where nothing was said."""
@@ -171,15 +151,18 @@ def _rule(cohort: Cohort, run: str, settings: InferSettings, *, restart: bool) -
     return last_rule(cohort, run) or asked
 
 
-def _context(cohort: Cohort, run: str, checkpoint: Checkpoint, settings: InferSettings) -> BlockContext:
+def run_context(
+    cohort: Cohort, run: str, checkpoint: Checkpoint, settings: InferSettings, profile: Profile
+) -> BlockContext:
+    """What the blocks of a run need, with settings of the model validated and the device as workers name it."""
     chosen = validated(
         model_settings(checkpoint.kind), settings.model, where=f"settings of {checkpoint.kind}"
     )
     channels = tuple(str(name) for name in cohort.images()[n.CHANNEL].values)
-    device = resolve_device(settings.device)
+    device = device_on(profile, settings.device)
     if not checkpoint.path:
         # A model without weights costs nothing to make: what is wrong with it is said before there is a run.
-        load_segmenter(checkpoint, channels=channels, settings=chosen, device=device)
+        load_model(checkpoint, channels=channels, settings=chosen, device=CPU if profile.is_remote else device)
     return BlockContext(
         location=cohort.location,
         run=run,
@@ -189,10 +172,11 @@ def _context(cohort: Cohort, run: str, checkpoint: Checkpoint, settings: InferSe
         device=device,
         batch_tiles=settings.batch_tiles,
         attempts=settings.attempts,
+        tile_timeout_s=settings.tile_timeout_s,
     )
 
 
-def _in_parts(cohort: Cohort, parts: Sequence[str]) -> NDArray[np.bool_] | None:
+def in_parts(cohort: Cohort, parts: Sequence[str]) -> NDArray[np.bool_] | None:
     """Tiles (tile,) that lie in `parts` of the split; None where all are meant.
 
     Raises UnknownNameError for a part that no split has, SplitError without a valid split.
@@ -213,13 +197,22 @@ def _segment_pending(
     pending = sum(len(plan.todo) for plan in plans)
     if not pending:
         return 0
-    with session(profile) as client, progress(f"infer {context.run}", pending) as advance:
+    context = replace(context, creation=run_creation(context.location, context.run))
+    left = {plan.shard for plan in plans}
+    with (
+        session(profile, left=lambda: len(left), report=say) as client,
+        progress(f"infer {context.run}", pending) as advance,
+    ):
         if profile.dashboard:
             say(f"dashboard: {client.dashboard_link}")
-        finished = map_plans(client, infer_block, plans, context=context, name=f"infer-{context.run}")
+        finished = map_plans(
+            client, infer_block_in_time, plans, context=context, name=f"infer-{context.run}",
+            rescue=infer_block_isolated_in_time,
+        )  # fmt: skip
         with contextlib.closing(finished):
             for receipts in finished:
                 writer.commit(receipts)
+                left.difference_update(receipt.plan.shard for receipt in receipts)
                 advance(sum(len(receipt.results) for receipt in receipts))
     return pending
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -17,14 +17,15 @@ from fintune_xr import names as n
 from fintune_xr.errors import FintuneError, StoreWriteError
 from fintune_xr.measurement import measure_cells
 from fintune_xr.models.checkpoints import Checkpoint
-from fintune_xr.models.registry import load_segmenter
-from fintune_xr.models.segmenter import Segmenter
+from fintune_xr.models.registry import load_model
+from fintune_xr.models.segmenter import Detections, Mask, Model
 from fintune_xr.overlap import ahead, batches
+from fintune_xr.pipelines.watch import Watch, may_die
 from fintune_xr.settings import Settings
 from fintune_xr.store import shards
 from fintune_xr.store.location import Location, reading
 from fintune_xr.store.runs import run_grid, write_mask_shard
-from fintune_xr.tiles import CellTable, ShardPlan, ShardReceipt, TileResult
+from fintune_xr.tiles import ObjectTable, ShardPlan, ShardReceipt, TileResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,16 @@ class BlockContext:
     device: str
     batch_tiles: int
     attempts: int
+    tile_timeout_s: float = 0.0
+    creation: str = ""
+
+    def grid(self) -> shards.ShardGrid:
+        """How the run's mask is cut."""
+        return run_grid(self.location, self.run)
+
+    def load(self) -> Model:
+        """The model, which stays loaded in this process."""
+        return load_model(self.checkpoint, channels=self.channels, settings=self.settings, device=self.device)
 
 
 @dataclass(slots=True)
@@ -48,8 +59,8 @@ class _Work:
     slot: int
     image: NDArray[Any] | None = None
     maps: NDArray[np.float32] | None = None
-    mask: NDArray[np.uint32] | None = None
-    cells: CellTable | None = None
+    pixels: NDArray[Any] | None = None
+    cells: ObjectTable | None = None
     encoded: shards.Encoded = ()
     seconds: float = 0.0
     fault: str = ""
@@ -59,16 +70,19 @@ def infer_block(plan: ShardPlan, context: BlockContext) -> ShardReceipt:
     """Receipt of one mask shard, once it is durable on disk.
 
     A tile that fails `attempts` times is quarantined with its reason and stored as an empty mask; failures
-    of the store itself are raised.
+    of the store itself are raised. A worker process in which no tile ends for `tile_timeout_s` is given up.
     """
-    block = _Block(plan, context)
-    with ThreadPoolExecutor(_pool_size(), thread_name_prefix="tile") as pool:
-        finished: list[TileResult] = []
-        write_mask_shard(context.location, context.run, plan, block.encoded_tiles(pool, finished))
+    finished: list[TileResult] = []
+    limit = context.tile_timeout_s if may_die() else 0.0
+    with Watch(limit, what=f"{context.run}, tiles from {plan.first}") as watch:
+        block = Block(plan, context)
+        with ThreadPoolExecutor(_pool_size(), thread_name_prefix="tile") as pool:
+            encoded = block.encoded_tiles(pool, finished, watch.alive)
+            write_mask_shard(context.location, context.run, plan, encoded, creation=context.creation)
     return ShardReceipt(plan, tuple(finished))
 
 
-class _Block:
+class Block:
     """The stages of one block, each a method that takes and gives one tile's work."""
 
     def __init__(self, plan: ShardPlan, context: BlockContext) -> None:
@@ -81,17 +95,24 @@ class _Block:
             np.asarray(zarr.open_array(store, path=f"{n.IMAGES}/{side}", mode="r")[rows])
             for side in (n.HEIGHT, n.WIDTH)
         )
-        self.grid = run_grid(context.location, context.run)
-        self.segmenter: Segmenter = load_segmenter(
-            context.checkpoint, channels=context.channels, settings=context.settings, device=context.device
-        )
+        self.grid = context.grid()
+        self.model = context.load()
 
-    def encoded_tiles(self, pool: ThreadPoolExecutor, finished: list[TileResult]) -> Iterator[shards.Encoded]:
-        """Encoded masks in order of slot, while the results gather in `finished`."""
+    def encoded_tiles(
+        self, pool: ThreadPoolExecutor, finished: list[TileResult], progress: Callable[[], None]
+    ) -> Iterator[shards.Encoded]:
+        """Encoded masks in order of slot, while the results gather in `finished`; `progress` is called after each."""
         depth = 2 * max(self.context.batch_tiles, _pool_size())
         prepared = ahead(pool, self.prepare, self.plan.todo, depth=depth)
         predicted = self.predicted(prepared)
         for work in ahead(pool, self.finish, predicted, depth=depth):
+            finished.append(_result(work))
+            progress()
+            yield work.encoded
+
+    def encoded_one_by_one(self, finished: list[TileResult]) -> Iterator[shards.Encoded]:
+        """The same on the calling thread alone: when it dies, the tile after those that came out is at fault."""
+        for work in map(self.finish, self.predicted(map(self.prepare, self.plan.todo), size=1)):
             finished.append(_result(work))
             yield work.encoded
 
@@ -102,13 +123,13 @@ class _Block:
         with reading(f"tile {self.plan.first + slot} of {self.images.store_path}"):
             image = np.asarray(self.images[self.plan.first + slot])
         work.image = image[..., : self.heights[slot], : self.widths[slot]]
-        self._try(work, lambda: setattr(work, "maps", self.segmenter.normalise(work.image)))
+        self._try(work, lambda: setattr(work, "maps", self.model.normalise(work.image)))
         work.seconds += time.perf_counter() - began
         return work
 
-    def predicted(self, prepared: Iterator[_Work]) -> Iterator[_Work]:
-        """Runs the network on batches of tiles, on the calling thread."""
-        for batch in batches(prepared, self.context.batch_tiles):
+    def predicted(self, prepared: Iterator[_Work], *, size: int = 0) -> Iterator[_Work]:
+        """Runs the network on batches of `size` tiles, by default those of the run, on the calling thread."""
+        for batch in batches(prepared, size or self.context.batch_tiles):
             began = time.perf_counter()
             sound = [work for work in batch if not work.fault]
             self._predict(sound)
@@ -117,32 +138,32 @@ class _Block:
                 yield work
 
     def finish(self, work: _Work) -> _Work:
-        """Reconstructs, measures and encodes the mask of one tile."""
+        """Reconstructs, measures and encodes the mask of one tile, or its probabilities."""
         began = time.perf_counter()
         if not work.fault:
             self._try(work, lambda: self._reconstruct(work))
-        mask = work.mask if work.mask is not None and not work.fault else np.zeros((1, 1), np.uint32)
-        work.encoded = shards.encode_tile(mask, self.grid)
-        work.image = work.maps = work.mask = None
+        pixels = work.pixels if work.pixels is not None and not work.fault else np.zeros((1, 1), self.grid.dtype)
+        work.encoded = shards.encode_tile(pixels, self.grid)
+        work.image = work.maps = work.pixels = None
         work.seconds += time.perf_counter() - began
         return work
 
     def _reconstruct(self, work: _Work) -> None:
-        work.mask = self.segmenter.reconstruct(work.maps)  # type: ignore[arg-type]
-        work.cells = measure_cells(work.mask, work.image)  # type: ignore[arg-type]
+        made = self.model.reconstruct(work.maps)  # type: ignore[arg-type]
+        work.pixels, work.cells = _stored(made, work.image)
 
     def _predict(self, works: Sequence[_Work]) -> None:
         """A batch that fails is tried again tile by tile, so that one bad tile does not take others along."""
         if not works:
             return
         try:
-            maps = self.segmenter.predict([work.maps for work in works])  # type: ignore[misc]
+            maps = self.model.predict([work.maps for work in works])  # type: ignore[misc]
         except _NOT_THE_TILES_FAULT:
             raise
         except Exception:  # noqa: BLE001 - any failure of a model is the tile's, once it is alone
             for work in works:
                 self._try(
-                    work, lambda work=work: setattr(work, "maps", self.segmenter.predict([work.maps])[0])
+                    work, lambda work=work: setattr(work, "maps", self.model.predict([work.maps])[0])
                 )
             return
         for work, one in zip(works, maps, strict=True):
@@ -158,10 +179,21 @@ class _Block:
             except Exception as error:  # noqa: BLE001 - the reason is stored with the quarantined tile
                 if attempt == self.context.attempts:
                     work.fault = f"{type(error).__name__}: {error}"
+                else:
+                    # What passes, such as a busy file server or device, needs a moment to do so.
+                    time.sleep(_BACK_OFF_S * 2 ** (attempt - 1))
 
 
+_BACK_OFF_S = 0.2
 # Damage of the store, lack of a device or of memory would quarantine every tile one after another.
 _NOT_THE_TILES_FAULT = (FintuneError, MemoryError, StoreWriteError)
+
+
+def _stored(made: Mask | Detections, image: Any) -> tuple[NDArray[Any], ObjectTable]:
+    """Pixels of one tile and the table of what is in it."""
+    if isinstance(made, Detections):
+        return made.probability, made.candidates
+    return made, measure_cells(made, image)
 
 
 def _result(work: _Work) -> TileResult:

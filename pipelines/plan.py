@@ -18,7 +18,6 @@ from fintune_xr import names as n
 from fintune_xr.cluster.profile import Profile
 from fintune_xr.cluster.slurm import job_script
 from fintune_xr.errors import DeviceError
-from fintune_xr.models.registry import load_segmenter
 from fintune_xr.overlap import batches
 from fintune_xr.pipelines.infer import InferSettings, as_stored, in_parts, run_context
 from fintune_xr.pipelines.infer_block import BlockContext
@@ -116,15 +115,13 @@ def _pace(cohort: Cohort, context: BlockContext, pending: NDArray[np.bool_], pro
 
 def _timed(images: xr.Dataset, tiles: NDArray[np.intp], context: BlockContext) -> float:
     """Median seconds per tile, from reading to mask, of batches of `tiles`; the first is made twice, to warm up."""
-    segmenter = load_segmenter(
-        context.checkpoint, channels=context.channels, settings=context.settings, device=context.device
-    )
+    model = context.load()
     took = []
     for batch in batches([tiles[0], *tiles], 1 if len(tiles) <= context.batch_tiles else context.batch_tiles):
         began = time.perf_counter()
-        maps = segmenter.predict([segmenter.normalise(_pixels(images, int(tile))) for tile in batch])
+        maps = model.predict([model.normalise(_pixels(images, int(tile))) for tile in batch])
         for one in maps:
-            segmenter.reconstruct(one)
+            model.reconstruct(one)
         took.append((time.perf_counter() - began) / len(batch))
     return statistics.median(took[1:] or took)
 

@@ -16,9 +16,9 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from fintune_xr import datasets
 from fintune_xr import names as n
-from fintune_xr.schema import VariableSpec
+from fintune_xr.products import INSTANCES, Product
+from fintune_xr.schema import DatasetSchema, VariableSpec
 from fintune_xr.store.location import Location, reading, sync_array
 from fintune_xr.store.tables import (
     CELLS_PER_CHUNK,
@@ -34,9 +34,8 @@ from fintune_xr.store.tables import (
     remove_group,
     write_rows,
 )
-from fintune_xr.tiles import CellTable, ShardReceipt
+from fintune_xr.tiles import ObjectTable, ShardReceipt
 
-_COLUMNS = tuple(datasets.CELLS.variables)
 _FIRST_CELL = VariableSpec((n.TILE,), "int64", "Row of the log where the tile's cells begin; -1 none.")
 
 
@@ -46,6 +45,12 @@ class CellLog:
 
     location: Location
     run: str
+    product: Product = INSTANCES
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of log and table."""
+        return tuple(self.product.objects.variables)
 
     @property
     def path(self) -> str:
@@ -64,22 +69,22 @@ class CellLog:
         """
         if not is_complete(self.location, self.path):
             remove_group(self.location, self.path)
-            group = _create(self.location, self.path, channels)
+            group = _create(self.location, self.path, self.product.objects, channels)
             create_column(group, n.FIRST_CELL, _FIRST_CELL, shape=(n_tiles,))
             counts = self._counts_of_table(n_tiles)
             first = np.where(counts > 0, np.cumsum(counts) - counts, -1)
             open_column(self.location, f"{self.path}/{n.FIRST_CELL}")[:] = first
             for rows in _contiguous(first, counts):
-                before = _n_rows(self.location, self.path)
-                _extend(self.location, self.path, before, _rows(self.location, self.table, rows))
+                before = self._n_rows(self.path)
+                _extend(self.location, self.path, before, self._rows(self.table, rows))
             open_writable(self.location, self.path).attrs[COMPLETE] = True
         self._grow(n_tiles)
 
     def append(self, receipts: Sequence[ShardReceipt]) -> None:
         """Adds the cells of finished tiles; rows of a tile that is done again are left behind unused."""
         first_cell = open_column(self.location, f"{self.path}/{n.FIRST_CELL}")
-        row = start = _n_rows(self.location, self.path)
-        tables: list[tuple[int, CellTable]] = []
+        row = start = self._n_rows(self.path)
+        tables: list[tuple[int, ObjectTable]] = []
         for receipt in receipts:
             first = receipt.plan.first
             where = np.asarray(first_cell[first : first + receipt.plan.n_slots])
@@ -90,7 +95,7 @@ class CellLog:
                     row += result.cells.n_cells
             first_cell[first : first + receipt.plan.n_slots] = where
         if tables:
-            _extend(self.location, self.path, start, _joined(tables))
+            _extend(self.location, self.path, start, _joined(tables, self.columns))
         self._sync(start, row, [t for r in receipts for t in (r.plan.first, r.plan.first + r.plan.n_slots - 1)])
 
     def put_in_order(self, counts: NDArray[np.int32]) -> None:
@@ -98,13 +103,13 @@ class CellLog:
         if not is_complete(self.location, self.path):
             return
         first_cell = read_column(self.location, f"{self.path}/{n.FIRST_CELL}")
-        channels = read_column(self.location, f"{self.path}/{n.CHANNEL}")
+        channels = self._channels()
         local = self.location.is_local
         fresh = f"{n.STAGING}/ordered-{self.run}-{uuid.uuid4().hex}" if local else self.table
         remove_group(self.location, fresh)
-        _create(self.location, fresh, channels)
-        for rows in _in_chunks(_rows(self.location, self.path, rows) for rows in _contiguous(first_cell, counts)):
-            _extend(self.location, fresh, _n_rows(self.location, fresh), rows)
+        _create(self.location, fresh, self.product.objects, channels)
+        for rows in _in_chunks(self._rows(self.path, rows) for rows in _contiguous(first_cell, counts)):
+            _extend(self.location, fresh, self._n_rows(fresh), rows)
         open_writable(self.location, fresh).attrs[COMPLETE] = True
         if local:
             ensure_group(self.location, n.CELLS)
@@ -122,6 +127,22 @@ class CellLog:
             return np.zeros(n_tiles, np.int64)
         return np.bincount(read_column(self.location, f"{self.table}/{n.TILE_INDEX}"), minlength=n_tiles)
 
+    def _n_rows(self, path: str) -> int:
+        """Rows that every column has: a kill while rows were added leaves some columns longer than others."""
+        return min(int(open_column(self.location, f"{path}/{name}").shape[0]) for name in self.columns)
+
+    def _rows(self, path: str, rows: slice) -> dict[str, NDArray[Any]]:
+        with reading(f"{self.location.url}/{path}"):
+            store = self.location.zarr()
+            columns = {name: zarr.open_array(store, path=f"{path}/{name}", mode="r") for name in self.columns}
+            return {name: np.asarray(column[rows]) for name, column in columns.items()}
+
+    def _channels(self) -> NDArray[Any]:
+        """Names of the image planes, where the columns refer to them."""
+        if n.CHANNEL not in self.product.objects.coords:
+            return np.empty(0, np.dtypes.StringDType())
+        return read_column(self.location, f"{self.path}/{n.CHANNEL}")
+
     def _grow(self, n_tiles: int) -> None:
         first_cell = open_column(self.location, f"{self.path}/{n.FIRST_CELL}")
         before = first_cell.shape[0]
@@ -131,26 +152,27 @@ class CellLog:
 
     def _sync(self, first: int, last: int, tiles: Iterable[int]) -> None:
         """The log must be on the disk before `state` says that its tiles are done."""
-        for name in _COLUMNS:
+        for name in self.columns:
             touched = range(first // CELLS_PER_CHUNK, last // CELLS_PER_CHUNK + 1)
             sync_array(self.location, f"{self.path}/{name}", touched)
         sync_array(self.location, f"{self.path}/{n.FIRST_CELL}", {tile // ROWS_PER_CHUNK for tile in tiles})
 
 
-def _create(location: Location, path: str, channels: NDArray[Any]) -> zarr.Group:
+def _create(location: Location, path: str, schema: DatasetSchema, channels: NDArray[Any]) -> zarr.Group:
     ensure_group(location, path.rpartition("/")[0])
-    group = ensure_group(location, path, group_attrs(datasets.CELLS, **{COMPLETE: False}))
-    for name, spec in datasets.CELLS.variables.items():
+    group = ensure_group(location, path, group_attrs(schema, **{COMPLETE: False}))
+    for name, spec in schema.variables.items():
         create_column(group, name, spec, shape=(0, channels.size)[: len(spec.dims)], rows=CELLS_PER_CHUNK)
-    create_column(group, n.CHANNEL, datasets.CELLS.coords[n.CHANNEL], shape=(channels.size,))
-    open_column(location, f"{path}/{n.CHANNEL}")[:] = channels
+    if n.CHANNEL in schema.coords:
+        create_column(group, n.CHANNEL, schema.coords[n.CHANNEL], shape=(channels.size,))
+        open_column(location, f"{path}/{n.CHANNEL}")[:] = channels
     return group
 
 
-def _joined(tables: Sequence[tuple[int, CellTable]]) -> dict[str, NDArray[Any]]:
+def _joined(tables: Sequence[tuple[int, ObjectTable]], columns: Sequence[str]) -> dict[str, NDArray[Any]]:
     joined: dict[str, NDArray[Any]] = {
         name: np.concatenate([getattr(cells, name) for _, cells in tables])
-        for name in _COLUMNS
+        for name in columns
         if name != n.TILE_INDEX
     }
     sizes = [cells.n_cells for _, cells in tables]
@@ -158,20 +180,9 @@ def _joined(tables: Sequence[tuple[int, CellTable]]) -> dict[str, NDArray[Any]]:
     return joined
 
 
-def _n_rows(location: Location, path: str) -> int:
-    """Rows that every column has: a kill while rows were added leaves some columns longer than others."""
-    return min(int(open_column(location, f"{path}/{name}").shape[0]) for name in _COLUMNS)
-
-
 def _extend(location: Location, path: str, before: int, rows: dict[str, NDArray[Any]]) -> None:
     for name, values in rows.items():
         write_rows(location, f"{path}/{name}", before, values)
-
-
-def _rows(location: Location, path: str, rows: slice) -> dict[str, NDArray[Any]]:
-    with reading(f"{location.url}/{path}"):
-        columns = {name: zarr.open_array(location.zarr(), path=f"{path}/{name}", mode="r") for name in _COLUMNS}
-        return {name: np.asarray(column[rows]) for name, column in columns.items()}
 
 
 def _in_chunks(parts: Iterable[dict[str, NDArray[Any]]]) -> Iterator[dict[str, NDArray[Any]]]:
@@ -187,7 +198,7 @@ def _in_chunks(parts: Iterable[dict[str, NDArray[Any]]]) -> Iterator[dict[str, N
 
 
 def _brought_together(parts: Sequence[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-    return {name: np.concatenate([part[name] for part in parts]) for name in _COLUMNS}
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _contiguous(first_cell: NDArray[np.int64], counts: NDArray[np.integer[Any]]) -> Iterator[slice]:

@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneError, StoreDamagedError
 from fintune_xr.overlap import ahead
+from fintune_xr.products import INSTANCES
 from fintune_xr.store import shards
 from fintune_xr.store.cell_log import CellLog
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.location import DECODING_ERRORS, PARTIAL_SUFFIX
 from fintune_xr.store.runs import is_state_of_run
-from fintune_xr.store.tables import COMPLETE, read_column
+from fintune_xr.store.tables import COMPLETE, read_column, subgroups
 from fintune_xr.text import text_array
 
 Nodes: TypeAlias = dict[str, zarr.Group | zarr.Array[Any]]
@@ -71,7 +72,8 @@ def check_store(cohort: Cohort, *, advance: Callable[[int], None] = lambda _: No
 def pixel_arrays(cohort: Cohort) -> list[str]:
     """Paths of the sharded arrays of a store."""
     paths = [f"{n.IMAGES}/{n.IMAGE}", f"{n.ANNOTATIONS}/{n.MASK}"]
-    paths += [f"{n.RUNS}/{run}/{n.MASK}" for run in cohort.run_names()]
+    paths += [f"{n.RUNS}/{run}/{_pixels(cohort, run)}" for run in cohort.run_names()]
+    paths += [f"{n.PSEUDO}/{name}/{n.TARGET}" for name in subgroups(cohort.location, n.PSEUDO)]
     return [path for path in paths if cohort.has(path)]
 
 
@@ -108,7 +110,7 @@ def _nodes(cohort: Cohort) -> tuple[Nodes, list[Problem]]:
 def _check_groups(cohort: Cohort, nodes: Nodes) -> Iterator[Problem]:
     doors: dict[str, Callable[[], Any]] = {n.IMAGES: cohort.images, n.QUARANTINE: cohort.quarantine}
     if cohort.has(n.ANNOTATIONS):
-        doors[n.ANNOTATIONS] = cohort.annotations
+        doors[n.ANNOTATIONS] = cohort.annotated_tiles
     for run in cohort.run_names():
         doors[f"{n.RUNS}/{run}"] = _bound(cohort.run, run)
     for name, door in doors.items():
@@ -206,7 +208,7 @@ def _broken_tiles(array: zarr.Array[Any], rows: Iterable[int]) -> Iterator[int]:
 
 
 def _check_counts(cohort: Cohort, run: str) -> Iterator[Problem]:
-    """Cells per tile equal to the labels in its mask, and labels and areas to the rows of the cell table."""
+    """Objects per tile equal to the rows of their table; cells and their areas also to the labels in the mask."""
     stored = cohort.run(run, lazy=False)
     states, counts = stored[n.STATE].values, stored[n.N_CELLS].values
     done = np.flatnonzero(states == n.DONE)
@@ -216,6 +218,13 @@ def _check_counts(cohort: Cohort, run: str) -> Iterator[Problem]:
     if table is not None and table.fault:
         yield Problem(f"{n.CELLS}/{run}", table.fault, _remedy(f"{n.CELLS}/{run}"))
         table = None
+    if cohort.run_product(run) is INSTANCES:
+        yield from _check_masks(cohort, run, done, counts, table)
+
+
+def _check_masks(
+    cohort: Cohort, run: str, done: NDArray[np.int64], counts: NDArray[np.int32], table: _CellRows | None
+) -> Iterator[Problem]:
     mask = _array(cohort, f"{n.RUNS}/{run}/{n.MASK}")
 
     def fault(tile: int) -> tuple[int, str]:
@@ -256,7 +265,8 @@ class _CellRows:
             self.fault = f"{tile_index.size} rows are not those of {n_cells.sum()} cells in order of tiles"
         self.last = np.cumsum(n_cells)
         self.first = self.last - n_cells
-        self.columns = [_array(cohort, f"{path}/{name}") for name in (n.LABEL, n.AREA_PX)]
+        there = cohort.run_product(run).objects.variables
+        self.columns = [_array(cohort, f"{path}/{name}") for name in (n.LABEL, n.AREA_PX) if name in there]
 
     def agrees(self, tile: int, *expected: NDArray[Any]) -> bool:
         """Whether the rows of `tile` hold the expected labels and areas."""
@@ -272,6 +282,14 @@ def _expected_tiles(cohort: Cohort, path: str, n_tiles: int) -> NDArray[np.bool_
     state = _array(cohort, f"{group}/{n.STATE}")
     pending: NDArray[np.bool_] = np.asarray(state[:n_tiles]) == n.PENDING
     return ~pending
+
+
+def _pixels(cohort: Cohort, run: str) -> str:
+    """Name of the array of pixels of a run; that of masks where the run cannot be opened, which is reported."""
+    try:
+        return cohort.run_product(run).pixels
+    except (*DECODING_ERRORS, FintuneError):
+        return n.MASK
 
 
 def _listed(tiles: Sequence[int]) -> str:

@@ -20,9 +20,10 @@ from fintune_xr.errors import (
     unknown_name,
 )
 from fintune_xr.indexes import GroupIndex
+from fintune_xr.products import Product, product_named
 from fintune_xr.schema import DatasetSchema
 from fintune_xr.store.growing import Growing, create_growing
-from fintune_xr.store.location import PARTIAL_SUFFIX, Location, writing
+from fintune_xr.store.location import PARTIAL_SUFFIX, Location, reading, writing
 from fintune_xr.store.tables import (
     group_exists,
     open_dataset,
@@ -87,23 +88,30 @@ class Cohort:
         return subgroups(self.location, n.RUNS)
 
     def run(self, name: str, *, lazy: bool = True) -> xr.Dataset:
-        """Masks, counts and state of one run, with the donor, marker and split of each tile.
+        """Masks or probabilities, counts and state of one run, with the donor, marker and split of each tile.
+
+        Stored `probability` is whole numbers; times its attribute `scale_factor` it is 0 to 1.
 
         Raises UnknownNameError naming the runs that exist.
         """
         self.require_run(name)
-        found = open_dataset(self.location, f"{n.RUNS}/{name}", datasets.RUN, lazy=lazy)
+        found = open_dataset(self.location, f"{n.RUNS}/{name}", self.run_product(name).run, lazy=lazy)
         labels = self.images(lazy=lazy).isel({n.TILE: slice(0, found.sizes[n.TILE])})
         return indexed(found.assign_coords({c: labels[c].variable for c in (*INDEXED, n.HEIGHT, n.WIDTH)}))
 
     def cells(self, run: str, *, lazy: bool = True) -> xr.Dataset:
-        """Per-cell measurements of a run, ordered by tile and label.
+        """Per-cell measurements of a run, or its candidates, ordered by tile and label.
 
         Raises StoreNotFoundError while the run has never come to its end.
         """
         self.require_run(run)
         self._require(f"{n.CELLS}/{run}", f"fintune-xr infer {self.url} --run {run}")
-        return open_dataset(self.location, f"{n.CELLS}/{run}", datasets.CELLS, lazy=lazy)
+        return open_dataset(self.location, f"{n.CELLS}/{run}", self.run_product(run).objects, lazy=lazy)
+
+    def run_product(self, name: str) -> Product:
+        """Whether the run holds instance masks or maps of probability."""
+        self.require_run(name)
+        return product_at(self.location, f"{n.RUNS}/{name}")
 
     def positivity(self, run: str) -> xr.Dataset:
         """Counts of all and of marker-positive cells per tile under each rule that was applied."""
@@ -168,6 +176,12 @@ def indexed(dataset: xr.Dataset) -> xr.Dataset:
         if name in dataset.coords and name not in dataset.xindexes:
             dataset = dataset.set_xindex(name, GroupIndex)
     return dataset
+
+
+def product_at(location: Location, path: str) -> Product:
+    """What the run stored under `path` holds."""
+    with reading(f"{location.url}/{path}"):
+        return product_named(str(zarr.open_group(location.zarr(), path=path, mode="r").attrs["schema"]))
 
 
 def create_cohort(

@@ -7,17 +7,18 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, RunMismatchError, unknown_name
+from fintune_xr.products import INSTANCES, Product
 from fintune_xr.store import shards
 from fintune_xr.store.cell_log import CellLog
-from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.cohort import Cohort, product_at
 from fintune_xr.store.location import Location, sync_array, writing
 from fintune_xr.store.locks import holding
 from fintune_xr.store.tables import (
@@ -34,9 +35,11 @@ from fintune_xr.store.tables import (
     sweep_staging,
     write_rows,
 )
-from fintune_xr.tiles import ShardPlan, ShardReceipt, TileResult
+from fintune_xr.tiles import CellTable, ShardPlan, ShardReceipt, TileResult
 
 IDENTITY = "identity"
+# Tells a run from one of the same name that was thrown away, whose last workers may still be at work somewhere.
+CREATION = "creation"
 SHARDS_WANTED = 64
 _SMALL = (n.N_CELLS, n.N_POSITIVE, n.BACKGROUND, n.REASON, n.SECONDS, n.STATE)
 _INITIAL: dict[str, Any] = {
@@ -64,6 +67,11 @@ class RunWriter:
     columns: dict[str, zarr.Array[Any]] = field(repr=False)
 
     @property
+    def small(self) -> tuple[str, ...]:
+        """Names of the small arrays, `state` last."""
+        return self.log.product.of(_SMALL)
+
+    @property
     def grid(self) -> shards.ShardGrid:
         """How the mask is cut; one shard is one task."""
         return run_grid(self.cohort.location, self.name)
@@ -87,9 +95,9 @@ class RunWriter:
         """Writes the small numbers of finished shards, `state` after all others are durable."""
         with writing(f"{self.cohort.url}/{n.RUNS}/{self.name}"):
             self.log.append(receipts)
-            for name in _SMALL:
+            for name in self.small:
                 if name == n.STATE:
-                    self._sync([c for c in _SMALL if c != n.STATE], receipts)
+                    self._sync([c for c in self.small if c != n.STATE], receipts)
                 if name != n.N_POSITIVE:
                     self._write_column(name, receipts)
             self._sync([n.STATE], receipts)
@@ -100,7 +108,7 @@ class RunWriter:
         Positive cells counted before are then no longer those of the run, and are marked so.
         """
         path = f"{n.RUNS}/{self.name}"
-        for name in (n.TILE, *_SMALL):
+        for name in (n.TILE, *self.small):
             read_column(self.cohort.location, f"{path}/{name}")
         with writing(f"{self.cohort.url}/{path}"):
             states = self.states()
@@ -108,7 +116,8 @@ class RunWriter:
                 states[states == n.QUARANTINED] = n.PENDING
                 self.columns[n.STATE][:] = states
             if (states == n.PENDING).any():
-                self.columns[n.N_POSITIVE].attrs[n.RULE] = ""
+                if n.N_POSITIVE in self.columns:
+                    self.columns[n.N_POSITIVE].attrs[n.RULE] = ""
                 self.log.open(states.size, _channels(self.cohort))
 
     def finish(self) -> bool:
@@ -149,10 +158,11 @@ def writing_run(
     *,
     identity: Mapping[str, Any],
     facts: Mapping[str, Any],
+    product: Product = INSTANCES,
     restart: bool = False,
     retry: bool = False,
 ) -> Iterator[RunWriter]:
-    """The writer of run `name`, made or continued, with new tiles of the cohort added as pending.
+    """The writer of run `name` of this `product`, made or continued, with new tiles of the cohort added as pending.
 
     `identity` (checkpoint and settings digests) must equal that of the stored run; `facts` is its provenance.
     `restart` throws the stored run away first; `retry` sets its quarantined tiles back to pending.
@@ -164,13 +174,14 @@ def writing_run(
         path = f"{n.RUNS}/{name}"
         if restart or not is_complete(cohort.location, path):
             remove_run(cohort, name)
-            _create(cohort, name, identity, facts)
+            _create(cohort, name, product, identity, facts)
         _check_identity(cohort, name, identity)
         cohort.location.sweep(path)
         sweep_staging(cohort.location, f"ordered-{name}-")
         _grow(cohort, name)
-        columns = {c: open_column(cohort.location, f"{path}/{c}") for c in _SMALL}
-        writer = RunWriter(cohort, name, CellLog(cohort.location, name), columns)
+        stored = cohort.run_product(name)
+        columns = {c: open_column(cohort.location, f"{path}/{c}") for c in stored.of(_SMALL)}
+        writer = RunWriter(cohort, name, CellLog(cohort.location, name, stored), columns)
         writer.begin(retry=retry)
         yield writer
 
@@ -179,22 +190,40 @@ def _holding_run(cohort: Cohort, name: str) -> contextlib.AbstractContextManager
     return holding(cohort.location, f"run-{name}", what=f"writing run {name!r}")
 
 
-def write_mask_shard(location: Location, run: str, plan: ShardPlan, fresh: Iterator[shards.Encoded]) -> int:
+def write_mask_shard(
+    location: Location, run: str, plan: ShardPlan, fresh: Iterator[shards.Encoded], *, creation: str
+) -> int:
     """Number of bytes of the mask shard: `fresh` tiles in the slots to do, the others carried over.
 
     Slots that stay pending get an empty mask; a shard that should hold finished tiles and is gone is an error.
+
+    Raises RunMismatchError where the run was thrown away and made anew since `creation` was given out.
     """
     grid = run_grid(location, run)
     todo, later = set(plan.todo), set(plan.later)
     kept = shards.read_encoded(location, grid, plan.shard) if len(todo | later) < plan.n_slots else []
     empty = shards.encode_tile(np.zeros((1, 1), np.uint32), grid) if later else ()
-    tiles = (next(fresh) if slot in todo else empty if slot in later else kept[slot] for slot in range(plan.n_slots))
-    return shards.write_shard(location, grid, plan.shard, tiles)
+
+    def tiles() -> Iterator[shards.Encoded]:
+        for slot in range(plan.n_slots):
+            yield next(fresh) if slot in todo else empty if slot in later else kept[slot]
+        # Last of all, because the tiles took their time; nothing is in its place yet.
+        if run_creation(location, run) != creation:
+            raise RunMismatchError(f"run {run!r} of {location.url} was restarted; shard {plan.shard} is given up")
+
+    return shards.write_shard(location, grid, plan.shard, tiles())
+
+
+def run_creation(location: Location, run: str) -> str:
+    """What shards of this run are written with; another one after each `restart`."""
+    group = zarr.open_group(location.zarr(), path=f"{n.RUNS}/{run}", mode="r")
+    return str(group.attrs.get(CREATION, ""))
 
 
 def run_grid(location: Location, run: str) -> shards.ShardGrid:
-    """How the mask of a run is cut."""
-    array = zarr.open_array(location.zarr(), path=f"{n.RUNS}/{run}/{n.MASK}", mode="r")
+    """How the pixels of a run are cut."""
+    path = f"{n.RUNS}/{run}"
+    array = zarr.open_array(location.zarr(), path=f"{path}/{product_at(location, path).pixels}", mode="r")
     return shards.grid_of(array)
 
 
@@ -225,10 +254,12 @@ def mark_pending(cohort: Cohort, run: str, tiles: Sequence[int]) -> None:
     Raises RunBusyError where another process writes the run.
     """
     rows = np.unique(np.asarray(tiles, np.int64))
+    small = cohort.run_product(run).of(_SMALL)
     with _holding_run(cohort, run), writing(f"{cohort.url}/{n.RUNS}/{run}"):
-        for name in (n.STATE, *(c for c in _SMALL if c != n.STATE)):
+        for name in (n.STATE, *(c for c in small if c != n.STATE)):
             _reset(cohort.location, f"{n.RUNS}/{run}/{name}", rows, _INITIAL[name])
-        open_column(cohort.location, f"{n.RUNS}/{run}/{n.N_POSITIVE}").attrs[n.RULE] = ""
+        if n.N_POSITIVE in small:
+            open_column(cohort.location, f"{n.RUNS}/{run}/{n.N_POSITIVE}").attrs[n.RULE] = ""
 
 
 def _reset(location: Location, path: str, rows: NDArray[np.int64], value: Any) -> None:
@@ -270,40 +301,45 @@ def _value(name: str, result: TileResult) -> Any:
     if name == n.N_CELLS:
         return cells.n_cells if cells is not None else -1
     if name == n.BACKGROUND:
-        return cells.background if cells is not None else np.nan
+        return cells.background if isinstance(cells, CellTable) else np.nan
     return {n.REASON: result.reason, n.SECONDS: result.seconds, n.STATE: result.state}[name]
 
 
-def _create(cohort: Cohort, name: str, identity: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+def _create(
+    cohort: Cohort, name: str, product: Product, identity: Mapping[str, Any], facts: Mapping[str, Any]
+) -> None:
     images = cohort.images()
     path = f"{n.RUNS}/{name}"
     ensure_group(cohort.location, n.RUNS)
     with writing(f"{cohort.url}/{path}"):
-        stated = {IDENTITY: dict(identity), "provenance": dict(facts), COMPLETE: False}
-        attrs = group_attrs(datasets.RUN, **stated)
+        stated = {IDENTITY: dict(identity), "provenance": dict(facts), CREATION: uuid4().hex, COMPLETE: False}
+        attrs = group_attrs(product.run, **stated)
         group = ensure_group(cohort.location, path, attrs)
         sizes = (images.sizes[n.Y], images.sizes[n.X])
         per_task = tiles_per_task(images.sizes[n.TILE])
-        grid = shards.plan_grid(f"{path}/{n.MASK}", datasets.MASK_DTYPE, sizes, per_task)
-        spec = datasets.RUN.variables[n.MASK]
-        shards.create_sharded(group, n.MASK, grid, shape=(0, *sizes), dims=spec.dims, attrs=spec.attrs)
-        for column in (n.TILE, *_SMALL):
-            spec = datasets.RUN[column]
+        grid = shards.plan_grid(f"{path}/{product.pixels}", product.dtype, sizes, per_task)
+        spec = product.run.variables[product.pixels]
+        shards.create_sharded(group, product.pixels, grid, shape=(0, *sizes), dims=spec.dims, attrs=spec.attrs)
+        for column in (n.TILE, *product.of(_SMALL)):
+            spec = product.run[column]
             shape = (0, images.sizes[n.CHANNEL])[: len(spec.dims)]
             create_column(group, column, spec, shape=shape)
         group[n.STATE].attrs["flag_meanings"] = " ".join(n.STATE_MEANINGS.values())
-        create_column(group, n.CHANNEL, datasets.RUN.coords[n.CHANNEL], shape=(images.sizes[n.CHANNEL],))
-        open_column(cohort.location, f"{path}/{n.CHANNEL}")[:] = _channels(cohort)
+        if n.CHANNEL in product.run.coords:
+            create_column(group, n.CHANNEL, product.run.coords[n.CHANNEL], shape=(images.sizes[n.CHANNEL],))
+            open_column(cohort.location, f"{path}/{n.CHANNEL}")[:] = _channels(cohort)
         open_writable(cohort.location, path).attrs[COMPLETE] = True
 
 
 def _grow(cohort: Cohort, name: str) -> None:
-    """Adds the tiles that the cohort has gained; `mask` last, so that a kill is seen and mended next time."""
+    """Adds the tiles that the cohort has gained; pixels last, so that a kill is seen and mended next time."""
     path = f"{n.RUNS}/{name}"
     tiles = cohort.images()[n.TILE].values
-    arrays = {c: open_column(cohort.location, f"{path}/{c}") for c in (n.TILE, *_SMALL, n.MASK)}
+    product = cohort.run_product(name)
+    names = (n.TILE, *product.of(_SMALL), product.pixels)
+    arrays = {c: open_column(cohort.location, f"{path}/{c}") for c in names}
     before, after = min(array.shape[0] for array in arrays.values()), len(tiles)
-    mask = arrays.pop(n.MASK)
+    pixels = arrays.pop(product.pixels)
     if before == after:
         return
     with writing(f"{cohort.url}/{path}"):
@@ -313,7 +349,7 @@ def _grow(cohort: Cohort, name: str) -> None:
             write_rows(cohort.location, f"{path}/{column}", before, fresh)
             touched = range(before // ROWS_PER_CHUNK, after // ROWS_PER_CHUNK + 1)
             sync_array(cohort.location, f"{path}/{column}", touched)
-        mask.resize((after, *mask.shape[1:]))
+        pixels.resize((after, *pixels.shape[1:]))
 
 
 def _channels(cohort: Cohort) -> NDArray[Any]:

@@ -38,7 +38,8 @@ from fintune_xr.pipelines.bootstrap import bootstrap
 from fintune_xr.pipelines.check import check
 from fintune_xr.pipelines.counts import active_rule, quarantined_tiles, tile_counts
 from fintune_xr.pipelines.evaluate import evaluate, score_table
-from fintune_xr.pipelines.infer import infer, plan_run, quarantined_of
+from fintune_xr.pipelines.infer import infer, quarantined_of
+from fintune_xr.pipelines.plan import plan_run
 from fintune_xr.pipelines.positivity import positivity
 from fintune_xr.pipelines.split import split
 from fintune_xr.store import runs
@@ -200,7 +201,7 @@ def first_pixel(tile: int) -> int:
 
 
 def with_fault(monkeypatch: pytest.MonkeyPatch, segmenter: Faulty) -> None:
-    monkeypatch.setattr(infer_block, "load_segmenter", lambda *_, **__: segmenter)
+    monkeypatch.setattr(infer_block, "load_model", lambda *_, **__: segmenter)
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ from fintune_xr.store.runs import (
     mark_pending,
     remove_run,
     run_attrs,
+    run_creation,
     run_grid,
     tiles_per_task,
     write_mask_shard,
@@ -76,7 +77,7 @@ def receipt_of(cohort: Cohort, run: str, plan: ShardPlan, failing: Sequence[int]
     grid = run_grid(cohort.location, run)
     tiles = [plan.first + slot for slot in plan.todo]
     fresh = (shards.encode_tile(np.zeros((1, 1)) if t in failing else mask_of(t), grid) for t in tiles)
-    write_mask_shard(cohort.location, run, plan, fresh)
+    write_mask_shard(cohort.location, run, plan, fresh, creation=run_creation(cohort.location, run))
     results = [
         TileResult(n.QUARANTINED, 0.5, "ValueError: no")
         if tile in failing
@@ -530,11 +531,23 @@ def test_tasks_are_about_64_and_never_too_large() -> None:
 def test_slots_to_keep_come_from_the_stored_shard(done: Cohort) -> None:
     grid = run_grid(done.location, "r")
     before = shards.read_encoded(done.location, grid, 0)
-    plan = ShardPlan(0, 0, 3, (1,))
-    write_mask_shard(done.location, "r", plan, iter([shards.encode_tile(mask_of(9), grid)]))
+    plan, creation = ShardPlan(0, 0, 3, (1,)), run_creation(done.location, "r")
+    write_mask_shard(done.location, "r", plan, iter([shards.encode_tile(mask_of(9), grid)]), creation=creation)
     after = shards.read_encoded(done.location, grid, 0)
     assert (after[0], after[2]) == (before[0], before[2])
     assert after[1] != before[1]
     (done.location.path / grid.key(0)).unlink()
     with pytest.raises(StoreDamagedError, match="expected a shard, found nothing"):
-        write_mask_shard(done.location, "r", plan, iter([shards.encode_tile(mask_of(9), grid)]))
+        write_mask_shard(done.location, "r", plan, iter([shards.encode_tile(mask_of(9), grid)]), creation=creation)
+
+
+def test_a_worker_of_a_run_that_was_thrown_away_writes_nothing(done: Cohort) -> None:
+    grid, creation = run_grid(done.location, "r"), run_creation(done.location, "r")
+    with writing_run(done, "r", identity={}, facts={}, restart=True):
+        pass
+    assert run_creation(done.location, "r") != creation
+    plan = ShardPlan(0, 0, 3, (0, 1, 2))
+    late = iter([shards.encode_tile(mask_of(9), grid)] * 3)
+    with pytest.raises(RunMismatchError, match=r"'r' of .* was restarted; shard 0 is given up"):
+        write_mask_shard(done.location, "r", plan, late, creation=creation)
+    assert not list((done.location.path / grid.path).glob("c.*"))

@@ -12,9 +12,15 @@ from fintune_xr.models.devices import resolve_device
 from fintune_xr.models.segmenter import Model, Segmenter
 from fintune_xr.models.settings import model_settings
 from fintune_xr.models.threshold import ThresholdSegmenter
+from fintune_xr.products import INSTANCES, PROBABILITIES, Product
 from fintune_xr.settings import Settings
 
 _LOADING = threading.Lock()
+
+
+def product_of(kind: str) -> Product:
+    """What a run of a model of this kind stores."""
+    return PROBABILITIES if kind == UNET_KIND else INSTANCES
 
 
 def load_model(
@@ -44,9 +50,10 @@ def load_segmenter(
 
     Raises FintuneValueError for a model that gives anything else.
     """
-    if checkpoint.kind == UNET_KIND:
+    if product_of(checkpoint.kind) is not INSTANCES:
         raise FintuneValueError(
-            f"{checkpoint.name!r} is a model of kind {UNET_KIND}, which gives maps of probability and no instance masks"
+            f"{checkpoint.name!r} is a model of kind {checkpoint.kind}, which gives maps of probability: expected one "
+            "that gives instance masks"
         )
     model: Any = load_model(checkpoint, channels=channels, settings=settings, device=device, keep=keep)
     return model  # type: ignore[no-any-return]

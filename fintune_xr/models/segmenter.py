@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fintune_xr.tiles import CandidateTable
-
-# Probabilities are stored as whole numbers up to this one.
-PROBABILITY_SCALE: Final = 65535
 
 Plane = NDArray[np.generic]
 Maps = NDArray[np.float32]
@@ -21,7 +18,7 @@ Mask = NDArray[np.uint32]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Detections:
-    """Where objects may be: `probability` (y, x) uint16, PROBABILITY_SCALE times its value; and its peaks."""
+    """Where objects may be: `probability` (y, x) uint16, PROBABILITY_STEPS times its value; and its peaks."""
 
     probability: NDArray[np.uint16]
     candidates: CandidateTable

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fintune_xr.datasets import PROBABILITY_STEPS
 from fintune_xr.errors import DeviceError, FintuneValueError
 from fintune_xr.models.channels import ChannelChoice, choose_channels
 from fintune_xr.models.checkpoints import UNET_KIND, Checkpoint, load_strictly, read_state
 from fintune_xr.models.dynunet import channels_last, channels_last_unet, reach_px, save_own, stride_px
-from fintune_xr.models.segmenter import PROBABILITY_SCALE, Detections, Maps, Plane
+from fintune_xr.models.segmenter import Detections, Maps, Plane
 from fintune_xr.models.settings import UnetArchitecture, UnetSettings
 from fintune_xr.picking import Peaks, pick_peaks
 from fintune_xr.settings import validated
@@ -81,9 +82,9 @@ class UnetDetector:
 
     def reconstruct(self, maps: Maps) -> Detections:
         """Probability at each pixel and the candidates that reach the floor."""
-        stored = np.rint(probability(maps) * PROBABILITY_SCALE).astype(np.uint16)
+        stored = np.rint(probability(maps) * PROBABILITY_STEPS).astype(np.uint16)
         # Picked from what is stored, so that anyone who picks from the store finds the same.
-        return Detections(stored, _table(self.picked((stored / PROBABILITY_SCALE).astype(np.float32))))
+        return Detections(stored, _table(self.picked((stored / PROBABILITY_STEPS).astype(np.float32))))
 
     def picked(self, found: NDArray[np.float32]) -> Peaks:
         """Candidates in a map of probabilities (y, x), the most probable first.
