@@ -28,7 +28,7 @@ def benchmark_gallery(cohort: Cohort, found: xr.Dataset) -> xr.Dataset:
     place = {tile: i for i, tile in enumerate(texts(images[n.TILE]))}
     pictures = [_cut(cohort, found, images.isel({n.TILE: place[tile]}), tile) for tile in chosen]
     filled = {n.IMAGE: 0, n.MASK: 0, n.ANNOTATED: 0}
-    return xr.concat(pictures, n.TILE, join="outer", coords="different", fill_value=filled)
+    return xr.concat(pictures, n.TILE, join="outer", coords="different", compat="equals", fill_value=filled)
 
 
 def busiest_window(mask: NDArray[Any], edge: int) -> tuple[slice, slice]:

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import multiprocessing as mp
 import os
+import signal
 import time
 from typing import Any
+
+# One server of forks for all tests: what it has imported, no child has to import again.
+FORKS = mp.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    [
+        "fintune_xr.pipelines.infer", "fintune_xr.pipelines.ingest", "fintune_xr.pipelines.cli",
+        "fintune_xr.pipelines.benchmark", "fintune_xr.models.cellpose_sam", "killing",
+    ]
+)  # fmt: skip
 
 SECONDS_PER_TILE = 0.03
 TILES_PER_TASK = 2
@@ -42,6 +53,24 @@ def run_ingest(source: str, store: str) -> None:
     ingest.read_plane_with_digest = slowly
     shards.MAX_TILES_PER_SHARD = TILES_PER_SHARD
     os._exit(cli.run(["ingest", source, store, "--workers", "2"]))
+
+
+def run_benchmark(store: str, model: str, models: str, settings: dict[str, Any]) -> None:
+    """`benchmark`, killed in the second epoch of the training of a marker, when other models are finished."""
+    from fintune_xr.finetune import steps
+    from fintune_xr.pipelines import benchmark
+
+    own_group()
+    step = steps.NetworkTraining.training_step
+
+    def fatal(module: Any, batch: Any, index: int) -> Any:
+        if module.current_epoch == 1 and "IBA1" in str(module.trainer.default_root_dir):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(module, batch, index)
+
+    steps.NetworkTraining.training_step = fatal  # type: ignore[method-assign]
+    benchmark.benchmark(store, model=model, out=models, config=settings)
+    os._exit(0)
 
 
 def own_group() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing as mp
 import os
 import shutil
 import signal
@@ -28,16 +27,11 @@ from fintune_xr.store.location import PARTIAL_SUFFIX
 
 pytestmark = pytest.mark.slow
 
-FORKS = mp.get_context("forkserver")
-FORKS.set_forkserver_preload(
-    ["fintune_xr.pipelines.infer", "fintune_xr.pipelines.ingest", "fintune_xr.pipelines.cli", "killing"]
-)
-
 
 @contextlib.contextmanager
 def started(target: Callable[..., None], *arguments: str) -> Iterator[Any]:
     """A process that is gone, with all it started, when the block ends."""
-    process = FORKS.Process(target=target, args=arguments)
+    process = killing.FORKS.Process(target=target, args=arguments)
     process.start()
     try:
         yield process
