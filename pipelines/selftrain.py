@@ -91,9 +91,9 @@ class _Study:
     folder: Path
     settings: SelfTrainSettings
     train: UnetTrainSettings
+    rounds: UnetTrainSettings
     labelled: ParticleTiles
     unlabelled: ParticleTiles
-    images: xr.Dataset
     parts: dict[str, ParticleTiles]
     split_digest: str
 
@@ -121,10 +121,11 @@ def _plan(cohort: Cohort, name: str, out: Path, settings: SelfTrainSettings, dig
     labelled_images = images.isel({n.TILE: [tiles.tolist().index(tile) for tile in chosen]})
     labelled = particle_tiles(labelled_images, [truth[tile] for tile in chosen])
     unlabelled = particle_tiles(free, [truth.get(tile, _NOTHING) for tile in texts(free[n.TILE])])
+    train = with_diameter(settings.train, labelled)
+    rounds = validated(UnetTrainSettings, {**train.as_dict(), **settings.rounds}, where="rounds")
     return _Study(
-        cohort, name, out / name, settings, with_diameter(settings.train, labelled), labelled, unlabelled, free,
-        _judges(cohort), digest,
-    )  # fmt: skip
+        cohort, name, out / name, settings, train, rounds, labelled, unlabelled, _judges(cohort), digest
+    )
 
 
 # Particles of a micrograph that was not annotated; nothing is measured against them.
@@ -177,11 +178,8 @@ def _stage(study: _Study, number: int, teacher: Checkpoint | None) -> tuple[Chec
 
 def _settings(study: _Study, number: int) -> UnetTrainSettings:
     """Settings of a stage; every stage draws patches of its own."""
-    if number == 0:
-        return study.train
     seed = int(stream(study.train.seed, "round", number).integers(2**31))
-    values = {**study.train.as_dict(), "seed": seed, **study.settings.rounds}
-    return validated(UnetTrainSettings, values, where="rounds")
+    return study.rounds.model_copy(update={"seed": seed}) if number else study.train
 
 
 def _taught(study: _Study, number: int, teacher: Checkpoint) -> tuple[ParticleTiles, dict[str, Any]]:

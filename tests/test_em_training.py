@@ -31,7 +31,6 @@ from fintune_xr.models.unet import UnetDetector
 from fintune_xr.pipelines import cli, infer_block
 from fintune_xr.pipelines.check import check
 from fintune_xr.pipelines.infer import infer
-from fintune_xr.pipelines.train import train
 from fintune_xr.points import Points
 from fintune_xr.seeds import stream
 from fintune_xr.store.cohort import Cohort
@@ -120,7 +119,7 @@ def test_targets_are_discs_or_pseudo_labels_cropped_to_what_is_real() -> None:
     assert tiles.read(1).shape == (1, 60, 80)
     with pytest.raises(FintuneValueError, match="b has pseudo-labels, which nothing is measured against"):
         tiles.particles(1)
-    with pytest.raises(FintuneValueError, match="do not fit together: 2 names and 1 channels.*1 truths"):
+    with pytest.raises(FintuneValueError, match=r"do not fit together: 2 names and 1 channels.*1 truths"):
         ParticleTiles(["a", "b"], CHANNELS, np.zeros((2, 1, 96, 96)), truth[:1], [50, 60], [70, 80])
 
 
