@@ -175,7 +175,8 @@ class Profile(Settings):
         Workers then do not leave early: a task that goes on from its own files when it is begun again loses less so.
         """
         if not self.is_remote:
-            return self
+            # Threads of one process share what a network library keeps per process.
+            return self.model_copy(update={"workers": 1} if self.kind == "threads" else {"threads": 1})
         jobs = {"max_jobs": max(1, min(n_tasks, self.slurm.max_jobs)), "min_jobs": 0, "retire": False}
         return self.model_copy(update={"threads": 1, "slurm": self.slurm.model_copy(update=jobs)})
 

@@ -17,11 +17,16 @@ Runs = Annotated[
     tuple[str, ...],
     Parameter(name=["--run"], negative="", help="A run; give it several times. Default: all."),
 ]
+Part = Annotated[str, Parameter(help="Part of the split: train, val, test, or all.")]
 Config = Annotated[Path | None, Parameter(help="YAML file with settings.")]
 Overrides = Annotated[str, Parameter(help="Settings as key=value, e.g. model.sigma_px=2.", show_default=False)]
 Cluster = Annotated[
     str,
     Parameter(help="Profile: threads, processes, cuda, slurm-cpu, slurm-cuda, slurm-l40s, or a YAML file."),
+]
+Where = Annotated[
+    str,
+    Parameter(help="Train on a worker of this profile (processes, cuda, slurm-cuda, …); default: right here."),
 ]
 
 

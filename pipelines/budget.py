@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +15,7 @@ import xarray as xr
 from fintune_xr import names as n
 from fintune_xr.analysis.learning_curve import budget_spread, learning_curve
 from fintune_xr.analysis.report.budget_study import CURVE_SCORE, GROUP_PATH, IOU
+from fintune_xr.cluster.profile import Profile
 from fintune_xr.errors import FintuneValueError, RunMismatchError, SplitError
 from fintune_xr.finetune.data import AnnotatedTiles
 from fintune_xr.finetune.engine import train as fit
@@ -25,10 +26,12 @@ from fintune_xr.models.registry import load_segmenter
 from fintune_xr.models.segmenter import segment
 from fintune_xr.models.settings import model_settings
 from fintune_xr.pipelines.progress import say
+from fintune_xr.pipelines.remote import results_from_workers, seen_everywhere
 from fintune_xr.pipelines.split import annotated_tiles, require_split
-from fintune_xr.pipelines.train import tiles_for_training
+from fintune_xr.pipelines.train import tiles_for_training, trained_on
+from fintune_xr.pipelines.workers import HERE, profile_and_rest
 from fintune_xr.provenance import provenance
-from fintune_xr.settings import load_settings, validated
+from fintune_xr.settings import Config, load_settings, validated
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.runs import IDENTITY
 from fintune_xr.subsets import nested_order
@@ -44,8 +47,8 @@ _UNKNOWN: Final = -1
 
 def budget(
     store: str | Path, *, budgets: Sequence[int] = (), seeds: int = 3, model: str = FLOW_UNET_KIND,
-    out: str | Path = "models", config: str | Path | None = None, overrides: Sequence[str] = (),
-    skip_existing: bool = True,
+    out: str | Path = "models", config: Config = None, overrides: Sequence[str] = (),
+    skip_existing: bool = True, cluster: str = HERE,
 ) -> xr.Dataset:
     """Scores (budget, seed, group, threshold) on the test tiles of models trained on `budgets` tiles each.
 
@@ -54,12 +57,14 @@ def budget(
     trainings per budget start from the `seed` of the settings; every one picks its best epoch on the whole val part.
     Each fit is stored under `metrics/budget` as it ends, its checkpoint in a folder of `out`; stored fits are
     skipped, or thrown away without `skip_existing`. At the end, a learning curve per group of tiles is added.
+    `cluster` is the profile of workers that do the fits, several at once; by default this process does.
 
     Raises SplitError without a split, FintuneValueError for a budget larger than the train part, RunMismatchError
     where stored fits were made with other settings, tiles or weights.
     """
     cohort = open_cohort(store)
-    plan = _plan(cohort, model=model, out=Path(out), config=config, overrides=overrides)
+    profile, said, there = _where(cluster, model=model, config=config, overrides=overrides)
+    plan = _plan(cohort, out=Path(out), **said)
     sizes = _sizes(plan, budgets)
     if seeds < 1:
         raise FintuneValueError(f"seeds: expected 1 or more, got {seeds}")
@@ -67,13 +72,12 @@ def budget(
     done = _blank(plan, sizes, chosen)
     if skip_existing:
         done = _with_stored(cohort, plan, done)
-    for seed in chosen:
-        for size in sizes:
-            if int(done[n.N_TRAIN].sel({n.BUDGET: size, n.SEED: seed, n.GROUP: n.ALL_MARKERS})) != _UNKNOWN:
-                say(f"budget {size}, seed {seed}: stored already")
-                continue
-            done = _with_fit(done, size, seed, _fitted(plan, size, seed, fresh=not skip_existing))
-            _write(cohort, plan, done)
+    wanted = _missing(done, sizes, chosen)
+    if not skip_existing:
+        _remove(plan, wanted)
+    for size, seed, fitted in _fits(plan, wanted, profile, {**there, "store": seen_everywhere(store)}):
+        done = _with_fit(done, size, seed, fitted)
+        _write(cohort, plan, done)
     result = done.merge(_curves(done), join="exact", combine_attrs="drop_conflicts")
     _write(cohort, plan, result)
     return cohort.read(GROUP_PATH)
@@ -104,8 +108,57 @@ class _Plan:
         return [i for i, name in enumerate(names) if group in (n.ALL_MARKERS, self.marker[name])]
 
 
+def _where(cluster: str, **said: Any) -> tuple[Profile | None, dict[str, Any], dict[str, Any]]:
+    """The profile that does the fits, None for this process; what is given to a plan here, and there.
+
+    Only there does the device have the name that workers know it by: where a fit was made is not what it is.
+    """
+    if not cluster:
+        return None, said, said
+    profile, there = trained_on(cluster, **said)
+    return profile, {**said, "overrides": profile_and_rest(cluster, said["overrides"])[1]}, there
+
+
+def _missing(done: xr.Dataset, sizes: Sequence[int], seeds: Sequence[int]) -> list[tuple[int, int]]:
+    """Budget and seed of the fits that are not stored."""
+    found = []
+    for seed in seeds:
+        for size in sizes:
+            if int(done[n.N_TRAIN].sel({n.BUDGET: size, n.SEED: seed, n.GROUP: n.ALL_MARKERS})) != _UNKNOWN:
+                say(f"budget {size}, seed {seed}: stored already")
+            else:
+                found.append((size, seed))
+    return found
+
+
+def _remove(plan: _Plan, fits: Sequence[tuple[int, int]]) -> None:
+    """Throws earlier trainings of these fits away."""
+    for size, seed in fits:
+        if (_folder(plan, size, seed) / RECORD_FILE).is_file():
+            shutil.rmtree(_folder(plan, size, seed))
+
+
+def _fits(
+    plan: _Plan, wanted: Sequence[tuple[int, int]], profile: Profile | None, there: dict[str, Any]
+) -> Iterator[tuple[int, int, xr.Dataset]]:
+    """Budget, seed and scores of each fit as it ends: here one after another, or on the workers of `profile`."""
+    if profile is None:
+        yield from ((size, seed, _fitted(plan, size, seed)) for size, seed in wanted)
+        return
+    out = seen_everywhere(plan.out.absolute())
+    calls = [{**there, "out": out, "size": size, "seed": seed} for size, seed in wanted]
+    if calls:
+        for number, fitted in results_from_workers(profile, _fitted_there, calls):
+            yield (*wanted[number], fitted)
+
+
+def _fitted_there(*, store: str, out: str, size: int, seed: int, **said: Any) -> xr.Dataset:
+    """As `_fitted`, from references alone."""
+    return _fitted(_plan(open_cohort(store), out=Path(out), **said), size, seed)
+
+
 def _plan(
-    cohort: Cohort, *, model: str, out: Path, config: str | Path | None, overrides: Sequence[str]
+    cohort: Cohort, *, model: str, out: Path, config: Config, overrides: Sequence[str]
 ) -> _Plan:
     digest = require_split(cohort)
     start = None if model == FLOW_UNET_KIND else resolve_checkpoint(model)
@@ -158,13 +211,15 @@ def _sizes(plan: _Plan, budgets: Sequence[int]) -> list[int]:
     return sorted(set(budgets))
 
 
-def _fitted(plan: _Plan, size: int, seed: int, *, fresh: bool) -> xr.Dataset:
+def _folder(plan: _Plan, size: int, seed: int) -> Path:
+    return plan.out / f"budget-{plan.model}-{size:03d}-seed{seed}"
+
+
+def _fitted(plan: _Plan, size: int, seed: int) -> xr.Dataset:
     """One training on the first `size` tiles of the seed's order, and its scores on the test tiles."""
     names = [str(name) for name in plan.train.names]
     order = nested_order(names, [plan.marker[name] for name in names], seed=seed)[:size]
-    folder = plan.out / f"budget-{plan.model}-{size:03d}-seed{seed}"
-    if fresh and (folder / RECORD_FILE).is_file():
-        shutil.rmtree(folder)
+    folder = _folder(plan, size, seed)
     say(f"budget {size}, seed {seed}: training in {folder}")
     began = time.perf_counter()
     checkpoint = fit(

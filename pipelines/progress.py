@@ -6,6 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -22,7 +23,25 @@ def console() -> Console:
 
 def say(text: str) -> None:
     """One plain line for the person who runs the command."""
+    _LISTENER.get()(text)
+
+
+def _print(text: str) -> None:
     console().print(text, markup=False, soft_wrap=True)
+
+
+# Work on another machine is heard where the command was given.
+_LISTENER: ContextVar[Callable[[str], None]] = ContextVar("listener", default=_print)
+
+
+@contextlib.contextmanager
+def heard_by(listener: Callable[[str], None]) -> Iterator[None]:
+    """What this thread says goes to `listener` instead of standard error."""
+    token = _LISTENER.set(listener)
+    try:
+        yield
+    finally:
+        _LISTENER.reset(token)
 
 
 @contextlib.contextmanager

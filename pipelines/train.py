@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import xarray as xr
 
 from fintune_xr import names as n
+from fintune_xr.cluster.profile import Profile
 from fintune_xr.finetune.data import AnnotatedTiles
 from fintune_xr.finetune.engine import train as fit
 from fintune_xr.finetune.flow_task import AP50
@@ -19,7 +20,9 @@ from fintune_xr.finetune.settings import FitSettings, UnetTrainSettings, train_s
 from fintune_xr.models.checkpoints import FLOW_UNET_KIND, UNET_KIND, Checkpoint, resolve_checkpoint
 from fintune_xr.pipelines.micrographs import annotated_micrographs, with_diameter
 from fintune_xr.pipelines.progress import say
+from fintune_xr.pipelines.remote import results_from_workers, seen_everywhere, settings_there
 from fintune_xr.pipelines.split import annotated_part, require_split
+from fintune_xr.pipelines.workers import HERE, profile_and_rest
 from fintune_xr.settings import Config, load_settings
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.runs import check_run_name
@@ -37,15 +40,19 @@ def train(
     config: Config = None,
     markers: Sequence[str] = (),
     overrides: Sequence[str] = (),
+    cluster: str = HERE,
 ) -> Path:
     """Folder `out/run_name` with the checkpoint that is best on the val part: by AP50 of masks, or F1 of particles.
 
     `model` is flow_unet or unet (small networks from random weights, for masks and for particles) or a checkpoint to
     fine-tune. `markers` limits training and validation to tiles of these markers. Run it again to continue after an
-    interruption.
+    interruption. `cluster` is the profile of a worker that does the training; by default this process does.
 
     Raises SplitError without a valid split or without tiles in a part, UnknownNameError for a marker.
     """
+    if cluster:
+        said = {"model": model, "config": config, "overrides": overrides}
+        return _on_worker(cluster, said, store=store, run_name=run_name, out=out, markers=markers)
     cohort = open_cohort(store)
     check_run_name(run_name)
     digest = require_split(cohort)
@@ -64,6 +71,30 @@ def train(
         report=epoch_line,
     )
     return Path(made.path).parent
+
+
+def _on_worker(cluster: str, said: Mapping[str, Any], *, out: str | Path, **rest: Any) -> Path:
+    """The same on one worker of a profile; what can be wrong with the command is found before there is one."""
+    profile, training = trained_on(cluster, **said)
+    open_cohort(rest["store"])
+    check_run_name(rest["run_name"])
+    call = {**rest, **training, "store": seen_everywhere(rest["store"]), "out": seen_everywhere(Path(out).absolute())}
+    ((_, made),) = results_from_workers(profile, train, [call])
+    return made
+
+
+def trained_on(
+    cluster: str, *, model: str, config: Config, overrides: Sequence[str]
+) -> tuple[Profile, dict[str, Any]]:
+    """A profile, and what a training on its workers is given: model, config and overrides as they find them.
+
+    Raises UnknownNameError or SettingsError for a profile, DeviceError for a device that its workers lack.
+    """
+    profile, rest = profile_and_rest(cluster, overrides)
+    kind, _ = model_to_train(model)
+    device = load_settings(train_settings(kind), config, rest).device
+    config, rest = settings_there(config, rest, device=device, profile=profile)
+    return profile, {"model": seen_everywhere(model), "config": config, "overrides": rest}
 
 
 def model_to_train(model: str) -> tuple[str, Checkpoint | None]:

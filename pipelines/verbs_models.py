@@ -19,6 +19,7 @@ from fintune_xr.pipelines.arguments import (
     Run,
     Runs,
     Store,
+    Where,
     show,
     table,
 )
@@ -27,22 +28,43 @@ from fintune_xr.pipelines.arguments import (
 def train(
     store: Store,
     *overrides: Overrides,
-    model: Annotated[str, Parameter(help="flow_unet, cpsam, or a checkpoint to go on from.")] = "flow_unet",
+    model: Annotated[str, Parameter(help="flow_unet, unet, cpsam, or a checkpoint to go on from.")] = "flow_unet",
     run_name: Annotated[str, Parameter(help="Name of the checkpoint folder.")],
     out: Annotated[Path, Parameter(help="Folder that holds checkpoint folders.")] = Path("models"),
     config: Config = None,
     markers: Annotated[
         tuple[str, ...], Parameter(name=["--marker"], negative="", help="Train on these markers only.")
     ] = (),
+    cluster: Where = "",
 ) -> int:
-    """Fine-tune a model on the train part; the best checkpoint by AP50 on val is kept.
+    """Fine-tune a model on the train part; the best checkpoint on val is kept, by AP50 of masks or F1 of particles.
 
     Example: fintune-xr train cohort.zarr --model flow_unet --run-name generic epochs=60
     """
     from fintune_xr.pipelines.train import train as step
 
-    made = step(store, model=model, run_name=run_name, out=out, config=config, markers=markers, overrides=overrides)
+    made = step(
+        store, model=model, run_name=run_name, out=out, config=config, markers=markers, overrides=overrides,
+        cluster=cluster,
+    )  # fmt: skip
     show(f"checkpoint: {made}")
+    return DONE
+
+
+def selftrain(
+    store: Store,
+    *overrides: Overrides,
+    run_name: Annotated[str, Parameter(help="Name of the folder of all stages.")],
+    out: Annotated[Path, Parameter(help="Folder that holds checkpoint folders.")] = Path("models"),
+    config: Config = None,
+) -> int:
+    """Train a particle U-Net on few labelled micrographs, then in rounds on what it is sure of; run again to continue.
+
+    Example: fintune-xr selftrain micrographs.zarr --run-name em labelled=2 train.device=cuda
+    """
+    from fintune_xr.pipelines.selftrain import selftrain as step
+
+    show(f"checkpoint: {step(store, run_name=run_name, out=out, config=config, overrides=overrides)}")
     return DONE
 
 
@@ -53,7 +75,10 @@ def infer(
     model: Annotated[str | None, Parameter(help="threshold, a Cellpose name, or a checkpoint.")] = None,
     cluster: Cluster = "threads",
     config: Config = None,
-    dry_run: Annotated[bool, Parameter(help="Only print what would be done.", negative="")] = False,
+    dry_run: Annotated[
+        bool, Parameter(help="Only print what would be done, and a job's script.", negative="")
+    ] = False,
+    pilot: Annotated[int, Parameter(help="Tiles that a dry run segments here to tell the hours; 0: none.")] = 3,
     restart: Annotated[bool, Parameter(help="Throw the stored run away first.", negative="")] = False,
     retry_quarantined: Annotated[bool, Parameter(help="Try quarantined tiles again.", negative="")] = False,
     parts: Annotated[
@@ -66,13 +91,16 @@ def infer(
     Example: fintune-xr infer cohort.zarr --run tuned --model models/generic --cluster processes
     """
     from fintune_xr.pipelines import infer as step
+    from fintune_xr.pipelines.plan import plan_run
 
-    said: dict[str, Any] = {"run": run, "model": model, "cluster": cluster, "config": config, "overrides": overrides}
+    said: dict[str, Any] = {
+        "run": run, "model": model, "cluster": cluster, "config": config, "overrides": overrides, "parts": parts
+    }  # fmt: skip
     if dry_run:
-        for key, value in step.plan_run(store, **said).items():
+        for key, value in plan_run(store, pilot=pilot, **said).items():
             show(f"{key}: {value}")
         return DONE
-    summary = step.infer(store, restart=restart, retry_quarantined=retry_quarantined, parts=parts, **said)
+    summary = step.infer(store, restart=restart, retry_quarantined=retry_quarantined, **said)
     show(
         f"run {summary.run}: {summary.n_done} of {summary.n_tiles} tiles done ({summary.n_new} now), "
         f"{summary.n_quarantined} quarantined"
@@ -90,7 +118,7 @@ def evaluate(
     resamples: Annotated[int, Parameter(help="Donor resamples for the intervals.")] = 1000,
     seed: Annotated[int, Parameter(help="Seed of the resamples.")] = 0,
 ) -> int:
-    """Compare the masks of runs with the annotations.
+    """Compare the masks of runs with the annotations, or the picks of micrographs.
 
     Example: fintune-xr evaluate cohort.zarr --run baseline --run tuned --split test
     """
@@ -201,6 +229,7 @@ def budget(
     config: Config = None,
     out: Annotated[Path, Parameter(help="Folder that holds checkpoint folders.")] = Path("models"),
     skip_existing: Annotated[bool, Parameter(help="Keep the fits that are stored.")] = True,
+    cluster: Where = "",
 ) -> int:
     """Train on more and more annotated tiles, and tell when more stop to pay.
 
@@ -211,7 +240,7 @@ def budget(
 
     found = step(
         store, budgets=budgets, seeds=seeds, model=model, out=out, config=config, overrides=overrides,
-        skip_existing=skip_existing,
+        skip_existing=skip_existing, cluster=cluster,
     )  # fmt: skip
     show(table(budget_table(found)), "", table(curve_page(found)))
     return DONE

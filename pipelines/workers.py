@@ -10,6 +10,8 @@ from fintune_xr.cluster.profile import Profile, load_profile
 from fintune_xr.errors import DeviceError, FintuneValueError
 from fintune_xr.models.devices import AUTO, CPU, resolve_device
 
+# Instead of a profile: the process that gives the command does the work itself.
+HERE: Final = ""
 _PREFIX: Final = "cluster."
 _CUDA: Final = "cuda"
 

@@ -1,0 +1,363 @@
+"""Runs on a real Slurm, on loopback: jobs that are cancelled, killed at their walltime, refused, or lose their node."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import dask
+import psutil
+import pytest
+import yaml
+from slurm import NODES, LoopbackSlurm, loopback_slurm, missing_programs, wait_for
+from stores import assert_same_run, make_store, run_values
+
+from fintune_xr import names as n
+from fintune_xr.cluster.profile import Profile, load_profile
+from fintune_xr.cluster.session import session
+from fintune_xr.errors import ClusterError, RunBusyError, StoreDamagedError
+from fintune_xr.pipelines.check import check
+from fintune_xr.pipelines.infer import infer
+from fintune_xr.store import runs
+from fintune_xr.store.cohort import Cohort, open_cohort
+from fintune_xr.store.runs import RunWriter
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        bool(missing_programs()), reason=f"Slurm is not installed: {', '.join(missing_programs())} missing"
+    ),
+]
+
+SETTINGS = ("model.background_px=0", "model.min_area_px=20", "device=cpu")
+TILES_PER_TASK = 2
+N_TILES = 12
+SLOW = """
+    import os, time
+    from fintune_xr.models.threshold import ThresholdSegmenter
+    def slowly(self, batch, predict=ThresholdSegmenter.predict):
+        time.sleep({seconds} * len(batch))
+        while os.environ.get("HANGS"):
+            time.sleep(1)
+        return predict(self, batch)
+    # Dask imports this file twice.
+    if ThresholdSegmenter.predict.__name__ != "slowly":
+        ThresholdSegmenter.predict = slowly
+"""
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[LoopbackSlurm]:
+    with loopback_slurm() as started, pytest.MonkeyPatch.context() as patch:
+        for name in ("PATH", "SLURM_CONF"):
+            patch.setenv(name, started.environ()[name])
+        # Dask's test hook: its CUDA workers then run on the CPU.
+        patch.setenv("DASK_CUDA_TEST_DISABLE_DEVICE_SPECIFIC", "1")
+        yield started
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(slurm: LoopbackSlurm, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Small tasks; and after each test no job of it, and both nodes in service."""
+    monkeypatch.setattr(runs, "tiles_per_task", lambda _: TILES_PER_TASK)
+    yield
+    slurm.revive()
+    wait_for(lambda: not slurm.call("squeue", "-h", "-o", "%A").split(), "jobs of the test to be gone")
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(make_store(tmp_path_factory.mktemp("bare") / "a.zarr", donors=4, tiles=N_TILES // 4).url)
+
+
+@pytest.fixture(scope="module")
+def whole(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    """The same run, made on this machine without any fault."""
+    place = shutil.copytree(template, tmp_path_factory.mktemp("whole") / "a.zarr")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "tiles_per_task", lambda _: TILES_PER_TASK)
+        infer(place, run="r", overrides=SETTINGS)
+    return open_cohort(place)
+
+
+@pytest.fixture
+def store(template: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(template, tmp_path / "a.zarr")
+
+
+def profile_file(folder: Path, **asked: Any) -> str:
+    """A profile of one's own for this Slurm."""
+    slurm = {
+        "partition": "gpu", "cores": 1, "memory": "2GiB", "walltime": "00:10:00", "interface": "lo",
+        "log_directory": str(folder / "the logs"), "interval_s": 0.5, "max_jobs": 2, "longest_task_s": 60,
+        "margin_s": 20, **asked,
+    }  # fmt: skip
+    file = folder / "mine.yaml"
+    file.write_text(yaml.safe_dump({"kind": "slurm", "slurm": slurm}))
+    return str(file)
+
+
+def profile(folder: Path, **asked: Any) -> Profile:
+    return load_profile(profile_file(folder, **asked))
+
+
+@contextlib.contextmanager
+def slow_tiles(folder: Path, seconds: float) -> Iterator[None]:
+    """Workers take their time over every tile; what they read is in the environment that sbatch hands on."""
+    file = folder / "slow_tiles.py"
+    file.write_text(textwrap.dedent(SLOW.format(seconds=seconds)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DASK_DISTRIBUTED__WORKER__PRELOAD", f'["{file}"]')
+        yield
+
+
+def after_commit(patch: pytest.MonkeyPatch, number: int, deed: Callable[[], object]) -> None:
+    """Does `deed` once, after commit `number` of the run."""
+    commit, count = RunWriter.commit, [0]
+
+    def counted(self: RunWriter, receipts: Any) -> None:
+        commit(self, receipts)
+        count[0] += 1
+        if count[0] == number:
+            deed()
+
+    patch.setattr(RunWriter, "commit", counted)
+
+
+def assert_as_whole(store: Path, whole: Cohort) -> None:
+    cohort = open_cohort(store)
+    assert (cohort.run("r")[n.STATE] == n.DONE).all()
+    assert_same_run(run_values(whole, "r"), run_values(cohort, "r"))
+    assert check(store) == []
+
+
+# ---- runs to the end, whatever happens to jobs and nodes
+
+
+def test_a_cancelled_job_is_replaced_and_a_second_coordinator_refused(
+    slurm: LoopbackSlurm, store: Path, whole: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    def deed() -> None:
+        slurm.call("scancel", slurm.jobs()[0])
+        with pytest.raises(RunBusyError, match="another process is writing run 'r'"):
+            infer(store, run="r", overrides=SETTINGS)
+
+    after_commit(monkeypatch, 1, deed)
+    with slow_tiles(tmp_path, 0.4):
+        infer(store, run="r", cluster=profile_file(tmp_path), overrides=SETTINGS)
+    assert_as_whole(store, whole)
+    assert "ended: CANCELLED" in capfd.readouterr().err
+
+
+def test_a_node_that_goes_down_costs_only_what_ran_there(
+    slurm: LoopbackSlurm, store: Path, whole: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    # A whole node for each job, so that they cannot share one.
+    cluster = profile_file(tmp_path, directives=["--exclusive"], node_failures=1)
+    after_commit(
+        monkeypatch, 1, lambda: slurm.call("scontrol", "update", "nodename=n1", "state=down", "reason=test")
+    )
+    with slow_tiles(tmp_path, 0.4):
+        infer(store, run="r", cluster=cluster, overrides=SETTINGS)
+    assert_as_whole(store, whole)
+    said = capfd.readouterr().err
+    assert "on n1 ended: NODE_FAIL" in said
+    assert "1 deaths on n1: new jobs avoid it" in said
+
+
+def test_a_node_on_which_workers_do_not_start_is_left_out(slurm: LoopbackSlurm, tmp_path: Path) -> None:
+    said: list[str] = []
+    asked = profile(
+        tmp_path, prologue=['[ "$SLURMD_NODENAME" != n1 ] || exit 7'], node_failures=1, max_jobs=1, min_jobs=1
+    )
+    with session(asked, report=said.append) as client:
+        assert client.submit(lambda: os.environ["SLURMD_NODENAME"]).result(timeout=60) == "n2"
+    assert any("gave no worker: FAILED" in line for line in said)
+
+
+def test_a_worker_whose_job_is_about_to_end_leaves_and_another_goes_on(
+    slurm: LoopbackSlurm, store: Path, whole: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[str] = set()
+    commit = RunWriter.commit
+
+    def noting(self: RunWriter, receipts: Any) -> None:
+        commit(self, receipts)
+        seen.update(slurm.jobs())
+
+    monkeypatch.setattr(RunWriter, "commit", noting)
+    # The first job to start believes that it ends soon.
+    soon = f'mkdir "{tmp_path}/first" 2>/dev/null && export FINTUNE_XR_JOB_END=$(( $(date +%s) + 8 )) || true'
+    with slow_tiles(tmp_path, 1.0):
+        infer(store, run="r", cluster=profile_file(tmp_path, prologue=[soon]), overrides=SETTINGS)
+    assert_as_whole(store, whole)
+    assert len(seen) == 3
+    logs = [file.read_text() for file in (tmp_path / "the logs").iterdir()]
+    assert sum("too little time for another block" in log for log in logs) == 1
+
+
+def test_a_job_killed_at_its_walltime_costs_its_block_only(
+    slurm: LoopbackSlurm, store: Path, whole: Cohort, tmp_path: Path, capfd: Any
+) -> None:
+    first = f'mkdir "{tmp_path}/first" 2>/dev/null && export HANGS=1 || true'
+    with slow_tiles(tmp_path, 0.1):
+        cluster = profile_file(tmp_path, walltime="00:01:00", retire=False, prologue=[first])
+        infer(store, run="r", cluster=cluster, overrides=SETTINGS)
+    assert_as_whole(store, whole)
+    assert "ended: TIMEOUT" in capfd.readouterr().err
+
+
+def test_a_killed_driver_is_continued_beside_workers_that_do_not_know_yet(
+    slurm: LoopbackSlurm, store: Path, whole: Cohort, tmp_path: Path
+) -> None:
+    cluster = profile_file(tmp_path)
+    command = [
+        sys.executable, "-c", f"from fintune_xr.store import runs; runs.tiles_per_task = lambda _: {TILES_PER_TASK}\n"
+        "import sys; from fintune_xr.pipelines import cli; sys.exit(cli.run(sys.argv[1:]))",
+        "infer", str(store), "--run", "r", "--cluster", cluster, *SETTINGS,
+    ]  # fmt: skip
+    with slow_tiles(tmp_path, 0.4):
+        driver = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        wait_for(lambda: any_done(store) or driver.poll() is not None, "the first tiles")
+        assert driver.poll() is None
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+    done = int((open_cohort(store).run("r")[n.STATE] == n.DONE).sum())
+    assert 0 < done < N_TILES
+    summary = infer(store, run="r", cluster=cluster, overrides=SETTINGS)
+    assert summary.n_new == N_TILES - done
+    assert_as_whole(store, whole)
+
+
+def any_done(store: Path) -> bool:
+    """Whether the run has a finished tile; while it is being made it cannot be read."""
+    with contextlib.suppress(StoreDamagedError):
+        cohort = open_cohort(store)
+        return "r" in cohort.run_names() and bool((cohort.run("r")[n.STATE] == n.DONE).any())
+    return False
+
+
+# ---- dask-cuda's workers, on the CPU
+
+
+def test_dask_cuda_workers_have_a_gpu_each(slurm: LoopbackSlurm, store: Path, whole: Cohort, tmp_path: Path) -> None:
+    cluster = profile_file(tmp_path, worker="cuda", gres="gpu:l40s:1", min_jobs=2)
+    with session(load_profile(cluster)) as client:
+        client.wait_for_workers(2, timeout=60)
+        # Lambdas travel by value: workers cannot import this file.
+        devices = client.run(lambda: os.environ["CUDA_VISIBLE_DEVICES"])
+        resources = client.run(lambda dask_worker: dask_worker.state.total_resources)
+        lifetimes = client.run(lambda dask_worker: dask_worker.lifetime)
+    assert sorted(devices.values()) == ["0", "1"]
+    assert list(resources.values()) == [{"GPU": 1.0}] * 2
+    # Ten minutes less 60 s, 20 s and 75 s, give or take 75 s.
+    assert all(370 <= one <= 520 for one in lifetimes.values())
+    infer(store, run="r", cluster=cluster, overrides=SETTINGS)
+    assert_as_whole(store, whole)
+
+
+# ---- what cannot work is said
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"partition": "nope"}, "does not take the jobs of this profile.*Invalid partition name specified"),
+        ({"gres": "gpu:a100:1"}, "Requested node configuration is not available"),
+        ({"memory": "1TiB"}, "Requested node configuration is not available"),
+        ({"directives": ["--nonsense=1"]}, "unrecognized option '--nonsense=1'"),
+    ],
+)
+def test_a_refusal_is_an_error_with_the_words_of_sbatch(
+    slurm: LoopbackSlurm, store: Path, tmp_path: Path, asked: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ClusterError, match=f"(?s){said}"):
+        infer(store, run="r", cluster=profile_file(tmp_path, **asked), overrides=SETTINGS)
+
+
+def test_jobs_that_give_no_worker_end_with_their_log(slurm: LoopbackSlurm, tmp_path: Path) -> None:
+    asked = profile(tmp_path, prologue=["echo the module tool is broken >&2", "exit 3"], max_failures=2)
+    with (
+        pytest.raises(ClusterError, match=r"(?s)2 jobs in a row.*FAILED.*\| the module tool is broken.*--dry-run"),
+        session(asked, left=lambda: 1),
+    ):
+        pass
+
+
+def test_a_job_that_runs_without_a_worker_is_given_up(slurm: LoopbackSlurm, tmp_path: Path) -> None:
+    asked = profile(tmp_path, prologue=["echo waiting for a licence", "sleep 600"], start_s=1, max_failures=1)
+    with (
+        pytest.raises(ClusterError, match=r"(?s)no worker within 1 s.*\| waiting for a licence"),
+        session(asked, left=lambda: 1),
+    ):
+        pass
+
+
+def test_a_job_that_never_starts_is_waited_for_as_long_as_said(slurm: LoopbackSlurm, tmp_path: Path) -> None:
+    asked = profile(tmp_path, directives=["--begin=now+1hour"], queue_s=2)
+    with pytest.raises(ClusterError, match=r"started within 2 s \(queue: BeginTime\)"), session(asked, left=lambda: 1):
+        pass
+
+
+def test_refusals_in_mid_run_stop_it(slurm: LoopbackSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first job was taken; when it is lost, no partition takes another one."""
+    asked = profile(tmp_path, max_jobs=1, max_failures=2)
+    try:
+        with (
+            pytest.raises(ClusterError, match=r"(?s)2 jobs in a row.*sbatch refused 1 job.*not available"),
+            session(asked, left=lambda: 1) as client,
+        ):
+            waiting = client.submit(time.sleep, 600)
+            slurm.call("scontrol", "update", "partitionname=gpu", "state=inactive")
+            slurm.call("scancel", *slurm.jobs())
+            waiting.result()
+    finally:
+        slurm.call("scontrol", "update", "partitionname=gpu", "state=up")
+
+
+def test_a_queue_that_does_not_answer_changes_nothing_and_jobs_end_with_their_work(
+    slurm: LoopbackSlurm, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    left = [2]
+    broken = tmp_path / "bin"
+    broken.mkdir()
+    (broken / "squeue").write_text("#!/bin/sh\necho Unable to contact slurm controller >&2\nexit 1\n")
+    (broken / "squeue").chmod(0o755)
+    with session(profile(tmp_path), left=lambda: left[0], report=said.append) as client:
+        client.wait_for_workers(2, timeout=60)
+        before = slurm.jobs()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PATH", f"{broken}{os.pathsep}{os.environ['PATH']}")
+            wait_for(lambda: said, "the keeper to meet the broken queue")
+            left[0] = 1
+            assert client.submit(sum, [1, 2]).result(timeout=60) == 3
+        assert "Unable to contact slurm controller; jobs are left as they are" in said[0]
+        wait_for(lambda: len(slurm.jobs("RUNNING", "PENDING")) == 1, "one of the jobs to be ended")
+        assert set(slurm.jobs()) < set(before)
+        assert client.submit(sum, [1, 2]).result(timeout=60) == 3
+
+
+# ---- the loopback itself
+
+
+def test_a_stopped_slurm_leaves_no_process() -> None:
+    with loopback_slurm() as other:
+        root, pids = other.root, [int(file.read_text()) for file in other.root.glob("run/*.pid")]
+        mine = [psutil.Process(pid) for pid in pids]
+        assert len(mine) == 2 + len(NODES)
+    assert not root.exists()
+    assert not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in mine)
+
+
+def test_dask_is_not_configured_for_good() -> None:
+    assert dask.config.get("jobqueue.slurm.queue", None) is None
