@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fintune_xr.pipelines.hybrid import hybrid
     from fintune_xr.pipelines.infer import infer
     from fintune_xr.pipelines.ingest import ingest
+    from fintune_xr.pipelines.pick import pick
     from fintune_xr.pipelines.positivity import positivity
     from fintune_xr.pipelines.report import report
     from fintune_xr.pipelines.split import split
@@ -45,6 +46,7 @@ __all__ = [
     "infer",
     "ingest",
     "open_cohort",
+    "pick",
     "positivity",
     "report",
     "split",

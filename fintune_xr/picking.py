@@ -84,9 +84,13 @@ def separated(score: NDArray[np.float32], *, floor: float, border_px: float, dis
     rows, columns, y, x = rows[inside], columns[inside], y[inside], x[inside]
     values = score[rows, columns]
     order = np.lexsort((columns, rows, -values))
-    y, x, values = y[order], x[order], values[order]
-    kept = _greedy(np.column_stack([y, x]).astype(np.float64), distance_px)
-    return Peaks(y[kept], x[kept], values[kept])
+    return thinned(Peaks(y[order], x[order], values[order]), distance_px=distance_px)
+
+
+def thinned(peaks: Peaks, *, distance_px: float) -> Peaks:
+    """Those of `peaks`, which come highest first, that are no closer than `distance_px` to a higher one that stays."""
+    kept = _greedy(peaks.yx, distance_px)
+    return Peaks(peaks.y[kept], peaks.x[kept], peaks.score[kept])
 
 
 def disc_mean(values: NDArray[np.floating], diameter_px: float) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Segmentation metrics of runs against the annotations."""
+"""Metrics of runs against the annotations: of masks here, of particles in `evaluate_particles`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import xarray as xr
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.metrics.instance import instance_scores, match_counts, score_name, scores_by_donor_bootstrap
+from fintune_xr.pipelines.evaluate_particles import evaluate_particles, particle_table
 from fintune_xr.pipelines.progress import progress
 from fintune_xr.pipelines.split import annotated_tiles, require_split
 from fintune_xr.provenance import provenance
@@ -37,11 +38,13 @@ def evaluate(
 
     All runs of the store by default; `split` is train, val, test, or all. A group is one marker; the group `all`
     holds all of them. Scores, their intervals and differences between runs are those of `scores_by_donor_bootstrap`;
-    the counts of each tile are stored beside them.
+    the counts of each tile are stored beside them. In an EM cohort the scores are those of `evaluate_particles`.
 
     Raises UnknownNameError for a run that is not there, FintuneValueError where a run is not done on a tile.
     """
     cohort = open_cohort(store)
+    if cohort.kind == "em":
+        return evaluate_particles(cohort, runs=runs, split=split, resamples=resamples, seed=seed)
     names = list(runs) or cohort.run_names()
     if not names:
         raise FintuneValueError(f"{cohort.url} has no run to evaluate. Run: fintune-xr infer {cohort.url} --run R")
@@ -58,7 +61,9 @@ def evaluate(
 
 
 def score_table(scores: xr.Dataset, *, threshold: float = 0.5) -> pd.DataFrame:
-    """One row per group and run: scores at IoU `threshold` with 95 % intervals over donors."""
+    """One row per group and run: scores at IoU `threshold` with 95 % intervals over donors; particles: per run."""
+    if n.THRESHOLD not in scores.dims:
+        return particle_table(scores)
     at = scores.sel({n.THRESHOLD: threshold}, method="nearest")
     rows = []
     for group in at[GROUP].values:

@@ -9,21 +9,27 @@ from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, unknown_name
 from fintune_xr.pipelines.split import require_split
 from fintune_xr.store.cohort import Cohort, open_cohort
+from fintune_xr.store.coordinates import Frame
 from fintune_xr.store.export.cellpose import write_training_folders
 from fintune_xr.store.export.masks import write_masks
+from fintune_xr.store.export.particles import PARTICLE_FORMATS, write_particles
 from fintune_xr.store.export.tables import write_cells, write_tiles
+from fintune_xr.store.picks import picked_names
 from fintune_xr.store.runs import require_known_run
 
 OF_A_RUN = ("masks", "tables")
 CELLPOSE = "cellpose"
-KINDS = (*OF_A_RUN, CELLPOSE)
+KINDS = (*OF_A_RUN, CELLPOSE, *PARTICLE_FORMATS)
 
 
-def export(store: str | Path, *, to: str, out: str | Path, runs: Sequence[str] = ()) -> list[Path]:
+def export(
+    store: str | Path, *, to: str, out: str | Path, runs: Sequence[str] = (), frame: Frame | None = None
+) -> list[Path]:
     """Paths of the files written under `out/<run>/`, for each of `runs` (all by default), or under `out`.
 
     `masks`: one `<tile>_pred.tif` per done tile. `tables`: `cells.parquet` and `tiles.tsv`. `cellpose`: the
-    annotated tiles in `train_cells`, `val_cells` and `test_cells`, which belong to no run.
+    annotated tiles in `train_cells`, `val_cells` and `test_cells`, which belong to no run. `star`, `box`, `csv`: the
+    picks of each run in px of the micrographs' files; `frame` as in `write_particles`.
 
     Raises UnknownNameError for a run or kind that does not exist, FintuneValueError where there is no run or
     where runs make no sense, SplitError for `cellpose` without a valid split.
@@ -33,6 +39,8 @@ def export(store: str | Path, *, to: str, out: str | Path, runs: Sequence[str] =
         raise unknown_name("kind of export", to, KINDS)
     if to == CELLPOSE:
         return _cellpose(cohort, Path(out), runs)
+    if to in PARTICLE_FORMATS:
+        return _particles(cohort, Path(out), runs, to, frame)
     names = list(runs) or cohort.run_names()
     if not names:
         raise FintuneValueError(f"{cohort.url} has no run to export. Run: fintune-xr infer {cohort.url} --run R")
@@ -48,6 +56,13 @@ def _cellpose(cohort: Cohort, out: Path, runs: Sequence[str]) -> list[Path]:
         )
     require_split(cohort)
     return list(write_training_folders(cohort, out))
+
+
+def _particles(cohort: Cohort, out: Path, runs: Sequence[str], to: str, frame: Frame | None) -> list[Path]:
+    names = list(runs) or picked_names(cohort)
+    if not names:
+        raise FintuneValueError(f"{cohort.url} has no picks to export. Run: fintune-xr pick {cohort.url} --run R")
+    return [path for name in names for path in write_particles(cohort, name, out / name, to=to, frame=frame)]
 
 
 def _tables(cohort: Cohort, run: str, folder: Path) -> Iterator[Path]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from fintune_xr.pipelines import verbs_data as data
 from fintune_xr.pipelines import verbs_models as models
+from fintune_xr.pipelines import verbs_particles as particles
 from fintune_xr.pipelines import verbs_statistics as statistics
 
 VERBS: Mapping[str, Callable[..., int]] = {
@@ -18,6 +19,7 @@ VERBS: Mapping[str, Callable[..., int]] = {
         models.train,
         models.infer,
         statistics.positivity,
+        particles.pick,
         models.evaluate,
         models.hybrid,
         models.benchmark,

@@ -157,17 +157,24 @@ def check(
 def export(
     store: Store,
     *,
-    to: Annotated[Literal["masks", "tables", "cellpose"], Parameter(help="What to write.")],
+    to: Annotated[
+        Literal["masks", "tables", "cellpose", "star", "box", "csv"],
+        Parameter(help="What to write; star, box and csv are picks of micrographs."),
+    ],
     out: Annotated[Path, Parameter(help="Folder to write into.")],
     runs: Runs = (),
+    frame: Annotated[
+        Literal["image", "file"] | None,
+        Parameter(help="Picks: rows count from the top of the picture, or as the file stores them."),
+    ] = None,
 ) -> int:
-    """Write masks as TIFF (`*_pred.tif`), tables (Parquet, TSV), or the folders that Cellpose trains from.
+    """Write masks as TIFF (`*_pred.tif`), tables (Parquet, TSV), Cellpose's training folders, or picks.
 
     Example: fintune-xr export cohort.zarr --to masks --run tuned --out masks/
     """
     from fintune_xr.pipelines.export import export as step
 
-    for path in step(store, to=to, out=out, runs=runs):
+    for path in step(store, to=to, out=out, runs=runs, frame=frame):
         show(str(path))
     return DONE
 

@@ -21,6 +21,7 @@ from fintune_xr.overlap import ahead
 from fintune_xr.products import INSTANCES
 from fintune_xr.store import shards
 from fintune_xr.store.cell_log import CellLog
+from fintune_xr.store.check_points import check_picks, check_points
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.location import DECODING_ERRORS, PARTIAL_SUFFIX
 from fintune_xr.store.runs import is_state_of_run
@@ -56,6 +57,8 @@ def check_store(cohort: Cohort, *, advance: Callable[[int], None] = lambda _: No
         (n.IMAGES, _check_labels(cohort)),
         *((path.rpartition("/")[0], _check_pixels(cohort, path, advance)) for path in pixel_arrays(cohort)),
         *((f"{n.RUNS}/{run}", _check_counts(cohort, run)) for run in cohort.run_names()),
+        (n.ANNOTATIONS, (Problem(*fault) for fault in check_points(cohort))),
+        (n.PICKS, (Problem(*fault) for fault in check_picks(cohort))),
     ]
     found = list(broken)
     for where, stage in stages:

@@ -69,5 +69,6 @@ def make_micrographs(
     cohort.write(n.ANNOTATIONS, table, datasets.POINTS)
     column = open_column(cohort.location, f"{n.IMAGES}/{n.SPLIT}")
     column[:] = np.array(list(parts), np.dtypes.StringDType())
+    column.attrs["by"] = n.TILE
     column.attrs["digest"] = split_digest({name: part for name, part in zip(names, parts, strict=True) if part})
     return cohort

@@ -81,6 +81,30 @@ def pixel_auc(histogram: NDArray[Any]) -> NDArray[np.float64]:
     )
 
 
+def histogram_counts(histogram: NDArray[Any], threshold: float) -> tuple[NDArray[np.int64], ...]:
+    """True positive, false positive and false negative pixels (…) of histograms (…, 2, bin) from `threshold` on.
+
+    `threshold` is the lower end of a bin, as `best_pixel_threshold` gives it; others are moved up to the next one.
+    """
+    counts = np.asarray(histogram, np.int64)
+    first = int(np.ceil(threshold * counts.shape[-1]))
+    fp, tp = counts[..., 0, first:].sum(axis=-1), counts[..., 1, first:].sum(axis=-1)
+    return tp, fp, counts[..., 1, :first].sum(axis=-1)
+
+
+def best_pixel_threshold(histogram: NDArray[Any]) -> float:
+    """The lower end of a bin from which on pixels give the highest F1, the highest such where several do.
+
+    Raises FintuneValueError where no pixel is foreground.
+    """
+    background, foreground = (np.asarray(row, np.int64) for row in histogram)
+    if not foreground.sum():
+        raise FintuneValueError("no threshold can be chosen: no pixel is foreground. Annotate more micrographs.")
+    tp, fp = (np.cumsum(row[::-1])[::-1] for row in (foreground, background))
+    scores = pixel_f1(tp, fp, foreground.sum() - tp)
+    return float(scores.size - 1 - int(np.argmax(scores[::-1]))) / scores.size
+
+
 def _known(target: NDArray[np.int8], other: NDArray[Any]) -> NDArray[np.bool_]:
     if target.shape != other.shape:
         raise FintuneValueError(f"target and prediction differ in shape: {target.shape} and {other.shape}")

@@ -1,0 +1,209 @@
+"""Particle-level scores of picks, and pixel-wise scores of probabilities, named apart, against the annotations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from fintune_xr import names as n
+from fintune_xr.errors import FintuneValueError
+from fintune_xr.metrics.instance import SCORES, instance_scores, score_name, scores_by_donor_bootstrap
+from fintune_xr.metrics.particle import Curve, Found, average_precision, threshold_curve
+from fintune_xr.metrics.pixel import histogram_counts, pixel_auc
+from fintune_xr.pipelines.pick import (
+    BORDER_PX,
+    DISTANCE_PX,
+    PIXEL_THRESHOLD,
+    annotated_positions,
+    found_in,
+    tile_histograms,
+)
+from fintune_xr.pipelines.split import require_split
+from fintune_xr.provenance import provenance
+from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.picks import open_candidates, open_picks, picked_names
+
+PARTICLE: Final = "particle"
+PIXEL: Final = "pixel"
+CURVE: Final = "particle_curve"
+N_LEVELS: Final = 200
+
+_COUNTS: Final = (n.TP, n.FP, n.FN)
+# The same formula is called average precision of instances at one overlap, and intersection over union of pixels.
+_KEPT: Final = {PARTICLE: (n.PRECISION, n.RECALL, n.F1), PIXEL: (n.PRECISION, n.RECALL, n.F1, n.AVERAGE_PRECISION)}
+_RENAMED: Final = {n.AVERAGE_PRECISION: n.IOU}
+
+
+def evaluate_particles(
+    cohort: Cohort, *, runs: Sequence[str] = (), split: str = n.TEST, resamples: int = 1000, seed: int = 0
+) -> xr.Dataset:
+    """Scores of the picks of `runs` on the annotated micrographs of `split`, stored under `metrics/<split>`.
+
+    All runs with picks by default. `particle_<score>_pooled` counts the particles of all micrographs, `_image_mean`
+    averages those of single ones, each with an `_interval` from a bootstrap over micrographs and, between runs, a
+    `_difference` on the same resamples; `particle_average_precision` (run) and `particle_curve_<score>` (run, level)
+    look at all thresholds. `pixel_<score>_…` say the same of single pixels of discs, for runs that hold probabilities;
+    `pixel_auc` (run) too. `particle_tp` and so on are the counts of each micrograph.
+
+    Raises UnknownNameError for a run without picks, FintuneValueError where runs were picked for different distances.
+    """
+    names = list(runs) or picked_names(cohort)
+    if not names:
+        raise FintuneValueError(f"{cohort.url} has no picks to evaluate. Run: fintune-xr pick {cohort.url} --run R")
+    picks = {run: open_picks(cohort, run) for run in names}
+    distance = _one_distance(picks)
+    tiles = annotated_positions(cohort, split)
+    found = {run: _found(cohort, run, picks[run], tiles) for run in names}
+    thresholds = {run: float(picks[run].attrs[n.THRESHOLD]) for run in names}
+    parts = [_particle_scores(found, thresholds, list(tiles), resamples, seed), _curves(found)]
+    pixels = _pixel_scores(cohort, picks, tiles, resamples, seed)
+    if pixels is not None:
+        parts.append(pixels.reindex({n.RUN: names}).transpose(n.RUN, ...))
+    digest = require_split(cohort) if split != "all" else ""
+    result = _labelled(cohort, xr.merge(parts, join="outer"), tiles).assign_attrs(
+        {
+            DISTANCE_PX: distance,
+            "provenance": provenance(split=split, split_digest=digest, resamples=resamples, seed=seed),
+        }
+    )
+    cohort.write(f"{n.METRICS}/{split}", result)
+    return result
+
+
+def particle_table(scores: xr.Dataset) -> pd.DataFrame:
+    """One row per run: particle-level scores with 95 % intervals over micrographs, then pixel-wise ones."""
+    rows = []
+    for run in scores[n.RUN].values:
+        one = scores.sel({n.RUN: run})
+        row: dict[str, Any] = {n.RUN: str(run)}
+        for score in (n.PRECISION, n.RECALL, n.F1):
+            row[f"particle {score}"] = _with_interval(one, f"{PARTICLE}_{score_name(score, n.POOLED)}")
+        row["particle AP"] = f"{float(one[f'{PARTICLE}_{n.AVERAGE_PRECISION}']):.3f}"
+        for score in (n.F1, n.IOU):
+            name = f"{PIXEL}_{score_name(score, n.POOLED)}"
+            row[f"pixel {score}"] = f"{float(one[name]):.3f}" if name in one else "nan"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _with_interval(one: xr.Dataset, name: str) -> str:
+    value, interval = float(one[name]), f"{name}_{n.INTERVAL}"
+    if interval not in one or np.isnan(one[interval].values).any():
+        return f"{value:.3f}"
+    low, high = one[interval].values
+    return f"{value:.3f} ({low:.3f} to {high:.3f})"
+
+
+def _one_distance(picks: Mapping[str, xr.Dataset]) -> float:
+    distances = {run: float(table.attrs[DISTANCE_PX]) for run, table in picks.items()}
+    if len(set(distances.values())) > 1:
+        listed = ", ".join(f"{run} {distance:g}" for run, distance in distances.items())
+        raise FintuneValueError(
+            f"runs were picked for different distances in px ({listed}); scores would not compare. Pick them again "
+            "with one --distance, or evaluate them one by one."
+        )
+    return next(iter(distances.values()))
+
+
+def _found(cohort: Cohort, run: str, picks: xr.Dataset, tiles: dict[str, int]) -> list[Found]:
+    facts = picks.attrs
+    return found_in(
+        cohort, open_candidates(cohort, run), tiles, distance_px=float(facts[DISTANCE_PX]),
+        border_px=float(facts[BORDER_PX]),
+    )  # fmt: skip
+
+
+def _particle_scores(
+    found: Mapping[str, Sequence[Found]],
+    thresholds: Mapping[str, float],
+    tiles: Sequence[str],
+    resamples: int,
+    seed: int,
+) -> xr.Dataset:
+    counted = np.array([[one.counts(thresholds[run]) for one in of_run] for run, of_run in found.items()], np.int64)
+    counts = _counts(np.moveaxis(counted, -1, 0), list(found), tiles)
+    scores = _scored(counts, PARTICLE, resamples, seed)
+    curves = [threshold_curve(of_run) for of_run in found.values()]
+    scores[f"{PARTICLE}_{n.AVERAGE_PRECISION}"] = ((n.RUN,), [average_precision(curve) for curve in curves])
+    scores["picked_threshold"] = ((n.RUN,), [thresholds[run] for run in found])
+    return scores
+
+
+def _pixel_scores(
+    cohort: Cohort, picks: Mapping[str, xr.Dataset], tiles: dict[str, int], resamples: int, seed: int
+) -> xr.Dataset | None:
+    found = {run: tile_histograms(cohort, run, tiles) for run in picks}
+    stacked = {run: np.array(list(one.values())) for run, one in found.items() if one is not None}
+    if not stacked:
+        return None
+    levels = {run: float(picks[run].attrs[PIXEL_THRESHOLD]) for run in stacked}
+    counted = np.array([histogram_counts(one, levels[run]) for run, one in stacked.items()])
+    counts = _counts(np.moveaxis(counted, 1, 0), list(stacked), list(tiles))
+    scores = _scored(counts, PIXEL, resamples, seed)
+    scores[f"{PIXEL}_{n.AUC}"] = ((n.RUN,), [float(pixel_auc(one.sum(axis=0))) for one in stacked.values()])
+    scores[PIXEL_THRESHOLD] = ((n.RUN,), list(levels.values()))
+    return scores
+
+
+def _counts(values: np.ndarray[Any, Any], runs: Sequence[str], tiles: Sequence[str]) -> xr.Dataset:
+    """tp, fp, fn (run, tile) of values (count, run, tile)."""
+    arrays = {name: ((n.RUN, n.TILE), value) for name, value in zip(_COUNTS, values, strict=True)}
+    return xr.Dataset(arrays, {n.RUN: list(runs), n.TILE: list(tiles)})
+
+
+def _scored(counts: xr.Dataset, prefix: str, resamples: int, seed: int) -> xr.Dataset:
+    """Counts and scores under names that begin with `prefix`; without intervals for a single micrograph."""
+    if counts.sizes[n.TILE] > 1:
+        micrograph = counts[n.TILE].reset_coords(drop=True).rename(n.DONOR)
+        scores = scores_by_donor_bootstrap(counts, micrograph, n_resamples=resamples, seed=seed)
+    else:
+        scores = instance_scores(counts, over=n.TILE)
+    kept = {str(name): _named(str(name), prefix) for name in scores if _named(str(name), prefix)}
+    of_tiles = {
+        f"{prefix}_{_RENAMED.get(score, score)}": (
+            (n.RUN, n.TILE), SCORES[score](*(counts[name].values for name in _COUNTS)),
+        )
+        for score in _KEPT[prefix]
+    }  # fmt: skip
+    renamed = counts.rename({name: f"{prefix}_{name}" for name in _COUNTS}).assign(of_tiles)
+    return xr.merge([renamed, scores[list(kept)].rename(kept)], join="exact")
+
+
+def _named(name: str, prefix: str) -> str:
+    """What a score is called here, or nothing where it has no meaning for particles."""
+    for score in _KEPT[prefix]:
+        if name.startswith(score):
+            return f"{prefix}_{_RENAMED.get(score, score)}{name.removeprefix(score)}"
+    return ""
+
+
+def _curves(found: Mapping[str, Sequence[Found]]) -> xr.Dataset:
+    """Scores (run, level) at up to 200 thresholds of each run, evenly spaced among those that occur."""
+    curves = {run: _thinned(threshold_curve(one)) for run, one in found.items()}
+    names = (n.THRESHOLD, n.PRECISION, n.RECALL, n.F1)
+    arrays = {
+        f"{CURVE}_{name}": ((n.RUN, n.LEVEL), np.array([_padded(getattr(curve, name)) for curve in curves.values()]))
+        for name in names
+    }
+    return xr.Dataset(arrays, {n.RUN: list(curves)})
+
+
+def _thinned(curve: Curve) -> Curve:
+    if curve.threshold.size <= N_LEVELS:
+        return curve
+    at = np.unique(np.linspace(0, curve.threshold.size - 1, N_LEVELS).round().astype(np.int64))
+    return Curve(curve.threshold[at], curve.tp[at], curve.fp[at], curve.fn[at])
+
+
+def _padded(values: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return np.pad(values.astype(np.float64), (0, N_LEVELS - values.size), constant_values=np.nan)
+
+
+def _labelled(cohort: Cohort, scores: xr.Dataset, tiles: dict[str, int]) -> xr.Dataset:
+    """`scores` with donor, marker and split of each micrograph."""
+    chosen = cohort.images(lazy=False).isel({n.TILE: list(tiles.values())})
+    return scores.assign_coords({name: (n.TILE, chosen[name].values) for name in (n.DONOR, n.MARKER, n.SPLIT)})

@@ -1,0 +1,308 @@
+"""Picking from runs: the threshold and what it is chosen on, stale picks, scores named apart, and the baseline."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from micrographs import make_micrographs
+from probability_runs import plausible_maps, store_run
+from skimage.feature import peak_local_max
+
+from fintune_xr import names as n
+from fintune_xr.blobs import log_candidates
+from fintune_xr.discs import disc_target
+from fintune_xr.errors import FintuneValueError, SchemaError, SplitError, UnknownNameError
+from fintune_xr.metrics.particle import match_points, threshold_curve
+from fintune_xr.pipelines.check import check
+from fintune_xr.pipelines.evaluate import evaluate, score_table
+from fintune_xr.pipelines.pick import pick
+from fintune_xr.pipelines.split import split
+from fintune_xr.points import tile_points
+from fintune_xr.store.check_points import check_picks, check_points
+from fintune_xr.store.cohort import Cohort, open_cohort
+from fintune_xr.store.picks import open_candidates, open_picks, peaks_of, picks_of
+from fintune_xr.store.runs import remove_run
+from fintune_xr.store.tables import open_column, remove_group
+
+PARTS = (n.TRAIN, n.VAL, n.VAL, n.TEST, n.TEST, n.TEST, "")
+
+
+@pytest.fixture(scope="module")
+def picked(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    """Seven micrographs with two runs, a good and a poor one, and the baseline; all picked. Read only."""
+    cohort = make_micrographs(tmp_path_factory.mktemp("em") / "c.zarr", parts=PARTS)
+    store_run(cohort, "good", plausible_maps(cohort, noise=0.12))
+    store_run(cohort, "poor", plausible_maps(cohort, noise=0.8, seed=1))
+    for run in ("good", "poor"):
+        pick(cohort.url, run=run)
+    pick(cohort.url, run="blobs", model="log")
+    return cohort
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four micrographs with a run and the picks of the baseline. To be copied."""
+    cohort = make_micrographs(tmp_path_factory.mktemp("em") / "c.zarr", parts=PARTS[:4], px=64)
+    store_run(cohort, "unet", plausible_maps(cohort))
+    pick(cohort.url, run="blobs", model="log")
+    return cohort.location.path
+
+
+@pytest.fixture
+def cohort(tmp_path: Path, made: Path) -> Cohort:
+    """A copy of the small cohort, to be changed."""
+    shutil.copytree(made, tmp_path / "c.zarr")
+    return open_cohort(tmp_path / "c.zarr")
+
+
+def truth(cohort: Cohort, at: int) -> Any:
+    tile = str(cohort.images()[n.TILE].values[at])
+    return tile_points(cohort.points(lazy=False).load(), tile)
+
+
+@pytest.mark.parametrize("run", ["good", "poor", "blobs"])
+def test_the_threshold_is_the_best_on_val_alone(picked: Cohort, run: str) -> None:
+    picks, candidates = open_picks(picked, run), open_candidates(picked, run)
+    val = [i for i, part in enumerate(PARTS) if part == n.VAL]
+    true = {at: truth(picked, at).yx for at in val}
+
+    def f1(threshold: float) -> float:
+        tp = fp = fn = 0
+        for at in val:
+            peaks = peaks_of(candidates, at).above(threshold)
+            found = match_points(true[at], peaks.yx, peaks.score, distance_px=6.0).counts()
+            tp, fp, fn = tp + found[0], fp + found[1], fn + found[2]
+        return 2 * tp / (2 * tp + fp + fn)
+
+    threshold = picks.attrs["threshold"]
+    assert picks.attrs["chosen_on"] == "val"
+    assert picks.attrs["distance_px"] == 6.0
+    assert picks.attrs["f1"] == f1(threshold)
+    in_val = np.isin(candidates[n.TILE_INDEX].values, val)
+    assert picks.attrs["f1"] == max(f1(float(t)) for t in candidates[n.SCORE].values[in_val])
+
+
+@pytest.mark.parametrize("run", ["good", "blobs"])
+def test_picks_are_the_candidates_above_the_threshold(picked: Cohort, run: str) -> None:
+    picks, candidates = open_picks(picked, run), open_candidates(picked, run)
+    for at in range(len(PARTS)):
+        expected = peaks_of(candidates, at).above(picks.attrs["threshold"])
+        found = picks_of(picks, at)
+        for name in ("y", "x", "score"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+
+
+def test_a_threshold_may_be_given_and_an_edge_left_out(cohort: Cohort) -> None:
+    every = pick(cohort.url, run="unet", threshold=0.0)
+    assert every.sizes[n.PICK] == open_candidates(cohort, "unet").sizes[n.CELL]
+    assert every.attrs["chosen_on"] == "given"
+    inner = pick(cohort.url, run="unet", threshold=0.0, border=10)
+    assert 0 < inner.sizes[n.PICK] < every.sizes[n.PICK]
+    for name in (n.Y, n.X):
+        assert inner[name].values.min() >= 10
+        assert inner[name].values.max() <= 53
+    assert open_picks(cohort, "unet").attrs["border_px"] == 10
+
+
+def test_picks_of_a_run_that_was_made_again_are_stale(cohort: Cohort) -> None:
+    pick(cohort.url, run="unet")
+    store_run(cohort, "unet", plausible_maps(cohort, seed=5), restart=True)
+    with pytest.raises(FintuneValueError, match=r"made of other candidates than the run has now.*fintune-xr pick"):
+        evaluate(cohort.url, runs=["unet"])
+    (problem,) = check(cohort.url)
+    assert problem.where == "picks/unet"
+    assert "other candidates" in problem.what
+    pick(cohort.url, run="unet")
+    assert check(cohort.url) == []
+    remove_run(cohort, "unet")
+    with pytest.raises(FintuneValueError, match="the run is gone"):
+        open_picks(cohort, "unet")
+
+
+def test_names_and_parts_that_are_not_there(cohort: Cohort) -> None:
+    with pytest.raises(UnknownNameError, match=r"no run with candidates 'unett'; known: blobs, unet. Did you mean 'unet'"):
+        pick(cohort.url, run="unett")
+    with pytest.raises(UnknownNameError, match="no model that picks without inference 'dog'"):
+        pick(cohort.url, run="x", model="dog")
+    with pytest.raises(FintuneValueError, match=r"'unet' is a run .* a name of their own"):
+        pick(cohort.url, run="unet", model="log")
+    with pytest.raises(FintuneValueError, match="no annotated micrograph in part 'tset'"):
+        pick(cohort.url, run="unet", part="tset")
+    with pytest.raises(FintuneValueError, match="--distance and --border"):
+        pick(cohort.url, run="unet", distance=-1)
+    with pytest.raises(FintuneValueError, match="--threshold: expected a number"):
+        pick(cohort.url, run="unet", threshold=float("nan"))
+    remove_group(cohort.location, n.PICKS)
+    with pytest.raises(FintuneValueError, match=r"no picks to evaluate. Run: fintune-xr pick"):
+        evaluate(cohort.url)
+    with pytest.raises(FintuneValueError, match="run name 'a/b'"):
+        pick(cohort.url, run="a/b", model="log")
+    split(cohort.url, fractions=(0.5, 0.5, 0), by="tile", force=True)
+    with pytest.raises(FintuneValueError, match="no annotated micrograph in part 'test'"):
+        pick(cohort.url, run="unet", part="test")
+
+
+def test_a_cohort_of_masks_has_no_particles(tmp_path: Path) -> None:
+    from stores import make_store
+
+    masks = make_store(tmp_path / "if.zarr", donors=1, tiles=1)
+    with pytest.raises(FintuneValueError, match="kind 'if'; picking is for micrographs"):
+        pick(masks.url, run="r")
+
+
+def test_a_cohort_of_particles_has_no_masks(cohort: Cohort) -> None:
+    with pytest.raises(SchemaError, match="mask: variable missing"):
+        cohort.annotations()
+
+
+def test_scores_are_those_of_the_counts(picked: Cohort) -> None:
+    scores = evaluate(picked.url, resamples=50)
+    assert scores[n.RUN].values.tolist() == ["blobs", "good", "poor"]
+    test = [i for i, part in enumerate(PARTS) if part == n.TEST]
+    for run in ("blobs", "good", "poor"):
+        one, picks = scores.sel({n.RUN: run}), open_picks(picked, run)
+        counts = []
+        for at in test:
+            found = picks_of(picks, at)
+            counts.append(match_points(truth(picked, at).yx, found.yx, found.score, distance_px=6.0).counts())
+        stored = np.stack([one[f"particle_{name}"].values for name in ("tp", "fp", "fn")], axis=1)
+        np.testing.assert_array_equal(stored, counts)
+        tp, fp, fn = np.sum(counts, axis=0)
+        assert one["particle_precision_pooled"] == tp / (tp + fp)
+        assert one["particle_recall_pooled"] == tp / (tp + fn)
+        assert one["particle_f1_pooled"] == 2 * tp / (2 * tp + fp + fn)
+        single = [2 * t / (2 * t + f + m) for t, f, m in counts]
+        np.testing.assert_allclose(one["particle_f1"].values, single)
+        np.testing.assert_allclose(one["particle_f1_image_mean"], np.mean(single))
+        low, high = one["particle_f1_pooled_interval"].values
+        assert low <= one["particle_f1_pooled"] <= high
+    assert scores["particle_f1_pooled"].sel({n.RUN: "good"}) > scores["particle_f1_pooled"].sel({n.RUN: "poor"})
+    difference = scores["particle_f1_pooled_difference"].sel({n.RUN: "good", n.REFERENCE: "poor"})
+    f1 = scores["particle_f1_pooled"]
+    np.testing.assert_allclose(difference, f1.sel({n.RUN: "good"}) - f1.sel({n.RUN: "poor"}))
+
+
+def test_pixels_are_scored_apart_and_only_where_there_are_probabilities(picked: Cohort) -> None:
+    scores = evaluate(picked.url, resamples=10)
+    assert np.isnan(scores["pixel_f1_pooled"].sel({n.RUN: "blobs"}))
+    stored = picked.run("good", lazy=False)
+    threshold = open_picks(picked, "good").attrs["pixel_threshold"]
+    predicted, target, values = [], [], []
+    for at in [i for i, part in enumerate(PARTS) if part == n.TEST]:
+        probability = stored[n.PROBABILITY].values[at] / 65535
+        known = truth(picked, at)
+        predicted.append(probability >= threshold)
+        values.append(probability)
+        target.append(disc_target(known.yx, known.diameter_px, probability.shape) == 1)
+    p, t = np.array(predicted), np.array(target)
+    one = scores.sel({n.RUN: "good"})
+    assert one["pixel_iou_pooled"] == (p & t).sum() / (p | t).sum()
+    assert one["pixel_precision_pooled"] == (p & t).sum() / p.sum()
+    assert one["pixel_recall_pooled"] == (p & t).sum() / t.sum()
+    ranks = np.concatenate([np.array(values)[~t][:3000], np.array(values)[t][:3000]])
+    assert 0.5 < one["pixel_auc"] < 1
+    assert ranks.size == 6000
+    table = score_table(scores)
+    assert table.columns.tolist()[:4] == ["run", "particle precision", "particle recall", "particle f1"]
+    assert not any(str(name).startswith(("precision", "f1")) for name in scores.data_vars)
+
+
+def test_the_stored_curve_goes_through_all_thresholds(picked: Cohort) -> None:
+    evaluate(picked.url, resamples=10)
+    one = picked.metrics(n.TEST).load().sel({n.RUN: "good"})
+    found = []
+    for at in [i for i, part in enumerate(PARTS) if part == n.TEST]:
+        peaks = peaks_of(open_candidates(picked, "good"), at)
+        found.append(match_points(truth(picked, at).yx, peaks.yx, peaks.score, distance_px=6.0))
+    curve = threshold_curve(found)
+    kept = one["particle_curve_threshold"].values
+    kept = kept[~np.isnan(kept)]
+    assert set(kept.astype(np.float32)) <= set(curve.threshold)
+    assert kept[0] == curve.threshold[0]
+    assert kept[-1] == curve.threshold[-1]
+    assert one["particle_curve_f1"].max() <= curve.f1.max()
+
+
+def test_runs_for_different_distances_are_not_compared(cohort: Cohort) -> None:
+    pick(cohort.url, run="unet", distance=3)
+    with pytest.raises(FintuneValueError, match=r"different distances in px \(blobs 6, unet 3\)"):
+        evaluate(cohort.url, split=n.TEST)
+    assert evaluate(cohort.url, runs=["unet"], resamples=5).attrs["distance_px"] == 3
+
+
+def test_a_single_micrograph_has_scores_without_intervals(cohort: Cohort) -> None:
+    pick(cohort.url, run="unet")
+    scores = evaluate(cohort.url, runs=["unet"], split=n.TEST)
+    assert "particle_f1_pooled_interval" not in scores
+    assert 0 < float(scores["particle_f1_pooled"].squeeze()) <= 1
+
+
+def test_an_edited_split_is_refused(cohort: Cohort) -> None:
+    column = open_column(cohort.location, f"{n.IMAGES}/{n.SPLIT}")
+    column[0] = n.VAL
+    with pytest.raises(SplitError, match="not the one whose leaks were checked"):
+        pick(cohort.url, run="unet")
+
+
+def test_blobs_are_local_maxima_of_the_response() -> None:
+    from scipy.ndimage import gaussian_laplace
+
+    rng = np.random.default_rng(2)
+    centres = np.array([[20.0, 20], [20, 50], [45, 33]])
+    image = rng.normal(50, 1, (64, 72)) - 10 * (disc_target(centres, np.full(3, 12.0), (64, 72)) == 1)
+    found = log_candidates(image, diameter_px=12)
+    strongest = found.yx[:3]
+    assert np.linalg.norm(strongest[:, None] - centres[None], axis=2).min(axis=0).max() < 2
+    middle = np.median(image)
+    turned = (middle - image) / (np.median(np.abs(image - middle)) / 0.6745)
+    sigma = 12 / (2 * np.sqrt(2))
+    response = -gaussian_laplace(turned, sigma) * sigma**2
+    maxima = {tuple(at) for at in peak_local_max(response, threshold_abs=0.02, exclude_border=False)}
+    assert {tuple(at) for at in found.yx.astype(int)} <= maxima
+    np.testing.assert_allclose(found.score[0], response.max(), rtol=1e-6)
+    # Gain and offset of the camera change nothing.
+    other = log_candidates((3 * image + 700).astype(np.float32), diameter_px=12)
+    np.testing.assert_array_equal(other.yx[:10], found.yx[:10])
+    np.testing.assert_allclose(other.score[:10], found.score[:10], rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("image", "diameter"), [(np.ones((3, 4, 5)), 3), (np.full((4, 4), np.nan), 3), (np.ones((4, 4)), 0)]
+)
+def test_what_has_no_blobs(image: np.ndarray, diameter: float) -> None:
+    with pytest.raises(FintuneValueError, match="expected finite pixels"):
+        log_candidates(image, diameter_px=diameter)
+
+
+def test_a_level_image_has_no_blobs() -> None:
+    assert len(log_candidates(np.full((30, 30), 7, np.uint8), diameter_px=6)) == 0
+
+
+def test_the_table_says_how_it_was_made(picked: Cohort) -> None:
+    stored = open_cohort(picked.url).read("picks/blobs")
+    assert stored.attrs["provenance"]["model"] == "log"
+    assert stored[n.SCORE].attrs["long_name"]
+    assert stored[n.TILE_INDEX].values.max() == len(PARTS) - 1
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "value", "what"),
+    [
+        ("picks/unet", "y", 64.6, "1 point(s) lie outside their tiles: grid/m0"),
+        ("picks/unet", "tile_index", 99, "name a tile that is not there"),
+        ("picks/unet", "score", 0.0, "1 pick(s) score less than the threshold"),
+        ("annotations", "x", -2.0, "1 point(s) lie outside their tiles: grid/m0"),
+        ("annotations", "tile_index", 2, "rows are not in order of tiles"),
+        ("annotations", "diameter_px", 0.0, "expected diameters above 0 px"),
+        ("annotations", "tile", "grid/other", "1 annotated tile(s) are not among the images: grid/other"),
+        ("candidates/blobs", "centroid_x", 400.0, "1 point(s) lie outside their tiles"),
+    ],
+)
+def test_check_finds_points_where_none_can_be(cohort: Cohort, group: str, name: str, value: Any, what: str) -> None:
+    pick(cohort.url, run="unet")
+    open_column(cohort.location, f"{group}/{name}")[0] = value
+    assert any(what in found for _, found, _ in [*check_points(cohort), *check_picks(cohort)])
