@@ -38,6 +38,7 @@ class _Job:
     queued: QueuedJob | None = None
     started: float | None = None
     worker: str = ""
+    is_counted: bool = False
 
     @property
     def node(self) -> str:
@@ -105,7 +106,7 @@ class Fleet:
     def _learn_worker(self, job: _Job, address: str) -> None:
         if job.worker and job.worker != address:
             # Its nanny started another process in the place of one that died.
-            self._blame(job.node, f"a worker process in job {job.job_id} died")
+            self._blame(job, f"a worker process in job {job.job_id} died")
         job.worker = address
         self.failures = 0
         self.has_ever_registered = True
@@ -139,7 +140,7 @@ class Fleet:
         elif why != "COMPLETED":
             self.report(f"job {job.job_id}{where} ended: {why}{self._advice(why)}")
         if why in NODES_FAULT:
-            self._blame(job.node, f"job {job.job_id} ended: {why}")
+            self._blame(job, f"job {job.job_id} ended: {why}")
 
     def _advice(self, why: str) -> str:
         if why == "TIMEOUT" and self.profile.slurm.retire:
@@ -154,13 +155,16 @@ class Fleet:
         self._not_before = time.monotonic() + min(pause, _LONGEST_PAUSE_S)
         self.report(what)
 
-    def _blame(self, node: str, what: str) -> None:
-        if not node:
+    def _blame(self, job: _Job, what: str) -> None:
+        """Counts a death against a node, one for each job: a tile that kills its worker does so several times over."""
+        node = job.node
+        if not node or job.is_counted:
             return
+        job.is_counted = True
         self.deaths[node] += 1
         if self.deaths[node] >= self.profile.slurm.node_failures and node not in self.excluded:
             self.excluded.append(node)
-            self.report(f"{what}; {self.deaths[node]} deaths on {node}: new jobs avoid it")
+            self.report(f"{what}; deaths in {self.deaths[node]} job(s) on {node}: new jobs avoid it")
 
     def _check_budget(self) -> None:
         if self.failures >= self.profile.slurm.max_failures:

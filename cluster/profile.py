@@ -39,6 +39,9 @@ class SlurmSettings(Settings):
     python: Quoted = Field("", description="Python on the nodes; default: the one that runs this.")
     interface: Word = Field("", description="Network between nodes, e.g. ib0; default: that of the host's name.")
     scheduler_interface: Word = Field("", description="The same on this machine, where it has another name.")
+    tls: bool = Field(
+        False, description="Encrypt, and let only this session's workers in; needs the package cryptography."
+    )
     scratch: Quoted = Field("${TMPDIR:-/tmp}", description="Folder on a disk of the node itself.")
     log_directory: Quoted = Field("slurm-logs", description="Folder of the jobs' logs, seen by all nodes.")
     min_jobs: int = Field(0, ge=0, description="Jobs that are kept even when there is no work for them.")

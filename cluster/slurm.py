@@ -19,6 +19,7 @@ from dask.utils import parse_bytes
 from fintune_xr.cluster.profile import Profile, SlurmSettings
 from fintune_xr.cluster.queue import check_accepted
 from fintune_xr.deadline import JOB_END
+from fintune_xr.errors import MissingPackageError, SettingsError
 
 _COMMAND: Final = {"plain": "distributed.cli.dask_worker", "cuda": "dask_cuda.cli"}
 _PLACEHOLDER: Final = "tcp://SCHEDULER:PORT"
@@ -99,11 +100,35 @@ def slurm_cluster(profile: Profile, job_name: str) -> Iterator[Any]:
     preflight(profile)
     log_folder(profile.slurm).mkdir(parents=True, exist_ok=True)
     jobs = job_parameters(profile, job_name=job_name)
+    if profile.slurm.tls:
+        jobs |= _with_keys(log_folder(profile.slurm))
     scheduler: dict[str, Any] = {"port": 0, "dashboard": profile.dashboard, "dashboard_address": ":0"}
     if profile.slurm.scheduler_interface:
         scheduler["interface"] = profile.slurm.scheduler_interface
     with dask.config.set(_UNSET), SLURMCluster(name=job_name, scheduler_options=scheduler, **jobs) as cluster:
-        yield cluster
+        try:
+            yield cluster
+        finally:
+            _remove_keys(cluster)
+
+
+def _remove_keys(cluster: Any) -> None:
+    """dask-jobqueue leaves its files of keys to the collection of garbage."""
+    for name, value in vars(cluster).items():
+        if name.startswith("_job_") and hasattr(value, "close"):
+            value.close()
+
+
+def _with_keys(folder: Path) -> dict[str, Any]:
+    """Keys for this session alone; workers read them from files in `folder` that only their owner can read."""
+    from distributed import Security
+
+    if " " in str(folder):
+        raise SettingsError(f"with tls, slurm.log_directory must be a path without spaces; it is {str(folder)!r}")
+    try:
+        return {"security": Security.temporary(), "shared_temp_directory": str(folder)}
+    except ImportError as error:
+        raise MissingPackageError(f"slurm.tls needs one more package ({error}): pip install cryptography") from error
 
 
 def log_folder(asked: SlurmSettings) -> Path:

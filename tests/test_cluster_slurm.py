@@ -24,7 +24,7 @@ from stores import assert_same_run, make_store, run_values
 from fintune_xr import names as n
 from fintune_xr.cluster.profile import Profile, load_profile
 from fintune_xr.cluster.session import session
-from fintune_xr.errors import ClusterError, RunBusyError, StoreDamagedError
+from fintune_xr.errors import ClusterError, RunBusyError, SettingsError, StoreDamagedError
 from fintune_xr.pipelines.check import check
 from fintune_xr.pipelines.infer import infer
 from fintune_xr.store import runs
@@ -171,7 +171,7 @@ def test_a_node_that_goes_down_costs_only_what_ran_there(
     assert_as_whole(store, whole)
     said = capfd.readouterr().err
     assert "on n1 ended: NODE_FAIL" in said
-    assert "1 deaths on n1: new jobs avoid it" in said
+    assert "deaths in 1 job(s) on n1: new jobs avoid it" in said
 
 
 def test_a_node_on_which_workers_do_not_start_is_left_out(slurm: LoopbackSlurm, tmp_path: Path) -> None:
@@ -250,13 +250,21 @@ def any_done(store: Path) -> bool:
 
 
 def test_dask_cuda_workers_have_a_gpu_each(slurm: LoopbackSlurm, store: Path, whole: Cohort, tmp_path: Path) -> None:
-    cluster = profile_file(tmp_path, worker="cuda", gres="gpu:l40s:1", min_jobs=2)
+    with pytest.raises(SettingsError, match="must be a path without spaces"), session(profile(tmp_path, tls=True)):
+        pass
+    logs = tmp_path / "logs"
+    asked = {"worker": "cuda", "gres": "gpu:l40s:1", "min_jobs": 2, "tls": True, "log_directory": str(logs)}
+    cluster = profile_file(tmp_path, **asked)
     with session(load_profile(cluster)) as client:
         client.wait_for_workers(2, timeout=60)
         # Lambdas travel by value: workers cannot import this file.
         devices = client.run(lambda: os.environ["CUDA_VISIBLE_DEVICES"])
         resources = client.run(lambda dask_worker: dask_worker.state.total_resources)
         lifetimes = client.run(lambda dask_worker: dask_worker.lifetime)
+        assert client.scheduler.address.startswith("tls://")
+        assert not any("PRIVATE" in file.read_text() for file in logs.glob("*.log"))
+        assert {file.stat().st_mode & 0o77 for file in logs.glob(".dask*")} == {0}
+    assert not list(logs.glob(".dask*"))
     assert sorted(devices.values()) == ["0", "1"]
     assert list(resources.values()) == [{"GPU": 1.0}] * 2
     # Ten minutes less 60 s, 20 s and 75 s, give or take 75 s.
