@@ -113,7 +113,7 @@ def _choice(found: xr.Dataset) -> str:
 
 
 def _notes(found: xr.Dataset) -> list[Part]:
-    return [Note(f"No {name} model: {reason}.", "doubtful") for name, reason in found.attrs["left_out"].items()]
+    return [Note(f"No {name} model: {reason}.") for name, reason in found.attrs["left_out"].items()]
 
 
 def _page(table: pd.DataFrame) -> pd.DataFrame:

@@ -85,7 +85,11 @@ def _study_parts(study: Study, title: str) -> list[Part]:
         uri = data_uri(study.figure, "svg")
         parts.append(Picture(uri, f"{named}: scores by setting", f"{named}: scores by setting."))
     key = f"{study.key}_{study.name}" if study.name else study.key
-    return [*parts, Table(key, f"{named}: all settings", study.table, page=study.page), *study.more]
+    what = "all models" if study.key == "benchmark" else "all settings"
+    page = study.table if study.page is None else study.page
+    # An interval is one number: it stays on its line.
+    formats = {str(name): str for name in page if page[name].astype(str).str.contains("[", regex=False).any()}
+    return [*parts, Table(key, f"{named}: {what}", study.table, formats, page=study.page), *study.more]
 
 
 def score_notes(contents: ReportContents) -> list[Note]:
