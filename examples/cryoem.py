@@ -21,7 +21,8 @@ import xarray as xr
 import fintune_xr as fx
 from fintune_xr import names as n
 from fintune_xr.pipelines.evaluate import score_table
-from fintune_xr.pipelines.selftrain import METRICS_FILE, SUPERVISED
+from fintune_xr.pipelines.selftrain import METRICS_FILE
+from fintune_xr.pipelines.selftrain_plan import SUPERVISED
 from fintune_xr.pipelines.split import split_table
 
 DATA: Final = "cryosegnet-empiar10017"
@@ -65,17 +66,25 @@ def main(data: Path, out: Path) -> None:
     store = out / "em.zarr"
     if not store.exists():
         prepare(data / DATA, store)
-    print(split_table(fx.open_cohort(store)).to_string(index=False), "\n")
+    show("split", split_table(fx.open_cohort(store)))
     for name in VARIANTS:
         began = time.monotonic()
         train_variant(store, out / "models", name)
         print(f"-- {name}: {time.monotonic() - began:.0f} s", flush=True)
     cohort = fx.open_cohort(store)
-    print(stage_table(cohort.read(f"{n.SELFTRAIN}/{MAIN}")).to_string(index=False), "\n")
-    print(pseudo_table(cohort.read(f"{n.SELFTRAIN}/{MAIN}")).to_string(index=False), "\n")
     found = {name: cohort.read(f"{n.SELFTRAIN}/{name}") for name in VARIANTS}
-    print(ablation_table(found).to_string(index=False), "\n")
-    print(pick_and_score(store, out / "models" / MAIN).to_string(index=False))
+    show("stages", stage_table(found[MAIN]))
+    show("pseudo-labels", pseudo_table(found[MAIN]))
+    show("ablation", ablation_table(found))
+    scores = pick_and_score(store, out / "models" / MAIN)
+    show("held-out micrographs", score_table(scores))
+    show("each of them", tile_table(scores))
+
+
+def show(title: str, table: pd.DataFrame) -> None:
+    """Prints a table as Markdown."""
+    rows = [list(table.columns), ["---"] * len(table.columns), *table.astype(str).values.tolist()]
+    print(f"\n{title}\n", *("| " + " | ".join(map(str, row)) + " |" for row in rows), sep="\n", flush=True)
 
 
 def prepare(source: Path, store: Path) -> None:
@@ -143,12 +152,26 @@ def ablation_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def pick_and_score(store: Path, folder: Path) -> pd.DataFrame:
+def pick_and_score(store: Path, folder: Path) -> xr.Dataset:
     """The blob picker and the final network through `infer`, `pick` and `evaluate`."""
     fx.infer(store, run=MAIN, model=str(folder / "final_model.pt"), overrides=["device=cpu"])
     fx.pick(store, run="log", model="log")
     fx.pick(store, run=MAIN)
-    return score_table(fx.evaluate(store, runs=("log", MAIN)))
+    return fx.evaluate(store, runs=("log", MAIN))
+
+
+def tile_table(scores: xr.Dataset) -> pd.DataFrame:
+    """Annotated particles of every held-out micrograph, and what both pickers make of them."""
+    rows = []
+    for tile in scores[n.TILE].values:
+        at = scores.sel({n.TILE: tile})
+        row: dict[str, Any] = {"micrograph": str(tile).rpartition("/")[2]}
+        for run in scores[n.RUN].values:
+            tp, fp, fn = (int(at[f"particle_{name}"].sel({n.RUN: run})) for name in (n.TP, n.FP, n.FN))
+            row |= {"annotated": tp + fn}
+            row |= {f"{run} precision": f"{tp / (tp + fp):.3f}", f"{run} recall": f"{tp / (tp + fn):.3f}"}
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 if __name__ == "__main__":

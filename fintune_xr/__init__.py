@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from fintune_xr.pipelines.pick import pick
     from fintune_xr.pipelines.positivity import positivity
     from fintune_xr.pipelines.report import report
+    from fintune_xr.pipelines.selftrain import selftrain
     from fintune_xr.pipelines.split import split
     from fintune_xr.pipelines.sweep import sweep
     from fintune_xr.pipelines.train import train
@@ -49,6 +50,7 @@ __all__ = [
     "pick",
     "positivity",
     "report",
+    "selftrain",
     "split",
     "sweep",
     "train",

@@ -17,6 +17,7 @@ VERBS: Mapping[str, Callable[..., int]] = {
         data.annotate,
         data.split,
         models.train,
+        models.selftrain,
         models.infer,
         statistics.positivity,
         particles.pick,

@@ -25,10 +25,10 @@ LOSSES: dict[str, Loss] = {
 }
 
 
-def drawn(seed: int, *, shape: tuple[int, ...] = (2, 1, 8, 8), spread: float = 3.0) -> tuple[torch.Tensor, torch.Tensor]:
+def drawn(seed: int, *, shape: tuple[int, ...] = (2, 1, 8, 8)) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits in double precision, and labels 0 and 1."""
     rng = stream(seed, "losses")
-    logits = torch.from_numpy(rng.normal(0, spread, shape)).requires_grad_()
+    logits = torch.from_numpy(rng.normal(0, 3, shape)).requires_grad_()
     return logits, torch.from_numpy(rng.integers(0, 2, shape).astype(np.float32))
 
 

@@ -113,6 +113,8 @@ def test_pseudo_labels_are_what_the_teacher_is_sure_of(done: tuple[Cohort, Path]
     for number, (positive, negative) in enumerate(zip(SETTINGS["positive"], SETTINGS["negative"], strict=True), 1):
         stored = read_pseudo(cohort, f"s_{number}").load()
         tiles = [str(tile) for tile in stored[n.TILE].values]
+        taught = json.loads((folder / STAGES[number] / "training.json").read_text())
+        assert (taught["tiles"], taught["unlabelled"]) == ([*labelled, *tiles], tiles)
         assert not set(tiles) & {*labelled, "grid/m3", "grid/m4"}, "labelled, val and test must stay out"
         assert set(tiles) | set(labelled) == {"grid/m0", "grid/m1", "grid/m2", "grid/m5"}
         assert (stored.attrs["positive"], stored.attrs["negative"]) == (positive, negative)
