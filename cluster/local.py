@@ -2,19 +2,48 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from collections.abc import Iterator
+
 from distributed import LocalCluster
 
 from fintune_xr.cluster.profile import Profile
 
+_LOOK_EVERY_S = 5.0
 
-def local_cluster(profile: Profile) -> LocalCluster:
-    """Threads of this process, or worker processes, as `profile` says."""
+
+@contextlib.contextmanager
+def local_cluster(profile: Profile) -> Iterator[LocalCluster]:
+    """Threads of this process, or worker processes that are replaced when they die, as `profile` says."""
     threads = profile.kind == "threads"
-    return LocalCluster(
-        n_workers=1 if threads else profile.n_workers,
-        threads_per_worker=profile.n_workers if threads else 1,
-        processes=not threads,
-        memory_limit=0 if threads else profile.memory_limit,
-        dashboard_address="127.0.0.1:0" if profile.dashboard else None,
-        host=None if threads else "127.0.0.1",
-    )
+    with (
+        LocalCluster(
+            n_workers=1 if threads else profile.n_workers,
+            threads_per_worker=profile.n_workers if threads else 1,
+            processes=not threads,
+            memory_limit=0 if threads else profile.memory_limit,
+            dashboard_address="127.0.0.1:0" if profile.dashboard else None,
+            host=None if threads else "127.0.0.1",
+        ) as cluster,
+        contextlib.nullcontext() if threads else _complete(cluster, profile.n_workers),
+    ):
+        yield cluster
+
+
+@contextlib.contextmanager
+def _complete(cluster: LocalCluster, n_workers: int) -> Iterator[None]:
+    """Replaces workers: a nanny whose worker dies while it starts gives up, and a run would wait for ever."""
+    over = threading.Event()
+
+    def keep() -> None:
+        while not over.wait(_LOOK_EVERY_S):
+            cluster.scale(n_workers)
+
+    keeper = threading.Thread(target=keep, daemon=True, name="workers complete")
+    keeper.start()
+    try:
+        yield
+    finally:
+        over.set()
+        keeper.join()

@@ -46,6 +46,10 @@ class StoreNotFoundError(FintuneError, FileNotFoundError):
     exit_status = WRONG_USE
 
 
+class StoreUnreachableError(FintuneError, ConnectionError):
+    """Object storage refuses, or does not answer."""
+
+
 class StoreVersionError(FintuneError, ValueError):
     """A store was written with another schema version."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import shutil
 import uuid
@@ -12,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import zarr
 import zarr.storage
 from zarr.abc.store import ByteRequest, Store
@@ -20,15 +20,31 @@ from zarr.core.buffer import Buffer, BufferPrototype
 
 from fintune_xr.errors import FintuneError, StoreDamagedError, StoreWriteError
 
+from .remote import check_url, file_system, options, reaching
+
 PARTIAL_SUFFIX = ".partial"
 # What zarr and its codecs raise for bytes that are not what was written.
 DECODING_ERRORS = (ValueError, RuntimeError, OSError, KeyError)
-# zarr also asks for the names of version 2, in folders of any name.
-_METADATA = {"zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata"}
+_VERSION_2 = {".zarray", ".zgroup", ".zattrs", ".zmetadata"}
+_METADATA = {"zarr.json", *_VERSION_2}
 _CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
 
 
-class StrictStore(zarr.storage.WrapperStore[Store]):
+class Version3Store(zarr.storage.WrapperStore[Store]):
+    """A store that is not asked for metadata of Zarr version 2, which is never there.
+
+    zarr looks for it whenever it opens something: on object storage three requests where one is enough.
+    """
+
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        if key.rpartition("/")[2] in _VERSION_2:
+            return None
+        return await self._store.get(key, prototype, byte_range)
+
+
+class StrictStore(Version3Store):
     """A store in which a chunk that is not there is an error, never the fill value.
 
     zarr reads a missing shard, and an empty one, as background without a word.
@@ -37,7 +53,7 @@ class StrictStore(zarr.storage.WrapperStore[Store]):
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
-        found = await self._store.get(key, prototype, byte_range)
+        found = await super().get(key, prototype, byte_range)
         if not is_chunk_key(key) or (found is not None and len(found) > 0):
             return found
         what = "is missing" if found is None else "is empty"
@@ -67,7 +83,10 @@ class Location:
         if isinstance(where, Location):
             return where
         text = str(where)
-        return cls(text) if "://" in text else cls(str(Path(text).expanduser().resolve()))
+        if "://" not in text:
+            return cls(str(Path(text).expanduser().resolve()))
+        check_url(text)
+        return cls(text.rstrip("/"))
 
     @property
     def is_local(self) -> bool:
@@ -88,17 +107,17 @@ class Location:
         if self.is_local:
             file = self.path / key
             return file.stat().st_size if file.is_file() else None
-        system, root = self._remote()
         try:
-            return int(system.size(f"{root}/{key}"))
+            with self._remote() as (system, root):
+                return int(system.size(f"{root}/{key}"))
         except FileNotFoundError:
             return None
 
     def read(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
         """Bytes of `key`, or of its range `start:end`; raises FileNotFoundError where there is nothing."""
         if not self.is_local:
-            system, root = self._remote()
-            return bytes(system.cat_file(f"{root}/{key}", start=start, end=end))
+            with self._remote() as (system, root):
+                return bytes(system.cat_file(f"{root}/{key}", start=start, end=end))
         with (self.path / key).open("rb") as file:
             file.seek(start or 0)
             return file.read() if end is None else file.read(end - (start or 0))
@@ -113,9 +132,10 @@ class Location:
         with writing(f"{self.url}/{key}"):
             if self.is_local:
                 return _replace_file(self.path / key, parts)
-            system, root = self._remote()
+            # In one request, or as the parts of one upload: an object appears whole or not at all.
             body = b"".join(parts)
-            system.pipe_file(f"{root}/{key}", body)
+            with self._remote() as (system, root):
+                system.pipe_file(f"{root}/{key}", body)
             return len(body)
 
     def remove(self, folder: str) -> None:
@@ -123,17 +143,17 @@ class Location:
         if self.is_local:
             shutil.rmtree(self.path / folder, ignore_errors=True)
             return
-        system, root = self._remote()
-        if system.exists(f"{root}/{folder}"):
-            system.rm(f"{root}/{folder}", recursive=True)
+        with self._remote() as (system, root):
+            if system.exists(f"{root}/{folder}"):
+                system.rm(f"{root}/{folder}", recursive=True)
 
     def zarr(self, *, read_only: bool = True) -> Store:
         """The zarr store; when `read_only`, one that refuses to invent missing chunks."""
         if self.is_local:
             plain: Store = zarr.storage.LocalStore(self.url, read_only=read_only)
         else:
-            plain = zarr.storage.FsspecStore.from_url(self.url, read_only=read_only)
-        return StrictStore(plain) if read_only else plain
+            plain = _remote_store(self.url, read_only)
+        return StrictStore(plain) if read_only else Version3Store(plain)
 
     def sweep(self, folder: str = "") -> list[str]:
         """Removes `.partial` files that killed writers left under `folder`; returns their names."""
@@ -144,9 +164,17 @@ class Location:
             file.unlink(missing_ok=True)
         return [str(file.relative_to(self.path)) for file in found]
 
-    def _remote(self) -> tuple[Any, str]:
-        system, root = fsspec.core.url_to_fs(self.url)
-        return system, root
+    @contextlib.contextmanager
+    def _remote(self) -> Iterator[tuple[Any, str]]:
+        """The file system and the root there."""
+        with reaching(self.url):
+            yield file_system(self.url)
+
+
+@functools.cache
+def _remote_store(url: str, read_only: bool) -> Store:
+    """One connection for all that this process reads and writes: making a client anew takes a good second."""
+    return zarr.storage.FsspecStore.from_url(url, storage_options=options(url), read_only=read_only)
 
 
 @contextlib.contextmanager
@@ -154,6 +182,10 @@ def writing(what: str) -> Iterator[None]:
     """Turns the operating system's refusals to write into a StoreWriteError that says what to do."""
     try:
         yield
+    except FileNotFoundError as error:
+        if "://" not in what:
+            raise
+        raise StoreWriteError(f"cannot write {what}: {error}. Make the bucket first, or correct the URL.") from error
     except OSError as error:
         if error.errno not in _CANNOT_WRITE:
             raise

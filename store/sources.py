@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 from typing import BinaryIO, TypeAlias, cast
 
-import fsspec
-
 from fintune_xr.errors import FintuneValueError
+
+from .remote import check_url, file_system
 
 Place: TypeAlias = Path | str
 """A local path, or an fsspec URL such as s3://bucket/folder."""
@@ -41,7 +41,8 @@ def place_in(source: Place, relative: str) -> Place:
 def open_place(place: Place) -> BinaryIO:
     """The file at `place`, opened for reading bytes."""
     if is_url(place):
-        return cast(BinaryIO, fsspec.open(str(place), "rb").open())
+        filesystem, path = file_system(str(place))
+        return cast(BinaryIO, filesystem.open(path, "rb"))
     return Path(place).open("rb")
 
 
@@ -57,7 +58,7 @@ def changed_at(place: Place) -> float:
     Locally the later of modification and status change, so that copying with preserved dates cannot hide it.
     """
     if is_url(place):
-        filesystem, path = fsspec.core.url_to_fs(str(place))
+        filesystem, path = file_system(str(place))
         return float(filesystem.modified(path).timestamp())
     status = Path(place).stat()
     return max(status.st_mtime, status.st_ctime)
@@ -69,7 +70,8 @@ def is_url(place: Place) -> bool:
 
 
 def _list_url(source: str) -> list[str]:
-    filesystem, root = fsspec.core.url_to_fs(source)
+    check_url(source)
+    filesystem, root = file_system(source)
     prefix = root.rstrip("/") + "/"
     found = [path.removeprefix(prefix) for path in filesystem.find(root)]
     if not found:

@@ -1,0 +1,260 @@
+"""A cohort on S3 goes the same way as one in a folder, and its keys stay in the environment."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+import xarray as xr
+from moto.server import ThreadedMotoServer
+from stores import assert_same_run, run_values, tile_names, tile_pixels
+
+from fintune_xr import names as n
+from fintune_xr.errors import (
+    FintuneValueError,
+    MissingPackageError,
+    RunBusyError,
+    StoreDamagedError,
+    StoreUnreachableError,
+    StoreWriteError,
+)
+from fintune_xr.pipelines import cli
+from fintune_xr.pipelines.check import check
+from fintune_xr.pipelines.infer import infer
+from fintune_xr.store import locks, remote
+from fintune_xr.store.cohort import open_cohort
+from fintune_xr.store.location import Location
+
+KEY, SECRET = "AKIDNOTTOBESEEN", "secret-not-to-be-seen/anywhere"
+BUCKET = "cohorts"
+DONORS, TILES = 6, 2
+RUN = ("--model", "threshold", "device=cpu", "model.background_px=0", "model.min_area_px=20")
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+    server.start()
+    yield f"http://127.0.0.1:{port}"
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def client(endpoint: str) -> Iterator[Any]:
+    """A client of our own, with the environment set as a user sets it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", endpoint)
+        patch.setenv("AWS_ACCESS_KEY_ID", KEY)
+        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        made = boto3.client("s3")
+        made.create_bucket(Bucket=BUCKET)
+        yield made
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    source = tmp_path_factory.mktemp("raw")
+    for name in tile_names(DONORS, TILES):
+        donor, marker, tile = name.split("/")
+        folder = source / "tiles" / donor / marker
+        folder.mkdir(parents=True, exist_ok=True)
+        for channel, plane in enumerate(tile_pixels(name, 64)):
+            tifffile.imwrite(folder / f"{donor}_{marker}_{tile}_b0c{channel}.tif", plane, photometric="minisblack")
+    ages = {"projid": [f"d{i}" for i in range(DONORS)], "nft": np.arange(DONORS) * 0.5}
+    pd.DataFrame(ages).to_csv(source / "clinical.csv", index=False)
+    return source
+
+
+def steps(raw: Path, store: str, out: Path) -> list[list[str]]:
+    return [
+        ["ingest", str(raw / "tiles"), store, "--layout", "rosmap"],
+        ["infer", store, "--run", "r", *RUN],
+        ["associate", store, "--clinical", str(raw / "clinical.csv"), "--outcome", "nft"],
+        ["bootstrap", store, "--resamples", "20"],
+        ["check", store],
+        ["report", store, "--out", str(out / "report.html")],
+        ["export", store, "--to", "masks", "--run", "r", "--out", str(out / "masks")],
+    ]
+
+
+def objects(client: Any, prefix: str) -> dict[str, bytes]:
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
+    keys = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+    return {key: client.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in keys}
+
+
+@pytest.mark.slow
+def test_a_cohort_on_s3_gives_what_one_in_a_folder_gives(
+    client: Any, raw: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    url, folder = f"s3://{BUCKET}/whole/a.zarr", str(tmp_path / "a.zarr")
+    for step in steps(raw, url, tmp_path / "remote"):
+        assert cli.run(step) == 0, step
+    said = "".join(capfd.readouterr())
+    for step in steps(raw, folder, tmp_path / "local"):
+        assert cli.run(step) == 0, step
+    far, near = open_cohort(url), open_cohort(folder)
+    xr.testing.assert_equal(far.images().load(), near.images().load())
+    assert_same_run(run_values(far, "r"), run_values(near, "r"))
+    xr.testing.assert_equal(far.analysis().load(), near.analysis().load())
+    assert far.images().sizes[n.TILE] == DONORS * TILES
+    masks = sorted((tmp_path / "remote" / "masks").rglob("*_pred.tif"))
+    assert len(masks) == DONORS * TILES
+
+    stored = objects(client, "whole/")
+    assert len(stored) > 20
+    assert not [key for key in stored if key.endswith(".lock")]
+    report = (tmp_path / "remote" / "report.html").read_text()
+    assert "d0" in report
+    for secret in (KEY, SECRET):
+        assert secret not in said
+        assert secret not in report
+        assert not [key for key, body in stored.items() if secret.encode() in body]
+    assert xr.open_zarr(url, group="images", consolidated=False).sizes[n.TILE] == DONORS * TILES
+
+
+@pytest.fixture
+def small(client: Any, raw: Path, request: pytest.FixtureRequest) -> str:
+    url = f"s3://{BUCKET}/{request.node.name}/a.zarr"
+    assert cli.run(["ingest", str(raw / "tiles"), url, "--layout", "rosmap"]) == 0
+    return url
+
+
+@pytest.mark.slow
+def test_raw_files_on_s3_and_more_donors_later(client: Any, raw: Path) -> None:
+    place = f"s3://{BUCKET}/raw"
+    store = f"s3://{BUCKET}/from-s3/a.zarr"
+    files = sorted(raw.rglob("*.tif"))
+    for part in (files[:8], files[8:]):
+        for file in part:
+            client.upload_file(str(file), BUCKET, f"raw/{file.relative_to(raw / 'tiles')}")
+        assert cli.run(["ingest", place, store, "--layout", "rosmap"]) == 0
+    cohort = open_cohort(store)
+    assert cohort.images().sizes[n.TILE] == DONORS * TILES
+    for i, name in enumerate(cohort.images()[n.TILE].values):
+        donor, marker, stem = str(name).split("/")
+        tile = f"{donor}/{marker}/{stem.split('_')[2]}"
+        np.testing.assert_array_equal(cohort.images()[n.IMAGE][i].values, tile_pixels(tile, 64))
+
+
+@pytest.mark.slow
+def test_a_shard_that_is_gone_or_damaged_is_found_and_remade(client: Any, small: str) -> None:
+    settings = list(RUN[2:])
+    infer(small, run="r", model="threshold", overrides=settings)
+    before = run_values(open_cohort(small), "r")
+    prefix = f"{small.removeprefix(f's3://{BUCKET}/')}/runs/r/mask"
+    client.delete_object(Bucket=BUCKET, Key=f"{prefix}/c.2.0.0")
+    body = bytearray(client.get_object(Bucket=BUCKET, Key=f"{prefix}/c.4.0.0")["Body"].read())
+    body[10] ^= 4
+    client.put_object(Bucket=BUCKET, Key=f"{prefix}/c.4.0.0", Body=bytes(body))
+    with pytest.raises(StoreDamagedError, match="is missing"):
+        open_cohort(small).run("r")[n.MASK][2].values  # noqa: B018
+    assert len(check(small)) == 2
+    check(small, repair=True)
+    assert infer(small, run="r").n_new == 2
+    assert_same_run(before, run_values(open_cohort(small), "r"))
+    assert check(small) == []
+
+
+# ---- one writer at a time, without a lock of the operating system
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "RENEW_S", 0.2)
+    monkeypatch.setattr(locks, "PATIENCE_S", 1.0)
+
+
+@pytest.mark.usefixtures("client", "quick")
+def test_a_second_writer_is_refused_and_a_dead_ones_lease_is_taken_over() -> None:
+    location = Location(f"s3://{BUCKET}/lease.zarr")
+    with (
+        locks.holding(location, "run-r", what="writing run 'r'"),
+        pytest.raises(RunBusyError, match=r"another process is writing run 'r' in s3://cohorts/lease\.zarr"),
+        locks.holding(location, "run-r", what="writing run 'r'"),
+    ):
+        pass
+    code = f"""
+import os, time
+from fintune_xr.store import locks
+from fintune_xr.store.location import Location
+locks.RENEW_S = 0.2
+with locks.holding(Location("{location.url}"), "run-r", what="x"):
+    os.kill(os.getpid(), 9)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    assert location.size("images/image/.run-r.lock") is not None
+    with locks.holding(location, "run-r", what="writing run 'r'"):
+        pass
+    assert location.size("images/image/.run-r.lock") is None
+
+
+@pytest.mark.usefixtures("client", "quick")
+def test_a_writer_that_lost_its_lease_stops() -> None:
+    location = Location(f"s3://{BUCKET}/lost.zarr")
+    with pytest.raises(KeyboardInterrupt), locks.holding(location, "run-r", what="x"):
+        location.write_whole("images/image/.run-r.lock", [b"another 0"])
+        for _ in range(600):
+            subprocess.run(["sleep", "0.1"], check=True)
+
+
+# ---- what goes wrong on the way
+
+
+@pytest.mark.parametrize("url", ["s3://key:secret@bucket/a.zarr", "s3://bucket/a.zarr?token=abc"])
+def test_keys_in_a_url_are_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(FintuneValueError, match="Keys belong in the environment") as caught:
+        open_cohort(url)
+    assert "secret" not in str(caught.value)
+    assert "abc" not in str(caught.value)
+
+
+def test_an_unknown_protocol_and_a_library_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(FintuneValueError, match="Protocol not known: foo"):
+        open_cohort("foo://bucket/a.zarr")
+
+    def missing(*_: Any, **__: Any) -> Any:
+        raise ImportError("Install s3fs")
+
+    monkeypatch.setattr(remote.fsspec.core, "url_to_fs", missing)
+    with pytest.raises(MissingPackageError, match=r"pip install 'fintune-xr\[s3\]'"):
+        open_cohort("s3://bucket/a.zarr")
+
+
+def test_a_bucket_that_is_not_there(client: Any, raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["ingest", str(raw / "tiles"), "s3://nobucket/a.zarr", "--layout", "rosmap"]) == 1
+    said = capsys.readouterr().err
+    assert "cannot write s3://nobucket/a.zarr" in said
+    assert "Make the bucket first" in said
+    assert issubclass(StoreWriteError, OSError)
+
+
+def test_storage_that_does_not_answer() -> None:
+    code = """
+import os
+os.environ |= {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}
+from fintune_xr.pipelines import cli
+raise SystemExit(cli.run(["check", "s3://bucket/a.zarr"]))
+"""
+    secret = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET, "PATH": "/usr/bin:/bin"}
+    done = subprocess.run([sys.executable, "-c", code], env=secret, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "cannot reach s3://bucket/a.zarr" in done.stderr
+    assert SECRET not in done.stderr
+    assert KEY not in done.stderr
+    assert "Traceback" not in done.stderr
+    assert issubclass(StoreUnreachableError, ConnectionError)
