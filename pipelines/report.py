@@ -19,6 +19,7 @@ from fintune_xr.errors import unknown_name
 from fintune_xr.pipelines.associate import CLINICAL, RATIO_BY_RULE, RHO_BY_RULE, RHO_HIGH, RHO_LOW
 from fintune_xr.pipelines.counts import active_rule
 from fintune_xr.pipelines.evaluate import ALL_MARKERS, GROUP
+from fintune_xr.pipelines.report_particles import particle_contents
 from fintune_xr.pipelines.studies import stored_studies
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.location import Location, writing
@@ -51,18 +52,23 @@ def report(store: str | Path, *, out: str | Path | None = None, baseline: str | 
 
 def report_contents(cohort: Cohort, *, baseline: str = "") -> ReportContents:
     """All that the store holds for a report; what has not been computed yet is None."""
-    annotated = tuple(texts(cohort.annotations()[n.TILE])) if cohort.has(n.ANNOTATIONS) else ()
+    annotated = tuple(cohort.annotated_tiles()) if cohort.has(n.ANNOTATIONS) else ()
+    common: dict[str, Any] = {
+        "title": cohort.title,
+        "subtitle": f"{cohort.kind.upper()} cohort, store schema {datasets.SCHEMA_VERSION}",
+        "images": cohort.images(),
+        "annotated_tiles": annotated,
+        "quarantine": cohort.quarantine().load(),
+        "provenance": _provenance(cohort),
+    }
+    if cohort.kind == "em":
+        return ReportContents(**common, particles=particle_contents(cohort))
     return ReportContents(
-        title=cohort.title,
-        subtitle=f"{cohort.kind.upper()} cohort, store schema {datasets.SCHEMA_VERSION}",
-        images=cohort.images(),
-        annotated_tiles=annotated,
-        quarantine=cohort.quarantine().load(),
+        **common,
         examples=_examples(cohort, annotated),
         baseline=baseline,
         published=published_segmentation() if STUDY_MARKERS & set(texts(cohort.images()[n.MARKER])) else None,
         studies=stored_studies(cohort),
-        provenance=_provenance(cohort),
         **_scores(cohort),
         **_statistics(cohort, baseline),
     )

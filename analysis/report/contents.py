@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from fintune_xr import names as n
 from fintune_xr.analysis.report.numbers import Format, shown
+from fintune_xr.analysis.report.particle_contents import ParticleContents
 
 _HEADERS: Final = {
     n.RATIO: "positive share",
@@ -57,7 +58,7 @@ class ReportContents:
     the quarantined tiles were negative, or positive. `positivity` follows POSITIVITY, by run, with
     `marker` along tile; `ratio_by_rule` is (run, rule, donor, marker), `rho_by_rule` (run, rule, marker,
     outcome), `active_rules` the rule of each run behind `analysis`. `provenance` holds the stored record
-    of each run.
+    of each run. With `particles` the report is that of an EM cohort: about them, and about no cells.
     """
 
     title: str
@@ -83,6 +84,7 @@ class ReportContents:
     rho_by_rule: xr.DataArray | None = None
     active_rules: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    particles: ParticleContents | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,12 @@ from fintune_xr.analysis.report.cohort_sections import (
     quarantine_section,
 )
 from fintune_xr.analysis.report.contents import Note, ReportContents, Section, Table
+from fintune_xr.analysis.report.particle_sections import (
+    particle_notes,
+    picks_section,
+    picture_section,
+    stages_section,
+)
 from fintune_xr.analysis.report.positivity_section import positivity_section
 from fintune_xr.analysis.report.score_sections import (
     score_notes,
@@ -62,6 +68,8 @@ def report_tables(contents: ReportContents) -> dict[str, pd.DataFrame]:
 def report_sections(contents: ReportContents) -> list[Section]:
     """The sections in reading order: first what was found, then what it rests on."""
     summary = [*score_notes(contents), *verdicts(contents), *study_verdicts(contents), *findings(contents)]
+    if contents.particles is not None:
+        summary = particle_notes(contents.particles)
     if not summary:
         summary = [Note("Nothing has been measured yet. The sections below name the commands that do it.")]
     if contents.images is not None:
@@ -72,6 +80,12 @@ def report_sections(contents: ReportContents) -> list[Section]:
 def _data_sections(contents: ReportContents) -> Iterator[Section]:
     yield cohort_section(contents)
     yield quarantine_section(contents)
+    if contents.particles is not None:
+        yield picture_section(contents.particles)
+        yield picks_section(contents.particles)
+        yield stages_section(contents.particles)
+        yield provenance_section(contents)
+        return
     yield examples_section(contents)
     yield segmentation_section(contents)
     yield from study_sections(contents)

@@ -1,0 +1,106 @@
+"""The report of an EM cohort: pictures with circles, particle and pixel scores apart, and nothing about cells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from micrographs import make_micrographs
+from probability_runs import plausible_maps, store_run
+
+from fintune_xr import names as n
+from fintune_xr.analysis.particle_figures import ShownPicks, micrograph_figure, precision_recall_curves
+from fintune_xr.pipelines.evaluate import evaluate
+from fintune_xr.pipelines.pick import pick
+from fintune_xr.pipelines.report import report, report_contents
+from fintune_xr.store.cohort import Cohort, create_cohort
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    """Four micrographs, a run, the baseline, their picks and scores, and a stored self-training."""
+    made = make_micrographs(
+        tmp_path_factory.mktemp("em") / "c.zarr", parts=(n.TRAIN, n.VAL, n.TEST, n.TEST), px=64
+    )
+    store_run(made, "unet", plausible_maps(made))
+    pick(made.url, run="unet")
+    pick(made.url, run="blobs", model="log")
+    evaluate(made.url, resamples=20)
+    scores = np.array([[0.5, 0.6], [0.7, 0.8]])
+    stages = {name: ((n.STAGE, n.PART), scores + i / 100) for i, name in enumerate(("particle_f1", "pixel_f1"))}
+    stored = xr.Dataset(stages, {n.STAGE: ["iteration_0_supervised", "iteration_1_selftrain"], n.PART: ["val", "test"]})
+    made.write(f"{n.SELFTRAIN}/em", stored)
+    return made
+
+
+def test_the_report_tells_particles_from_pixels(cohort: Cohort, tmp_path: Path) -> None:
+    page = report(cohort.url, out=tmp_path / "r.html").read_text()
+    for text in (
+        "Particle-level F1 of", "Example micrographs", "Particles, counted together", "Pixels of discs",
+        "not comparable with them", "one to one", "iteration_1_selftrain",
+    ):  # fmt: skip
+        assert text in page
+    for text in ("marker-positive", "Spearman", "Segmentation", "AP50"):
+        assert text not in page
+    tables = tmp_path / "r_tables"
+    stored = cohort.metrics(n.TEST).load()
+    written = pd.read_csv(tables / "particle_scores.tsv", sep="\t").set_index("run")
+    for run in ("unet", "blobs"):
+        np.testing.assert_allclose(
+            written.loc[run, "particle_f1_pooled"], float(stored["particle_f1_pooled"].sel({n.RUN: run}))
+        )
+    by_tile = pd.read_csv(tables / "particle_scores_by_micrograph.tsv", sep="\t")
+    assert by_tile["tp"].sum() == int(stored["particle_tp"].sum())
+    assert len(pd.read_csv(tables / "selftrain_em.tsv", sep="\t")) == 4
+    chosen = pd.read_csv(tables / "picks.tsv", sep="\t")
+    assert set(chosen["chosen on"]) == {"val"}
+
+
+def test_examples_are_test_micrographs_with_their_picks(cohort: Cohort) -> None:
+    particles = report_contents(cohort).particles
+    assert particles is not None
+    assert [one.split for one in particles.examples] == ["test", "test"]
+    stored = cohort.metrics(n.TEST).load()
+    for at, one in enumerate(particles.examples):
+        assert one.true is not None
+        for shown in one.picks:
+            counts = stored.sel({n.RUN: shown.run}).isel({n.TILE: at})
+            assert int(shown.is_hit.sum()) == int(counts["particle_tp"])
+            assert int((~shown.is_hit).sum()) == int(counts["particle_fp"])
+            assert shown.n_missed == int(counts["particle_fn"])
+
+
+def test_a_new_cohort_has_a_report_that_says_what_to_do(tmp_path: Path) -> None:
+    made = create_cohort(tmp_path / "c.zarr", kind="em", channels=["micrograph"], tile_shape=(32, 32), dtype="uint8")
+    particles = report_contents(made).particles
+    assert particles is not None
+    assert particles.examples == ()
+
+
+def test_figures_show_every_circle() -> None:
+    image = np.random.default_rng(1).normal(size=(60, 80))
+    true = np.array([[10.0, 20], [30, 40], [50, 70]])
+    shown = ShownPicks("a", true[:2] + 1, np.array([True, False]), 2)
+    figure = micrograph_figure(image, true, [shown], diameter_px=4)
+    titles = [axes.get_title() or axes.get_title("left") for axes in figure.axes]
+    assert "annotated: 3 particles" in titles
+    assert "a: 1 found, 1 false, 2 missed" in titles
+    circles = [len(one.get_offsets()) for axes in figure.axes for one in axes.collections]
+    assert circles == [3, 1, 1]
+    np.testing.assert_array_equal(figure.axes[1].collections[0].get_offsets(), true[:, ::-1])
+    assert micrograph_figure(image, None, [], diameter_px=4).axes
+
+
+def test_curves_stop_where_thresholds_do() -> None:
+    run = {n.RUN: ["a", "b"]}
+    precision = xr.DataArray([[1.0, 0.5, np.nan], [0.8, 0.7, 0.6]], dims=(n.RUN, n.LEVEL), coords=run)
+    recall = xr.DataArray([[0.2, 0.4, np.nan], [0.1, 0.5, 0.9]], dims=(n.RUN, n.LEVEL), coords=run)
+    chosen = xr.Dataset({n.PRECISION: (n.RUN, [0.5, 0.6]), n.RECALL: (n.RUN, [0.4, 0.9])}, run)
+    figure = precision_recall_curves(precision, recall, chosen)
+    first = figure.axes[0].lines[0]
+    np.testing.assert_array_equal(first.get_xdata(), [0.2, 0.4])
+    np.testing.assert_array_equal(first.get_ydata(), [1.0, 0.5])
+    np.testing.assert_allclose(figure.axes[1].lines[0].get_xdata(), [0.2, 0.8])
