@@ -12,15 +12,14 @@ import killing
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 import xarray as xr
+from sam_weights import save_random_cpsam
 from stores import annotate as store_masks
 from stores import make_store
 
 from fintune_xr import names as n
 from fintune_xr.analysis.report.contents import Study
 from fintune_xr.errors import RunMismatchError, SettingsError
-from fintune_xr.models.cellpose_sam import EncoderSize, empty_network, save_cpsam
 from fintune_xr.models.checkpoints import RECORD_FILE, resolve_checkpoint
 from fintune_xr.pipelines import benchmark as module
 from fintune_xr.pipelines import studies
@@ -56,18 +55,7 @@ SETTINGS: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A reduced Cellpose-SAM, whose random encoder decides which of many small discs are cells."""
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        network = empty_network(EncoderSize(width=32, depth=2, heads=2, global_blocks=(1,)))
-        offset = 3.6 - torch.arange(8.0)
-        toward = torch.stack(torch.meshgrid(offset, offset, indexing="ij"))
-        with torch.no_grad():
-            network.out.bias[:128] = (5 * toward / toward.norm(dim=0)).reshape(-1)
-            network.out.bias[128:] = 0.2
-            network.out.weight[128:] = 3 * network.out.weight[128:129]
-    path = tmp_path_factory.mktemp("cpsam") / "tiny"
-    save_cpsam(network, path)
-    return path
+    return save_random_cpsam(tmp_path_factory.mktemp("cpsam") / "tiny")
 
 
 @pytest.fixture(scope="module")

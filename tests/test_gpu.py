@@ -6,10 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sam_weights import save_random_cpsam
 
 from fintune_xr import names as n
+from fintune_xr.metrics.instance import match_masks
+from fintune_xr.models.cellpose_sam import FULL_SIZE, load_cpsam
+from fintune_xr.models.checkpoints import resolve_checkpoint
+from fintune_xr.models.segmenter import segment
+from fintune_xr.models.settings import CpsamSettings
+from fintune_xr.phantoms import phantom_tile
 from fintune_xr.pipelines.infer import infer
 from fintune_xr.pipelines.ingest import ingest
+from fintune_xr.seeds import stream
 from fintune_xr.simulate import CohortSettings, simulate_cohort
 from fintune_xr.store.cohort import open_cohort
 from fintune_xr.store.runs import run_attrs
@@ -55,3 +63,25 @@ def test_a_run_on_the_gpu_has_the_cells_of_the_cpu(store: Path, checkpoint: Path
     on_cpu, on_gpu = (cohort.run(device)[n.MASK].values > 0 for device in ("cpu", "cuda"))
     assert np.mean(on_cpu != on_gpu) < 1e-3
     assert run_attrs(cohort, "cuda")["provenance"]["device"].startswith("cuda")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_full_size_cellpose_sam_has_the_masks_of_stock_cellpose(tmp_path: Path, precision: str) -> None:
+    import torch
+    from cellpose.models import CellposeModel
+
+    weights = save_random_cpsam(tmp_path / "cpsam", FULL_SIZE)
+    tile = phantom_tile(stream(5), marker="GFAP", ratio=0.4, tile_px=512).image
+    settings = CpsamSettings.model_validate({"precision": precision})
+    ours = load_cpsam(resolve_checkpoint(weights), settings, channels=("DAPI", "marker"), device="cuda:0")
+    (mask,) = segment(ours, [tile])
+    stock = CellposeModel(
+        gpu=True, device=torch.device("cuda:0"), pretrained_model=str(weights), use_bfloat16=precision == "bfloat16"
+    )
+    theirs = stock.eval(np.concatenate([tile, np.zeros_like(tile[:1])]), channel_axis=0)[0]
+    assert mask.max() > 10
+    # Cellpose follows the flows on the GPU and we on the CPU: a pixel at a border may fall either way.
+    matches = match_masks(theirs, mask, thresholds=(0.9,))
+    assert matches.fp[0] + matches.fn[0] <= 0.01 * mask.max()
+    assert np.mean((mask > 0) != (theirs > 0)) < 1e-3
