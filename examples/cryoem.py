@@ -49,6 +49,7 @@ VARIANTS: Final[Mapping[str, tuple[dict[str, Any], dict[str, Any], str]]] = {
     "bce-static": (STATIC, {"loss": "cross_entropy"}, ""),
     "no-augmentation": ({}, {"augmentation": STILL}, ""),
     "longer": (NO_ROUNDS, {"epochs": 27}, ""),
+    "anew": ({"anew": True, "rounds": {"epochs": 12}}, {}, MAIN),
     "all-labelled": ({**NO_ROUNDS, "labelled": 0}, {"epochs": 27}, ""),
 }
 ABOUT: Final = {
@@ -57,6 +58,7 @@ ABOUT: Final = {
     "bce-static": "cross entropy, thresholds 0.95 / 0.05 in every round",
     "no-augmentation": "as the first, patches as they are",
     "longer": "2 labelled, no rounds, as many steps as stage and rounds together",
+    "anew": "as the first, rounds from random weights and as long as the supervised stage",
     "all-labelled": "all train micrographs labelled, as many steps",
 }
 

@@ -30,6 +30,7 @@ from fintune_xr.pipelines.train import epoch_line
 from fintune_xr.provenance import provenance
 from fintune_xr.settings import Config, load_settings
 from fintune_xr.store.cohort import open_cohort
+from fintune_xr.store.locks import holding
 from fintune_xr.store.pseudo import has_pseudo, read_pseudo, write_pseudo
 from fintune_xr.store.runs import check_run_name
 from fintune_xr.text import texts
@@ -58,7 +59,7 @@ def selftrain(
     command run again goes on where it was interrupted.
 
     Raises SplitError without a valid split, FintuneValueError where nothing is left to be labelled, RunMismatchError
-    where the folder holds another self-training.
+    where the folder holds another self-training, RunBusyError where another process is at work on this one.
     """
     cohort = open_cohort(store)
     check_run_name(run_name)
@@ -68,12 +69,13 @@ def selftrain(
         f"selftrain {run_name}: {len(study.labelled)} labelled, {len(study.unlabelled)} unlabelled micrographs, "
         f"{len(study.parts[n.VAL])} for validation"
     )
-    checkpoint, records = None, []
-    for number in range(len(study.settings.positive) + 1):
-        checkpoint, record = _stage(study, number, checkpoint)
-        records.append(record)
-        cohort.write(f"{n.SELFTRAIN}/{run_name}", stage_dataset(study, records))
-    return _final(study, records)
+    with holding(cohort.location, f"selftrain-{run_name}", what=f"self-training {run_name!r}"):
+        checkpoint, records = None, []
+        for number in range(len(study.settings.positive) + 1):
+            checkpoint, record = _stage(study, number, checkpoint)
+            records.append(record)
+            cohort.write(f"{n.SELFTRAIN}/{run_name}", stage_dataset(study, records))
+        return _final(study, records)
 
 
 def _stage(study: Study, number: int, teacher: Checkpoint | None) -> tuple[Checkpoint, dict[str, Any]]:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from fintune_xr import names as n
 from fintune_xr.discs import disc_target
-from fintune_xr.errors import FintuneValueError, RunMismatchError, SettingsError, UnknownNameError
+from fintune_xr.errors import FintuneValueError, RunBusyError, RunMismatchError, SettingsError, UnknownNameError
 from fintune_xr.models.checkpoints import resolve_checkpoint
 from fintune_xr.models.registry import load_model
 from fintune_xr.models.settings import UnetSettings
@@ -31,6 +31,7 @@ from fintune_xr.pseudo_labels import pseudo_target
 from fintune_xr.seeds import stream
 from fintune_xr.store import pseudo as pseudo_store
 from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.locks import holding
 from fintune_xr.store.pseudo import read_pseudo
 
 SETTINGS = {
@@ -197,6 +198,12 @@ def _never(*_: object, **__: object) -> None:
 
 class KilledError(Exception):
     pass
+
+
+def test_two_at_once_are_refused(done: tuple[Cohort, Path]) -> None:
+    cohort, folder = done
+    with holding(cohort.location, "selftrain-s", what="a test"), pytest.raises(RunBusyError):
+        selftrain(cohort.url, run_name="s", out=folder.parent, config=SETTINGS)
 
 
 @pytest.mark.slow
