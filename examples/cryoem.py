@@ -20,10 +20,15 @@ import xarray as xr
 
 import fintune_xr as fx
 from fintune_xr import names as n
+from fintune_xr.metrics.particle import match_points
+from fintune_xr.models.unet import standardised
+from fintune_xr.picking import disc_mean
 from fintune_xr.pipelines.evaluate import score_table
+from fintune_xr.pipelines.micrographs import annotated_micrographs
 from fintune_xr.pipelines.selftrain import METRICS_FILE
 from fintune_xr.pipelines.selftrain_plan import SUPERVISED
 from fintune_xr.pipelines.split import split_table
+from fintune_xr.store.cohort import Cohort
 
 DATA: Final = "cryosegnet-empiar10017"
 BINNING: Final = 8
@@ -81,6 +86,7 @@ def main(data: Path, out: Path) -> None:
     scores = pick_and_score(store, out / "models" / MAIN)
     show("held-out micrographs", score_table(scores))
     show("each of them", tile_table(scores))
+    show("darkness", contrast_table(cohort))
 
 
 def show(title: str, table: pd.DataFrame) -> None:
@@ -173,6 +179,35 @@ def tile_table(scores: xr.Dataset) -> pd.DataFrame:
             row |= {"annotated": tp + fn}
             row |= {f"{run} precision": f"{tp / (tp + fp):.3f}", f"{run} recall": f"{tp / (tp + fn):.3f}"}
         rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def contrast_table(cohort: Cohort) -> pd.DataFrame:
+    """How dark the held-out micrographs are where the network picks: at annotated particles, elsewhere, and anywhere.
+
+    Mean over discs of the learnt size, in standard deviations of the micrograph; particles are dark.
+    """
+    tiles = annotated_micrographs(cohort, n.TEST)
+    picks = cohort.read(f"{n.PICKS}/{MAIN}")
+    place = {tile: i for i, tile in enumerate(map(str, cohort.images()[n.TILE].values))}
+    rows = []
+    for index, tile in enumerate(map(str, tiles.names)):
+        points = tiles.particles(index)
+        diameter = float(points.diameter_px[0])
+        one = picks.isel({n.PICK: np.flatnonzero(picks[n.TILE_INDEX].values == place[tile])})
+        centres = np.column_stack([one[n.Y].values, one[n.X].values])
+        order = np.argsort(-one[n.SCORE].values, kind="stable")
+        hit = match_points(points.yx, centres, one[n.SCORE].values, distance_px=diameter / 2).is_hit
+        dark = disc_mean(standardised(tiles.read(index)[0]), 0.6 * diameter)
+        seen = dark[tuple(np.rint(centres[order]).astype(int).T)]
+        rows.append(
+            {
+                "micrograph": tile.rpartition("/")[2],
+                "at hits": f"{seen[hit].mean():.2f}",
+                "at other picks": f"{seen[~hit].mean():.2f}",
+                "anywhere": f"{dark.mean():.2f}",
+            }
+        )
     return pd.DataFrame(rows)
 
 
