@@ -8,6 +8,7 @@ from pathlib import Path
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, unknown_name
 from fintune_xr.pipelines.split import require_split
+from fintune_xr.products import PROBABILITIES
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.coordinates import Frame
 from fintune_xr.store.export.cellpose import write_training_folders
@@ -17,7 +18,8 @@ from fintune_xr.store.export.tables import write_cells, write_tiles
 from fintune_xr.store.picks import picked_names
 from fintune_xr.store.runs import require_known_run
 
-OF_A_RUN = ("masks", "tables")
+MASKS = "masks"
+OF_A_RUN = (MASKS, "tables")
 CELLPOSE = "cellpose"
 KINDS = (*OF_A_RUN, CELLPOSE, *PARTICLE_FORMATS)
 
@@ -45,8 +47,18 @@ def export(
     if not names:
         raise FintuneValueError(f"{cohort.url} has no run to export. Run: fintune-xr infer {cohort.url} --run R")
     require_known_run(cohort, names)
-    write = write_masks if to == "masks" else _tables
+    if to == MASKS:
+        _require_masks(cohort, names)
+    write = write_masks if to == MASKS else _tables
     return [path for name in names for path in write(cohort, name, Path(out) / name)]
+
+
+def _require_masks(cohort: Cohort, names: Sequence[str]) -> None:
+    maps = [name for name in names if cohort.run_product(name) is PROBABILITIES]
+    if maps:
+        raise FintuneValueError(
+            f"run {maps[0]!r} holds maps of probability and no masks. Export its picks: --to star, box or csv."
+        )
 
 
 def _cellpose(cohort: Cohort, out: Path, runs: Sequence[str]) -> list[Path]:

@@ -10,6 +10,8 @@ import pandas as pd
 import pytest
 import starfile
 from em_files import centres, picture, write_mrc
+from micrographs import make_micrographs
+from probability_runs import plausible_maps, store_run
 
 from fintune_xr import names as n
 from fintune_xr.discs import disc_target
@@ -116,6 +118,17 @@ def test_wrong_use_is_told(picked: Cohort, tmp_path: Path) -> None:
     ingest(Path(picked.url).parent, tmp_path / "c.zarr", layout="cryoppp")
     with pytest.raises(FintuneValueError, match=r"no picks to export. Run: fintune-xr pick"):
         export(tmp_path / "c.zarr", to="box", out=tmp_path)
+
+
+def test_runs_of_probabilities_have_tables_and_no_masks(tmp_path: Path) -> None:
+    cohort = make_micrographs(tmp_path / "c.zarr", parts=(n.VAL, n.TEST), px=64)
+    store_run(cohort, "unet", plausible_maps(cohort))
+    with pytest.raises(FintuneValueError, match=r"holds maps of probability and no masks. .* --to star"):
+        export(cohort.url, to="masks", out=tmp_path)
+    cells, tiles = export(cohort.url, to="tables", out=tmp_path)
+    stored = cohort.cells("unet", lazy=False).load()
+    np.testing.assert_array_equal(pd.read_parquet(cells)["score"], stored[n.SCORE].values)
+    assert pd.read_csv(tiles, sep="\t")["n_cells"].sum() == stored.sizes[n.CELL]
 
 
 def test_real_coordinates_make_the_whole_round(real_data: Path, tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ PICK: Final = "fintune-xr pick STORE --run RUN"
 EVALUATE: Final = "fintune-xr evaluate STORE --run RUN --split test"
 SELFTRAIN: Final = "fintune-xr selftrain STORE --run-name NAME"
 
+ENOUGH_MICROGRAPHS: Final = 10
+
 _PARTICLE: Final = {"precision": "precision", "recall": "recall", "f1": "F1"}
 _PIXEL: Final = {"precision": "precision", "recall": "recall", "f1": "F1", "iou": "IoU"}
 _STAGE_COLUMNS: Final = ("particle_precision", "particle_recall", "particle_f1", "pixel_f1", "pixel_iou")
@@ -73,7 +75,13 @@ def _score_parts(particles: ParticleContents, scores: xr.Dataset) -> list[Part]:
         "each run was chosen elsewhere, as the table of picks says. Values in brackets are 95\u202f% intervals of a "
         "bootstrap over micrographs."
     )
-    parts: list[Part] = [Note(about), _table("particle_scores", "Particles, counted together", scores, "particle")]
+    parts: list[Part] = [Note(about)]
+    if scores.sizes[n.TILE] < ENOUGH_MICROGRAPHS:
+        parts.append(Note(
+            f"The intervals rest on {found}: no resample goes beyond the best and the worst of them, so they say "
+            "little about others.", "doubtful",
+        ))
+    parts += [_table("particle_scores", "Particles, counted together", scores, "particle")]
     if any(str(name).startswith("pixel_") for name in scores):
         parts.append(Note(
             "The same maps pixel by pixel, on discs drawn at the annotated centres. These are not the scores above, "

@@ -22,14 +22,15 @@ from fintune_xr.text import texts
 from .files import whole_file
 
 TILE_LABELS: Final = (n.TILE, n.DONOR, n.MARKER, n.SPLIT)
-CELL_VALUES: Final = (n.LABEL, n.AREA_PX, n.CENTROID_Y, n.CENTROID_X)
+CELL_VALUES: Final = (n.LABEL, n.AREA_PX, n.CENTROID_Y, n.CENTROID_X, n.SCORE)
 
 
 def write_cells(cohort: Cohort, run: str, path: Path | str) -> Path:
     """`path`, holding one row per cell of a run: run, tile, donor, marker, split, label, area, centroid, means.
 
-    Columns `mean_intensity_<channel>` are raw counts, lengths are px. The suffix of `path` says whether it is
-    Parquet or TSV. Memory holds one part of the rows and the labels of the tiles.
+    Columns `mean_intensity_<channel>` are raw counts, lengths are px. A run that holds probabilities has candidates
+    with a score instead of area and means. The suffix of `path` says whether it is Parquet or TSV. Memory holds one
+    part of the rows and the labels of the tiles.
 
     Raises UnknownNameError where there is no such run, StoreNotFoundError where it has never come to its end,
     FintuneValueError for another suffix.
@@ -54,9 +55,11 @@ def write_tiles(cohort: Cohort, run: str, path: Path | str) -> Path:
     table[n.STATE] = [n.STATE_MEANINGS[int(state)] for state in stored[n.STATE].values]
     table[n.REASON] = texts(stored[n.REASON])
     for name in (n.N_CELLS, n.N_POSITIVE):
-        table[name] = _known(stored[name].values)
-    for channel, values in _by_name(stored[n.BACKGROUND], n.CHANNEL):
-        table[f"{n.BACKGROUND}_{channel}"] = values
+        if name in stored:
+            table[name] = _known(stored[name].values)
+    if n.BACKGROUND in stored:
+        for channel, values in _by_name(stored[n.BACKGROUND], n.CHANNEL):
+            table[f"{n.BACKGROUND}_{channel}"] = values
     table[n.SECONDS] = stored[n.SECONDS].values
     if cohort.has(f"{n.POSITIVITY}/{run}"):
         rules = cohort.positivity(run)
@@ -78,9 +81,11 @@ def _cell_parts(cells: xr.Dataset, tiles: pd.DataFrame) -> Iterator[pd.DataFrame
         part = cells.isel({n.CELL: slice(first, first + CELLS_PER_CHUNK)}).load()
         table = tiles.iloc[part[n.TILE_INDEX].values].reset_index(drop=True).astype(str)
         for name in CELL_VALUES:
-            table[name] = part[name].values
-        for channel, values in _by_name(part[n.MEAN_INTENSITY], n.CHANNEL):
-            table[f"{n.MEAN_INTENSITY}_{channel}"] = values
+            if name in part:
+                table[name] = part[name].values
+        if n.MEAN_INTENSITY in part:
+            for channel, values in _by_name(part[n.MEAN_INTENSITY], n.CHANNEL):
+                table[f"{n.MEAN_INTENSITY}_{channel}"] = values
         yield table
 
 
