@@ -127,7 +127,7 @@ class Profile(Settings):
     kind: Literal["threads", "processes", "cuda", "slurm"] = "threads"
     workers: int = Field(0, ge=0, description="Worker processes, or threads of the one process.")
     threads: int = Field(
-        0, ge=0, description="Blocks at once in a worker of cuda or slurm; 0: one on a GPU, else one per core."
+        0, ge=0, description="Blocks at once in a worker of cuda or slurm; 0: two on a GPU, else one per core."
     )
     memory_limit: str = Field(
         "auto", description="Memory of a worker process, e.g. 8GiB; auto shares what there is."
@@ -165,7 +165,8 @@ class Profile(Settings):
         """Blocks at once in one worker."""
         if self.kind in ("threads", "processes"):
             return self.n_workers if self.kind == "threads" else 1
-        return self.threads or (1 if self.has_gpu else self.slurm.cores)
+        # Two on a GPU take turns: one computes while the other ends and the next begins.
+        return self.threads or (2 if self.has_gpu else self.slurm.cores)
 
     @property
     def resources(self) -> dict[str, float]:

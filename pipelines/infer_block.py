@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +19,7 @@ from fintune_xr import names as n
 from fintune_xr.errors import FintuneError, StoreWriteError
 from fintune_xr.measurement import measure_cells
 from fintune_xr.models.checkpoints import Checkpoint
+from fintune_xr.models.devices import CPU
 from fintune_xr.models.registry import load_model
 from fintune_xr.models.segmenter import Detections, Mask, Model
 from fintune_xr.overlap import ahead, batches
@@ -26,6 +29,7 @@ from fintune_xr.store import shards
 from fintune_xr.store.location import Location, reading
 from fintune_xr.store.runs import run_grid, write_mask_shard
 from fintune_xr.tiles import ObjectTable, ShardPlan, ShardReceipt, TileResult
+from fintune_xr.turns import turns_on
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +79,9 @@ def infer_block(plan: ShardPlan, context: BlockContext) -> ShardReceipt:
     finished: list[TileResult] = []
     limit = context.tile_timeout_s if may_die() else 0.0
     with Watch(limit, what=f"{context.run}, tiles from {plan.first}") as watch:
-        block = Block(plan, context)
+        block = Block(plan, context, progress=watch.alive)
         with ThreadPoolExecutor(_pool_size(), thread_name_prefix="tile") as pool:
-            encoded = block.encoded_tiles(pool, finished, watch.alive)
+            encoded = block.encoded_tiles(pool, finished)
             write_mask_shard(context.location, context.run, plan, encoded, creation=context.creation)
     return ShardReceipt(plan, tuple(finished))
 
@@ -85,7 +89,11 @@ def infer_block(plan: ShardPlan, context: BlockContext) -> ShardReceipt:
 class Block:
     """The stages of one block, each a method that takes and gives one tile's work."""
 
-    def __init__(self, plan: ShardPlan, context: BlockContext) -> None:
+    def __init__(
+        self, plan: ShardPlan, context: BlockContext, *, progress: Callable[[], None] = lambda: None
+    ) -> None:
+        self.rank = next(_RANKS)
+        self.progress = progress
         self.plan = plan
         self.context = context
         store = context.location.zarr()
@@ -98,16 +106,14 @@ class Block:
         self.grid = context.grid()
         self.model = context.load()
 
-    def encoded_tiles(
-        self, pool: ThreadPoolExecutor, finished: list[TileResult], progress: Callable[[], None]
-    ) -> Iterator[shards.Encoded]:
-        """Encoded masks in order of slot, while the results gather in `finished`; `progress` is called after each."""
+    def encoded_tiles(self, pool: ThreadPoolExecutor, finished: list[TileResult]) -> Iterator[shards.Encoded]:
+        """Encoded masks in order of slot, while the results gather in `finished`."""
         depth = 2 * max(self.context.batch_tiles, _pool_size())
         prepared = ahead(pool, self.prepare, self.plan.todo, depth=depth)
         predicted = self.predicted(prepared)
         for work in ahead(pool, self.finish, predicted, depth=depth):
             finished.append(_result(work))
-            progress()
+            self.progress()
             yield work.encoded
 
     def encoded_one_by_one(self, finished: list[TileResult]) -> Iterator[shards.Encoded]:
@@ -130,12 +136,20 @@ class Block:
     def predicted(self, prepared: Iterator[_Work], *, size: int = 0) -> Iterator[_Work]:
         """Runs the network on batches of `size` tiles, by default those of the run, on the calling thread."""
         for batch in batches(prepared, size or self.context.batch_tiles):
-            began = time.perf_counter()
             sound = [work for work in batch if not work.fault]
-            self._predict(sound)
+            with self._turn():
+                began = time.perf_counter()
+                self._predict(sound)
+                seconds = time.perf_counter() - began
             for work in batch:
-                work.seconds += (time.perf_counter() - began) / len(batch)
+                work.seconds += seconds / len(batch)
                 yield work
+
+    def _turn(self) -> contextlib.AbstractContextManager[None]:
+        """A GPU computes for one block at a time; CPU threads for all of them."""
+        if not is_shared(self.context.device):
+            return contextlib.nullcontext()
+        return turns_on(self.context.device).turn(self.rank, while_waiting=self.progress)
 
     def finish(self, work: _Work) -> _Work:
         """Reconstructs, measures and encodes the mask of one tile, or its probabilities."""
@@ -184,6 +198,12 @@ class Block:
                     time.sleep(_BACK_OFF_S * 2 ** (attempt - 1))
 
 
+def is_shared(device: str) -> bool:
+    """Whether blocks of one process have to take turns on `device`."""
+    return device != CPU
+
+
+_RANKS = itertools.count()
 _BACK_OFF_S = 0.2
 # Damage of the store, lack of a device or of memory would quarantine every tile one after another.
 _NOT_THE_TILES_FAULT = (FintuneError, MemoryError, StoreWriteError)

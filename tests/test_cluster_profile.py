@@ -61,7 +61,7 @@ def test_shipped_profiles_are_valid_and_say_what_they_are_for() -> None:
     assert (study.gres, study.walltime_s, study.worker) == ("gpu:l40s:1", 24 * 3600, "cuda")
     assert [name for name, profile in found.items() if profile.has_gpu] == ["cuda", "slurm-cuda", "slurm-l40s"]
     assert {name: profile.n_threads for name, profile in found.items() if profile.has_gpu} == dict.fromkeys(
-        ("cuda", "slurm-cuda", "slurm-l40s"), 1
+        ("cuda", "slurm-cuda", "slurm-l40s"), 2
     )
     assert found["slurm-cpu"].n_threads == 8
 
@@ -157,7 +157,7 @@ def test_the_script_of_a_gpu_job_asks_for_what_the_profile_says(tmp_path: Path) 
     assert options["--local-directory"] == "$SCRATCH/x"
     assert options["--interface"] == "ib0"
     assert options["--resources"] == "GPU=1"
-    assert options["--nthreads"] == "1"
+    assert options["--nthreads"] == "2"
 
 
 @pytest.mark.parametrize("name", [name for name in profile_names() if name.startswith("slurm")])
