@@ -85,3 +85,27 @@ def test_full_size_cellpose_sam_has_the_masks_of_stock_cellpose(tmp_path: Path, 
     matches = match_masks(theirs, mask, thresholds=(0.9,))
     assert matches.fp[0] + matches.fn[0] <= 0.01 * mask.max()
     assert np.mean((mask > 0) != (theirs > 0)) < 1e-3
+
+
+def test_a_particle_network_learns_and_predicts_on_the_gpu(tmp_path: Path) -> None:
+    from micrographs import DIAMETER_PX, micrograph, particles
+
+    from fintune_xr.finetune.engine import train
+    from fintune_xr.finetune.particles import ParticleTiles
+    from fintune_xr.finetune.settings import UnetTrainSettings
+    from fintune_xr.models.registry import load_model
+    from fintune_xr.models.settings import UnetSettings
+
+    names = ["a", "b"]
+    images = np.stack([micrograph(name, 96) for name in names])
+    tiles = ParticleTiles(names, ("micrograph",), images, [particles(name, 96) for name in names], [96] * 2, [96] * 2)
+    settings = UnetTrainSettings(
+        epochs=2, patches_per_epoch=8, patch_px=64, batch_size=4, filters=(4, 8, 8), diameter_px=DIAMETER_PX,
+        device="cuda", precision="bfloat16",
+    )  # fmt: skip
+    made = train(tiles, tiles, settings=settings, out=tmp_path)
+    found = []
+    for device in ("cpu", "cuda"):
+        model = load_model(made, channels=("micrograph",), settings=UnetSettings(), device=device)
+        found.append(model.reconstruct(model.predict([model.normalise(images[0])])[0]).probability / 65535)
+    np.testing.assert_allclose(found[1], found[0], atol=0.02)
