@@ -16,7 +16,13 @@ from numpy.typing import NDArray
 from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.errors import CheckpointError, RunMismatchError
-from fintune_xr.metrics.instance import IOU_THRESHOLDS, Matches, instance_scores, match_masks
+from fintune_xr.metrics.instance import (
+    IOU_THRESHOLDS,
+    Matches,
+    instance_scores,
+    match_masks,
+    scores_by_donor_bootstrap,
+)
 from fintune_xr.models.channels import ChannelChoice
 from fintune_xr.models.checkpoints import SAM_KIND, Checkpoint, resolve_checkpoint
 from fintune_xr.models.devices import finish, peak_memory, resolve_device, start_measuring
@@ -36,6 +42,7 @@ from fintune_xr.store.runs import IDENTITY
 from fintune_xr.text import texts
 
 STORED: Final = f"{n.METRICS}/{n.SWEEP}"
+RESAMPLES: Final = 1000
 _COUNTS: Final = (n.TP, n.FP, n.FN)
 _FILTERS: Final = (n.PRED_IOU_THRESH, n.STABILITY_SCORE_THRESH, n.BOX_NMS_THRESH)
 
@@ -51,6 +58,8 @@ def sweep(
     restart: bool = False,
 ) -> xr.Dataset:
     """Counts and scores of every setting on annotated tiles of `split`, as SWEEP declares, stored in `metrics/sweep`.
+
+    At the end, scores have 95 % intervals over donors, where there are two.
 
     `model` is SAM or micro-SAM weights by path or name; settings are those of `SamSweepSettings`. A tile is embedded
     once and each grid of points decoded once, whatever the number of thresholds. Run it again to continue after an
@@ -167,11 +176,20 @@ def _scored(done: Sequence[xr.Dataset], tiles: xr.Dataset, attrs: Mapping[str, A
     counted = xr.concat(plain, n.TILE, join="exact")
     counted = counted.map(lambda array: array.transpose(*datasets.SWEEP[str(array.name)].dims), keep_attrs=True)
     labels = {name: (n.TILE, texts(tiles[name])[: len(done)]) for name in (n.DONOR, n.MARKER)}
-    scores = instance_scores(counted[list(_COUNTS)].drop_vars(n.DEVICE), over=n.TILE)
+    scores = _scores(counted[list(_COUNTS)].drop_vars(n.DEVICE), tiles, seed=attrs[IDENTITY]["settings"]["seed"])
     whole = xr.merge([counted, scores], join="exact").assign_coords(labels).assign_attrs(attrs)
     for name in (*datasets.SWEEP.variables, *datasets.SWEEP.coords):
         whole[name].attrs.update(datasets.SWEEP[name].attrs)
     return whole
+
+
+def _scores(counts: xr.Dataset, tiles: xr.Dataset, *, seed: int) -> xr.Dataset:
+    """Scores over the tiles done so far; with intervals over donors once all are done, if there are two donors."""
+    n_done = counts.sizes[n.TILE]
+    donor = xr.DataArray(texts(tiles[n.DONOR])[:n_done], dims=n.TILE, coords={n.TILE: counts[n.TILE].values})
+    if n_done < tiles.sizes[n.TILE] or len(set(texts(donor))) < 2:
+        return instance_scores(counts, over=n.TILE)
+    return scores_by_donor_bootstrap(counts, donor, n_resamples=RESAMPLES, seed=seed)
 
 
 def _of_tile(work: _Work, tile: Plane, true: NDArray[np.uint32]) -> xr.Dataset:

@@ -85,7 +85,7 @@ def swept(store: Path, weights: Path) -> xr.Dataset:
 
 def test_the_result_is_labelled_and_stored(store: Path, swept: xr.Dataset) -> None:
     check_dataset(swept, datasets.SWEEP)
-    assert dict(swept.sizes) == {**dict.fromkeys(GRID, 2), n.TILE: 2, n.THRESHOLD: 10}
+    assert dict(swept.sizes) == {**dict.fromkeys(GRID, 2), n.TILE: 2, n.THRESHOLD: 10, n.QUANTILE: 2}
     stored = open_cohort(store).metrics(n.SWEEP)
     check_dataset(stored, datasets.SWEEP)
     for name in swept.data_vars:
@@ -203,6 +203,19 @@ def scored(values: dict[tuple[int, float], float]) -> xr.Dataset:
     whole[n.SECONDS_DECODING] = ((n.POINTS_PER_SIDE, n.TILE), np.array([[10.0, 10.0]] * len(points)))
     whole[n.PEAK_MEMORY] = ((n.POINTS_PER_SIDE, n.TILE), np.array([[2**20, 2**21]] * len(points)))
     return whole.assign_attrs(identity={"model": "sam_vit_b", "tiles": ["a", "b"], n.SPLIT: n.TEST})
+
+
+def test_finished_scores_have_intervals_over_donors(swept: xr.Dataset) -> None:
+    assert len(set(texts(swept[n.DONOR]))) == swept.sizes[n.TILE] == 2
+    low, high = swept[f"average_precision_image_mean_{n.INTERVAL}"].transpose(n.QUANTILE, ...).values
+    # A resample of two donors holds the one, the other or both: the ends are the scores of the single donors.
+    tp, fp, fn = (swept[name].transpose(n.TILE, ...).values.astype(float) for name in (n.TP, n.FP, n.FN))
+    with np.errstate(invalid="ignore"):
+        single = tp / (tp + fp + fn)
+    known = np.isfinite(single).all(axis=0) & np.isfinite(low)
+    np.testing.assert_allclose(low[known], single.min(axis=0)[known], atol=1e-12)
+    np.testing.assert_allclose(high[known], single.max(axis=0)[known], atol=1e-12)
+    assert known.any()
 
 
 def test_the_best_setting_comes_first() -> None:

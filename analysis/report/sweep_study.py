@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import numpy as np
 import pandas as pd
 import xarray as xr
 
 from fintune_xr import names as n
 from fintune_xr.analysis.published import PUBLISHED_CHOICES
 from fintune_xr.analysis.report.contents import Study
+from fintune_xr.analysis.report.numbers import with_interval
 from fintune_xr.analysis.study_figures import grid_figure
 from fintune_xr.metrics.instance import score_name
 
@@ -24,17 +26,22 @@ _SHOWN: Final = {
     n.RECALL: score_name(n.RECALL, n.POOLED),
     n.F1: score_name(n.F1, n.POOLED),
 }
+_INTERVAL: Final = f"{AP50}_{n.INTERVAL}"
+_ENDS: Final = ("low", "high")
 _MIB: Final = 2**20
 
 
 def sweep_table(stored: xr.Dataset) -> pd.DataFrame:
     """One row per setting, the best first: scores at IoU 0.5, instances and seconds per tile, peak memory in MiB.
 
-    `AP50` and `AP50_95` are means over images; precision, recall, F1 are pooled, as `AP50_pooled` is. The seconds
-    are what the setting takes by itself: embedding, decoding of its points, and its filters.
+    `AP50` and `AP50_95` are means over images; precision, recall, F1 are pooled, as `AP50_pooled` is. `AP50_low` and
+    `AP50_high` are the ends of its 95 % interval over donors, where there is one. The seconds are what
+    the setting takes by itself: embedding, decoding of its points, and its filters.
     """
     at = stored.sel({n.THRESHOLD: IOU}, method="nearest")
     columns = {label: at[name] for label, name in _SHOWN.items()}
+    if _INTERVAL in at:
+        columns |= {f"AP50_{end}": at[_INTERVAL].isel({n.QUANTILE: i}, drop=True) for i, end in enumerate(_ENDS)}
     columns["cells_per_tile"] = at[n.N_CELLS].mean(n.TILE)
     each = at[n.SECONDS_EMBEDDING] + at[n.SECONDS_DECODING] + at[n.SECONDS]
     columns["seconds_per_tile"] = each.mean(n.TILE)
@@ -54,7 +61,8 @@ def best_line(stored: xr.Dataset) -> str:
     """One sentence that names the best setting and its score."""
     best = best_setting(stored)
     setting = ", ".join(f"{name} {best[name]:g}" for name in GRID)
-    return f"best of {_n_settings(stored)} settings by AP50 (image mean): {setting}; AP50 {best['AP50']:.3f}"
+    number = with_interval(best["AP50"], *(best.get(f"AP50_{end}", np.nan) for end in _ENDS), digits=3)
+    return f"best of {_n_settings(stored)} settings by AP50 (image mean): {setting}; AP50 {number}"
 
 
 def sweep_study(stored: xr.Dataset) -> Study:
