@@ -141,7 +141,7 @@ def _hours(pace: _Pace, blocks: Sequence[int], jobs: int, profile: Profile) -> d
         unit: f"{pace.seconds * sum(blocks) / 3600:.3g} at most: stages of different tiles overlap",
     }
     if profile.is_remote:
-        said["time per block"] = f"{longest:.0f} s; longest_task_s is {profile.slurm.longest_task_s:g}"
+        said["time per block"] = f"{longest:.3g} s; longest_task_s is {profile.slurm.longest_task_s:g}"
         if longest > profile.slurm.longest_task_s:
             said["time per block"] += ": TOO LOW, blocks would be lost at the end of every job; raise it"
         at_once = jobs * profile.n_threads

@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -168,3 +169,9 @@ def _stop(slurm: LoopbackSlurm) -> None:
                 os.kill(int(file.read_text()), signal.SIGTERM)
         with contextlib.suppress(TimeoutError):
             wait_for(lambda these=files_now: not any(file.exists() for file in these), "daemons to end")
+
+
+if __name__ == "__main__":
+    # python tests/slurm.py COMMAND [ARGUMENT …]: runs a command beside a Slurm of its own.
+    with loopback_slurm() as started:
+        sys.exit(subprocess.run(sys.argv[1:], env=started.environ(), check=False).returncode)

@@ -18,6 +18,7 @@ import dask
 import psutil
 import pytest
 import yaml
+from distributed import default_client
 from slurm import NODES, LoopbackSlurm, loopback_slurm, missing_programs, wait_for
 from stores import assert_same_run, make_store, run_values
 
@@ -120,15 +121,14 @@ def slow_tiles(folder: Path, seconds: float) -> Iterator[None]:
         yield
 
 
-def after_commit(patch: pytest.MonkeyPatch, number: int, deed: Callable[[], object]) -> None:
-    """Does `deed` once, after commit `number` of the run."""
+def after_commits(patch: pytest.MonkeyPatch, deeds: dict[int, Callable[[], object]]) -> None:
+    """Does each of `deeds` once, after the commit of that number."""
     commit, count = RunWriter.commit, [0]
 
     def counted(self: RunWriter, receipts: Any) -> None:
         commit(self, receipts)
         count[0] += 1
-        if count[0] == number:
-            deed()
+        deeds.get(count[0], lambda: None)()
 
     patch.setattr(RunWriter, "commit", counted)
 
@@ -143,35 +143,33 @@ def assert_as_whole(store: Path, whole: Cohort) -> None:
 # ---- runs to the end, whatever happens to jobs and nodes
 
 
-def test_a_cancelled_job_is_replaced_and_a_second_coordinator_refused(
+def test_lost_jobs_and_nodes_cost_only_what_ran_there_and_a_second_coordinator_is_refused(
     slurm: LoopbackSlurm, store: Path, whole: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
-    def deed() -> None:
+    def cancel() -> None:
+        workers = len(default_client().nthreads())
         slurm.call("scancel", slurm.jobs()[0])
+        wait_for(lambda: len(default_client().nthreads()) < workers, "the worker to be missed")
         with pytest.raises(RunBusyError, match="another process is writing run 'r'"):
             infer(store, run="r", overrides=SETTINGS)
 
-    after_commit(monkeypatch, 1, deed)
-    with slow_tiles(tmp_path, 0.4):
-        infer(store, run="r", cluster=profile_file(tmp_path), overrides=SETTINGS)
-    assert_as_whole(store, whole)
-    assert "ended: CANCELLED" in capfd.readouterr().err
+    broken: list[str] = []
 
+    def break_node() -> None:
+        # Lambdas travel by value: workers cannot import this file.
+        broken.extend(default_client().run(lambda: os.environ["SLURMD_NODENAME"]).values())
+        slurm.call("scontrol", "update", f"nodename={broken[0]}", "state=down", "reason=test")
 
-def test_a_node_that_goes_down_costs_only_what_ran_there(
-    slurm: LoopbackSlurm, store: Path, whole: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
-) -> None:
-    # A whole node for each job, so that they cannot share one.
-    cluster = profile_file(tmp_path, directives=["--exclusive"], node_failures=1)
-    after_commit(
-        monkeypatch, 1, lambda: slurm.call("scontrol", "update", "nodename=n1", "state=down", "reason=test")
-    )
+    after_commits(monkeypatch, {1: cancel, 2: break_node})
     with slow_tiles(tmp_path, 0.4):
+        # A whole node for each job, so that they cannot share one.
+        cluster = profile_file(tmp_path, directives=["--exclusive"], node_failures=1)
         infer(store, run="r", cluster=cluster, overrides=SETTINGS)
     assert_as_whole(store, whole)
     said = capfd.readouterr().err
-    assert "on n1 ended: NODE_FAIL" in said
-    assert "deaths in 1 job(s) on n1: new jobs avoid it" in said
+    assert "ended: CANCELLED" in said
+    assert f"on {broken[0]} ended: NODE_FAIL" in said
+    assert f"deaths in 1 job(s) on {broken[0]}: new jobs avoid it" in said
 
 
 def test_a_node_on_which_workers_do_not_start_is_left_out(slurm: LoopbackSlurm, tmp_path: Path) -> None:
@@ -196,8 +194,8 @@ def test_a_worker_whose_job_is_about_to_end_leaves_and_another_goes_on(
 
     monkeypatch.setattr(RunWriter, "commit", noting)
     # The first job to start believes that it ends soon.
-    soon = f'mkdir "{tmp_path}/first" 2>/dev/null && export FINTUNE_XR_JOB_END=$(( $(date +%s) + 8 )) || true'
-    with slow_tiles(tmp_path, 1.0):
+    soon = f'mkdir "{tmp_path}/first" 2>/dev/null && export FINTUNE_XR_JOB_END=$(( $(date +%s) + 6 )) || true'
+    with slow_tiles(tmp_path, 0.6):
         infer(store, run="r", cluster=profile_file(tmp_path, prologue=[soon]), overrides=SETTINGS)
     assert_as_whole(store, whole)
     assert len(seen) == 3
@@ -205,28 +203,11 @@ def test_a_worker_whose_job_is_about_to_end_leaves_and_another_goes_on(
     assert sum("too little time for another block" in log for log in logs) == 1
 
 
-def test_a_job_killed_at_its_walltime_costs_its_block_only(
-    slurm: LoopbackSlurm, store: Path, whole: Cohort, tmp_path: Path, capfd: Any
-) -> None:
-    first = f'mkdir "{tmp_path}/first" 2>/dev/null && export HANGS=1 || true'
-    with slow_tiles(tmp_path, 0.1):
-        cluster = profile_file(tmp_path, walltime="00:01:00", retire=False, prologue=[first])
-        infer(store, run="r", cluster=cluster, overrides=SETTINGS)
-    assert_as_whole(store, whole)
-    assert "ended: TIMEOUT" in capfd.readouterr().err
-
-
 def test_a_killed_driver_is_continued_beside_workers_that_do_not_know_yet(
     slurm: LoopbackSlurm, store: Path, whole: Cohort, tmp_path: Path
 ) -> None:
-    cluster = profile_file(tmp_path)
-    command = [
-        sys.executable, "-c", f"from fintune_xr.store import runs; runs.tiles_per_task = lambda _: {TILES_PER_TASK}\n"
-        "import sys; from fintune_xr.pipelines import cli; sys.exit(cli.run(sys.argv[1:]))",
-        "infer", str(store), "--run", "r", "--cluster", cluster, *SETTINGS,
-    ]  # fmt: skip
-    with slow_tiles(tmp_path, 0.4):
-        driver = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    cluster = profile_file(tmp_path, max_jobs=1)
+    with slow_tiles(tmp_path, 0.4), driver_of(store, cluster) as driver:
         wait_for(lambda: any_done(store) or driver.poll() is not None, "the first tiles")
         assert driver.poll() is None
         driver.send_signal(signal.SIGKILL)
@@ -249,28 +230,37 @@ def any_done(store: Path) -> bool:
 # ---- dask-cuda's workers, on the CPU
 
 
-def test_dask_cuda_workers_have_a_gpu_each(slurm: LoopbackSlurm, store: Path, whole: Cohort, tmp_path: Path) -> None:
+def test_dask_cuda_workers_have_a_gpu_each(
+    slurm: LoopbackSlurm, store: Path, whole: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs = tmp_path / "logs"
+    seen: dict[str, list[Any]] = {}
+
+    def look() -> None:
+        client = default_client()
+        client.wait_for_workers(2, timeout=60)
+        assert client.scheduler.address.startswith("tls://")
+        seen["device"] = sorted(client.run(lambda: os.environ["CUDA_VISIBLE_DEVICES"]).values())
+        seen["resources"] = list(client.run(lambda dask_worker: dask_worker.state.total_resources).values())
+        seen["lifetime"] = list(client.run(lambda dask_worker: dask_worker.lifetime).values())
+        seen["rights"] = [file.stat().st_mode & 0o77 for file in logs.glob(".dask*")]
+
+    after_commits(monkeypatch, {1: look})
+    asked = {"worker": "cuda", "gres": "gpu:l40s:1", "min_jobs": 2, "tls": True, "log_directory": str(logs)}
+    infer(store, run="r", cluster=profile_file(tmp_path, **asked), overrides=SETTINGS)
+    assert_as_whole(store, whole)
+    assert seen["device"] == ["0", "1"]
+    assert seen["resources"] == [{"GPU": 1.0}] * 2
+    # Ten minutes less 60 s, 20 s and 75 s, give or take 75 s.
+    assert all(370 <= one <= 520 for one in seen["lifetime"])
+    assert set(seen["rights"]) == {0}
+    assert not list(logs.glob(".dask*"))
+    assert not any("PRIVATE" in file.read_text() for file in logs.glob("*.log"))
+
+
+def test_keys_need_a_path_that_a_command_line_can_hold(slurm: LoopbackSlurm, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="must be a path without spaces"), session(profile(tmp_path, tls=True)):
         pass
-    logs = tmp_path / "logs"
-    asked = {"worker": "cuda", "gres": "gpu:l40s:1", "min_jobs": 2, "tls": True, "log_directory": str(logs)}
-    cluster = profile_file(tmp_path, **asked)
-    with session(load_profile(cluster)) as client:
-        client.wait_for_workers(2, timeout=60)
-        # Lambdas travel by value: workers cannot import this file.
-        devices = client.run(lambda: os.environ["CUDA_VISIBLE_DEVICES"])
-        resources = client.run(lambda dask_worker: dask_worker.state.total_resources)
-        lifetimes = client.run(lambda dask_worker: dask_worker.lifetime)
-        assert client.scheduler.address.startswith("tls://")
-        assert not any("PRIVATE" in file.read_text() for file in logs.glob("*.log"))
-        assert {file.stat().st_mode & 0o77 for file in logs.glob(".dask*")} == {0}
-    assert not list(logs.glob(".dask*"))
-    assert sorted(devices.values()) == ["0", "1"]
-    assert list(resources.values()) == [{"GPU": 1.0}] * 2
-    # Ten minutes less 60 s, 20 s and 75 s, give or take 75 s.
-    assert all(370 <= one <= 520 for one in lifetimes.values())
-    infer(store, run="r", cluster=cluster, overrides=SETTINGS)
-    assert_as_whole(store, whole)
 
 
 # ---- what cannot work is said
@@ -353,6 +343,58 @@ def test_a_queue_that_does_not_answer_changes_nothing_and_jobs_end_with_their_wo
         wait_for(lambda: len(slurm.jobs("RUNNING", "PENDING")) == 1, "one of the jobs to be ended")
         assert set(slurm.jobs()) < set(before)
         assert client.submit(sum, [1, 2]).result(timeout=60) == 3
+
+
+# ---- the walltime
+
+
+@contextlib.contextmanager
+def driver_of(store: Path, cluster: str) -> Iterator[subprocess.Popen[str]]:
+    """The command line, at work on a run in a process of its own."""
+    program = (
+        f"import sys; from fintune_xr.store import runs; runs.tiles_per_task = lambda _: {TILES_PER_TASK}\n"
+        "from fintune_xr.pipelines import cli; sys.exit(cli.run(sys.argv[1:]))"
+    )
+    said = ["infer", str(store), "--run", "r", "--cluster", cluster, *SETTINGS]
+    with subprocess.Popen([sys.executable, "-c", program, *said], stderr=subprocess.PIPE, text=True) as driver:
+        try:
+            yield driver
+        finally:
+            driver.kill()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def run_with_walltime(
+    request: pytest.FixtureRequest, template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Path, subprocess.Popen[str]] | None]:
+    """A run on a Slurm of its own, one of whose jobs hangs until it is killed: begun first and looked at last.
+
+    Slurm looks at limits every half minute and the shortest is a minute, so that this takes up to 90 seconds.
+    """
+    if not any("walltime" in item.name for item in request.session.items):
+        yield None
+        return
+    folder = tmp_path_factory.mktemp("walltime")
+    store = shutil.copytree(template, folder / "a.zarr")
+    first = f'mkdir "{folder}/first" 2>/dev/null && export HANGS=1 || true'
+    cluster = profile_file(folder, walltime="00:01:00", retire=False, prologue=[first])
+    with loopback_slurm() as other, pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
+        with slow_tiles(folder, 0.1):
+            for name in ("PATH", "SLURM_CONF"):
+                patch.setenv(name, other.environ()[name])
+            driver = stack.enter_context(driver_of(store, cluster))
+        patch.undo()
+        yield store, driver
+
+
+def test_a_job_killed_at_its_walltime_costs_its_block_only(
+    run_with_walltime: tuple[Path, subprocess.Popen[str]], whole: Cohort
+) -> None:
+    store, driver = run_with_walltime
+    _, said = driver.communicate(timeout=150)
+    assert driver.returncode == 0, said
+    assert "ended: TIMEOUT" in said
+    assert_as_whole(store, whole)
 
 
 # ---- the loopback itself

@@ -64,12 +64,12 @@ def test_a_training_on_a_worker_is_the_training_here(
 
 
 @pytest.mark.slow
-def test_fits_of_a_budget_on_two_workers_are_those_made_here(store: Path, tmp_path: Path) -> None:
+def test_a_fit_of_a_budget_on_a_worker_is_that_made_here(store: Path, tmp_path: Path) -> None:
     found = {}
-    for where, more in {"": [], "processes": ["cluster.workers=2"]}.items():
+    for where, more in {"": [], "processes": ["cluster.workers=1"]}.items():
         folder = tmp_path / f"on-{where}"
         shutil.copytree(store, folder / "cohort.zarr")
-        said: dict[str, Any] = {"budgets": (1, 2), "seeds": 1, "out": folder / "models"}
+        said: dict[str, Any] = {"budgets": (1,), "seeds": 1, "out": folder / "models"}
         found[where] = budget(folder / "cohort.zarr", overrides=[*QUICK, *more], cluster=where, **said).load()
     same = [name for name in found[""] if name not in (n.SECONDS, n.CHECKPOINT_SHA256)]
     xr.testing.assert_equal(found[""][same], found["processes"][same])
