@@ -15,13 +15,18 @@ from fintune_xr.metrics.instance import SCORES, instance_scores, score_name, sco
 from fintune_xr.metrics.particle import Curve, Found, average_precision, threshold_curve
 from fintune_xr.metrics.pixel import histogram_counts, pixel_auc
 from fintune_xr.pipelines.pick import (
+    ALL,
     BORDER_PX,
+    CHOSEN_ON,
     DISTANCE_PX,
+    GIVEN,
     PIXEL_THRESHOLD,
+    SPLIT_DIGEST,
     annotated_positions,
     found_in,
     tile_histograms,
 )
+from fintune_xr.pipelines.progress import say
 from fintune_xr.pipelines.split import require_split
 from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import Cohort
@@ -56,6 +61,7 @@ def evaluate_particles(
         raise FintuneValueError(f"{cohort.url} has no picks to evaluate. Run: fintune-xr pick {cohort.url} --run R")
     picks = {run: open_picks(cohort, run) for run in names}
     distance = _one_distance(picks)
+    _check_thresholds(cohort, picks, split)
     tiles = annotated_positions(cohort, split)
     found = {run: _found(cohort, run, picks[run], tiles) for run in names}
     thresholds = {run: float(picks[run].attrs[n.THRESHOLD]) for run in names}
@@ -63,7 +69,7 @@ def evaluate_particles(
     pixels = _pixel_scores(cohort, picks, tiles, resamples, seed)
     if pixels is not None:
         parts.append(pixels.reindex({n.RUN: names}).transpose(n.RUN, ...))
-    digest = require_split(cohort) if split != "all" else ""
+    digest = require_split(cohort) if split != ALL else ""
     result = _labelled(cohort, xr.merge(parts, join="outer"), tiles).assign_attrs(
         {
             DISTANCE_PX: distance,
@@ -107,6 +113,19 @@ def _one_distance(picks: Mapping[str, xr.Dataset]) -> float:
             "with one --distance, or evaluate them one by one."
         )
     return next(iter(distances.values()))
+
+
+def _check_thresholds(cohort: Cohort, picks: Mapping[str, xr.Dataset], split: str) -> None:
+    """Refuses thresholds of another split, and says where one was chosen on the micrographs that are scored."""
+    for run, table in picks.items():
+        chosen, digest = table.attrs[CHOSEN_ON], table.attrs.get(SPLIT_DIGEST, "")
+        if digest and digest != require_split(cohort):
+            raise FintuneValueError(
+                f"the threshold of {run!r} was chosen on part {chosen!r} of another split, micrographs of which may be "
+                f"in part {split!r} now. Pick again: fintune-xr pick {cohort.url} --run {run}"
+            )
+        if chosen in (ALL, split) or (split == ALL and chosen != GIVEN):
+            say(f"evaluate: the threshold of {run} was chosen on micrographs that are scored here; that flatters it")
 
 
 def _found(cohort: Cohort, run: str, picks: xr.Dataset, tiles: dict[str, int]) -> list[Found]:

@@ -12,6 +12,7 @@ import xarray as xr
 
 from fintune_xr import datasets
 from fintune_xr import names as n
+from fintune_xr.discs import disc_target
 from fintune_xr.errors import FintuneValueError, unknown_name
 from fintune_xr.metrics.particle import Found, average_precision, best_threshold, match_points, threshold_curve
 from fintune_xr.metrics.pixel import best_pixel_threshold, pixel_histogram
@@ -38,6 +39,8 @@ BORDER_PX: Final = "border_px"
 CHOSEN_ON: Final = "chosen_on"
 PIXEL_THRESHOLD: Final = "pixel_threshold"
 GIVEN: Final = "given"
+ALL: Final = "all"
+SPLIT_DIGEST: Final = "split_digest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +96,13 @@ def annotated_positions(cohort: Cohort, part: str) -> dict[str, int]:
 
     Raises FintuneValueError where there is none, SplitError without a valid split.
     """
-    if part != "all":
+    if part != ALL:
         require_split(cohort)
     images = cohort.images(lazy=False)
     annotated = set(cohort.annotated_tiles())
     splits = text_array(images[n.SPLIT])
     found = {
-        tile: i for i, tile in enumerate(texts(images[n.TILE])) if tile in annotated and part in ("all", splits[i])
+        tile: i for i, tile in enumerate(texts(images[n.TILE])) if tile in annotated and part in (ALL, splits[i])
     }
     if not found:
         raise FintuneValueError(
@@ -124,8 +127,6 @@ def found_in(
 
 def tile_histograms(cohort: Cohort, run: str, tiles: dict[str, int]) -> dict[str, np.ndarray[Any, Any]] | None:
     """Known pixels by target and probability of each of `tiles`; None where the run holds no probabilities."""
-    from fintune_xr.discs import disc_target
-
     if run not in cohort.run_names():
         return None
     stored, points = cohort.run(run, lazy=False), cohort.points(lazy=False).load()
@@ -172,7 +173,7 @@ def _chosen(cohort: Cohort, run: str, candidates: xr.Dataset, rules: _Rules, par
     facts: dict[str, Any] = {
         n.THRESHOLD: threshold, CHOSEN_ON: part, "n_micrographs": len(tiles),
         n.F1: float(curve.f1[at]), n.PRECISION: float(curve.precision[at]), n.RECALL: float(curve.recall[at]),
-        n.AVERAGE_PRECISION: average_precision(curve),
+        n.AVERAGE_PRECISION: average_precision(curve), SPLIT_DIGEST: require_split(cohort) if part != ALL else "",
     }  # fmt: skip
     histograms = tile_histograms(cohort, run, tiles)
     if histograms is not None:

@@ -124,7 +124,7 @@ def test_picks_of_a_run_that_was_made_again_are_stale(cohort: Cohort) -> None:
 
 
 def test_names_and_parts_that_are_not_there(cohort: Cohort) -> None:
-    with pytest.raises(UnknownNameError, match=r"no run with candidates 'unett'; known: blobs, unet. Did you mean 'unet'"):
+    with pytest.raises(UnknownNameError, match=r"no run with candidates 'unett'; .* Did you mean 'unet'"):
         pick(cohort.url, run="unett")
     with pytest.raises(UnknownNameError, match="no model that picks without inference 'dog'"):
         pick(cohort.url, run="x", model="dog")
@@ -246,6 +246,23 @@ def test_an_edited_split_is_refused(cohort: Cohort) -> None:
     column[0] = n.VAL
     with pytest.raises(SplitError, match="not the one whose leaks were checked"):
         pick(cohort.url, run="unet")
+
+
+def test_a_threshold_of_another_split_is_refused(cohort: Cohort, capsys: pytest.CaptureFixture[str]) -> None:
+    pick(cohort.url, run="unet")
+    evaluate(cohort.url, runs=["unet"], split=n.TEST)
+    assert "flatters" not in capsys.readouterr().err
+    evaluate(cohort.url, runs=["unet"], split=n.VAL)
+    assert "the threshold of unet was chosen on micrographs that are scored here" in capsys.readouterr().err
+    before = cohort.images()[n.SPLIT].values.tolist()
+    seed = 0
+    while cohort.images()[n.SPLIT].values.tolist() == before:
+        split(cohort.url, fractions=(0.5, 0.25, 0.25), by="tile", force=True, seed=seed)
+        seed += 1
+    with pytest.raises(FintuneValueError, match="chosen on part 'val' of another split"):
+        evaluate(cohort.url, runs=["unet"], split=n.TEST)
+    pick(cohort.url, run="unet", threshold=0.5)
+    evaluate(cohort.url, runs=["unet"], split=n.TEST)
 
 
 def test_blobs_are_local_maxima_of_the_response() -> None:

@@ -17,6 +17,8 @@ ONLY_IN = {
     # The simulated cohort is raw files, which is what it is for.
     "tifffile": ("store", "fintune_xr/simulate.py"),
     "zarr": ("store", "pipelines/infer_block.py"),
+    "mrcfile": ("store",),
+    "starfile": ("store",),
     "statsmodels": ("analysis",),
     "matplotlib": ("analysis",),
     "dask_jobqueue": ("cluster",),
