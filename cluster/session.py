@@ -16,7 +16,7 @@ from fintune_xr.cluster.keeper import Keeper
 from fintune_xr.cluster.local import local_cluster
 from fintune_xr.cluster.profile import Profile
 from fintune_xr.cluster.queue import cancel_jobs
-from fintune_xr.cluster.slurm import new_job_name, slurm_cluster
+from fintune_xr.cluster.slurm import log_folder, new_job_name, slurm_cluster
 from fintune_xr.errors import ClusterError
 
 LOGGER = logging.getLogger(__name__)
@@ -68,6 +68,7 @@ def _slurm(profile: Profile, left: Callable[[], int] | None, report: Report) -> 
         client = stack.enter_context(Client(cluster))
         keeper = Keeper(Fleet(cluster, profile, job_name, left=left, report=report), client)
         stack.callback(keeper.stop)
+        report(f"Slurm jobs are named {job_name}; their logs: {log_folder(profile.slurm)}")
         keeper.wait_for_first_worker()
         keeper.start()
         try:

@@ -62,12 +62,18 @@ def plan_run(
         "blocks": f"{sum(map(bool, blocks))} of up to {max(blocks, default=0)} tiles",
         "batches": sum(math.ceil(size / context.batch_tiles) for size in blocks),
         "device": context.device,
-        "workers": f"{profile.n_workers} {profile.kind}",
+        "workers": _workers(profile),
     }
     if profile.is_remote:
         made["jobs"] = f"{jobs} at once, each with {profile.n_threads} block(s) at a time"
     made |= _hours(_pace(cohort, context, pending, profile, pilot), blocks, jobs, profile)
     return made | ({"job script": f"\n{job_script(profile)}"} if profile.is_remote else {})
+
+
+def _workers(profile: Profile) -> str:
+    if profile.kind == "cuda":
+        return f"one for each of {profile.workers or 'all'} GPU(s) of this machine"
+    return f"{'up to ' if profile.is_remote else ''}{profile.n_workers} {profile.kind}"
 
 
 def _pending(cohort: Cohort, run: str, parts: Sequence[str]) -> NDArray[np.bool_]:

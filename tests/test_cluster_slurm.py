@@ -336,10 +336,11 @@ def test_a_queue_that_does_not_answer_changes_nothing_and_jobs_end_with_their_wo
         before = slurm.jobs()
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("PATH", f"{broken}{os.pathsep}{os.environ['PATH']}")
-            wait_for(lambda: said, "the keeper to meet the broken queue")
+            wait_for(lambda: len(said) > 1, "the keeper to meet the broken queue")
             left[0] = 1
             assert client.submit(sum, [1, 2]).result(timeout=60) == 3
-        assert "Unable to contact slurm controller; jobs are left as they are" in said[0]
+        assert str(tmp_path / "the logs") in said[0]
+        assert "Unable to contact slurm controller; jobs are left as they are" in said[1]
         wait_for(lambda: len(slurm.jobs("RUNNING", "PENDING")) == 1, "one of the jobs to be ended")
         assert set(slurm.jobs()) < set(before)
         assert client.submit(sum, [1, 2]).result(timeout=60) == 3
