@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,22 @@ def csv_text(rows: list[tuple[float, ...]] = XYD) -> str:
     return "X-Coordinate,Y-Coordinate,Diameter\n" + "".join(f"{x},{y},{d}\n" for x, y, d in rows)
 
 
-def cohort_of(root: Path, *, kind: str = "png", binning: int = 1, names: tuple[str, ...] = ("a", "b")) -> Cohort:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of two PNGs, to be copied."""
+    return cohort_of(tmp_path_factory.mktemp("em")).location.path
+
+
+@pytest.fixture
+def cohort(tmp_path: Path, made: Path) -> Cohort:
+    """A copy of it, to be annotated."""
+    shutil.copytree(made, tmp_path / "c.zarr")
+    return open_cohort(tmp_path / "c.zarr")
+
+
+def cohort_of(root: Path, *, kind: str = "png", binning: int = 1) -> Cohort:
     """A store of two micrographs of this format."""
-    for name in names:
+    for name in ("a", "b"):
         pixels = picture(name, SHAPE)
         if kind == "mrc":
             write_mrc(root / f"raw/{name}.mrc", pixels[::-1])
@@ -93,8 +107,7 @@ FORMS: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_says_the_same(tmp_path: Path, form: str) -> None:
-    cohort = cohort_of(tmp_path)
+def test_every_form_says_the_same(cohort: Cohort, tmp_path: Path, form: str) -> None:
     name, text = FORMS[form]
     report = annotate(write(tmp_path / "points" / name, text), cohort.url, diameter=9)
     assert (report.n_added, report.left_out) == (1, ())
@@ -131,8 +144,7 @@ def test_what_is_malformed_is_told_with_its_row(tmp_path: Path, name: str, text:
     assert error.value.path == str(path)
 
 
-def test_a_malformed_file_is_left_out_and_the_others_stay(tmp_path: Path) -> None:
-    cohort = cohort_of(tmp_path)
+def test_a_malformed_file_is_left_out_and_the_others_stay(cohort: Cohort, tmp_path: Path) -> None:
     write(tmp_path / "points/a.csv", csv_text() + "1,two,9\n")
     write(tmp_path / "points/b.csv", csv_text())
     (tmp_path / "points/c.csv").write_bytes(b"\xff\xfe\x00")
@@ -142,15 +154,13 @@ def test_a_malformed_file_is_left_out_and_the_others_stay(tmp_path: Path) -> Non
     assert cohort.annotated_tiles() == ["set/particles/b"]
 
 
-def test_an_empty_file_says_that_there_are_no_particles(tmp_path: Path) -> None:
-    cohort = cohort_of(tmp_path)
+def test_an_empty_file_says_that_there_are_no_particles(cohort: Cohort, tmp_path: Path) -> None:
     annotate(write(tmp_path / "a.csv", "X-Coordinate,Y-Coordinate,Diameter\n"), cohort.url)
     assert cohort.annotated_tiles() == ["set/particles/a"]
     assert len(stored(cohort)) == 0
 
 
-def test_points_outside_are_named(tmp_path: Path) -> None:
-    cohort = cohort_of(tmp_path)
+def test_points_outside_are_named(cohort: Cohort, tmp_path: Path) -> None:
     write(tmp_path / "points/a.csv", csv_text([(10, 12, 9), (80, 12, 9), (5, -3, 9)]))
     report = annotate(tmp_path / "points", cohort.url)
     assert report.n_added == 0
@@ -159,8 +169,7 @@ def test_points_outside_are_named(tmp_path: Path) -> None:
     assert "--scale" in reason
 
 
-def test_a_diameter_is_asked_for(tmp_path: Path) -> None:
-    cohort = cohort_of(tmp_path)
+def test_a_diameter_is_asked_for(cohort: Cohort, tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "x,y\n10,12\n")
     with pytest.raises(FintuneValueError, match=r"a.csv does not tell the diameter .* --diameter"):
         annotate(path, cohort.url)
@@ -169,14 +178,12 @@ def test_a_diameter_is_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"diameter": 0}, {"scale": -1}, {"frame": "upside"}])
-def test_lengths_and_frames_that_make_no_sense(tmp_path: Path, wrong: dict[str, Any]) -> None:
-    cohort = cohort_of(tmp_path)
+def test_lengths_and_frames_that_make_no_sense(cohort: Cohort, tmp_path: Path, wrong: dict[str, Any]) -> None:
     with pytest.raises(FintuneValueError, match=f"--{next(iter(wrong))}: expected"):
         annotate(write(tmp_path / "a.csv", csv_text()), cohort.url, **wrong)
 
 
-def test_files_are_paired_by_name(tmp_path: Path) -> None:
-    cohort = cohort_of(tmp_path)
+def test_files_are_paired_by_name(cohort: Cohort, tmp_path: Path) -> None:
     write(tmp_path / "p/a_autopick.csv", csv_text())
     write(tmp_path / "p/zzz.csv", csv_text())
     write(tmp_path / "p/more/a.csv", csv_text())
@@ -187,8 +194,7 @@ def test_files_are_paired_by_name(tmp_path: Path) -> None:
     assert reasons["zzz.csv"] == "unpaired: the store has no micrograph zzz"
 
 
-def test_run_again_changed_and_read_otherwise(tmp_path: Path) -> None:
-    cohort = cohort_of(tmp_path)
+def test_run_again_changed_and_read_otherwise(cohort: Cohort, tmp_path: Path) -> None:
     path = write(tmp_path / "p/a.csv", csv_text())
     annotate(tmp_path / "p", cohort.url)
     assert annotate(tmp_path / "p", cohort.url).n_present == 1
@@ -202,8 +208,7 @@ def test_run_again_changed_and_read_otherwise(tmp_path: Path) -> None:
     assert len(stored(cohort)) == 2
 
 
-def test_points_are_added_in_the_order_of_the_micrographs(tmp_path: Path) -> None:
-    cohort = cohort_of(tmp_path)
+def test_points_are_added_in_the_order_of_the_micrographs(cohort: Cohort, tmp_path: Path) -> None:
     annotate(write(tmp_path / "b.csv", csv_text(XYD[:1])), cohort.url)
     annotate(write(tmp_path / "a.csv", csv_text()), cohort.url)
     assert cohort.annotated_tiles() == ["set/particles/a", "set/particles/b"]
@@ -250,10 +255,11 @@ def test_points_on_rows_that_binning_left_out_are_counted(tmp_path: Path, capsys
     assert "2 points lie on rows or columns that binning left out" in capsys.readouterr().err
 
 
-def test_masks_and_particles_are_not_mixed(tmp_path: Path) -> None:
-    cohort = cohort_of(tmp_path)
+def test_masks_and_particles_are_not_mixed(cohort: Cohort, tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match=r"no layout of coordinates 'cryopp'.*Did you mean 'cryoppp'"):
         annotate(tmp_path, cohort.url, layout="cryopp")
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw/a.png").touch()
     with pytest.raises(FintuneValueError, match="fits layout 'coordinates'"):
         annotate(tmp_path / "raw", cohort.url)
 

@@ -236,7 +236,7 @@ def test_runs_for_different_distances_are_not_compared(cohort: Cohort) -> None:
 
 def test_a_single_micrograph_has_scores_without_intervals(cohort: Cohort) -> None:
     pick(cohort.url, run="unet")
-    scores = evaluate(cohort.url, runs=["unet"], split=n.TEST)
+    scores = evaluate(cohort.url, runs=["unet"], split=n.TEST, resamples=5)
     assert "particle_f1_pooled_interval" not in scores
     assert 0 < float(scores["particle_f1_pooled"].squeeze()) <= 1
 
@@ -250,9 +250,9 @@ def test_an_edited_split_is_refused(cohort: Cohort) -> None:
 
 def test_a_threshold_of_another_split_is_refused(cohort: Cohort, capsys: pytest.CaptureFixture[str]) -> None:
     pick(cohort.url, run="unet")
-    evaluate(cohort.url, runs=["unet"], split=n.TEST)
+    evaluate(cohort.url, runs=["unet"], resamples=5, split=n.TEST)
     assert "flatters" not in capsys.readouterr().err
-    evaluate(cohort.url, runs=["unet"], split=n.VAL)
+    evaluate(cohort.url, runs=["unet"], resamples=5, split=n.VAL)
     assert "the threshold of unet was chosen on micrographs that are scored here" in capsys.readouterr().err
     before = cohort.images()[n.SPLIT].values.tolist()
     seed = 0
@@ -260,9 +260,9 @@ def test_a_threshold_of_another_split_is_refused(cohort: Cohort, capsys: pytest.
         split(cohort.url, fractions=(0.5, 0.25, 0.25), by="tile", force=True, seed=seed)
         seed += 1
     with pytest.raises(FintuneValueError, match="chosen on part 'val' of another split"):
-        evaluate(cohort.url, runs=["unet"], split=n.TEST)
+        evaluate(cohort.url, runs=["unet"], resamples=5, split=n.TEST)
     pick(cohort.url, run="unet", threshold=0.5)
-    evaluate(cohort.url, runs=["unet"], split=n.TEST)
+    evaluate(cohort.url, runs=["unet"], resamples=5, split=n.TEST)
 
 
 def test_blobs_are_local_maxima_of_the_response() -> None:
