@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numba
+from numba.core.caching import FunctionCache, IndexDataCacheFile
 
 F = TypeVar("F", bound=Callable[..., object])
 
 
 def compiled(function: F) -> F:
     """`function` compiled at its first call and cached on disk; it lets other threads run meanwhile."""
-    return cast(F, numba.njit(cache=True, nogil=True)(function))
+    made = numba.njit(cache=True, nogil=True)(function)
+    cache = getattr(made, "_cache", None)
+    if isinstance(cache, FunctionCache):
+        theirs = cache._cache_file
+        base = f"{cache._impl.filename_base}_own"
+        cache._cache_file = OwnFiles(cache._cache_path, base, theirs._source_stamp)
+    return cast(F, made)
+
+
+class OwnFiles(IndexDataCacheFile):  # type: ignore[misc]
+    """numba's cache on disk, where each combination of types and each version of the source has a file of its own.
+
+    numba numbers the files, and writes the list of numbers before the code. Where two processes compile a function for
+    different types at the same time, both take the same number: one of them, and every later process, then finds the
+    other's code under its types and computes wrong numbers without an error. Seen with numba 0.68.1.
+    """
+
+    def save(self, key: Any, data: Any) -> None:
+        """Stores the code for these types, the file before the list that names it."""
+        told = repr((self._version, self._source_stamp, key)).encode()
+        name = self._data_name(int.from_bytes(hashlib.sha256(told).digest()[:8], "little"))
+        self._save_data(name, data)
+        # Read as late as can be; what another process adds meanwhile is lost from the list, and compiled once more.
+        self._save_index({**self._load_index(), key: name})
