@@ -26,7 +26,7 @@ from fintune_xr.cluster.session import session
 from fintune_xr.cluster.slurm import job_script
 from fintune_xr.cluster.walltime import slurm_seconds
 from fintune_xr.errors import ClusterError, DeviceError, FintuneValueError, SettingsError, UnknownNameError
-from fintune_xr.pipelines import in_time
+from fintune_xr.pipelines import cli, in_time
 from fintune_xr.pipelines.infer import infer
 from fintune_xr.pipelines.plan import plan_run
 from fintune_xr.pipelines.workers import device_on, profile_and_rest
@@ -316,6 +316,18 @@ def test_a_dry_run_tells_jobs_hours_and_script_and_writes_nothing(tmp_path: Path
     assert float(plan["hours of one worker's thread"].split()[0]) > 0
     assert "#SBATCH" in plan["job script"]
     assert sorted(Path(store).rglob("*")) == before
+
+
+def test_the_command_line_prints_the_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = make_store(tmp_path / "a.zarr").url
+    said = ["--cluster", "slurm-l40s", "--dry-run", "--pilot", "0", "cluster.slurm.account=lab", "device=cuda"]
+    assert cli.run(["infer", store, "--run", "r", *said]) == 0
+    printed = capsys.readouterr().out
+    assert "workers: up to 16 slurm\n" in printed
+    assert "time: unknown; no pilot was asked for\n" in printed
+    assert "#SBATCH -A lab\n" in printed
+    assert cli.run(["infer", store, "--run", "r", "--cluster", "slurm-cpu", "--dry-run", "device=cuda"]) == 1
+    assert open_cohort(store).run_names() == []
 
 
 def test_a_dry_run_says_when_there_can_be_no_pilot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
