@@ -45,10 +45,11 @@ def picked(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four micrographs with a run and the picks of the baseline. To be copied."""
+    """Four micrographs with a run, its picks and those of the baseline. To be copied."""
     cohort = make_micrographs(tmp_path_factory.mktemp("em") / "c.zarr", parts=PARTS[:4], px=64)
     store_run(cohort, "unet", plausible_maps(cohort))
     pick(cohort.url, run="blobs", model="log")
+    pick(cohort.url, run="unet")
     return cohort.location.path
 
 
@@ -82,8 +83,9 @@ def test_the_threshold_is_the_best_on_val_alone(picked: Cohort, run: str) -> Non
     assert picks.attrs["chosen_on"] == "val"
     assert picks.attrs["distance_px"] == 6.0
     assert picks.attrs["f1"] == f1(threshold)
-    in_val = np.isin(candidates[n.TILE_INDEX].values, val)
-    assert picks.attrs["f1"] == max(f1(float(t)) for t in candidates[n.SCORE].values[in_val])
+    scores = np.sort(candidates[n.SCORE].values[np.isin(candidates[n.TILE_INDEX].values, val)])
+    others = scores[np.linspace(0, scores.size - 1, 40).astype(int)]
+    assert picks.attrs["f1"] >= max(f1(float(t)) for t in others)
 
 
 @pytest.mark.parametrize("run", ["good", "blobs"])
@@ -320,6 +322,5 @@ def test_the_table_says_how_it_was_made(picked: Cohort) -> None:
     ],
 )
 def test_check_finds_points_where_none_can_be(cohort: Cohort, group: str, name: str, value: Any, what: str) -> None:
-    pick(cohort.url, run="unet")
     open_column(cohort.location, f"{group}/{name}")[0] = value
     assert any(what in found for _, found, _ in [*check_points(cohort), *check_picks(cohort)])
