@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,6 +24,7 @@ SEPARATION: Final = 0.6
 """Least distance of two picks, as a part of the particle's diameter."""
 
 _SHOULDER: Final = 1e-9
+_STRIP_ROWS: Final = 256
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,22 +96,54 @@ def thinned(peaks: Peaks, *, distance_px: float) -> Peaks:
 
 
 def disc_mean(values: NDArray[np.floating], diameter_px: float) -> NDArray[np.float32]:
-    """Mean (y, x) float32 of `values` in a disc of `diameter_px` around each pixel, of what lies in the map."""
-    whole = np.asarray(values, np.float64)
-    height, width = whole.shape
-    sums, areas = np.zeros_like(whole), np.zeros(whole.shape, np.int32)
-    from_left = np.zeros((height, width + 1))
-    np.cumsum(whole, axis=1, out=from_left[:, 1:])
-    at = np.arange(width)
-    radius = diameter_px / 2
-    for shift in range(-min(int(radius), height - 1), min(int(radius), height - 1) + 1):
-        half = int(np.sqrt(radius**2 - shift**2))
-        first, last = np.maximum(at - half, 0), np.minimum(at + half + 1, width)
-        source = slice(max(0, shift), height + min(0, shift))
-        target = slice(max(0, -shift), height + min(0, -shift))
-        sums[target] += from_left[source][:, last] - from_left[source][:, first]
-        areas[target] += last - first
-    return (sums / areas).astype(np.float32)
+    """Mean (y, x) float32 of `values` in a disc of `diameter_px` around each pixel, of what lies in the map.
+
+    Takes time in proportion to the diameter and memory for a strip of rows.
+    """
+    height, width = values.shape
+    halves = _half_widths(diameter_px / 2, height)
+    reach = len(halves) - 1
+    means = np.empty((height, width), np.float32)
+    for first in range(0, height, _STRIP_ROWS):
+        last = min(first + _STRIP_ROWS, height)
+        above, below = min(reach, first), min(reach, height - last)
+        strip = values[first - above : last + below].astype(np.float64)
+        sums = _disc_sums(np.pad(strip, ((reach - above, reach - below), (0, 0))), halves)
+        means[first:last] = sums / _disc_areas(range(first, last), (height, width), halves)
+    return means
+
+
+def _half_widths(radius: float, height: int) -> list[int]:
+    """How many columns a disc reaches to each side, in its middle row and in each of the rows below it."""
+    return [int(np.sqrt(radius**2 - row**2)) for row in range(min(int(radius), height - 1) + 1)]
+
+
+def _disc_sums(padded: NDArray[np.float64], halves: Sequence[int]) -> NDArray[np.float64]:
+    """Sums over the discs around the pixels (y, x) that are left when the rows put above and below are taken away."""
+    reach, width = len(halves) - 1, padded.shape[1]
+    rows = len(padded) - 2 * reach
+    side = halves[0] + 1
+    from_left = np.pad(np.cumsum(padded, axis=1), ((0, 0), (side, 0)))
+    from_left = np.pad(from_left, ((0, 0), (0, side)), mode="edge")
+    sums = np.zeros((rows, width))
+    for shift, half in enumerate(halves):
+        last, before = side + half, side - half - 1
+        in_row = from_left[:, last : last + width] - from_left[:, before : before + width]
+        sums += in_row[reach + shift : reach + shift + rows]
+        if shift:
+            sums += in_row[reach - shift : reach - shift + rows]
+    return sums
+
+
+def _disc_areas(rows: range, shape: tuple[int, int], halves: Sequence[int]) -> NDArray[np.float64]:
+    """Pixels of the map in the disc around each pixel (y, x) of `rows`."""
+    height, width = shape
+    y, x = np.array(rows)[:, None], np.arange(width)
+    shifts = np.arange(1 - len(halves), len(halves))
+    has_row = (y + shifts >= 0) & (y + shifts < height)
+    half = np.array(halves)[np.abs(shifts)][:, None]
+    columns = np.minimum(x + half, width - 1) - np.maximum(x - half, 0) + 1
+    return np.asarray(has_row.astype(np.float64) @ columns.astype(np.float64))
 
 
 def _check(probability: NDArray[np.floating], diameter_px: float, border_px: float, separation: float) -> None:
@@ -162,13 +196,13 @@ def _greedy(yx: NDArray[np.float64], distance_px: float) -> NDArray[np.int64]:
     """Positions of points that stay when each, from the first on, drops the later ones closer than `distance_px`."""
     if len(yx) == 0:
         return np.empty(0, np.int64)
-    pairs = cKDTree(yx).query_pairs(distance_px, output_type="ndarray")
-    near = np.linalg.norm(yx[pairs[:, 0]] - yx[pairs[:, 1]], axis=1) < distance_px
-    pairs = np.sort(pairs[near], axis=1)
-    first = np.searchsorted(pairs[np.argsort(pairs[:, 0], kind="stable"), 0], np.arange(len(yx) + 1))
-    later = pairs[np.argsort(pairs[:, 0], kind="stable"), 1]
+    # Only points that stay are asked for their neighbours: a rough map has millions of candidates close together.
+    tree = cKDTree(yx)
     dropped = np.zeros(len(yx), np.bool_)
+    kept = []
     for point in range(len(yx)):
         if not dropped[point]:
-            dropped[later[first[point] : first[point + 1]]] = True
-    return np.flatnonzero(~dropped)
+            kept.append(point)
+            near = np.array(tree.query_ball_point(yx[point], distance_px), np.int64)
+            dropped[near[np.linalg.norm(yx[near] - yx[point], axis=1) < distance_px]] = True
+    return np.array(kept, np.int64)

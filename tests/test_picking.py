@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from skimage.feature import peak_local_max
 
+from fintune_xr import picking
 from fintune_xr.discs import disc_target
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.picking import SCORE_DISC, SEPARATION, disc_mean, pick_peaks, separated
@@ -47,6 +48,23 @@ def slow_picks(peaks: np.ndarray, score: np.ndarray, distance: float) -> np.ndar
 def test_the_mean_of_a_disc_is_that_of_its_pixels_in_the_map(seed: int, diameter: float) -> None:
     values = np.random.default_rng(seed).random((11, 14))
     np.testing.assert_allclose(disc_mean(values, diameter), slow_disc_mean(values, diameter), rtol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 5])
+def test_strips_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    values = np.random.default_rng(8).random((17, 14))
+    whole = [disc_mean(values, diameter) for diameter in (1, 5.5, 40)]
+    monkeypatch.setattr(picking, "_STRIP_ROWS", rows)
+    for expected, diameter in zip(whole, (1, 5.5, 40), strict=True):
+        np.testing.assert_array_equal(disc_mean(values, diameter), expected)
+
+
+def test_a_rough_map_of_many_maxima_needs_little_memory() -> None:
+    rough = np.random.default_rng(1).random((600, 600), np.float32)
+    found = separated(rough, floor=0, border_px=0, distance_px=60)
+    assert len(found) < 200
+    distance = np.linalg.norm(found.yx[:, None] - found.yx[None], axis=2)
+    assert distance[~np.eye(len(found), dtype=bool)].min() >= 60
 
 
 @given(SEEDS, st.floats(3, 14), st.sampled_from([0, 6, 40]))
