@@ -7,10 +7,12 @@ import threading
 from collections.abc import Iterator
 
 from distributed import LocalCluster
+from distributed.core import Status
 
 from fintune_xr.cluster.profile import Profile
 
 _LOOK_EVERY_S = 5.0
+_ENDED = (Status.closing, Status.closed, Status.failed)
 
 
 @contextlib.contextmanager
@@ -36,8 +38,14 @@ def _complete(cluster: LocalCluster, n_workers: int) -> Iterator[None]:
     """Replaces workers: a nanny whose worker dies while it starts gives up, and a run would wait for ever."""
     over = threading.Event()
 
+    async def forget_ended() -> None:
+        for name in [name for name, nanny in cluster.workers.items() if nanny.status in _ENDED]:
+            del cluster.workers[name]
+
     def keep() -> None:
         while not over.wait(_LOOK_EVERY_S):
+            cluster.sync(forget_ended)
+            # Starts those that are missing.
             cluster.scale(n_workers)
 
     keeper = threading.Thread(target=keep, daemon=True, name="workers complete")

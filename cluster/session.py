@@ -27,6 +27,8 @@ _CONFIG = {
     "distributed.scheduler.allowed-failures": 3,
     "distributed.worker.memory.terminate": 0.97,
     "distributed.comm.timeouts.connect": "60s",
+    # Dask would take a worker for lost, and its name for free, that starts again slowly.
+    "distributed.deploy.lost-worker-timeout": "1h",
     "distributed.admin.large-graph-warning-threshold": "50MB",
     "distributed.dashboard.link": "http://127.0.0.1:{port}/status",
 }

@@ -27,6 +27,10 @@ from fintune_xr.store.location import PARTIAL_SUFFIX
 
 pytestmark = pytest.mark.slow
 
+# More than fifty in all. The scheduler lives in the coordinator's process and dies with it, on a cluster as well.
+COORDINATOR_KILLS, WORKER_KILLS, INGEST_KILLS = 24, 18, 10
+KILLS_PER_RUN = 9
+
 
 @contextlib.contextmanager
 def started(target: Callable[..., None], *arguments: str) -> Iterator[Any]:
@@ -102,7 +106,7 @@ def test_killing_the_coordinator(tiles: Path, whole: tuple[Cohort, float], tmp_p
         shutil.rmtree(store)
         shutil.copytree(tiles, store)
 
-    kill_at_random(killing.run_infer, str(store), "threads", seconds=seconds, kills=10, again=again)
+    kill_at_random(killing.run_infer, str(store), "threads", seconds=seconds, kills=COORDINATOR_KILLS, again=again)
     status, _ = to_the_end(killing.run_infer, str(store), "threads")
     assert status == 0
     assert_as_uninterrupted(store, expected)
@@ -115,18 +119,30 @@ def workers_of(process: Any) -> list[psutil.Process]:
 
 
 def test_killing_workers(tiles: Path, whole: tuple[Cohort, float], tmp_path: Path) -> None:
-    store = shutil.copytree(tiles, tmp_path / "a.zarr")
-    shards = store / n.RUNS / "r" / n.MASK
-    rng = stream(7, "kill", "workers")
-    with started(killing.run_infer, str(store), "processes") as process:
-        for kills in range(1, 4):
-            while len(list(shards.glob("c.*[0-9]"))) < 3 * kills and process.is_alive():
+    """Also while they start: then their nannies give up, and others take their place."""
+    store, rng, kills = tmp_path / "a.zarr", stream(7, "kill", "workers"), 0
+    while kills < WORKER_KILLS:
+        shutil.rmtree(store, ignore_errors=True)
+        shutil.copytree(tiles, store)
+        with started(killing.run_infer, str(store), "processes") as process:
+            while process.is_alive() and not list((store / n.RUNS / "r" / n.MASK).glob("c.*[0-9]")):
                 process.join(timeout=0.01)
-            with contextlib.suppress(psutil.NoSuchProcess, ValueError):
-                psutil.Process(int(rng.choice([one.pid for one in workers_of(process)]))).kill()
-        process.join()
-    assert process.exitcode == 0
-    assert_as_uninterrupted(store, whole[0])
+            for _ in range(KILLS_PER_RUN):
+                process.join(timeout=float(rng.uniform(0.05, 0.8)))
+                kills += kill_one_of(process, rng)
+            process.join()
+        assert process.exitcode == 0
+        assert_as_uninterrupted(store, whole[0])
+
+
+def kill_one_of(process: Any, rng: np.random.Generator) -> int:
+    """1 where a worker process was there to be killed, else 0."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        workers = workers_of(process)
+        if workers:
+            workers[int(rng.integers(len(workers)))].kill()
+            return 1
+    return 0
 
 
 def test_killing_the_coordinator_takes_its_workers_along(
@@ -174,7 +190,7 @@ def test_killing_ingest(tmp_path: Path) -> None:
     def again() -> None:
         shutil.rmtree(store)
 
-    kill_at_random(killing.run_ingest, str(source), str(store), seconds=seconds, kills=8, again=again)
+    kill_at_random(killing.run_ingest, str(source), str(store), seconds=seconds, kills=INGEST_KILLS, again=again)
     status, _ = to_the_end(killing.run_ingest, str(source), str(store))
     assert status == 3
     made, whole = open_cohort(store), open_cohort(other)
