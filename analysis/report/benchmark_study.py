@@ -113,7 +113,10 @@ def _choice(found: xr.Dataset) -> str:
 
 
 def _notes(found: xr.Dataset) -> list[Part]:
-    return [Note(f"No {name} model: {reason}.") for name, reason in found.attrs["left_out"].items()]
+    notes: list[Part] = [Note(f"No {name} model: {reason}.") for name, reason in found.attrs["left_out"].items()]
+    if len(set(found[n.DONOR].values.tolist())) < 2:
+        notes.append(Note("Did it help? Not known: all test tiles come from one donor.", "doubtful"))
+    return notes
 
 
 def _page(table: pd.DataFrame) -> pd.DataFrame:

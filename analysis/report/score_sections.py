@@ -168,9 +168,12 @@ def _level(scores: xr.Dataset) -> str:
 
 
 def _scores_caption(scores: xr.Dataset) -> str:
+    doubt = f"in brackets the {_level(scores)} interval of a bootstrap over donors"
+    if n.QUANTILE not in scores.coords:
+        doubt = "one donor, so no interval"
     return (
-        f"Scores at IoU {IOU}; in brackets the {_level(scores)} interval of a bootstrap over donors. An "
-        "image mean averages the scores of single images, a pooled score is that of all cells together"
+        f"Scores at IoU {IOU}; {doubt}. An image mean averages the scores of single images, a pooled score is that of "
+        "all cells together"
     )
 
 
