@@ -35,7 +35,7 @@ def cohort(tmp_path: Path) -> Cohort:
     names = texts(made.images()[n.TILE])
     mask = np.zeros((64, 64), np.uint32)
     mask[10:20, 10:20] = 1
-    annotate(made, {name: mask for name in names[::2]})
+    annotate(made, dict.fromkeys(names[::2], mask))
     split(made.url, fractions=(0.5, 0.25, 0.25))
     return made
 
