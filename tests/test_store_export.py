@@ -23,7 +23,7 @@ from fintune_xr.store.export.masks import write_masks
 from fintune_xr.store.export.tables import write_cells, write_tiles
 from fintune_xr.store.growing import append
 from fintune_xr.store.layouts import safe_name
-from fintune_xr.store.runs import run_grid, write_mask_shard, writing_run
+from fintune_xr.store.runs import run_creation, run_grid, write_mask_shard, writing_run
 from fintune_xr.tiles import ShardReceipt, TileResult
 
 RUN = "generic"
@@ -57,7 +57,8 @@ def cohort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cohort:
         for plan in writer.plans():
             grid = run_grid(cohort.location, RUN)
             here = range(plan.first, plan.first + plan.n_slots)
-            write_mask_shard(cohort.location, RUN, plan, (shards.encode_tile(MASKS[i], grid) for i in here))
+            masks = (shards.encode_tile(MASKS[i], grid) for i in here)
+            write_mask_shard(cohort.location, RUN, plan, masks, creation=run_creation(cohort.location, RUN))
             results = tuple(
                 TileResult(n.QUARANTINED, 0.1, "out of memory")
                 if i == FAILED
