@@ -161,11 +161,12 @@ def ablation_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
 
 
 def pick_and_score(store: Path, folder: Path) -> xr.Dataset:
-    """The blob picker and the final network through `infer`, `pick` and `evaluate`."""
+    """The blob picker, with and without the striped margins of these pictures, and the final network."""
     fx.infer(store, run=MAIN, model=str(folder / "final_model.pt"), overrides=["device=cpu"])
     fx.pick(store, run="log", model="log")
+    fx.pick(store, run="log-inner", model="log", border=16)
     fx.pick(store, run=MAIN)
-    return fx.evaluate(store, runs=("log", MAIN))
+    return fx.evaluate(store, runs=("log", "log-inner", MAIN))
 
 
 def tile_table(scores: xr.Dataset) -> pd.DataFrame:
