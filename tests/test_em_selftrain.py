@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from PIL import Image
 from fintune_xr import names as n
 from fintune_xr.discs import disc_target
 from fintune_xr.errors import FintuneValueError, RunBusyError, RunMismatchError, SettingsError, UnknownNameError
+from fintune_xr.finetune.steps import NetworkTraining
 from fintune_xr.models.checkpoints import resolve_checkpoint
 from fintune_xr.models.registry import load_model
 from fintune_xr.models.settings import UnetSettings
@@ -223,6 +227,38 @@ def test_killed_anywhere_it_ends_with_the_same_weights(
                 again()
     assert not (tmp_path / "s" / "final_model.pt").exists()
     assert again() == tmp_path / "s" / "final_model.pt"
+    assert digests(tmp_path / "s") == digests(whole)
+
+
+def kill_in_the_first_round(url: str, out: str) -> None:
+    """Self-trains until this process is killed, between two steps of the first round."""
+    step = NetworkTraining.training_step
+    n_steps = 4 * 3 + 2
+
+    def fatal(network: NetworkTraining, batch: object, index: int) -> object:
+        nonlocal n_steps
+        n_steps -= 1
+        if n_steps == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(network, batch, index)
+
+    NetworkTraining.training_step = fatal
+    selftrain(url, run_name="s", out=out, config=SETTINGS)
+
+
+@pytest.mark.slow
+def test_sigkill_in_a_round(done: tuple[Cohort, Path], tmp_path: Path) -> None:
+    _, whole = done
+    cohort = make_micrographs(tmp_path / "c.zarr", contrast=20)
+    call = f"import {Path(__file__).stem} as t; t.kill_in_the_first_round({cohort.url!r}, {str(tmp_path)!r})"
+    killed = subprocess.run(
+        [sys.executable, "-c", call], cwd=Path(__file__).parent, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert (tmp_path / "s" / STAGES[0] / "metrics.json").is_file()
+    assert not (tmp_path / "s" / STAGES[1] / "model.pt").exists()
+    selftrain(cohort.url, run_name="s", out=tmp_path, config=SETTINGS)
     assert digests(tmp_path / "s") == digests(whole)
 
 
