@@ -12,6 +12,7 @@ import xarray as xr
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.metrics.instance import instance_scores, match_counts, score_name, scores_by_donor_bootstrap
+from fintune_xr.pipelines.done import require_done
 from fintune_xr.pipelines.evaluate_particles import evaluate_particles, particle_table
 from fintune_xr.pipelines.progress import progress
 from fintune_xr.pipelines.split import annotated_tiles, require_split
@@ -114,20 +115,6 @@ def match_tiles(cohort: Cohort, names: Sequence[str], tiles: xr.Dataset) -> xr.D
     counts = xr.concat(rows, n.TILE).transpose(n.RUN, n.TILE, n.THRESHOLD)
     labels = {c: (n.TILE, tiles[c].values) for c in (n.TILE, n.DONOR, n.MARKER, n.SPLIT)}
     return counts.assign_coords({n.RUN: list(names), **labels})
-
-
-def require_done(name: str, run: xr.Dataset, tiles: xr.Dataset) -> None:
-    """Raises FintuneValueError where the run has no mask of one of `tiles`."""
-    states = dict(zip(texts(run[n.TILE]), run[n.STATE].values, strict=True))
-    wanted = texts(tiles[n.TILE])
-    # A tile that the run has never heard of was added to the cohort after it.
-    undone = [tile for tile in wanted if states.get(tile) != n.DONE]
-    if undone:
-        listed = ", ".join(undone[:5])
-        raise FintuneValueError(
-            f"run {name!r} has no mask for {len(undone)} of {len(wanted)} annotated tiles ({listed}). Finish it with "
-            f"`fintune-xr infer`; quarantined tiles are tried again with --retry-quarantined."
-        )
 
 
 def scores_by_group(counts: xr.Dataset, resamples: int, seed: int) -> xr.Dataset:

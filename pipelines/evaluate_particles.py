@@ -22,9 +22,12 @@ from fintune_xr.pipelines.pick import (
     GIVEN,
     PIXEL_THRESHOLD,
     SPLIT_DIGEST,
+    TRUTH_DIGEST,
     annotated_positions,
     found_in,
+    require_searched,
     tile_histograms,
+    truth_digest,
 )
 from fintune_xr.pipelines.progress import say
 from fintune_xr.pipelines.split import require_split
@@ -54,7 +57,8 @@ def evaluate_particles(
     look at all thresholds. `pixel_<score>_…` say the same of single pixels of discs, for runs that hold probabilities;
     `pixel_auc` (run) too. `particle_tp` and so on are the counts of each micrograph.
 
-    Raises UnknownNameError for a run without picks, FintuneValueError where runs were picked for different distances.
+    Raises UnknownNameError for a run without picks, FintuneValueError where runs were picked for different distances,
+    on annotations that have changed, or have not looked at a micrograph.
     """
     names = list(runs) or picked_names(cohort)
     if not names:
@@ -124,14 +128,21 @@ def _check_thresholds(cohort: Cohort, picks: Mapping[str, xr.Dataset], split: st
                 f"the threshold of {run!r} was chosen on part {chosen!r} of another split, micrographs of which may be "
                 f"in part {split!r} now. Pick again: fintune-xr pick {cohort.url} --run {run}"
             )
+        truth = "" if chosen == GIVEN else truth_digest(cohort, annotated_positions(cohort, chosen))
+        if table.attrs.get(TRUTH_DIGEST, "") != truth:
+            raise FintuneValueError(
+                f"the threshold of {run!r} was chosen on other annotations of part {chosen!r} than the store has now. "
+                f"Pick again: fintune-xr pick {cohort.url} --run {run}"
+            )
         if chosen in (ALL, split) or (split == ALL and chosen != GIVEN):
             say(f"evaluate: the threshold of {run} was chosen on micrographs that are scored here; that flatters it")
 
 
 def _found(cohort: Cohort, run: str, picks: xr.Dataset, tiles: dict[str, int]) -> list[Found]:
-    facts = picks.attrs
+    facts, candidates = picks.attrs, open_candidates(cohort, run)
+    require_searched(cohort, run, candidates, tiles)
     return found_in(
-        cohort, open_candidates(cohort, run), tiles, distance_px=float(facts[DISTANCE_PX]),
+        cohort, candidates, tiles, distance_px=float(facts[DISTANCE_PX]),
         border_px=float(facts[BORDER_PX]),
     )  # fmt: skip
 

@@ -24,7 +24,8 @@ from fintune_xr.gating import UNGATED, Gate, GateSettings, intensity_bounds, is_
 from fintune_xr.metrics.instance import IOU_THRESHOLDS, match_subsets
 from fintune_xr.pipelines.associate import CLINICAL
 from fintune_xr.pipelines.counts import active_rule, tile_counts
-from fintune_xr.pipelines.evaluate import require_done, scores_by_group, tiles_of_split
+from fintune_xr.pipelines.done import require_done
+from fintune_xr.pipelines.evaluate import scores_by_group, tiles_of_split
 from fintune_xr.pipelines.progress import progress
 from fintune_xr.pipelines.split import require_split
 from fintune_xr.provenance import provenance

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,12 +17,14 @@ from fintune_xr.errors import FintuneValueError, unknown_name
 from fintune_xr.metrics.particle import Found, average_precision, best_threshold, match_points, threshold_curve
 from fintune_xr.metrics.pixel import best_pixel_threshold, pixel_histogram
 from fintune_xr.pipelines.blob_picker import LOG, write_log_candidates
+from fintune_xr.pipelines.done import require_done
 from fintune_xr.pipelines.split import require_split
 from fintune_xr.points import tile_points
-from fintune_xr.provenance import provenance
+from fintune_xr.provenance import provenance, settings_digest
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.picks import (
     CANDIDATES_SHA256,
+    N_TILES,
     candidates_digest,
     open_candidates,
     peaks_of,
@@ -41,6 +43,7 @@ PIXEL_THRESHOLD: Final = "pixel_threshold"
 GIVEN: Final = "given"
 ALL: Final = "all"
 SPLIT_DIGEST: Final = "split_digest"
+TRUTH_DIGEST: Final = "annotations_digest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,25 @@ def annotated_positions(cohort: Cohort, part: str) -> dict[str, int]:
     return found
 
 
+def require_searched(cohort: Cohort, run: str, candidates: xr.Dataset, tiles: dict[str, int]) -> None:
+    """Raises FintuneValueError where `run` has not looked at one of `tiles`: it would count as finding nothing."""
+    if run in cohort.run_names():
+        require_done(run, cohort.run(run, lazy=False), cohort.images(lazy=False).isel({n.TILE: list(tiles.values())}))
+    later = [tile for tile, at in tiles.items() if at >= int(candidates.attrs.get(N_TILES, at + 1))]
+    if later:
+        raise FintuneValueError(
+            f"{len(later)} of {len(tiles)} annotated micrographs ({', '.join(later[:5])}) were added after the "
+            f"candidates {run!r} were made. Pick again with --model {LOG}."
+        )
+
+
+def truth_digest(cohort: Cohort, tiles: Collection[str]) -> str:
+    """SHA-256 of the particles annotated in `tiles`, another one as soon as any is moved, added or taken away."""
+    points = cohort.points(lazy=False).load()
+    known = {tile: tile_points(points, tile) for tile in sorted(tiles)}
+    return settings_digest({tile: [one.yx.tolist(), one.diameter_px.tolist()] for tile, one in known.items()})
+
+
 def found_in(
     cohort: Cohort, candidates: xr.Dataset, tiles: dict[str, int], *, distance_px: float, border_px: float = 0.0
 ) -> list[Found]:
@@ -166,6 +188,7 @@ def _make_candidates(cohort: Cohort, run: str, model: str, diameter_px: float) -
 def _chosen(cohort: Cohort, run: str, candidates: xr.Dataset, rules: _Rules, part: str) -> dict[str, Any]:
     """The threshold of the highest F1 on `part`, what it gives there, and the same for single pixels."""
     tiles = annotated_positions(cohort, part)
+    require_searched(cohort, run, candidates, tiles)
     found = found_in(cohort, candidates, tiles, distance_px=rules.distance_px, border_px=rules.border_px)
     curve = threshold_curve(found)
     threshold = best_threshold(curve)
@@ -174,6 +197,7 @@ def _chosen(cohort: Cohort, run: str, candidates: xr.Dataset, rules: _Rules, par
         n.THRESHOLD: threshold, CHOSEN_ON: part, "n_micrographs": len(tiles),
         n.F1: float(curve.f1[at]), n.PRECISION: float(curve.precision[at]), n.RECALL: float(curve.recall[at]),
         n.AVERAGE_PRECISION: average_precision(curve), SPLIT_DIGEST: require_split(cohort) if part != ALL else "",
+        TRUTH_DIGEST: truth_digest(cohort, tiles),
     }  # fmt: skip
     histograms = tile_histograms(cohort, run, tiles)
     if histograms is not None:

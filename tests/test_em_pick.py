@@ -12,6 +12,7 @@ from micrographs import make_micrographs
 from probability_runs import plausible_maps, store_run
 from skimage.feature import peak_local_max
 
+from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.blobs import log_candidates
 from fintune_xr.discs import disc_target
@@ -265,6 +266,30 @@ def test_a_threshold_of_another_split_is_refused(cohort: Cohort, capsys: pytest.
         evaluate(cohort.url, runs=["unet"], resamples=5, split=n.TEST)
     pick(cohort.url, run="unet", threshold=0.5)
     evaluate(cohort.url, runs=["unet"], resamples=5, split=n.TEST)
+
+
+def test_a_threshold_of_other_annotations_is_refused(cohort: Cohort) -> None:
+    pick(cohort.url, run="unet")
+    points = cohort.points(lazy=False).load()
+    cohort.write(n.ANNOTATIONS, points.assign({n.X: points[n.X] + 3}), datasets.POINTS)
+    with pytest.raises(FintuneValueError, match=r"chosen on other annotations of part 'val'.*Pick again"):
+        evaluate(cohort.url, runs=["unet"], resamples=5)
+    pick(cohort.url, run="unet")
+    evaluate(cohort.url, runs=["unet"], resamples=5)
+
+
+def test_a_micrograph_that_was_not_looked_at_is_not_one_without_particles(cohort: Cohort) -> None:
+    pick(cohort.url, run="unet")
+    at = cohort.images()[n.SPLIT].values.tolist().index(n.TEST)
+    open_column(cohort.location, f"{n.RUNS}/unet/{n.STATE}")[at] = n.QUARANTINED
+    with pytest.raises(FintuneValueError, match="run 'unet' has no result for 1 of"):
+        evaluate(cohort.url, runs=["unet"], resamples=5)
+    pick(cohort.url, run="blobs", model="log")
+    path = f"{n.CANDIDATES}/blobs"
+    table = cohort.read(path).load()
+    cohort.write(path, table.assign_attrs(n_tiles=at), datasets.CANDIDATES)
+    with pytest.raises(FintuneValueError, match=r"1 of \d+ annotated micrographs .* were added after"):
+        evaluate(cohort.url, runs=["blobs"], resamples=5)
 
 
 def test_blobs_are_local_maxima_of_the_response() -> None:

@@ -430,7 +430,7 @@ def test_tiles_added_after_a_run_make_it_unfinished(done: str, study: tuple[str,
         positivity(done, run="base")
     cohort = open_cohort(done)
     annotate(cohort, {name: np.ones((64, 64), np.uint32) for name in ("d0/GFAP/000", "d9/GFAP/000")})
-    with pytest.raises(FintuneValueError, match="run 'base' has no mask for 1 of 2 annotated tiles"):
+    with pytest.raises(FintuneValueError, match="run 'base' has no result for 1 of 2 annotated tiles"):
         evaluate(done, split="all")
 
 
