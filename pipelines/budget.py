@@ -29,6 +29,7 @@ from fintune_xr.pipelines.progress import say
 from fintune_xr.pipelines.remote import results_from_workers, seen_everywhere
 from fintune_xr.pipelines.split import annotated_tiles, require_split
 from fintune_xr.pipelines.train import tiles_for_training, trained_on
+from fintune_xr.pipelines.truth import TRUTH_DIGEST, truth_digest
 from fintune_xr.pipelines.workers import HERE, profile_and_rest
 from fintune_xr.provenance import provenance
 from fintune_xr.settings import Config, load_settings, validated
@@ -174,6 +175,7 @@ def _plan(
         "model": kind if start is None else start.sha256,
         "settings": {key: value for key, value in settings.as_dict().items() if key != n.SEED},
         "split_digest": digest,
+        TRUTH_DIGEST: truth_digest(cohort, texts(tiles[n.TILE])),
         "train_tiles": sorted(train.names),
     }
     name = kind if start is None else start.name
@@ -225,6 +227,7 @@ def _fitted(plan: _Plan, size: int, seed: int) -> xr.Dataset:
     checkpoint = fit(
         _chosen(plan.train, [names.index(name) for name in order]), plan.val,
         settings=plan.settings.model_copy(update={n.SEED: seed}), out=folder, start=plan.start,
+        facts={TRUTH_DIGEST: plan.identity[TRUTH_DIGEST]},
     )
     counts = _test_counts(plan, checkpoint)
     members = [plan.members(plan.test.names, group) for group in plan.groups]

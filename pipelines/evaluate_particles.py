@@ -22,15 +22,14 @@ from fintune_xr.pipelines.pick import (
     GIVEN,
     PIXEL_THRESHOLD,
     SPLIT_DIGEST,
-    TRUTH_DIGEST,
     annotated_positions,
     found_in,
     require_searched,
     tile_histograms,
-    truth_digest,
 )
 from fintune_xr.pipelines.progress import say
 from fintune_xr.pipelines.split import require_split
+from fintune_xr.pipelines.truth import TRUTH_DIGEST, truth_digest
 from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.picks import open_candidates, open_picks, picked_names

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,8 +19,9 @@ from fintune_xr.metrics.pixel import best_pixel_threshold, pixel_histogram
 from fintune_xr.pipelines.blob_picker import LOG, write_log_candidates
 from fintune_xr.pipelines.done import require_done
 from fintune_xr.pipelines.split import require_split
+from fintune_xr.pipelines.truth import TRUTH_DIGEST, truth_digest
 from fintune_xr.points import tile_points
-from fintune_xr.provenance import provenance, settings_digest
+from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.picks import (
     CANDIDATES_SHA256,
@@ -43,7 +44,6 @@ PIXEL_THRESHOLD: Final = "pixel_threshold"
 GIVEN: Final = "given"
 ALL: Final = "all"
 SPLIT_DIGEST: Final = "split_digest"
-TRUTH_DIGEST: Final = "annotations_digest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,13 +125,6 @@ def require_searched(cohort: Cohort, run: str, candidates: xr.Dataset, tiles: di
             f"{len(later)} of {len(tiles)} annotated micrographs ({', '.join(later[:5])}) were added after the "
             f"candidates {run!r} were made. Pick again with --model {LOG}."
         )
-
-
-def truth_digest(cohort: Cohort, tiles: Collection[str]) -> str:
-    """SHA-256 of the particles annotated in `tiles`, another one as soon as any is moved, added or taken away."""
-    points = cohort.points(lazy=False).load()
-    known = {tile: tile_points(points, tile) for tile in sorted(tiles)}
-    return settings_digest({tile: [one.yx.tolist(), one.diameter_px.tolist()] for tile, one in known.items()})
 
 
 def found_in(

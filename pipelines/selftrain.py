@@ -27,6 +27,7 @@ from fintune_xr.pipelines.split import require_split
 from fintune_xr.pipelines.stage_records import pseudo_agreement, stage_dataset, taught_pixels
 from fintune_xr.pipelines.stage_scores import labels_of, predicted, stage_scores
 from fintune_xr.pipelines.train import epoch_line
+from fintune_xr.pipelines.truth import TRUTH_DIGEST, truth_digest
 from fintune_xr.provenance import provenance
 from fintune_xr.settings import Config, load_settings
 from fintune_xr.store.cohort import open_cohort
@@ -84,14 +85,16 @@ def _stage(study: Study, number: int, teacher: Checkpoint | None) -> tuple[Check
     tiles, facts = (study.labelled, {}) if teacher is None else _taught(study, number, teacher)
     settings = study.settings_of(number)
     start = None if study.settings.anew else teacher
-    facts = {"split_digest": study.split_digest, **facts}
+    truth = truth_digest(study.cohort, [*study.labelled.names, *study.parts[n.VAL].names])
+    facts = {"split_digest": study.split_digest, TRUTH_DIGEST: truth, **facts}
     say(f"{study.stage(number)}: {len(tiles)} micrographs")
     checkpoint = fit(
         tiles, study.parts[n.VAL], settings=settings, out=folder, start=start, facts=facts, report=epoch_line
     )
-    record = _read_record(folder / METRICS_FILE, checkpoint)
+    judged = truth_digest(study.cohort, [tile for part in study.parts.values() for tile in part.names])
+    record = _read_record(folder / METRICS_FILE, {"checkpoint_sha256": checkpoint.sha256, TRUTH_DIGEST: judged})
     if record is None:
-        record = _measured(study, number, checkpoint, tiles)
+        record = {**_measured(study, number, checkpoint, tiles), TRUTH_DIGEST: judged}
         _write(folder / METRICS_FILE, (json.dumps(record, indent=2) + "\n").encode())
     best = record["particle"][n.VAL][n.F1]
     say(f"{study.stage(number)}: F1 of particles on val {best:.3f}")
@@ -187,12 +190,12 @@ def _final(study: Study, records: Sequence[dict[str, Any]]) -> Path:
     return path
 
 
-def _read_record(path: Path, checkpoint: Checkpoint) -> dict[str, Any] | None:
-    """The scores of a finished stage; None where they are yet to be measured, or of other weights."""
+def _read_record(path: Path, facts: dict[str, str]) -> dict[str, Any] | None:
+    """The scores of a finished stage; None where they are yet to be measured, or of other weights or truth."""
     if not path.is_file():
         return None
     record: dict[str, Any] = json.loads(path.read_text())
-    return record if record["checkpoint_sha256"] == checkpoint.sha256 else None
+    return record if all(record.get(key) == value for key, value in facts.items()) else None
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -22,6 +22,7 @@ from fintune_xr.pipelines.micrographs import annotated_micrographs, with_diamete
 from fintune_xr.pipelines.progress import say
 from fintune_xr.pipelines.remote import results_from_workers, seen_everywhere, settings_there
 from fintune_xr.pipelines.split import annotated_part, require_split
+from fintune_xr.pipelines.truth import TRUTH_DIGEST, truth_digest
 from fintune_xr.pipelines.workers import HERE, profile_and_rest
 from fintune_xr.settings import Config, load_settings
 from fintune_xr.store.cohort import Cohort, open_cohort
@@ -60,6 +61,7 @@ def train(
     settings = load_settings(train_settings(kind), config, overrides)
     parts, settings = _tiles(cohort, settings, start, markers)
     folder = Path(out) / run_name
+    truth = truth_digest(cohort, [*parts[n.TRAIN].names, *parts[n.VAL].names])
     say(f"train {run_name}: {len(parts[n.TRAIN].names)} tiles, {len(parts[n.VAL].names)} for validation")
     made = fit(
         parts[n.TRAIN],
@@ -67,7 +69,7 @@ def train(
         settings=settings,
         out=folder,
         start=start,
-        facts={"split_digest": digest},
+        facts={"split_digest": digest, TRUTH_DIGEST: truth},
         report=epoch_line,
     )
     return Path(made.path).parent

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from micrographs import DIAMETER_PX, make_micrographs, micrograph, particles
 from PIL import Image
 
+from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.discs import disc_target
 from fintune_xr.errors import FintuneValueError, RunBusyError, RunMismatchError, SettingsError, UnknownNameError
@@ -287,6 +289,16 @@ def _kill_before_scores(patch: pytest.MonkeyPatch) -> None:
         raise KilledError
 
     patch.setattr(module, "_measured", fatal)
+
+
+def test_other_annotations_are_another_training(done: tuple[Cohort, Path], tmp_path: Path) -> None:
+    _, folder = done
+    cohort = make_micrographs(tmp_path / "c.zarr", contrast=20)
+    shutil.copytree(folder, tmp_path / "s")
+    points = cohort.points(lazy=False).load()
+    cohort.write(n.ANNOTATIONS, points.assign({n.X: points[n.X] + 3}), datasets.POINTS)
+    with pytest.raises(RunMismatchError, match=r"another training \(different: annotations_digest\)"):
+        selftrain(cohort.url, run_name="s", out=tmp_path, config=SETTINGS)
 
 
 def test_anew_begins_from_random_weights(done: tuple[Cohort, Path], tmp_path: Path) -> None:
