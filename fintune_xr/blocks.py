@@ -48,7 +48,7 @@ def map_plans(
     up, as they are when the caller stops asking for results.
     """
     waiting = iter(plans)
-    pool = as_completed(with_results=True, raise_errors=False)
+    pool = _Completed(with_results=True, raise_errors=False)
     in_flight: dict[Future, _Sent[P]] = {}
     try:
         for number in itertools.count():
@@ -79,6 +79,18 @@ class _Sent(Generic[P]):
 
     plan: P
     rescues: int = 0
+
+
+class _Completed(as_completed):  # type: ignore[misc]
+    """As Dask's, which never speaks of a future again whose result meets an error on its way from the worker."""
+
+    async def _track_future(self, future: Future) -> None:
+        try:
+            await super()._track_future(future)
+        except Exception as error:  # noqa: BLE001 - whoever waits for the future is told
+            with self.lock:
+                self.futures.pop(future, None)
+                self.queue.put_nowait((future, error))
 
 
 def _room(client: Client, in_flight: Collection[Future]) -> int:

@@ -113,6 +113,15 @@ def test_no_plans_no_results(client: Client) -> None:
     assert flat(map_plans(client, multiply, [], context=1, name="none")) == []
 
 
+def test_an_error_on_the_way_from_the_worker_ends_the_wait(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def lost(self: Any, raiseit: bool = True) -> Any:
+        raise StoreWriteError("computed again, and the disk is full by now")
+
+    monkeypatch.setattr(blocks.Future, "_result", lost)
+    with pytest.raises(StoreWriteError, match="full by now"):
+        flat(map_plans(client, multiply, range(3), context=3, name="on-the-way"))
+
+
 def test_no_more_blocks_than_the_window_are_under_way(client: Client) -> None:
     watch = WATCHES["window"] = Watch(plans=Counted(60))
     handed_on = 0
