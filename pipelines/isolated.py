@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from fintune_xr import names as n
+from fintune_xr.errors import WorkerLostError
 from fintune_xr.pipelines.infer_block import Block, BlockContext
 from fintune_xr.pipelines.watch import Watch
 from fintune_xr.store import shards
@@ -81,21 +82,38 @@ class _Child:
 
         Raises what is not the tile's fault.
         """
+        if not self._is_ready:
+            self._wait_until_ready()
         try:
-            if not self._is_ready:
-                self.pipe.send(self.context)
-                if not self.pipe.poll(_SECONDS_TO_START):
-                    return f"its process did not start within {_SECONDS_TO_START:g} s"
-                self._is_ready = self.pipe.recv()
             self.pipe.send(plan)
             if not self.pipe.poll(self.limit_s or None):
                 return f"no answer within {self.limit_s:g} s"
             answer: Any = self.pipe.recv()
-        except (EOFError, ConnectionError):
-            return _cause_of_death(self.process.wait())
-        if isinstance(answer, BaseException):
-            raise answer
-        return answer  # type: ignore[no-any-return]
+        except (EOFError, OSError):
+            # An OSError where it dies in the middle of an answer.
+            return self._cause_of_death()
+        return _without_error(answer)  # type: ignore[no-any-return]
+
+    def _wait_until_ready(self) -> None:
+        """A process that does not come to its first tile speaks against none of them."""
+        try:
+            self.pipe.send(self.context)
+            if not self.pipe.poll(_SECONDS_TO_START):
+                raise WorkerLostError(f"no process for tiles one by one was ready within {_SECONDS_TO_START:g} s")
+            answer: Any = self.pipe.recv()
+        except (EOFError, OSError) as error:
+            raise WorkerLostError(
+                f"no process for tiles one by one was ready: {self._cause_of_death()}. Most often memory is short: "
+                "start fewer workers. What was committed stays."
+            ) from error
+        self._is_ready = _without_error(answer)
+
+    def _cause_of_death(self) -> str:
+        """What ended the process, which hangs up as its last deed."""
+        try:
+            return _cause(self.process.wait(_GRACE_S))
+        except subprocess.TimeoutExpired:
+            return "its process hung up and did not end"
 
     def close(self) -> None:
         """Ends the process."""
@@ -104,7 +122,14 @@ class _Child:
         self.process.wait()
 
 
-def _cause_of_death(status: int) -> str:
+def _without_error(answer: Any) -> Any:
+    """The answer; raises it where it is an error, which then is not the tile's."""
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer
+
+
+def _cause(status: int) -> str:
     if status >= 0:
         return f"its process ended with status {status}"
     return f"its process was killed by {signal.Signals(-status).name}"
@@ -113,7 +138,11 @@ def _cause_of_death(status: int) -> str:
 def _serve(pipe: Connection) -> None:
     """Answers plans of one tile each with their result and encoded mask, until nobody asks any more."""
     context: BlockContext = pipe.recv()
-    context.load()
+    try:
+        context.load()
+    except Exception as error:  # noqa: BLE001 - the worker that asked raises it
+        pipe.send(error)
+        return
     pipe.send(True)
     # Should the worker that asks have died meanwhile, nobody else would end a process that hangs.
     limit_s = context.tile_timeout_s and context.tile_timeout_s + _GRACE_S

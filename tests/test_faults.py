@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,35 @@ def test_what_is_not_the_tiles_fault_is_raised_from_the_child(store: Path) -> No
 
     (store / "images" / "image" / "c.0.0.0.0").unlink()
     with pytest.raises(StoreDamagedError, match="is missing"):
+        infer_block_isolated(ShardPlan(1, 1, 1, (0,)), context_of(open_cohort(store), "whole"))
+
+
+def test_a_child_that_cannot_load_its_model_quarantines_nothing(store: Path) -> None:
+    from fintune_xr.errors import SettingsError
+    from fintune_xr.models.checkpoints import Checkpoint
+    from fintune_xr.tiles import ShardPlan
+
+    other = Checkpoint("flow_unet", "other", "weights.pt", "0" * 64)
+    context = replace(context_of(open_cohort(store), "whole"), checkpoint=other)
+    with pytest.raises(SettingsError, match="takes FlowUnetSettings"):
+        infer_block_isolated(ShardPlan(1, 1, 1, (0,)), context)
+
+
+@pytest.mark.parametrize("code", ["os._exit(3)", "os.write(int(sys.argv[1]), (100).to_bytes(4) + b'x'); os._exit(3)"])
+def test_a_child_that_dies_while_it_starts_quarantines_nothing(
+    store: Path, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    from fintune_xr.errors import WorkerLostError
+    from fintune_xr.pipelines import isolated
+    from fintune_xr.tiles import ShardPlan
+
+    real = subprocess.Popen
+
+    def dying(command: list[str], **rest: Any) -> Any:
+        return real([sys.executable, "-c", f"import os, sys; {code}", command[-1]], **rest)
+
+    monkeypatch.setattr(isolated.subprocess, "Popen", dying)
+    with pytest.raises(WorkerLostError, match="ended with status 3"):
         infer_block_isolated(ShardPlan(1, 1, 1, (0,)), context_of(open_cohort(store), "whole"))
 
 
