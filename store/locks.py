@@ -77,7 +77,9 @@ def _lease(location: Location, name: str, what: str) -> Iterator[None]:
     finally:
         over.set()
         renewing.join()
-        location.remove(key)
+        # By now it may be the lease of whoever took it over.
+        if _read(location, key).startswith(owner):
+            location.remove(key)
 
 
 def _renew(location: Location, key: str, owner: str, over: threading.Event) -> None:

@@ -210,6 +210,7 @@ def test_a_writer_that_lost_its_lease_stops() -> None:
         location.write_whole("images/image/.run-r.lock", [b"another 0"])
         for _ in range(600):
             subprocess.run(["sleep", "0.1"], check=True)
+    assert location.read("images/image/.run-r.lock") == b"another 0"
 
 
 # ---- what goes wrong on the way
