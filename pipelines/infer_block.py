@@ -141,6 +141,8 @@ class Block:
                 began = time.perf_counter()
                 self._predict(sound)
                 seconds = time.perf_counter() - began
+            # The first tile is at its end only after as many have been predicted as may be under way.
+            self.progress()
             for work in batch:
                 work.seconds += seconds / len(batch)
                 yield work
@@ -179,6 +181,7 @@ class Block:
                 self._try(
                     work, lambda work=work: setattr(work, "maps", self.model.predict([work.maps])[0])
                 )
+                self.progress()
             return
         for work, one in zip(works, maps, strict=True):
             work.maps = one
