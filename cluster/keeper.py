@@ -86,6 +86,12 @@ class Keeper:
                 return
 
     def _give_up(self) -> None:
-        """Work that nobody will do any more is cancelled, so that its owner, who waits for it, wakes up."""
-        pending: list[Any] = [Future(key, self.client) for key in list(self.client.futures)]
-        self.client.cancel(pending, force=True)
+        """Work that nobody will do any more is cancelled, so that its owner, who waits for it, wakes up.
+
+        Again and again, because the owner may have been about to hand in more.
+        """
+        while True:
+            pending: list[Any] = [Future(key, self.client) for key in list(self.client.futures)]
+            self.client.cancel(pending, force=True)
+            if self._over.wait(self.fleet.profile.slurm.interval_s):
+                return
