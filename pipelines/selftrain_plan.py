@@ -14,6 +14,7 @@ from fintune_xr.finetune.particles import ParticleTiles, Target
 from fintune_xr.finetune.settings import UnetTrainSettings
 from fintune_xr.pipelines.micrographs import annotated_micrographs, particle_tiles, with_diameter
 from fintune_xr.pipelines.selftrain_settings import SelfTrainSettings
+from fintune_xr.pipelines.split import stored_by
 from fintune_xr.points import Points
 from fintune_xr.seeds import stream
 from fintune_xr.settings import validated
@@ -73,7 +74,12 @@ def plan_study(cohort: Cohort, name: str, out: Path, settings: SelfTrainSettings
     chosen = _chosen(settings, [str(tile) for tile in annotated.names])
     images = cohort.images(lazy=False)
     tiles, parts = text_array(images[n.TILE]), text_array(images[n.SPLIT])
-    free = images.isel({n.TILE: np.flatnonzero(np.isin(parts, [n.TRAIN, ""]) & ~np.isin(tiles, chosen))})
+    is_free = np.isin(parts, [n.TRAIN, ""]) & ~np.isin(tiles, chosen)
+    if stored_by(cohort) == n.DONOR:
+        # What was never annotated has no part, but its donor may be one that judges.
+        donors = text_array(images[n.DONOR])
+        is_free &= ~np.isin(donors, donors[np.isin(parts, [n.VAL, n.TEST])])
+    free = images.isel({n.TILE: np.flatnonzero(is_free)})
     if settings.positive and not free.sizes[n.TILE]:
         raise FintuneValueError(
             f"{cohort.url}: all {len(chosen)} micrographs of the train part are labelled, so none is left for "

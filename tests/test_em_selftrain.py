@@ -33,12 +33,16 @@ from fintune_xr.pipelines import selftrain as module
 from fintune_xr.pipelines.check import check
 from fintune_xr.pipelines.infer import infer
 from fintune_xr.pipelines.selftrain import selftrain
+from fintune_xr.pipelines.selftrain_plan import plan_study
+from fintune_xr.pipelines.selftrain_settings import SelfTrainSettings
+from fintune_xr.pipelines.split import require_split
 from fintune_xr.pseudo_labels import pseudo_target
 from fintune_xr.seeds import stream
 from fintune_xr.store import pseudo as pseudo_store
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.locks import holding
 from fintune_xr.store.pseudo import read_pseudo
+from fintune_xr.store.tables import open_column
 
 SETTINGS = {
     "labelled": 1,
@@ -299,6 +303,21 @@ def test_other_annotations_are_another_training(done: tuple[Cohort, Path], tmp_p
     cohort.write(n.ANNOTATIONS, points.assign({n.X: points[n.X] + 3}), datasets.POINTS)
     with pytest.raises(RunMismatchError, match=r"another training \(different: annotations_digest\)"):
         selftrain(cohort.url, run_name="s", out=tmp_path, config=SETTINGS)
+
+
+def test_data_sets_that_judge_teach_nothing(tmp_path: Path) -> None:
+    cohort = make_micrographs(tmp_path / "c.zarr", parts=(n.TRAIN, n.TRAIN, n.VAL, n.TEST, "", "", ""))
+    column = open_column(cohort.location, f"{n.IMAGES}/{n.DONOR}")
+    column[:] = np.array(["a", "b", "c", "d", "c", "d", "e"], np.dtypes.StringDType())
+    settings = SelfTrainSettings(labelled=1)
+
+    def unlabelled() -> set[str]:
+        study = plan_study(cohort, "s", tmp_path, settings, require_split(cohort))
+        return {str(name) for name in study.unlabelled.names} - {"grid/m0", "grid/m1"}
+
+    assert unlabelled() == {"grid/m4", "grid/m5", "grid/m6"}, "split by tile"
+    open_column(cohort.location, f"{n.IMAGES}/{n.SPLIT}").attrs["by"] = n.DONOR
+    assert unlabelled() == {"grid/m6"}
 
 
 def test_anew_begins_from_random_weights(done: tuple[Cohort, Path], tmp_path: Path) -> None:
