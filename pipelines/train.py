@@ -17,7 +17,7 @@ from fintune_xr.finetune.flow_task import AP50
 from fintune_xr.finetune.particle_task import PARTICLE_F1
 from fintune_xr.finetune.progress import EpochRecord
 from fintune_xr.finetune.settings import FitSettings, UnetTrainSettings, train_settings
-from fintune_xr.models.checkpoints import FLOW_UNET_KIND, UNET_KIND, Checkpoint, resolve_checkpoint
+from fintune_xr.models.checkpoints import FLOW_UNET_KIND, UNET_KIND, Checkpoint, model_names, resolve_checkpoint
 from fintune_xr.pipelines.micrographs import annotated_micrographs, with_diameter
 from fintune_xr.pipelines.progress import say
 from fintune_xr.pipelines.remote import results_from_workers, seen_everywhere, settings_there
@@ -93,10 +93,12 @@ def trained_on(
     Raises UnknownNameError or SettingsError for a profile, DeviceError for a device that its workers lack.
     """
     profile, rest = profile_and_rest(cluster, overrides)
-    kind, _ = model_to_train(model)
+    kind, start = model_to_train(model)
     device = load_settings(train_settings(kind), config, rest).device
     config, rest = settings_there(config, rest, device=device, profile=profile)
-    return profile, {"model": seen_everywhere(model), "config": config, "overrides": rest}
+    # A folder that happens to have the name of a model is not meant.
+    there = model if start is None or model in model_names() else seen_everywhere(model)
+    return profile, {"model": there, "config": config, "overrides": rest}
 
 
 def model_to_train(model: str) -> tuple[str, Checkpoint | None]:

@@ -25,7 +25,7 @@ from fintune_xr.pipelines.ingest import ingest
 from fintune_xr.pipelines.progress import heard_by, say
 from fintune_xr.pipelines.remote import results_from_workers, seen_everywhere, settings_there
 from fintune_xr.pipelines.split import split
-from fintune_xr.pipelines.train import train
+from fintune_xr.pipelines.train import train, trained_on
 from fintune_xr.simulate import simulate_cohort
 from fintune_xr.store.cohort import open_cohort
 
@@ -108,6 +108,13 @@ def test_paths_are_made_absolute_and_names_are_not(tmp_path: Path, monkeypatch: 
     assert [seen_everywhere(name) for name in ("flow_unet", "s3://bucket/a", "", None)] == [
         "flow_unet", "s3://bucket/a", "", "",
     ]  # fmt: skip
+
+
+def test_a_folder_named_like_a_model_is_not_taken_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "flow_unet").mkdir()
+    _, there = trained_on("threads", model="flow_unet", config=None, overrides=())
+    assert there["model"] == "flow_unet"
 
 
 def _speak(number: int) -> int:
