@@ -71,8 +71,8 @@ def _score_parts(particles: ParticleContents, scores: xr.Dataset) -> list[Part]:
     found = counted(scores.sizes[n.TILE], "micrograph", "micrographs")
     about = (
         f"A pick counts as found within {distance:.2f} px of an annotated centre ({distance / diameter:.2f} of the "
-        f"diameter of {diameter:.2f} px, stored pixels), one to one. Part {particles.split}, {found}; the threshold of "
-        "each run was chosen elsewhere, as the table of picks says. Values in brackets are 95\u202f% intervals of a "
+        f"diameter of {diameter:.2f} px, stored pixels), one to one. Part {particles.split}, {found}; the table of "
+        "picks says where the threshold of each run was chosen. Values in brackets are 95\u202f% intervals of a "
         "bootstrap over micrographs."
     )
     parts: list[Part] = [Note(about)]
