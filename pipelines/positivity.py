@@ -22,8 +22,9 @@ from fintune_xr.analysis.rules import (
     OtsuRule,
     PositivityRule,
 )
-from fintune_xr.errors import SettingsError, unknown_name
+from fintune_xr.errors import FintuneValueError, SettingsError, unknown_name
 from fintune_xr.pipelines.counts import require_finished
+from fintune_xr.products import INSTANCES
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.runs import require_known_run, write_positive
 
@@ -68,6 +69,8 @@ def parse_rule(rule: str, *, threshold: float | None = None, nuclei_run: str = "
 
 def apply_positivity(cohort: Cohort, run: str, rule: PositivityRule) -> xr.Dataset:
     """Counts (rule, tile) of a finished run, stored under `positivity/<run>`, with `rule` active."""
+    if cohort.run_product(run) is not INSTANCES:
+        raise FintuneValueError(f"run {run!r} holds maps of probability, not cells; name a run of masks with --run")
     tiles = cohort.run(run, lazy=False)
     require_finished(cohort, run)
     if isinstance(rule, DetectedRule):

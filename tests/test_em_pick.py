@@ -21,6 +21,7 @@ from fintune_xr.metrics.particle import match_points, threshold_curve
 from fintune_xr.pipelines.check import check
 from fintune_xr.pipelines.evaluate import evaluate, score_table
 from fintune_xr.pipelines.pick import pick
+from fintune_xr.pipelines.positivity import positivity
 from fintune_xr.pipelines.split import split
 from fintune_xr.points import tile_points
 from fintune_xr.store.check_points import check_picks, check_points
@@ -349,3 +350,8 @@ def test_the_table_says_how_it_was_made(picked: Cohort) -> None:
 def test_check_finds_points_where_none_can_be(cohort: Cohort, group: str, name: str, value: Any, what: str) -> None:
     open_column(cohort.location, f"{group}/{name}")[0] = value
     assert any(what in found for _, found, _ in [*check_points(cohort), *check_picks(cohort)])
+
+
+def test_a_run_of_probabilities_has_no_positive_cells(picked: Cohort) -> None:
+    with pytest.raises(FintuneValueError, match="run 'good' holds maps of probability, not cells"):
+        positivity(picked.url, run="good")
