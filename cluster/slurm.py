@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import os
 import shlex
+import signal
 import sys
 import tempfile
+import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -74,10 +76,9 @@ def job_parameters(profile: Profile, *, job_name: str, exclude: Sequence[str] = 
 
 def job_script(profile: Profile) -> str:
     """The script of one job of `profile`, but for the scheduler's address and the worker's name."""
-    from dask_jobqueue.slurm import SLURMJob
-
+    job_class = _dask_jobqueue().slurm.SLURMJob
     with dask.config.set(_UNSET):
-        job = SLURMJob(scheduler=_PLACEHOLDER, name="WORKER", **job_parameters(profile, job_name="fintune-xr"))
+        job = job_class(scheduler=_PLACEHOLDER, name="WORKER", **job_parameters(profile, job_name="fintune-xr"))
     return str(job.job_script())
 
 
@@ -92,11 +93,20 @@ def preflight(profile: Profile) -> str:
         return check_accepted(str(script)).strip()
 
 
+def _dask_jobqueue() -> Any:
+    """The package, without what its import does to Ctrl-C: it would end this process as if all had gone well."""
+    before = signal.getsignal(signal.SIGINT)
+    import dask_jobqueue.slurm
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, before)
+    return dask_jobqueue
+
+
 @contextmanager
 def slurm_cluster(profile: Profile, job_name: str) -> Iterator[Any]:
     """A SLURMCluster without any jobs yet. Raises ClusterError where Slurm would refuse them."""
-    from dask_jobqueue import SLURMCluster
-
+    cluster_class = _dask_jobqueue().SLURMCluster
     preflight(profile)
     log_folder(profile.slurm).mkdir(parents=True, exist_ok=True)
     jobs = job_parameters(profile, job_name=job_name)
@@ -105,7 +115,7 @@ def slurm_cluster(profile: Profile, job_name: str) -> Iterator[Any]:
     scheduler: dict[str, Any] = {"port": 0, "dashboard": profile.dashboard, "dashboard_address": ":0"}
     if profile.slurm.scheduler_interface:
         scheduler["interface"] = profile.slurm.scheduler_interface
-    with dask.config.set(_UNSET), SLURMCluster(name=job_name, scheduler_options=scheduler, **jobs) as cluster:
+    with dask.config.set(_UNSET), cluster_class(name=job_name, scheduler_options=scheduler, **jobs) as cluster:
         try:
             yield cluster
         finally:

@@ -16,7 +16,7 @@ import zarr
 from numpy.typing import NDArray
 
 from fintune_xr import names as n
-from fintune_xr.errors import FintuneError, StoreWriteError
+from fintune_xr.errors import DeviceError, FintuneError, StoreWriteError
 from fintune_xr.measurement import measure_cells
 from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.models.devices import CPU
@@ -176,7 +176,8 @@ class Block:
             maps = self.model.predict([work.maps for work in works])  # type: ignore[misc]
         except _NOT_THE_TILES_FAULT:
             raise
-        except Exception:  # noqa: BLE001 - any failure of a model is the tile's, once it is alone
+        except Exception as error:  # noqa: BLE001 - any failure of a model is the tile's, once it is alone
+            _check_device(error, self.context.device)
             for work in works:
                 self._try(
                     work, lambda work=work: setattr(work, "maps", self.model.predict([work.maps])[0])
@@ -194,11 +195,21 @@ class Block:
             except _NOT_THE_TILES_FAULT:
                 raise
             except Exception as error:  # noqa: BLE001 - the reason is stored with the quarantined tile
+                _check_device(error, self.context.device)
                 if attempt == self.context.attempts:
                     work.fault = f"{type(error).__name__}: {error}"
                 else:
                     # What passes, such as a busy file server or device, needs a moment to do so.
                     time.sleep(_BACK_OFF_S * 2 ** (attempt - 1))
+
+
+def _check_device(error: Exception, device: str) -> None:
+    """Raises DeviceError where the device has failed: after that no tile of this process can be done."""
+    if device != CPU and ("CUDA error" in str(error) or type(error).__name__ == "AcceleratorError"):
+        raise DeviceError(
+            f"{device} failed: {error}. The process cannot use it any more. What was committed stays: run the same "
+            "command again; where it fails at the same tile, look at that tile, the driver and `dmesg`."
+        ) from error
 
 
 def is_shared(device: str) -> bool:

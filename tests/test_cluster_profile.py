@@ -380,3 +380,15 @@ def test_importing_profiles_needs_no_batch_system() -> None:
 def test_a_client_of_a_local_profile_needs_no_words(tmp_path: Path) -> None:
     with session(Profile(kind="threads", workers=1, dashboard=False), left=lambda: 1, report=print) as client:
         assert isinstance(client, Client)
+
+
+def test_ctrl_c_stays_an_interruption() -> None:
+    """The import of dask-jobqueue makes it a plain exit, with which a command would seem to have succeeded."""
+    program = """
+import signal
+from fintune_xr.cluster.profile import load_profile
+from fintune_xr.cluster.slurm import job_script
+job_script(load_profile("slurm-cpu"))
+assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -246,3 +246,27 @@ def test_clocks_that_differ_change_nothing(store: Path, tmp_path: Path) -> None:
     assert status("pass", -years) == 0
     assert_same_run(run_values(open_cohort(store), "whole"), run_values(open_cohort(store), "r"))
     assert check(store) == []
+
+
+@pytest.mark.parametrize("said", ["CUDA error: an illegal memory access was encountered", "index out of range"])
+def test_a_device_that_failed_stops_the_block_and_quarantines_nothing(
+    store: Path, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    from fintune_xr.errors import DeviceError
+    from fintune_xr.models.threshold import ThresholdSegmenter
+    from fintune_xr.tiles import ShardPlan
+
+    def failing(*_: Any) -> Any:
+        raise RuntimeError(said)
+
+    context = replace(context_of(open_cohort(store), "whole"), device="cuda:0")
+    segmenter = ThresholdSegmenter(context.settings, channels=context.channels)
+    monkeypatch.setattr(segmenter, "predict", failing)
+    monkeypatch.setattr(blocks_of_infer, "load_model", lambda *_, **__: segmenter)
+    plan = ShardPlan(3, 3, 1, (0,))
+    if said.startswith("CUDA"):
+        with pytest.raises(DeviceError, match=r"cuda:0 failed: CUDA error.* run the same command again"):
+            blocks_of_infer.infer_block(plan, context)
+    else:
+        (result,) = blocks_of_infer.infer_block(plan, context).results
+        assert result.reason == f"RuntimeError: {said}"
