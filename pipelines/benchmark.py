@@ -19,7 +19,9 @@ from fintune_xr.analysis.report.benchmark_study import (
     GROUP_PATH,
     HYBRID,
     MARKER_ONLY,
+    UNDECIDED,
     benchmark_table,
+    hybrid_choice,
     specific_name,
 )
 from fintune_xr.errors import SettingsError
@@ -27,7 +29,7 @@ from fintune_xr.finetune.settings import train_settings
 from fintune_xr.metrics.instance import instance_scores
 from fintune_xr.models.checkpoints import FLOW_UNET_KIND, Checkpoint, resolve_checkpoint
 from fintune_xr.pipelines.evaluate import match_tiles, scores_by_group, tiles_of_split
-from fintune_xr.pipelines.hybrid import choose_by_marker
+from fintune_xr.pipelines.hybrid import choose_by_marker, undecided
 from fintune_xr.pipelines.infer import InferSettings, infer
 from fintune_xr.pipelines.progress import say
 from fintune_xr.pipelines.split import require_split, split_table
@@ -115,8 +117,7 @@ def benchmark(
 
 def hybrid_line(found: xr.Dataset) -> str:
     """Which model the hybrid takes for each marker, as one sentence."""
-    chosen = ", ".join(f"{marker}: {name}" for marker, name in found.attrs[HYBRID].items())
-    return f"hybrid, by AP50 on the val tiles: {chosen}"
+    return f"hybrid, by AP50 on the val tiles: {hybrid_choice(found)}"
 
 
 def _plan(cohort: Cohort, model: str, settings: BenchmarkSettings) -> _Plan:
@@ -186,12 +187,13 @@ def _scored(plan: _Plan) -> tuple[xr.Dataset, xr.Dataset]:
         for part in PARTS
     )
     judged, facts = _by_group(val), _facts(plan)
-    choice = choose_by_marker(judged, texts(test[n.MARKER]))
+    markers = texts(test[n.MARKER])
+    choice, guessed = choose_by_marker(judged, markers), undecided(judged, markers)
     counts = _with_hybrid(test, choice)
     scores = scores_by_group(counts, plan.settings.resamples, plan.settings.seed)
     return (
         xr.merge([val, judged], join="exact").assign_attrs(facts),
-        xr.merge([counts, scores], join="exact").assign_attrs({**facts, HYBRID: choice}),
+        xr.merge([counts, scores], join="exact").assign_attrs({**facts, HYBRID: choice, UNDECIDED: guessed}),
     )
 
 

@@ -17,7 +17,7 @@ from fintune_xr.errors import FintuneValueError
 from fintune_xr.metrics.instance import score_name
 from fintune_xr.pipelines.evaluate import ALL_MARKERS, GROUP, evaluate
 from fintune_xr.pipelines.positivity import apply_positivity, parse_rule
-from fintune_xr.pipelines.progress import progress
+from fintune_xr.pipelines.progress import progress, say
 from fintune_xr.pipelines.split import require_split
 from fintune_xr.provenance import provenance
 from fintune_xr.store import shards
@@ -45,7 +45,10 @@ def hybrid(store: str | Path, *, run_name: str, runs: Sequence[str], part: str =
             f"a hybrid of {list(runs)} chosen on {part!r}: give two runs or more, and a part other than test"
         )
     cohort = open_cohort(store)
-    choice = choose_by_marker(evaluate(store, runs=runs, split=part), texts(cohort.images()[n.MARKER]))
+    scores, markers = evaluate(store, runs=runs, split=part), texts(cohort.images()[n.MARKER])
+    choice = choose_by_marker(scores, markers)
+    for marker in undecided(scores, markers):
+        say(f"no annotated tile of {marker} in part {part}: it takes the run that is best over all markers")
     sources = {name: _Source.open(cohort, name) for name in sorted(set(choice.values()))}
     identity = {
         "hybrid": choice,
@@ -78,6 +81,11 @@ def choose_by_marker(scores: xr.Dataset, markers: Sequence[str]) -> dict[str, st
         row = ap50.sel({GROUP: marker if marker in groups else ALL_MARKERS})
         best[marker] = texts(ap50[n.RUN])[int(np.argmax(row.fillna(-1).values))]
     return best
+
+
+def undecided(scores: xr.Dataset, markers: Sequence[str]) -> list[str]:
+    """Those of `markers` that have no scores of their own, so that all markers together decide for them."""
+    return sorted(set(markers) - set(texts(scores[GROUP])))
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ from fintune_xr.errors import FintuneValueError, RunMismatchError
 from fintune_xr.pipelines import hybrid as module
 from fintune_xr.pipelines.annotate import annotate
 from fintune_xr.pipelines.check import check
-from fintune_xr.pipelines.hybrid import AP50, choose_by_marker, hybrid
+from fintune_xr.pipelines.hybrid import AP50, choose_by_marker, hybrid, undecided
 from fintune_xr.pipelines.infer import infer
 from fintune_xr.pipelines.ingest import ingest
 from fintune_xr.pipelines.split import split
@@ -49,6 +49,7 @@ def scores(table: dict[str, dict[str, float]]) -> xr.Dataset:
 def test_each_marker_takes_its_best_run_and_a_marker_without_tiles_the_best_of_all() -> None:
     table = {"all": {"a": 0.5, "b": 0.6}, "GFAP": {"a": 0.9, "b": 0.1}, "IBA1": {"a": np.nan, "b": 0.2}}
     assert choose_by_marker(scores(table), ["GFAP", "OLIG2", "IBA1"]) == {"GFAP": "a", "IBA1": "b", "OLIG2": "b"}
+    assert undecided(scores(table), ["GFAP", "OLIG2", "IBA1"]) == ["OLIG2"]
 
 
 def test_the_masks_and_cells_are_those_of_the_chosen_runs(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ BASELINE: Final = "baseline"
 GENERIC: Final = "generic"
 MARKER_ONLY: Final = "marker-only"
 HYBRID: Final = "hybrid"
+UNDECIDED: Final = "hybrid_undecided"
 IOU: Final = 0.5
 
 _AP: Final = score_name(n.AVERAGE_PRECISION, n.IMAGE_MEAN)
@@ -104,12 +105,15 @@ def _text(found: xr.Dataset) -> str:
         f"All models on the same {tiles}. {BASELINE}: {facts['baseline']['name']} as it is. {GENERIC}: "
         f"{facts['model']} trained on the train tiles of all markers; a specific model on those of its marker, and "
         f"judged on all test tiles; {MARKER_ONLY}: trained and run without {unseen}. {HYBRID}: for each marker the "
-        f"model that is best by AP50 on the val tiles ({_choice(found)})."
+        f"model that is best by AP50 on the val tiles ({hybrid_choice(found)})."
     )
 
 
-def _choice(found: xr.Dataset) -> str:
-    return ", ".join(f"{marker}: {name}" for marker, name in found.attrs[HYBRID].items())
+def hybrid_choice(found: xr.Dataset) -> str:
+    """Which model the hybrid takes for each marker, and for which of them no val tile decided."""
+    chosen = ", ".join(f"{marker}: {name}" for marker, name in found.attrs[HYBRID].items())
+    guessed = ", ".join(found.attrs.get(UNDECIDED, []))
+    return f"{chosen}; no val tiles of {guessed}: best over all markers" if guessed else chosen
 
 
 def _notes(found: xr.Dataset) -> list[Part]:
