@@ -9,7 +9,7 @@ from typing import BinaryIO, TypeAlias, cast
 
 from fintune_xr.errors import FintuneValueError
 
-from .remote import check_url, file_system
+from .remote import check_url, file_system, reaching
 
 Place: TypeAlias = Path | str
 """A local path, or an fsspec URL such as s3://bucket/folder."""
@@ -42,7 +42,8 @@ def open_place(place: Place) -> BinaryIO:
     """The file at `place`, opened for reading bytes."""
     if is_url(place):
         filesystem, path = file_system(str(place))
-        return cast(BinaryIO, filesystem.open(path, "rb"))
+        with reaching(str(place)):
+            return cast(BinaryIO, filesystem.open(path, "rb"))
     return Path(place).open("rb")
 
 
@@ -73,7 +74,8 @@ def _list_url(source: str) -> list[str]:
     check_url(source)
     filesystem, root = file_system(source)
     prefix = root.rstrip("/") + "/"
-    found = [path.removeprefix(prefix) for path in filesystem.find(root)]
+    with reaching(source):
+        found = [path.removeprefix(prefix) for path in filesystem.find(root)]
     if not found:
         raise FintuneValueError(f"expected images under {source}, found nothing. Correct SOURCE.")
     return found

@@ -244,17 +244,24 @@ def test_a_bucket_that_is_not_there(client: Any, raw: Path, capsys: pytest.Captu
     assert issubclass(StoreWriteError, OSError)
 
 
-def test_storage_that_does_not_answer() -> None:
-    code = """
+@pytest.mark.parametrize(
+    ("tokens", "what"),
+    [
+        (["check", "s3://bucket/a.zarr"], "s3://bucket/a.zarr"),
+        (["ingest", "s3://bucket/raw", "{here}/a.zarr"], "s3://bucket/raw"),
+    ],
+)
+def test_storage_that_does_not_answer(tmp_path: Path, tokens: list[str], what: str) -> None:
+    code = f"""
 import os
-os.environ |= {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}
+os.environ |= {{"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}}
 from fintune_xr.pipelines import cli
-raise SystemExit(cli.run(["check", "s3://bucket/a.zarr"]))
+raise SystemExit(cli.run({[token.replace("{here}", str(tmp_path)) for token in tokens]!r}))
 """
     secret = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET, "PATH": "/usr/bin:/bin"}
     done = subprocess.run([sys.executable, "-c", code], env=secret, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "cannot reach s3://bucket/a.zarr" in done.stderr
+    assert f"cannot reach {what}" in done.stderr
     assert SECRET not in done.stderr
     assert KEY not in done.stderr
     assert "Traceback" not in done.stderr
