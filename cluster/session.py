@@ -91,12 +91,19 @@ def _end_jobs(job_name: str, report: Report) -> None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Dask's own log lines about start and stop would bury the progress; its errors still come through."""
-    logger = logging.getLogger("distributed")
+    logger, worker = logging.getLogger("distributed"), logging.getLogger("distributed.worker")
     before = logger.level
     logger.setLevel(logging.ERROR)
+    worker.addFilter(_not_raised_anyway)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Port .* is already in use")
             yield
     finally:
         logger.setLevel(before)
+        worker.removeFilter(_not_raised_anyway)
+
+
+def _not_raised_anyway(record: logging.LogRecord) -> bool:
+    """Whether a line of a worker says something else than an error that is raised where results are waited for."""
+    return not record.getMessage().startswith("Compute Failed")

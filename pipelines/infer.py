@@ -18,7 +18,7 @@ from fintune_xr.blocks import map_plans
 from fintune_xr.cluster.profile import Profile
 from fintune_xr.cluster.session import session
 from fintune_xr.datasets import SCHEMA_VERSION
-from fintune_xr.errors import unknown_name
+from fintune_xr.errors import FintuneValueError, unknown_name
 from fintune_xr.models.checkpoints import Checkpoint, resolve_checkpoint, training_facts
 from fintune_xr.models.devices import CPU
 from fintune_xr.models.registry import load_model, product_of
@@ -158,6 +158,7 @@ def run_context(
     chosen = validated(
         model_settings(checkpoint.kind), settings.model, where=f"settings of {checkpoint.kind}"
     )
+    _check_counts(cohort, checkpoint)
     channels = tuple(str(name) for name in cohort.images()[n.CHANNEL].values)
     device = device_on(profile, settings.device)
     if not checkpoint.path:
@@ -174,6 +175,16 @@ def run_context(
         attempts=settings.attempts,
         tile_timeout_s=settings.tile_timeout_s,
     )
+
+
+def _check_counts(cohort: Cohort, checkpoint: Checkpoint) -> None:
+    """Raises FintuneValueError for a model of cells on a store that holds no counts, such as binned micrographs."""
+    dtype = cohort.images()[n.IMAGE].dtype
+    if product_of(checkpoint.kind) is INSTANCES and (dtype.kind != "u" or dtype.itemsize > 2):
+        raise FintuneValueError(
+            f"model {checkpoint.name!r} finds cells and measures counts (uint8, uint16), and {cohort.url} holds "
+            f"{dtype}. For particles of micrographs: fintune-xr train STORE --model unet, or pick STORE --model log."
+        )
 
 
 def in_parts(cohort: Cohort, parts: Sequence[str]) -> NDArray[np.bool_] | None:

@@ -43,7 +43,7 @@ from fintune_xr.pipelines.plan import plan_run
 from fintune_xr.pipelines.positivity import positivity
 from fintune_xr.pipelines.split import split
 from fintune_xr.store import runs
-from fintune_xr.store.cohort import Cohort, open_cohort
+from fintune_xr.store.cohort import Cohort, create_cohort, open_cohort
 from fintune_xr.store.runs import mark_pending, run_attrs
 
 SETTINGS = ("model.background_px=0", "model.min_area_px=20")
@@ -537,3 +537,21 @@ def test_a_profile_of_ones_own(tmp_path: Path) -> None:
 
 def test_cohort_type() -> None:
     assert Cohort.__dataclass_params__.frozen  # type: ignore[attr-defined]
+
+
+def test_a_model_of_cells_is_refused_where_there_are_no_counts(tmp_path: Path) -> None:
+    place = tmp_path / "em.zarr"
+    cohort = create_cohort(place, kind="em", channels=["micrograph"], tile_shape=(64, 64), dtype="float32")
+    with pytest.raises(FintuneValueError, match=r"'threshold' finds cells .* holds float32\. .*--model unet"):
+        infer(cohort.url, run="r", model="threshold")
+    assert open_cohort(cohort.url).run_names() == []
+
+
+def test_an_error_in_a_block_is_said_once(
+    store: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with_fault(monkeypatch, Faulty("reconstruct", [first_pixel(3)], StoreDamagedError("a shard is gone")))
+    assert cli.run(["infer", store, "--run", "r", *SETTINGS]) == 1
+    said = capfd.readouterr().err
+    assert said.count("a shard is gone") == 1
+    assert "Traceback" not in said
