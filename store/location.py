@@ -34,6 +34,9 @@ class Version3Store(zarr.storage.WrapperStore[Store]):
     """A store that is not asked for metadata of Zarr version 2, which is never there.
 
     zarr looks for it whenever it opens something: on object storage three requests where one is enough.
+
+    Nor does it write what is there already: for every new array zarr offers the metadata of all groups above
+    it, and a writer killed then would leave unfinished files in groups that are not its own to sweep.
     """
 
     async def get(
@@ -42,6 +45,10 @@ class Version3Store(zarr.storage.WrapperStore[Store]):
         if key.rpartition("/")[2] in _VERSION_2:
             return None
         return await self._store.get(key, prototype, byte_range)
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        if not await self._store.exists(key):
+            await self._store.set_if_not_exists(key, value)
 
 
 class StrictStore(Version3Store):
