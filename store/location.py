@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import itertools
 import os
 import shutil
 import uuid
@@ -23,6 +24,8 @@ from fintune_xr.errors import FintuneError, StoreDamagedError, StoreWriteError
 from .remote import check_url, file_system, options, reaching
 
 PARTIAL_SUFFIX = ".partial"
+# What goes to object storage at once. S3 takes parts from 5 MiB on, 10,000 of them: shards of up to 160 GiB.
+PART_BYTES = 16 << 20
 # What zarr and its codecs raise for bytes that are not what was written.
 DECODING_ERRORS = (ValueError, RuntimeError, OSError, KeyError)
 _VERSION_2 = {".zarray", ".zgroup", ".zattrs", ".zmetadata"}
@@ -132,18 +135,16 @@ class Location:
     def write_whole(self, key: str, parts: Iterable[bytes]) -> int:
         """Number of bytes written: all of `parts` under `key`, durable, or nothing at all.
 
-        Locally the bytes go to a neighbouring `.partial` file that is synced and renamed.
+        Locally the bytes go to a neighbouring `.partial` file that is synced and renamed. To object storage few bytes
+        go in one request and many as the parts of one upload, so that memory holds a part or two and not the whole.
 
         Raises StoreWriteError on a full disk, a read-only path or missing permission.
         """
         with writing(f"{self.url}/{key}"):
             if self.is_local:
                 return _replace_file(self.path / key, parts)
-            # In one request, or as the parts of one upload: an object appears whole or not at all.
-            body = b"".join(parts)
             with self._remote() as (system, root):
-                system.pipe_file(f"{root}/{key}", body)
-            return len(body)
+                return _send(system, f"{root}/{key}", iter(parts))
 
     def remove(self, folder: str) -> None:
         """Removes everything under `folder`; nothing happens where there is nothing."""
@@ -249,6 +250,31 @@ def _replace_file(file: Path, parts: Iterable[bytes]) -> int:
         raise
     _sync_folder(file.parent)
     return size
+
+
+def _send(system: Any, path: str, parts: Iterator[bytes]) -> int:
+    first: list[bytes] = []
+    size = 0
+    for part in parts:
+        first.append(part)
+        size += len(part)
+        if size >= PART_BYTES:
+            return _send_in_parts(system, path, itertools.chain(_given_away(first), parts))
+    system.pipe_file(path, b"".join(first))
+    return size
+
+
+def _send_in_parts(system: Any, path: str, parts: Iterable[bytes]) -> int:
+    """An object appears when the transaction ends well; an error aborts the upload, so that no part of it is kept."""
+    with system.transaction, system.open(path, "wb", block_size=PART_BYTES) as upload:
+        return sum(upload.write(part) for part in parts)
+
+
+def _given_away(parts: list[bytes]) -> Iterator[bytes]:
+    """Each of `parts`, which is held here no longer than it takes."""
+    parts.reverse()
+    while parts:
+        yield parts.pop()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from fintune_xr.errors import (
 from fintune_xr.pipelines import cli
 from fintune_xr.pipelines.check import check
 from fintune_xr.pipelines.infer import infer
+from fintune_xr.store import location as location_module
 from fintune_xr.store import locks, remote
 from fintune_xr.store.cohort import open_cohort
 from fintune_xr.store.location import Location
@@ -37,6 +39,7 @@ from fintune_xr.store.location import Location
 KEY, SECRET = "AKIDNOTTOBESEEN", "secret-not-to-be-seen/anywhere"
 BUCKET = "cohorts"
 DONORS, TILES = 6, 2
+S3_SMALLEST_PART = 5 << 20
 RUN = ("--model", "threshold", "device=cpu", "model.background_px=0", "model.min_area_px=20")
 
 
@@ -168,6 +171,70 @@ def test_a_shard_that_is_gone_or_damaged_is_found_and_remade(client: Any, small:
     assert infer(small, run="r").n_new == 2
     assert_same_run(before, run_values(open_cohort(small), "r"))
     assert check(small) == []
+
+
+# ---- large objects, in parts
+
+
+def parts_under_way(client: Any) -> list[str]:
+    return [upload["Key"] for upload in client.list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])]
+
+
+def test_what_is_sent_in_parts_is_what_was_given(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(location_module, "PART_BYTES", S3_SMALLEST_PART)
+    rng = np.random.default_rng(5)
+    for size in (0, 1, S3_SMALLEST_PART - 1, S3_SMALLEST_PART, 2 * S3_SMALLEST_PART, 2 * S3_SMALLEST_PART + 1):
+        body = rng.bytes(size)
+        cuts = [0, *sorted(rng.integers(0, size + 1, 3)), size]
+        given = [body[begin:end] for begin, end in itertools.pairwise(cuts)]
+        assert Location(f"s3://{BUCKET}/parts").write_whole("a", given) == size
+        found = client.get_object(Bucket=BUCKET, Key="parts/a")
+        assert found["Body"].read() == body
+        assert ("-" in found["ETag"]) == (size >= S3_SMALLEST_PART), "many parts, or one request"
+    assert parts_under_way(client) == []
+
+
+@pytest.mark.parametrize("error", [ValueError("a tile"), KeyboardInterrupt()])
+@pytest.mark.parametrize("before", [1, 3])
+def test_an_error_among_the_parts_leaves_nothing(
+    client: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: BaseException, before: int
+) -> None:
+    monkeypatch.setattr(location_module, "PART_BYTES", S3_SMALLEST_PART)
+    folder = tmp_path.name
+    location = Location(f"s3://{BUCKET}/{folder}")
+    open_then: list[list[str]] = []
+
+    def parts() -> Iterator[bytes]:
+        yield from [bytes(S3_SMALLEST_PART // 2 + 1)] * before
+        open_then.append(parts_under_way(client))
+        raise error
+
+    with pytest.raises(type(error)):
+        location.write_whole("a", parts())
+    assert open_then == [[f"{folder}/a"] if before > 1 else []]
+    assert parts_under_way(client) == []
+    assert objects(client, folder) == {}
+    # What comes after it is not held back as part of what failed.
+    location.write_whole("a", [b"good"])
+    assert objects(client, folder) == {f"{folder}/a": b"good"}
+
+
+@pytest.mark.usefixtures("client")
+def test_memory_holds_parts_of_a_large_object_and_not_the_whole() -> None:
+    code = f"""
+import tracemalloc
+from fintune_xr.store import location as module
+module.PART_BYTES = {S3_SMALLEST_PART}
+location = module.Location("s3://{BUCKET}/large")
+location.write_whole("small", [b"the client is made"])
+tracemalloc.start()
+size = location.write_whole("a", (bytes(1 << 20) for _ in range(60)))
+print(size, tracemalloc.get_traced_memory()[1])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    size, peak = map(int, done.stdout.split())
+    assert size == 60 << 20
+    assert peak < 4 * S3_SMALLEST_PART
 
 
 # ---- one writer at a time, without a lock of the operating system
