@@ -45,7 +45,10 @@ class InferSettings(Settings):
     batch_tiles: int = Field(1, ge=1, description="Tiles given to the network at once.")
     attempts: int = Field(2, ge=1, description="Tries before a failing tile is quarantined.")
     tile_timeout_s: float = Field(
-        1800.0, ge=0, description="A worker process that ends no tile for so long is given up; 0: never."
+        1800.0,
+        ge=0,
+        description="A worker process that makes no progress for so long is given up, times the tiles of a batch while "
+        "the network has it; a tile that takes longer is quarantined. 0: never.",
     )
     positivity: str = Field(
         "otsu", description="Rule applied at the end; other rules: `fintune-xr positivity`."

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -74,12 +74,14 @@ def infer_block(plan: ShardPlan, context: BlockContext) -> ShardReceipt:
     """Receipt of one mask shard, once it is durable on disk.
 
     A tile that fails `attempts` times is quarantined with its reason and stored as an empty mask; failures
-    of the store itself are raised. A worker process in which no tile ends for `tile_timeout_s` is given up.
+    of the store itself are raised. A worker process in which no stage of a tile ends for `tile_timeout_s`, or no batch
+    for that times its tiles, is given up.
     """
     finished: list[TileResult] = []
     limit = context.tile_timeout_s if may_die() else 0.0
     with Watch(limit, what=f"{context.run}, tiles from {plan.first}") as watch:
-        block = Block(plan, context, progress=watch.alive)
+        with watch.allowing(SECONDS_TO_START):
+            block = Block(plan, context, watch=watch)
         with ThreadPoolExecutor(_pool_size(), thread_name_prefix="tile") as pool:
             encoded = block.encoded_tiles(pool, finished)
             write_mask_shard(context.location, context.run, plan, encoded, creation=context.creation)
@@ -89,11 +91,9 @@ def infer_block(plan: ShardPlan, context: BlockContext) -> ShardReceipt:
 class Block:
     """The stages of one block, each a method that takes and gives one tile's work."""
 
-    def __init__(
-        self, plan: ShardPlan, context: BlockContext, *, progress: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, plan: ShardPlan, context: BlockContext, *, watch: Watch | None = None) -> None:
         self.rank = next(_RANKS)
-        self.progress = progress
+        self.watch = watch or Watch(0, what="nothing")
         self.plan = plan
         self.context = context
         store = context.location.zarr()
@@ -113,7 +113,7 @@ class Block:
         predicted = self.predicted(prepared)
         for work in ahead(pool, self.finish, predicted, depth=depth):
             finished.append(_result(work))
-            self.progress()
+            self.watch.alive()
             yield work.encoded
 
     def encoded_one_by_one(self, finished: list[TileResult]) -> Iterator[shards.Encoded]:
@@ -131,6 +131,7 @@ class Block:
         work.image = image[..., : self.heights[slot], : self.widths[slot]]
         self._try(work, lambda: setattr(work, "maps", self.model.normalise(work.image)))
         work.seconds += time.perf_counter() - began
+        self.watch.alive()
         return work
 
     def predicted(self, prepared: Iterator[_Work], *, size: int = 0) -> Iterator[_Work]:
@@ -139,10 +140,10 @@ class Block:
             sound = [work for work in batch if not work.fault]
             with self._turn():
                 began = time.perf_counter()
-                self._predict(sound)
+                # A batch is one step, and each of its tiles may take the time of one.
+                with self.watch.allowing(len(sound) * self.context.tile_timeout_s):
+                    self._predict(sound)
                 seconds = time.perf_counter() - began
-            # The first tile is at its end only after as many have been predicted as may be under way.
-            self.progress()
             for work in batch:
                 work.seconds += seconds / len(batch)
                 yield work
@@ -151,7 +152,7 @@ class Block:
         """A GPU computes for one block at a time; CPU threads for all of them."""
         if not is_shared(self.context.device):
             return contextlib.nullcontext()
-        return turns_on(self.context.device).turn(self.rank, while_waiting=self.progress)
+        return turns_on(self.context.device).turn(self.rank, while_waiting=self.watch.alive)
 
     def finish(self, work: _Work) -> _Work:
         """Reconstructs, measures and encodes the mask of one tile, or its probabilities."""
@@ -162,6 +163,7 @@ class Block:
         work.encoded = shards.encode_tile(pixels, self.grid)
         work.image = work.maps = work.pixels = None
         work.seconds += time.perf_counter() - began
+        self.watch.alive()
         return work
 
     def _reconstruct(self, work: _Work) -> None:
@@ -182,7 +184,7 @@ class Block:
                 self._try(
                     work, lambda work=work: setattr(work, "maps", self.model.predict([work.maps])[0])
                 )
-                self.progress()
+                self.watch.alive()
             return
         for work, one in zip(works, maps, strict=True):
             work.maps = one
@@ -196,6 +198,7 @@ class Block:
                 raise
             except Exception as error:  # noqa: BLE001 - the reason is stored with the quarantined tile
                 _check_device(error, self.context.device)
+                self.watch.alive()
                 if attempt == self.context.attempts:
                     work.fault = f"{type(error).__name__}: {error}"
                 else:
@@ -217,6 +220,8 @@ def is_shared(device: str) -> bool:
     return device != CPU
 
 
+# To import a model's library and load its weights, which may come from a slow file system.
+SECONDS_TO_START = 600.0
 _RANKS = itertools.count()
 _BACK_OFF_S = 0.2
 # Damage of the store, lack of a device or of memory would quarantine every tile one after another.

@@ -16,13 +16,12 @@ import numpy as np
 
 from fintune_xr import names as n
 from fintune_xr.errors import WorkerLostError
-from fintune_xr.pipelines.infer_block import Block, BlockContext
+from fintune_xr.pipelines.infer_block import SECONDS_TO_START, Block, BlockContext
 from fintune_xr.pipelines.watch import Watch
 from fintune_xr.store import shards
 from fintune_xr.store.runs import write_mask_shard
 from fintune_xr.tiles import ShardPlan, ShardReceipt, TileResult
 
-_SECONDS_TO_START = 600.0
 _GRACE_S = 30.0
 
 
@@ -87,7 +86,7 @@ class _Child:
         try:
             self.pipe.send(plan)
             if not self.pipe.poll(self.limit_s or None):
-                return f"no answer within {self.limit_s:g} s"
+                return f"no answer within {self.limit_s:g} s (tile_timeout_s)"
             answer: Any = self.pipe.recv()
         except (EOFError, OSError):
             # An OSError where it dies in the middle of an answer.
@@ -98,8 +97,8 @@ class _Child:
         """A process that does not come to its first tile speaks against none of them."""
         try:
             self.pipe.send(self.context)
-            if not self.pipe.poll(_SECONDS_TO_START):
-                raise WorkerLostError(f"no process for tiles one by one was ready within {_SECONDS_TO_START:g} s")
+            if not self.pipe.poll(SECONDS_TO_START):
+                raise WorkerLostError(f"no process for tiles one by one was ready within {SECONDS_TO_START:g} s")
             answer: Any = self.pipe.recv()
         except (EOFError, OSError) as error:
             raise WorkerLostError(
