@@ -7,15 +7,17 @@ from typing import Any, Final
 from distributed import LocalCluster
 
 from fintune_xr.cluster.profile import Profile
+from fintune_xr.cluster.starts import Starts, hopeless
 from fintune_xr.errors import DeviceError, MissingPackageError
 
 _ABOUT_DEVICES: Final = ("NVML", "CUDA_VISIBLE_DEVICES", "visible devices", "cuda", "Number of workers")
 
 
-def cuda_cluster(profile: Profile) -> LocalCluster:
+def cuda_cluster(profile: Profile, starts: Starts) -> LocalCluster:
     """A LocalCUDACluster of as many GPUs as `profile` asks for, all visible ones by default.
 
-    Raises DeviceError where there are fewer, MissingPackageError without dask-cuda.
+    Raises DeviceError where there are fewer, MissingPackageError without dask-cuda, ClusterError where worker
+    processes end before they have registered.
     """
     try:
         from dask_cuda import LocalCUDACluster
@@ -24,13 +26,15 @@ def cuda_cluster(profile: Profile) -> LocalCluster:
             f"profile kind cuda needs dask-cuda and cuda-bindings ({error}). Run: pip install 'fintune-xr[cuda]'"
         ) from error
     try:
-        cluster = LocalCUDACluster(**_parameters(profile))
+        cluster = LocalCUDACluster(**_parameters(profile), worker_class=starts.nanny())
     except Exception as error:
         if _is_about_devices(error):
             raise DeviceError(
                 f"profile kind cuda asks for {profile.workers or 'all'} GPU(s) of this machine, which cannot be had: "
                 f"{type(error).__name__}: {error}. Check nvidia-smi and CUDA_VISIBLE_DEVICES, or use another --cluster."
             ) from error
+        if starts.last_words:
+            raise hopeless(starts) from error
         raise
     return cluster
 

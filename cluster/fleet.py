@@ -81,6 +81,10 @@ class Fleet:
         await self._shrink()
         await self._grow()
 
+    def has_workers(self) -> bool:
+        """Whether any worker is connected."""
+        return bool(self.cluster.scheduler.workers)
+
     def waiting_for(self) -> str:
         """Why there is no worker yet, in Slurm's words."""
         waiting = [job for job in self.jobs.values() if job.started is None]

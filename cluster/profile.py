@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -40,7 +41,7 @@ class SlurmSettings(Settings):
     interface: Word = Field("", description="Network between nodes, e.g. ib0; default: that of the host's name.")
     scheduler_interface: Word = Field("", description="The same on this machine, where it has another name.")
     tls: bool = Field(
-        False, description="Encrypt, and let only this session's workers in; needs the package cryptography."
+        False, description="Encrypt, and let only this session's workers in; needs fintune-xr[tls]."
     )
     scratch: Quoted = Field("${TMPDIR:-/tmp}", description="Folder on a disk of the node itself.")
     log_directory: Quoted = Field("slurm-logs", description="Folder of the jobs' logs, seen by all nodes.")
@@ -54,6 +55,9 @@ class SlurmSettings(Settings):
     stagger_s: float = Field(-1.0, description="Spread of these ages; -1: an eighth of walltime, half an hour at most.")
     retire: bool = Field(True, description="Whether workers leave before their job ends.")
     queue_s: float = Field(86_400.0, gt=0, description="Longest wait for the first job to start.")
+    silence_s: float = Field(
+        3600.0, gt=0, description="Longest time without an answer from squeue, and without a worker."
+    )
     start_s: float = Field(300.0, gt=0, description="Longest time from a job's start to its worker.")
     max_failures: int = Field(3, ge=1, description="Jobs in a row that give no worker before the run is given up.")
     node_failures: int = Field(3, ge=1, description="Deaths on a node after which new jobs avoid it.")
@@ -83,6 +87,11 @@ class SlurmSettings(Settings):
     def _fits_together(self) -> SlurmSettings:
         if self.worker == "cuda" and not re.fullmatch(_ONE_GPU, self.gres):
             raise ValueError(f"worker cuda needs gres for exactly one GPU, e.g. gpu:l40s:1; got gres {self.gres!r}")
+        if self.tls and find_spec("cryptography") is None:
+            raise ValueError(
+                "tls makes keys with the package cryptography, which is not installed. "
+                "Run: pip install 'fintune-xr[tls]', or leave tls out where nobody else is on the network"
+            )
         if self.min_jobs > self.max_jobs:
             raise ValueError(f"min_jobs {self.min_jobs} is more than max_jobs {self.max_jobs}")
         if self.retire and self.lifetime < self.stagger:

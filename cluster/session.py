@@ -13,13 +13,17 @@ from distributed import Client
 from fintune_xr.cluster.cuda import cuda_cluster
 from fintune_xr.cluster.fleet import Fleet, Report
 from fintune_xr.cluster.keeper import Keeper
-from fintune_xr.cluster.local import local_cluster
+from fintune_xr.cluster.local import closing, local_cluster
+from fintune_xr.cluster.lookout import Lookout
 from fintune_xr.cluster.profile import Profile
 from fintune_xr.cluster.queue import cancel_jobs
 from fintune_xr.cluster.slurm import log_folder, new_job_name, slurm_cluster
+from fintune_xr.cluster.starts import LocalWorkers, Starts
 from fintune_xr.errors import ClusterError
 
 LOGGER = logging.getLogger(__name__)
+
+_LOOK_EVERY_S = 2.0
 
 # A worker that dies with the machine's memory must not take the run along: its tasks go to another one. A block that
 # took four along is rescued tile by tile (fintune_xr.blocks), so it need not be tried any longer.
@@ -48,16 +52,27 @@ def session(
     On Slurm, `left` tells how many tasks are not done yet, so that there are jobs enough and none too many; without
     it the tasks that the scheduler knows are counted. `report` is given lines for the person who waits.
 
-    Raises DeviceError for GPUs that are not there, ClusterError where Slurm refuses jobs or they give no workers.
+    Raises DeviceError for GPUs that are not there, ClusterError where Slurm refuses jobs, or jobs or processes give no
+    workers.
     """
-    with dask.config.set(_CONFIG), _quiet():
+    with dask.config.set(_CONFIG), _quiet(), contextlib.ExitStack() as stack:
         if profile.is_remote:
-            with _slurm(profile, left, report) as client:
-                yield client
+            yield stack.enter_context(_slurm(profile, left, report))
         else:
-            cluster = cuda_cluster if profile.kind == "cuda" else local_cluster
-            with cluster(profile) as local, Client(local) as client:
-                yield client
+            yield stack.enter_context(_local(profile))
+
+
+@contextlib.contextmanager
+def _local(profile: Profile) -> Iterator[Client]:
+    starts = Starts()
+    cluster = (cuda_cluster if profile.kind == "cuda" else local_cluster)(profile, starts)
+    with closing(cluster), Client(cluster) as client:
+        if profile.kind == "threads":
+            yield client
+            return
+        workers = LocalWorkers(cluster, starts, n_workers=len(cluster.worker_spec))
+        with Keeper(workers.look, client, every_s=_LOOK_EVERY_S).keeping():
+            yield client
 
 
 @contextlib.contextmanager
@@ -68,17 +83,11 @@ def _slurm(profile: Profile, left: Callable[[], int] | None, report: Report) -> 
         # Also for jobs that were submitted in the moment in which everything ended.
         stack.callback(_end_jobs, job_name, report)
         client = stack.enter_context(Client(cluster))
-        keeper = Keeper(Fleet(cluster, profile, job_name, left=left, report=report), client)
-        stack.callback(keeper.stop)
+        lookout = Lookout(Fleet(cluster, profile, job_name, left=left, report=report))
         report(f"Slurm jobs are named {job_name}; their logs: {log_folder(profile.slurm)}")
-        keeper.wait_for_first_worker()
-        keeper.start()
-        try:
+        lookout.wait_for_first_worker()
+        with Keeper(lookout.look, client, every_s=profile.slurm.interval_s).keeping():
             yield client
-        except BaseException as error:
-            if keeper.fault is None:
-                raise
-            raise keeper.fault from error
 
 
 def _end_jobs(job_name: str, report: Report) -> None:

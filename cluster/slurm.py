@@ -21,7 +21,7 @@ from dask.utils import parse_bytes
 from fintune_xr.cluster.profile import Profile, SlurmSettings
 from fintune_xr.cluster.queue import check_accepted
 from fintune_xr.deadline import JOB_END
-from fintune_xr.errors import MissingPackageError, SettingsError
+from fintune_xr.errors import SettingsError
 
 _COMMAND: Final = {"plain": "distributed.cli.dask_worker", "cuda": "dask_cuda.cli"}
 _PLACEHOLDER: Final = "tcp://SCHEDULER:PORT"
@@ -135,10 +135,7 @@ def _with_keys(folder: Path) -> dict[str, Any]:
 
     if " " in str(folder):
         raise SettingsError(f"with tls, slurm.log_directory must be a path without spaces; it is {str(folder)!r}")
-    try:
-        return {"security": Security.temporary(), "shared_temp_directory": str(folder)}
-    except ImportError as error:
-        raise MissingPackageError(f"slurm.tls needs one more package ({error}): pip install cryptography") from error
+    return {"security": Security.temporary(), "shared_temp_directory": str(folder)}
 
 
 def log_folder(asked: SlurmSettings) -> Path:

@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fintune_xr.cluster import fleet as module
+from fintune_xr.cluster import lookout
 from fintune_xr.cluster.fleet import Fleet
+from fintune_xr.cluster.lookout import Lookout
 from fintune_xr.cluster.profile import Profile
 from fintune_xr.cluster.queue import ENDED, NODES_FAULT, QueuedJob
 from fintune_xr.errors import ClusterError
@@ -239,6 +241,57 @@ def test_without_a_count_the_tasks_of_the_scheduler_are_counted() -> None:
     for number, state in enumerate(("processing", "queued", "no-worker", "memory", "released")):
         books.cluster.scheduler.tasks[str(number)] = type("Task", (), {"state": state})
     assert len(books.look()) == 3
+
+
+# ---- a queue that says nothing
+
+
+class Silence:
+    """A lookout over such books whose squeue has died, and the clock of both."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, **asked: Any) -> None:
+        self.books = Books(left=1, **asked)
+        self.books.cluster.sync = lambda function, *said: asyncio.run(function(*said))  # type: ignore[attr-defined]
+        self.lookout = Lookout(self.books.fleet)
+        self.is_silent = True
+        patch.setattr(lookout, "queued_jobs", self._squeue)
+        patch.setattr(lookout.time, "monotonic", lambda: self.books.now)
+
+    def _squeue(self, _name: str) -> dict[str, QueuedJob]:
+        if self.is_silent:
+            raise ClusterError("squeue gave no answer within 60 s")
+        return self.books.cluster.slurm
+
+    def look(self, seconds: float) -> None:
+        self.books.now += seconds
+        self.lookout.look()
+
+
+def test_a_queue_that_never_answers_again_ends_a_session_without_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    silence = Silence(monkeypatch, silence_s=100)
+    silence.look(0)
+    silence.look(99)
+    # An answer, and a worker that is there, begin the time anew.
+    silence.is_silent = False
+    silence.look(50)
+    silence.is_silent = True
+    silence.look(1)
+    silence.books.cluster.scheduler.workers["w"] = Worker("w", "w")
+    for _ in range(5):
+        silence.look(1000)
+    silence.books.cluster.scheduler.workers.clear()
+    silence.look(100)
+    message = r"squeue has not answered for 100 s and no worker.*no answer within 60 s.*committed.*scancel --name=test"
+    with pytest.raises(ClusterError, match=message):
+        silence.look(1)
+    assert [line for line in silence.books.said if "jobs are left as they are" in line] == silence.books.said
+    assert len(silence.books.said) == 2
+
+
+def test_a_worker_that_comes_while_the_queue_is_silent_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    silence = Silence(monkeypatch)
+    monkeypatch.setattr(lookout.time, "sleep", lambda _: silence.books.cluster.register("w1"))
+    silence.lookout.wait_for_first_worker()
 
 
 HAPPENINGS = ["register", "PENDING", "RUNNING", *sorted(ENDED), "restart", "less"]

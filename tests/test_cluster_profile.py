@@ -8,13 +8,14 @@ import shlex
 import subprocess
 import sys
 import time
+import tomllib
 from importlib.metadata import requires, version
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from distributed import Client
+from distributed import Client, Security
 from hypothesis import given
 from hypothesis import strategies as st
 from packaging.requirements import Requirement
@@ -23,7 +24,7 @@ from stores import make_store
 from fintune_xr import deadline
 from fintune_xr.cluster.profile import Profile, load_profile, profile_names
 from fintune_xr.cluster.session import session
-from fintune_xr.cluster.slurm import job_script
+from fintune_xr.cluster.slurm import job_script, slurm_cluster
 from fintune_xr.cluster.walltime import slurm_seconds
 from fintune_xr.errors import ClusterError, DeviceError, FintuneValueError, SettingsError, UnknownNameError
 from fintune_xr.pipelines import cli, in_time
@@ -198,6 +199,41 @@ def test_long_tasks_have_a_worker_each_that_stays() -> None:
     assert (profile.slurm.max_jobs, profile.n_threads) == (3, 1)
     assert "LIFETIME" not in job_script(profile)
     assert load_profile("threads").for_long_tasks(3).n_workers == 1
+
+
+# ---- keys
+
+
+def test_tls_without_its_package_is_refused_with_the_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fintune_xr.cluster.profile.find_spec", lambda name: None if name == "cryptography" else name)
+    with pytest.raises(SettingsError, match=r"cryptography, which is not installed.*pip install 'fintune-xr\[tls\]'"):
+        load_profile(own(tmp_path, {"kind": "slurm", "slurm": {"tls": True}}))
+    assert not load_profile("slurm-cpu").slurm.tls
+    root = Path(__file__).parents[1]
+    declared = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]["tls"]
+    assert [Requirement(line).name for line in declared] == ["cryptography"]
+    assert "\ncryptography==" in (root / "constraints.txt").read_text()
+
+
+@pytest.mark.slow
+def test_only_workers_with_the_keys_of_a_session_are_let_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker line of the job script, run here instead of in a job."""
+    monkeypatch.setattr("fintune_xr.cluster.slurm.preflight", lambda _: "")
+    asked = slurm(tls=True, interface="lo", log_directory=str(tmp_path), scratch=str(tmp_path), cores=1, memory="2GiB")
+    with slurm_cluster(asked, "fintune-xr-tls") as cluster, Client(cluster) as client:
+        line = commands(cluster.job_script())[-1]
+        assert cluster.scheduler_address.startswith("tls://")
+        assert [file.stat().st_mode & 0o77 for file in tmp_path.glob(".dask*")]
+        stranger = Security.temporary()
+        with pytest.raises(OSError, match="TLS certificate"), Client(cluster.scheduler_address, security=stranger):
+            pass
+        with subprocess.Popen(["bash", "-c", f"exec {line}"], stderr=subprocess.DEVNULL) as worker:
+            try:
+                client.wait_for_workers(1, timeout=120)
+                assert client.submit(sum, [1, 2]).result(timeout=60) == 3
+            finally:
+                worker.terminate()
+    assert not list(tmp_path.glob(".dask*"))
 
 
 # ---- devices
@@ -387,7 +423,7 @@ def test_ctrl_c_stays_an_interruption() -> None:
     program = """
 import signal
 from fintune_xr.cluster.profile import load_profile
-from fintune_xr.cluster.slurm import job_script
+from fintune_xr.cluster.slurm import job_script, slurm_cluster
 job_script(load_profile("slurm-cpu"))
 assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 """

@@ -314,20 +314,47 @@ def test_refusals_in_mid_run_stop_it(slurm: LoopbackSlurm, tmp_path: Path, monke
         slurm.call("scontrol", "update", "partitionname=gpu", "state=up")
 
 
+@contextlib.contextmanager
+def broken_squeue(folder: Path) -> Iterator[None]:
+    """A squeue that reaches nobody, before the real one."""
+    broken = folder / "bin"
+    broken.mkdir()
+    (broken / "squeue").write_text("#!/bin/sh\necho Unable to contact slurm controller >&2\nexit 1\n")
+    (broken / "squeue").chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{broken}{os.pathsep}{os.environ['PATH']}")
+        yield
+
+
+def test_a_queue_that_never_answers_again_is_waited_for_as_long_as_said(
+    slurm: LoopbackSlurm, store: Path, whole: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The jobs are lost, nobody says so, and no others are submitted."""
+    with contextlib.ExitStack() as stack:
+
+        def part() -> None:
+            stack.enter_context(broken_squeue(tmp_path))
+            slurm.call("scancel", *slurm.jobs("RUNNING", "PENDING"))
+
+        after_commits(monkeypatch, {1: part})
+        message = "squeue has not answered for 1 s and no worker is left.*Unable to contact slurm controller"
+        with slow_tiles(tmp_path, 0.4), pytest.raises(ClusterError, match=message):
+            infer(store, run="r", cluster=profile_file(tmp_path, silence_s=1), overrides=SETTINGS)
+    done = int((open_cohort(store).run("r")[n.STATE] == n.DONE).sum())
+    assert 0 < done < N_TILES
+    assert infer(store, run="r").n_new == N_TILES - done
+    assert_as_whole(store, whole)
+
+
 def test_a_queue_that_does_not_answer_changes_nothing_and_jobs_end_with_their_work(
     slurm: LoopbackSlurm, tmp_path: Path
 ) -> None:
     said: list[str] = []
     left = [2]
-    broken = tmp_path / "bin"
-    broken.mkdir()
-    (broken / "squeue").write_text("#!/bin/sh\necho Unable to contact slurm controller >&2\nexit 1\n")
-    (broken / "squeue").chmod(0o755)
     with session(profile(tmp_path), left=lambda: left[0], report=said.append) as client:
         client.wait_for_workers(2, timeout=60)
         before = slurm.jobs()
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("PATH", f"{broken}{os.pathsep}{os.environ['PATH']}")
+        with broken_squeue(tmp_path):
             wait_for(lambda: len(said) > 1, "the keeper to meet the broken queue")
             left[0] = 1
             assert client.submit(sum, [1, 2]).result(timeout=60) == 3
