@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from fintune_xr.analysis import kernels
-from fintune_xr.analysis.positivity import apply_rule
+from fintune_xr.analysis.positivity import CellBlocks, apply_rules
 from fintune_xr.analysis.rules import IntensityRule
 from fintune_xr.errors import unknown_name
 from fintune_xr.gating import is_kept
@@ -23,7 +24,6 @@ from fintune_xr.names import (
     N_CELLS,
     N_POSITIVE,
     RULE,
-    TILE,
     TILE_INDEX,
 )
 
@@ -31,34 +31,34 @@ BOUND = "bound"
 
 
 def gated_cells(cells: xr.Dataset, *, bounds: xr.DataArray, min_area: int) -> xr.Dataset:
-    """tile_index and mean_intensity of `cells`, lazy, where the intensities of dropped cells are NaN.
+    """tile_index and mean_intensity of `cells`, where the intensities of dropped cells are NaN.
 
     `bounds` (tile, bound) are the lowest and highest marker intensity that stay in each tile, as
     `gating.intensity_bounds` finds them. No histogram and no count takes a cell without an intensity.
 
     Raises UnknownNameError if the intensities have no marker channel.
     """
-    stays = xr.apply_ufunc(
-        _stays, cells[TILE_INDEX], marker_intensity(cells), cells[AREA_PX], bounds.reset_coords(drop=True),
-        kwargs={"min_area": min_area}, input_core_dims=[[], [], [], [TILE, BOUND]], dask="parallelized",
-        output_dtypes=[np.bool_],
-    )
-    return cells[[TILE_INDEX]].assign({MEAN_INTENSITY: cells[MEAN_INTENSITY].where(stays)})
+    intensity = marker_intensity(cells)
+    stays = is_kept(intensity.values, cells[AREA_PX].values, bounds.values[cells[TILE_INDEX].values], min_area)
+    return cells[[TILE_INDEX]].assign({MEAN_INTENSITY: cells[MEAN_INTENSITY].where(intensity.copy(data=stays))})
 
 
 def gated_counts(
-    cells: xr.Dataset, tiles: xr.Dataset, *, n_kept: xr.DataArray, bounds: xr.DataArray, min_area: int,
+    blocks: CellBlocks, tiles: xr.Dataset, *, n_kept: xr.DataArray, bounds: xr.DataArray, min_area: int,
     rule: IntensityRule,
 ) -> xr.Dataset:
-    """N_all and n_positive (tile) under one gate, lazy; a threshold is found anew on the cells that stay.
+    """N_all and n_positive (tile) under one gate; a threshold is found anew on the cells that stay.
 
-    `cells` and `tiles` as in `positivity.apply_rule`; `n_kept` (tile) cells stay, -1 where a tile is not done.
+    `blocks` and `tiles` as in `positivity.apply_rules`; `n_kept` (tile) cells stay, -1 where a tile is not done.
     The background of a tile stays that of the mask before the gate.
 
     Raises UnknownNameError if the intensities have no marker channel.
     """
-    staying = gated_cells(cells, bounds=bounds, min_area=min_area)
-    judged = apply_rule(staying, tiles.assign({N_CELLS: n_kept}), rule=rule)
+
+    def staying() -> Iterator[xr.Dataset]:
+        return (gated_cells(cells, bounds=bounds, min_area=min_area) for cells in blocks())
+
+    judged = apply_rules(staying, tiles.assign({N_CELLS: n_kept}), rules=[rule])
     return judged[[N_ALL, N_POSITIVE]].isel({RULE: 0}, drop=True)
 
 
@@ -87,9 +87,3 @@ def rank_agreement(ratio: xr.DataArray, reference: xr.DataArray) -> xr.DataArray
 
 def _rho(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.float64]:
     return kernels.spearman(first, second).rho
-
-
-def _stays(
-    index: NDArray[Any], intensity: NDArray[Any], area: NDArray[Any], bounds: NDArray[Any], *, min_area: int
-) -> NDArray[np.bool_]:
-    return is_kept(intensity, area, bounds[index], min_area)

@@ -37,6 +37,8 @@ OK, TOO_FEW, SINGLE_VALUED, NOT_CONVERGED, NOT_SEPARATE, NOT_DONE, NO_BACKGROUND
 
 _PRESENT, _WITH_NUCLEUS = 1, 2
 
+# Otsu's sums take ten times the memory of the histograms themselves.
+_HISTOGRAMS_AT_ONCE = 256
 _MAX_STEPS = 5000
 _TOLERANCE = 1e-9
 
@@ -56,16 +58,15 @@ class _Mixture(NamedTuple):
     variance: Floats
 
 
-def histogram(signal: NDArray[Any], group: NDArray[Any], n_groups: int) -> Counts:
-    """Number of cells (group, bin) by log(1 + signal) in EDGES.
+def add_to_histograms(counts: Counts, signal: NDArray[Any], group: NDArray[Any]) -> None:
+    """Adds cells to the histograms `counts` (group, bin) of log(1 + signal) in EDGES.
 
     `signal` (cell,) in counts, `group` (cell,). NaN signals are in no bin, negative ones in the first.
     """
     present = ~np.isnan(signal)
     log = np.log1p(np.clip(signal[present].astype(np.float64), 0, None))
     bins = np.minimum((log * (N_BINS / EDGES[-1])).astype(np.int64), N_BINS - 1)
-    flat = np.bincount(group[present].astype(np.int64) * N_BINS + bins, minlength=n_groups * N_BINS)
-    return flat.reshape(n_groups, N_BINS).astype(np.int64)
+    np.add.at(counts.reshape(-1), group[present].astype(np.int64) * N_BINS + bins, 1)
 
 
 def otsu(counts: Counts) -> Thresholds:
@@ -73,9 +74,13 @@ def otsu(counts: Counts) -> Thresholds:
 
     Reference: Otsu 1979, IEEE Trans. Syst. Man Cybern. 9:62.
     """
-    code = _usable(counts)
-    split = _otsu_split(counts)
-    return Thresholds(np.where(code == OK, np.expm1(EDGES[split + 1]), np.nan), code)
+    flat = counts.reshape(-1, N_BINS)
+    code, split = np.empty(len(flat), np.int8), np.empty(len(flat), np.int64)
+    for first in range(0, len(flat), _HISTOGRAMS_AT_ONCE):
+        here = slice(first, first + _HISTOGRAMS_AT_ONCE)
+        code[here], split[here] = _usable(flat[here]), _otsu_split(flat[here])
+    threshold = np.where(code == OK, np.expm1(EDGES[split + 1]), np.nan)
+    return Thresholds(threshold.reshape(counts.shape[:-1]), code.reshape(counts.shape[:-1]))
 
 
 def mixture(counts: Counts) -> Thresholds:
@@ -101,10 +106,11 @@ def mixture(counts: Counts) -> Thresholds:
     return Thresholds(threshold.reshape(shape), code.reshape(shape))
 
 
-def positives(signal: NDArray[Any], tile: NDArray[Any], threshold: NDArray[Any]) -> NDArray[np.int32]:
-    """Number of cells (tile,) whose `signal` (cell,) is above the `threshold` (tile,) of their tile."""
-    hit = signal > threshold[tile]
-    return np.bincount(tile[hit], minlength=threshold.size).astype(np.int32)
+def add_positives(
+    counts: NDArray[np.int32], signal: NDArray[Any], tile: NDArray[Any], threshold: NDArray[Any]
+) -> None:
+    """Adds to `counts` (tile,) the cells whose `signal` (cell,) is above the `threshold` (tile,) of their tile."""
+    np.add.at(counts, tile[signal > threshold[tile]], 1)
 
 
 def nuclei_in_instances(masks: NDArray[np.uint32], nuclei: NDArray[np.uint32]) -> NDArray[np.int32]:

@@ -150,7 +150,7 @@ def _members(cohort: Cohort, settings: BenchmarkSettings) -> tuple[list[_Member]
             left_out[name] = f"no annotated tile of it in part {' and '.join(missing)}"
         else:
             found.append(_member(settings, name, training={}, markers=(marker,)))
-    blank = [name for name in settings.marker_only if name in texts(cohort.images()[n.CHANNEL])]
+    blank = [name for name in settings.marker_only if name in texts(cohort.images(lazy=False)[n.CHANNEL])]
     if settings.marker_only and len(blank) < len(settings.marker_only):
         left_out[MARKER_ONLY] = f"the tiles have no channel {' and '.join(set(settings.marker_only) - set(blank))}"
     elif settings.marker_only:

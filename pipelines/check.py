@@ -28,7 +28,7 @@ def check(store: str | Path, *, repair: bool = False) -> list[Problem]:
 
 
 def _split_problems(cohort: Cohort) -> list[Problem]:
-    if not cohort.has(n.ANNOTATIONS) or not (cohort.images()[n.SPLIT].values != "").any():
+    if not cohort.has(n.ANNOTATIONS) or not (cohort.images(lazy=False)[n.SPLIT].values != "").any():
         return []
     try:
         require_split(cohort)

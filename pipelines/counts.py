@@ -20,7 +20,7 @@ def active_rule(cohort: Cohort, run: str) -> str:
 
     Raises FintuneValueError where no rule has been applied to the end.
     """
-    rule = str(cohort.run(run)[n.N_POSITIVE].attrs.get(n.RULE, ""))
+    rule = str(cohort.run(run, lazy=False)[n.N_POSITIVE].attrs.get(n.RULE, ""))
     if not rule or not cohort.has(f"{n.POSITIVITY}/{run}"):
         raise FintuneValueError(
             f"run {run!r} of {cohort.url} has no marker-positive cells yet. "
@@ -57,7 +57,7 @@ def quarantined_tiles(cohort: Cohort, runs: Sequence[str]) -> xr.DataArray:
     Files whose donor or marker is not known, and copies of tiles that are there, are no lost tiles.
     """
     images = cohort.images(lazy=False)
-    failed = np.array([(cohort.run(name)[n.STATE] == n.QUARANTINED).values for name in runs])
+    failed = np.array([(cohort.run(name, lazy=False)[n.STATE] == n.QUARANTINED).values for name in runs])
     left_out = cohort.quarantine().load()
     there = set(texts(images[n.TILE]))
     lost = [
@@ -92,8 +92,8 @@ def inputs_digest(*parts: xr.Dataset | xr.DataArray) -> str:
 
 def require_finished(cohort: Cohort, run: str) -> None:
     """Raises FintuneValueError where the run has tiles of the cohort pending."""
-    states = cohort.run(run)[n.STATE].values
-    n_tiles = cohort.images().sizes[n.TILE]
+    states = cohort.run(run, lazy=False)[n.STATE].values
+    n_tiles = cohort.images(lazy=False).sizes[n.TILE]
     pending = int((states == n.PENDING).sum()) + n_tiles - states.size
     if pending:
         raise FintuneValueError(

@@ -23,6 +23,7 @@ from fintune_xr.analysis.rules import DetectedRule, IntensityRule, PositivityRul
 from fintune_xr.gating import UNGATED, Gate, GateSettings, intensity_bounds, is_kept
 from fintune_xr.metrics.instance import IOU_THRESHOLDS, match_subsets
 from fintune_xr.pipelines.associate import CLINICAL
+from fintune_xr.pipelines.cell_blocks import cell_blocks
 from fintune_xr.pipelines.counts import active_rule, tile_counts
 from fintune_xr.pipelines.done import require_done
 from fintune_xr.pipelines.evaluate import scores_by_group, tiles_of_split
@@ -184,7 +185,8 @@ def _active_rule(cohort: Cohort, run: str) -> dict[str, Any]:
 
 def _by_intensity(cohort: Cohort, gated: _GatedRun, rule: IntensityRule) -> xr.Dataset:
     """n_all and n_positive (run, tile), a run being a gate, by a rule on the intensities of the cells that stay."""
-    cells, tiles = cohort.cells(gated.run), cohort.run(gated.run, lazy=False)
+    cells = cell_blocks(cohort, gated.run, [n.TILE_INDEX, n.MEAN_INTENSITY, n.AREA_PX])
+    tiles = cohort.run(gated.run, lazy=False)
     counts = [
         gated_counts(
             cells, tiles, n_kept=xr.DataArray(gated.n_kept[i], dims=n.TILE),
@@ -192,7 +194,7 @@ def _by_intensity(cohort: Cohort, gated: _GatedRun, rule: IntensityRule) -> xr.D
         )
         for i, one in enumerate(gated.gates)
     ]
-    return xr.concat(counts, n.RUN, join="exact").compute()
+    return xr.concat(counts, n.RUN, join="exact")
 
 
 def _detected(cohort: Cohort, gated: _GatedRun, rule: DetectedRule) -> xr.Dataset:

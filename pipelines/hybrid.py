@@ -45,7 +45,7 @@ def hybrid(store: str | Path, *, run_name: str, runs: Sequence[str], part: str =
             f"a hybrid of {list(runs)} chosen on {part!r}: give two runs or more, and a part other than test"
         )
     cohort = open_cohort(store)
-    scores, markers = evaluate(store, runs=runs, split=part), texts(cohort.images()[n.MARKER])
+    scores, markers = evaluate(store, runs=runs, split=part), texts(cohort.images(lazy=False)[n.MARKER])
     choice = choose_by_marker(scores, markers)
     for marker in undecided(scores, markers):
         say(f"no annotated tile of {marker} in part {part}: it takes the run that is best over all markers")
@@ -56,7 +56,7 @@ def hybrid(store: str | Path, *, run_name: str, runs: Sequence[str], part: str =
         "schema_version": SCHEMA_VERSION,
     }
     facts = provenance(hybrid=choice, candidates=list(runs), chosen_on=part, split_digest=require_split(cohort))
-    run_of_tile = [choice[marker] for marker in texts(cohort.images()[n.MARKER])]
+    run_of_tile = [choice[marker] for marker in texts(cohort.images(lazy=False)[n.MARKER])]
     with writing_run(cohort, run_name, identity=identity, facts=facts) as writer:
         plans = list(writer.plans())
         with progress(f"hybrid {run_name}", sum(len(plan.todo) for plan in plans)) as advance:
@@ -64,7 +64,7 @@ def hybrid(store: str | Path, *, run_name: str, runs: Sequence[str], part: str =
                 writer.commit([_copy_shard(cohort, run_name, plan, [sources[r] for r in run_of_tile])])
                 advance(len(plan.todo))
         writer.finish()
-    if n.MARKER_CHANNEL in texts(cohort.images()[n.CHANNEL]):
+    if n.MARKER_CHANNEL in texts(cohort.images(lazy=False)[n.CHANNEL]):
         apply_positivity(cohort, run_name, parse_rule("otsu"))
     return choice
 
@@ -103,7 +103,7 @@ class _Source:
     @classmethod
     def open(cls, cohort: Cohort, name: str) -> _Source:
         run = cohort.run(name, lazy=False)
-        n_tiles = cohort.images().sizes[n.TILE]
+        n_tiles = cohort.images(lazy=False).sizes[n.TILE]
         if run.sizes[n.TILE] < n_tiles or (run[n.STATE] == n.PENDING).any():
             raise FintuneValueError(
                 f"run {name!r} has pending tiles. Finish it: fintune-xr infer {cohort.url} --run {name}"

@@ -162,7 +162,7 @@ def run_context(
         model_settings(checkpoint.kind), settings.model, where=f"settings of {checkpoint.kind}"
     )
     _check_counts(cohort, checkpoint)
-    channels = tuple(str(name) for name in cohort.images()[n.CHANNEL].values)
+    channels = tuple(str(name) for name in cohort.images(lazy=False)[n.CHANNEL].values)
     device = device_on(profile, settings.device)
     if not checkpoint.path:
         # A model without weights costs nothing to make: what is wrong with it is said before there is a run.
@@ -182,7 +182,7 @@ def run_context(
 
 def _check_counts(cohort: Cohort, checkpoint: Checkpoint) -> None:
     """Raises FintuneValueError for a model of cells on a store that holds no counts, such as binned micrographs."""
-    dtype = cohort.images()[n.IMAGE].dtype
+    dtype = cohort.images(lazy=False)[n.IMAGE].dtype
     if product_of(checkpoint.kind) is INSTANCES and (dtype.kind != "u" or dtype.itemsize > 2):
         raise FintuneValueError(
             f"model {checkpoint.name!r} finds cells and measures counts (uint8, uint16), and {cohort.url} holds "
@@ -201,7 +201,7 @@ def in_parts(cohort: Cohort, parts: Sequence[str]) -> NDArray[np.bool_] | None:
         if part not in n.SPLITS:
             raise unknown_name("part of the split", part, n.SPLITS)
     require_split(cohort)
-    return np.isin(text_array(cohort.images()[n.SPLIT]), list(parts))
+    return np.isin(text_array(cohort.images(lazy=False)[n.SPLIT]), list(parts))
 
 
 def _segment_pending(

@@ -78,9 +78,9 @@ def _workers(profile: Profile) -> str:
 
 def _pending(cohort: Cohort, run: str, parts: Sequence[str]) -> NDArray[np.bool_]:
     """Tiles (tile,) still to do; those that the run does not know yet among them."""
-    pending = np.ones(cohort.images().sizes[n.TILE], bool)
+    pending = np.ones(cohort.images(lazy=False).sizes[n.TILE], bool)
     if run in cohort.run_names():
-        states = cohort.run(run)[n.STATE].values
+        states = cohort.run(run, lazy=False)[n.STATE].values
         pending[: states.size] = states == n.PENDING
     wanted = in_parts(cohort, parts)
     return pending if wanted is None else pending & wanted
@@ -103,7 +103,7 @@ class _Pace:
 
 def _pace(cohort: Cohort, context: BlockContext, pending: NDArray[np.bool_], profile: Profile, pilot: int) -> _Pace:
     if context.run in cohort.run_names():
-        found = cohort.run(context.run)
+        found = cohort.run(context.run, lazy=False)
         took = found[n.SECONDS].values[found[n.STATE].values == n.DONE]
         if took.size >= _ENOUGH_DONE:
             return _Pace(float(np.median(took)), f"the median of {took.size} tiles that this run has done")
@@ -112,7 +112,7 @@ def _pace(cohort: Cohort, context: BlockContext, pending: NDArray[np.bool_], pro
         return _Pace(math.nan, "no pilot was asked for" if tiles.size else "nothing is pending")
     chosen = tiles[np.linspace(0, tiles.size - 1, min(pilot, tiles.size)).astype(int)]
     try:
-        seconds = _timed(cohort.images(), chosen, context)
+        seconds = _timed(cohort.images(lazy=False), chosen, context)
     except DeviceError as error:
         return _Pace(math.nan, f"no pilot: the workers compute on {context.device}, which is not here ({error})")
     where = "on this machine, whose CPUs may differ from the nodes'" if profile.is_remote else "on this machine"

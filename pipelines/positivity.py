@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
-from dask.base import compute
 from pydantic import TypeAdapter
 
 from fintune_xr import datasets
 from fintune_xr import names as n
-from fintune_xr.analysis.detected import apply_detected
-from fintune_xr.analysis.positivity import apply_rule
+from fintune_xr.analysis.detected import apply_detected, count_nuclei
+from fintune_xr.analysis.positivity import apply_rules
 from fintune_xr.analysis.rules import (
     DetectedRule,
     FixedRule,
@@ -23,14 +22,16 @@ from fintune_xr.analysis.rules import (
     PositivityRule,
 )
 from fintune_xr.errors import FintuneValueError, SettingsError, unknown_name
+from fintune_xr.pipelines.cell_blocks import cell_blocks
 from fintune_xr.pipelines.counts import require_finished
+from fintune_xr.pipelines.progress import progress
 from fintune_xr.products import INSTANCES
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.runs import require_known_run, write_positive
 
 RULE_NAMES = ("otsu", "otsu_donor", "mixture", "fixed", "detected")
-# Each block of cells gives a histogram for every donor: many small blocks hold far more than the cells themselves.
-CELLS_PER_BLOCK = 1 << 20
+# Tiles whose masks are compared in one go: each is some tasks for Dask, whose graph must not grow with the cohort.
+TILES_AT_ONCE = 256
 # Applied beside the chosen rule, so that the report can show how much the ratio depends on it.
 SENSITIVITY: tuple[PositivityRule, ...] = (OtsuRule(), OtsuDonorRule(), MixtureRule())
 
@@ -77,10 +78,10 @@ def apply_positivity(cohort: Cohort, run: str, rule: PositivityRule) -> xr.Datas
         require_known_run(cohort, [rule.nuclei_run])
         require_finished(cohort, rule.nuclei_run)
     rules = _in_order([*_stored_rules(cohort, run), *SENSITIVITY, rule])
-    # Together, so that cells are read once for all rules; before they are joined, because Dask joins no text.
-    lazy = [_apply(cohort, run, tiles, one) for one in rules]
-    parts: tuple[xr.Dataset, ...] = compute(*lazy)  # type: ignore[no-untyped-call]
-    result = xr.concat(parts, n.RULE, join="exact", combine_attrs="drop")
+    intensity = [one for one in rules if not isinstance(one, DetectedRule)]
+    result = apply_rules(cell_blocks(cohort, run, [n.TILE_INDEX, n.MEAN_INTENSITY]), tiles, rules=intensity)
+    if isinstance(rule, DetectedRule):
+        result = xr.concat([result, _detected(cohort, tiles, run, rule)], n.RULE, join="exact", combine_attrs="drop")
     result = result.assign_attrs(rules=[one.as_dict() for one in rules], active=rule.name)
     cohort.write(f"{n.POSITIVITY}/{run}", result, datasets.POSITIVITY)
     active = result[n.N_POSITIVE].sel({n.RULE: rule.name}).values.astype(np.int32)
@@ -90,7 +91,7 @@ def apply_positivity(cohort: Cohort, run: str, rule: PositivityRule) -> xr.Datas
 
 def is_counted(cohort: Cohort, run: str, rule: PositivityRule) -> bool:
     """Whether the positive cells of a run were counted to the end with `rule`, and from its present cells."""
-    active = cohort.run(run)[n.N_POSITIVE].attrs.get(n.RULE, "")
+    active = cohort.run(run, lazy=False)[n.N_POSITIVE].attrs.get(n.RULE, "")
     return active == rule.name and cohort.has(f"{n.POSITIVITY}/{run}")
 
 
@@ -104,17 +105,17 @@ def last_rule(cohort: Cohort, run: str) -> PositivityRule | None:
     return found
 
 
-def _apply(cohort: Cohort, run: str, tiles: xr.Dataset, rule: PositivityRule) -> xr.Dataset:
-    if not isinstance(rule, DetectedRule):
-        cells = cohort.cells(run).chunk({n.CELL: CELLS_PER_BLOCK})
-        return apply_rule(cells, tiles, rule=rule).drop_vars(n.CHANNEL, errors="ignore")
+def _detected(cohort: Cohort, tiles: xr.Dataset, run: str, rule: DetectedRule) -> xr.Dataset:
     nuclei = cohort.run(rule.nuclei_run, lazy=False)
     both = np.flatnonzero((tiles[n.STATE].values == n.DONE) & (nuclei[n.STATE].values == n.DONE))
-    masks, centres = (
-        cohort.run(name)[n.MASK].isel({n.TILE: both}).reset_coords(drop=True)
-        for name in (run, rule.nuclei_run)
-    )
-    return apply_detected(masks, centres, tiles[n.N_CELLS].reset_coords(drop=True), rule=rule)
+    counts = []
+    with progress(f"nuclei of {run}", both.size) as advance:
+        for first in range(0, max(both.size, 1), TILES_AT_ONCE):
+            here = {n.TILE: both[first : first + TILES_AT_ONCE]}
+            masks, centres = (one[n.MASK].isel(here).reset_coords(drop=True) for one in (tiles, nuclei))
+            counts.append(count_nuclei(masks, centres).compute())
+            advance(counts[-1].sizes[n.TILE])
+    return apply_detected(xr.concat(counts, n.TILE), tiles[n.N_CELLS].reset_coords(drop=True), rule=rule)
 
 
 def _stored_rules(cohort: Cohort, run: str) -> list[PositivityRule]:

@@ -56,7 +56,7 @@ def report_contents(cohort: Cohort, *, baseline: str = "") -> ReportContents:
     common: dict[str, Any] = {
         "title": cohort.title,
         "subtitle": f"{cohort.kind.upper()} cohort, store schema {datasets.SCHEMA_VERSION}",
-        "images": cohort.images(),
+        "images": cohort.images(lazy=False),
         "annotated_tiles": annotated,
         "quarantine": cohort.quarantine().load(),
         "provenance": _provenance(cohort),
@@ -67,7 +67,7 @@ def report_contents(cohort: Cohort, *, baseline: str = "") -> ReportContents:
         **common,
         examples=_examples(cohort, annotated),
         baseline=baseline,
-        published=published_segmentation() if STUDY_MARKERS & set(texts(cohort.images()[n.MARKER])) else None,
+        published=published_segmentation() if STUDY_MARKERS & set(texts(common["images"][n.MARKER])) else None,
         studies=stored_studies(cohort),
         **_scores(cohort),
         **_statistics(cohort, baseline),
@@ -140,7 +140,7 @@ def _comparisons(resampled: xr.Dataset, baseline: str) -> tuple[xr.Dataset, ...]
 
 
 def _positivity(cohort: Cohort, run: str) -> xr.Dataset:
-    markers = text_array(cohort.images()[n.MARKER])
+    markers = text_array(cohort.images(lazy=False)[n.MARKER])
     return cohort.positivity(run).load().assign_coords({n.MARKER: (n.TILE, markers)})
 
 

@@ -115,6 +115,6 @@ def _chosen(settings: SelfTrainSettings, names: list[str]) -> list[str]:
 
 def _judges(cohort: Cohort) -> dict[str, ParticleTiles]:
     parts = {n.VAL: annotated_micrographs(cohort, n.VAL)}
-    if (text_array(cohort.images()[n.SPLIT]) == n.TEST).any():
+    if (text_array(cohort.images(lazy=False)[n.SPLIT]) == n.TEST).any():
         parts[n.TEST] = annotated_micrographs(cohort, n.TEST)
     return parts

@@ -101,7 +101,7 @@ def require_split(cohort: Cohort) -> str:
     Raises SplitError where there is none, or where the stored assignment is not the one that was checked.
     """
     stored = _split_column(cohort).attrs.get(DIGEST)
-    tiles = cohort.images()
+    tiles = cohort.images(lazy=False)
     parts = dict(zip(text_array(tiles[n.TILE]), text_array(tiles[n.SPLIT]), strict=True))
     assigned = {tile: part for tile, part in parts.items() if part}
     if not assigned:
@@ -176,7 +176,7 @@ def _hashes(tiles: xr.Dataset) -> NDArray[np.bool_]:
 
 
 def _store_split(cohort: Cohort, assigned: dict[str, str], facts: dict[str, Any]) -> None:
-    tiles = text_array(cohort.images()[n.TILE])
+    tiles = text_array(cohort.images(lazy=False)[n.TILE])
     column = _split_column(cohort)
     with writing(f"{cohort.url}/{n.IMAGES}/{n.SPLIT}"):
         column.attrs[DIGEST] = "being written"

@@ -35,5 +35,5 @@ def pick(
     from fintune_xr.store.cohort import open_cohort
 
     made = step(store, run=run, model=model, part=part, threshold=threshold, distance=distance, border=border)
-    show(*pick_summary(made, open_cohort(store).images().sizes["tile"]))
+    show(*pick_summary(made, open_cohort(store).images(lazy=False).sizes["tile"]))
     return DONE

@@ -308,7 +308,7 @@ def _value(name: str, result: TileResult) -> Any:
 def _create(
     cohort: Cohort, name: str, product: Product, identity: Mapping[str, Any], facts: Mapping[str, Any]
 ) -> None:
-    images = cohort.images()
+    images = cohort.images(lazy=False)
     path = f"{n.RUNS}/{name}"
     ensure_group(cohort.location, n.RUNS)
     with writing(f"{cohort.url}/{path}"):
@@ -334,18 +334,18 @@ def _create(
 def _grow(cohort: Cohort, name: str) -> None:
     """Adds the tiles that the cohort has gained; pixels last, so that a kill is seen and mended next time."""
     path = f"{n.RUNS}/{name}"
-    tiles = cohort.images()[n.TILE].values
     product = cohort.run_product(name)
     names = (n.TILE, *product.of(_SMALL), product.pixels)
     arrays = {c: open_column(cohort.location, f"{path}/{c}") for c in names}
-    before, after = min(array.shape[0] for array in arrays.values()), len(tiles)
+    before, after = min(array.shape[0] for array in arrays.values()), cohort.images_group().n_tiles
     pixels = arrays.pop(product.pixels)
     if before == after:
         return
+    tiles = read_column(cohort.location, f"{n.IMAGES}/{n.TILE}", slice(before, after))
     with writing(f"{cohort.url}/{path}"):
         for column, array in arrays.items():
             fresh = np.empty((after - before, *array.shape[1:]), array.dtype)
-            fresh[:] = tiles[before:] if column == n.TILE else _INITIAL[column]
+            fresh[:] = tiles if column == n.TILE else _INITIAL[column]
             write_rows(cohort.location, f"{path}/{column}", before, fresh)
             touched = range(before // ROWS_PER_CHUNK, after // ROWS_PER_CHUNK + 1)
             sync_array(cohort.location, f"{path}/{column}", touched)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 import weakref
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -17,15 +19,15 @@ from pydantic import TypeAdapter, ValidationError
 from skimage.filters import threshold_otsu
 
 from fintune_xr.analysis import kernels_threshold as kernels
-from fintune_xr.analysis.detected import apply_detected
+from fintune_xr.analysis.detected import apply_detected, count_nuclei
 from fintune_xr.analysis.positivity import (
-    apply_rule,
+    apply_rules,
     count_positive,
     marker_signal,
     mixture_threshold,
     otsu_threshold,
     signal_histogram,
-    thresholds,
+    threshold_of_tiles,
 )
 from fintune_xr.analysis.rules import (
     DetectedRule,
@@ -45,10 +47,6 @@ rules = pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
 
 EMPTY, PENDING, UNLIT, LONELY = 1, 5, 9, 14
 """Tiles of the cohort: no cells; not done; no background pixel; 3 cells, the only ones of their marker."""
-
-
-class Block(np.ndarray):
-    """An array that a weak reference can follow."""
 
 
 def cohort(seed: int = 0) -> tuple[xr.Dataset, xr.Dataset]:
@@ -84,15 +82,21 @@ def cohort(seed: int = 0) -> tuple[xr.Dataset, xr.Dataset]:
     return cells, tiles
 
 
-def lazy(cells: xr.Dataset, tiles: xr.Dataset, n: int = 37, m: int = 5) -> tuple[xr.Dataset, xr.Dataset]:
-    """The same in chunks, with the indexed coordinates in memory."""
-    return cells.chunk({"cell": n}), tiles.chunk({"tile": m}).assign_coords(donor=tiles.donor, marker=tiles.marker)
+def in_blocks(cells: xr.Dataset, n: int = 37) -> list[xr.Dataset]:
+    """The same cells in blocks of `n`."""
+    return [cells.isel(cell=slice(first, first + n)) for first in range(0, max(cells.sizes["cell"], 1), n)]
+
+
+def judged(cells: xr.Dataset, tiles: xr.Dataset, rule: IntensityRule, n: int = 10_000) -> xr.Dataset:
+    """Counts (tile) by one rule, of cells in blocks of `n`."""
+    blocks = in_blocks(cells, n)
+    return apply_rules(lambda: blocks, tiles, rules=[rule])
 
 
 @rules
 def test_every_rule_finds_the_bright_cells(rule: IntensityRule) -> None:
     cells, tiles = cohort()
-    found = check_dataset(apply_rule(cells, tiles, rule=rule), POSITIVITY).compute().isel(rule=0)
+    found = check_dataset(judged(cells, tiles, rule), POSITIVITY).isel(rule=0)
     truth = np.bincount(cells.tile_index, weights=cells.bright, minlength=16)
     usable = np.setdiff1d(np.arange(16), [EMPTY, PENDING, UNLIT, LONELY])
     np.testing.assert_array_equal(found.n_positive[usable], truth[usable])
@@ -104,7 +108,7 @@ def test_every_rule_finds_the_bright_cells(rule: IntensityRule) -> None:
 
 @rules
 def test_what_is_unknown_is_minus_one_and_says_why(rule: IntensityRule) -> None:
-    found = apply_rule(*cohort(), rule=rule).compute().isel(rule=0)
+    found = judged(*cohort(), rule).isel(rule=0)
     assert found.n_positive[EMPTY] == 0
     assert found.n_positive[PENDING] == -1
     assert found.reason[PENDING] == "the tile is not done"
@@ -118,59 +122,74 @@ def test_what_is_unknown_is_minus_one_and_says_why(rule: IntensityRule) -> None:
         assert found.reason[LONELY] == "fewer than 20 cells to take a threshold from"
 
 
-@rules
-def test_stays_lazy(rule: IntensityRule, no_compute: None) -> None:
-    found = apply_rule(*lazy(*cohort()), rule=rule)
-    assert found.n_positive.chunks is not None
-    assert marker_signal(*lazy(*cohort())).chunks is not None
-
-
 @settings(max_examples=12)
-@given(st.sampled_from(RULES), st.integers(20, 700), st.integers(1, 20))
-def test_chunks_change_nothing(rule: IntensityRule, n: int, m: int) -> None:
-    whole = apply_rule(*cohort(), rule=rule).compute()
-    xr.testing.assert_identical(apply_rule(*lazy(*cohort(), n, m), rule=rule).compute(), whole)
+@given(st.sampled_from(RULES), st.integers(20, 700))
+def test_blocks_change_nothing(rule: IntensityRule, n: int) -> None:
+    xr.testing.assert_identical(judged(*cohort(), rule, n), judged(*cohort(), rule))
 
 
-@rules
-def test_blocks_of_cells_are_read_anew_and_never_held(rule: IntensityRule) -> None:
+def test_rules_judged_together_are_as_judged_alone() -> None:
     cells, tiles = cohort()
-    cells, tiles = lazy(cells, tiles, n=100)
-    n_blocks = len(cells.chunks["cell"])
-    blocks: list[weakref.ref[Block]] = []
+    together = apply_rules(lambda: in_blocks(cells), tiles, rules=RULES)
+    for i, rule in enumerate(RULES):
+        xr.testing.assert_identical(together.isel(rule=[i]), judged(cells, tiles, rule))
+
+
+@pytest.mark.parametrize("chosen", [RULES, (FixedRule(threshold=1),)], ids=["all", "fixed"])
+def test_cells_are_read_once_or_twice_for_all_rules_and_never_held(chosen: tuple[IntensityRule, ...]) -> None:
+    cells, tiles = cohort()
+    seen: list[weakref.ref[xr.Dataset]] = []
     alive: list[int] = []
 
-    def read(block: np.ndarray) -> np.ndarray:
-        fresh = block.copy().view(Block)
-        blocks.append(weakref.ref(fresh))
-        alive.append(sum(one() is not None for one in blocks))
-        return fresh
+    def read() -> Iterator[xr.Dataset]:
+        for block in in_blocks(cells, 100):
+            fresh = block.copy(deep=True)
+            seen.append(weakref.ref(fresh))
+            alive.append(sum(one() is not None for one in seen))
+            yield fresh
+            del fresh
 
-    meta = np.empty((0, 0), np.float32)
-    source = cells.mean_intensity.data.map_blocks(read, dtype=np.float32, meta=meta)
-    counted = cells.assign(mean_intensity=cells.mean_intensity.copy(data=source))
-    apply_rule(counted, tiles, rule=rule).compute(scheduler="synchronous")
-    assert len(blocks) == n_blocks * (1 if isinstance(rule, FixedRule) else 2)
+    apply_rules(read, tiles, rules=chosen)
+    assert len(seen) == len(in_blocks(cells, 100)) * (1 if len(chosen) == 1 else 2)
     assert max(alive) <= 2
+
+
+@rules
+def test_memory_does_not_grow_with_the_number_of_blocks(rule: IntensityRule) -> None:
+    cells, tiles = cohort()
+
+    def peak(n_blocks: int) -> int:
+        def read() -> Iterator[xr.Dataset]:
+            return (cells.copy(deep=True) for _ in range(n_blocks))
+
+        tracemalloc.start()
+        try:
+            apply_rules(read, tiles, rules=[rule])
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(1)
+    # One histogram of these eight groups is 64 kB: were one kept per block, it would be six MB more.
+    assert peak(128) < peak(32) + 64_000
 
 
 def test_order_of_cells_changes_nothing() -> None:
     cells, tiles = cohort()
     shuffled = cells.isel(cell=np.random.default_rng(1).permutation(cells.sizes["cell"]))
     for rule in RULES:
-        whole = apply_rule(cells, tiles, rule=rule).compute()
-        xr.testing.assert_identical(apply_rule(shuffled, tiles, rule=rule).compute(), whole)
+        xr.testing.assert_identical(judged(shuffled, tiles, rule), judged(cells, tiles, rule))
 
 
 def test_signal_is_what_is_left_of_the_marker_above_background() -> None:
     cells, tiles = cohort()
     expected = cells.mean_intensity[:, 1].values - tiles.background[:, 1].values[cells.tile_index.values]
-    np.testing.assert_array_equal(marker_signal(*lazy(cells, tiles)).compute(), expected)
+    np.testing.assert_array_equal(marker_signal(cells, tiles), expected)
 
 
 def test_histogram_counts_every_cell_with_a_signal_once() -> None:
     cells, tiles = cohort()
-    found = signal_histogram(*lazy(cells, tiles)).compute()
+    found = signal_histogram(in_blocks(cells), tiles)
     assert found.sum() == (cells.tile_index != UNLIT).sum()
     signal = marker_signal(cells, tiles)
     of = tiles.isel(tile=cells.tile_index.values)
@@ -190,11 +209,19 @@ def test_otsu_splits_where_scikit_image_does(counts: np.ndarray) -> None:
     assert counts[ours].sum() == counts[below].sum()
 
 
+def test_otsu_of_many_histograms_is_that_of_each() -> None:
+    counts = np.random.default_rng(2).poisson(0.05, (20, 30, kernels.N_BINS))
+    found = kernels.otsu(counts)
+    alone = [[kernels.otsu(one) for one in row] for row in counts]
+    np.testing.assert_array_equal(found.counts, [[one.counts for one in row] for row in alone])
+    np.testing.assert_array_equal(found.code, [[one.code for one in row] for row in alone])
+
+
 def test_otsu_pools_over_the_cohort_or_over_one_donor() -> None:
     cells, tiles = cohort()
-    histogram = signal_histogram(cells, tiles)
-    pooled = thresholds(cells, tiles, rule=OtsuRule()).compute()
-    own = thresholds(cells, tiles, rule=OtsuDonorRule()).compute()
+    histogram = signal_histogram([cells], tiles)
+    pooled = threshold_of_tiles(histogram, tiles, rule=OtsuRule())
+    own = threshold_of_tiles(histogram, tiles, rule=OtsuDonorRule())
     by_marker, by_donor = otsu_threshold(histogram.sum("donor")), otsu_threshold(histogram)
     for tile in (0, 3, 7, 12):
         donor, marker = tiles.donor.values[tile], tiles.marker.values[tile]
@@ -205,7 +232,8 @@ def test_otsu_pools_over_the_cohort_or_over_one_donor() -> None:
 def test_mixture_is_the_most_likely_pair_of_gaussians() -> None:
     rng = np.random.default_rng(4)
     log = np.concatenate([rng.normal(3.5, 0.5, 4000), rng.normal(6.0, 0.4, 1000)])
-    histogram = kernels.histogram(np.expm1(log), np.zeros(log.size, int), 1)
+    histogram = np.zeros((1, kernels.N_BINS), np.int64)
+    kernels.add_to_histograms(histogram, np.expm1(log), np.zeros(log.size, int))
     found = np.log1p(kernels.mixture(histogram).counts[0])
 
     def density(at: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -236,10 +264,10 @@ def test_one_population_gives_no_mixture_threshold_or_a_finite_one_but_no_crash(
 
 def test_cells_below_background_take_no_part_in_the_mixture() -> None:
     cells, tiles = cohort()
-    histogram = signal_histogram(cells, tiles).sum("donor")
-    dim = histogram.copy(data=histogram.data).compute()
+    histogram = signal_histogram([cells], tiles).sum("donor")
+    dim = histogram.copy(deep=True)
     dim[:, 0] += 500
-    xr.testing.assert_identical(mixture_threshold(dim), mixture_threshold(histogram).compute())
+    xr.testing.assert_identical(mixture_threshold(dim), mixture_threshold(histogram))
 
 
 def test_fixed_threshold_is_exclusive_and_counts_by_hand() -> None:
@@ -258,15 +286,16 @@ def test_fixed_threshold_is_exclusive_and_counts_by_hand() -> None:
         },
         coords=channel | {"tile": ["a", "b"], "donor": ("tile", ["1", "1"]), "marker": ("tile", ["GFAP", "GFAP"])},
     )
-    threshold = thresholds(cells, tiles, rule=FixedRule(threshold=50))
-    assert count_positive(cells, tiles, threshold=threshold).values.tolist() == [1, 1]
+    threshold = threshold_of_tiles(signal_histogram([cells], tiles), tiles, rule=FixedRule(threshold=50))
+    (found,) = count_positive([cells], tiles, thresholds=[threshold])
+    assert found.values.tolist() == [1, 1]
 
 
 def test_cohort_without_any_cell_has_reasons_and_no_crash() -> None:
     cells, tiles = cohort()
     tiles["n_cells"][:] = 0
     for rule in RULES:
-        found = apply_rule(cells.isel(cell=slice(0)), tiles, rule=rule).compute()
+        found = judged(cells.isel(cell=slice(0)), tiles, rule)
         assert (found.n_positive == 0).all()
         assert found.threshold.isnull().all() or isinstance(rule, FixedRule)
 
@@ -298,9 +327,9 @@ def masks() -> tuple[xr.DataArray, xr.DataArray]:
 def test_detected_by_hand(no_compute: None) -> None:
     instances, nuclei = masks()
     tiles = xr.DataArray(["t0", "t1", "t2"], dims="tile", coords={"tile": ["t0", "t1", "t2"]})
-    found = apply_detected(instances.chunk({"y": 10}), nuclei.chunk(), tiles, rule=DetectedRule(nuclei_run="dapi"))
-    check_dataset(found, POSITIVITY)
-    by_tile = found.compute(scheduler="synchronous").isel(rule=0)
+    lazy = count_nuclei(instances.chunk({"y": 10}), nuclei.chunk())
+    found = apply_detected(lazy.compute(scheduler="synchronous"), tiles, rule=DetectedRule(nuclei_run="dapi"))
+    by_tile = check_dataset(found, POSITIVITY).isel(rule=0)
     assert by_tile.n_all.values.tolist() == [4, -1, 1]
     assert by_tile.n_positive.values.tolist() == [2, -1, 0]
     assert by_tile.n_without_nucleus.values.tolist() == [1, -1, 0]

@@ -11,7 +11,7 @@ import xarray as xr
 
 from fintune_xr import names as n
 from fintune_xr.analysis.kernels_threshold import nuclei_in_instances
-from fintune_xr.analysis.positivity import apply_rule
+from fintune_xr.analysis.positivity import apply_rules
 from fintune_xr.analysis.report.gate_study import AP50
 from fintune_xr.analysis.rules import OtsuRule
 from fintune_xr.errors import FintuneValueError, UnknownNameError
@@ -114,7 +114,8 @@ def test_ratios_come_from_the_rule_on_cells_that_stay(store: Path, gated: xr.Dat
         pairs = zip(cells[n.TILE_INDEX].values, cells[n.LABEL].values, strict=True)
         rows = [i for i, (tile, label) in enumerate(pairs) if label in kept[tile]]
         fewer = tiles.assign({n.N_CELLS: (n.TILE, np.array([len(labels) for labels in kept], np.int32))})
-        counts = apply_rule(cells.isel({n.CELL: rows}), fewer, rule=OtsuRule()).isel({n.RULE: 0}).compute()
+        staying = cells.isel({n.CELL: rows}).load()
+        counts = apply_rules(lambda kept=staying: [kept], fewer, rules=[OtsuRule()]).isel({n.RULE: 0})
         found = gated.sel({n.SETTING: one.name})
         assert int(found[N_KEPT]) == len(rows)
         for donor in texts(gated[n.DONOR]):
