@@ -15,6 +15,7 @@ from fintune_xr.pipelines.counts import inputs_digest, tile_counts
 from fintune_xr.pipelines.progress import say
 from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import Cohort, open_cohort
+from fintune_xr.store.locks import holding
 
 INPUTS = "inputs_sha256"
 
@@ -32,7 +33,7 @@ def bootstrap(
     Runs and outcomes are those of the last `associate`. `restart` throws stored resamples away.
 
     Raises FintuneValueError where stored resamples have another seed or were drawn from other counts,
-    UnknownNameError for a scheme that does not exist.
+    UnknownNameError for a scheme that does not exist, RunBusyError where another process draws for this scheme.
     """
     if scheme not in SCHEMES:
         raise unknown_name("bootstrap scheme", scheme, SCHEMES)
@@ -45,21 +46,22 @@ def bootstrap(
         raise FintuneValueError(
             f"{cohort.url}: counts or outcomes have changed since `fintune-xr associate`. Run it again first."
         )
-    stored = None if restart else _stored(cohort, scheme, seed, digest)
-    n_stored = stored.sizes[n.RESAMPLE] if stored is not None else 0
-    if n_stored >= resamples:
-        say(f"bootstrap {scheme}: {n_stored} resamples are stored already")
+    with holding(cohort.location, f"bootstrap-{scheme}", what=f"resampling by scheme {scheme}"):
+        stored = None if restart else _stored(cohort, scheme, seed, digest)
+        n_stored = stored.sizes[n.RESAMPLE] if stored is not None else 0
+        if n_stored >= resamples:
+            say(f"bootstrap {scheme}: {n_stored} resamples are stored already")
+            return cohort.bootstrap(scheme)
+        fresh = resample(
+            counts, outcomes, scheme=scheme, n_resamples=resamples - n_stored, seed=seed, first=n_stored
+        )
+        whole = fresh if stored is None else xr.concat([stored, fresh], n.RESAMPLE, join="exact")
+        facts = provenance(scheme=scheme, seed=seed, resamples=resamples)
+        result = whole.chunk({n.RESAMPLE: RESAMPLES_PER_BLOCK}).assign_attrs(
+            {**fresh.attrs, INPUTS: digest, "provenance": facts}
+        )
+        cohort.write(f"{n.BOOTSTRAP}/{scheme}", result, datasets.BOOTSTRAP)
         return cohort.bootstrap(scheme)
-    fresh = resample(
-        counts, outcomes, scheme=scheme, n_resamples=resamples - n_stored, seed=seed, first=n_stored
-    )
-    whole = fresh if stored is None else xr.concat([stored, fresh], n.RESAMPLE, join="exact")
-    facts = provenance(scheme=scheme, seed=seed, resamples=resamples)
-    result = whole.chunk({n.RESAMPLE: RESAMPLES_PER_BLOCK}).assign_attrs(
-        {**fresh.attrs, INPUTS: digest, "provenance": facts}
-    )
-    cohort.write(f"{n.BOOTSTRAP}/{scheme}", result, datasets.BOOTSTRAP)
-    return cohort.bootstrap(scheme)
 
 
 def _stored(cohort: Cohort, scheme: str, seed: int, digest: str) -> xr.Dataset | None:

@@ -10,15 +10,19 @@ from fintune_xr.pipelines.progress import progress
 from fintune_xr.pipelines.split import refuse_leaks, require_split
 from fintune_xr.store.check import Problem, check_store, n_tiles_to_read
 from fintune_xr.store.cohort import Cohort, open_cohort
+from fintune_xr.store.locks import clear_if_alone
 from fintune_xr.store.runs import mark_pending
 
 
 def check(store: str | Path, *, repair: bool = False) -> list[Problem]:
     """All problems of `store`; empty when it is sound.
 
-    `repair` sets the damaged tiles of runs back to pending, so that `infer` makes just these again.
+    `repair` sets the damaged tiles of runs back to pending, so that `infer` makes just these again, and removes what
+    killed writers left unfinished, unless another process is writing.
     """
     cohort = open_cohort(store)
+    if repair:
+        clear_if_alone(cohort.location)
     with progress("check", n_tiles_to_read(cohort)) as advance:
         problems = list(check_store(cohort, advance=advance))
     problems += _split_problems(cohort)

@@ -138,7 +138,7 @@ def check(
     store: Store,
     *,
     repair: Annotated[
-        bool, Parameter(help="Set damaged tiles of runs back to pending, for `infer`.", negative="")
+        bool, Parameter(help="Set damaged tiles of runs back to pending, for `infer`; remove leftovers.", negative="")
     ] = False,
 ) -> int:
     """Verify a store: schema, every chunk, counts against masks, duplicates, leaks. Exit status 1 on damage.

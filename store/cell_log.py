@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from fintune_xr import names as n
 from fintune_xr.products import INSTANCES, Product
 from fintune_xr.schema import DatasetSchema, VariableSpec
+from fintune_xr.store.leftovers import LOG
 from fintune_xr.store.location import Location, reading, sync_array
 from fintune_xr.store.tables import (
     CELLS_PER_CHUNK,
@@ -55,7 +56,7 @@ class CellLog:
     @property
     def path(self) -> str:
         """Group of the log."""
-        return f"{n.STAGING}/cells-{self.run}"
+        return f"{n.STAGING}/{LOG}{self.run}"
 
     @property
     def table(self) -> str:

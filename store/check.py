@@ -23,7 +23,8 @@ from fintune_xr.store import shards
 from fintune_xr.store.cell_log import CellLog
 from fintune_xr.store.check_points import check_picks, check_points
 from fintune_xr.store.cohort import Cohort
-from fintune_xr.store.location import DECODING_ERRORS, PARTIAL_SUFFIX
+from fintune_xr.store.leftovers import leftovers
+from fintune_xr.store.location import DECODING_ERRORS
 from fintune_xr.store.runs import is_state_of_run
 from fintune_xr.store.tables import COMPLETE, read_column, subgroups
 from fintune_xr.text import text_array
@@ -124,14 +125,13 @@ def _check_groups(cohort: Cohort, nodes: Nodes) -> Iterator[Problem]:
     for path, member in nodes.items():
         if isinstance(member, zarr.Group) and member.attrs.get(COMPLETE) is False:
             yield Problem(path, "left half-written", "Run the step that writes it again")
-    if cohort.location.is_local:
-        left = sorted(cohort.location.path.rglob(f"*{PARTIAL_SUFFIX}"))
-        if left:
-            yield Problem(
-                "store",
-                f"{len(left)} unfinished file(s) of killed writers",
-                "Harmless; the next run sweeps them",
-            )
+    left = leftovers(cohort.location)
+    if left:
+        yield Problem(
+            "store",
+            f"{len(left)} unfinished file(s) or group(s), {left[0]} among them, of a killed writer or of one at work",
+            "Harmless; the next step that writes while no other does removes them, or `fintune-xr check --repair`",
+        )
 
 
 def _check_columns(nodes: Nodes) -> Iterator[Problem]:

@@ -24,6 +24,7 @@ from fintune_xr.products import Product, product_named
 from fintune_xr.schema import DatasetSchema
 from fintune_xr.store.growing import Growing, create_growing
 from fintune_xr.store.location import PARTIAL_SUFFIX, Location, reading, writing
+from fintune_xr.store.locks import recover_replaced
 from fintune_xr.store.tables import (
     group_exists,
     open_dataset,
@@ -239,7 +240,7 @@ def _require_room(location: Location) -> None:
 
 
 def open_cohort(where: str | Path | Location) -> Cohort:
-    """The cohort stored at a path or URL.
+    """The cohort stored at a path or URL; a group whose replacement was killed halfway is put back first.
 
     Raises StoreNotFoundError where there is none, StoreVersionError where another schema wrote it.
     """
@@ -255,6 +256,7 @@ def open_cohort(where: str | Path | Location) -> Cohort:
             f"{location.url}: expected schema {datasets.SCHEMA} version {datasets.SCHEMA_VERSION}, found "
             f"{found[0]} version {found[1]}. Open it with the release that wrote it, or ingest again."
         )
+    recover_replaced(location)
     return Cohort(location, str(attrs["cohort_kind"]), str(attrs["title"]))
 
 

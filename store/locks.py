@@ -10,9 +10,12 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 from fintune_xr import names as n
-from fintune_xr.errors import RunBusyError
+from fintune_xr.errors import RunBusyError, StoreWriteError
+from fintune_xr.exclusive import holding_file
+from fintune_xr.store.leftovers import clear_leftovers, moved_aside, recover_group
 from fintune_xr.store.location import Location, writing
 
 LOGGER = logging.getLogger(__name__)
@@ -28,10 +31,15 @@ def holding(location: Location, name: str, *, what: str) -> Iterator[None]:
 
     On a mounted file system the operating system lets go of it with the process. On object storage it is a
     lease that is renewed; whoever finds one watches it for 20 s and takes it over if nobody renewed it.
+    Whoever is the only writer of a local store first removes what killed ones left unfinished in it.
 
     Raises RunBusyError where another process holds it.
     """
-    with _locked_file(location, name, what) if location.is_local else _lease(location, name, what):
+    if not location.is_local:
+        with _lease(location, name, what):
+            yield
+        return
+    with _locked_file(location, name, what), _among_writers(location):
         yield
 
 
@@ -40,18 +48,57 @@ def writing_tiles(location: Location) -> contextlib.AbstractContextManager[None]
     return holding(location, "ingest", what="adding tiles or annotations")
 
 
+def replacing(location: Location, path: str) -> contextlib.AbstractContextManager[None]:
+    """Holds the group `path` of a local store. Raises RunBusyError where another process replaces it.
+
+    On object storage a lease would take longer than the writing.
+    """
+    if not location.is_local:
+        return contextlib.nullcontext()
+    return holding(location, f"replace-{path.replace('/', '+')}", what=f"writing {path}")
+
+
+def recover_replaced(location: Location) -> None:
+    """Puts back groups that were moved aside by replacements which were killed; those that go on are let be."""
+    for path in list(moved_aside(location)):
+        with contextlib.suppress(RunBusyError, StoreWriteError), replacing(location, path):
+            recover_group(location, path)
+
+
+def clear_if_alone(location: Location) -> None:
+    """Removes what killed writers left unfinished in a local store, unless another process is writing to it."""
+    if location.is_local:
+        with _among_writers(location):
+            pass
+
+
 @contextlib.contextmanager
 def _locked_file(location: Location, name: str, what: str) -> Iterator[None]:
-    """The file lies in an array's folder because zarr warns about strange files in a group's."""
-    path = location.path / n.IMAGES / n.IMAGE / f".{name}.lock"
-    with writing(str(path)):
-        file = path.open("w")
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise _busy(location, what) from error
+    file = _file(location, name)
+    with contextlib.ExitStack() as held:
+        with writing(str(file)):
+            held.enter_context(holding_file(file, busy=_busy(location, what)))
         yield
+
+
+@contextlib.contextmanager
+def _among_writers(location: Location) -> Iterator[None]:
+    """Shares a lock with all other writers, once whoever could have it alone has cleared what others left."""
+    path = _file(location, "writers")
+    with writing(str(path)):
+        file = path.open("a+")
+    with file:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            clear_leftovers(location)
+        # Waits while another one clears.
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield
+
+
+def _file(location: Location, name: str) -> Path:
+    """The file lies in an array's folder because zarr warns about strange files in a group's."""
+    return location.path / n.IMAGES / n.IMAGE / f".{name}.lock"
 
 
 @contextlib.contextmanager
@@ -63,12 +110,12 @@ def _lease(location: Location, name: str, what: str) -> Iterator[None]:
     if found:
         time.sleep(PATIENCE_S)
         if _read(location, key) != found:
-            raise _busy(location, what)
+            raise RunBusyError(_busy(location, what))
     location.write_whole(key, [f"{owner} 0".encode()])
     # Of two that write at once the later one stays, and both see the same.
     time.sleep(RENEW_S / 5)
     if _read(location, key) != f"{owner} 0":
-        raise _busy(location, what)
+        raise RunBusyError(_busy(location, what))
     over = threading.Event()
     renewing = threading.Thread(target=_renew, args=(location, key, owner, over), daemon=True, name=f"lease {name}")
     renewing.start()
@@ -107,5 +154,5 @@ def _read(location: Location, key: str) -> str:
         return ""
 
 
-def _busy(location: Location, what: str) -> RunBusyError:
-    return RunBusyError(f"another process is {what} in {location.url}. Wait for it, or stop it.")
+def _busy(location: Location, what: str) -> str:
+    return f"another process is {what} in {location.url}. Wait for it, or stop it."

@@ -12,7 +12,6 @@ import xarray as xr
 from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.store.cohort import Cohort
-from fintune_xr.store.tables import recover_group
 
 from .layouts import Layout
 from .pairing import LeftOut
@@ -24,8 +23,7 @@ Row: TypeAlias = tuple[str, ...]
 
 
 def quarantine_rows(cohort: Cohort) -> list[Row]:
-    """Everything that is quarantined, in stored order; for the process that holds the images."""
-    recover_group(cohort.location, n.QUARANTINE)
+    """Everything that is quarantined, in stored order."""
     if not cohort.has(n.QUARANTINE):
         return []
     stored = cohort.quarantine()

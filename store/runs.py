@@ -19,6 +19,7 @@ from fintune_xr.products import INSTANCES, Product
 from fintune_xr.store import shards
 from fintune_xr.store.cell_log import CellLog
 from fintune_xr.store.cohort import Cohort, product_at
+from fintune_xr.store.leftovers import sweep_staging
 from fintune_xr.store.location import Location, sync_array, writing
 from fintune_xr.store.locks import holding
 from fintune_xr.store.tables import (
@@ -32,7 +33,6 @@ from fintune_xr.store.tables import (
     open_writable,
     read_column,
     remove_group,
-    sweep_staging,
     write_rows,
 )
 from fintune_xr.tiles import CellTable, ShardPlan, ShardReceipt, TileResult
@@ -235,12 +235,15 @@ def run_attrs(cohort: Cohort, name: str) -> dict[str, Any]:
 
 
 def write_positive(cohort: Cohort, run: str, counts: NDArray[np.int32], *, rule: str) -> None:
-    """Stores marker-positive cells per tile (tile,) as the run's active count, with the rule's name."""
+    """Stores marker-positive cells per tile (tile,) as the run's active count, with the rule's name.
+
+    Raises RunBusyError where another process writes the run.
+    """
     path = f"{n.RUNS}/{run}/{n.N_POSITIVE}"
     column = open_column(cohort.location, path)
     if column.shape != counts.shape:
         raise FintuneValueError(f"{path}: expected {column.shape[0]} tiles, got {counts.shape}")
-    with writing(f"{cohort.url}/{path}"):
+    with _holding_run(cohort, run), writing(f"{cohort.url}/{path}"):
         column.attrs[n.RULE] = "being written"
         column[:] = counts
         column.attrs[n.RULE] = rule

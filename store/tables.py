@@ -17,13 +17,13 @@ from zarr.core.dtype import VariableLengthUTF8
 from fintune_xr import names as n
 from fintune_xr.errors import StoreDamagedError
 from fintune_xr.schema import DatasetSchema, VariableSpec, check_dataset
+from fintune_xr.store.leftovers import GONE, OLD, recover_group, staged
 from fintune_xr.store.location import Location, reading, writing
+from fintune_xr.store.locks import replacing
 
 COMPLETE = "complete"
 ROWS_PER_CHUNK = 4096
 CELLS_PER_CHUNK = 65536
-_GONE = "gone-"
-_OLD = ".old"
 
 
 def create_column(
@@ -112,32 +112,21 @@ def replace_group(location: Location, path: str, dataset: xr.Dataset, schema: Da
     """Stores `dataset` under `path` in place of what was there.
 
     The new group is written whole beside the old one first; a kill leaves the old or the new one, or, between
-    two renames, neither: then `recover_group`, which the next call begins with, puts the old one back.
+    two renames, neither: then the next `open_cohort` puts the old one back.
+
+    Raises RunBusyError where another process replaces the same group.
     """
     if schema is not None:
         check_dataset(dataset, schema)
-    recover_group(location, path)
-    fresh = f"{_staged(path)}{uuid.uuid4().hex}"
-    target = fresh if location.is_local else path
-    with writing(f"{location.url}/{path}"):
-        for child in (target, path):
+    fresh = f"{staged(path)}{uuid.uuid4().hex}" if location.is_local else path
+    with replacing(location, path), writing(f"{location.url}/{path}"):
+        recover_group(location, path)
+        for child in (fresh, path):
             if "/" in child:
                 ensure_group(location, child.rpartition("/")[0])
-        _write(location, target, dataset, schema)
+        _write(location, fresh, dataset, schema)
         if location.is_local:
             _put_in_place(location, fresh, path)
-
-
-def recover_group(location: Location, path: str) -> None:
-    """Puts back what a killed `replace_group` moved aside, and removes what it left unfinished."""
-    staging = location.path / n.STAGING
-    prefix = _staged(path).rpartition("/")[2]
-    if not location.is_local or not staging.is_dir():
-        return
-    for old in sorted(staging.glob(f"{prefix}*{_OLD}")):
-        if not group_exists(location, path):
-            old.rename(location.path / path)
-    sweep_staging(location, prefix)
 
 
 def group_exists(location: Location, path: str) -> bool:
@@ -171,7 +160,7 @@ def remove_group(location: Location, path: str) -> None:
         location.remove(path)
     elif (location.path / path).exists():
         ensure_group(location, n.STAGING)
-        gone = location.path / n.STAGING / f"{_GONE}{uuid.uuid4().hex}"
+        gone = location.path / n.STAGING / f"{GONE}{uuid.uuid4().hex}"
         (location.path / path).rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
 
@@ -181,24 +170,6 @@ def is_complete(location: Location, path: str) -> bool:
     if not group_exists(location, path):
         return False
     return bool(zarr.open_group(location.zarr(), path=path, mode="r").attrs.get(COMPLETE))
-
-
-def sweep_staging(location: Location, *prefixes: str) -> None:
-    """Removes what killed writers were removing, and what they left unfinished under names with these prefixes.
-
-    The caller must be the only one who stages under these prefixes.
-    """
-    if not location.is_local:
-        return
-    staging = location.path / n.STAGING
-    for entry in list(staging.iterdir()) if staging.is_dir() else []:
-        if entry.name.startswith((_GONE, *prefixes)):
-            shutil.rmtree(entry, ignore_errors=True)
-
-
-def _staged(path: str) -> str:
-    """Beginning of the names that a group is staged under; `+` occurs in no name of a run."""
-    return f"{n.STAGING}/{path.replace('/', '+')}+"
 
 
 def _chunked(dataset: xr.Dataset) -> xr.Dataset:
@@ -249,8 +220,8 @@ def _encoding(array: xr.Variable) -> dict[str, Any]:
 def _put_in_place(location: Location, fresh: str, path: str) -> None:
     target = location.path / path
     target.parent.mkdir(parents=True, exist_ok=True)
-    old = location.path / f"{fresh}{_OLD}"
+    old = location.path / f"{fresh}{OLD}"
     if target.exists():
         target.rename(old)
     (location.path / fresh).rename(target)
-    remove_group(location, f"{fresh}{_OLD}")
+    remove_group(location, f"{fresh}{OLD}")

@@ -32,8 +32,9 @@ from fintune_xr.errors import (
 )
 from fintune_xr.store import growing, shards, tables
 from fintune_xr.store.cohort import Cohort, create_cohort, empty_quarantine, open_cohort, set_root_attrs
+from fintune_xr.store.leftovers import sweep_staging
 from fintune_xr.store.location import PARTIAL_SUFFIX, Location
-from fintune_xr.store.tables import group_exists, recover_group, remove_group, replace_group, sweep_staging
+from fintune_xr.store.tables import group_exists, remove_group, replace_group
 
 
 @pytest.fixture(autouse=True)
@@ -312,7 +313,7 @@ def test_a_replacement_broken_off_leaves_the_old_or_the_new(
         patch.setattr(Path, "rename", stopping)
         with pytest.raises(Stopped):
             cohort.write(n.QUARANTINE, quarantine("new"), datasets.QUARANTINE)
-    recover_group(cohort.location, n.QUARANTINE)
+    cohort = open_cohort(cohort.location)
     assert reasons(cohort) == (["old"] if survives < 3 else ["new"])
     cohort.write(n.QUARANTINE, quarantine("newer"), datasets.QUARANTINE)
     assert reasons(cohort) == ["newer"]
