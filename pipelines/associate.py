@@ -14,7 +14,8 @@ from fintune_xr.analysis.association import associate as correlate
 from fintune_xr.analysis.clinical import clinical_outcomes, read_clinical
 from fintune_xr.analysis.outcomes import DEFAULT_OUTCOMES
 from fintune_xr.analysis.ratio import marker_ratio, ratio_bounds
-from fintune_xr.errors import FintuneValueError
+from fintune_xr.errors import FintuneError, FintuneValueError
+from fintune_xr.pipelines.basis import source_doubt
 from fintune_xr.pipelines.counts import active_rule, inputs_digest, quarantined_tiles, tile_counts
 from fintune_xr.provenance import file_sha256, provenance
 from fintune_xr.store.cohort import Cohort, open_cohort
@@ -69,12 +70,33 @@ def associate(
     ).compute()
     result = found.assign_attrs(
         inputs_sha256=inputs_digest(counts, facts[n.OUTCOME_VALUE]),
+        lost_sha256=inputs_digest(quarantined_tiles(cohort, names)),
         rules={name: active_rule(cohort, name) for name in names},
         provenance=provenance(clinical=Path(clinical).name, clinical_sha256=file_sha256(Path(clinical))),
     )
     cohort.write(CLINICAL, facts, datasets.CLINICAL)
     cohort.write(n.ANALYSIS, result, datasets.ANALYSIS)
     return result
+
+
+def association_doubt(cohort: Cohort, found: xr.Dataset) -> str:
+    """Why stored ratios and correlations are not those of the store as it is now, empty where they are.
+
+    Whether the clinical table is another one by now is not known here: the store holds the values that were used.
+    """
+    runs = texts(found[n.RUN])
+    try:
+        counts = tile_counts(cohort, runs)
+    except FintuneError as error:
+        return str(error)
+    outcomes = cohort.read(CLINICAL, datasets.CLINICAL)[n.OUTCOME_VALUE].load()
+    if found.attrs["rules"] != {run: active_rule(cohort, run) for run in runs}:
+        return "positive cells are counted with another rule now"
+    if found.attrs["inputs_sha256"] != inputs_digest(counts, outcomes):
+        return "cells, donors or outcomes are others now"
+    if found.attrs.get("lost_sha256") != inputs_digest(quarantined_tiles(cohort, runs)):
+        return "other tiles are in quarantine now"
+    return next(filter(None, (source_doubt(cohort, run) for run in runs)), "")
 
 
 def association_table(found: xr.Dataset) -> pd.DataFrame:

@@ -28,6 +28,7 @@ from fintune_xr.errors import SettingsError
 from fintune_xr.finetune.settings import train_settings
 from fintune_xr.metrics.instance import instance_scores
 from fintune_xr.models.checkpoints import FLOW_UNET_KIND, Checkpoint, resolve_checkpoint
+from fintune_xr.pipelines.basis import RESTS_ON, rests_on, tiles_in
 from fintune_xr.pipelines.evaluate import match_tiles, scores_by_group, tiles_of_split
 from fintune_xr.pipelines.hybrid import choose_by_marker, undecided
 from fintune_xr.pipelines.infer import InferSettings, infer
@@ -37,7 +38,7 @@ from fintune_xr.pipelines.train import train
 from fintune_xr.provenance import provenance
 from fintune_xr.settings import Config, Settings, load_settings, validated
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.runs import IDENTITY, run_attrs
+from fintune_xr.store.runs import run_attrs
 from fintune_xr.text import text_array, texts
 
 PARTS: Final = (n.VAL, n.TEST)
@@ -218,18 +219,18 @@ def _with_hybrid(counts: xr.Dataset, choice: dict[str, str]) -> xr.Dataset:
 
 
 def _facts(plan: _Plan) -> dict[str, Any]:
-    """What the numbers rest on: the runs with their identities, settings, and the digest of the split."""
-    runs = {one.name: one.run for one in plan.members}
+    """The runs, how they were trained, what the numbers rest on, and settings."""
+    runs, digest = {one.name: one.run for one in plan.members}, require_split(plan.cohort)
     facts = provenance(
         model=plan.start, baseline=plan.baseline.as_dict(), settings=plan.settings.as_dict(),
-        split_digest=require_split(plan.cohort),
+        split_digest=digest,
     )
     trainings = {
         one.name: run_attrs(plan.cohort, one.run)["provenance"].get("training", {}) for one in plan.members
     }
     return {
         "runs": runs,
-        IDENTITY: {name: run_attrs(plan.cohort, run)[IDENTITY] for name, run in runs.items()},
+        RESTS_ON: rests_on(plan.cohort, runs=runs.values(), tiles=tiles_in(plan.cohort, *PARTS), split=digest),
         "trainings": trainings,
         "left_out": plan.left_out,
         "provenance": facts,

@@ -25,6 +25,7 @@ from fintune_xr.models.checkpoints import FLOW_UNET_KIND, RECORD_FILE, Checkpoin
 from fintune_xr.models.registry import load_segmenter
 from fintune_xr.models.segmenter import segment
 from fintune_xr.models.settings import model_settings
+from fintune_xr.pipelines.basis import tiles_in
 from fintune_xr.pipelines.progress import say
 from fintune_xr.pipelines.remote import results_from_workers, seen_everywhere
 from fintune_xr.pipelines.split import annotated_tiles, require_split
@@ -175,7 +176,7 @@ def _plan(
         "model": kind if start is None else start.sha256,
         "settings": {key: value for key, value in settings.as_dict().items() if key != n.SEED},
         "split_digest": digest,
-        TRUTH_DIGEST: truth_digest(cohort, texts(tiles[n.TILE])),
+        TRUTH_DIGEST: truth_digest(cohort, tiles_in(cohort, *n.SPLITS)),
         "train_tiles": sorted(train.names),
     }
     name = kind if start is None else start.name

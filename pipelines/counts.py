@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 import xarray as xr
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
+from fintune_xr.pipelines.basis import runs_doubt
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.runs import require_known_run
 from fintune_xr.text import text_array, texts
+
+# Digest of the run whose nuclei were counted, by its name: an attribute of the stored counts.
+NUCLEI: Final = "nuclei"
 
 
 def active_rule(cohort: Cohort, run: str) -> str:
     """Name of the positivity rule that the run's `n_positive` was counted with.
 
-    Raises FintuneValueError where no rule has been applied to the end.
+    Raises FintuneValueError where no rule has been applied to the end, or nuclei it used are those of another run now.
     """
     rule = str(cohort.run(run, lazy=False)[n.N_POSITIVE].attrs.get(n.RULE, ""))
     if not rule or not cohort.has(f"{n.POSITIVITY}/{run}"):
@@ -30,6 +35,12 @@ def active_rule(cohort: Cohort, run: str) -> str:
         raise FintuneValueError(
             f"run {run!r}: counting with rule {rule!r} was interrupted. "
             f"Run again: fintune-xr positivity {cohort.url} --run {run}"
+        )
+    told = runs_doubt(cohort, cohort.positivity(run).attrs.get(NUCLEI, {}))
+    if told:
+        raise FintuneValueError(
+            f"run {run!r} was counted with nuclei of another run, but {told}. "
+            f"Count again: fintune-xr positivity {cohort.url} --run {run} --rule detected --nuclei-run R"
         )
     return rule
 

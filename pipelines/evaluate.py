@@ -12,6 +12,7 @@ import xarray as xr
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.metrics.instance import instance_scores, match_counts, score_name, scores_by_donor_bootstrap
+from fintune_xr.pipelines.basis import RESTS_ON, rests_on
 from fintune_xr.pipelines.done import require_done
 from fintune_xr.pipelines.evaluate_particles import evaluate_particles, particle_table
 from fintune_xr.pipelines.progress import progress
@@ -54,9 +55,10 @@ def evaluate(
     tiles = tiles_of_split(cohort, split)
     counts = match_tiles(cohort, names, tiles)
     scores = scores_by_group(counts, resamples, seed)
-    result = xr.merge([counts, scores]).assign_attrs(
-        provenance=provenance(split=split, split_digest=digest, resamples=resamples, seed=seed)
-    )
+    result = xr.merge([counts, scores]).assign_attrs({
+        RESTS_ON: rests_on(cohort, runs=names, tiles=texts(tiles[n.TILE]), split=digest),
+        "provenance": provenance(split=split, split_digest=digest, resamples=resamples, seed=seed),
+    })
     cohort.write(f"{n.METRICS}/{split}", result)
     return result
 

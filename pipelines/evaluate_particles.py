@@ -14,23 +14,22 @@ from fintune_xr.errors import FintuneValueError
 from fintune_xr.metrics.instance import SCORES, instance_scores, score_name, scores_by_donor_bootstrap
 from fintune_xr.metrics.particle import Curve, Found, average_precision, threshold_curve
 from fintune_xr.metrics.pixel import histogram_counts, pixel_auc
+from fintune_xr.pipelines.basis import ALL, RESTS_ON, doubt, rests_on
 from fintune_xr.pipelines.pick import (
-    ALL,
     BORDER_PX,
     CHOSEN_ON,
     DISTANCE_PX,
     GIVEN,
     PIXEL_THRESHOLD,
-    SPLIT_DIGEST,
     annotated_positions,
     found_in,
     require_searched,
+    threshold_doubt,
     tile_histograms,
 )
 from fintune_xr.pipelines.progress import say
 from fintune_xr.pipelines.split import require_split
-from fintune_xr.pipelines.truth import TRUTH_DIGEST, truth_digest
-from fintune_xr.provenance import provenance
+from fintune_xr.provenance import provenance, settings_digest
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.picks import open_candidates, open_picks, picked_names
 
@@ -64,6 +63,7 @@ def evaluate_particles(
         raise FintuneValueError(f"{cohort.url} has no picks to evaluate. Run: fintune-xr pick {cohort.url} --run R")
     picks = {run: open_picks(cohort, run) for run in names}
     distance = _one_distance(picks)
+    digest = require_split(cohort) if split != ALL else ""
     _check_thresholds(cohort, picks, split)
     tiles = annotated_positions(cohort, split)
     found = {run: _found(cohort, run, picks[run], tiles) for run in names}
@@ -72,15 +72,31 @@ def evaluate_particles(
     pixels = _pixel_scores(cohort, picks, tiles, resamples, seed)
     if pixels is not None:
         parts.append(pixels.reindex({n.RUN: names}).transpose(n.RUN, ...))
-    digest = require_split(cohort) if split != ALL else ""
     result = _labelled(cohort, xr.merge(parts, join="outer"), tiles).assign_attrs(
         {
             DISTANCE_PX: distance,
+            RESTS_ON: {**rests_on(cohort, tiles=tiles, split=digest), n.PICKS: picks_digests(picks)},
             "provenance": provenance(split=split, split_digest=digest, resamples=resamples, seed=seed),
         }
     )
     cohort.write(f"{n.METRICS}/{split}", result)
     return result
+
+
+def picks_digests(picks: Mapping[str, xr.Dataset]) -> dict[str, str]:
+    """A digest of each run's picks, by how they were made."""
+    made = {run: {k: v for k, v in table.attrs.items() if k != "provenance"} for run, table in picks.items()}
+    return {run: settings_digest(facts) for run, facts in made.items()}
+
+
+def particle_doubt(cohort: Cohort, found: xr.Dataset, picks: Mapping[str, xr.Dataset], tiles: Sequence[str]) -> str:
+    """Why scores `found` are not those of `picks` on `tiles` as they are now, empty where they are."""
+    told = doubt(cohort, found, tiles)
+    if told:
+        return told
+    now = picks_digests(picks)
+    other = [run for run, digest in found.attrs[RESTS_ON][n.PICKS].items() if now.get(run) != digest]
+    return f"{', '.join(other)} has other picks now, or none" if other else ""
 
 
 def particle_table(scores: xr.Dataset) -> pd.DataFrame:
@@ -121,18 +137,10 @@ def _one_distance(picks: Mapping[str, xr.Dataset]) -> float:
 def _check_thresholds(cohort: Cohort, picks: Mapping[str, xr.Dataset], split: str) -> None:
     """Refuses thresholds of another split, and says where one was chosen on the micrographs that are scored."""
     for run, table in picks.items():
-        chosen, digest = table.attrs[CHOSEN_ON], table.attrs.get(SPLIT_DIGEST, "")
-        if digest and digest != require_split(cohort):
-            raise FintuneValueError(
-                f"the threshold of {run!r} was chosen on part {chosen!r} of another split, micrographs of which may be "
-                f"in part {split!r} now. Pick again: fintune-xr pick {cohort.url} --run {run}"
-            )
-        truth = "" if chosen == GIVEN else truth_digest(cohort, annotated_positions(cohort, chosen))
-        if table.attrs.get(TRUTH_DIGEST, "") != truth:
-            raise FintuneValueError(
-                f"the threshold of {run!r} was chosen on other annotations of part {chosen!r} than the store has now. "
-                f"Pick again: fintune-xr pick {cohort.url} --run {run}"
-            )
+        told = threshold_doubt(cohort, run, table)
+        if told:
+            raise FintuneValueError(f"{cohort.url}: {told}. Pick again: fintune-xr pick {cohort.url} --run {run}")
+        chosen = table.attrs[CHOSEN_ON]
         if chosen in (ALL, split) or (split == ALL and chosen != GIVEN):
             say(f"evaluate: the threshold of {run} was chosen on micrographs that are scored here; that flatters it")
 

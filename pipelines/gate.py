@@ -23,8 +23,9 @@ from fintune_xr.analysis.rules import DetectedRule, IntensityRule, PositivityRul
 from fintune_xr.gating import UNGATED, Gate, GateSettings, intensity_bounds, is_kept
 from fintune_xr.metrics.instance import IOU_THRESHOLDS, match_subsets
 from fintune_xr.pipelines.associate import CLINICAL
+from fintune_xr.pipelines.basis import RESTS_ON, rests_on
 from fintune_xr.pipelines.cell_blocks import cell_blocks
-from fintune_xr.pipelines.counts import active_rule, tile_counts
+from fintune_xr.pipelines.counts import active_rule, inputs_digest, tile_counts
 from fintune_xr.pipelines.done import require_done
 from fintune_xr.pipelines.evaluate import scores_by_group, tiles_of_split
 from fintune_xr.pipelines.progress import progress
@@ -32,10 +33,10 @@ from fintune_xr.pipelines.split import require_split
 from fintune_xr.provenance import provenance
 from fintune_xr.settings import load_settings
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.runs import IDENTITY, run_attrs
 from fintune_xr.text import texts
 
 GATE_PREFIX: Final = "gate_"
+COUNTED: Final = "counted"
 CELLS_AT_ONCE: Final = 1 << 20
 
 
@@ -69,10 +70,16 @@ def gate(
         seed=seed,
     )
     result = xr.merge(parts, join="exact", combine_attrs="drop").assign_coords(_setting_coords(settings.gates))
-    identity = run_attrs(cohort, run)[IDENTITY]
-    result = result.assign_attrs({n.RUN: run, n.RULE: rule, IDENTITY: identity, "provenance": facts})
+    basis = {**rests_on(cohort, runs=[run], tiles=texts(tiles[n.TILE]), split=digest), COUNTED: counted(cohort, before)}
+    result = result.assign_attrs({n.RUN: run, n.RULE: rule, RESTS_ON: basis, "provenance": facts})
     cohort.write(f"{n.METRICS}/{GATE_PREFIX}{run}", result)
     return result
+
+
+def counted(cohort: Cohort, counts: xr.Dataset) -> str:
+    """A digest of what ratios and their correlations rest on: the counts of each tile, and the stored outcomes."""
+    facts = cohort.read(CLINICAL, datasets.CLINICAL).load() if cohort.has(CLINICAL) else xr.Dataset()
+    return inputs_digest(counts, facts)
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ from fintune_xr import names as n
 from fintune_xr.datasets import SCHEMA_VERSION
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.metrics.instance import score_name
+from fintune_xr.pipelines.basis import SOURCES
 from fintune_xr.pipelines.evaluate import ALL_MARKERS, GROUP, evaluate
 from fintune_xr.pipelines.positivity import apply_positivity, parse_rule
 from fintune_xr.pipelines.progress import progress, say
@@ -52,7 +53,7 @@ def hybrid(store: str | Path, *, run_name: str, runs: Sequence[str], part: str =
     sources = {name: _Source.open(cohort, name) for name in sorted(set(choice.values()))}
     identity = {
         "hybrid": choice,
-        "sources": {name: run_attrs(cohort, name)[IDENTITY] for name in sources},
+        SOURCES: {name: run_attrs(cohort, name)[IDENTITY] for name in sources},
         "schema_version": SCHEMA_VERSION,
     }
     facts = provenance(hybrid=choice, candidates=list(runs), chosen_on=part, split_digest=require_split(cohort))

@@ -16,6 +16,7 @@ from fintune_xr.discs import disc_target
 from fintune_xr.errors import FintuneValueError, unknown_name
 from fintune_xr.metrics.particle import Found, average_precision, best_threshold, match_points, threshold_curve
 from fintune_xr.metrics.pixel import best_pixel_threshold, pixel_histogram
+from fintune_xr.pipelines.basis import ALL, SPLIT_DIGEST, tiles_in, truth_doubt
 from fintune_xr.pipelines.blob_picker import LOG, write_log_candidates
 from fintune_xr.pipelines.done import require_done
 from fintune_xr.pipelines.split import require_split
@@ -42,8 +43,6 @@ BORDER_PX: Final = "border_px"
 CHOSEN_ON: Final = "chosen_on"
 PIXEL_THRESHOLD: Final = "pixel_threshold"
 GIVEN: Final = "given"
-ALL: Final = "all"
-SPLIT_DIGEST: Final = "split_digest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +112,16 @@ def annotated_positions(cohort: Cohort, part: str) -> dict[str, int]:
             "another part."
         )
     return found
+
+
+def threshold_doubt(cohort: Cohort, run: str, picks: xr.Dataset) -> str:
+    """Why the threshold of stored picks would be chosen anew now, or an empty string; a given one never is."""
+    chosen = picks.attrs[CHOSEN_ON]
+    if chosen == GIVEN:
+        return ""
+    known = {SPLIT_DIGEST: picks.attrs.get(SPLIT_DIGEST, ""), TRUTH_DIGEST: picks.attrs.get(TRUTH_DIGEST, "")}
+    told = truth_doubt(cohort, known, tiles_in(cohort, chosen))
+    return f"the threshold of {run!r} was chosen on part {chosen!r}, but {told}" if told else ""
 
 
 def require_searched(cohort: Cohort, run: str, candidates: xr.Dataset, tiles: dict[str, int]) -> None:

@@ -22,8 +22,9 @@ from fintune_xr.analysis.rules import (
     PositivityRule,
 )
 from fintune_xr.errors import FintuneValueError, SettingsError, unknown_name
+from fintune_xr.pipelines.basis import run_digests, runs_doubt
 from fintune_xr.pipelines.cell_blocks import cell_blocks
-from fintune_xr.pipelines.counts import require_finished
+from fintune_xr.pipelines.counts import NUCLEI, require_finished
 from fintune_xr.pipelines.progress import progress
 from fintune_xr.products import INSTANCES
 from fintune_xr.store.cohort import Cohort, open_cohort
@@ -82,7 +83,8 @@ def apply_positivity(cohort: Cohort, run: str, rule: PositivityRule) -> xr.Datas
     result = apply_rules(cell_blocks(cohort, run, [n.TILE_INDEX, n.MEAN_INTENSITY]), tiles, rules=intensity)
     if isinstance(rule, DetectedRule):
         result = xr.concat([result, _detected(cohort, tiles, run, rule)], n.RULE, join="exact", combine_attrs="drop")
-    result = result.assign_attrs(rules=[one.as_dict() for one in rules], active=rule.name)
+    nuclei = run_digests(cohort, [rule.nuclei_run] if isinstance(rule, DetectedRule) else [])
+    result = result.assign_attrs({"rules": [one.as_dict() for one in rules], "active": rule.name, NUCLEI: nuclei})
     cohort.write(f"{n.POSITIVITY}/{run}", result, datasets.POSITIVITY)
     active = result[n.N_POSITIVE].sel({n.RULE: rule.name}).values.astype(np.int32)
     write_positive(cohort, run, active, rule=rule.name)
@@ -92,7 +94,9 @@ def apply_positivity(cohort: Cohort, run: str, rule: PositivityRule) -> xr.Datas
 def is_counted(cohort: Cohort, run: str, rule: PositivityRule) -> bool:
     """Whether the positive cells of a run were counted to the end with `rule`, and from its present cells."""
     active = cohort.run(run, lazy=False)[n.N_POSITIVE].attrs.get(n.RULE, "")
-    return active == rule.name and cohort.has(f"{n.POSITIVITY}/{run}")
+    if active != rule.name or not cohort.has(f"{n.POSITIVITY}/{run}"):
+        return False
+    return not runs_doubt(cohort, cohort.positivity(run).attrs.get(NUCLEI, {}))
 
 
 def last_rule(cohort: Cohort, run: str) -> PositivityRule | None:

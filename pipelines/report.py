@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import xarray as xr
@@ -13,13 +13,22 @@ from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.analysis.comparison import HIGH, LOW, compare_runs, summarise
 from fintune_xr.analysis.published import STUDY_MARKERS, published_segmentation
-from fintune_xr.analysis.report.contents import ReportContents
-from fintune_xr.analysis.report.render import render_report, report_tables
+from fintune_xr.analysis.report.contents import ReportContents, Stale, Study
+from fintune_xr.analysis.report.render import page_and_tables
 from fintune_xr.errors import unknown_name
-from fintune_xr.pipelines.associate import CLINICAL, RATIO_BY_RULE, RHO_BY_RULE, RHO_HIGH, RHO_LOW
+from fintune_xr.pipelines.associate import (
+    CLINICAL,
+    RATIO_BY_RULE,
+    RHO_BY_RULE,
+    RHO_HIGH,
+    RHO_LOW,
+    association_doubt,
+)
+from fintune_xr.pipelines.basis import doubt, tiles_in
+from fintune_xr.pipelines.bootstrap import INPUTS
 from fintune_xr.pipelines.counts import active_rule
 from fintune_xr.pipelines.evaluate import ALL_MARKERS, GROUP
-from fintune_xr.pipelines.report_particles import particle_contents
+from fintune_xr.pipelines.report_particles import evaluated_part, particle_contents, stale_scores
 from fintune_xr.pipelines.studies import stored_studies
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.location import Location, writing
@@ -32,8 +41,10 @@ BASELINE = "baseline"
 
 
 def report(store: str | Path, *, out: str | Path | None = None, baseline: str | None = None) -> Path:
-    """Path of a self-contained HTML report; its tables lie beside it as TSV in `<name>_tables/`.
+    """Path of a self-contained HTML report; its tables lie beside it as TSV in `<name>_tables/`, and no others.
 
+    Results whose runs, picks, annotations or split have changed since are left out, and named with the command that
+    makes them anew.
     `baseline` is the run that others are compared to: by default the run of that name, else the first.
 
     Raises UnknownNameError for a baseline that is no run, StoreWriteError where the file cannot be written.
@@ -41,12 +52,15 @@ def report(store: str | Path, *, out: str | Path | None = None, baseline: str | 
     cohort = open_cohort(store)
     path = Path(out) if out is not None else _default_path(cohort)
     contents = report_contents(cohort, baseline=_baseline(cohort, baseline))
+    page, by_name = page_and_tables(contents)
     tables = path.with_name(f"{path.stem}_tables")
     with writing(str(path)):
         tables.mkdir(parents=True, exist_ok=True)
-    for key, table in report_tables(contents).items():
+        for earlier in tables.glob("*.tsv"):
+            earlier.unlink()
+    for key, table in by_name.items():
         Location.of(tables).write_whole(f"{key}.tsv", [table.to_csv(sep="\t", index=False).encode()])
-    Location.of(path.parent).write_whole(path.name, [render_report(contents).encode()])
+    Location.of(path.parent).write_whole(path.name, [page.encode()])
     return path
 
 
@@ -62,15 +76,20 @@ def report_contents(cohort: Cohort, *, baseline: str = "") -> ReportContents:
         "provenance": _provenance(cohort),
     }
     if cohort.kind == "em":
-        return ReportContents(**common, particles=particle_contents(cohort))
+        particles, stale = particle_contents(cohort)
+        return ReportContents(**common, particles=particles, stale=stale)
+    studies, (scores, old), (statistics, older) = (
+        stored_studies(cohort), _scores(cohort), _statistics(cohort, baseline)
+    )
     return ReportContents(
         **common,
         examples=_examples(cohort, annotated),
         baseline=baseline,
         published=published_segmentation() if STUDY_MARKERS & set(texts(common["images"][n.MARKER])) else None,
-        studies=stored_studies(cohort),
-        **_scores(cohort),
-        **_statistics(cohort, baseline),
+        studies=tuple(study for study in studies if isinstance(study, Study)),
+        stale=(*old, *(study for study in studies if isinstance(study, Stale)), *older),
+        **scores,
+        **statistics,
     )
 
 
@@ -89,12 +108,18 @@ def _baseline(cohort: Cohort, asked: str | None) -> str:
     return BASELINE if BASELINE in known or not known else known[0]
 
 
-def _scores(cohort: Cohort) -> dict[str, Any]:
+_Shown: TypeAlias = tuple[dict[str, Any], tuple[Stale, ...]]
+
+
+def _scores(cohort: Cohort) -> _Shown:
     """Scores of the test part, or of the first part that was evaluated."""
-    evaluated = [name for name in (n.TEST, *n.SPLITS, "all") if cohort.has(f"{n.METRICS}/{name}")]
-    if not evaluated:
-        return {}
-    stored = cohort.metrics(evaluated[0]).load()
+    part = evaluated_part(cohort)
+    if not part:
+        return {}, ()
+    stored = cohort.metrics(part).load()
+    reason = doubt(cohort, stored, tiles_in(cohort, part))
+    if reason:
+        return {}, (stale_scores(cohort, part, stored, reason, section="segmentation"),)
     by_tile = [name for name, array in stored.variables.items() if n.TILE in array.dims]
     scores = stored.drop_vars([str(name) for name in by_tile])
     groups = texts(scores[GROUP])
@@ -104,13 +129,18 @@ def _scores(cohort: Cohort) -> dict[str, Any]:
     if len(groups) > 1:
         markers = scores.sel({GROUP: [g for g in groups if g != ALL_MARKERS]})
         found["scores_by_marker"] = markers.rename({GROUP: n.MARKER})
-    return found
+    return found, ()
 
 
-def _statistics(cohort: Cohort, baseline: str) -> dict[str, Any]:
+def _statistics(cohort: Cohort, baseline: str) -> _Shown:
     if not cohort.has(n.ANALYSIS):
-        return {}
+        return {}, ()
     analysis = cohort.analysis().load()
+    reason = association_doubt(cohort, analysis)
+    if reason:
+        what = "donor ratios, their associations with outcomes, and their stability"
+        sections = ("positivity", "ratios", "associations", "bootstrap", "comparison")
+        return {}, (Stale(sections, what, reason, "fintune-xr associate STORE --clinical CSV"),)
     runs = texts(analysis[n.RUN])
     lost = {LOW: analysis[RHO_LOW], HIGH: analysis[RHO_HIGH]}
     found: dict[str, Any] = {
@@ -123,11 +153,17 @@ def _statistics(cohort: Cohort, baseline: str) -> dict[str, Any]:
         "active_rules": {run: active_rule(cohort, run) for run in runs},
     }
     schemes = subgroups(cohort.location, n.BOOTSTRAP)
-    if schemes:
-        resampled = cohort.bootstrap(schemes[0] if "tiles_80" not in schemes else "tiles_80")
-        found |= {"bootstrap": resampled.compute(), "stability": summarise(resampled).compute()}
-        found["comparisons"] = _comparisons(resampled, baseline)
-    return found
+    if not schemes:
+        return found, ()
+    scheme = schemes[0] if "tiles_80" not in schemes else "tiles_80"
+    resampled = cohort.bootstrap(scheme)
+    if resampled.attrs[INPUTS] != analysis.attrs[INPUTS]:
+        command = f"fintune-xr bootstrap STORE --scheme {scheme} --resamples {resampled.sizes[n.RESAMPLE]} --restart"
+        reason = "they were drawn from other counts or outcomes"
+        return found, (Stale(("bootstrap", "comparison"), f"the resamples {scheme}", reason, command),)
+    found |= {"bootstrap": resampled.compute(), "stability": summarise(resampled).compute()}
+    found["comparisons"] = _comparisons(resampled, baseline)
+    return found, ()
 
 
 def _comparisons(resampled: xr.Dataset, baseline: str) -> tuple[xr.Dataset, ...]:

@@ -9,9 +9,12 @@ import xarray as xr
 
 from fintune_xr import names as n
 from fintune_xr.analysis.particle_figures import ShownPicks
+from fintune_xr.analysis.report.contents import Stale
 from fintune_xr.analysis.report.particle_contents import ExampleMicrograph, ParticleContents
 from fintune_xr.metrics.particle import match_points
-from fintune_xr.pipelines.pick import DISTANCE_PX
+from fintune_xr.pipelines.basis import ALL, doubt, tiles_in
+from fintune_xr.pipelines.evaluate_particles import particle_doubt
+from fintune_xr.pipelines.pick import DISTANCE_PX, threshold_doubt
 from fintune_xr.points import tile_points
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.ingest import stored_binning
@@ -24,32 +27,77 @@ N_EXAMPLES: Final = 2
 N_RUNS_SHOWN: Final = 3
 
 
-def particle_contents(cohort: Cohort) -> ParticleContents:
-    """All that the store holds about particles; there are no examples while nothing has been annotated.
+def particle_contents(cohort: Cohort) -> tuple[ParticleContents, tuple[Stale, ...]]:
+    """All that the store holds about particles, and what of it is out of date and left out.
 
-    Picks that are not those of their run any more are left out.
+    There are no examples while nothing has been annotated.
     """
     if not cohort.has(n.ANNOTATIONS):
-        return ParticleContents(diameter_px=float("nan"))
+        return ParticleContents(diameter_px=float("nan")), ()
     points = cohort.points(lazy=False).load()
     diameters = points[n.DIAMETER_PX].values
-    runs = [run for run in picked_names(cohort) if not _is_stale(cohort, run)]
-    picks = {run: open_picks(cohort, run) for run in runs}
-    split = next((part for part in (n.TEST, n.VAL, n.TRAIN, "all") if cohort.has(f"{n.METRICS}/{part}")), "")
-    scores = cohort.metrics(split).load() if split else None
-    return ParticleContents(
+    picks, old_picks = _picks(cohort)
+    split = evaluated_part(cohort)
+    scores, old_scores = _scores(cohort, split, picks) if split else (None, ())
+    stages, old_stages = _stages(cohort)
+    contents = ParticleContents(
         diameter_px=float(np.median(diameters)) if diameters.size else float("nan"),
         binning=stored_binning(cohort),
         examples=_examples(cohort, points, picks, scores),
         scores=scores,
         split=split,
         facts={run: found.attrs for run, found in picks.items()},
-        stages={name: cohort.read(f"{n.SELFTRAIN}/{name}").load() for name in subgroups(cohort.location, n.SELFTRAIN)},
+        stages=stages,
     )
+    return contents, (*old_picks, *old_scores, *old_stages)
 
 
-def _is_stale(cohort: Cohort, run: str) -> bool:
-    return bool(stale_reason(cohort, run, cohort.read(f"{n.PICKS}/{run}").load()))
+def evaluated_part(cohort: Cohort) -> str:
+    """The part of the split whose scores are shown: test where it was evaluated, else another; empty for none."""
+    return next((part for part in (n.TEST, n.VAL, n.TRAIN, ALL) if cohort.has(f"{n.METRICS}/{part}")), "")
+
+
+def stale_scores(cohort: Cohort, part: str, found: xr.Dataset, reason: str, *, section: str) -> Stale:
+    """What is said of scores of a part that are left out."""
+    known = {*cohort.run_names(), *picked_names(cohort)} if cohort.kind == "em" else set(cohort.run_names())
+    runs = "".join(f" --run {run}" for run in texts(found[n.RUN]) if run in known)
+    return Stale((section,), f"scores of part {part}", reason, f"fintune-xr evaluate STORE{runs} --split {part}")
+
+
+def _picks(cohort: Cohort) -> tuple[dict[str, xr.Dataset], tuple[Stale, ...]]:
+    """Picks of each run, and those that would be others now."""
+    current, stale = {}, []
+    for run in picked_names(cohort):
+        picks = cohort.read(f"{n.PICKS}/{run}").load()
+        reason = stale_reason(cohort, run, picks) or threshold_doubt(cohort, run, picks)
+        if reason:
+            stale.append(Stale(("examples",), f"picks of {run}", reason, f"fintune-xr pick STORE --run {run}"))
+        else:
+            current[run] = open_picks(cohort, run)
+    return current, tuple(stale)
+
+
+def _scores(
+    cohort: Cohort, part: str, picks: dict[str, xr.Dataset]
+) -> tuple[xr.Dataset | None, tuple[Stale, ...]]:
+    found = cohort.metrics(part).load()
+    reason = particle_doubt(cohort, found, picks, tiles_in(cohort, part))
+    return (None, (stale_scores(cohort, part, found, reason, section="picks"),)) if reason else (found, ())
+
+
+def _stages(cohort: Cohort) -> tuple[dict[str, xr.Dataset], tuple[Stale, ...]]:
+    """Stages of each self-training, and those that were taught or judged by other annotations or another split."""
+    current, stale = {}, []
+    for name in subgroups(cohort.location, n.SELFTRAIN):
+        found = cohort.read(f"{n.SELFTRAIN}/{name}").load()
+        labelled = set(found.attrs["provenance"]["labelled"]) & set(cohort.annotated_tiles())
+        reason = doubt(cohort, found, {*labelled, *tiles_in(cohort, n.VAL, n.TEST)})
+        if reason:
+            command = "fintune-xr selftrain STORE --run-name NEW"
+            stale.append(Stale(("selftrain",), f"stages of the self-training {name}", reason, command))
+        else:
+            current[name] = found
+    return current, tuple(stale)
 
 
 def _examples(

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import xarray as xr
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, unknown_name
 from fintune_xr.finetune.particles import ParticleTiles, Target
 from fintune_xr.finetune.settings import UnetTrainSettings
 from fintune_xr.pipelines.micrographs import annotated_micrographs, particle_tiles, with_diameter
+from fintune_xr.pipelines.progress import say
 from fintune_xr.pipelines.selftrain_settings import SelfTrainSettings
-from fintune_xr.pipelines.split import stored_by
+from fintune_xr.pipelines.split import copies_of_judges, stored_by
 from fintune_xr.points import Points
 from fintune_xr.seeds import stream
 from fintune_xr.settings import validated
@@ -73,17 +75,12 @@ def plan_study(cohort: Cohort, name: str, out: Path, settings: SelfTrainSettings
     annotated = annotated_micrographs(cohort, n.TRAIN)
     chosen = _chosen(settings, [str(tile) for tile in annotated.names])
     images = cohort.images(lazy=False)
-    tiles, parts = text_array(images[n.TILE]), text_array(images[n.SPLIT])
-    is_free = np.isin(parts, [n.TRAIN, ""]) & ~np.isin(tiles, chosen)
-    if stored_by(cohort) == n.DONOR:
-        # What was never annotated has no part, but its donor may be one that judges.
-        donors = text_array(images[n.DONOR])
-        is_free &= ~np.isin(donors, donors[np.isin(parts, [n.VAL, n.TEST])])
-    free = images.isel({n.TILE: np.flatnonzero(is_free)})
+    tiles = text_array(images[n.TILE])
+    free = _free(cohort, chosen)
     if settings.positive and not free.sizes[n.TILE]:
         raise FintuneValueError(
-            f"{cohort.url}: all {len(chosen)} micrographs of the train part are labelled, so none is left for "
-            "pseudo-labels. Add micrographs, or take fewer as labelled: labelled=2"
+            f"{cohort.url}: {len(chosen)} micrographs are labelled, and none is left for pseudo-labels. "
+            "Add micrographs, or take fewer as labelled: labelled=2"
         )
     truth = {str(tile): points for tile, points in zip(annotated.names, annotated.truth, strict=True)}
     labelled_images = images.isel({n.TILE: [tiles.tolist().index(tile) for tile in chosen]})
@@ -94,6 +91,21 @@ def plan_study(cohort: Cohort, name: str, out: Path, settings: SelfTrainSettings
     return Study(
         cohort, name, out / name, settings, train, rounds, labelled, unlabelled, _judges(cohort), digest
     )
+
+
+def _free(cohort: Cohort, labelled: list[str]) -> xr.Dataset:
+    """Images that pseudo-labels may be made of: none of a data set that judges, and no copy of one that does."""
+    images = cohort.images(lazy=False)
+    tiles, parts = text_array(images[n.TILE]), text_array(images[n.SPLIT])
+    is_free = np.isin(parts, [n.TRAIN, ""]) & ~np.isin(tiles, labelled)
+    if stored_by(cohort) == n.DONOR:
+        # What was never annotated has no part, but its donor may be one that judges.
+        donors = text_array(images[n.DONOR])
+        is_free &= ~np.isin(donors, donors[np.isin(parts, [n.VAL, n.TEST])])
+    copies = copies_of_judges(cohort, is_free)
+    for why in copies.values():
+        say(f"selftrain: left out, because it would be learnt from and judged by: {why}")
+    return images.isel({n.TILE: np.flatnonzero(is_free & ~np.isin(tiles, list(copies)))})
 
 
 def _chosen(settings: SelfTrainSettings, names: list[str]) -> list[str]:

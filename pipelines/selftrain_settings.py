@@ -30,6 +30,14 @@ class SelfTrainSettings(Settings):
     )
 
     @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        named = self.labelled if isinstance(self.labelled, tuple) else ()
+        twice = sorted({tile for tile in named if named.count(tile) > 1})
+        if twice:
+            raise ValueError(f"labelled names {', '.join(twice)} more than once; name each micrograph once")
+        return self
+
+    @model_validator(mode="after")
     def _as_many_of_both(self) -> Self:
         if len(self.positive) != len(self.negative):
             raise ValueError(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -17,14 +17,12 @@ from fintune_xr.pipelines.progress import say
 from fintune_xr.splitting import find_leaks, perceptual_hash, split_digest, split_donors
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.location import writing
-from fintune_xr.store.locks import writing_tiles
 from fintune_xr.store.tables import open_column
 from fintune_xr.text import text_array, texts
 
 DIGEST = "digest"
 BY = "by"
 By = Literal["donor", "tile"]
-_BEING_WRITTEN: Final = "being written: "
 
 
 def split(
@@ -45,35 +43,143 @@ def split(
     if keep:
         return _kept(cohort)
     tiles = annotated_tiles(cohort)
-    units = texts(tiles[_unit(by)])
-    part_of = split_donors(units, texts(tiles[n.MARKER]), fractions=_three(fractions), seed=seed)
-    parts = [part_of[unit] for unit in units]
-    assigned = dict(zip(texts(tiles[n.TILE]), parts, strict=True))
-    if not force:
-        _refuse_another(cohort, tiles, assigned)
-    refuse_leaks(cohort, parts, by=by)
-    facts = {"fractions": [float(f) for f in fractions], "seed": seed, BY: by}
-    if by == n.TILE:
-        say(_WEAKER)
-    _store_split(cohort, assigned, facts)
-    return split_table(cohort)
-
-
-def _refuse_another(cohort: Cohort, tiles: xr.Dataset, assigned: Mapping[str, str]) -> None:
-    """Raises SplitError where there is a split, unless it is this one, left half-written by a kill."""
-    is_broken_off = _split_column(cohort).attrs.get(DIGEST) == _BEING_WRITTEN + split_digest(assigned)
-    if (tiles[n.SPLIT] != "").any() and not is_broken_off:
+    if (tiles[n.SPLIT] != "").any() and not force:
         raise SplitError(
             f"{cohort.url} has a split already, and models may have been trained on it. "
             "Use --force to replace it; runs and metrics made with the old one then no longer agree. A split that "
             "came with the tiles is taken with --keep."
         )
+    units = texts(tiles[_unit(by)])
+    part_of = split_donors(units, texts(tiles[n.MARKER]), fractions=_three(fractions), seed=seed)
+    parts = [part_of[unit] for unit in units]
+    refuse_leaks(cohort, parts, by=by)
+    facts = {"fractions": [float(f) for f in fractions], "seed": seed, BY: by}
+    if by == n.TILE:
+        say(_WEAKER)
+    _store_split(cohort, dict(zip(text_array(tiles[n.TILE]), parts, strict=True)), facts)
+    return split_table(cohort)
 
 
 _WEAKER = (
     "split by tile: tiles of one donor or data set lie on both sides. Scores hold for more tiles of the same ones, "
     "which is weaker than a split by donor."
 )
+
+
+_OTHERS = "without a part"
+
+
+def _unit(by: str) -> str:
+    if by not in (n.DONOR, n.TILE):
+        raise SplitError(f"--by {by!r}: expected donor or tile")
+    return by
+
+
+def _kept(cohort: Cohort) -> pd.DataFrame:
+    """The stored assignment of the annotated tiles, once it is known to leak nothing."""
+    tiles = annotated_tiles(cohort)
+    parts = texts(tiles[n.SPLIT])
+    if not any(parts):
+        raise SplitError(
+            f"{cohort.url}: no annotated tile came with a part of a split. Ingest folders called train_cells, "
+            f"val_cells and test_cells (--layout cellpose), or draw a split: fintune-xr split {cohort.url}"
+        )
+    refuse_leaks(cohort, parts)
+    assigned = {tile: part for tile, part in zip(texts(tiles[n.TILE]), parts, strict=True) if part}
+    _store_split(cohort, assigned, {"origin": "folders"})
+    return split_table(cohort)
+
+
+def split_table(cohort: Cohort) -> pd.DataFrame:
+    """Annotated tiles and donors in each part, by marker."""
+    tiles = annotated_tiles(cohort)
+    frame = pd.DataFrame({name: text_array(tiles[name]) for name in (n.SPLIT, n.MARKER, n.DONOR)})
+    table = frame.groupby([n.SPLIT, n.MARKER])[n.DONOR].agg(["size", "nunique"]).reset_index()
+    return table.rename(columns={"size": "tiles", "nunique": "donors"})
+
+
+def require_split(cohort: Cohort) -> str:
+    """Digest of the stored split.
+
+    Raises SplitError where there is none, or where the stored assignment is not the one that was checked.
+    """
+    stored = _split_column(cohort).attrs.get(DIGEST)
+    tiles = cohort.images(lazy=False)
+    parts = dict(zip(text_array(tiles[n.TILE]), text_array(tiles[n.SPLIT]), strict=True))
+    assigned = {tile: part for tile, part in parts.items() if part}
+    if not assigned:
+        raise SplitError(f"{cohort.url} has no split yet. Run: fintune-xr split {cohort.url}")
+    if stored != split_digest(assigned):
+        raise SplitError(
+            f"{cohort.url}: the stored split is not the one whose leaks were checked (interrupted or edited). "
+            f"Run: fintune-xr split {cohort.url} --force"
+        )
+    return str(stored)
+
+
+def annotated_tiles(cohort: Cohort) -> xr.Dataset:
+    """Images that have an annotation, in stored order, with all their coordinates."""
+    images = cohort.images(lazy=False)
+    known = cohort.annotated_tiles()
+    return images.isel({n.TILE: np.flatnonzero(np.isin(text_array(images[n.TILE]), known))})
+
+
+def annotated_part(cohort: Cohort, part: str, markers: Sequence[str] = ()) -> xr.Dataset:
+    """Images of one part of the split that have an annotation, of all markers or of these.
+
+    Raises UnknownNameError for a marker without annotated tiles, SplitError where no tile is left.
+    """
+    tiles = annotated_tiles(cohort)
+    known = sorted(set(texts(tiles[n.MARKER])))
+    for marker in markers:
+        if marker not in known:
+            raise unknown_name("marker with annotations", marker, known)
+    chosen = text_array(tiles[n.SPLIT]) == part
+    if markers:
+        chosen &= np.isin(text_array(tiles[n.MARKER]), list(markers))
+    if not chosen.any():
+        raise SplitError(f"{cohort.url}: no annotated tile of {', '.join(markers) or 'any marker'} in part {part!r}")
+    return tiles.isel({n.TILE: np.flatnonzero(chosen)})
+
+
+def refuse_leaks(cohort: Cohort, parts: Sequence[str] | None = None, *, by: By = n.DONOR) -> None:
+    """Raises SplitError naming annotated tiles that leak across `parts`, by default the stored split and its `by`."""
+    tiles = annotated_tiles(cohort)
+    if parts is None:
+        parts = texts(tiles[n.SPLIT])
+        by = stored_by(cohort)
+    leaks = find_leaks(
+        texts(tiles[n.TILE]),
+        parts,
+        donor=texts(tiles[_unit(by)]),
+        digest=[" ".join(row) for row in text_array(tiles[n.SHA256])],
+        hashes=_hashes(tiles),
+    )
+    if leaks:
+        listed = "\n  ".join(str(leak) for leak in leaks[:20])
+        raise SplitError(
+            f"{cohort.url}: {len(leaks)} pair(s) of tiles would leak across the split:\n  {listed}\n"
+            "Give both tiles the same donor, or leave one of them out of the annotations."
+        )
+
+
+def copies_of_judges(cohort: Cohort, among: NDArray[np.bool_]) -> dict[str, str]:
+    """Tiles `among` (tile,) those of the store that show what a val or test tile shows, and what each of them copies.
+
+    The same file or nearly the same image, as in the leak check, which sees annotated tiles only.
+    """
+    images = cohort.images(lazy=False)
+    parts = text_array(images[n.SPLIT])
+    chosen = np.flatnonzero(among | np.isin(parts, [n.VAL, n.TEST]))
+    tiles, sides = images.isel({n.TILE: chosen}), np.where(among, _OTHERS, parts)[chosen]
+    names = texts(tiles[n.TILE])
+    leaks = find_leaks(
+        names, sides.tolist(), donor=names, digest=[" ".join(row) for row in text_array(tiles[n.SHA256])],
+        hashes=_hashes(tiles),
+    )
+    among_names = {f"{name} ({_OTHERS})": name for name in names}
+    found = {among_names.get(told): leak for leak in leaks for told in (leak.first, leak.second)}
+    return {name: str(leak) for name, leak in found.items() if name is not None}
 
 
 def stored_by(cohort: Cohort) -> By:
@@ -91,12 +197,11 @@ def _hashes(tiles: xr.Dataset) -> NDArray[np.bool_]:
     return np.array(hashes)
 
 
-def _store_split(cohort: Cohort, assigned: Mapping[str, str], facts: Mapping[str, Any]) -> None:
-    """`require_split` refuses the split until its digest is in place, which is written last."""
+def _store_split(cohort: Cohort, assigned: dict[str, str], facts: dict[str, Any]) -> None:
     tiles = text_array(cohort.images(lazy=False)[n.TILE])
     column = _split_column(cohort)
-    with writing_tiles(cohort.location), writing(f"{cohort.url}/{n.IMAGES}/{n.SPLIT}"):
-        column.attrs[DIGEST] = _BEING_WRITTEN + split_digest(assigned)
+    with writing(f"{cohort.url}/{n.IMAGES}/{n.SPLIT}"):
+        column.attrs[DIGEST] = "being written"
         column[:] = np.array([assigned.get(tile, "") for tile in tiles], np.dtypes.StringDType())
         for name in ("fractions", "seed", "origin", BY):
             column.attrs.pop(name, None)

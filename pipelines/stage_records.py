@@ -10,6 +10,7 @@ import xarray as xr
 
 from fintune_xr import names as n
 from fintune_xr.finetune.particles import ParticleTiles
+from fintune_xr.pipelines.basis import RESTS_ON, rests_on
 from fintune_xr.pipelines.selftrain_plan import Study
 from fintune_xr.pipelines.stage_scores import agreement, label_counts
 from fintune_xr.provenance import provenance
@@ -57,4 +58,6 @@ def stage_dataset(study: Study, records: Sequence[dict[str, Any]]) -> xr.Dataset
         unlabelled=list(map(str, study.unlabelled.names)), split_digest=study.split_digest,
         checkpoints=[record["checkpoint_sha256"] for record in records],
     )  # fmt: skip
-    return xr.Dataset(scores, {n.STAGE: [record["stage"] for record in records], n.PART: parts}, {"provenance": facts})
+    tiles = [*study.labelled.names, *(tile for part in study.parts.values() for tile in part.names)]
+    attrs = {RESTS_ON: rests_on(study.cohort, tiles=tiles, split=study.split_digest), "provenance": facts}
+    return xr.Dataset(scores, {n.STAGE: [record["stage"] for record in records], n.PART: parts}, attrs)

@@ -109,6 +109,8 @@ def stale_reason(cohort: Cohort, run: str, picks: xr.Dataset) -> str:
     """Why `picks` are not those of the run as it is now, or an empty string."""
     if run not in picker_names(cohort):
         return f"picks of {run!r} are left, the run is gone"
+    if run in cohort.run_names() and not cohort.has(f"{n.CELLS}/{run}"):
+        return f"run {run!r} is being made anew"
     if candidates_digest(open_candidates(cohort, run)) != picks.attrs.get(CANDIDATES_SHA256):
         return f"picks of {run!r} were made of other candidates than the run has now"
     return ""

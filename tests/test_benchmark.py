@@ -18,7 +18,7 @@ from stores import annotate as store_masks
 from stores import make_store
 
 from fintune_xr import names as n
-from fintune_xr.analysis.report.contents import Study
+from fintune_xr.analysis.report.contents import Stale, Study
 from fintune_xr.errors import RunMismatchError, SettingsError
 from fintune_xr.models.checkpoints import RECORD_FILE, resolve_checkpoint
 from fintune_xr.pipelines import benchmark as module
@@ -30,7 +30,7 @@ from fintune_xr.pipelines.evaluate import evaluate
 from fintune_xr.pipelines.ingest import ingest
 from fintune_xr.pipelines.report import report
 from fintune_xr.pipelines.split import split
-from fintune_xr.pipelines.studies import STALE_BENCHMARK, stored_studies
+from fintune_xr.pipelines.studies import stored_studies
 from fintune_xr.simulate import CohortSettings, simulate_cohort
 from fintune_xr.store.cohort import open_cohort
 from fintune_xr.store.runs import run_attrs
@@ -156,10 +156,11 @@ def test_the_report_says_when_a_run_is_no_longer_the_one_that_was_scored(
     monkeypatch.setattr(studies, "benchmark_study", lambda *_, **__: Study("benchmark", "Text.", pd.DataFrame()))
     copy = open_cohort(shutil.copytree(whole / "c.zarr", tmp_path / "c.zarr"))
     (study,) = stored_studies(copy)
-    assert not study.text.startswith(STALE_BENCHMARK)
+    assert isinstance(study, Study)
     shutil.rmtree(tmp_path / "c.zarr" / "runs" / "e1-generic")
-    (study,) = stored_studies(copy)
-    assert study.text.startswith(STALE_BENCHMARK)
+    (stale,) = stored_studies(copy)
+    assert isinstance(stale, Stale)
+    assert stale.reason == "run e1-generic is gone"
 
 
 @pytest.mark.slow

@@ -263,7 +263,7 @@ def test_a_threshold_of_another_split_is_refused(cohort: Cohort, capsys: pytest.
     while cohort.images()[n.SPLIT].values.tolist() == before:
         split(cohort.url, fractions=(0.5, 0.25, 0.25), by="tile", force=True, seed=seed)
         seed += 1
-    with pytest.raises(FintuneValueError, match="chosen on part 'val' of another split"):
+    with pytest.raises(FintuneValueError, match=r"part 'val', but the store has another split now\. Pick again"):
         evaluate(cohort.url, runs=["unet"], resamples=5, split=n.TEST)
     pick(cohort.url, run="unet", threshold=0.5)
     evaluate(cohort.url, runs=["unet"], resamples=5, split=n.TEST)
@@ -273,7 +273,7 @@ def test_a_threshold_of_other_annotations_is_refused(cohort: Cohort) -> None:
     pick(cohort.url, run="unet")
     points = cohort.points(lazy=False).load()
     cohort.write(n.ANNOTATIONS, points.assign({n.X: points[n.X] + 3}), datasets.POINTS)
-    with pytest.raises(FintuneValueError, match=r"chosen on other annotations of part 'val'.*Pick again"):
+    with pytest.raises(FintuneValueError, match=r"part 'val', but annotations have changed since\. Pick again"):
         evaluate(cohort.url, runs=["unet"], resamples=5)
     pick(cohort.url, run="unet")
     evaluate(cohort.url, runs=["unet"], resamples=5)

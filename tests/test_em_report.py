@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pandas as pd
@@ -11,12 +13,15 @@ import xarray as xr
 from micrographs import make_micrographs
 from probability_runs import plausible_maps, store_run
 
+from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.analysis.particle_figures import ShownPicks, micrograph_figure, precision_recall_curves
+from fintune_xr.pipelines.basis import RESTS_ON, rests_on, tiles_in
 from fintune_xr.pipelines.evaluate import evaluate
 from fintune_xr.pipelines.pick import pick
 from fintune_xr.pipelines.report import report, report_contents
-from fintune_xr.store.cohort import Cohort, create_cohort
+from fintune_xr.pipelines.split import require_split, split
+from fintune_xr.store.cohort import Cohort, create_cohort, open_cohort
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +36,17 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     evaluate(made.url, resamples=20)
     scores = np.array([[0.5, 0.6], [0.7, 0.8]])
     stages = {name: ((n.STAGE, n.PART), scores + i / 100) for i, name in enumerate(("particle_f1", "pixel_f1"))}
-    stored = xr.Dataset(stages, {n.STAGE: ["iteration_0_supervised", "iteration_1_selftrain"], n.PART: ["val", "test"]})
-    made.write(f"{n.SELFTRAIN}/em", stored)
+    basis = rests_on(made, tiles=tiles_in(made, *n.SPLITS), split=require_split(made))
+    attrs = {RESTS_ON: basis, "provenance": {"labelled": tiles_in(made, n.TRAIN)}}
+    names = {n.STAGE: ["iteration_0_supervised", "iteration_1_selftrain"], n.PART: ["val", "test"]}
+    made.write(f"{n.SELFTRAIN}/em", xr.Dataset(stages, names, attrs))
     return made
+
+
+@pytest.fixture
+def copy(cohort: Cohort, tmp_path: Path) -> Cohort:
+    shutil.copytree(cohort.url, tmp_path / "c.zarr")
+    return open_cohort(tmp_path / "c.zarr")
 
 
 def test_the_report_tells_particles_from_pixels(cohort: Cohort, tmp_path: Path) -> None:
@@ -71,6 +84,66 @@ def test_examples_are_test_micrographs_with_their_picks(cohort: Cohort) -> None:
             assert int(shown.is_hit.sum()) == int(counts["particle_tp"])
             assert int((~shown.is_hit).sum()) == int(counts["particle_fp"])
             assert shown.n_missed == int(counts["particle_fn"])
+
+
+def _stale(cohort: Cohort) -> dict[str, str]:
+    return {one.what: one.reason for one in report_contents(cohort).stale}
+
+
+SCORES, STAGES, UNET, BLOBS = "scores of part test", "stages of the self-training em", "picks of unet", "picks of blobs"
+
+
+def test_scores_of_other_picks_are_left_out_and_said_to_be(copy: Cohort, tmp_path: Path) -> None:
+    assert _stale(copy) == {}
+    pick(copy.url, run="unet", threshold=0.01)
+    contents = report_contents(copy)
+    assert contents.particles is not None
+    assert contents.particles.scores is None
+    (one,) = contents.stale
+    assert (one.what, one.reason) == (SCORES, "unet has other picks now, or none")
+    assert one.command == "fintune-xr evaluate STORE --run blobs --run unet --split test"
+    page = report(copy.url, out=tmp_path / "r.html").read_text()
+    assert "Particle-level F1 of" not in page
+    assert page.count("Out of date, left out: scores of part test") == 2
+    evaluate(copy.url, resamples=5)
+    assert _stale(copy) == {}
+
+
+def test_picks_scores_and_stages_of_other_annotations_are_left_out(copy: Cohort) -> None:
+    points = copy.points(lazy=False).load()
+    copy.write(n.ANNOTATIONS, points.assign({n.X: points[n.X] + 3}), datasets.POINTS)
+    found = _stale(copy)
+    assert set(found) == {SCORES, STAGES, UNET, BLOBS}
+    assert all("annotations have changed since" in reason for reason in found.values())
+    for run in ("unet", "blobs"):
+        pick(copy.url, run=run)
+    evaluate(copy.url, resamples=5)
+    assert set(_stale(copy)) == {STAGES}
+
+
+def test_picks_scores_and_stages_of_another_split_are_left_out(copy: Cohort) -> None:
+    before, seed = require_split(copy), 0
+    while require_split(copy) == before:
+        split(copy.url, fractions=(0.25, 0.25, 0.5), by="tile", force=True, seed=seed)
+        seed += 1
+    found = _stale(copy)
+    assert set(found) == {SCORES, STAGES, UNET, BLOBS}
+    assert all("the store has another split now" in reason for reason in found.values())
+
+
+def test_a_run_that_is_being_made_anew_has_no_picks(copy: Cohort) -> None:
+    maps = plausible_maps(copy, noise=0.3)
+    with pytest.raises(KeyError, match="stop"):
+        store_run(copy, "unet", Stopping(maps), restart=True)
+    assert _stale(copy)[UNET] == "run 'unet' is being made anew"
+    assert SCORES in _stale(copy)
+
+
+class Stopping(list):
+    """Maps of which there is none."""
+
+    def __getitem__(self, _: object) -> NoReturn:
+        raise KeyError("stop")
 
 
 def test_a_new_cohort_has_a_report_that_says_what_to_do(tmp_path: Path) -> None:

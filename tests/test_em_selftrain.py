@@ -55,7 +55,7 @@ SETTINGS = {
     "rounds": {"epochs": 2, "learning_rate": 2e-3},
 }  # fmt: skip
 STAGES = ("iteration_0_supervised", "iteration_1_selftrain", "iteration_2_selftrain")
-LEFT = ["log.csv", "metrics.json", "model.pt", "panels.png", "training.json"]
+LEFT = [".lock", "log.csv", "metrics.json", "model.pt", "panels.png", "training.json"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -320,6 +320,25 @@ def test_data_sets_that_judge_teach_nothing(tmp_path: Path) -> None:
     assert unlabelled() == {"grid/m6"}
 
 
+@pytest.mark.parametrize("judge", [3, 4])
+def test_copies_of_micrographs_that_judge_teach_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], judge: int
+) -> None:
+    cohort = make_micrographs(tmp_path / "c.zarr", parts=(n.TRAIN, n.TRAIN, n.TRAIN, n.VAL, n.TEST, "", "", ""))
+    pixels = open_column(cohort.location, f"{n.IMAGES}/{n.IMAGE}")
+    grain = stream(9).normal(0, 0.5, pixels.shape[1:])
+    pixels[5] = (0.5 * pixels[judge] + 10 + grain).astype(pixels.dtype)
+    column = open_column(cohort.location, f"{n.IMAGES}/{n.SHA256}")
+    column[6] = column[judge]
+    study = plan_study(cohort, "s", tmp_path, SelfTrainSettings(labelled=1), require_split(cohort))
+    taught = {*study.unlabelled.names, *study.labelled.names}
+    assert taught == {"grid/m0", "grid/m1", "grid/m2", "grid/m7"}
+    told = capsys.readouterr().err
+    part = {3: n.VAL, 4: n.TEST}[judge]
+    assert f"grid/m{judge} ({part}) and grid/m5 (without a part): nearly the same image" in told
+    assert f"grid/m{judge} ({part}) and grid/m6 (without a part): same file content" in told
+
+
 def test_anew_begins_from_random_weights(done: tuple[Cohort, Path], tmp_path: Path) -> None:
     cohort, folder = done
     config = {**SETTINGS, "anew": True, "positive": [0.9], "negative": [0.1]}
@@ -335,6 +354,7 @@ def test_anew_begins_from_random_weights(done: tuple[Cohort, Path], tmp_path: Pa
     [
         ({"labelled": 4}, FintuneValueError, "expected 1 to 3 annotated train micrographs, or 0; got 4"),
         ({"labelled": ["grid/m3"]}, UnknownNameError, "no annotated micrograph of the train part 'grid/m3'"),
+        ({"labelled": ["grid/m0", "grid/m1", "grid/m0"]}, SettingsError, "labelled names grid/m0 more than once"),
         ({"positive": [0.9]}, SettingsError, "one threshold per round each, got 1 and 2"),
         ({"positive": [0.9, 0.1]}, SettingsError, "expected 0 <= negative < positive <= 1, got 0.2 and 0.1"),
         ({"rounds": {"epoch": 3}}, SettingsError, "no such setting"),

@@ -12,6 +12,7 @@ import xarray as xr
 from fintune_xr import names as n
 from fintune_xr.analysis.kernels_threshold import nuclei_in_instances
 from fintune_xr.analysis.positivity import apply_rules
+from fintune_xr.analysis.report.contents import Stale
 from fintune_xr.analysis.report.gate_study import AP50
 from fintune_xr.analysis.rules import OtsuRule
 from fintune_xr.errors import FintuneValueError, UnknownNameError
@@ -26,7 +27,7 @@ from fintune_xr.pipelines.infer import infer
 from fintune_xr.pipelines.ingest import ingest
 from fintune_xr.pipelines.positivity import positivity
 from fintune_xr.pipelines.split import split
-from fintune_xr.pipelines.studies import STALE, stored_studies
+from fintune_xr.pipelines.studies import stored_studies
 from fintune_xr.simulate import CohortSettings, simulate_cohort
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.text import texts
@@ -177,9 +178,9 @@ def test_the_report_shows_stored_numbers_and_says_when_they_are_old(
     np.testing.assert_array_equal(study.table["difference_low"], at[f"{AP50}_{n.DIFFERENCE}_{n.INTERVAL}"][..., 0])
     ratios = study.more[0].data
     assert ratios["ratio"].notna().sum() == int(gated[n.RATIO].notnull().sum())
-    assert STALE not in study.text
     copy = tmp_path / "cohort.zarr"
     shutil.copytree(store, copy)
     infer(copy, run="cells", model="threshold", overrides=("model.sigma_px=2",), restart=True)
     (old,) = stored_studies(open_cohort(copy))
-    assert old.text.startswith(STALE)
+    assert isinstance(old, Stale)
+    assert old.reason == "run cells has been made anew"

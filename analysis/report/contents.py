@@ -42,6 +42,19 @@ class Study:
     parts: tuple[Part, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """A stored result that is left out, because what it rests on is no longer what the store holds.
+
+    `sections` are the keys of those in which it would stand, `command` is what makes it anew.
+    """
+
+    sections: tuple[str, ...]
+    what: str
+    reason: str
+    command: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportContents:
     """Everything a report may show. A part that is None appears as the command that would make it.
@@ -58,7 +71,8 @@ class ReportContents:
     the quarantined tiles were negative, or positive. `positivity` follows POSITIVITY, by run, with
     `marker` along tile; `ratio_by_rule` is (run, rule, donor, marker), `rho_by_rule` (run, rule, marker,
     outcome), `active_rules` the rule of each run behind `analysis`. `provenance` holds the stored record
-    of each run. With `particles` the report is that of an EM cohort: about them, and about no cells.
+    of each run. With `particles` the report is that of an EM cohort: about them, and about no cells. `stale` names
+    what the store holds and the report leaves out.
     """
 
     title: str
@@ -85,6 +99,7 @@ class ReportContents:
     active_rules: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     particles: ParticleContents | None = None
+    stale: tuple[Stale, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +164,11 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A paragraph; `tone` is plain, good, doubtful or bad."""
+    """A paragraph that may end with a command; `tone` is plain, good, doubtful or bad."""
 
     text: str
     tone: str = "plain"
+    command: str = ""
 
     kind = "note"
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +24,7 @@ from fintune_xr.analysis.report.cohort_sections import (
     provenance_section,
     quarantine_section,
 )
-from fintune_xr.analysis.report.contents import Note, ReportContents, Section, Table
+from fintune_xr.analysis.report.contents import Note, ReportContents, Section, Stale, Table
 from fintune_xr.analysis.report.particle_sections import (
     particle_notes,
     picks_section,
@@ -47,6 +48,21 @@ def render_report(contents: ReportContents) -> str:
 
     Every text is escaped; figures are embedded; sections without data name the command that fills them.
     """
+    return _page(contents, report_sections(contents))
+
+
+def report_tables(contents: ReportContents) -> dict[str, pd.DataFrame]:
+    """Every table of the report by its key, unrounded, ready to be written as TSV."""
+    return _tables(_data_sections(contents))
+
+
+def page_and_tables(contents: ReportContents) -> tuple[str, dict[str, pd.DataFrame]]:
+    """Both at once: figures, which take most of the time, are drawn once."""
+    sections = report_sections(contents)
+    return _page(contents, sections), _tables(sections)
+
+
+def _page(contents: ReportContents, sections: Iterable[Section]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -55,13 +71,11 @@ def render_report(contents: ReportContents) -> str:
         lstrip_blocks=True,
     )
     template = environment.get_template(_TEMPLATE)
-    sections = report_sections(contents)
-    return template.render(title=contents.title, subtitle=contents.subtitle, sections=sections)
+    return template.render(title=contents.title, subtitle=contents.subtitle, sections=list(sections))
 
 
-def report_tables(contents: ReportContents) -> dict[str, pd.DataFrame]:
-    """Every table of the report by its key, unrounded, ready to be written as TSV."""
-    parts = (part for section in _data_sections(contents) for part in section.parts)
+def _tables(sections: Iterable[Section]) -> dict[str, pd.DataFrame]:
+    parts = (part for section in sections for part in section.parts)
     return {part.key: part.data for part in parts if isinstance(part, Table)}
 
 
@@ -70,6 +84,7 @@ def report_sections(contents: ReportContents) -> list[Section]:
     summary = [*score_notes(contents), *verdicts(contents), *study_verdicts(contents), *findings(contents)]
     if contents.particles is not None:
         summary = particle_notes(contents.particles)
+    summary += [_out_of_date(one) for one in contents.stale]
     if not summary:
         summary = [Note("Nothing has been measured yet. The sections below name the commands that do it.")]
     if contents.images is not None:
@@ -78,6 +93,18 @@ def report_sections(contents: ReportContents) -> list[Section]:
 
 
 def _data_sections(contents: ReportContents) -> Iterator[Section]:
+    """The sections with their data; each begins with what would stand in it and is out of date."""
+    for section in _up_to_date_sections(contents):
+        notes = tuple(_out_of_date(one) for one in contents.stale if section.key in one.sections)
+        yield replace(section, parts=(*notes, *section.parts))
+
+
+def _out_of_date(one: Stale) -> Note:
+    reason = one.reason.rstrip(".")
+    return Note(f"Out of date, left out: {one.what}, because {reason}. What makes it anew:", "bad", one.command)
+
+
+def _up_to_date_sections(contents: ReportContents) -> Iterator[Section]:
     yield cohort_section(contents)
     yield quarantine_section(contents)
     if contents.particles is not None:

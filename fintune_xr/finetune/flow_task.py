@@ -13,7 +13,7 @@ from fintune_xr.finetune.losses import flow_loss
 from fintune_xr.finetune.patches import PreparedTile
 from fintune_xr.finetune.settings import TrainSettings
 from fintune_xr.finetune.tasks import Measure, Validation
-from fintune_xr.finetune.validation import validate, validation_tiles
+from fintune_xr.finetune.validation import require_cells, validate
 from fintune_xr.models.flows import FlowSegmenter
 
 AP50: Final = "ap50"
@@ -44,11 +44,11 @@ class FlowTask:
 
     def held_out(self, tiles: AnnotatedTiles) -> Measure:
         """Mean AP50 over `tiles`, once flows have shape."""
-        read = validation_tiles(tiles, self.segmenter)
+        require_cells(tiles)
 
         def measure(always: bool) -> Validation:
             limit = float("inf") if always else self.settings.reconstruct_below
-            found = validate(self.segmenter, read, reconstruct_below=limit)
+            found = validate(self.segmenter, tiles, reconstruct_below=limit)
             return Validation(found.loss, found.ap50, {UNEXPLAINED: found.unexplained, AP50: found.ap50})
 
         return measure

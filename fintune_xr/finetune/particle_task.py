@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.finetune.augmentation import cut_labels
@@ -19,9 +20,7 @@ from fintune_xr.finetune.settings import UnetTrainSettings
 from fintune_xr.finetune.tasks import Measure, Validation
 from fintune_xr.metrics.particle import Found, match_points, threshold_curve
 from fintune_xr.metrics.pixel import pixel_auc, pixel_histogram
-from fintune_xr.models.segmenter import Maps
 from fintune_xr.models.unet import UnetDetector, probability
-from fintune_xr.points import Points
 
 LOGGER = logging.getLogger(__name__)
 
@@ -30,12 +29,12 @@ PIXEL_AUC: Final = "pixel_auc"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _HeldOut:
-    """A whole micrograph as the network sees it, with what should come out."""
+class _Judged:
+    """A micrograph held against its annotation: the loss, its picks, known pixels by target and probability."""
 
-    image: Maps
-    target: Target
-    particles: Points
+    loss: float
+    found: Found
+    pixels: NDArray[np.int64]
 
 
 class ParticleTask:
@@ -88,35 +87,34 @@ class ParticleTask:
     def held_out(self, tiles: ParticleTiles) -> Measure:
         """F1 of all particles of `tiles` together, against their annotation and nothing else.
 
+        One micrograph is in memory at a time, and read again at each validation.
+
         Raises FintuneValueError where they hold no annotated particle, or labels by a network.
         """
-        read = [
-            _HeldOut(self.detector.normalise(tiles.read(i)), self._target(tiles, i), tiles.particles(i))
-            for i in range(len(tiles.names))
-        ]
-        if not any(len(tile.particles) for tile in read):
+        if not sum(len(tiles.particles(index)) for index in range(len(tiles))):
             raise FintuneValueError(
-                f"the {len(read)} validation micrograph(s) hold no annotated particle; give some that do"
+                f"the {len(tiles)} validation micrograph(s) hold no annotated particle; give some that do"
             )
-        return lambda _: self._validate(read)
+        return lambda _: self._validate(tiles)
 
-    def _validate(self, tiles: list[_HeldOut]) -> Validation:
-        losses, found, histograms = [], [], []
-        for tile in tiles:
-            maps = self.detector.predict([tile.image])[0]
-            losses.append(float(self.loss(torch.from_numpy(maps), torch.from_numpy(tile.target)[None])))
-            seen = probability(maps)
-            histograms.append(pixel_histogram(tile.target, seen))
-            found.append(self._found(tile, seen))
-        curve = threshold_curve(found)
+    def _validate(self, tiles: ParticleTiles) -> Validation:
+        judged = [self._judged(tiles, index) for index in range(len(tiles))]
+        curve = threshold_curve([one.found for one in judged])
         score = float(np.max(curve.f1, initial=0.0))
-        measures = {PARTICLE_F1: score, PIXEL_AUC: float(pixel_auc(np.sum(histograms, axis=0)))}
-        return Validation(float(np.mean(losses)), score, measures)
+        pixels = np.sum([one.pixels for one in judged], axis=0)
+        measures = {PARTICLE_F1: score, PIXEL_AUC: float(pixel_auc(pixels))}
+        return Validation(float(np.mean([one.loss for one in judged])), score, measures)
 
-    def _found(self, tile: _HeldOut, seen: Any) -> Found:
+    def _judged(self, tiles: ParticleTiles, index: int) -> _Judged:
+        """What is kept of a micrograph once it has been looked at."""
+        target = self._target(tiles, index)
+        maps = self.detector.predict([self.detector.normalise(tiles.read(index))])[0]
+        loss = float(self.loss(torch.from_numpy(maps), torch.from_numpy(target)[None]))
+        seen = probability(maps)
         peaks = self.detector.picked(seen)
         limit = self.settings.match_distance * self.detector.diameter_px
-        return match_points(tile.particles.yx, peaks.yx, peaks.score, distance_px=limit)
+        found = match_points(tiles.particles(index).yx, peaks.yx, peaks.score, distance_px=limit)
+        return _Judged(loss, found, pixel_histogram(target, seen))
 
     def _target(self, tiles: ParticleTiles, index: int) -> Target:
         return tiles.target(index, disc_fraction=self.settings.disc_fraction, rim_px=self.settings.rim_px)

@@ -71,5 +71,5 @@ class Task(Protocol):
         ...
 
     def held_out(self, tiles: Any) -> Measure:
-        """The validation on `tiles`, of which everything that can be prepared once has been."""
+        """The validation on `tiles`, which are read again, one at a time, whenever it is called."""
         ...

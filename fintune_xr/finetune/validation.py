@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,17 +12,9 @@ from fintune_xr.finetune.data import AnnotatedTiles, flow_target
 from fintune_xr.finetune.losses import flow_loss
 from fintune_xr.metrics.instance import match_masks
 from fintune_xr.models.flows import FlowSegmenter
-from fintune_xr.models.segmenter import Maps, Mask
+from fintune_xr.models.segmenter import Mask
 
 IOU = 0.5
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ValidationTile:
-    """A whole tile as the network sees it, with what should come out."""
-
-    image: Maps
-    mask: Mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,42 +26,53 @@ class FlowValidation:
     ap50: float
 
 
-def validation_tiles(tiles: AnnotatedTiles, segmenter: FlowSegmenter) -> list[ValidationTile]:
-    """The tiles, normalised as for inference.
-
-    Raises FintuneValueError where no tile has an annotated cell, as there would be nothing to select by.
-    """
-    read = [tiles.read(index) for index in range(len(tiles))]
-    if not any(mask.any() for _, mask in read):
+def require_cells(tiles: AnnotatedTiles) -> None:
+    """Raises FintuneValueError where no tile has an annotated cell, as there would be nothing to select by."""
+    if not any(tiles.read(index)[1].any() for index in range(len(tiles))):
         raise FintuneValueError(
-            f"the {len(read)} validation tile(s) hold no annotated cell; give validation donors that have some"
+            f"the {len(tiles)} validation tile(s) hold no annotated cell; give validation donors that have some"
         )
-    return [ValidationTile(segmenter.normalise(image), mask) for image, mask in read]
 
 
-def validate(
-    segmenter: FlowSegmenter, tiles: Sequence[ValidationTile], *, reconstruct_below: float
-) -> FlowValidation:
-    """Loss and mean average precision of `segmenter` at an IoU of 0.5.
+def validate(segmenter: FlowSegmenter, tiles: AnnotatedTiles, *, reconstruct_below: float) -> FlowValidation:
+    """Loss and mean average precision of `segmenter` at an IoU of 0.5; one tile is in memory at a time.
 
-    Masks are reconstructed only where a smaller part of the flows than `reconstruct_below` is unexplained:
-    earlier that is slow and gives nothing.
+    Masks are reconstructed only where a smaller part of the flows than `reconstruct_below` is unexplained, on the
+    average of all tiles: earlier that is slow and gives nothing.
     """
-    predicted = [segmenter.predict([tile.image])[0] for tile in tiles]
-    losses = [
-        flow_loss(torch.from_numpy(maps)[None], torch.from_numpy(flow_target(tile.mask))[None])
-        for maps, tile in zip(predicted, tiles, strict=True)
-    ]
-    loss = float(np.mean([float(one.total) for one in losses]))
-    with_cells = [float(one.unexplained) for one, tile in zip(losses, tiles, strict=True) if tile.mask.any()]
-    unexplained = float(np.mean(with_cells))
+    judged = [_judged(segmenter, tiles, index, reconstruct_below) for index in range(len(tiles))]
+    loss = float(np.mean([one.loss for one in judged]))
+    unexplained = float(np.mean([one.unexplained for one in judged if one.has_cells]))
     if not unexplained < reconstruct_below:
         return FlowValidation(loss, unexplained, float("nan"))
-    precisions = [
-        average_precision(tile.mask, segmenter.reconstruct(maps))
-        for maps, tile in zip(predicted, tiles, strict=True)
-    ]
-    return FlowValidation(loss, unexplained, float(np.nanmean(precisions)))
+    # A tile that looked too bad by itself is looked at again: its maps are not kept until all others are known.
+    late = {
+        index: _judged(segmenter, tiles, index, float("inf"))
+        for index, one in enumerate(judged) if one.precision is None
+    }
+    precisions = [late.get(index, one).precision for index, one in enumerate(judged)]
+    return FlowValidation(loss, unexplained, float(np.nanmean(np.array(precisions, float))))
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """What is kept of a tile; no `precision` where its masks were not reconstructed."""
+
+    loss: float
+    unexplained: float
+    has_cells: bool
+    precision: float | None
+
+
+def _judged(segmenter: FlowSegmenter, tiles: AnnotatedTiles, index: int, reconstruct_below: float) -> _Judged:
+    image, mask = tiles.read(index)
+    maps = segmenter.predict([segmenter.normalise(image)])[0]
+    one = flow_loss(torch.from_numpy(maps)[None], torch.from_numpy(flow_target(mask))[None])
+    unexplained = float(one.unexplained)
+    precision = None
+    if unexplained < reconstruct_below:
+        precision = average_precision(mask, segmenter.reconstruct(maps))
+    return _Judged(float(one.total), unexplained, bool(mask.any()), precision)
 
 
 def average_precision(true: Mask, predicted: Mask) -> float:
