@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -17,12 +17,14 @@ from fintune_xr.pipelines.progress import say
 from fintune_xr.splitting import find_leaks, perceptual_hash, split_digest, split_donors
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.location import writing
+from fintune_xr.store.locks import writing_tiles
 from fintune_xr.store.tables import open_column
 from fintune_xr.text import text_array, texts
 
 DIGEST = "digest"
 BY = "by"
 By = Literal["donor", "tile"]
+_BEING_WRITTEN: Final = "being written: "
 
 
 def split(
@@ -43,21 +45,29 @@ def split(
     if keep:
         return _kept(cohort)
     tiles = annotated_tiles(cohort)
-    if (tiles[n.SPLIT] != "").any() and not force:
+    units = texts(tiles[_unit(by)])
+    part_of = split_donors(units, texts(tiles[n.MARKER]), fractions=_three(fractions), seed=seed)
+    parts = [part_of[unit] for unit in units]
+    assigned = dict(zip(texts(tiles[n.TILE]), parts, strict=True))
+    if not force:
+        _refuse_another(cohort, tiles, assigned)
+    refuse_leaks(cohort, parts, by=by)
+    facts = {"fractions": [float(f) for f in fractions], "seed": seed, BY: by}
+    if by == n.TILE:
+        say(_WEAKER)
+    _store_split(cohort, assigned, facts)
+    return split_table(cohort)
+
+
+def _refuse_another(cohort: Cohort, tiles: xr.Dataset, assigned: Mapping[str, str]) -> None:
+    """Raises SplitError where there is a split, unless it is this one, left half-written by a kill."""
+    is_broken_off = _split_column(cohort).attrs.get(DIGEST) == _BEING_WRITTEN + split_digest(assigned)
+    if (tiles[n.SPLIT] != "").any() and not is_broken_off:
         raise SplitError(
             f"{cohort.url} has a split already, and models may have been trained on it. "
             "Use --force to replace it; runs and metrics made with the old one then no longer agree. A split that "
             "came with the tiles is taken with --keep."
         )
-    units = texts(tiles[_unit(by)])
-    part_of = split_donors(units, texts(tiles[n.MARKER]), fractions=_three(fractions), seed=seed)
-    parts = [part_of[unit] for unit in units]
-    refuse_leaks(cohort, parts, by=by)
-    facts = {"fractions": [float(f) for f in fractions], "seed": seed, BY: by}
-    if by == n.TILE:
-        say(_WEAKER)
-    _store_split(cohort, dict(zip(text_array(tiles[n.TILE]), parts, strict=True)), facts)
-    return split_table(cohort)
 
 
 _WEAKER = (
@@ -197,11 +207,12 @@ def _hashes(tiles: xr.Dataset) -> NDArray[np.bool_]:
     return np.array(hashes)
 
 
-def _store_split(cohort: Cohort, assigned: dict[str, str], facts: dict[str, Any]) -> None:
+def _store_split(cohort: Cohort, assigned: Mapping[str, str], facts: Mapping[str, Any]) -> None:
+    """`require_split` refuses the split until its digest is in place, which is written last."""
     tiles = text_array(cohort.images(lazy=False)[n.TILE])
     column = _split_column(cohort)
-    with writing(f"{cohort.url}/{n.IMAGES}/{n.SPLIT}"):
-        column.attrs[DIGEST] = "being written"
+    with writing_tiles(cohort.location), writing(f"{cohort.url}/{n.IMAGES}/{n.SPLIT}"):
+        column.attrs[DIGEST] = _BEING_WRITTEN + split_digest(assigned)
         column[:] = np.array([assigned.get(tile, "") for tile in tiles], np.dtypes.StringDType())
         for name in ("fractions", "seed", "origin", BY):
             column.attrs.pop(name, None)
