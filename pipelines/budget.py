@@ -19,6 +19,7 @@ from fintune_xr.cluster.profile import Profile
 from fintune_xr.errors import FintuneValueError, RunMismatchError, SplitError
 from fintune_xr.finetune.data import AnnotatedTiles
 from fintune_xr.finetune.engine import train as fit
+from fintune_xr.finetune.engine import training_in
 from fintune_xr.finetune.settings import TrainSettings, train_settings
 from fintune_xr.metrics.instance import IOU_THRESHOLDS, instance_scores, match_masks
 from fintune_xr.models.checkpoints import FLOW_UNET_KIND, RECORD_FILE, Checkpoint, resolve_checkpoint
@@ -35,6 +36,7 @@ from fintune_xr.pipelines.workers import HERE, profile_and_rest
 from fintune_xr.provenance import provenance
 from fintune_xr.settings import Config, load_settings, validated
 from fintune_xr.store.cohort import Cohort, open_cohort
+from fintune_xr.store.locks import holding
 from fintune_xr.store.runs import IDENTITY
 from fintune_xr.subsets import nested_order
 from fintune_xr.text import texts
@@ -62,7 +64,7 @@ def budget(
     `cluster` is the profile of workers that do the fits, several at once; by default this process does.
 
     Raises SplitError without a split, FintuneValueError for a budget larger than the train part, RunMismatchError
-    where stored fits were made with other settings, tiles or weights.
+    where stored fits were made with other settings, tiles or weights, RunBusyError where another process is at it.
     """
     cohort = open_cohort(store)
     profile, said, there = _where(cluster, model=model, config=config, overrides=overrides)
@@ -71,17 +73,18 @@ def budget(
     if seeds < 1:
         raise FintuneValueError(f"seeds: expected 1 or more, got {seeds}")
     chosen = [plan.settings.seed + i for i in range(seeds)]
-    done = _blank(plan, sizes, chosen)
-    if skip_existing:
-        done = _with_stored(cohort, plan, done)
-    wanted = _missing(done, sizes, chosen)
-    if not skip_existing:
-        _remove(plan, wanted)
-    for size, seed, fitted in _fits(plan, wanted, profile, {**there, "store": seen_everywhere(store)}):
-        done = _with_fit(done, size, seed, fitted)
-        _write(cohort, plan, done)
-    result = done.merge(_curves(done), join="exact", combine_attrs="drop_conflicts")
-    _write(cohort, plan, result)
+    with holding(cohort.location, n.BUDGET, what="training for a label budget"):
+        done = _blank(plan, sizes, chosen)
+        if skip_existing:
+            done = _with_stored(cohort, plan, done)
+        wanted = _missing(done, sizes, chosen)
+        if not skip_existing:
+            _remove(plan, wanted)
+        for size, seed, fitted in _fits(plan, wanted, profile, {**there, "store": seen_everywhere(store)}):
+            done = _with_fit(done, size, seed, fitted)
+            _write(cohort, plan, done)
+        result = done.merge(_curves(done), join="exact", combine_attrs="drop_conflicts")
+        _write(cohort, plan, result)
     return cohort.read(GROUP_PATH)
 
 
@@ -136,8 +139,10 @@ def _missing(done: xr.Dataset, sizes: Sequence[int], seeds: Sequence[int]) -> li
 def _remove(plan: _Plan, fits: Sequence[tuple[int, int]]) -> None:
     """Throws earlier trainings of these fits away."""
     for size, seed in fits:
-        if (_folder(plan, size, seed) / RECORD_FILE).is_file():
-            shutil.rmtree(_folder(plan, size, seed))
+        folder = _folder(plan, size, seed)
+        if (folder / RECORD_FILE).is_file():
+            with training_in(folder):
+                shutil.rmtree(folder)
 
 
 def _fits(

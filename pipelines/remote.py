@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from distributed.scheduler import KilledWorker
 
 from fintune_xr.cluster.profile import Profile
 from fintune_xr.cluster.session import session
-from fintune_xr.errors import WorkerLostError
+from fintune_xr.errors import RunBusyError, WorkerLostError
 from fintune_xr.models.devices import AUTO
 from fintune_xr.pipelines.progress import heard_by, say
 from fintune_xr.pipelines.workers import device_on
@@ -24,6 +25,11 @@ R = TypeVar("R")
 # A training that is longer than a job goes on in the next one; this many jobs may end over it.
 _TRIES: Final = 20
 
+# How long work waits for a worker that was taken for lost and is still at it, and how often it looks. NFS lets go of
+# the locks of a machine that has crashed within minutes.
+_PATIENCE_S: Final = 600.0
+_LOOK_EVERY_S: Final = 5.0
+
 
 def results_from_workers(
     profile: Profile, function: Callable[..., R], calls: Sequence[Mapping[str, Any]]
@@ -32,6 +38,8 @@ def results_from_workers(
 
     What the work says there is said here. Work whose worker dies begins again on another one, so that `function` has
     to go on from its own files; those and all paths in `calls` must be seen by the workers.
+
+    Work that another process is at (RunBusyError) is waited for ten minutes.
 
     Raises what `function` raised, WorkerLostError after 20 workers died over the same call.
     """
@@ -87,7 +95,29 @@ def _listening(client: Client) -> Iterator[str]:
 def _speaking(function: Callable[..., R], call: dict[str, Any], topic: str) -> R:
     worker = get_worker()
     with heard_by(lambda text: worker.log_event(topic, text)):
-        return function(**call)
+        return _once_free(function, call)
+
+
+def _once_free(function: Callable[..., R], call: Mapping[str, Any]) -> R:
+    """`function(**call)`, tried again for a while where another process is at the same work.
+
+    That is mostly the worker that had this work before, which lost its connection and not its life: it will end, or
+    its job will. The work begun again then goes on from what it left.
+
+    Raises RunBusyError where it is still at it after ten minutes.
+    """
+    until = time.monotonic() + _PATIENCE_S
+    said = False
+    while True:
+        try:
+            return function(**call)
+        except RunBusyError as error:
+            if time.monotonic() > until:
+                raise
+            if not said:
+                say(f"{error} Waiting up to {_PATIENCE_S / 60:.0f} minutes for it.")
+            said = True
+        time.sleep(_LOOK_EVERY_S)
 
 
 def _result(future: Any) -> Any:

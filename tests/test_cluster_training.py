@@ -16,7 +16,14 @@ from test_budget import QUICK, SMALL
 
 from fintune_xr import names as n
 from fintune_xr.cluster.profile import load_profile
-from fintune_xr.errors import DeviceError, SettingsError, StoreNotFoundError, UnknownNameError, WorkerLostError
+from fintune_xr.errors import (
+    DeviceError,
+    RunBusyError,
+    SettingsError,
+    StoreNotFoundError,
+    UnknownNameError,
+    WorkerLostError,
+)
 from fintune_xr.models.checkpoints import WEIGHTS_FILE
 from fintune_xr.pipelines import remote
 from fintune_xr.pipelines.annotate import annotate
@@ -137,6 +144,26 @@ def test_one_thread_hears_what_it_says() -> None:
     with heard_by(heard.append):
         say("a")
     assert heard == ["a"]
+
+
+def test_work_that_another_process_is_at_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(remote, "_LOOK_EVERY_S", 0.01)
+    tries: list[int] = []
+
+    def busy_at_first(times: int) -> int:
+        tries.append(times)
+        if len(tries) <= times:
+            raise RunBusyError("another process is training in models/a.")
+        return len(tries)
+
+    threads = load_profile("threads")
+    assert list(results_from_workers(threads, busy_at_first, [{"times": 3}])) == [(0, 4)]
+    assert capfd.readouterr().err.count("training in models/a. Waiting up to 10 minutes for it") == 1
+    monkeypatch.setattr(remote, "_PATIENCE_S", 0.05)
+    with pytest.raises(RunBusyError, match="training in models/a"):
+        list(results_from_workers(threads, busy_at_first, [{"times": 10**9}]))
 
 
 @pytest.mark.slow

@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from killing import FORKS
 
+from fintune_xr.errors import RunBusyError
 from fintune_xr.finetune.data import AnnotatedTiles
 from fintune_xr.finetune.engine import train
 from fintune_xr.finetune.progress import EpochRecord
@@ -168,8 +170,38 @@ def test_sigkill_in_the_middle_of_an_epoch(start: Path, tmp_path: Path, whole: W
     assert sorted(found) == [2, 3]
     assert all(equal(found[epoch], whole.states[epoch]) for epoch in found)
     assert resumed.sha256 == whole.sha256
-    assert sorted(path.name for path in (tmp_path / "killed").iterdir()) == ["log.csv", "model.pt", "training.json"]
+    left = sorted(path.name for path in (tmp_path / "killed").iterdir())
+    assert left == [".lock", "log.csv", "model.pt", "training.json"]
     assert logged(tmp_path / "killed") == whole.log
+
+
+def train_until_killed(start: str, out: str, began: Any) -> None:
+    """Trains, tells when the first epoch has ended, and stays alive in its folder."""
+
+    def stay(_: EpochRecord) -> None:
+        began.set()
+        signal.pause()
+
+    fit(Path(start), Path(out), report=stay)
+
+
+@pytest.mark.slow
+def test_a_folder_is_trained_in_by_one_process_at_a_time(start: Path, tmp_path: Path, whole: Whole) -> None:
+    """As when a worker that was taken for lost is still at it; once it is gone, the work goes on from what it left."""
+    began = FORKS.Event()
+    first = FORKS.Process(target=train_until_killed, args=(str(start), str(tmp_path / "a"), began))
+    first.start()
+    try:
+        assert began.wait(timeout=200)
+        before = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir() if path.is_file()}
+        with pytest.raises(RunBusyError, match=r"another process is training in .*/a\. Wait for it, stop it"):
+            fit(start, tmp_path / "a")
+        assert {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir() if path.is_file()} == before
+    finally:
+        first.kill()
+        first.join()
+    assert fit(start, tmp_path / "a").sha256 == whole.sha256
+    assert logged(tmp_path / "a") == whole.log
 
 
 def test_a_state_is_never_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +222,7 @@ def test_a_training_that_had_stopped_early_does_not_go_on(
     start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "fintune_xr.finetune.progress.Tally.count", lambda tally, epoch, _: _count(tally, is_better=epoch == 0)
+        "fintune_xr.finetune.progress.Tally.count", lambda tally, epoch, _: _count(tally, epoch)
     )
     settings = SETTINGS.model_copy(update={"patience": 2, "epochs": 9, "validate_every": 1})
     write = WholeFiles.save_checkpoint
@@ -209,6 +241,7 @@ def test_a_training_that_had_stopped_early_does_not_go_on(
     assert len((tmp_path / "out" / "log.csv").read_text().splitlines()) == 1 + 3
 
 
-def _count(tally: Any, *, is_better: bool) -> bool:
-    tally.n_stale = 0 if is_better else tally.n_stale + 1
-    return is_better
+def _count(tally: Any, epoch: int) -> bool:
+    """The first epoch is the best."""
+    tally.best_epoch, tally.n_stale = 0, epoch
+    return epoch == 0

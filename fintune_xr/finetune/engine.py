@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +17,9 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from fintune_xr.errors import RunMismatchError
+from fintune_xr.exclusive import holding_file
 from fintune_xr.finetune.augmentation import Cut
+from fintune_xr.finetune.best import BestWeights
 from fintune_xr.finetune.encoders import Freezing
 from fintune_xr.finetune.networks import Trainable, trainable
 from fintune_xr.finetune.patches import PatchDataset, PatchSampler, PreparedTile
@@ -32,7 +34,7 @@ from fintune_xr.seeds import stream
 
 LOG_FILE: Final = "log.csv"
 LAST_FILE: Final = "last.ckpt"
-BEST_FILE: Final = "best.pt"
+LOCK_FILE: Final = ".lock"
 PREPARED_FOLDER: Final = "prepared"
 
 RUNNING: Final = "running"
@@ -57,32 +59,58 @@ def train(
     interrupted, or returns what it had finished. On a CPU the same seed and number of threads give the same
     weights. `report` is called after every epoch.
 
-    Raises RunMismatchError if `out` holds another training, FintuneValueError for tiles that cannot be used.
+    Raises RunMismatchError if `out` holds another training, RunBusyError while another process trains there,
+    FintuneValueError for tiles that cannot be used.
     """
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
     facts = _facts(tiles, validation, settings, start, facts or {})
-    record = _read_record(out, facts)
-    if record.get("state") == FINISHED:
+    with training_in(out):
+        record = _read_record(out, facts)
+        if record.get("state") != FINISHED:
+            _to_the_end(tiles, validation, settings, out, start=start, facts=facts, report=report)
+        _clear(out)
         return resolve_checkpoint(out)
+
+
+def training_in(out: Path) -> contextlib.AbstractContextManager[None]:
+    """Holds the folder `out` of a training. Raises RunBusyError while another process trains there."""
+    out.mkdir(parents=True, exist_ok=True)
+    return holding_file(
+        out / LOCK_FILE, busy=f"another process is training in {out}. Wait for it, stop it, or choose another folder."
+    )
+
+
+def _to_the_end(
+    tiles: NamedTiles, validation: NamedTiles, settings: FitSettings, out: Path, *, start: Checkpoint | None,
+    facts: dict[str, Any], report: Report | None,
+) -> None:  # fmt: skip
+    """Trains, or goes on with it, until the folder holds the weights and a record that says so."""
     with _torch_state(settings):
         device = resolve_device(settings.device)
         model = trainable(settings, start=start, channels=tiles.channels, device=device)
         chosen = {"channels": list(model.choice.names), "zero_channels": list(model.zeroed)}
         record = provenance(state=RUNNING, **facts, **chosen)
         _write_record(out, record)
-        progress = _fit(model, tiles, validation, out, report)
-    (out / BEST_FILE).replace(out / WEIGHTS_FILE)
-    best = {"best_epoch": progress.tally.best_epoch, f"best_{model.task.score}": progress.tally.best_score}
-    _write_record(out, {**record, **best, "n_epochs": len(progress.records), "state": FINISHED})
+        best = BestWeights(out, model.save)
+        progress = _fit(model, tiles, validation, best, report)
+    tally = progress.tally
+    best.publish(tally.best_epoch, out / WEIGHTS_FILE)
+    told = {"best_epoch": tally.best_epoch, f"best_{model.task.score}": tally.best_score}
+    _write_record(out, {**record, **told, "n_epochs": len(progress.records), "state": FINISHED})
+
+
+def _clear(out: Path) -> None:
+    """Removes what a finished training needs no more, and what killed ones left."""
     (out / LAST_FILE).unlink(missing_ok=True)
-    return resolve_checkpoint(out)
+    for left in (*out.glob("best-*.pt"), *out.glob(".*.partial")):
+        left.unlink()
+    shutil.rmtree(out / PREPARED_FOLDER, ignore_errors=True)
 
 
 def _fit(
-    model: Trainable, tiles: NamedTiles, validation: NamedTiles, out: Path, report: Report | None
+    model: Trainable, tiles: NamedTiles, validation: NamedTiles, best: BestWeights, report: Report | None
 ) -> Progress:
-    settings, task = model.settings, model.task
+    settings, task, out = model.settings, model.task, best.folder
     held_out = task.held_out(validation)
 
     def measure(always: bool) -> Validation:
@@ -95,7 +123,7 @@ def _fit(
 
     progress = Progress(
         measure,
-        lambda: model.save(out / BEST_FILE),
+        best,
         score=task.score,
         measures=task.measures,
         log_path=out / LOG_FILE,
@@ -197,7 +225,7 @@ def _write_record(out: Path, record: dict[str, Any]) -> None:
     partial.replace(out / RECORD_FILE)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _torch_state(settings: FitSettings) -> Iterator[None]:
     """Random numbers and threads for a training, and the caller's own again afterwards."""
     n_threads = torch.get_num_threads()
@@ -210,7 +238,7 @@ def _torch_state(settings: FitSettings) -> Iterator[None]:
             torch.set_num_threads(n_threads)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """No notices of the trainer about hardware, loaders and folders: the log has its own place."""
     logger = logging.getLogger("lightning.pytorch")

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from fintune_xr.finetune.best import BestWeights
 from fintune_xr.finetune.schedules import ENCODER, REST
 from fintune_xr.finetune.tasks import Validation
 from fintune_xr.models.devices import finish, peak_memory, start_measuring
@@ -87,7 +88,7 @@ class Progress(Callback):  # type: ignore[misc]
     def __init__(
         self,
         validate: Callable[[bool], Validation],
-        save_best: Callable[[], None],
+        best: BestWeights,
         *,
         score: str,
         measures: Sequence[str],
@@ -98,7 +99,7 @@ class Progress(Callback):  # type: ignore[misc]
     ) -> None:
         self.tally = Tally()
         self.records: list[EpochRecord] = []
-        self._validate, self._save_best, self._report = validate, save_best, report
+        self._validate, self._best, self._report = validate, best, report
         self._score, self._measures = score, tuple(measures)
         self._log_path, self._every, self._patience = log_path, validate_every, patience
         self._started, self._n_images = 0.0, 0
@@ -109,7 +110,8 @@ class Progress(Callback):  # type: ignore[misc]
         trainer.should_stop = self._is_over()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Notes the time."""
+        """Notes the time; of the best weights, keeps those that the last state tells of."""
+        self._best.drop_others(self.tally.best_epoch)
         start_measuring(str(pl_module.device))
         self._started, self._n_images = time.perf_counter(), 0
 
@@ -139,7 +141,7 @@ class Progress(Callback):  # type: ignore[misc]
             validation = self._validate(is_last and self.tally.best_score == -math.inf)
             is_best = self.tally.count(epoch, validation)
             if is_best:
-                self._save_best()
+                self._best.save(epoch)
             trainer.should_stop = trainer.should_stop or self._is_over()
         self._note(
             EpochRecord(
