@@ -5,8 +5,16 @@ from __future__ import annotations
 import multiprocessing as mp
 import os
 import signal
+import sys
 import time
+from pathlib import Path
 from typing import Any
+
+# Exit status of a process that ended itself at a given point.
+DIED = 77
+
+# What changes the tree of files; what is written into an open file comes before the event that shows it to others.
+EVENTS = frozenset({"os.rename", "os.link", "os.remove", "os.rmdir", "os.mkdir"})
 
 # One server of forks for all tests: what it has imported, no child has to import again.
 FORKS = mp.get_context("forkserver")
@@ -71,6 +79,35 @@ def run_benchmark(store: str, model: str, models: str, settings: dict[str, Any])
     steps.NetworkTraining.training_step = fatal  # type: ignore[method-assign]
     benchmark.benchmark(store, model=model, out=models, config=settings)
     os._exit(0)
+
+
+def run_command(tokens: list[str], root: str, dies_at: int, seen: Any) -> None:
+    """The command line `tokens`; the process ends just before the `dies_at`-th change of files under `root`.
+
+    `seen` counts the changes; 0 lets all of them happen.
+    """
+    from fintune_xr.pipelines import cli
+    from fintune_xr.store import runs, shards
+
+    own_group()
+    shards.MAX_TILES_PER_SHARD = TILES_PER_SHARD
+    runs.tiles_per_task = lambda _: TILES_PER_TASK
+    os.chdir(root)
+    sys.addaudithook(lambda event, arguments: _count(event, arguments, root, dies_at, seen))
+    os._exit(cli.run(tokens))
+
+
+def _count(event: str, arguments: tuple[Any, ...], root: str, dies_at: int, seen: Any) -> None:
+    if event not in EVENTS:
+        return
+    path = Path(os.fsdecode(arguments[0]))
+    descriptor = arguments[1 if event in ("os.remove", "os.rmdir") else 2]
+    path = (Path(f"/proc/self/fd/{descriptor}").readlink() if descriptor >= 0 else Path(root)) / path
+    if not path.is_relative_to(root) or (event == "os.mkdir" and path.is_dir()):
+        return
+    seen.value += 1
+    if seen.value == dies_at:
+        os._exit(DIED)
 
 
 def own_group() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zarr
 from numpy.typing import NDArray
 
 from fintune_xr import names as n
@@ -91,3 +92,39 @@ def assert_same_run(first: dict[str, NDArray[Any]], second: dict[str, NDArray[An
     assert first.keys() == second.keys()
     for name, values in first.items():
         np.testing.assert_array_equal(values, second[name], err_msg=name)
+
+
+# What differs between two makings of the same: times, memory, and what tells one making from another.
+OF_THE_MAKING = frozenset({"provenance", "creation", "checked", "ingests", "trainings", "created"})
+_MEASURED = frozenset({n.SECONDS, n.SECONDS_EMBEDDING, n.SECONDS_DECODING, n.PEAK_MEMORY})
+
+
+def stored_values(store: Path, path: str = "") -> dict[str, Any]:
+    """Attributes and values of everything under a group of a local store, by path, but for times and the like."""
+    group = zarr.open_group(store, mode="r")
+    found: dict[str, Any] = {}
+    for name, node in [("", group), *group.members(max_depth=None)]:
+        if not f"{name}/".startswith(f"{path}/" if path else "") or name.startswith(n.STAGING):
+            continue
+        attrs = {key: value for key, value in node.attrs.asdict().items() if key not in OF_THE_MAKING}
+        found[f"{name}:"] = attrs
+        if isinstance(node, zarr.Array) and name.rpartition("/")[2] not in _MEASURED:
+            found[name] = np.asarray(node[...])
+    return found
+
+
+def differences(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
+    """Paths of what is not the same in two of `stored_values`, or only in one of them."""
+    differing = sorted(first.keys() ^ second.keys())
+    for path in sorted(first.keys() & second.keys()):
+        one, other = first[path], second[path]
+        if isinstance(one, np.ndarray):
+            is_same = one.shape == other.shape and one.dtype == other.dtype and _same(one, other)
+        else:
+            is_same = one == other
+        differing += [] if is_same else [path]
+    return differing
+
+
+def _same(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    return np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
