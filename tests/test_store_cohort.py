@@ -23,6 +23,7 @@ from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.errors import (
     FintuneValueError,
+    RunBusyError,
     SchemaError,
     StoreDamagedError,
     StoreNotFoundError,
@@ -32,8 +33,9 @@ from fintune_xr.errors import (
 )
 from fintune_xr.store import growing, shards, tables
 from fintune_xr.store.cohort import Cohort, create_cohort, empty_quarantine, open_cohort, set_root_attrs
-from fintune_xr.store.leftovers import sweep_staging
+from fintune_xr.store.leftovers import OLD, sweep_staging
 from fintune_xr.store.location import PARTIAL_SUFFIX, Location
+from fintune_xr.store.locks import replacing
 from fintune_xr.store.tables import group_exists, remove_group, replace_group
 
 
@@ -318,6 +320,21 @@ def test_a_replacement_broken_off_leaves_the_old_or_the_new(
     cohort.write(n.QUARANTINE, quarantine("newer"), datasets.QUARANTINE)
     assert reasons(cohort) == ["newer"]
     assert not list((cohort.location.path / n.STAGING).glob("*+*"))
+
+
+def test_a_replacement_that_goes_on_is_let_be(tmp_path: Path) -> None:
+    """By others that replace the same group, and by those who open the store between the two renames."""
+    cohort = make_store(tmp_path / "a.zarr", donors=0)
+    cohort.write(n.QUARANTINE, quarantine("old"), datasets.QUARANTINE)
+    group, aside = (cohort.location.path / name for name in (n.QUARANTINE, f"{n.STAGING}/{n.QUARANTINE}+1{OLD}"))
+    with replacing(cohort.location, n.QUARANTINE):
+        group.rename(aside)
+        with pytest.raises(RunBusyError, match=r"another process is writing quarantine in .*a\.zarr\. Wait for it"):
+            cohort.write(n.QUARANTINE, quarantine("new"), datasets.QUARANTINE)
+        open_cohort(cohort.url)
+        assert aside.exists()
+    assert reasons(open_cohort(cohort.url)) == ["old"]
+    assert not aside.exists()
 
 
 def test_a_half_written_group_is_named(tmp_path: Path) -> None:
