@@ -26,23 +26,24 @@ FORKS.set_forkserver_preload(
 )  # fmt: skip
 
 SECONDS_PER_TILE = 0.03
+_HOLD = "fintune-xr-tests.hold"
 TILES_PER_TASK = 2
 TILES_PER_SHARD = 3
 SETTINGS = ("model.background_px=0", "model.min_area_px=20", "device=cpu")
 
 
-def run_infer(store: str, cluster: str) -> None:
-    """`infer` with a slow threshold."""
+def run_infer(store: str, cluster: str, hold: str = "") -> None:
+    """`infer` with a slow threshold, which stops after a worker's first block as long as there is a file `hold`."""
     import dask
 
     from fintune_xr.pipelines import cli
     from fintune_xr.store import runs
 
     own_group()
-    slow_threshold()
+    slow_threshold(hold)
     runs.tiles_per_task = lambda _: TILES_PER_TASK
     # Worker processes are started afresh and read this file before their first task.
-    with dask.config.set({"distributed.worker.preload": [__file__]}):
+    with dask.config.set({"distributed.worker.preload": [__file__], _HOLD: hold}):
         os._exit(cli.run(["infer", store, "--run", "r", "--cluster", cluster, *SETTINGS]))
 
 
@@ -117,14 +118,18 @@ def own_group() -> None:
     os.dup2(silent, 1)
 
 
-def slow_threshold() -> None:
+def slow_threshold(hold: str) -> None:
     """The threshold takes its time over every tile."""
     from fintune_xr.models.threshold import ThresholdSegmenter
 
     predict = ThresholdSegmenter.predict
+    begun: list[Any] = []
 
     def slowly(self: ThresholdSegmenter, batch: Any) -> Any:
         time.sleep(SECONDS_PER_TILE * len(batch))
+        begun.append(batch)
+        while hold and len(begun) > TILES_PER_TASK and Path(hold).exists():
+            time.sleep(SECONDS_PER_TILE)
         return predict(self, batch)
 
     if predict.__name__ != "slowly":
@@ -133,4 +138,6 @@ def slow_threshold() -> None:
 
 def dask_setup(_worker: Any) -> None:
     """Called by Dask in each worker process."""
-    slow_threshold()
+    import dask
+
+    slow_threshold(dask.config.get(_HOLD, ""))

@@ -123,7 +123,7 @@ def test_a_worker_that_freezes_is_replaced(store: Path, tmp_path: Path) -> None:
     environment = environment_with_fault(tmp_path, deed) | {"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "6s"}
     process = subprocess.Popen(command(store), env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
     try:
-        assert process.wait(timeout=250) == 0
+        assert process.wait(timeout=280) == 0
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -224,8 +224,9 @@ def test_the_watch_kills_a_process_without_progress_and_no_other() -> None:
         run = [sys.executable, "-c", textwrap.dedent(code), *arguments]
         return subprocess.run(run, capture_output=True, check=False).returncode
 
-    assert status("1.5", "10", "0") == 0
-    assert status("1.5", "2", "60") == -signal.SIGKILL
+    # How long it waits from sign to sign is looked at below, with a clock that no busy machine can stop.
+    assert status("60", "3", "0") == 0
+    assert status("1.5", "2", "600") == -signal.SIGKILL
     assert status("0", "0", "2") == 0
 
 
@@ -264,7 +265,11 @@ def test_a_batch_may_take_the_time_of_all_its_tiles(store: Path, monkeypatch: py
     with ThreadPoolExecutor(2) as pool:
         assert len(list(block.encoded_tiles(pool, []))) == n_slots
     assert late == [(500, False), (2, False), (500, True), (n_slots * 2, False)]
-    # Between batches a tile has the time of one again.
+    # Between batches a tile has the time of one again, from the last sign of life on.
+    for _ in range(5):
+        now[0] += limit
+        assert not watch.is_overdue()
+        watch.alive()
     now[0] += limit + 1
     assert watch.is_overdue()
 
@@ -284,7 +289,7 @@ def test_clocks_that_differ_change_nothing(store: Path, tmp_path: Path) -> None:
         with (tmp_path / "sitecustomize.py").open("a") as file:
             file.write(f"real = time.time\ntime.time = lambda: real() + {offset}\n")
         arguments = command(store, cluster="threads")
-        return subprocess.run(arguments, env=environment, capture_output=True, check=False, timeout=120).returncode
+        return subprocess.run(arguments, env=environment, capture_output=True, check=False, timeout=280).returncode
 
     assert status("os.kill(os.getpid(), signal.SIGKILL)", years) == -signal.SIGKILL
     for number, file in enumerate(sorted(store.rglob("*"))):
