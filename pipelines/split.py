@@ -209,9 +209,9 @@ def _hashes(tiles: xr.Dataset) -> NDArray[np.bool_]:
 
 def _store_split(cohort: Cohort, assigned: Mapping[str, str], facts: Mapping[str, Any]) -> None:
     """`require_split` refuses the split until its digest is in place, which is written last."""
-    tiles = text_array(cohort.images(lazy=False)[n.TILE])
-    column = _split_column(cohort)
     with writing_tiles(cohort.location), writing(f"{cohort.url}/{n.IMAGES}/{n.SPLIT}"):
+        tiles = text_array(cohort.images(lazy=False)[n.TILE])
+        column = _split_column(cohort)
         column.attrs[DIGEST] = _BEING_WRITTEN + split_digest(assigned)
         column[:] = np.array([assigned.get(tile, "") for tile in tiles], np.dtypes.StringDType())
         for name in ("fractions", "seed", "origin", BY):

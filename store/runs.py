@@ -240,10 +240,10 @@ def write_positive(cohort: Cohort, run: str, counts: NDArray[np.int32], *, rule:
     Raises RunBusyError where another process writes the run.
     """
     path = f"{n.RUNS}/{run}/{n.N_POSITIVE}"
-    column = open_column(cohort.location, path)
-    if column.shape != counts.shape:
-        raise FintuneValueError(f"{path}: expected {column.shape[0]} tiles, got {counts.shape}")
     with _holding_run(cohort, run), writing(f"{cohort.url}/{path}"):
+        column = open_column(cohort.location, path)
+        if column.shape != counts.shape:
+            raise FintuneValueError(f"{path}: expected {column.shape[0]} tiles, got {counts.shape}")
         column.attrs[n.RULE] = "being written"
         column[:] = counts
         column.attrs[n.RULE] = rule
