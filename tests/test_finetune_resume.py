@@ -18,6 +18,8 @@ import torch
 from killing import FORKS
 
 from fintune_xr.errors import RunBusyError
+from fintune_xr.finetune import engine
+from fintune_xr.finetune.best import BestWeights
 from fintune_xr.finetune.data import AnnotatedTiles
 from fintune_xr.finetune.engine import train
 from fintune_xr.finetune.progress import EpochRecord
@@ -202,6 +204,37 @@ def test_a_folder_is_trained_in_by_one_process_at_a_time(start: Path, tmp_path: 
         first.join()
     assert fit(start, tmp_path / "a").sha256 == whole.sha256
     assert logged(tmp_path / "a") == whole.log
+
+
+def test_killed_between_its_weights_and_its_record_it_still_ends(
+    start: Path, tmp_path: Path, whole: Whole, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = engine._write_record
+
+    def fatal(out: Path, record: dict[str, Any]) -> None:
+        if record["state"] == engine.FINISHED:
+            raise KilledError
+        write(out, record)
+
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr(engine, "_write_record", fatal)
+        fit(start, tmp_path / "a")
+    assert (tmp_path / "a" / "model.pt").is_file()
+    assert fit(start, tmp_path / "a").sha256 == whole.sha256
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [".lock", "log.csv", "model.pt", "training.json"]
+
+
+def test_weights_that_no_state_tells_of_are_not_the_best(tmp_path: Path) -> None:
+    """Epoch 3 was the best when it was killed; repeated, it is not."""
+    best = BestWeights(tmp_path, lambda path: path.write_text(path.name))
+    for epoch in (1, 3):
+        best.save(epoch)
+    best.drop_others(1)
+    best.publish(1, tmp_path / "model.pt")
+    assert (tmp_path / "model.pt").read_text() == "best-1.pt"
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
+    best.publish(1, tmp_path / "model.pt")
+    assert (tmp_path / "model.pt").read_text() == "best-1.pt"
 
 
 def test_a_state_is_never_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
