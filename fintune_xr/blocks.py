@@ -102,20 +102,22 @@ def _room(client: Client, in_flight: Collection[Future]) -> int:
 def _submit(
     client: Client, function: Callable[..., R], batch: Sequence[P], context: Any, name: str
 ) -> list[Future]:
-    blocks = np.empty(len(batch), object)
-    blocks[:] = list(batch)
-    planned = da.from_array(  # type: ignore[no-untyped-call]
-        blocks, chunks=1, name=f"plan-{name}", inline_array=True
-    )
+    plans = np.empty(len(batch), object)
+    plans[:] = list(batch)
+    # Each block is one task. Were the plans an array of Dask's, a second one would only pass its result on, and wait
+    # on its worker for the end of the next block: what is done would be committed that much later, or be lost.
     done = da.map_blocks(  # type: ignore[no-untyped-call]
-        _on_block, planned, function, context, dtype=object, meta=np.empty(0, object), name=f"{name}"
-    )
+        _on_block, plans, function, context, chunks=((1,) * len(batch),), dtype=object, meta=np.empty(0, object),
+        name=name,
+    )  # fmt: skip
     return list(client.compute(list(done.to_delayed().ravel()), optimize_graph=False))
 
 
-def _on_block(block: NDArray[Any], function: Callable[..., R], context: Any) -> NDArray[Any]:
-    result = np.empty(block.shape, object)
-    result[:] = [function(plan, context) for plan in block]
+def _on_block(
+    plans: NDArray[Any], function: Callable[..., R], context: Any, block_id: tuple[int]
+) -> NDArray[Any]:
+    result = np.empty(1, object)
+    result[0] = function(plans[block_id[0]], context)
     return result
 
 

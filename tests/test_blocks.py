@@ -89,8 +89,15 @@ def count(plan: int, name: str) -> int:
 
 def hold_first(plan: int, name: str) -> int:
     if plan == 0:
-        WATCHES[name].held.wait(30)
+        WATCHES[name].held.wait(240)
     return plan
+
+
+def is_first_heard(plan: int, name: str) -> bool:
+    """Whether the first result was handed on while this block was at work."""
+    watch = WATCHES[name]
+    watch.calls.append(plan)
+    return len(watch.calls) == 1 or watch.held.wait(60)
 
 
 def fail_third(plan: int, name: str) -> int:
@@ -141,6 +148,17 @@ def test_blocks_come_as_they_end_and_not_in_order(client: Client) -> None:
             watch.held.set()
     assert found[-1] == 0
     assert sorted(found) == list(range(20))
+
+
+def test_a_result_is_heard_before_its_worker_ends_the_next_block() -> None:
+    """What is done must not wait on a worker, which may die over what it does next."""
+    watch = WATCHES["heard"] = Watch()
+    found = []
+    with session(Profile(kind="threads", workers=1, dashboard=False)) as client:
+        for results in map_plans(client, is_first_heard, range(3), context="heard", name="heard"):
+            watch.held.set()
+            found += results
+    assert found == [True] * 3
 
 
 def test_results_are_let_go_and_names_used_again_are_worked_again(client: Client) -> None:
