@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
+import random
 import shutil
 import signal
 import socket
@@ -17,7 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 NODES = ("n1", "n2")
-WAIT_SECONDS = 60.0
+# Nothing here takes so long unless something is wrong, or the machine is very busy.
+WAIT_SECONDS = 240.0
+# Below those that the system gives to connections, one of which could take a port between its choice and its use.
+_PORTS = range(20_000, 32_000)
 _PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol", "sinfo")
 _SEARCH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 
@@ -120,11 +124,14 @@ def loopback_slurm() -> Iterator[LoopbackSlurm]:
 
 
 def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+    found: list[int] = []
+    for port in random.sample(_PORTS, len(_PORTS)):
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise RuntimeError(f"fewer than {count} of the ports {_PORTS} are free")
 
 
 def _configure(slurm: LoopbackSlurm, ports: list[int]) -> None:

@@ -423,7 +423,9 @@ def test_ctrl_c_stays_an_interruption() -> None:
     program = """
 import signal
 from fintune_xr.cluster.profile import load_profile
-from fintune_xr.cluster.slurm import job_script, slurm_cluster
+from fintune_xr.cluster.slurm import job_script
+# In the background of a shell it would be ignored from the start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 job_script(load_profile("slurm-cpu"))
 assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dask
@@ -19,10 +21,11 @@ import psutil
 import pytest
 import yaml
 from distributed import default_client
-from slurm import NODES, LoopbackSlurm, loopback_slurm, missing_programs, wait_for
+from slurm import NODES, WAIT_SECONDS, LoopbackSlurm, loopback_slurm, missing_programs, wait_for
 from stores import assert_same_run, make_store, run_values
 
 from fintune_xr import names as n
+from fintune_xr.cluster import lookout
 from fintune_xr.cluster.profile import Profile, load_profile
 from fintune_xr.cluster.session import session
 from fintune_xr.errors import ClusterError, RunBusyError, SettingsError, StoreDamagedError
@@ -42,17 +45,26 @@ pytestmark = [
 SETTINGS = ("model.background_px=0", "model.min_area_px=20", "device=cpu")
 TILES_PER_TASK = 2
 N_TILES = 12
-SLOW = """
+# What a worker waits for is a file, and not a time: machines may be slow, and start workers far apart.
+WAITING = """
     import os, time
+    from pathlib import Path
     from fintune_xr.models.threshold import ThresholdSegmenter
-    def slowly(self, batch, predict=ThresholdSegmenter.predict):
-        time.sleep({seconds} * len(batch))
+    begun = []
+    def waiting(self, batch, predict=ThresholdSegmenter.predict):
+        begun.append(batch)
+        if os.environ.get("BEGUN"):
+            Path(os.environ["BEGUN"]).touch()
         while os.environ.get("HANGS"):
             time.sleep(1)
+        while os.environ.get("WAITS_FOR") and not os.path.exists(os.environ["WAITS_FOR"]):
+            time.sleep(0.1)
+        while len(begun) > {free} and os.path.exists({hold!r}):
+            time.sleep(0.1)
         return predict(self, batch)
     # Dask imports this file twice.
-    if ThresholdSegmenter.predict.__name__ != "slowly":
-        ThresholdSegmenter.predict = slowly
+    if ThresholdSegmenter.predict.__name__ != "waiting":
+        ThresholdSegmenter.predict = waiting
 """
 
 
@@ -112,10 +124,13 @@ def profile(folder: Path, **asked: Any) -> Profile:
 
 
 @contextlib.contextmanager
-def slow_tiles(folder: Path, seconds: float) -> Iterator[None]:
-    """Workers take their time over every tile; what they read is in the environment that sbatch hands on."""
-    file = folder / "slow_tiles.py"
-    file.write_text(textwrap.dedent(SLOW.format(seconds=seconds)))
+def waiting_tiles(folder: Path, *, free: int = 0) -> Iterator[None]:
+    """Workers wait for what a test tells them; how is in the environment that sbatch hands on.
+
+    After the first `free` tiles a worker waits as long as there is a file `hold` in `folder`.
+    """
+    file = folder / "waiting_tiles.py"
+    file.write_text(textwrap.dedent(WAITING.format(free=free, hold=str(folder / "hold"))))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DASK_DISTRIBUTED__WORKER__PRELOAD", f'["{file}"]')
         yield
@@ -146,30 +161,35 @@ def assert_as_whole(store: Path, whole: Cohort) -> None:
 def test_lost_jobs_and_nodes_cost_only_what_ran_there_and_a_second_coordinator_is_refused(
     slurm: LoopbackSlurm, store: Path, whole: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
+    hold, broken, said = tmp_path / "hold", list[str](), list[str]()
+    hold.touch()
+
+    def is_said(what: str) -> bool:
+        said.append(capfd.readouterr().err)
+        return what in "".join(said)
+
     def cancel() -> None:
-        workers = len(default_client().nthreads())
+        # The job that is cancelled must have a worker that can be missed.
+        default_client().wait_for_workers(2, timeout=WAIT_SECONDS)
         slurm.call("scancel", slurm.jobs()[0])
-        wait_for(lambda: len(default_client().nthreads()) < workers, "the worker to be missed")
+        wait_for(lambda: is_said("ended: CANCELLED"), "the job to be missed")
         with pytest.raises(RunBusyError, match="another process is writing run 'r'"):
             infer(store, run="r", overrides=SETTINGS)
-
-    broken: list[str] = []
 
     def break_node() -> None:
         # Lambdas travel by value: workers cannot import this file.
         broken.extend(default_client().run(lambda: os.environ["SLURMD_NODENAME"]).values())
         slurm.call("scontrol", "update", f"nodename={broken[0]}", "state=down", "reason=test")
+        wait_for(lambda: is_said(f"on {broken[0]} ended: NODE_FAIL"), "the node to be missed")
+        hold.unlink()
 
     after_commits(monkeypatch, {1: cancel, 2: break_node})
-    with slow_tiles(tmp_path, 0.4):
+    with waiting_tiles(tmp_path, free=TILES_PER_TASK):
         # A whole node for each job, so that they cannot share one.
         cluster = profile_file(tmp_path, directives=["--exclusive"], node_failures=1)
         infer(store, run="r", cluster=cluster, overrides=SETTINGS)
     assert_as_whole(store, whole)
-    said = capfd.readouterr().err
-    assert "ended: CANCELLED" in said
-    assert f"on {broken[0]} ended: NODE_FAIL" in said
-    assert f"deaths in 1 job(s) on {broken[0]}: new jobs avoid it" in said
+    assert is_said(f"deaths in 1 job(s) on {broken[0]}: new jobs avoid it")
 
 
 def test_a_node_on_which_workers_do_not_start_is_left_out(slurm: LoopbackSlurm, tmp_path: Path) -> None:
@@ -178,17 +198,21 @@ def test_a_node_on_which_workers_do_not_start_is_left_out(slurm: LoopbackSlurm, 
         tmp_path, prologue=['[ "$SLURMD_NODENAME" != n1 ] || exit 7'], node_failures=1, max_jobs=1, min_jobs=1
     )
     with session(asked, report=said.append) as client:
-        assert client.submit(lambda: os.environ["SLURMD_NODENAME"]).result(timeout=60) == "n2"
+        assert client.submit(lambda: os.environ["SLURMD_NODENAME"]).result(timeout=WAIT_SECONDS) == "n2"
     assert any("gave no worker: FAILED" in line for line in said)
 
 
 def test_a_worker_whose_job_is_about_to_end_leaves_and_another_goes_on(
     slurm: LoopbackSlurm, store: Path, whole: Cohort, tmp_path: Path
 ) -> None:
-    # The first job to start believes that it ends at once.
-    now = f'mkdir "{tmp_path}/first" 2>/dev/null && export FINTUNE_XR_JOB_END=$(date +%s) || true'
-    with slow_tiles(tmp_path, 0.6):
-        infer(store, run="r", cluster=profile_file(tmp_path, prologue=[now]), overrides=SETTINGS)
+    # The first job to start believes that it ends at once; the second leaves it work until there is a third.
+    roles = [
+        f'cd "{tmp_path}"; if mkdir first; then export FINTUNE_XR_JOB_END=$(date +%s)',
+        f'elif mkdir second; then export WAITS_FOR="{tmp_path}/third"',
+        'else mkdir -p third; fi; cd - >/dev/null',
+    ]
+    with waiting_tiles(tmp_path):
+        infer(store, run="r", cluster=profile_file(tmp_path, prologue=[" ; ".join(roles)]), overrides=SETTINGS)
     assert_as_whole(store, whole)
     logs = [file.read_text() for file in (tmp_path / "the logs").iterdir()]
     assert len(logs) == 3
@@ -199,13 +223,16 @@ def test_a_killed_driver_is_continued_beside_workers_that_do_not_know_yet(
     slurm: LoopbackSlurm, store: Path, whole: Cohort, tmp_path: Path
 ) -> None:
     cluster = profile_file(tmp_path, max_jobs=1)
-    with slow_tiles(tmp_path, 0.4), driver_of(store, cluster) as driver:
+    hold = tmp_path / "hold"
+    hold.touch()
+    with waiting_tiles(tmp_path, free=2 * TILES_PER_TASK), driver_of(store, cluster) as driver:
         wait_for(lambda: any_done(store) or driver.poll() is not None, "the first tiles")
         assert driver.poll() is None
         driver.send_signal(signal.SIGKILL)
         driver.wait()
     done = int((open_cohort(store).run("r")[n.STATE] == n.DONE).sum())
     assert 0 < done < N_TILES
+    hold.unlink()
     summary = infer(store, run="r", cluster=cluster, overrides=SETTINGS)
     assert summary.n_new == N_TILES - done
     assert_as_whole(store, whole)
@@ -230,7 +257,7 @@ def test_dask_cuda_workers_have_a_gpu_each(
 
     def look() -> None:
         client = default_client()
-        client.wait_for_workers(2, timeout=60)
+        client.wait_for_workers(2, timeout=WAIT_SECONDS)
         assert client.scheduler.address.startswith("tls://")
         seen["device"] = sorted(client.run(lambda: os.environ["CUDA_VISIBLE_DEVICES"]).values())
         seen["resources"] = list(client.run(lambda dask_worker: dask_worker.state.total_resources).values())
@@ -286,15 +313,20 @@ def test_jobs_that_give_no_worker_end_with_their_log(slurm: LoopbackSlurm, tmp_p
 def test_a_job_that_runs_without_a_worker_is_given_up(slurm: LoopbackSlurm, tmp_path: Path) -> None:
     asked = profile(tmp_path, prologue=["echo waiting for a licence", "sleep 600"], start_s=1, max_failures=1)
     with (
-        pytest.raises(ClusterError, match=r"(?s)no worker within 1 s.*\| waiting for a licence"),
+        pytest.raises(ClusterError, match=r"(?s)gave no worker: no worker within 1 s.*log"),
         session(asked, left=lambda: 1),
     ):
         pass
 
 
-def test_a_job_that_never_starts_is_waited_for_as_long_as_said(slurm: LoopbackSlurm, tmp_path: Path) -> None:
-    asked = profile(tmp_path, directives=["--begin=now+1hour"], queue_s=2)
-    with pytest.raises(ClusterError, match=r"started within 2 s \(queue: BeginTime\)"), session(asked, left=lambda: 1):
+def test_a_job_that_never_starts_is_waited_for_as_long_as_said(
+    slurm: LoopbackSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = profile(tmp_path, directives=["--begin=now+1hour"], queue_s=9)
+    # Seconds of this clock are looks at the queue: on a busy machine Slurm itself needs some before it knows why.
+    clock = itertools.count()
+    monkeypatch.setattr(lookout, "time", SimpleNamespace(monotonic=lambda: next(clock), sleep=time.sleep))
+    with pytest.raises(ClusterError, match=r"started within 9 s \(queue: BeginTime\)"), session(asked, left=lambda: 1):
         pass
 
 
@@ -330,6 +362,7 @@ def test_a_queue_that_never_answers_again_is_waited_for_as_long_as_said(
     slurm: LoopbackSlurm, store: Path, whole: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The jobs are lost, nobody says so, and no others are submitted."""
+    (tmp_path / "hold").touch()
     with contextlib.ExitStack() as stack:
 
         def part() -> None:
@@ -338,7 +371,7 @@ def test_a_queue_that_never_answers_again_is_waited_for_as_long_as_said(
 
         after_commits(monkeypatch, {1: part})
         message = "squeue has not answered for 1 s and no worker is left.*Unable to contact slurm controller"
-        with slow_tiles(tmp_path, 0.4), pytest.raises(ClusterError, match=message):
+        with waiting_tiles(tmp_path, free=TILES_PER_TASK), pytest.raises(ClusterError, match=message):
             infer(store, run="r", cluster=profile_file(tmp_path, silence_s=1), overrides=SETTINGS)
     done = int((open_cohort(store).run("r")[n.STATE] == n.DONE).sum())
     assert 0 < done < N_TILES
@@ -352,17 +385,17 @@ def test_a_queue_that_does_not_answer_changes_nothing_and_jobs_end_with_their_wo
     said: list[str] = []
     left = [2]
     with session(profile(tmp_path), left=lambda: left[0], report=said.append) as client:
-        client.wait_for_workers(2, timeout=60)
+        client.wait_for_workers(2, timeout=WAIT_SECONDS)
         before = slurm.jobs()
         with broken_squeue(tmp_path):
-            wait_for(lambda: len(said) > 1, "the keeper to meet the broken queue")
+            silent = "Unable to contact slurm controller; jobs are left as they are"
+            wait_for(lambda: any(silent in line for line in said), "the keeper to meet the broken queue")
             left[0] = 1
-            assert client.submit(sum, [1, 2]).result(timeout=60) == 3
+            assert client.submit(sum, [1, 2]).result(timeout=WAIT_SECONDS) == 3
         assert str(tmp_path / "the logs") in said[0]
-        assert "Unable to contact slurm controller; jobs are left as they are" in said[1]
         wait_for(lambda: len(slurm.jobs("RUNNING", "PENDING")) == 1, "one of the jobs to be ended")
         assert set(slurm.jobs()) < set(before)
-        assert client.submit(sum, [1, 2]).result(timeout=60) == 3
+        assert client.submit(sum, [1, 2]).result(timeout=WAIT_SECONDS) == 3
 
 
 # ---- the walltime
@@ -396,10 +429,12 @@ def run_with_walltime(
         return
     folder = tmp_path_factory.mktemp("walltime")
     store = shutil.copytree(template, folder / "a.zarr")
-    first = f'mkdir "{folder}/first" 2>/dev/null && export HANGS=1 || true'
-    cluster = profile_file(folder, walltime="00:01:00", retire=False, prologue=[first])
+    # The others leave it a block to hang in.
+    hangs = folder / "hangs"
+    roles = f'if mkdir "{folder}/first"; then export HANGS=1 BEGUN="{hangs}"; else export WAITS_FOR="{hangs}"; fi'
+    cluster = profile_file(folder, walltime="00:01:00", retire=False, prologue=[roles], max_failures=9)
     with loopback_slurm() as other, pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
-        with slow_tiles(folder, 0.1):
+        with waiting_tiles(folder):
             for name in ("PATH", "SLURM_CONF"):
                 patch.setenv(name, other.environ()[name])
             driver = stack.enter_context(driver_of(store, cluster))
@@ -411,7 +446,7 @@ def test_a_job_killed_at_its_walltime_costs_its_block_only(
     run_with_walltime: tuple[Path, subprocess.Popen[str]], whole: Cohort
 ) -> None:
     store, driver = run_with_walltime
-    _, said = driver.communicate(timeout=150)
+    _, said = driver.communicate(timeout=WAIT_SECONDS)
     assert driver.returncode == 0, said
     assert "ended: TIMEOUT" in said
     assert_as_whole(store, whole)
