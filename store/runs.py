@@ -259,10 +259,11 @@ def mark_pending(cohort: Cohort, run: str, tiles: Sequence[int]) -> None:
     rows = np.unique(np.asarray(tiles, np.int64))
     small = cohort.run_product(run).of(_SMALL)
     with _holding_run(cohort, run), writing(f"{cohort.url}/{n.RUNS}/{run}"):
-        for name in (n.STATE, *(c for c in small if c != n.STATE)):
-            _reset(cohort.location, f"{n.RUNS}/{run}/{name}", rows, _INITIAL[name])
+        # First of all, what makes others refuse the counts, then the state: killed in between, nothing is believed.
         if n.N_POSITIVE in small:
             open_column(cohort.location, f"{n.RUNS}/{run}/{n.N_POSITIVE}").attrs[n.RULE] = ""
+        for name in (n.STATE, *(c for c in small if c != n.STATE)):
+            _reset(cohort.location, f"{n.RUNS}/{run}/{name}", rows, _INITIAL[name])
 
 
 def _reset(location: Location, path: str, rows: NDArray[np.int64], value: Any) -> None:
