@@ -7,6 +7,7 @@ which makes it the same whatever the order of arrival, and the log goes away.
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -204,14 +205,14 @@ def _brought_together(parts: Sequence[dict[str, NDArray[Any]]]) -> dict[str, NDA
 
 def _contiguous(first_cell: NDArray[np.int64], counts: NDArray[np.integer[Any]]) -> Iterator[slice]:
     """Slices of the log that, one after another, give the tiles in order; neighbours are joined."""
+    has_cells = np.flatnonzero(counts)
     start, stop = 0, 0
-    for first, count in zip(first_cell.tolist(), counts.tolist(), strict=True):
-        if count == 0:
-            continue
-        if first != stop or stop - start >= CELLS_PER_CHUNK:
-            if stop > start:
-                yield slice(start, stop)
-            start = first
-        stop = first + count
+    for part in np.array_split(has_cells, math.ceil(has_cells.size / ROWS_PER_CHUNK) or 1):
+        for first, count in zip(first_cell[part].tolist(), counts[part].tolist(), strict=True):
+            if first != stop or stop - start >= CELLS_PER_CHUNK:
+                if stop > start:
+                    yield slice(start, stop)
+                start = first
+            stop = first + count
     if stop > start:
         yield slice(start, stop)
