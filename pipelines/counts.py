@@ -70,7 +70,8 @@ def quarantined_tiles(cohort: Cohort, runs: Sequence[str]) -> xr.DataArray:
     images = cohort.images(lazy=False)
     failed = np.array([(cohort.run(name, lazy=False)[n.STATE] == n.QUARANTINED).values for name in runs])
     left_out = cohort.quarantine().load()
-    there = set(texts(images[n.TILE]))
+    ids = text_array(images[n.TILE])
+    there = set(ids[np.isin(ids, text_array(left_out[n.TILE]))]) if n.TILE in left_out else set()
     lost = [
         i
         for i in range(left_out.sizes[n.ITEM])
@@ -80,7 +81,7 @@ def quarantined_tiles(cohort: Cohort, runs: Sequence[str]) -> xr.DataArray:
     ]
     extra = left_out.isel({n.ITEM: lost})
     values = np.concatenate([failed, np.ones((len(runs), len(lost)), bool)], axis=1)
-    tiles = [*text_array(images[n.TILE]), *(f"left out: {p}" for p in text_array(extra["path"]))]
+    tiles = np.concatenate([ids, np.array([f"left out: {path}" for path in texts(extra["path"])], np.str_)])
     labels = {
         c: (n.TILE, np.concatenate([text_array(images[c]), text_array(extra[c])]))
         for c in (n.DONOR, n.MARKER)
