@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import matplotlib as mpl
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -73,6 +74,13 @@ def colour_of(names: Sequence[str]) -> dict[str, str]:
 def mark_of(names: Sequence[str]) -> dict[str, str]:
     """A marker shape for each name, so that no figure relies on colour alone."""
     return {name: MARKS[index % len(MARKS)] for index, name in enumerate(names)}
+
+
+def legend_above(figure: Figure, handles: Sequence[Artist]) -> None:
+    """A legend over all panels, up to four entries a row, read row by row: matplotlib would fill it by columns."""
+    columns = min(len(handles), 4)
+    ordered = [handles[at] for column in range(columns) for at in range(column, len(handles), columns)]
+    figure.legend(handles=ordered, loc="outside upper left", ncols=max(columns, 1))
 
 
 def bare(axes: Axes) -> None:

@@ -17,7 +17,16 @@ from numpy.typing import NDArray
 
 from fintune_xr import names as n
 from fintune_xr.analysis.comparison import HIGH, LOW
-from fintune_xr.analysis.figure_style import FAINT, INK, RULE_COLOUR, colour_of, mark_of, new_figure, style
+from fintune_xr.analysis.figure_style import (
+    FAINT,
+    INK,
+    RULE_COLOUR,
+    colour_of,
+    legend_above,
+    mark_of,
+    new_figure,
+    style,
+)
 
 SIGNIFICANT: Final = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
 _STARS_KEY: Final = "* q < 0.05   ** q < 0.01   *** q < 0.001"
@@ -295,7 +304,7 @@ def _run_legend(figure: Figure, runs: Sequence[str], *, without: str = "") -> No
         for run, colour in colour_of(runs).items()
         if run != without
     ]
-    figure.legend(handles=handles, loc="outside upper left", ncols=min(len(runs), 4))
+    legend_above(figure, handles)
 
 
 def _offsets(n_runs: int) -> NDArray[np.float64]:

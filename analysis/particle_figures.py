@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from fintune_xr import names as n
-from fintune_xr.analysis.figure_style import FAINT, bare, colour_of, mark_of, new_figure, style
+from fintune_xr.analysis.figure_style import FAINT, bare, colour_of, legend_above, mark_of, new_figure, style
 
 TRUE_COLOUR: Final = "#ffffff"
 HIT_COLOUR: Final = "#56B4E9"
@@ -101,7 +101,7 @@ def precision_recall_curves(precision: xr.DataArray, recall: xr.DataArray, chose
             axes.set_ylim(0, 1.02)
         left.set_xlim(0, 1.02)
         right.set_xlim(left=0)
-        figure.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=min(len(runs), 4))
+        legend_above(figure, left.get_legend_handles_labels()[0])
     return figure
 
 

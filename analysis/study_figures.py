@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from fintune_xr import names as n
-from fintune_xr.analysis.figure_style import COLOURS, FAINT, INK, colour_of, mark_of, new_figure, style
+from fintune_xr.analysis.figure_style import COLOURS, FAINT, INK, colour_of, legend_above, mark_of, new_figure, style
 
 
 def learning_curve_figure(
@@ -56,7 +56,7 @@ def precision_recall_figure(precision: xr.DataArray, recall: xr.DataArray) -> Fi
             axes.set_xlabel("IoU that counts as a match")
             axes.set_ylim(0.0, 1.02)
         panels[0].set_ylabel(f"{precision.attrs.get('long_name', 'score')}")
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=min(len(runs), 4))
+        legend_above(figure, panels[0].get_legend_handles_labels()[0])
     return figure
 
 

@@ -6,13 +6,16 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.pipelines.annotate import annotate
 from fintune_xr.pipelines.associate import associate
+from fintune_xr.pipelines.benchmark import benchmark
 from fintune_xr.pipelines.bootstrap import bootstrap
+from fintune_xr.pipelines.budget import budget
 from fintune_xr.pipelines.evaluate import evaluate
+from fintune_xr.pipelines.gate import gate
 from fintune_xr.pipelines.infer import infer
 from fintune_xr.pipelines.ingest import ingest
 from fintune_xr.pipelines.progress import say
@@ -20,21 +23,34 @@ from fintune_xr.pipelines.report import report
 from fintune_xr.pipelines.split import split
 from fintune_xr.pipelines.train import train
 from fintune_xr.simulate import CohortSettings, SimulatedCohort, simulate_cohort
+from fintune_xr.store.cohort import open_cohort, set_root_attrs
 
 T = TypeVar("T")
 
+RUNS = ("baseline", "fine-tuned")
 RESAMPLES = 1000
+REMARK = (
+    "Simulated images, and small networks trained for a few epochs: this shows what each step does and how it reads, "
+    "not how well a model does on tissue."
+)
 # Half of the annotated donors are held out: a verdict on fine-tuning wants six of them.
 FRACTIONS = (0.4, 0.1, 0.5)
 MARK = ".fintune-xr-demo"
-# About 45 CPU-seconds; larger patches or more epochs gain little on cells of 20 px.
-TRAINING = ("epochs=10", "validate_every=5", "patch_px=128", "patches_per_epoch=96", "threads=1")
+# About 20 CPU-seconds; a larger network or more epochs gain little on cells of 20 px.
+TRAINING: dict[str, Any] = {
+    "filters": [8, 16, 32, 64], "learning_rate": 6e-3, "patch_px": 128, "threads": 1, "epochs": 10,
+    "validate_every": 5, "patches_per_epoch": 96,
+}  # fmt: skip
+# A few seconds: enough to see what the studies compare, not what more training would give.
+QUICK = {**TRAINING, "learning_rate": 4e-3, "batch_size": 1, "epochs": 4, "validate_every": 4, "patches_per_epoch": 48}
+BUDGETS, SEEDS = (2, 5, 12), 2
 
 
 def demo(folder: str | Path = "demo", *, seed: int = 0) -> Path:
     """Path of the report of a simulated cohort in `folder`, beside `cohort.zarr`, raw tiles and model.
 
-    A threshold is the baseline; a small U-Net trained here on the annotated tiles is the fine-tuned run.
+    A threshold is the baseline; a small U-Net trained here on the annotated tiles is the fine-tuned run. The studies
+    of ways to train, of the label budget and of post-processing are small ones of the same kind.
 
     Raises FintuneValueError where `folder` holds something else.
     """
@@ -43,17 +59,29 @@ def demo(folder: str | Path = "demo", *, seed: int = 0) -> Path:
     store = folder / "cohort.zarr"
     made = _timed("simulate", lambda: _simulated(folder / "raw", seed))
     _timed("ingest", lambda: ingest(made.source, store, title="Demo cohort (simulated)"))
+    set_root_attrs(open_cohort(store), remark=REMARK)
     _timed("annotate", lambda: annotate(made.annotations, store))
     _timed("split", lambda: split(store, fractions=FRACTIONS, seed=seed, force=True))
     _timed("baseline", lambda: infer(store, run="baseline", model="threshold"))
     tuned = _timed(
-        "train", lambda: train(store, run_name="unet", out=folder / "models", overrides=(*TRAINING, f"seed={seed}"))
+        "train", lambda: train(store, run_name="unet", out=folder / "models", config={**TRAINING, "seed": seed})
     )
     _timed("fine-tuned", lambda: infer(store, run="fine-tuned", model=str(tuned)))
-    _timed("evaluate", lambda: evaluate(store, runs=("baseline", "fine-tuned"), seed=seed))
-    _timed("associate", lambda: associate(store, clinical=made.clinical))
+    _timed("evaluate", lambda: evaluate(store, runs=RUNS, seed=seed))
+    _timed("associate", lambda: associate(store, clinical=made.clinical, runs=RUNS))
     _timed("bootstrap", lambda: bootstrap(store, resamples=RESAMPLES, seed=seed))
+    _studies(store, folder / "models", seed)
     return _timed("report", lambda: report(store, out=folder / "report.html"))
+
+
+def _studies(store: Path, models: Path, seed: int) -> None:
+    """Ways to train, label budget and post-processing; a sweep of SAM would need weights that nobody trained here."""
+    quick = {**QUICK, "seed": seed}
+    # Here every cell is annotated, not the positive ones alone: without DAPI there is little to learn from.
+    compared = {"train": quick, "marker_only": [], "seed": seed}
+    _timed("benchmark", lambda: benchmark(store, out=models, config=compared))
+    _timed("budget", lambda: budget(store, budgets=BUDGETS, seeds=SEEDS, out=models, config=quick))
+    _timed("gate", lambda: gate(store, run=RUNS[1], seed=seed))
 
 
 def _claim(folder: Path, seed: int) -> None:

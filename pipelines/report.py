@@ -69,6 +69,7 @@ def report_contents(cohort: Cohort, *, baseline: str = "") -> ReportContents:
     annotated = tuple(cohort.annotated_tiles()) if cohort.has(n.ANNOTATIONS) else ()
     common: dict[str, Any] = {
         "title": cohort.title,
+        "remark": cohort.remark,
         "subtitle": f"{cohort.kind.upper()} cohort, store schema {datasets.SCHEMA_VERSION}",
         "images": cohort.images(lazy=False),
         "annotated_tiles": annotated,
@@ -124,7 +125,8 @@ def _scores(cohort: Cohort) -> _Shown:
     scores = stored.drop_vars([str(name) for name in by_tile])
     groups = texts(scores[GROUP])
     found: dict[str, Any] = {
-        "scores": scores.sel({GROUP: ALL_MARKERS}, drop=True), "n_scored_donors": len(set(texts(stored[n.DONOR])))
+        "scores": scores.sel({GROUP: ALL_MARKERS}, drop=True), "n_scored_donors": len(set(texts(stored[n.DONOR]))),
+        "scored_part": part,
     }
     if len(groups) > 1:
         markers = scores.sel({GROUP: [g for g in groups if g != ALL_MARKERS]})
@@ -185,10 +187,15 @@ def _provenance(cohort: Cohort) -> dict[str, dict[str, Any]]:
 
 
 def _examples(cohort: Cohort, annotated: Sequence[str]) -> xr.Dataset | None:
-    """A few tiles with the masks of every run that is done on them; one per marker where there are several."""
-    names = cohort.run_names()
+    """A few tiles with the masks of every run that has ended; one per marker where there are several.
+
+    Runs on parts of the cohort, as studies leave them, are shown where there is no other.
+    """
     images = cohort.images(lazy=False)
-    runs = {name: cohort.run(name, lazy=False) for name in names}
+    runs = {name: cohort.run(name, lazy=False) for name in cohort.run_names()}
+    ended = {name: run for name, run in runs.items() if _has_ended(run, images.sizes[n.TILE])}
+    runs = ended or runs
+    names = list(runs)
     done = np.ones(images.sizes[n.TILE], bool)
     for run in runs.values():
         state = np.zeros(done.size, bool)
@@ -207,6 +214,10 @@ def _examples(cohort: Cohort, annotated: Sequence[str]) -> xr.Dataset | None:
         mask = truth[n.MASK].isel({n.TILE: order}).load().reset_coords(drop=True)
         found = found.assign({n.ANNOTATED: (mask.dims, mask.values)})
     return found
+
+
+def _has_ended(run: xr.Dataset, n_tiles: int) -> bool:
+    return run.sizes[n.TILE] == n_tiles and not bool((run[n.STATE] == n.PENDING).any())
 
 
 def _chosen(images: xr.Dataset, done: np.ndarray[Any, Any], annotated: Sequence[str]) -> list[int]:

@@ -50,6 +50,11 @@ class Cohort:
         """Path or URL of the store."""
         return self.location.url
 
+    @property
+    def remark(self) -> str:
+        """What is to be said wherever its results are shown; empty where nothing was noted."""
+        return str(zarr.open_group(self.location.zarr(), mode="r").attrs.get("remark", ""))
+
     def images(self, *, lazy: bool = True) -> xr.Dataset:
         """`image` (tile, channel, y, x), selectable by `tile`, `donor`, `marker`, `split` and `channel`."""
         found = open_dataset(self.location, n.IMAGES, datasets.IMAGES_OF[self.kind], lazy=lazy)

@@ -92,7 +92,7 @@ def _contents(found: xr.Dataset) -> ReportContents:
     by_marker = scores.sel({n.GROUP: markers}).rename({n.GROUP: n.MARKER}) if markers else None
     return ReportContents(
         title="", scores=scores.sel({n.GROUP: n.ALL_MARKERS}, drop=True), scores_by_marker=by_marker,
-        baseline=BASELINE, n_scored_donors=len(set(found[n.DONOR].values.tolist())),
+        baseline=BASELINE, n_scored_donors=len(set(found[n.DONOR].values.tolist())), scored_part=n.TEST,
     )
 
 
@@ -100,12 +100,25 @@ def _text(found: xr.Dataset) -> str:
     facts = found.attrs["provenance"]
     n_donors = len(set(found[n.DONOR].values.tolist()))
     tiles = f"{counted(found.sizes[n.TILE], 'test tile', 'test tiles')} of {counted(n_donors, 'donor', 'donors')}"
-    unseen = ", ".join(facts["settings"]["marker_only"]) or "any plane"
+    unseen = ", ".join(facts["settings"]["marker_only"])
+    blind = f"{MARKER_ONLY}: trained and run without {unseen}. " if MARKER_ONLY in found.attrs["runs"] else ""
     return (
         f"All models on the same {tiles}. {BASELINE}: {facts['baseline']['name']} as it is. {GENERIC}: "
         f"{facts['model']} trained on the train tiles of all markers; a specific model on those of its marker, and "
-        f"judged on all test tiles; {MARKER_ONLY}: trained and run without {unseen}. {HYBRID}: for each marker the "
-        f"model that is best by AP50 on the val tiles ({hybrid_choice(found)})."
+        f"judged on all test tiles. {blind}{HYBRID}: for each marker the model that is best by AP50 on the val tiles "
+        f"({hybrid_choice(found)}).{_as_a_run(found)}"
+    )
+
+
+def _as_a_run(found: xr.Dataset) -> str:
+    """How the hybrid, whose counts are put together here, becomes a run of the whole cohort."""
+    chosen = [run for name, run in found.attrs["runs"].items() if name in found.attrs[HYBRID].values()]
+    if len(chosen) < 2:
+        return ""
+    runs = " ".join(f"--run {run}" for run in chosen)
+    return (
+        f" As a run of all tiles, once infer has continued them: fintune-xr hybrid STORE --run-name {HYBRID} {runs}, "
+        "which chooses the same."
     )
 
 

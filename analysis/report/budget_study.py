@@ -29,7 +29,9 @@ _INTERVAL_ENDS: Final = ("low", "high")
 
 def budget_study(found: xr.Dataset) -> Study:
     """The study from its stored dataset, `metrics/budget`; without curves where it was interrupted."""
-    more = (_spread_table(found), _curve_table(found)) if curves.ASYMPTOTE in found else ()
+    more: tuple[Table, ...] = (_spread_table(found),) if curves.ASYMPTOTE in found else ()
+    if curves.ASYMPTOTE in found and found[curves.ASYMPTOTE].notnull().any():
+        more += (_curve_table(found),)
     page = budget_table(found)[[n.BUDGET, n.SEED, *_SHOWN]].rename(columns=_SHOWN)
     return Study(n.BUDGET, _text(found), budget_table(found, every_group=True), _figure(found), page=page, more=more)
 

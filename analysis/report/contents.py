@@ -59,12 +59,13 @@ class Stale:
 class ReportContents:
     """Everything a report may show. A part that is None appears as the command that would make it.
 
+    `remark` is what readers must know before all numbers.
     `images` has the coordinates of IMAGES along tile (its pixels are not read); `annotated_tiles` are the
     ids of the tiles with an annotation; `quarantine` follows QUARANTINE. `examples` holds a few tiles:
     image (tile, channel, y, x), mask (run, tile, y, x), annotated (tile, y, x), with the coordinates of
     IMAGES. `scores` comes from `scores_by_donor_bootstrap` with dims run and threshold,
-    `scores_by_marker` has the dim marker as well, `n_scored_donors` says of how many donors both are, 0 unknown;
-    `baseline` is the run that others are compared to;
+    `scores_by_marker` has the dim marker as well, `n_scored_donors` says of how many donors both are, 0 unknown,
+    `scored_part` of which part of the split; `baseline` is the run that others are compared to;
     `published` is (model, metric). `analysis` follows ANALYSIS, `clinical` CLINICAL (for the direction of
     outcomes), `bootstrap` BOOTSTRAP; `stability` and `comparisons` come from `comparison.summarise` and
     `comparison.compare_runs`. `rho_if_lost` has low and high (run, marker, outcome): rho if every cell of
@@ -77,6 +78,7 @@ class ReportContents:
 
     title: str
     subtitle: str = ""
+    remark: str = ""
     images: xr.Dataset | None = None
     annotated_tiles: tuple[str, ...] = ()
     quarantine: xr.Dataset | None = None
@@ -84,6 +86,7 @@ class ReportContents:
     scores: xr.Dataset | None = None
     scores_by_marker: xr.Dataset | None = None
     n_scored_donors: int = 0
+    scored_part: str = ""
     baseline: str = ""
     published: xr.DataArray | None = None
     studies: tuple[Study, ...] = ()

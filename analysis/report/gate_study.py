@@ -126,7 +126,7 @@ def _text(found: xr.Dataset, table: pd.DataFrame) -> str:
         f"cohort, rule {found.attrs[n.RULE]} applied again to the cells that stay; the ranks of donors are compared "
         "with those without a gate, the lowest marker shown."
     )
-    return " ".join([head, _best(table), _caution(found, len(table))])
+    return " ".join(filter(None, [head, _best(table), _caution(found, table)]))
 
 
 def _best(table: pd.DataFrame) -> str:
@@ -145,9 +145,10 @@ def _best(table: pd.DataFrame) -> str:
     )
 
 
-def _caution(found: xr.Dataset, n_gates: int) -> str:
-    text = f"The best of {n_gates} was picked on the tiles it is judged by, so its score flatters it."
-    return f"{text} q-values are adjusted within a gate, not over the gates." if n.RHO in found else text
+def _caution(found: xr.Dataset, table: pd.DataFrame) -> str:
+    flatters = f"The best of {len(table)} was picked on the tiles it is judged by, so its score flatters it."
+    said = [flatters] if table[AP50].max() > table[AP50].iloc[0] else []
+    return " ".join([*said, *(["q-values are adjusted within a gate, not over the gates."] if n.RHO in found else [])])
 
 
 def _figure(found: xr.Dataset) -> Any:

@@ -89,6 +89,8 @@ def report_sections(contents: ReportContents) -> list[Section]:
         summary = [Note("Nothing has been measured yet. The sections below name the commands that do it.")]
     if contents.images is not None:
         summary.insert(0, Note(cohort_sentence(contents.images, contents.annotated_tiles)))
+    if contents.remark:
+        summary.insert(0, Note(contents.remark, "doubtful"))
     return [Section("summary", "Summary", tuple(summary)), *_data_sections(contents)]
 
 

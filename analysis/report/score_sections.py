@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -43,7 +44,7 @@ def segmentation_section(contents: ReportContents) -> Section:
     if contents.scores is None:
         return Section("segmentation", "Segmentation", command=EVALUATE)
     parts = score_parts(contents)
-    if contents.published is not None:
+    if contents.published is not None and not any(study.key == "benchmark" for study in contents.studies):
         caption = "The original study, on its own data: AP50 is an image mean, the others are pooled"
         frame = contents.published.to_pandas().rename_axis("model").reset_index()
         parts.append(Table("published", caption, frame))
@@ -56,7 +57,8 @@ def score_parts(contents: ReportContents, *, prefix: str = "") -> list[Part]:
     if scores is None:
         return []
     overall = scores.sel({n.THRESHOLD: IOU})
-    parts: list[Part] = [*verdicts(contents), _scores_table(f"{prefix}scores", _scores_caption(scores), overall)]
+    caption = _scores_caption(contents, scores)
+    parts: list[Part] = [*verdicts(contents), _scores_table(f"{prefix}scores", caption, overall)]
     parts += _difference_parts(contents, overall, key=f"{prefix}differences")
     parts.append(_bars(overall))
     curve = threshold_figure(scores[AP50], _interval(scores, AP50))
@@ -115,9 +117,10 @@ def verdicts(contents: ReportContents) -> list[Note]:
 
 
 def study_verdicts(contents: ReportContents) -> list[Note]:
-    """What the studies of the report say with a mark of good, doubtful or bad."""
-    parts = (part for study in contents.studies for part in study.parts)
-    return [part for part in parts if isinstance(part, Note) and part.tone != "plain"]
+    """What the studies of the report say with a mark of good, doubtful or bad, each beginning with its study."""
+    parts = ((STUDIES[study.key][0], part) for study in contents.studies for part in study.parts)
+    notes = [(title, part) for title, part in parts if isinstance(part, Note) and part.tone != "plain"]
+    return [replace(note, text=f"{title}. {note.text}") for title, note in notes]
 
 
 def _has_differences(contents: ReportContents) -> bool:
@@ -167,13 +170,14 @@ def _level(scores: xr.Dataset) -> str:
     return f"{100 * (high - low):.0f}\u202f%"
 
 
-def _scores_caption(scores: xr.Dataset) -> str:
+def _scores_caption(contents: ReportContents, scores: xr.Dataset) -> str:
+    part = f" on the annotated tiles of part {contents.scored_part}" if contents.scored_part else ""
     doubt = f"in brackets the {_level(scores)} interval of a bootstrap over donors"
     if n.QUANTILE not in scores.coords:
         doubt = "one donor, so no interval"
     return (
-        f"Scores at IoU {IOU}; {doubt}. An image mean averages the scores of single images, a pooled score is that of "
-        "all cells together"
+        f"Scores at IoU {IOU}{part}; {doubt}. An image mean averages the scores of single images, a pooled score "
+        "is that of all cells together"
     )
 
 

@@ -1,0 +1,55 @@
+"""The demo: one command, and a report in which every study of the store has its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.figure import Figure
+
+from fintune_xr.analysis.learning_curve import MIN_BUDGETS
+from fintune_xr.errors import FintuneValueError
+from fintune_xr.finetune.settings import TrainSettings
+from fintune_xr.pipelines import demo as module
+from fintune_xr.pipelines.benchmark import BenchmarkSettings
+from fintune_xr.pipelines.demo import MARK, REMARK, demo
+from fintune_xr.settings import load_settings
+from fintune_xr.simulate import CohortSettings, SimulatedCohort, simulate_cohort
+
+
+def _simulated(folder: Path, seed: int) -> SimulatedCohort:
+    settings = CohortSettings(seed=seed, n_donors=8, tiles_per_donor=(1, 1), tile_px=96, n_annotated=24)
+    return simulate_cohort(folder, settings=settings)
+
+
+def test_one_report_carries_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings, which take minutes, are stood in for; what they are told is judged as they would judge it."""
+    said: dict[str, dict[str, Any]] = {}
+    monkeypatch.setattr(module, "_simulated", _simulated)
+    monkeypatch.setattr(module, "RESAMPLES", 3)
+    monkeypatch.setattr(module, "train", lambda _, **told: said.update(train=told) or "threshold")
+    for name in ("benchmark", "budget"):
+        monkeypatch.setattr(module, name, lambda _, name=name, **told: said.update({name: told}))
+    monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)
+    page = demo(tmp_path / "demo", seed=2).read_text()
+    assert load_settings(TrainSettings, said["train"]["config"]).seed == 2
+    compared = load_settings(BenchmarkSettings, said["benchmark"]["config"])
+    for config in (compared.train, said["budget"]["config"]):
+        quick = load_settings(TrainSettings, config)
+        assert (quick.seed, quick.epochs % quick.validate_every) == (2, 0)
+    assert len(said["budget"]["budgets"]) >= MIN_BUDGETS, "fewer give no learning curve"
+    for title in ("Segmentation", "Ways to train", "Label budget", "Donor ratios", "Stability"):
+        assert f">{title}</h2>" in page
+    assert "12 gates on its stored masks and cells" in page
+    assert "Out of date" not in page
+    assert page.index(REMARK) < page.index("tiles of 8 donors")
+
+
+def test_a_folder_that_is_no_demo_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("x")
+    with pytest.raises(FintuneValueError, match="holds something else than a demo"):
+        demo(tmp_path)
+    (tmp_path / MARK).write_text("3")
+    with pytest.raises(FintuneValueError, match="holds a demo with seed 3, not 0"):
+        demo(tmp_path)
