@@ -1,7 +1,8 @@
 """Coordinator's time, memory and files from a thousand tiles to a million, with blocks that return at once.
 
 Not part of `make bench`: a million tiles take minutes. `python benchmarks/scaling.py FOLDER` writes scaling.tsv and
-scaling.png there. Masks are not written; their shards are counted as the run's grid says.
+scaling.png there; with a number of tiles and of cells behind it, up to so many tiles of so many cells. Masks are not
+written; their shards are counted as the run's grid says.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -59,14 +61,14 @@ def plot(table: pd.DataFrame, path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def main(folder: str, most: str = str(SIZES[-1])) -> None:
-    """Measures every size up to `most` in turn and writes what was found so far after each."""
+def main(folder: str, most: str = str(SIZES[-1]), n_cells: str = str(inference.CELLS_PER_TILE)) -> None:
+    """Measures every size up to `most`, of `n_cells` each, in turn and writes what was found so far after each."""
     out = Path(folder)
     out.mkdir(parents=True, exist_ok=True)
     found = []
     with (
         tempfile.TemporaryDirectory(prefix="bench-scaling-") as work,
-        mock.patch.object(steps, "infer_block_in_time", inference.receipt_at_once),
+        mock.patch.object(steps, "infer_block_in_time", partial(inference.receipt_at_once, n_cells=int(n_cells))),
     ):
         inference._measured(create_store(Path(work) / "warm.zarr", 200, side=inference.SIDE).url, inference.Idle())
         for size in (size for size in SIZES if size <= int(most)):
