@@ -6,6 +6,8 @@ import _thread
 import contextlib
 import fcntl
 import logging
+import os
+import signal
 import threading
 import time
 import uuid
@@ -143,8 +145,16 @@ def _renew(location: Location, key: str, owner: str, over: threading.Event) -> N
             continue
         if not is_ours:
             LOGGER.error("another process has taken over %s after this one stood still: this one stops", location.url)
-            _thread.interrupt_main()
+            _stop_this_process()
             return
+
+
+def _stop_this_process() -> None:
+    """As Ctrl-C does; a command that a script started in the background has no Ctrl-C and is ended without a word."""
+    if callable(signal.getsignal(signal.SIGINT)):
+        _thread.interrupt_main()
+    else:
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _read(location: Location, key: str) -> str:

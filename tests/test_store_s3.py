@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 import socket
 import subprocess
 import sys
@@ -281,14 +282,27 @@ with locks.holding(Location("{location.url}"), "run-r", what="x"):
     assert location.size(LEASE) is None
 
 
-@pytest.mark.usefixtures("client", "quick")
-def test_a_writer_that_lost_its_lease_stops() -> None:
+@pytest.mark.usefixtures("client")
+@pytest.mark.parametrize(("sigint", "status"), [("default_int_handler", -signal.SIGINT), ("SIG_IGN", -signal.SIGTERM)])
+def test_a_writer_that_lost_its_lease_stops(sigint: str, status: int) -> None:
+    """Also one that a script started in the background, where Ctrl-C is ignored."""
     location = Location(f"s3://{BUCKET}/lost.zarr")
-    with pytest.raises(KeyboardInterrupt), locks.holding(location, "run-r", what="x"):
-        location.write_whole(LEASE, [b"another 0"])
-        for _ in range(600):
-            subprocess.run(["sleep", "0.1"], check=True)
+    code = f"""
+import signal, time
+from fintune_xr.store import locks
+from fintune_xr.store.location import Location
+signal.signal(signal.SIGINT, signal.{sigint})
+locks.RENEW_S = 0.2
+location = Location("{location.url}")
+with locks.holding(location, "run-r", what="x"):
+    location.write_whole("{LEASE}", [b"another 0"])
+    for _ in range(600):
+        time.sleep(0.1)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stderr
     assert location.read(LEASE) == b"another 0"
+    location.remove(LEASE)
 
 
 # ---- what goes wrong on the way
