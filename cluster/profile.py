@@ -20,7 +20,8 @@ from fintune_xr.settings import Settings, load_settings
 Word = Annotated[str, StringConstraints(pattern=r"^[\w.:/@%+=,\[\]-]*$")]
 # Inside double quotes, so that ${TMPDIR:-/tmp} is what it is on the node.
 Quoted = Annotated[str, StringConstraints(pattern=r'^[^"`\n\\]*$')]
-_ONE_GPU = r"gpu(:[\w.-]+)?(:1)?"
+# A type may begin with a digit (3g.20gb), a number alone is a count.
+_ONE_GPU = r"gpu(:(?!\d+(:|$))[\w.-]+)?(:1)?"
 
 
 class SlurmSettings(Settings):
@@ -85,8 +86,13 @@ class SlurmSettings(Settings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> SlurmSettings:
-        if self.worker == "cuda" and not re.fullmatch(_ONE_GPU, self.gres):
-            raise ValueError(f"worker cuda needs gres for exactly one GPU, e.g. gpu:l40s:1; got gres {self.gres!r}")
+        if (self.worker == "cuda" or self.has_gpu) and not re.fullmatch(_ONE_GPU, self.gres):
+            raise ValueError(
+                f"a job has one worker, which uses exactly one GPU: expected gres like gpu:l40s:1, got {self.gres!r}. "
+                "For more GPUs ask for more jobs (max_jobs)"
+            )
+        if self.stagger_s < 0 and self.stagger_s != -1:
+            raise ValueError(f"stagger_s must be 0 or more, or -1 for an eighth of walltime; got {self.stagger_s:g}")
         if self.tls and find_spec("cryptography") is None:
             raise ValueError(
                 "tls makes keys with the package cryptography, which is not installed. "
@@ -99,9 +105,12 @@ class SlurmSettings(Settings):
                 f"walltime {self.walltime} leaves no time to work: longest_task_s {self.longest_task_s:g}, margin_s "
                 f"{self.margin_s:g} and twice stagger {self.stagger:g} must fit in it. Ask for more, or lower these"
             )
-        if self.retire and self.lifetime + self.stagger > self.walltime_s:
+        last_block_ends = self.lifetime + self.stagger + self.longest_task_s + self.margin_s
+        if self.retire and last_block_ends > self.walltime_s:
             raise ValueError(
-                f"lifetime_s {self.lifetime:g} and stagger_s {self.stagger:g} go beyond walltime {self.walltime}"
+                f"lifetime_s {self.lifetime:g}, stagger_s {self.stagger:g}, longest_task_s {self.longest_task_s:g} and "
+                f"margin_s {self.margin_s:g} go beyond walltime {self.walltime}: a last block would be killed with its "
+                "job. Lower lifetime_s, or leave it out"
             )
         return self
 
