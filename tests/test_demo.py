@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from fintune_xr.analysis.learning_curve import MIN_BUDGETS
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.finetune.settings import TrainSettings
 from fintune_xr.pipelines import demo as module
@@ -38,7 +37,6 @@ def test_one_report_carries_every_step(tmp_path: Path, monkeypatch: pytest.Monke
     for config in (compared.train, said["budget"]["config"]):
         quick = load_settings(TrainSettings, config)
         assert (quick.seed, quick.epochs % quick.validate_every) == (2, 0)
-    assert len(said["budget"]["budgets"]) >= MIN_BUDGETS, "fewer give no learning curve"
     for title in ("Segmentation", "Ways to train", "Label budget", "Donor ratios", "Stability"):
         assert f">{title}</h2>" in page
     assert "12 gates on its stored masks and cells" in page
