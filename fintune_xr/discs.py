@@ -37,11 +37,6 @@ def disc_target(
     return target
 
 
-def unknown_target(shape: tuple[int, int]) -> NDArray[np.int8]:
-    """Target (y, x) int8 of a tile of which nothing is known: -1 everywhere."""
-    return np.full(shape, UNKNOWN, TARGET_DTYPE)
-
-
 def _checked(
     points: NDArray[np.floating] | NDArray[np.integer],
     diameters_px: NDArray[np.floating] | NDArray[np.integer],

@@ -14,7 +14,16 @@ from fintune_xr.finetune.particles import ParticleTiles
 from fintune_xr.finetune.settings import UnetTrainSettings
 from fintune_xr.metrics.instance import f1, precision, recall
 from fintune_xr.metrics.particle import Found, best_threshold, match_points, threshold_curve
-from fintune_xr.metrics.pixel import pixel_auc, pixel_f1, pixel_histogram, pixel_iou, pixel_precision, pixel_recall
+from fintune_xr.metrics.pixel import (
+    best_pixel_threshold,
+    histogram_counts,
+    pixel_auc,
+    pixel_f1,
+    pixel_histogram,
+    pixel_iou,
+    pixel_precision,
+    pixel_recall,
+)
 from fintune_xr.models.unet import UnetDetector, probability
 from fintune_xr.pseudo_labels import pseudo_target
 
@@ -46,8 +55,7 @@ def stage_scores(
     curve = threshold_curve(read[n.VAL].found)
     # A network that finds nothing at all has no threshold; its scores are those of picking nothing.
     threshold = best_threshold(curve) if curve.threshold.size else 1.0
-    bin_ = _best_bin(read[n.VAL].pixels)
-    n_bins = read[n.VAL].pixels.shape[1]
+    level = best_pixel_threshold(read[n.VAL].pixels)
     return {
         "particle": {
             n.THRESHOLD: threshold,
@@ -55,9 +63,9 @@ def stage_scores(
             **{part: _particle_scores(one, threshold) for part, one in read.items()},
         },
         "pixel": {
-            n.THRESHOLD: bin_ / n_bins,
+            n.THRESHOLD: level,
             "disc_px": settings.disc_fraction * detector.diameter_px,
-            **{part: _pixel_scores(one.pixels, bin_) for part, one in read.items()},
+            **{part: _pixel_scores(one.pixels, level) for part, one in read.items()},
         },
     }
 
@@ -111,8 +119,8 @@ def _particle_scores(part: _Part, threshold: float) -> dict[str, float]:
     return {name: float(value) for name, value in scores.items()} | {n.TP: int(tp), n.FP: int(fp), n.FN: int(fn)}
 
 
-def _pixel_scores(pixels: NDArray[np.int64], bin_: int) -> dict[str, float]:
-    tp, fp, fn = _pixel_counts(pixels, bin_)
+def _pixel_scores(pixels: NDArray[np.int64], threshold: float) -> dict[str, float]:
+    tp, fp, fn = histogram_counts(pixels, threshold)
     scores = {
         n.PRECISION: pixel_precision(tp, fp),
         n.RECALL: pixel_recall(tp, fn),
@@ -121,15 +129,3 @@ def _pixel_scores(pixels: NDArray[np.int64], bin_: int) -> dict[str, float]:
         n.AUC: pixel_auc(pixels),
     }
     return {name: float(value) for name, value in scores.items()} | {"n_pixels": int(pixels.sum())}
-
-
-def _pixel_counts(pixels: NDArray[np.int64], bin_: int) -> tuple[int, int, int]:
-    """True positives, false positives and false negatives where pixels from `bin_` on are called particle."""
-    background, particle = pixels
-    return int(particle[bin_:].sum()), int(background[bin_:].sum()), int(particle[:bin_].sum())
-
-
-def _best_bin(pixels: NDArray[np.int64]) -> int:
-    """The bin from which on calling pixels particle gives the highest F1 of pixels."""
-    background, particle = (np.cumsum(row[::-1])[::-1] for row in pixels)
-    return int(np.argmax(2 * particle / np.maximum(1, background + particle + particle[0])))

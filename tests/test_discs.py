@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from skimage.io import imread
 
-from fintune_xr.discs import disc_target, unknown_target
+from fintune_xr.discs import disc_target
 from fintune_xr.errors import FintuneValueError
 
 SHAPE = (23, 31)
@@ -50,13 +50,6 @@ def test_the_rim_of_one_disc_leaves_the_inside_of_another() -> None:
     assert target[5, 7] == 1
     assert target[5, 2] == -1
     assert set(np.unique(target)) == {-1, 0, 1}
-
-
-def test_nothing_known_is_minus_one_everywhere() -> None:
-    target = unknown_target((3, 4))
-    assert target.shape == (3, 4)
-    assert target.dtype == np.int8
-    assert (target == -1).all()
 
 
 def test_a_tile_without_particles_is_background_not_unknown() -> None:

@@ -20,8 +20,9 @@ from fintune_xr.metrics.particle import (
     threshold_curve,
 )
 from fintune_xr.metrics.pixel import (
+    best_pixel_threshold,
+    histogram_counts,
     pixel_auc,
-    pixel_counts,
     pixel_f1,
     pixel_histogram,
     pixel_iou,
@@ -157,22 +158,47 @@ def pixels(seed: int) -> tuple[np.ndarray, np.ndarray]:
     return rng.integers(-1, 2, (9, 11)).astype(np.int8), rng.integers(0, 65, (9, 11)) / 64
 
 
-@given(SEEDS, st.floats(0, 1))
-def test_pixels_are_counted_one_by_one(seed: int, threshold: float) -> None:
-    target, probability = pixels(seed)
-    counts = {(t, f): 0 for t in (0, 1) for f in (False, True)}
+def counted(target: np.ndarray, probability: np.ndarray, threshold: float) -> tuple[int, int, int]:
+    """True positives, false positives and false negatives, pixel by pixel."""
+    tp = fp = fn = 0
     for truth, value in zip(target.ravel(), probability.ravel(), strict=True):
-        if truth >= 0:
-            counts[int(truth), bool(value >= threshold)] += 1
-    expected = (counts[1, True], counts[0, True], counts[1, False], counts[0, False])
-    assert pixel_counts(target, probability >= threshold) == expected
+        tp += truth == 1 and value >= threshold
+        fp += truth == 0 and value >= threshold
+        fn += truth == 1 and value < threshold
+    return int(tp), int(fp), int(fn)
+
+
+@given(SEEDS, st.integers(0, 64))
+def test_pixels_are_counted_one_by_one(seed: int, step: int) -> None:
+    target, probability = pixels(seed)
+    found = histogram_counts(pixel_histogram(target, probability, n_bins=64), step / 64)
+    # A bin is open above, but the last one holds 1 as well.
+    at = np.minimum(probability, 63 / 64)
+    assert tuple(map(int, found)) == counted(target, at, step / 64)
+
+
+@given(SEEDS)
+def test_the_best_threshold_is_the_highest_of_the_best_ones(seed: int) -> None:
+    target, probability = pixels(seed)
+    found = best_pixel_threshold(pixel_histogram(target, probability, n_bins=64))
+    at = np.minimum(probability, 63 / 64)
+    scores = {}
+    for step in range(64):
+        tp, fp, fn = counted(target, at, step / 64)
+        scores[step / 64] = 2 * tp / (2 * tp + fp + fn)
+    best = max(scores.values())
+    assert found == max(threshold for threshold, score in scores.items() if score == best)
+
+
+def test_no_threshold_is_better_where_no_pixel_is_foreground() -> None:
+    with pytest.raises(FintuneValueError, match="no pixel is foreground"):
+        best_pixel_threshold(pixel_histogram(np.zeros((2, 2), np.int8), np.zeros((2, 2))))
 
 
 @given(SEEDS)
 def test_unknown_pixels_change_nothing(seed: int) -> None:
     target, probability = pixels(seed)
     other = np.where(target == -1, 1 - probability, probability)
-    assert pixel_counts(target, probability > 0.5) == pixel_counts(target, other > 0.5)
     np.testing.assert_array_equal(pixel_histogram(target, probability), pixel_histogram(target, other))
 
 

@@ -36,15 +36,6 @@ def pixel_histogram(
     return np.bincount(truth * n_bins + bins, minlength=2 * n_bins).reshape(2, n_bins)
 
 
-def pixel_counts(target: NDArray[np.int8], predicted: NDArray[np.bool_]) -> tuple[int, int, int, int]:
-    """True positive, false positive, false negative and true negative pixels, of those that are known."""
-    known = _known(target, predicted)
-    truth, found = target[known] == 1, np.asarray(predicted[known], np.bool_)
-    tp = int(np.count_nonzero(truth & found))
-    fp, fn = int(np.count_nonzero(found)) - tp, int(np.count_nonzero(truth)) - tp
-    return tp, fp, fn, int(truth.size) - tp - fp - fn
-
-
 def pixel_precision(tp: ArrayLike, fp: ArrayLike) -> NDArray[np.float64]:
     """tp / (tp + fp): NaN where nothing was predicted."""
     return _quotient(tp, np.add(tp, fp))
