@@ -10,6 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from fintune_xr import names as n
+from fintune_xr.analysis.report.particle_intervals import interval_line
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.metrics.instance import instance_scores, match_counts, score_name, scores_by_donor_bootstrap
 from fintune_xr.pipelines.basis import RESTS_ON, rests_on
@@ -74,6 +75,11 @@ def score_table(scores: xr.Dataset, *, threshold: float = 0.5) -> pd.DataFrame:
             one = at.sel({GROUP: group, n.RUN: run})
             rows.append({GROUP: group, n.RUN: run} | {name: _with_interval(one, name) for name in SHOWN})
     return pd.DataFrame(rows)
+
+
+def score_lines(scores: xr.Dataset) -> list[str]:
+    """What must be known to read the table of scores of particles: what their intervals are over."""
+    return [] if n.THRESHOLD in scores.dims else [interval_line(scores)]
 
 
 def _with_interval(one: xr.Dataset, name: str) -> str:

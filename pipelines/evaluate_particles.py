@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 import xarray as xr
 
 from fintune_xr import names as n
+from fintune_xr.analysis.report.particle_intervals import RESAMPLED
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.metrics.instance import SCORES, instance_scores, score_name, scores_by_donor_bootstrap
 from fintune_xr.metrics.particle import Curve, Found, average_precision, threshold_curve
@@ -17,11 +19,10 @@ from fintune_xr.metrics.pixel import histogram_counts, pixel_auc
 from fintune_xr.pipelines.basis import ALL, RESTS_ON, doubt, rests_on
 from fintune_xr.pipelines.pick import (
     BORDER_PX,
-    CHOSEN_ON,
     DISTANCE_PX,
-    GIVEN,
     PIXEL_THRESHOLD,
     annotated_positions,
+    chosen_part,
     found_in,
     require_searched,
     threshold_doubt,
@@ -32,6 +33,7 @@ from fintune_xr.pipelines.split import require_split
 from fintune_xr.provenance import provenance, settings_digest
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.picks import open_candidates, open_picks, picked_names
+from fintune_xr.text import texts
 
 PARTICLE: Final = "particle"
 PIXEL: Final = "pixel"
@@ -50,8 +52,9 @@ def evaluate_particles(
     """Scores of the picks of `runs` on the annotated micrographs of `split`, stored under `metrics/<split>`.
 
     All runs with picks by default. `particle_<score>_pooled` counts the particles of all micrographs, `_image_mean`
-    averages those of single ones, each with an `_interval` from a bootstrap over micrographs and, between runs, a
-    `_difference` on the same resamples; `particle_average_precision` (run) and `particle_curve_<score>` (run, level)
+    averages those of single ones, each with an `_interval` from a bootstrap and, between runs, a `_difference` on the
+    same resamples. What is resampled are donors (data sets), or micrographs where all of them are of one donor, and the
+    attribute `resampled` says which. `particle_average_precision` (run) and `particle_curve_<score>` (run, level)
     look at all thresholds. `pixel_<score>_…` say the same of single pixels of discs, for runs that hold probabilities;
     `pixel_auc` (run) too. `particle_tp` and so on are the counts of each micrograph.
 
@@ -68,13 +71,15 @@ def evaluate_particles(
     tiles = annotated_positions(cohort, split)
     found = {run: _found(cohort, run, picks[run], tiles) for run in names}
     thresholds = {run: float(picks[run].attrs[n.THRESHOLD]) for run in names}
-    parts = [_particle_scores(found, thresholds, list(tiles), resamples, seed), _curves(found)]
-    pixels = _pixel_scores(cohort, picks, tiles, resamples, seed)
+    draws = _draws(cohort, tiles, resamples, seed)
+    parts = [_particle_scores(found, thresholds, list(tiles), draws), _curves(found)]
+    pixels = _pixel_scores(cohort, picks, tiles, draws)
     if pixels is not None:
         parts.append(pixels.reindex({n.RUN: names}).transpose(n.RUN, ...))
     result = _labelled(cohort, xr.merge(parts, join="outer"), tiles).assign_attrs(
         {
             DISTANCE_PX: distance,
+            RESAMPLED: draws.unit,
             RESTS_ON: {**rests_on(cohort, tiles=tiles, split=digest), n.PICKS: picks_digests(picks)},
             "provenance": provenance(split=split, split_digest=digest, resamples=resamples, seed=seed),
         }
@@ -100,7 +105,7 @@ def particle_doubt(cohort: Cohort, found: xr.Dataset, picks: Mapping[str, xr.Dat
 
 
 def particle_table(scores: xr.Dataset) -> pd.DataFrame:
-    """One row per run: particle-level scores with 95 % intervals over micrographs, then pixel-wise ones."""
+    """One row per run: particle-level scores with 95 % intervals (`interval_line`), then pixel-wise ones."""
     rows = []
     for run in scores[n.RUN].values:
         one = scores.sel({n.RUN: run})
@@ -140,8 +145,8 @@ def _check_thresholds(cohort: Cohort, picks: Mapping[str, xr.Dataset], split: st
         told = threshold_doubt(cohort, run, table)
         if told:
             raise FintuneValueError(f"{cohort.url}: {told}. Pick again: fintune-xr pick {cohort.url} --run {run}")
-        chosen = table.attrs[CHOSEN_ON]
-        if chosen in (ALL, split) or (split == ALL and chosen != GIVEN):
+        chosen = chosen_part(table)
+        if chosen in (ALL, split) or (split == ALL and chosen):
             say(f"evaluate: the threshold of {run} was chosen on micrographs that are scored here; that flatters it")
 
 
@@ -154,16 +159,30 @@ def _found(cohort: Cohort, run: str, picks: xr.Dataset, tiles: dict[str, int]) -
     )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class _Draws:
+    """What a bootstrap resamples: the `unit` (donor or tile, empty where there is one alone), and each tile's own."""
+
+    unit: str
+    of_tile: tuple[str, ...]
+    n_resamples: int
+    seed: int
+
+
+def _draws(cohort: Cohort, tiles: dict[str, int], n_resamples: int, seed: int) -> _Draws:
+    """Donors where there are two: micrographs of one are alike, and resampled alone they make intervals too narrow."""
+    donors = texts(cohort.images(lazy=False)[n.DONOR].isel({n.TILE: list(tiles.values())}))
+    if len(set(donors)) > 1:
+        return _Draws(n.DONOR, tuple(donors), n_resamples, seed)
+    return _Draws(n.TILE if len(tiles) > 1 else "", tuple(tiles), n_resamples, seed)
+
+
 def _particle_scores(
-    found: Mapping[str, Sequence[Found]],
-    thresholds: Mapping[str, float],
-    tiles: Sequence[str],
-    resamples: int,
-    seed: int,
+    found: Mapping[str, Sequence[Found]], thresholds: Mapping[str, float], tiles: Sequence[str], draws: _Draws
 ) -> xr.Dataset:
     counted = np.array([[one.counts(thresholds[run]) for one in of_run] for run, of_run in found.items()], np.int64)
     counts = _counts(np.moveaxis(counted, -1, 0), list(found), tiles)
-    scores = _scored(counts, PARTICLE, resamples, seed)
+    scores = _scored(counts, PARTICLE, draws)
     curves = [threshold_curve(of_run) for of_run in found.values()]
     scores[f"{PARTICLE}_{n.AVERAGE_PRECISION}"] = ((n.RUN,), [average_precision(curve) for curve in curves])
     scores["picked_threshold"] = ((n.RUN,), [thresholds[run] for run in found])
@@ -171,16 +190,16 @@ def _particle_scores(
 
 
 def _pixel_scores(
-    cohort: Cohort, picks: Mapping[str, xr.Dataset], tiles: dict[str, int], resamples: int, seed: int
+    cohort: Cohort, picks: Mapping[str, xr.Dataset], tiles: dict[str, int], draws: _Draws
 ) -> xr.Dataset | None:
-    found = {run: tile_histograms(cohort, run, tiles) for run in picks}
+    found = {run: tile_histograms(cohort, run, tiles) for run in picks if PIXEL_THRESHOLD in picks[run].attrs}
     stacked = {run: np.array(list(one.values())) for run, one in found.items() if one is not None}
     if not stacked:
         return None
     levels = {run: float(picks[run].attrs[PIXEL_THRESHOLD]) for run in stacked}
     counted = np.array([histogram_counts(one, levels[run]) for run, one in stacked.items()])
     counts = _counts(np.moveaxis(counted, 1, 0), list(stacked), list(tiles))
-    scores = _scored(counts, PIXEL, resamples, seed)
+    scores = _scored(counts, PIXEL, draws)
     scores[f"{PIXEL}_{n.AUC}"] = ((n.RUN,), [float(pixel_auc(one.sum(axis=0))) for one in stacked.values()])
     scores[PIXEL_THRESHOLD] = ((n.RUN,), list(levels.values()))
     return scores
@@ -192,11 +211,11 @@ def _counts(values: np.ndarray[Any, Any], runs: Sequence[str], tiles: Sequence[s
     return xr.Dataset(arrays, {n.RUN: list(runs), n.TILE: list(tiles)})
 
 
-def _scored(counts: xr.Dataset, prefix: str, resamples: int, seed: int) -> xr.Dataset:
+def _scored(counts: xr.Dataset, prefix: str, draws: _Draws) -> xr.Dataset:
     """Counts and scores under names that begin with `prefix`; without intervals for a single micrograph."""
-    if counts.sizes[n.TILE] > 1:
-        micrograph = counts[n.TILE].reset_coords(drop=True).rename(n.DONOR)
-        scores = scores_by_donor_bootstrap(counts, micrograph, n_resamples=resamples, seed=seed)
+    if draws.unit:
+        unit = xr.DataArray(list(draws.of_tile), {n.TILE: counts[n.TILE]}, (n.TILE,), name=n.DONOR)
+        scores = scores_by_donor_bootstrap(counts, unit, n_resamples=draws.n_resamples, seed=draws.seed)
     else:
         scores = instance_scores(counts, over=n.TILE)
     kept = {str(name): _named(str(name), prefix) for name in scores if _named(str(name), prefix)}

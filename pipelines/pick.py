@@ -42,6 +42,7 @@ DISTANCE_PX: Final = "distance_px"
 BORDER_PX: Final = "border_px"
 CHOSEN_ON: Final = "chosen_on"
 PIXEL_THRESHOLD: Final = "pixel_threshold"
+PIXEL_CHOSEN_ON: Final = "pixel_chosen_on"
 GIVEN: Final = "given"
 
 
@@ -67,7 +68,8 @@ def pick(
     """Picks (pick,) of every micrograph by `run`, stored as `picks/<run>`: candidates that score a threshold or more.
 
     The threshold is the one of the highest F1 on the micrographs of `part`, where a pick counts that lies within
-    `distance` px of an annotated centre, by default half the annotated diameter; or it is given. Picks closer than
+    `distance` px of an annotated centre, by default half the annotated diameter; or it is given. That of single pixels
+    is always chosen on `part`; without annotated micrographs there, there is none. Picks closer than
     `border` px to an edge are dropped. All lengths are px of the stored tiles. With `model` log, candidates are the
     dark blobs of a Laplacian of a Gaussian instead of those of an inferred run, and `run` is the name for them.
 
@@ -80,7 +82,7 @@ def pick(
     if model is not None:
         _make_candidates(cohort, run, model, rules.diameter_px)
     candidates = open_candidates(cohort, run)
-    facts = _chosen(cohort, run, candidates, rules, part) if threshold is None else _given(threshold)
+    facts = _chosen(cohort, run, candidates, rules, part) if threshold is None else _given(cohort, run, threshold, part)
     inside = _inside(cohort, candidates, rules.border_px)
     has = inside & (candidates[n.SCORE].values >= np.float32(facts[n.THRESHOLD]))
     picks = picks_table(candidates.isel({n.CELL: np.flatnonzero(has)})).assign_attrs(
@@ -114,10 +116,16 @@ def annotated_positions(cohort: Cohort, part: str) -> dict[str, int]:
     return found
 
 
+def chosen_part(picks: xr.Dataset) -> str:
+    """The part of the split that a threshold of stored picks was chosen on, of candidates or of pixels; empty: none."""
+    chosen = str(picks.attrs[CHOSEN_ON])
+    return str(picks.attrs.get(PIXEL_CHOSEN_ON, "")) if chosen == GIVEN else chosen
+
+
 def threshold_doubt(cohort: Cohort, run: str, picks: xr.Dataset) -> str:
-    """Why the threshold of stored picks would be chosen anew now, or an empty string; a given one never is."""
-    chosen = picks.attrs[CHOSEN_ON]
-    if chosen == GIVEN:
+    """Why a threshold of stored picks would be chosen anew now, or an empty string; a given one never is."""
+    chosen = chosen_part(picks)
+    if not chosen:
         return ""
     known = {SPLIT_DIGEST: picks.attrs.get(SPLIT_DIGEST, ""), TRUTH_DIGEST: picks.attrs.get(TRUTH_DIGEST, "")}
     told = truth_doubt(cohort, known, tiles_in(cohort, chosen))
@@ -198,19 +206,47 @@ def _chosen(cohort: Cohort, run: str, candidates: xr.Dataset, rules: _Rules, par
     facts: dict[str, Any] = {
         n.THRESHOLD: threshold, CHOSEN_ON: part, "n_micrographs": len(tiles),
         n.F1: float(curve.f1[at]), n.PRECISION: float(curve.precision[at]), n.RECALL: float(curve.recall[at]),
-        n.AVERAGE_PRECISION: average_precision(curve), SPLIT_DIGEST: require_split(cohort) if part != ALL else "",
-        TRUTH_DIGEST: truth_digest(cohort, tiles),
+        n.AVERAGE_PRECISION: average_precision(curve),
     }  # fmt: skip
-    histograms = tile_histograms(cohort, run, tiles)
-    if histograms is not None:
-        facts[PIXEL_THRESHOLD] = best_pixel_threshold(np.sum(list(histograms.values()), axis=0))
-    return facts
+    return facts | _rests_on(cohort, tiles, part) | _pixel_facts(cohort, run, tiles, part)
 
 
-def _given(threshold: float) -> dict[str, Any]:
+def _given(cohort: Cohort, run: str, threshold: float, part: str) -> dict[str, Any]:
+    """A threshold that was named, and that of single pixels where micrographs of `part` can tell it."""
     if not np.isfinite(threshold):
         raise FintuneValueError(f"--threshold: expected a number, got {threshold}")
-    return {n.THRESHOLD: float(np.float32(threshold)), CHOSEN_ON: GIVEN, PIXEL_THRESHOLD: 0.5}
+    facts: dict[str, Any] = {n.THRESHOLD: float(np.float32(threshold)), CHOSEN_ON: GIVEN}
+    tiles = _annotated_and_done(cohort, run, part)
+    if not tiles:
+        return facts
+    of_pixels = _pixel_facts(cohort, run, tiles, part)
+    return facts | of_pixels | (_rests_on(cohort, tiles, part) if of_pixels else {})
+
+
+def _rests_on(cohort: Cohort, tiles: dict[str, int], part: str) -> dict[str, Any]:
+    """The split and the annotations that a threshold was chosen by."""
+    return {SPLIT_DIGEST: require_split(cohort) if part != ALL else "", TRUTH_DIGEST: truth_digest(cohort, tiles)}
+
+
+def _pixel_facts(cohort: Cohort, run: str, tiles: dict[str, int], part: str) -> dict[str, Any]:
+    """The best pixel threshold on `tiles`; nothing for a picker without probabilities, or where no particle is."""
+    histograms = tile_histograms(cohort, run, tiles)
+    if histograms is None:
+        return {}
+    total = np.sum(list(histograms.values()), axis=0)
+    if not total[1].any():
+        return {}
+    return {PIXEL_THRESHOLD: best_pixel_threshold(total), PIXEL_CHOSEN_ON: part}
+
+
+def _annotated_and_done(cohort: Cohort, run: str, part: str) -> dict[str, int]:
+    """Annotated micrographs of `part` with their positions; none without a split, or where the run lacks one."""
+    images = cohort.images(lazy=False)
+    if run not in cohort.run_names() or (part != ALL and not (images[n.SPLIT].values == part).any()):
+        return {}
+    tiles = annotated_positions(cohort, part)
+    states = cohort.run(run, lazy=False)[n.STATE].values
+    return tiles if all(at < states.size and states[at] == n.DONE for at in tiles.values()) else {}
 
 
 def _inside(cohort: Cohort, candidates: xr.Dataset, border_px: float) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -228,7 +264,10 @@ def pick_summary(picks: xr.Dataset, n_tiles: int) -> Sequence[str]:
     """Lines that say what was picked and how the threshold was chosen."""
     facts = picks.attrs
     lines = [f"{picks.sizes[n.PICK]} particles in {n_tiles} micrographs at threshold {facts[n.THRESHOLD]:.4g}"]
-    if facts[CHOSEN_ON] != GIVEN:
+    if facts[CHOSEN_ON] == GIVEN:
+        told = f"chosen on part {facts[PIXEL_CHOSEN_ON]}" if PIXEL_THRESHOLD in facts else "none, so no pixel scores"
+        lines.append(f"threshold given; that of single pixels: {told}")
+    else:
         lines.append(
             f"chosen on {facts['n_micrographs']} micrographs of part {facts[CHOSEN_ON]}: F1 {facts[n.F1]:.3f}, "
             f"precision {facts[n.PRECISION]:.3f}, recall {facts[n.RECALL]:.3f} within {facts[DISTANCE_PX]:.2f} px"

@@ -123,9 +123,10 @@ def evaluate(
     Example: fintune-xr evaluate cohort.zarr --run baseline --run tuned --split test
     """
     from fintune_xr.pipelines.evaluate import evaluate as step
-    from fintune_xr.pipelines.evaluate import score_table
+    from fintune_xr.pipelines.evaluate import score_lines, score_table
 
-    show(table(score_table(step(store, runs=runs, split=split, resamples=resamples, seed=seed))))
+    found = step(store, runs=runs, split=split, resamples=resamples, seed=seed)
+    show(table(score_table(found)), *score_lines(found))
     return DONE
 
 

@@ -43,11 +43,15 @@ def micrograph(name: str, px: int, *, contrast: float = 30.0) -> NDArray[np.floa
 
 
 def make_micrographs(
-    where: Path, *, parts: Sequence[str] = PARTS, px: int = 96, contrast: float = 30.0
+    where: Path, *, parts: Sequence[str] = PARTS, px: int = 96, contrast: float = 30.0, donors: Sequence[str] = ()
 ) -> Cohort:
-    """A cohort with a micrograph for each of `parts` of the split; those without a part are not annotated."""
+    """A cohort with a micrograph for each of `parts` of the split; those without a part are not annotated.
+
+    `donors` are the data sets that they take turns to belong to, by default one.
+    """
     cohort = create_cohort(where, kind="em", channels=("micrograph",), tile_shape=(px, px), dtype="float32")
-    names = [f"grid/m{i}" for i in range(len(parts))]
+    donors = donors or ("grid",)
+    names = [f"{donors[i % len(donors)]}/m{i}" for i in range(len(parts))]
     target = cohort.images_group()
 
     def items() -> list[tuple[growing.Labels, shards.Encoded]]:
@@ -55,7 +59,7 @@ def make_micrographs(
         for name in names:
             pixels = micrograph(name, px, contrast=contrast)
             labels = {
-                n.TILE: name, n.DONOR: "grid", n.MARKER: "", n.SPLIT: "", n.HEIGHT: px, n.WIDTH: px,
+                n.TILE: name, n.DONOR: name.partition("/")[0], n.MARKER: "", n.SPLIT: "", n.HEIGHT: px, n.WIDTH: px,
                 n.SOURCE: [f"{name}.mrc"], n.SHA256: [hashlib.sha256(pixels.tobytes()).hexdigest()],
                 n.SOURCE_HEIGHT: px, n.SOURCE_WIDTH: px,
             }  # fmt: skip

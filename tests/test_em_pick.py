@@ -19,11 +19,13 @@ from fintune_xr.discs import disc_target
 from fintune_xr.errors import FintuneValueError, SchemaError, SplitError, UnknownNameError
 from fintune_xr.metrics.particle import match_points, threshold_curve
 from fintune_xr.pipelines.check import check
-from fintune_xr.pipelines.evaluate import evaluate, score_table
-from fintune_xr.pipelines.pick import pick
+from fintune_xr.pipelines.cli import run as run_cli
+from fintune_xr.pipelines.evaluate import evaluate, score_lines, score_table
+from fintune_xr.pipelines.pick import pick, pick_summary
 from fintune_xr.pipelines.positivity import positivity
 from fintune_xr.pipelines.split import split
 from fintune_xr.points import tile_points
+from fintune_xr.seeds import stream
 from fintune_xr.store.check_points import check_picks, check_points
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.picks import open_candidates, open_picks, peaks_of, picks_of
@@ -188,6 +190,91 @@ def test_scores_are_those_of_the_counts(picked: Cohort) -> None:
     difference = scores["particle_f1_pooled_difference"].sel({n.RUN: "good", n.REFERENCE: "poor"})
     f1 = scores["particle_f1_pooled"]
     np.testing.assert_allclose(difference, f1.sel({n.RUN: "good"}) - f1.sel({n.RUN: "poor"}))
+
+
+def by_hand(counts: np.ndarray, unit: list[str], seed: int, resamples: int) -> np.ndarray:
+    """Ends of the interval of a pooled F1: units drawn with replacement, each with all its tiles, one draw a time."""
+    units = sorted(set(unit))
+    found = []
+    for resample in range(resamples):
+        drawn = stream(seed, "donors of instance scores", resample).integers(len(units), size=len(units))
+        rows = [row for at in drawn for row, of in zip(counts, unit, strict=True) if of == units[at]]
+        tp, fp, fn = np.sum(rows, axis=0)
+        found.append(2 * tp / (2 * tp + fp + fn))
+    return np.quantile(found, [0.025, 0.975])
+
+
+def test_intervals_are_over_donors_where_there_are_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sets = ("a", "b", "c")
+    cohort = make_micrographs(tmp_path / "c.zarr", parts=(n.TEST,) * 12, px=64, donors=sets)
+    good, poor = (plausible_maps(cohort, noise=noise) for noise in (0.1, 0.9))
+    # Micrographs of one data set are alike: `mixed` is poor on all of the third one.
+    for run, maps in (("good", good), ("mixed", [(good, good, poor)[i % 3][i] for i in range(12)])):
+        store_run(cohort, run, maps)
+        pick(cohort.url, run=run, threshold=0.4, part=n.TEST)
+    scores = evaluate(cohort.url, resamples=200, seed=3)
+    assert scores.attrs["resampled"] == n.DONOR
+    assert scores[n.DONOR].values.tolist() == list(sets) * 4
+    widths = {}
+    for prefix in ("particle", "pixel"):
+        counts = {
+            run: np.stack([scores[f"{prefix}_{k}"].sel({n.RUN: run}).values for k in ("tp", "fp", "fn")], axis=1)
+            for run in ("good", "mixed")
+        }
+        for run in counts:
+            expected = by_hand(counts[run], scores[n.DONOR].values.tolist(), 3, 200)
+            np.testing.assert_allclose(scores[f"{prefix}_f1_pooled_interval"].sel({n.RUN: run}).values, expected)
+        tiles = by_hand(counts["mixed"], scores[n.TILE].values.tolist(), 3, 200)
+        widths[prefix] = float(np.diff(expected)[0] / np.diff(tiles)[0])
+    assert widths["particle"] > 1.5
+    capsys.readouterr()
+    assert run_cli(["evaluate", cohort.url, "--resamples", "20"]) == 0
+    assert "a bootstrap over 3 donors (data sets), each with all its micrographs" in capsys.readouterr().out
+
+
+def test_micrographs_of_one_donor_are_resampled_themselves(picked: Cohort) -> None:
+    scores = evaluate(picked.url, resamples=100, seed=5)
+    assert scores.attrs["resampled"] == n.TILE
+    one = scores.sel({n.RUN: "good"})
+    counts = np.stack([one[f"particle_{name}"].values for name in ("tp", "fp", "fn")], axis=1)
+    expected = by_hand(counts, scores[n.TILE].values.tolist(), 5, 100)
+    np.testing.assert_allclose(one["particle_f1_pooled_interval"].values, expected)
+    assert "3 micrographs, all of one donor" in score_lines(scores)[0]
+    single = scores.isel({n.TILE: [0]}).assign_attrs(resampled="")
+    assert score_lines(single) == ["No intervals: they need two micrographs or more."]
+
+
+def test_a_given_threshold_says_nothing_about_pixels(cohort: Cohort) -> None:
+    chosen = pick(cohort.url, run="unet").attrs
+    given = pick(cohort.url, run="unet", threshold=0.3).attrs
+    assert given["pixel_threshold"] == chosen["pixel_threshold"]
+    assert (given["chosen_on"], given["pixel_chosen_on"]) == ("given", n.VAL)
+    told = pick_summary(pick(cohort.url, run="unet", threshold=0.3), 4)[1]
+    assert "that of single pixels: chosen on part val" in told
+    assert "pixel_f1_pooled" in evaluate(cohort.url, runs=["unet"], resamples=5)
+    none = pick(cohort.url, run="unet", threshold=0.3, part="nobody")
+    assert "pixel_threshold" not in none.attrs
+    assert "none, so no pixel scores" in pick_summary(none, 4)[1]
+    scores = evaluate(cohort.url, runs=["unet"], resamples=5)
+    assert not any(str(name).startswith("pixel") for name in scores)
+    assert "nan" in score_table(scores)["pixel f1"].tolist()
+
+
+def test_without_val_there_is_no_pixel_threshold(cohort: Cohort) -> None:
+    split(cohort.url, fractions=(0.5, 0, 0.5), by="tile", force=True)
+    assert "pixel_threshold" not in pick(cohort.url, run="unet", threshold=0.3).attrs
+    split(cohort.url, fractions=(0.5, 0.5, 0), by="tile", force=True)
+    at = cohort.images()[n.SPLIT].values.tolist().index(n.VAL)
+    open_column(cohort.location, f"{n.RUNS}/unet/{n.STATE}")[at] = n.PENDING
+    assert "pixel_threshold" not in pick(cohort.url, run="unet", threshold=0.3).attrs
+
+
+def test_a_pixel_threshold_of_other_annotations_is_refused(cohort: Cohort) -> None:
+    pick(cohort.url, run="unet", threshold=0.3)
+    points = cohort.points(lazy=False).load()
+    cohort.write(n.ANNOTATIONS, points.assign(x=points[n.X] + 1), datasets.POINTS)
+    with pytest.raises(FintuneValueError, match="other annotations"):
+        evaluate(cohort.url, runs=["unet"], resamples=5)
 
 
 def test_pixels_are_scored_apart_and_only_where_there_are_probabilities(picked: Cohort) -> None:

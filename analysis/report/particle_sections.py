@@ -14,12 +14,14 @@ from fintune_xr.analysis.particle_figures import micrograph_figure, precision_re
 from fintune_xr.analysis.report.contents import Note, Part, Picture, Section, Table
 from fintune_xr.analysis.report.numbers import counted, decimals, with_interval
 from fintune_xr.analysis.report.particle_contents import ExampleMicrograph, ParticleContents
+from fintune_xr.analysis.report.particle_intervals import RESAMPLED, interval_line
+from fintune_xr.text import texts
 
 PICK: Final = "fintune-xr pick STORE --run RUN"
 EVALUATE: Final = "fintune-xr evaluate STORE --run RUN --split test"
 SELFTRAIN: Final = "fintune-xr selftrain STORE --run-name NAME"
 
-ENOUGH_MICROGRAPHS: Final = 10
+ENOUGH_UNITS: Final = 10
 
 _PARTICLE: Final = {"precision": "precision", "recall": "recall", "f1": "F1"}
 _PIXEL: Final = {"precision": "precision", "recall": "recall", "f1": "F1", "iou": "IoU"}
@@ -72,13 +74,13 @@ def _score_parts(particles: ParticleContents, scores: xr.Dataset) -> list[Part]:
     about = (
         f"A pick counts as found within {distance:.2f} px of an annotated centre ({distance / diameter:.2f} of the "
         f"diameter of {diameter:.2f} px, stored pixels), one to one. Part {particles.split}, {found}; the table of "
-        "picks says where the threshold of each run was chosen. Values in brackets are 95\u202f% intervals of a "
-        "bootstrap over micrographs."
+        f"picks says where the threshold of each run was chosen. {interval_line(scores)}"
     )
     parts: list[Part] = [Note(about)]
-    if scores.sizes[n.TILE] < ENOUGH_MICROGRAPHS:
+    few = _few(scores)
+    if few:
         parts.append(Note(
-            f"The intervals rest on {found}: no resample goes beyond the best and the worst of them, so they say "
+            f"The intervals rest on {few}: no resample goes beyond the best and the worst of them, so they say "
             "little about others.", "doubtful",
         ))
     parts += [_table("particle_scores", "Particles, counted together", scores, "particle")]
@@ -93,6 +95,15 @@ def _score_parts(particles: ParticleContents, scores: xr.Dataset) -> list[Part]:
     if particles.facts:
         parts.append(_facts(particles))
     return parts
+
+
+def _few(scores: xr.Dataset) -> str:
+    """How many donors or micrographs were resampled, where these are too few to say much; empty otherwise."""
+    if scores.attrs.get(RESAMPLED, n.TILE) == n.DONOR:
+        n_units, words = len(set(texts(scores[n.DONOR]))), ("donor", "donors")
+    else:
+        n_units, words = scores.sizes[n.TILE], ("micrograph", "micrographs")
+    return counted(n_units, *words) if n_units < ENOUGH_UNITS else ""
 
 
 def _table(key: str, caption: str, scores: xr.Dataset, prefix: str) -> Table:
