@@ -31,12 +31,14 @@ class Leak:
 
 
 def split_donors(
-    donor: Sequence[str], marker: Sequence[str], *, fractions: tuple[float, float, float], seed: int
+    donor: Sequence[str], marker: Sequence[str], *, fractions: tuple[float, float, float], seed: int,
+    unit: str = n.DONOR,
 ) -> dict[str, str]:
     """The split of each donor, so that each marker's tiles come close to `fractions` (train, val, test).
 
     `donor` and `marker` (tile,) describe the tiles to share out. Donors with most tiles are placed first, each
-    where its markers lack most; chance decides between equals only. The same seed gives the same split.
+    where its markers lack most; chance decides between equals only. The same seed gives the same split. `unit` is what
+    a donor is called where it is something else.
 
     Raises SplitError for fractions that do not add up to one or too few donors to fill every part.
     """
@@ -45,7 +47,11 @@ def split_donors(
     donors, markers = sorted(set(donor)), sorted(set(marker))
     wanted_parts = sum(f > 0 for f in fractions)
     if len(donors) < wanted_parts:
-        raise SplitError(f"{len(donors)} donors cannot fill {wanted_parts} parts; annotate more, or split by tile")
+        others = ", or split by tile: --by tile" if unit == n.DONOR else ""
+        raise SplitError(
+            f"{len(donors)} {unit}(s) cannot fill {wanted_parts} parts; annotate more, leave a part out "
+            f"(--fractions 0.9 0.1 0){others}"
+        )
     counts = np.zeros((len(donors), len(markers)))
     for d, m in zip(donor, marker, strict=True):
         counts[donors.index(d), markers.index(m)] += 1

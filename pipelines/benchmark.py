@@ -29,6 +29,7 @@ from fintune_xr.finetune.settings import train_settings
 from fintune_xr.metrics.instance import instance_scores
 from fintune_xr.models.checkpoints import FLOW_UNET_KIND, Checkpoint, resolve_checkpoint
 from fintune_xr.pipelines.basis import RESTS_ON, rests_on, tiles_in
+from fintune_xr.pipelines.doors import require_masks
 from fintune_xr.pipelines.evaluate import match_tiles, scores_by_group, tiles_of_split
 from fintune_xr.pipelines.hybrid import choose_by_marker, undecided
 from fintune_xr.pipelines.infer import InferSettings, infer
@@ -103,6 +104,7 @@ def benchmark(
     Raises SplitError without a split, RunMismatchError where stored runs or folders hold other models.
     """
     cohort = open_cohort(store)
+    require_masks(cohort, "benchmark")
     plan = _plan(cohort, model, load_settings(BenchmarkSettings, config, overrides))
     for name, reason in plan.left_out.items():
         say(f"benchmark: no {name} model: {reason}")

@@ -27,6 +27,7 @@ from fintune_xr.models.registry import load_segmenter
 from fintune_xr.models.segmenter import segment
 from fintune_xr.models.settings import model_settings
 from fintune_xr.pipelines.basis import tiles_in
+from fintune_xr.pipelines.doors import require_masks
 from fintune_xr.pipelines.progress import say
 from fintune_xr.pipelines.remote import results_from_workers, seen_everywhere
 from fintune_xr.pipelines.split import annotated_tiles, require_split
@@ -67,6 +68,7 @@ def budget(
     where stored fits were made with other settings, tiles or weights, RunBusyError where another process is at it.
     """
     cohort = open_cohort(store)
+    require_masks(cohort, "budget")
     profile, said, there = _where(cluster, model=model, config=config, overrides=overrides)
     plan = _plan(cohort, out=Path(out), **said)
     sizes = _sizes(plan, budgets)

@@ -16,8 +16,8 @@ from fintune_xr.metrics.instance import instance_scores, match_counts, score_nam
 from fintune_xr.pipelines.basis import RESTS_ON, rests_on
 from fintune_xr.pipelines.done import require_done
 from fintune_xr.pipelines.evaluate_particles import evaluate_particles, particle_table
-from fintune_xr.pipelines.progress import progress
-from fintune_xr.pipelines.split import annotated_tiles, require_split
+from fintune_xr.pipelines.progress import progress, say
+from fintune_xr.pipelines.split import annotated_tiles, judging_part, require_split
 from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.runs import require_known_run
@@ -35,17 +35,19 @@ SHOWN = (
 
 
 def evaluate(
-    store: str | Path, *, runs: Sequence[str] = (), split: str = n.TEST, resamples: int = 1000, seed: int = 0
+    store: str | Path, *, runs: Sequence[str] = (), split: str = "", resamples: int = 1000, seed: int = 0
 ) -> xr.Dataset:
     """Scores (group, run, threshold) of `runs` on the annotated tiles of `split`, stored under `metrics/`.
 
-    All runs of the store by default; `split` is train, val, test, or all. A group is one marker; the group `all`
+    All runs of the store by default; `split` is train, val, test, or all, by default test, or val where the split has
+    no test part. A group is one marker; the group `all`
     holds all of them. Scores, their intervals and differences between runs are those of `scores_by_donor_bootstrap`;
     the counts of each tile are stored beside them. In an EM cohort the scores are those of `evaluate_particles`.
 
     Raises UnknownNameError for a run that is not there, FintuneValueError where a run is not done on a tile.
     """
     cohort = open_cohort(store)
+    split = split or _said(judging_part(cohort))
     if cohort.kind == "em":
         return evaluate_particles(cohort, runs=runs, split=split, resamples=resamples, seed=seed)
     names = list(runs) or cohort.run_names()
@@ -62,6 +64,13 @@ def evaluate(
     })
     cohort.write(f"{n.METRICS}/{split}", result)
     return result
+
+
+def _said(part: str) -> str:
+    """`part` itself, once it is said why it is not test."""
+    if part != n.TEST:
+        say(f"evaluate: on part {part}, because the split has no test part; what was chosen on {part} is flattered")
+    return part
 
 
 def score_table(scores: xr.Dataset, *, threshold: float = 0.5) -> pd.DataFrame:

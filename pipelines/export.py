@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, unknown_name
+from fintune_xr.pipelines.doors import require_masks, require_particles
 from fintune_xr.pipelines.split import require_split
 from fintune_xr.products import PROBABILITIES
 from fintune_xr.store.cohort import Cohort, open_cohort
@@ -40,8 +41,10 @@ def export(
     if to not in KINDS:
         raise unknown_name("kind of export", to, KINDS)
     if to == CELLPOSE:
+        require_masks(cohort, f"export --to {to}")
         return _cellpose(cohort, Path(out), runs)
     if to in PARTICLE_FORMATS:
+        require_particles(cohort, f"export --to {to}")
         return _particles(cohort, Path(out), runs, to, frame)
     names = list(runs) or cohort.run_names()
     if not names:

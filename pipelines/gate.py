@@ -27,6 +27,7 @@ from fintune_xr.pipelines.basis import RESTS_ON, rests_on
 from fintune_xr.pipelines.cell_blocks import cell_blocks
 from fintune_xr.pipelines.counts import active_rule, inputs_digest, tile_counts
 from fintune_xr.pipelines.done import require_done
+from fintune_xr.pipelines.doors import require_masks
 from fintune_xr.pipelines.evaluate import scores_by_group, tiles_of_split
 from fintune_xr.pipelines.progress import progress
 from fintune_xr.pipelines.split import require_split
@@ -55,6 +56,7 @@ def gate(
     cells have not been judged, SettingsError for a grid that makes no sense.
     """
     cohort = open_cohort(store)
+    require_masks(cohort, "gate")
     settings = load_settings(GateSettings, config, overrides)
     before = tile_counts(cohort, [run])
     digest = require_split(cohort) if split != "all" else ""

@@ -16,6 +16,7 @@ from fintune_xr.datasets import SCHEMA_VERSION
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.metrics.instance import score_name
 from fintune_xr.pipelines.basis import SOURCES
+from fintune_xr.pipelines.doors import require_masks
 from fintune_xr.pipelines.evaluate import ALL_MARKERS, GROUP, evaluate
 from fintune_xr.pipelines.positivity import apply_positivity, parse_rule
 from fintune_xr.pipelines.progress import progress, say
@@ -46,6 +47,7 @@ def hybrid(store: str | Path, *, run_name: str, runs: Sequence[str], part: str =
             f"a hybrid of {list(runs)} chosen on {part!r}: give two runs or more, and a part other than test"
         )
     cohort = open_cohort(store)
+    require_masks(cohort, "hybrid")
     scores, markers = evaluate(store, runs=runs, split=part), texts(cohort.images(lazy=False)[n.MARKER])
     choice = choose_by_marker(scores, markers)
     for marker in undecided(scores, markers):

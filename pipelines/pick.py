@@ -19,6 +19,7 @@ from fintune_xr.metrics.pixel import best_pixel_threshold, pixel_histogram
 from fintune_xr.pipelines.basis import ALL, SPLIT_DIGEST, tiles_in, truth_doubt
 from fintune_xr.pipelines.blob_picker import LOG, write_log_candidates
 from fintune_xr.pipelines.done import require_done
+from fintune_xr.pipelines.doors import require_particles
 from fintune_xr.pipelines.split import require_split
 from fintune_xr.pipelines.truth import TRUTH_DIGEST, truth_digest
 from fintune_xr.points import tile_points
@@ -175,8 +176,7 @@ def tile_histograms(cohort: Cohort, run: str, tiles: dict[str, int]) -> dict[str
 
 
 def _rules(cohort: Cohort, distance: float | None, border: float) -> _Rules:
-    if cohort.kind != "em":
-        raise FintuneValueError(f"{cohort.url} is a cohort of kind {cohort.kind!r}; picking is for micrographs (em)")
+    require_particles(cohort, "pick")
     diameters = cohort.points(lazy=False)[n.DIAMETER_PX].values
     if not diameters.size:
         raise FintuneValueError(f"{cohort.url}: no annotated particle tells how large particles are. Annotate some.")

@@ -19,6 +19,7 @@ from fintune_xr.models.checkpoints import UNET_KIND, Checkpoint, resolve_checkpo
 from fintune_xr.models.registry import load_model
 from fintune_xr.models.settings import model_settings
 from fintune_xr.models.unet import UnetDetector
+from fintune_xr.pipelines.doors import require_particles
 from fintune_xr.pipelines.micrographs import particle_tiles
 from fintune_xr.pipelines.progress import say
 from fintune_xr.pipelines.selftrain_plan import Study, plan_study
@@ -64,6 +65,7 @@ def selftrain(
     """
     cohort = open_cohort(store)
     check_run_name(run_name)
+    require_particles(cohort, "selftrain")
     digest = require_split(cohort)
     study = plan_study(cohort, run_name, Path(out), load_settings(SelfTrainSettings, config, overrides), digest)
     say(

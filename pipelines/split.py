@@ -1,7 +1,8 @@
-"""Split of the annotated tiles by donor, or by tile where there is one donor, with the leak check."""
+"""Split of the annotated tiles, by donor or, as is usual for micrographs, by tile, with the leak check."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -25,13 +26,17 @@ DIGEST = "digest"
 BY = "by"
 By = Literal["donor", "tile"]
 _BEING_WRITTEN: Final = "being written: "
+_FRACTIONS: Final = (0.6, 0.2, 0.2)
+_FRACTIONS_EM: Final = (0.9, 0.1, 0.0)
 
 
 def split(
-    store: str | Path, *, fractions: Sequence[float] = (0.6, 0.2, 0.2), seed: int = 0, force: bool = False,
-    keep: bool = False, by: By = n.DONOR,
+    store: str | Path, *, fractions: Sequence[float] | None = None, seed: int = 0, force: bool = False,
+    keep: bool = False, by: By | None = None,
 ) -> pd.DataFrame:
     """Assigns each donor with annotated tiles to train, val or test; returns annotated tiles per part and marker.
+
+    By default 0.6, 0.2 and 0.2 of the tiles, by donor; of micrographs 0.9 and 0.1, without a test part, by tile.
 
     Tiles without an annotation keep an empty split. The split is stored as the coordinate `split` of the
     images, with its seed, fractions and digest. `force` replaces a split that exists. With `keep` the split that
@@ -45,8 +50,10 @@ def split(
     if keep:
         return _kept(cohort)
     tiles = annotated_tiles(cohort)
+    by = by or ("tile" if cohort.kind == "em" else "donor")
+    fractions = fractions if fractions is not None else _FRACTIONS_EM if cohort.kind == "em" else _FRACTIONS
     units = texts(tiles[_unit(by)])
-    part_of = split_donors(units, texts(tiles[n.MARKER]), fractions=_three(fractions), seed=seed)
+    part_of = split_donors(units, texts(tiles[n.MARKER]), fractions=_three(fractions), seed=seed, unit=by)
     parts = [part_of[unit] for unit in units]
     assigned = dict(zip(texts(tiles[n.TILE]), parts, strict=True))
     if not force:
@@ -54,7 +61,7 @@ def split(
     refuse_leaks(cohort, parts, by=by)
     facts = {"fractions": [float(f) for f in fractions], "seed": seed, BY: by}
     if by == n.TILE:
-        say(_WEAKER)
+        say(_weaker(texts(tiles[n.DONOR]), parts))
     _store_split(cohort, assigned, facts)
     return split_table(cohort)
 
@@ -70,10 +77,15 @@ def _refuse_another(cohort: Cohort, tiles: xr.Dataset, assigned: Mapping[str, st
         )
 
 
-_WEAKER = (
-    "split by tile: tiles of one donor or data set lie on both sides. Scores hold for more tiles of the same ones, "
-    "which is weaker than a split by donor."
-)
+def _weaker(donors: Sequence[str], parts: Sequence[str]) -> str:
+    """What a split by tile leaves open: of how many donors tiles lie on both sides."""
+    sides = Counter(donor for donor, _ in set(zip(donors, parts, strict=True)))
+    what = f"{sum(count > 1 for count in sides.values())} of {len(sides)} donors (data sets) have tiles on both sides"
+    other = " Split by donor to score others: --by donor." if len(sides) > 1 else ""
+    return (
+        f"split by tile: {what}. Scores hold for more tiles of the same ones, which is weaker than a split by donor."
+        f"{other}"
+    )
 
 
 _OTHERS = "without a part"
@@ -125,6 +137,12 @@ def require_split(cohort: Cohort) -> str:
             f"Run: fintune-xr split {cohort.url} --force"
         )
     return str(stored)
+
+
+def judging_part(cohort: Cohort) -> str:
+    """The part that runs are scored on where none is named: test, or val where the split has no test part."""
+    parts = set(texts(annotated_tiles(cohort)[n.SPLIT]))
+    return n.VAL if n.VAL in parts and n.TEST not in parts else n.TEST
 
 
 def annotated_tiles(cohort: Cohort) -> xr.Dataset:

@@ -30,6 +30,7 @@ from fintune_xr.models.sam import Sam, composite, load_sam, sam_channels
 from fintune_xr.models.sam_masks import Candidates, candidate_masks, embed, painted, select
 from fintune_xr.models.sam_settings import SamSweepSettings
 from fintune_xr.models.segmenter import Plane
+from fintune_xr.pipelines.doors import require_masks
 from fintune_xr.pipelines.evaluate import tiles_of_split
 from fintune_xr.pipelines.progress import progress, say
 from fintune_xr.pipelines.split import require_split
@@ -69,6 +70,7 @@ def sweep(
     settings or tiles, RunBusyError where another process is sweeping.
     """
     cohort = open_cohort(store)
+    require_masks(cohort, "sweep")
     settings = load_settings(SamSweepSettings, config, overrides)
     checkpoint = _sam_checkpoint(model)
     if split != "all":

@@ -18,6 +18,7 @@ from fintune_xr.finetune.particle_task import PARTICLE_F1
 from fintune_xr.finetune.progress import EpochRecord
 from fintune_xr.finetune.settings import FitSettings, UnetTrainSettings, train_settings
 from fintune_xr.models.checkpoints import FLOW_UNET_KIND, UNET_KIND, Checkpoint, model_names, resolve_checkpoint
+from fintune_xr.pipelines.doors import require_masks, require_particles
 from fintune_xr.pipelines.micrographs import annotated_micrographs, with_diameter
 from fintune_xr.pipelines.progress import say
 from fintune_xr.pipelines.remote import results_from_workers, seen_everywhere, settings_there
@@ -56,8 +57,9 @@ def train(
         return _on_worker(cluster, said, store=store, run_name=run_name, out=out, markers=markers)
     cohort = open_cohort(store)
     check_run_name(run_name)
-    digest = require_split(cohort)
     kind, start = model_to_train(model)
+    require_annotations_for(cohort, kind)
+    digest = require_split(cohort)
     settings = load_settings(train_settings(kind), config, overrides)
     parts, settings = _tiles(cohort, settings, start, markers)
     folder = Path(out) / run_name
@@ -78,7 +80,7 @@ def train(
 def _on_worker(cluster: str, said: Mapping[str, Any], *, out: str | Path, **rest: Any) -> Path:
     """The same on one worker of a profile; what can be wrong with the command is found before there is one."""
     profile, training = trained_on(cluster, **said)
-    open_cohort(rest["store"])
+    require_annotations_for(open_cohort(rest["store"]), model_to_train(said["model"])[0])
     check_run_name(rest["run_name"])
     call = {**rest, **training, "store": seen_everywhere(rest["store"]), "out": seen_everywhere(Path(out).absolute())}
     ((_, made),) = results_from_workers(profile, train, [call])
@@ -110,6 +112,15 @@ def model_to_train(model: str) -> tuple[str, Checkpoint | None]:
         return model, None
     start = resolve_checkpoint(model)
     return start.kind, start
+
+
+def require_annotations_for(cohort: Cohort, kind: str) -> None:
+    """Raises FintuneValueError where the cohort does not have the annotations that a kind of model learns from."""
+    step = f"a training of {kind}"
+    if kind == UNET_KIND:
+        require_particles(cohort, step)
+    else:
+        require_masks(cohort, step)
 
 
 def _tiles(

@@ -110,19 +110,19 @@ def annotate(
 def split(
     store: Store,
     *,
-    fractions: Annotated[tuple[float, float, float], Parameter(help="Train, val and test; they add up to 1.")] = (
-        0.6,
-        0.2,
-        0.2,
-    ),
+    fractions: Annotated[
+        tuple[float, float, float] | None,
+        Parameter(help="Train, val and test; they add up to 1. Default: 0.6 0.2 0.2; micrographs: 0.9 0.1 0."),
+    ] = None,
     seed: Annotated[int, Parameter(help="The same seed gives the same split.")] = 0,
     force: Annotated[bool, Parameter(help="Replace a split that exists.", negative="")] = False,
     keep: Annotated[
         bool, Parameter(help="Check and take the split that came with the tiles' folders.", negative="")
     ] = False,
     by: Annotated[
-        Literal["donor", "tile"], Parameter(help="What stays together; tile is weaker, for one data set.")
-    ] = "donor",
+        Literal["donor", "tile"] | None,
+        Parameter(help="What stays together; tile is weaker. Default: donor; micrographs: tile."),
+    ] = None,
 ) -> int:
     """Split the annotated tiles by donor (or by tile), stratified by marker, and refuse leaks.
 

@@ -114,7 +114,10 @@ def evaluate(
     store: Store,
     *,
     runs: Runs = (),
-    split: Annotated[str, Parameter(help="train, val, test or all.")] = "test",
+    split: Annotated[
+        str,
+        Parameter(help="train, val, test or all. Default: test, or val without a test part.", show_default=False),
+    ] = "",
     resamples: Annotated[int, Parameter(help="Donor resamples for the intervals.")] = 1000,
     seed: Annotated[int, Parameter(help="Seed of the resamples.")] = 0,
 ) -> int:

@@ -156,7 +156,7 @@ def test_a_cohort_of_masks_has_no_particles(tmp_path: Path) -> None:
     from stores import make_store
 
     masks = make_store(tmp_path / "if.zarr", donors=1, tiles=1)
-    with pytest.raises(FintuneValueError, match="kind 'if'; picking is for micrographs"):
+    with pytest.raises(FintuneValueError, match="pick: expected a cohort of micrographs"):
         pick(masks.url, run="r")
 
 
@@ -273,7 +273,7 @@ def test_a_pixel_threshold_of_other_annotations_is_refused(cohort: Cohort) -> No
     pick(cohort.url, run="unet", threshold=0.3)
     points = cohort.points(lazy=False).load()
     cohort.write(n.ANNOTATIONS, points.assign(x=points[n.X] + 1), datasets.POINTS)
-    with pytest.raises(FintuneValueError, match="other annotations"):
+    with pytest.raises(FintuneValueError, match="annotations have changed"):
         evaluate(cohort.url, runs=["unet"], resamples=5)
 
 

@@ -13,7 +13,10 @@ from fintune_xr import names as n
 from fintune_xr.errors import SplitError
 from fintune_xr.pipelines.annotate import annotate
 from fintune_xr.pipelines.check import check
+from fintune_xr.pipelines.cli import run
+from fintune_xr.pipelines.evaluate import evaluate
 from fintune_xr.pipelines.ingest import ingest
+from fintune_xr.pipelines.pick import pick
 from fintune_xr.pipelines.split import refuse_leaks, require_split, split, stored_by
 from fintune_xr.store.cohort import open_cohort
 
@@ -22,11 +25,13 @@ FRACTIONS = (0.5, 0.25, 0.25)
 
 def test_one_data_set_needs_a_split_by_tile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cohort = make_micrographs(tmp_path / "c.zarr", parts=("train",) * 8, px=64)
-    with pytest.raises(SplitError, match="1 donors cannot fill 3 parts; annotate more, or split by tile"):
-        split(cohort.url, fractions=FRACTIONS, force=True)
+    with pytest.raises(SplitError, match=r"1 donor\(s\) cannot fill 3 parts; .*, or split by tile: --by tile"):
+        split(cohort.url, fractions=FRACTIONS, force=True, by="donor")
     table = split(cohort.url, fractions=FRACTIONS, force=True, by="tile", seed=3)
     assert dict(zip(table[n.SPLIT], table["tiles"], strict=True)) == {"train": 4, "val": 2, "test": 2}
-    assert "which is weaker than a split by donor" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "1 of 1 donors (data sets) have tiles on both sides" in told
+    assert "--by donor" not in told
     assert stored_by(cohort) == "tile"
     assert cohort.images()[n.SPLIT].attrs["by"] == "tile"
     first = cohort.images()[n.SPLIT].values.tolist()
@@ -37,6 +42,37 @@ def test_one_data_set_needs_a_split_by_tile(tmp_path: Path, capsys: pytest.Captu
         split(cohort.url, fractions=FRACTIONS, by="tile", seed=3)
     split(cohort.url, fractions=FRACTIONS, force=True, by="tile", seed=3)
     assert (cohort.images()[n.SPLIT].values.tolist(), require_split(cohort)) == (first, digest)
+
+
+def test_micrographs_are_split_nine_to_one_and_judged_on_val(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cohort = make_micrographs(tmp_path / "c.zarr", parts=("train",) * 20, px=64, donors=("a", "b"))
+    assert run(["split", cohort.url, "--force"]) == 0
+    assert "2 of 2 donors (data sets) have tiles on both sides" in (told := capsys.readouterr().err)
+    assert "Split by donor to score others: --by donor" in told
+    parts = cohort.images()[n.SPLIT].values.tolist()
+    assert (parts.count("train"), parts.count("val"), parts.count("test")) == (18, 2, 0)
+    assert stored_by(cohort) == "tile"
+    assert run(["pick", cohort.url, "--run", "blobs", "--model", "log"]) == 0
+    capsys.readouterr()
+    assert run(["evaluate", cohort.url, "--resamples", "10"]) == 0
+    assert "evaluate: on part val, because the split has no test part" in capsys.readouterr().err
+    assert cohort.metrics("val")[n.TILE].size == 2
+    split(cohort.url, fractions=(0.5, 0.5, 0), by="donor", force=True)
+    donors = cohort.images(lazy=False)
+    assert len(set(zip(donors[n.DONOR].values.tolist(), donors[n.SPLIT].values.tolist(), strict=True))) == 2
+    split(cohort.url, fractions=(0.5, 0.25, 0.25), force=True)
+    capsys.readouterr()
+    pick(cohort.url, run="blobs", model="log")
+    assert evaluate(cohort.url, resamples=10).attrs["provenance"]["split"] == "test"
+    assert "no test part" not in capsys.readouterr().err
+
+
+def test_one_micrograph_fills_one_part(tmp_path: Path) -> None:
+    cohort = make_micrographs(tmp_path / "c.zarr", parts=("train",), px=64)
+    with pytest.raises(SplitError, match=r"1 tile\(s\) cannot fill 2 parts; annotate more, leave a part out"):
+        split(cohort.url, force=True)
 
 
 def test_micrographs_without_annotation_stay_outside(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from fintune_xr.analysis.report.particle_intervals import RESAMPLED, interval_li
 from fintune_xr.text import texts
 
 PICK: Final = "fintune-xr pick STORE --run RUN"
-EVALUATE: Final = "fintune-xr evaluate STORE --run RUN --split test"
+EVALUATE: Final = "fintune-xr evaluate STORE --run RUN"
 SELFTRAIN: Final = "fintune-xr selftrain STORE --run-name NAME"
 
 ENOUGH_UNITS: Final = 10
@@ -82,6 +82,12 @@ def _score_parts(particles: ParticleContents, scores: xr.Dataset) -> list[Part]:
         parts.append(Note(
             f"The intervals rest on {few}: no resample goes beyond the best and the worst of them, so they say "
             "little about others.", "doubtful",
+        ))
+    flattered = [run for run, facts in particles.facts.items() if facts.get("chosen_on") in (particles.split, "all")]
+    if flattered:
+        parts.append(Note(
+            f"The threshold of {', '.join(flattered)} was chosen on micrographs that are scored here: that flatters.",
+            "doubtful",
         ))
     parts += [_table("particle_scores", "Particles, counted together", scores, "particle")]
     if any(str(name).startswith("pixel_") for name in scores):
