@@ -39,7 +39,8 @@ IMAGES: Final = DatasetSchema(
     },
 )
 
-# What is 0 in the two optional columns was not recorded: the file had as many rows and columns as are stored.
+# What is 0 in the optional columns was not recorded: the file had as many rows and columns as are stored, and how large
+# a pixel is, is not known.
 MICROGRAPHS: Final = DatasetSchema(
     name="images",
     version=SCHEMA_VERSION,
@@ -53,6 +54,10 @@ MICROGRAPHS: Final = DatasetSchema(
         **IMAGES.coords,
         n.SOURCE_HEIGHT: VariableSpec(_TILE, "int32", "Rows of the file, before binning.", "px", required=False),
         n.SOURCE_WIDTH: VariableSpec(_TILE, "int32", "Columns of the file, before binning.", "px", required=False),
+        n.PIXEL_SIZE_A: VariableSpec(
+            _TILE, "float64", "Side of a stored pixel in the specimen; 0 where the file did not tell it.", "angstrom",
+            required=False,
+        ),
     },
 )
 

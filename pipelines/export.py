@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, unknown_name
@@ -26,13 +27,15 @@ KINDS = (*OF_A_RUN, CELLPOSE, *PARTICLE_FORMATS)
 
 
 def export(
-    store: str | Path, *, to: str, out: str | Path, runs: Sequence[str] = (), frame: Frame | None = None
+    store: str | Path, *, to: str, out: str | Path, runs: Sequence[str] = (), frame: Frame | None = None,
+    pixel_size_a: float | None = None,
 ) -> list[Path]:
     """Paths of the files written under `out/<run>/`, for each of `runs` (all by default), or under `out`.
 
     `masks`: one `<tile>_pred.tif` per done tile. `tables`: `cells.parquet` and `tiles.tsv`. `cellpose`: the
-    annotated tiles in `train_cells`, `val_cells` and `test_cells`, which belong to no run. `star`, `box`, `csv`: the
-    picks of each run in px of the micrographs' files; `frame` as in `write_particles`.
+    annotated tiles in `train_cells`, `val_cells` and `test_cells`, which belong to no run. `star`, `relion`,
+    `box`, `csv`: the picks of each run in px of the micrographs' files; `frame` and `pixel_size_a` as in
+    `write_particles`.
 
     Raises UnknownNameError for a run or kind that does not exist, FintuneValueError where there is no run or
     where runs make no sense, SplitError for `cellpose` without a valid split.
@@ -45,7 +48,7 @@ def export(
         return _cellpose(cohort, Path(out), runs)
     if to in PARTICLE_FORMATS:
         require_particles(cohort, f"export --to {to}")
-        return _particles(cohort, Path(out), runs, to, frame)
+        return _particles(cohort, Path(out), runs, to=to, frame=frame, pixel_size_a=pixel_size_a)
     names = list(runs) or cohort.run_names()
     if not names:
         raise FintuneValueError(f"{cohort.url} has no run to export. Run: fintune-xr infer {cohort.url} --run R")
@@ -60,7 +63,7 @@ def _require_masks(cohort: Cohort, names: Sequence[str]) -> None:
     maps = [name for name in names if cohort.run_product(name) is PROBABILITIES]
     if maps:
         raise FintuneValueError(
-            f"run {maps[0]!r} holds maps of probability and no masks. Export its picks: --to star, box or csv."
+            f"run {maps[0]!r} holds maps of probability and no masks. Export its picks: --to star, relion, box or csv."
         )
 
 
@@ -73,11 +76,11 @@ def _cellpose(cohort: Cohort, out: Path, runs: Sequence[str]) -> list[Path]:
     return list(write_training_folders(cohort, out))
 
 
-def _particles(cohort: Cohort, out: Path, runs: Sequence[str], to: str, frame: Frame | None) -> list[Path]:
+def _particles(cohort: Cohort, out: Path, runs: Sequence[str], **how: Any) -> list[Path]:
     names = list(runs) or picked_names(cohort)
     if not names:
         raise FintuneValueError(f"{cohort.url} has no picks to export. Run: fintune-xr pick {cohort.url} --run R")
-    return [path for name in names for path in write_particles(cohort, name, out / name, to=to, frame=frame)]
+    return [path for name in names for path in write_particles(cohort, name, out / name, **how)]
 
 
 def _tables(cohort: Cohort, run: str, folder: Path) -> Iterator[Path]:

@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from fintune_xr.pipelines.progress import Steps, progress
+from fintune_xr import names as n
+from fintune_xr.pipelines.progress import Steps, progress, say
+from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.ingest import IngestReport, ingest_tiles, open_or_create
 from fintune_xr.store.layouts import Layout, choose_layout
 from fintune_xr.store.scan import check_sizes, left_out_table, scan, scan_table
@@ -40,7 +43,23 @@ def ingest(
     found = scan(source, chosen, binning=binning)
     cohort = open_or_create(store, found, kind=kind, title=title)
     with progress("ingest", len(found.tiles)) as advance:
-        return ingest_tiles(cohort, found, workers=workers, verify=verify, progress=Steps(advance))
+        report = ingest_tiles(cohort, found, workers=workers, verify=verify, progress=Steps(advance))
+    _say_sizes(cohort)
+    return report
+
+
+def _say_sizes(cohort: Cohort) -> None:
+    """Says where pixels of several sizes are in one store: particles of one kind are of several sizes in px then."""
+    if cohort.kind != "em":
+        return
+    images = cohort.images(lazy=False)
+    known = images[n.PIXEL_SIZE_A].values if n.PIXEL_SIZE_A in images.coords else np.empty(0)
+    sizes = sorted({f"{size:.4g}" for size in known if size > 0}, key=float)
+    if len(sizes) > 1:
+        say(
+            f"ingest: stored pixels are of {len(sizes)} sizes, {', '.join(sizes)} angstrom, so particles of one kind "
+            "differ in px. One store for each size is easier to learn from."
+        )
 
 
 def plan_ingest(source: str | Path, *, layout: str | Layout = "rosmap", binning: int = 1) -> Planned:

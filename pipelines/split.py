@@ -141,7 +141,7 @@ def require_split(cohort: Cohort) -> str:
 
 def judging_part(cohort: Cohort) -> str:
     """The part that runs are scored on where none is named: test, or val where the split has no test part."""
-    parts = set(texts(annotated_tiles(cohort)[n.SPLIT]))
+    parts = set(texts(annotated_tiles(cohort)[n.SPLIT])) if cohort.has(n.ANNOTATIONS) else set()
     return n.VAL if n.VAL in parts and n.TEST not in parts else n.TEST
 
 

@@ -158,14 +158,17 @@ def export(
     store: Store,
     *,
     to: Annotated[
-        Literal["masks", "tables", "cellpose", "star", "box", "csv"],
-        Parameter(help="What to write; star, box and csv are picks of micrographs."),
+        Literal["masks", "tables", "cellpose", "star", "relion", "box", "csv"],
+        Parameter(help="What to write; star, relion, box and csv are picks of micrographs."),
     ],
     out: Annotated[Path, Parameter(help="Folder to write into.")],
     runs: Runs = (),
     frame: Annotated[
         Literal["image", "file"] | None,
         Parameter(help="Picks: rows count from the top of the picture, or as the file stores them."),
+    ] = None,
+    pixel_size_a: Annotated[
+        float | None, Parameter(help="Picks: angstrom of a pixel of the micrographs' files, where they do not tell it.")
     ] = None,
 ) -> int:
     """Write masks as TIFF (`*_pred.tif`), tables (Parquet, TSV), Cellpose's training folders, or picks.
@@ -174,7 +177,7 @@ def export(
     """
     from fintune_xr.pipelines.export import export as step
 
-    for path in step(store, to=to, out=out, runs=runs, frame=frame):
+    for path in step(store, to=to, out=out, runs=runs, frame=frame, pixel_size_a=pixel_size_a):
         show(str(path))
     return DONE
 

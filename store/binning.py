@@ -45,7 +45,7 @@ def binned_header(header: Header, binning: int) -> Header:
         raise TileReadError(
             f"wrong shape: expected {binning} pixels or more to join, found {header.height} x {header.width}"
         )
-    return Header(height, width, "float32", header.pages)
+    return Header(height, width, "float32", header.pages, header.pixel_size_a * binning)
 
 
 def binned(plane: NDArray[Any], binning: int) -> NDArray[Any]:
@@ -62,6 +62,10 @@ def in_larger_pixels(coordinate: T, factor: float) -> T:
     return (coordinate + 0.5) / factor - 0.5
 
 
-def is_turned(source: str) -> bool:
-    """Whether rows of the file `source` count from the bottom of the picture, and were turned when it was read."""
-    return PurePosixPath(source).suffix.lower() == ".mrc"
+def counts_from_bottom(source: str) -> bool:
+    """Whether programs that count rows as they have them in memory have the bottom one of the picture `source` first.
+
+    MRC is stored like that. TIFF has its top row first, but RELION turns it over when it reads one, to agree with
+    MotionCor2 and IMOD (https://relion.readthedocs.io/en/release-4.0/Reference/Conventions.html).
+    """
+    return PurePosixPath(source).suffix.lower() in (".mrc", ".tif", ".tiff")

@@ -47,6 +47,17 @@ class Growing:
         return zarr.open_array(self.location.zarr(), path=f"{self.path}/{self.variable}", mode="r")
 
     @property
+    def labels(self) -> dict[str, VariableSpec]:
+        """The columns along `tile`; optional ones that the store was made without are none of it."""
+        along = {name: spec for name, spec in self.schema.coords.items() if spec.dims[0] == n.TILE}
+        there = self.location
+        return {
+            name: spec
+            for name, spec in along.items()
+            if spec.required or there.size(f"{self.path}/{name}/zarr.json") is not None
+        }
+
+    @property
     def n_tiles(self) -> int:
         """Tiles that are committed."""
         return int(self.array.shape[0])
@@ -104,9 +115,8 @@ def _require_labels(target: Growing, committed: int) -> None:
     """Labels are verified before any is written: a commit that stops halfway is mended only by another."""
     if not committed:
         return
-    for name, spec in target.schema.coords.items():
-        if spec.dims[0] == n.TILE:
-            read_column(target.location, f"{target.path}/{name}", slice(committed - 1, committed))
+    for name in target.labels:
+        read_column(target.location, f"{target.path}/{name}", slice(committed - 1, committed))
 
 
 def _kept(target: Growing, grid: shards.ShardGrid, shard: int, used: int) -> list[shards.Encoded]:
@@ -128,9 +138,7 @@ def _noting(items: Iterable[tuple[Labels, shards.Encoded]], batch: list[Labels])
 def _commit(target: Growing, committed: int, batch: list[Labels]) -> None:
     length = committed + len(batch)
     with writing(f"{target.location.url}/{target.path}"):
-        for name, spec in target.schema.coords.items():
-            if spec.dims[0] != n.TILE:
-                continue
+        for name, spec in target.labels.items():
             values = _values([_label(labels, name, spec) for labels in batch], spec.dtype)
             write_rows(target.location, f"{target.path}/{name}", committed, values)
             # Labels must be on the disk before the array's length says that the tiles exist.

@@ -269,7 +269,7 @@ def _labels(tile: TileFiles, digests: Sequence[str], whole: tuple[int, ...]) -> 
     return {
         n.TILE: tile.tile, n.DONOR: tile.donor, n.MARKER: tile.marker, n.SPLIT: tile.split,
         n.HEIGHT: tile.height, n.WIDTH: tile.width, n.SOURCE_HEIGHT: whole[0], n.SOURCE_WIDTH: whole[1],
-        n.SOURCE: [str(file) for file in tile.planes], n.SHA256: list(digests),
+        n.SOURCE: [str(file) for file in tile.planes], n.SHA256: list(digests), n.PIXEL_SIZE_A: tile.pixel_size_a,
     }  # fmt: skip
 
 

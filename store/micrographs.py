@@ -15,7 +15,7 @@ from fintune_xr.points import Points
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.text import texts
 
-from .binning import in_larger_pixels, is_turned
+from .binning import counts_from_bottom, in_larger_pixels
 from .coordinates import Frame, Particles
 from .ingest import stored_binning
 
@@ -38,7 +38,10 @@ AS_USUAL: Final = Reading()
 
 @dataclass(frozen=True, slots=True)
 class Micrograph:
-    """A stored tile: its size in px, that of its file, how many of whose pixels are one here, and where row 0 is."""
+    """A stored tile: its size in px, that of its file, how many of whose pixels are one here, and where row 0 is.
+
+    `pixel_size_a` is the side of a pixel of the file in angstrom, 0 where it is not known.
+    """
 
     tile: str
     donor: str
@@ -49,6 +52,7 @@ class Micrograph:
     source_width: int
     is_turned: bool
     binning: int
+    pixel_size_a: float = 0.0
 
 
 def stored_micrographs(cohort: Cohort) -> dict[str, Micrograph]:
@@ -60,9 +64,9 @@ def stored_micrographs(cohort: Cohort) -> dict[str, Micrograph]:
         height, width = int(images[n.HEIGHT].values[i]), int(images[n.WIDTH].values[i])
         found[tile] = Micrograph(
             tile, str(images[n.DONOR].values[i]), str(images[n.MARKER].values[i]), height, width,
-            _recorded(images, n.SOURCE_HEIGHT, i) or height * binning,
-            _recorded(images, n.SOURCE_WIDTH, i) or width * binning,
-            is_turned(sources[i]), binning,
+            int(_recorded(images, n.SOURCE_HEIGHT, i)) or height * binning,
+            int(_recorded(images, n.SOURCE_WIDTH, i)) or width * binning,
+            counts_from_bottom(sources[i]), binning, _recorded(images, n.PIXEL_SIZE_A, i) / binning,
         )  # fmt: skip
     return found
 
@@ -122,5 +126,5 @@ def _turned(yx: NDArray[np.float64], micrograph: Micrograph) -> NDArray[np.float
     return np.column_stack([micrograph.source_height - 1 - yx[:, 0], yx[:, 1]])
 
 
-def _recorded(images: xr.Dataset, name: str, at: int) -> int:
-    return int(images[name].values[at]) if name in images.coords else 0
+def _recorded(images: xr.Dataset, name: str, at: int) -> float:
+    return float(images[name].values[at]) if name in images.coords else 0.0

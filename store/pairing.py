@@ -45,7 +45,10 @@ class FoundPlane:
 
 @dataclass(frozen=True, slots=True)
 class TileFiles:
-    """A complete tile: one file per channel, in the layout's order of channels; size in px."""
+    """A complete tile: one file per channel, in the layout's order of channels; size in px.
+
+    `pixel_size_a` is the side of a pixel of the tile in angstrom, 0 where the file does not tell it.
+    """
 
     tile: str
     donor: str
@@ -55,6 +58,7 @@ class TileFiles:
     width: int
     dtype: str
     split: str = ""
+    pixel_size_a: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,5 +181,6 @@ def _tile(group: Sequence[FoundPlane], layout: Layout) -> TileFiles:
     name = planes[0].name
     files = tuple(plane.file for plane in planes)
     return TileFiles(
-        name.tile_id, name.donor, name.marker, files, header.height, header.width, header.dtype, name.split
+        name.tile_id, name.donor, name.marker, files, header.height, header.width, header.dtype, name.split,
+        header.pixel_size_a,
     )

@@ -21,12 +21,16 @@ MOST_PIXELS: Final = 2**31
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """One plane as its file describes it; `pages` is how many planes the file holds."""
+    """One plane as its file describes it; `pages` is how many planes the file holds.
+
+    `pixel_size_a` is the side of a pixel in the specimen in angstrom, 0 where the file does not tell it.
+    """
 
     height: int
     width: int
     dtype: str
     pages: int = 1
+    pixel_size_a: float = 0.0
 
 
 def checked(header: Header, dtypes: Collection[str]) -> Header:

@@ -25,6 +25,11 @@ _HEADER_BYTES: Final = 1024
 # Columns fastest, then rows, then sections; old files leave the three words empty.
 _AXES: Final = ((1, 2, 3), (0, 0, 0))
 
+# In angstrom: no micrograph is recorded with smaller pixels, or binned to larger ones. Sides may differ by rounding.
+_LEAST_A: Final = 0.1
+_MOST_A: Final = 100.0
+_SQUARE: Final = 0.01
+
 
 @dataclass(frozen=True, slots=True)
 class _Sections:
@@ -71,12 +76,26 @@ def _sections(file: BinaryIO, page: int, dtypes: Collection[str]) -> _Sections:
     axes = (int(words["mapc"]), int(words["mapr"]), int(words["maps"]))
     if axes not in _AXES:
         raise TileReadError(f"wrong shape: expected MRC axes columns, rows, sections (1, 2, 3), found {axes}")
-    header = checked(Header(*size[:2], _MODES[mode], size[2]), dtypes)
+    header = checked(Header(*size[:2], _MODES[mode], size[2], _pixel_size_a(words)), dtypes)
     page_index(page, header.pages)
     stored = np.dtype(header.dtype).newbyteorder(words.dtype["mode"].byteorder)
     sections = _Sections(header, stored, _HEADER_BYTES + extra)
     _check_size(file, sections.start + header.pages * sections.n_bytes)
     return sections
+
+
+def _pixel_size_a(words: Any) -> float:
+    """Side of a pixel in angstrom: the cell by its samples, as MRC2014 has it; 0 where that is empty or makes no sense.
+
+    Programs that do not know it leave zeros; sizes beyond any microscope, or pixels that are no squares, are damage.
+    """
+    sides = []
+    for axis in "xy":
+        samples, cell = int(words[f"m{axis}"]), float(words["cella"][axis])
+        sides.append(cell / samples if samples > 0 else 0.0)
+    x, y = sides
+    is_square = abs(x - y) <= _SQUARE * max(x, y)
+    return round(x, 6) if is_square and _LEAST_A <= x <= _MOST_A else 0.0
 
 
 def _words(file: BinaryIO) -> Any:
