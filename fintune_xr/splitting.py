@@ -47,11 +47,9 @@ def split_donors(
     donors, markers = sorted(set(donor)), sorted(set(marker))
     wanted_parts = sum(f > 0 for f in fractions)
     if len(donors) < wanted_parts:
+        fewer = ", or leave a part out: --fractions 0.9 0.1 0" if wanted_parts == len(n.SPLITS) else ""
         others = ", or split by tile: --by tile" if unit == n.DONOR else ""
-        raise SplitError(
-            f"{len(donors)} {unit}(s) cannot fill {wanted_parts} parts; annotate more, leave a part out "
-            f"(--fractions 0.9 0.1 0){others}"
-        )
+        raise SplitError(f"{len(donors)} {unit}(s) cannot fill {wanted_parts} parts; annotate more{fewer}{others}")
     counts = np.zeros((len(donors), len(markers)))
     for d, m in zip(donor, marker, strict=True):
         counts[donors.index(d), markers.index(m)] += 1

@@ -193,7 +193,7 @@ def test_scores_are_those_of_the_counts(picked: Cohort) -> None:
 
 
 def by_hand(counts: np.ndarray, unit: list[str], seed: int, resamples: int) -> np.ndarray:
-    """Ends of the interval of a pooled F1: units drawn with replacement, each with all its tiles, one draw a time."""
+    """Pooled F1 of each resample: units drawn with replacement, each with all its tiles, one draw at a time."""
     units = sorted(set(unit))
     found = []
     for resample in range(resamples):
@@ -201,7 +201,12 @@ def by_hand(counts: np.ndarray, unit: list[str], seed: int, resamples: int) -> n
         rows = [row for at in drawn for row, of in zip(counts, unit, strict=True) if of == units[at]]
         tp, fp, fn = np.sum(rows, axis=0)
         found.append(2 * tp / (2 * tp + fp + fn))
-    return np.quantile(found, [0.025, 0.975])
+    return np.array(found)
+
+
+def ends(resampled: np.ndarray) -> np.ndarray:
+    """Ends of the interval of 95 %."""
+    return np.quantile(resampled, [0.025, 0.975])
 
 
 def test_intervals_are_over_donors_where_there_are_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -221,11 +226,14 @@ def test_intervals_are_over_donors_where_there_are_two(tmp_path: Path, capsys: p
             run: np.stack([scores[f"{prefix}_{k}"].sel({n.RUN: run}).values for k in ("tp", "fp", "fn")], axis=1)
             for run in ("good", "mixed")
         }
-        for run in counts:
-            expected = by_hand(counts[run], scores[n.DONOR].values.tolist(), 3, 200)
-            np.testing.assert_allclose(scores[f"{prefix}_f1_pooled_interval"].sel({n.RUN: run}).values, expected)
-        tiles = by_hand(counts["mixed"], scores[n.TILE].values.tolist(), 3, 200)
-        widths[prefix] = float(np.diff(expected)[0] / np.diff(tiles)[0])
+        expected = {run: by_hand(counts[run], scores[n.DONOR].values.tolist(), 3, 200) for run in counts}
+        for run, resampled in expected.items():
+            found = scores[f"{prefix}_f1_pooled_interval"].sel({n.RUN: run}).values
+            np.testing.assert_allclose(found, ends(resampled))
+        paired = scores[f"{prefix}_f1_pooled_difference_interval"].sel({n.RUN: "good", n.REFERENCE: "mixed"})
+        np.testing.assert_allclose(paired.values, ends(expected["good"] - expected["mixed"]))
+        tiles = ends(by_hand(counts["mixed"], scores[n.TILE].values.tolist(), 3, 200))
+        widths[prefix] = float(np.diff(ends(expected["mixed"]))[0] / np.diff(tiles)[0])
     assert widths["particle"] > 1.5
     capsys.readouterr()
     assert run_cli(["evaluate", cohort.url, "--resamples", "20"]) == 0
@@ -237,7 +245,7 @@ def test_micrographs_of_one_donor_are_resampled_themselves(picked: Cohort) -> No
     assert scores.attrs["resampled"] == n.TILE
     one = scores.sel({n.RUN: "good"})
     counts = np.stack([one[f"particle_{name}"].values for name in ("tp", "fp", "fn")], axis=1)
-    expected = by_hand(counts, scores[n.TILE].values.tolist(), 5, 100)
+    expected = ends(by_hand(counts, scores[n.TILE].values.tolist(), 5, 100))
     np.testing.assert_allclose(one["particle_f1_pooled_interval"].values, expected)
     assert "3 micrographs, all of one donor" in score_lines(scores)[0]
     single = scores.isel({n.TILE: [0]}).assign_attrs(resampled="")

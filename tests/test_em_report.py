@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,6 +17,8 @@ from probability_runs import plausible_maps, store_run
 from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.analysis.particle_figures import ShownPicks, micrograph_figure, precision_recall_curves
+from fintune_xr.analysis.report.contents import Note
+from fintune_xr.analysis.report.particle_sections import picks_section
 from fintune_xr.pipelines.basis import RESTS_ON, rests_on, tiles_in
 from fintune_xr.pipelines.evaluate import evaluate
 from fintune_xr.pipelines.pick import pick
@@ -70,6 +73,23 @@ def test_the_report_tells_particles_from_pixels(cohort: Cohort, tmp_path: Path) 
     assert len(pd.read_csv(tables / "selftrain_em.tsv", sep="\t")) == 4
     chosen = pd.read_csv(tables / "picks.tsv", sep="\t")
     assert set(chosen["chosen on"]) == {"val"}
+
+
+def test_the_report_says_what_intervals_are_over_and_what_flatters(cohort: Cohort) -> None:
+    particles = report_contents(cohort).particles
+    assert particles is not None
+    told = [part.text for part in picks_section(particles).parts if isinstance(part, Note)]
+    assert "a bootstrap over 2 micrographs, all of one donor (data set)" in told[0]
+    assert "The intervals rest on 2 micrographs" in told[1]
+    assert not any("flatters" in text for text in told)
+    assert particles.scores is not None
+    scores = particles.scores.assign_coords({n.DONOR: (n.TILE, ["a", "b"])}).assign_attrs(resampled=n.DONOR)
+    facts = {"unet": {**particles.facts["unet"], "chosen_on": "test"}}
+    other = picks_section(replace(particles, scores=scores, facts=facts))
+    told = [part.text for part in other.parts if isinstance(part, Note)]
+    assert "a bootstrap over 2 donors (data sets), each with all its micrographs" in told[0]
+    assert "The intervals rest on 2 donors" in told[1]
+    assert "The threshold of unet was chosen on micrographs that are scored here" in told[2]
 
 
 def test_examples_are_test_micrographs_with_their_picks(cohort: Cohort) -> None:
