@@ -199,7 +199,7 @@ def _measured(store: str, model: Idle, *, cluster: str = "threads") -> Cost:
         _peak_memory(cost),
     ):
         began, cpu, process = time.perf_counter(), time.thread_time(), time.process_time()
-        steps.infer(store, run="idle", cluster=cluster, restart=True)
+        steps.infer(store, run="idle", model="threshold", cluster=cluster, restart=True)
         cost.wall_s, cost.main_s = time.perf_counter() - began, time.thread_time() - cpu
         cost.process_s = time.process_time() - process
     return cost

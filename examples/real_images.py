@@ -143,7 +143,7 @@ def points_found(source: Path, out: Path) -> pd.DataFrame:
     fx.ingest(source, store, layout="cellfinder", title="cellfinder")
     # Cells of 10 to 15 um are 5 to 7 px wide here.
     sizes = ("model.channel=signal", "model.split_px=3", "model.min_area_px=12")
-    fx.infer(store, run=THRESHOLD, overrides=sizes)
+    fx.infer(store, run=THRESHOLD, model="threshold", overrides=sizes)
     finish(store, out / "cellfinder")
     found = fx.open_cohort(store).run(THRESHOLD)
     reached = {

@@ -157,6 +157,3 @@ STATE_MEANINGS: Final = {PENDING: "pending", DONE: "done", QUARANTINED: "quarant
 
 # Kinds of cohort.
 COHORT_KINDS: Final = ("if", "he", "oct", "em")
-
-# The model that a run takes when none is named: classical, without weights.
-DEFAULT_MODEL: Final = "threshold"

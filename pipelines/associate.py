@@ -49,7 +49,7 @@ def associate(
     cohort = open_cohort(store)
     names = list(runs) or cohort.run_names()
     if not names:
-        raise FintuneValueError(f"{cohort.url} has no run. Run: fintune-xr infer {cohort.url} --run R")
+        raise FintuneValueError(f"{cohort.url} has no run. Run: fintune-xr infer {cohort.url} --run R --model M")
     counts = tile_counts(cohort, names)
     table = read_clinical(clinical)
     chosen = list(outcomes) or [name for name in DEFAULT_OUTCOMES if name in table.columns]

@@ -27,12 +27,13 @@ from fintune_xr.analysis.report.benchmark_study import (
 from fintune_xr.errors import SettingsError
 from fintune_xr.finetune.settings import train_settings
 from fintune_xr.metrics.instance import instance_scores
-from fintune_xr.models.checkpoints import FLOW_UNET_KIND, Checkpoint, resolve_checkpoint
+from fintune_xr.models.checkpoints import FLOW_UNET_KIND, THRESHOLD_KIND, Checkpoint, resolve_checkpoint
+from fintune_xr.pipelines.asked_run import InferSettings
 from fintune_xr.pipelines.basis import RESTS_ON, rests_on, tiles_in
 from fintune_xr.pipelines.doors import require_masks
 from fintune_xr.pipelines.evaluate import match_tiles, scores_by_group, tiles_of_split
 from fintune_xr.pipelines.hybrid import choose_by_marker, undecided
-from fintune_xr.pipelines.infer import InferSettings, infer
+from fintune_xr.pipelines.infer import infer
 from fintune_xr.pipelines.progress import say
 from fintune_xr.pipelines.split import require_split, split_table
 from fintune_xr.pipelines.train import train
@@ -132,7 +133,7 @@ def _plan(cohort: Cohort, model: str, settings: BenchmarkSettings) -> _Plan:
         validated(InferSettings, getattr(settings, what), where=f"settings of {what}")
     if "zero_channels" in settings.train:
         raise SettingsError("train.zero_channels belongs to the marker-only model alone: set marker_only instead")
-    baseline = settings.baseline or (n.DEFAULT_MODEL if model == FLOW_UNET_KIND else model)
+    baseline = settings.baseline or (THRESHOLD_KIND if model == FLOW_UNET_KIND else model)
     members, left_out = _members(cohort, settings)
     return _Plan(cohort, settings, model, resolve_checkpoint(baseline), tuple(members), left_out)
 

@@ -22,6 +22,7 @@ from fintune_xr.finetune.engine import train as fit
 from fintune_xr.finetune.engine import training_in
 from fintune_xr.finetune.settings import TrainSettings, train_settings
 from fintune_xr.metrics.instance import IOU_THRESHOLDS, instance_scores, match_masks
+from fintune_xr.models.channels import with_planes
 from fintune_xr.models.checkpoints import FLOW_UNET_KIND, RECORD_FILE, Checkpoint, resolve_checkpoint
 from fintune_xr.models.registry import load_segmenter
 from fintune_xr.models.segmenter import segment
@@ -176,6 +177,8 @@ def _plan(
     if not isinstance(settings, TrainSettings):
         raise FintuneValueError(f"budget: expected a model that learns masks, e.g. {FLOW_UNET_KIND}; got kind {kind}")
     train, val, test = (tiles_for_training(cohort, part) for part in n.SPLITS)
+    trained, zeroed = (start.channels, start.zeroed) if start is not None else ((), ())
+    settings = with_planes(settings, train.channels, trained=trained, zeroed=zeroed)
     tiles = annotated_tiles(cohort)
     marker = dict(zip(texts(tiles[n.TILE]), texts(tiles[n.MARKER]), strict=True))
     train = _with_cells(train, settings.min_cells)

@@ -52,7 +52,9 @@ def evaluate(
         return evaluate_particles(cohort, runs=runs, split=split, resamples=resamples, seed=seed)
     names = list(runs) or cohort.run_names()
     if not names:
-        raise FintuneValueError(f"{cohort.url} has no run to evaluate. Run: fintune-xr infer {cohort.url} --run R")
+        raise FintuneValueError(
+            f"{cohort.url} has no run to evaluate. Run: fintune-xr infer {cohort.url} --run R --model M"
+        )
     require_known_run(cohort, names)
     digest = require_split(cohort) if split != "all" else ""
     tiles = tiles_of_split(cohort, split)

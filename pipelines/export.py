@@ -51,7 +51,9 @@ def export(
         return _particles(cohort, Path(out), runs, to=to, frame=frame, pixel_size_a=pixel_size_a)
     names = list(runs) or cohort.run_names()
     if not names:
-        raise FintuneValueError(f"{cohort.url} has no run to export. Run: fintune-xr infer {cohort.url} --run R")
+        raise FintuneValueError(
+            f"{cohort.url} has no run to export. Run: fintune-xr infer {cohort.url} --run R --model M"
+        )
     require_known_run(cohort, names)
     if to == MASKS:
         _require_masks(cohort, names)

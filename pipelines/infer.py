@@ -10,49 +10,28 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from fintune_xr import names as n
 from fintune_xr.analysis.rules import PositivityRule
 from fintune_xr.blocks import map_plans
 from fintune_xr.cluster.profile import Profile
 from fintune_xr.cluster.session import session
-from fintune_xr.datasets import SCHEMA_VERSION
-from fintune_xr.errors import FintuneValueError, unknown_name
-from fintune_xr.models.checkpoints import Checkpoint, resolve_checkpoint, training_facts
-from fintune_xr.models.devices import CPU
-from fintune_xr.models.registry import load_model, product_of
-from fintune_xr.models.settings import model_settings
+from fintune_xr.errors import unknown_name
+from fintune_xr.models.checkpoints import training_facts
+from fintune_xr.models.registry import product_of
+from fintune_xr.pipelines.asked_run import InferSettings, asked_or_stored, run_context, run_identity
 from fintune_xr.pipelines.in_time import infer_block_in_time, infer_block_isolated_in_time
 from fintune_xr.pipelines.infer_block import BlockContext
 from fintune_xr.pipelines.positivity import apply_positivity, is_counted, last_rule, parse_rule
 from fintune_xr.pipelines.progress import progress, say
 from fintune_xr.pipelines.split import require_split
-from fintune_xr.pipelines.workers import device_on, profile_and_rest
+from fintune_xr.pipelines.workers import profile_and_rest
 from fintune_xr.products import INSTANCES
 from fintune_xr.provenance import provenance
-from fintune_xr.settings import Config, Settings, load_settings, validated
+from fintune_xr.settings import Config, load_settings
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.runs import IDENTITY, RunWriter, run_attrs, run_creation, writing_run
+from fintune_xr.store.runs import RunWriter, run_creation, writing_run
 from fintune_xr.text import text_array
-
-
-class InferSettings(Settings):
-    """How a run is made. Only `model` belongs to its identity; the rest does not change results."""
-
-    model: dict[str, Any] = Field(default_factory=dict, description="Settings of the model itself.")
-    device: str = Field("auto", description="cpu, cuda, cuda:N, or auto: the GPU where there is one.")
-    batch_tiles: int = Field(1, ge=1, description="Tiles given to the network at once.")
-    attempts: int = Field(2, ge=1, description="Tries before a failing tile is quarantined.")
-    tile_timeout_s: float = Field(
-        1800.0,
-        ge=0,
-        description="A worker process that makes no progress for so long is given up, times the tiles of a batch while "
-        "the network has it; a tile that takes longer is quarantined. 0: never.",
-    )
-    positivity: str = Field(
-        "otsu", description="Rule applied at the end; other rules: `fintune-xr positivity`."
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,22 +59,24 @@ def infer(
 ) -> RunSummary:
     """Masks, or probabilities, of every pending tile of `store` under the name `run`; continues where a kill left off.
 
-    `model` is a registered name or a checkpoint; a stored run is continued with its own model and settings
-    when neither is given. `cluster` is a profile's name or a YAML file. With `parts` (train, val, test) only
-    tiles of these parts of the split are segmented; the others stay pending for a later call.
+    `model` is a registered name or a checkpoint, and needed for a run that is not there yet or is made anew; a stored
+    run is continued with its own model and settings when neither is given. `cluster` is a profile's name or a YAML
+    file. With `parts` (train, val, test) only tiles of these parts of the split are segmented; the others stay
+    pending for a later call.
 
-    Raises RunMismatchError where the stored run has another checkpoint or other settings, DeviceError
-    where a GPU was asked for that is not there, RunBusyError where another process writes the run.
+    Raises UnknownNameError where a run would be made and no model is named, RunMismatchError where the stored run
+    has another checkpoint, other settings or other planes, DeviceError where a GPU was asked for that is not there,
+    RunBusyError where another process writes the run.
     """
     cohort = open_cohort(store)
     profile, rest = profile_and_rest(cluster, overrides)
     settings = load_settings(InferSettings, config, rest)
-    checkpoint, settings = as_stored(cohort, run, model, settings, restart=restart)
+    checkpoint, settings = asked_or_stored(cohort, run, model, settings, restart=restart)
     context = run_context(cohort, run, checkpoint, settings, profile)
     identity = run_identity(checkpoint, context.settings)
     training = training_facts(checkpoint)
     facts = provenance(
-        settings=settings.as_dict(),
+        settings={**settings.as_dict(), "model": context.settings.as_dict()},
         checkpoint=checkpoint.as_dict(),
         device=context.device,
         **({"training": training} if training else {}),
@@ -121,73 +102,12 @@ def quarantined_of(store: str | Path, run: str) -> list[tuple[str, str]]:
     return [(str(found[n.TILE].values[i]), str(found[n.REASON].values[i])) for i in where]
 
 
-def run_identity(checkpoint: Checkpoint, settings: Settings) -> dict[str, Any]:
-    """What makes two runs the same run: weights, settings of the model, schema of the store."""
-    return {
-        "checkpoint_kind": checkpoint.kind,
-        "checkpoint_sha256": checkpoint.sha256,
-        "settings": settings.as_dict(),
-        "settings_digest": settings.digest,
-        "schema_version": SCHEMA_VERSION,
-    }
-
-
-def as_stored(
-    cohort: Cohort, run: str, model: str | None, settings: InferSettings, *, restart: bool
-) -> tuple[Checkpoint, InferSettings]:
-    """Checkpoint and settings asked for, or those of the stored run where nothing was said."""
-    known = run in cohort.run_names() and not restart
-    if known and model is None:
-        facts = run_attrs(cohort, run)["provenance"]["checkpoint"]
-        model = facts["path"] or facts["name"]
-        if not settings.model:
-            stored = run_attrs(cohort, run)[IDENTITY]["settings"]
-            settings = settings.model_copy(update={"model": stored})
-    return resolve_checkpoint(model or n.DEFAULT_MODEL), settings
-
-
 def _rule(cohort: Cohort, run: str, settings: InferSettings, *, restart: bool) -> PositivityRule:
     """The rule asked for, or the one that the stored run was counted with where nothing was said."""
     asked = parse_rule(settings.positivity)
     if restart or "positivity" in settings.model_fields_set:
         return asked
     return last_rule(cohort, run) or asked
-
-
-def run_context(
-    cohort: Cohort, run: str, checkpoint: Checkpoint, settings: InferSettings, profile: Profile
-) -> BlockContext:
-    """What the blocks of a run need, with settings of the model validated and the device as workers name it."""
-    chosen = validated(
-        model_settings(checkpoint.kind), settings.model, where=f"settings of {checkpoint.kind}"
-    )
-    _check_counts(cohort, checkpoint)
-    channels = tuple(str(name) for name in cohort.images(lazy=False)[n.CHANNEL].values)
-    device = device_on(profile, settings.device)
-    if not checkpoint.path:
-        # A model without weights costs nothing to make: what is wrong with it is said before there is a run.
-        load_model(checkpoint, channels=channels, settings=chosen, device=CPU if profile.is_remote else device)
-    return BlockContext(
-        location=cohort.location,
-        run=run,
-        checkpoint=checkpoint,
-        settings=chosen,
-        channels=channels,
-        device=device,
-        batch_tiles=settings.batch_tiles,
-        attempts=settings.attempts,
-        tile_timeout_s=settings.tile_timeout_s,
-    )
-
-
-def _check_counts(cohort: Cohort, checkpoint: Checkpoint) -> None:
-    """Raises FintuneValueError for a model of cells on a store that holds no counts, such as binned micrographs."""
-    dtype = cohort.images(lazy=False)[n.IMAGE].dtype
-    if product_of(checkpoint.kind) is INSTANCES and (dtype.kind != "u" or dtype.itemsize > 2):
-        raise FintuneValueError(
-            f"model {checkpoint.name!r} finds cells and measures counts (uint8, uint16), and {cohort.url} holds "
-            f"{dtype}. For particles of micrographs: fintune-xr train STORE --model unet, or pick STORE --model log."
-        )
 
 
 def in_parts(cohort: Cohort, parts: Sequence[str]) -> NDArray[np.bool_] | None:

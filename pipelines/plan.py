@@ -19,7 +19,8 @@ from fintune_xr.cluster.profile import Profile
 from fintune_xr.cluster.slurm import job_script
 from fintune_xr.errors import DeviceError
 from fintune_xr.overlap import batches
-from fintune_xr.pipelines.infer import InferSettings, as_stored, in_parts, run_context
+from fintune_xr.pipelines.asked_run import InferSettings, asked_or_stored, run_context
+from fintune_xr.pipelines.infer import in_parts
 from fintune_xr.pipelines.infer_block import BlockContext
 from fintune_xr.pipelines.workers import profile_and_rest
 from fintune_xr.settings import Config, load_settings
@@ -49,7 +50,7 @@ def plan_run(
     cohort = open_cohort(store)
     profile, rest = profile_and_rest(cluster, overrides)
     settings = load_settings(InferSettings, config, rest)
-    checkpoint, settings = as_stored(cohort, run, model, settings, restart=False)
+    checkpoint, settings = asked_or_stored(cohort, run, model, settings, restart=False)
     context = run_context(cohort, run, checkpoint, settings, profile)
     pending = _pending(cohort, run, parts)
     blocks = _blocks(cohort, run, pending)

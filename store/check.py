@@ -302,7 +302,7 @@ def _listed(tiles: Sequence[int]) -> str:
 def _remedy(path: str) -> str:
     run = path.split("/")[1] if path.startswith((f"{n.RUNS}/", f"{n.CELLS}/")) else ""
     if run and (path.startswith(n.CELLS) or path.rpartition("/")[2] in (n.TILE, n.CHANNEL)):
-        return f"Make it again: `fintune-xr infer --run {run} --restart`"
+        return f"Make it again: `fintune-xr infer --run {run} --model MODEL --restart`"
     if run:
         return f"Set the tiles back with `fintune-xr check --repair`, then `fintune-xr infer --run {run}`"
     if path.startswith(n.IMAGES):

@@ -44,7 +44,7 @@ def run_infer(store: str, cluster: str, hold: str = "") -> None:
     runs.tiles_per_task = lambda _: TILES_PER_TASK
     # Worker processes are started afresh and read this file before their first task.
     with dask.config.set({"distributed.worker.preload": [__file__], _HOLD: hold}):
-        os._exit(cli.run(["infer", store, "--run", "r", "--cluster", cluster, *SETTINGS]))
+        os._exit(cli.run(["infer", store, "--run", "r", "--model", "threshold", "--cluster", cluster, *SETTINGS]))
 
 
 def run_ingest(source: str, store: str) -> None:

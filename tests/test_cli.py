@@ -54,9 +54,13 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ("infer {store}", 2, "--run"),
         ("infer {store} --run x --model treshold", 2, "Did you mean 'threshold'?"),
         ("infer {store} --run x --model cpsam", 2, "fintune-xr weights fetch cpsam"),
-        ("infer {store} --run x batch_tile=2", 2, "Did you mean 'batch_tiles'?"),
-        ("infer {store} --run x model.sigma=2", 2, "Did you mean 'sigma_px'?"),
+        ("infer {store} --run x --model threshold batch_tile=2", 2, "Did you mean 'batch_tiles'?"),
+        ("infer {store} --run x --model threshold model.sigma=2", 2, "Did you mean 'sigma_px'?"),
         ("infer {store} --run baseline model.sigma_px=3", 2, "settings.sigma_px: stored 1.0, now 3"),
+        ("infer {store} --run basline", 2, "no run 'basline' to continue (stored: baseline). Did you mean 'baseline'?"),
+        ("infer {store} --run basline --dry-run", 2, "a model has to be named: --model threshold, cpsam"),
+        ("infer {store} --run baseline --restart", 2, "run 'baseline' is to be made anew, so a model has to be named"),
+        ("infer {store} --run x --model threshold batch_tiles=2", 2, "batch_tiles: expected 1 for threshold"),
         ("infer {store} --run x --cluster slurmm", 2, "no cluster profile 'slurmm'"),
         ("infer {store} --run ../x", 2, "use letters, digits"),
         ("infer {store}x --run x", 2, "no cohort store at"),
@@ -108,7 +112,7 @@ def test_quarantine_is_told_by_the_exit_status(
 
 def test_a_plan_writes_nothing(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(str(path) for path in store.rglob("*"))
-    assert cli.run(["infer", str(store), "--run", "planned", "--dry-run"]) == 0
+    assert cli.run(["infer", str(store), "--run", "planned", "--model", "threshold", "--dry-run"]) == 0
     assert "pending: 4" in capsys.readouterr().out
     assert sorted(str(path) for path in store.rglob("*")) == before
 

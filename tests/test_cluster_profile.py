@@ -349,10 +349,10 @@ def test_without_an_end_there_is_always_time(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_dry_run_tells_jobs_hours_and_script_and_writes_nothing(tmp_path: Path) -> None:
     store = make_store(tmp_path / "a.zarr", donors=4, tiles=20).url
     before = sorted(Path(store).rglob("*"))
-    plan = plan_run(store, run="r", cluster="slurm-cpu", overrides=["batch_tiles=4", "cluster.slurm.max_jobs=3"])
+    plan = plan_run(store, run="r", model="threshold", cluster="slurm-cpu", overrides=["cluster.slurm.max_jobs=3"])
     assert plan["pending"] == 80
-    # A sixty-fourth of 80 tiles is two, so that there are 40 blocks of half a batch.
-    assert (plan["blocks"], plan["batches"]) == ("40 of up to 2 tiles", 40)
+    # A sixty-fourth of 80 tiles is two, so that there are 40 blocks.
+    assert (plan["blocks"], plan["batches"]) == ("40 of up to 2 tiles", 80)
     assert plan["jobs"] == "3 at once, each with 8 block(s) at a time"
     assert "a pilot of 3 tiles on this machine" in plan["time per tile"]
     assert float(plan["hours of one worker's thread"].split()[0]) > 0
@@ -363,26 +363,27 @@ def test_a_dry_run_tells_jobs_hours_and_script_and_writes_nothing(tmp_path: Path
 def test_the_command_line_prints_the_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = make_store(tmp_path / "a.zarr").url
     said = ["--cluster", "slurm-l40s", "--dry-run", "--pilot", "0", "cluster.slurm.account=lab", "device=cuda"]
-    assert cli.run(["infer", store, "--run", "r", *said]) == 0
+    assert cli.run(["infer", store, "--run", "r", "--model", "threshold", *said]) == 0
     printed = capsys.readouterr().out
     assert "workers: up to 16 slurm\n" in printed
     assert "time: unknown; no pilot was asked for\n" in printed
     assert "#SBATCH -A lab\n" in printed
-    assert cli.run(["infer", store, "--run", "r", "--cluster", "slurm-cpu", "--dry-run", "device=cuda"]) == 1
+    said = ["--cluster", "slurm-cpu", "--dry-run", "device=cuda"]
+    assert cli.run(["infer", store, "--run", "r", "--model", "threshold", *said]) == 1
     assert open_cohort(store).run_names() == []
 
 
 def test_a_dry_run_says_when_there_can_be_no_pilot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fintune_xr.models.devices._cuda_count", lambda: 0)
     store = make_store(tmp_path / "a.zarr").url
-    plan = plan_run(store, run="r", cluster="slurm-cuda")
+    plan = plan_run(store, run="r", model="threshold", cluster="slurm-cuda")
     assert "no pilot: the workers compute on cuda:0, which is not here" in plan["time"]
-    assert plan_run(store, run="r", pilot=0)["time"] == "unknown; no pilot was asked for"
+    assert plan_run(store, run="r", model="threshold", pilot=0)["time"] == "unknown; no pilot was asked for"
 
 
 def test_a_dry_run_knows_the_pace_of_a_run_under_way_and_warns_of_long_blocks(tmp_path: Path) -> None:
     cohort = make_store(tmp_path / "a.zarr", donors=3, tiles=8)
-    infer(cohort.url, run="r", overrides=["device=cpu"])
+    infer(cohort.url, run="r", model="threshold", overrides=["device=cpu"])
     overrides = ["device=cpu", "cluster.slurm.longest_task_s=0"]
     plan = plan_run(cohort.url, run="r", cluster="slurm-cpu", overrides=overrides)
     assert plan["pending"] == 0
@@ -398,14 +399,14 @@ def test_a_device_that_a_worker_lacks_stops_the_run_before_its_first_tile(
 ) -> None:
     """The coordinator of a cluster cannot look; a worker of this process stands for one in a job."""
     monkeypatch.setattr("fintune_xr.models.devices._cuda_count", lambda: 0)
-    monkeypatch.setattr("fintune_xr.pipelines.infer.device_on", lambda *_: "cuda:0")
-    monkeypatch.setattr("fintune_xr.pipelines.infer.CPU", "cpu")
+    monkeypatch.setattr("fintune_xr.pipelines.asked_run.device_on", lambda *_: "cuda:0")
+    monkeypatch.setattr("fintune_xr.pipelines.asked_run.CPU", "cpu")
     cohort = make_store(tmp_path / "a.zarr")
     remote = Profile.model_validate({"kind": "slurm", "slurm": {"gres": "gpu:1"}})
     monkeypatch.setattr("fintune_xr.pipelines.infer.profile_and_rest", lambda _, rest: (remote, rest))
     monkeypatch.setattr("fintune_xr.pipelines.infer.session", _threads)
     with pytest.raises(DeviceError, match="device 'cuda:0' was asked for, but torch sees 0 CUDA"):
-        infer(cohort.url, run="r", cluster="slurm-cuda")
+        infer(cohort.url, run="r", model="threshold", cluster="slurm-cuda")
     assert not (cohort.run("r")["state"] != 0).any()
 
 

@@ -98,7 +98,7 @@ def whole(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     place = shutil.copytree(template, tmp_path_factory.mktemp("whole") / "a.zarr")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs, "tiles_per_task", lambda _: TILES_PER_TASK)
-        infer(place, run="r", overrides=SETTINGS)
+        infer(place, run="r", model="threshold", overrides=SETTINGS)
     return open_cohort(place)
 
 
@@ -174,7 +174,7 @@ def test_lost_jobs_and_nodes_cost_only_what_ran_there_and_a_second_coordinator_i
         slurm.call("scancel", slurm.jobs()[0])
         wait_for(lambda: is_said("ended: CANCELLED"), "the job to be missed")
         with pytest.raises(RunBusyError, match="another process is writing run 'r'"):
-            infer(store, run="r", overrides=SETTINGS)
+            infer(store, run="r", model="threshold", overrides=SETTINGS)
 
     def break_node() -> None:
         # Lambdas travel by value: workers cannot import this file.
@@ -187,7 +187,7 @@ def test_lost_jobs_and_nodes_cost_only_what_ran_there_and_a_second_coordinator_i
     with waiting_tiles(tmp_path, free=TILES_PER_TASK):
         # A whole node for each job, so that they cannot share one.
         cluster = profile_file(tmp_path, directives=["--exclusive"], node_failures=1)
-        infer(store, run="r", cluster=cluster, overrides=SETTINGS)
+        infer(store, run="r", model="threshold", cluster=cluster, overrides=SETTINGS)
     assert_as_whole(store, whole)
     assert is_said(f"deaths in 1 job(s) on {broken[0]}: new jobs avoid it")
 
@@ -212,7 +212,8 @@ def test_a_worker_whose_job_is_about_to_end_leaves_and_another_goes_on(
         'else mkdir -p third; fi; cd - >/dev/null',
     ]
     with waiting_tiles(tmp_path):
-        infer(store, run="r", cluster=profile_file(tmp_path, prologue=[" ; ".join(roles)]), overrides=SETTINGS)
+        cluster = profile_file(tmp_path, prologue=[" ; ".join(roles)])
+        infer(store, run="r", model="threshold", cluster=cluster, overrides=SETTINGS)
     assert_as_whole(store, whole)
     logs = [file.read_text() for file in (tmp_path / "the logs").iterdir()]
     assert len(logs) == 3
@@ -233,7 +234,7 @@ def test_a_killed_driver_is_continued_beside_workers_that_do_not_know_yet(
     done = int((open_cohort(store).run("r")[n.STATE] == n.DONE).sum())
     assert 0 < done < N_TILES
     hold.unlink()
-    summary = infer(store, run="r", cluster=cluster, overrides=SETTINGS)
+    summary = infer(store, run="r", model="threshold", cluster=cluster, overrides=SETTINGS)
     assert summary.n_new == N_TILES - done
     assert_as_whole(store, whole)
 
@@ -266,7 +267,7 @@ def test_dask_cuda_workers_have_a_gpu_each(
 
     after_commits(monkeypatch, {1: look})
     asked = {"worker": "cuda", "gres": "gpu:l40s:1", "min_jobs": 2, "tls": True, "log_directory": str(logs)}
-    infer(store, run="r", cluster=profile_file(tmp_path, **asked), overrides=SETTINGS)
+    infer(store, run="r", model="threshold", cluster=profile_file(tmp_path, **asked), overrides=SETTINGS)
     assert_as_whole(store, whole)
     assert seen["device"] == ["0", "1"]
     assert seen["resources"] == [{"GPU": 1.0}] * 2
@@ -298,7 +299,7 @@ def test_a_refusal_is_an_error_with_the_words_of_sbatch(
     slurm: LoopbackSlurm, store: Path, tmp_path: Path, asked: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(ClusterError, match=f"(?s){said}"):
-        infer(store, run="r", cluster=profile_file(tmp_path, **asked), overrides=SETTINGS)
+        infer(store, run="r", model="threshold", cluster=profile_file(tmp_path, **asked), overrides=SETTINGS)
 
 
 def test_jobs_that_give_no_worker_end_with_their_log(slurm: LoopbackSlurm, tmp_path: Path) -> None:
@@ -408,7 +409,7 @@ def driver_of(store: Path, cluster: str) -> Iterator[subprocess.Popen[str]]:
         f"import sys; from fintune_xr.store import runs; runs.tiles_per_task = lambda _: {TILES_PER_TASK}\n"
         "from fintune_xr.pipelines import cli; sys.exit(cli.run(sys.argv[1:]))"
     )
-    said = ["infer", str(store), "--run", "r", "--cluster", cluster, *SETTINGS]
+    said = ["infer", str(store), "--run", "r", "--model", "threshold", "--cluster", cluster, *SETTINGS]
     with subprocess.Popen([sys.executable, "-c", program, *said], stderr=subprocess.PIPE, text=True) as driver:
         try:
             yield driver

@@ -38,7 +38,7 @@ BAD = 4
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of eight tiles with a finished run `whole`, made without faults."""
     cohort = make_store(tmp_path_factory.mktemp("faults") / "a.zarr", donors=4, tiles=2)
-    infer(cohort.url, run="whole", overrides=SETTINGS)
+    infer(cohort.url, run="whole", model="threshold", overrides=SETTINGS)
     return Path(cohort.url)
 
 
@@ -73,7 +73,8 @@ def command(store: Path, *more: str, cluster: str = "", before: str = "") -> lis
     program = [sys.executable, "-c", f"{before}\nfrom fintune_xr.pipelines.cli import main; main()"]
     profile = store.parent / "two.yaml"
     profile.write_text("kind: processes\nworkers: 2\ndashboard: false\n")
-    return [*program, "infer", str(store), "--run", "r", "--cluster", cluster or str(profile), *SETTINGS, *more]
+    asked = ["--run", "r", "--model", "threshold", "--cluster", cluster or str(profile)]
+    return [*program, "infer", str(store), *asked, *SETTINGS, *more]
 
 
 def same_pixel() -> list[int]:

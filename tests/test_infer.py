@@ -63,7 +63,7 @@ def templates(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("templates")
     make_store(folder / "bare.zarr")
     shutil.copytree(folder / "bare.zarr", folder / "done.zarr")
-    infer(folder / "done.zarr", run="base", overrides=SETTINGS)
+    infer(folder / "done.zarr", run="base", model="threshold", overrides=SETTINGS)
     return folder / "bare.zarr", folder / "done.zarr"
 
 
@@ -115,7 +115,7 @@ def test_provenance_says_what_a_run_was_made_of(done: str) -> None:
 def test_tiles_smaller_than_the_array_are_segmented_without_their_padding(tmp_path: Path) -> None:
     cohort = make_store(tmp_path / "a.zarr", donors=1, tiles=1, px=96)
     add_tiles(cohort, ["d1/GFAP/000"], px=64)
-    infer(cohort.url, run="r", overrides=SETTINGS)
+    infer(cohort.url, run="r", model="threshold", overrides=SETTINGS)
     mask = cohort.run("r")[n.MASK][1].values
     np.testing.assert_array_equal(mask[:64, :64], segment(SEGMENTER, [tile_pixels("d1/GFAP/000", 64)])[0])
     assert not mask[64:].any()
@@ -127,13 +127,14 @@ def test_tasks_and_batches_do_not_change_results(
     store: str, templates: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, per_task: int, batch: int
 ) -> None:
     monkeypatch.setattr(runs, "tiles_per_task", lambda _: per_task)
-    infer(store, run="base", overrides=[*SETTINGS, f"batch_tiles={batch}"])
+    in_batches(monkeypatch)
+    infer(store, run="base", model="threshold", overrides=[*SETTINGS, f"batch_tiles={batch}"])
     assert_same_run(run_values(open_cohort(templates[1]), "base"), run_values(open_cohort(store), "base"))
 
 
 @pytest.mark.slow
 def test_processes_give_what_threads_give(store: str, templates: tuple[Path, Path]) -> None:
-    infer(store, run="base", overrides=SETTINGS, cluster="processes")
+    infer(store, run="base", model="threshold", overrides=SETTINGS, cluster="processes")
     assert_same_run(run_values(open_cohort(templates[1]), "base"), run_values(open_cohort(store), "base"))
 
 
@@ -156,7 +157,7 @@ def test_repaired_tiles_are_bit_identical(done: str) -> None:
 
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(store: str) -> None:
     before = sorted(Path(store).rglob("*"))
-    plan = plan_run(store, run="r", cluster="processes")
+    plan = plan_run(store, run="r", model="threshold", cluster="processes")
     assert (plan["tiles"], plan["pending"]) == (6, 6)
     assert plan["model"].startswith("threshold threshold (sha256 ")
     assert plan["workers"].endswith("processes")
@@ -204,6 +205,11 @@ def with_fault(monkeypatch: pytest.MonkeyPatch, segmenter: Faulty) -> None:
     monkeypatch.setattr(infer_block, "load_model", lambda *_, **__: segmenter)
 
 
+def in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the classical model stand for one that is shown several tiles at once."""
+    monkeypatch.setattr("fintune_xr.pipelines.asked_run.POOLING_KINDS", ("threshold",))
+
+
 @pytest.mark.parametrize(
     ("stage", "batch"), [("normalise", 1), ("predict", 1), ("predict", 4), ("reconstruct", 4)]
 )
@@ -212,7 +218,8 @@ def test_a_tile_that_fails_is_quarantined_and_the_others_are_done(
 ) -> None:
     bad = [i for i in range(6) if first_pixel(i) == first_pixel(3)]
     with_fault(monkeypatch, Faulty(stage, [first_pixel(3)], IndexError("too odd")))
-    summary = infer(store, run="r", overrides=[*SETTINGS, f"batch_tiles={batch}"])
+    in_batches(monkeypatch)
+    summary = infer(store, run="r", model="threshold", overrides=[*SETTINGS, f"batch_tiles={batch}"])
     assert (summary.n_done, summary.n_quarantined) == (6 - len(bad), len(bad))
     assert quarantined_of(store, "r") == [(tile_names(3, 2)[i], "IndexError: too odd") for i in bad]
     run = open_cohort(store).run("r", lazy=False)
@@ -229,16 +236,18 @@ def test_a_tile_that_fails_is_quarantined_and_the_others_are_done(
 
 def test_a_tile_that_fails_once_is_tried_again(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with_fault(monkeypatch, Faulty("predict", [first_pixel(2)], RuntimeError("a hiccup"), times=1))
-    assert infer(store, run="r", overrides=SETTINGS).n_quarantined == 0
+    assert infer(store, run="r", model="threshold", overrides=SETTINGS).n_quarantined == 0
     with_fault(monkeypatch, Faulty("predict", [first_pixel(2)], RuntimeError("a hiccup"), times=1))
-    assert infer(store, run="s", overrides=[*SETTINGS, "attempts=1", "batch_tiles=3"]).n_quarantined == 0
+    in_batches(monkeypatch)
+    settings = [*SETTINGS, "attempts=1", "batch_tiles=3"]
+    assert infer(store, run="s", model="threshold", overrides=settings).n_quarantined == 0
 
 
 def test_the_command_line_tells_of_quarantined_tiles(
     store: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with_fault(monkeypatch, Faulty("normalise", [first_pixel(0)], ValueError("[odd] text")))
-    assert cli.run(["infer", store, "--run", "r", *SETTINGS]) == 3
+    assert cli.run(["infer", store, "--run", "r", "--model", "threshold", *SETTINGS]) == 3
     assert "quarantined d0/GFAP/000: ValueError: [odd] text" in capsys.readouterr().out
 
 
@@ -248,7 +257,7 @@ def test_what_is_not_the_tiles_fault_stops_the_run(
 ) -> None:
     with_fault(monkeypatch, Faulty("reconstruct", [first_pixel(3)], error))
     with pytest.raises(type(error)):
-        infer(store, run="r", overrides=SETTINGS)
+        infer(store, run="r", model="threshold", overrides=SETTINGS)
     run = open_cohort(store).run("r")
     assert not (run[n.STATE] == n.QUARANTINED).any()
     monkeypatch.undo()
@@ -263,7 +272,7 @@ def test_damaged_images_are_an_error_and_not_quarantine(store: str, damage: str)
     if damage == "flipped":
         file.write_bytes(content[:500] + bytes([content[500] ^ 1]) + content[501:])
     with pytest.raises(StoreDamagedError, match="fintune-xr check"):
-        infer(store, run="r", overrides=SETTINGS)
+        infer(store, run="r", model="threshold", overrides=SETTINGS)
     assert not (open_cohort(store).run("r")[n.STATE] == n.QUARANTINED).any()
     file.write_bytes(content)
     assert infer(store, run="r").n_done == 6
@@ -298,7 +307,7 @@ def test_a_disk_that_fills_up_stops_the_run_and_room_lets_it_go_on(
                 while file.write(b"\0" * 4096):
                     pass
             file.truncate(max(0, file.tell() - room))
-        statuses.append(cli.run(["infer", store, "--run", "base", *SETTINGS]))
+        statuses.append(cli.run(["infer", store, "--run", "base", "--model", "threshold", *SETTINGS]))
         if statuses[-1]:
             said = capsys.readouterr().err
             assert "No space left on device" in said
@@ -318,8 +327,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """Six donors with two runs, annotations equal to the first run's masks, and a clinical table."""
     folder = tmp_path_factory.mktemp("study")
     cohort = make_store(folder / "a.zarr", donors=6, tiles=2, px=128)
-    infer(cohort.url, run="base", overrides=SETTINGS)
-    infer(cohort.url, run="marker", overrides=[*SETTINGS, "model.channel=marker"])
+    infer(cohort.url, run="base", model="threshold", overrides=SETTINGS)
+    infer(cohort.url, run="marker", model="threshold", overrides=[*SETTINGS, "model.channel=marker"])
     masks = cohort.run("base")[n.MASK].values
     annotate(cohort, dict(zip(tile_names(6, 2), masks, strict=True)))
     split(cohort.url, fractions=(0.0, 0.0, 1.0), seed=1)
@@ -400,7 +409,7 @@ def test_positive_cells_are_counted_again_after_a_kill(done: str, monkeypatch: p
 
 
 def test_detected_rule_wants_both_runs_finished(done: str) -> None:
-    infer(done, run="nuclei", overrides=SETTINGS)
+    infer(done, run="nuclei", model="threshold", overrides=SETTINGS)
     counts = positivity(done, run="base", rule="detected", nuclei_run="nuclei").sel({n.RULE: "detected"})
     run = open_cohort(done).run("base")
     np.testing.assert_array_equal(counts[n.N_POSITIVE].values, run[n.N_CELLS].values)
@@ -473,7 +482,7 @@ def test_lost_tiles_are_those_that_failed_or_were_left_out(done: str) -> None:
 )
 def test_what_is_misspelt_is_said_before_there_is_a_run(store: str, wrong: Any, error: type, said: str) -> None:
     with pytest.raises(error, match=said) as raised:
-        infer(store, **{"run": "r", **wrong})
+        infer(store, **{"run": "r", "model": "threshold", **wrong})
     assert raised.value.exit_status == 2
     assert open_cohort(store).run_names() == []
 
@@ -481,7 +490,7 @@ def test_what_is_misspelt_is_said_before_there_is_a_run(store: str, wrong: Any, 
 def test_a_gpu_that_is_not_there_is_an_error(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fintune_xr.models.devices._cuda_count", lambda: 0)
     with pytest.raises(DeviceError, match="device 'cuda' was asked for, but torch sees 0 CUDA"):
-        infer(store, run="r", overrides=["device=cuda"])
+        infer(store, run="r", model="threshold", overrides=["device=cuda"])
     assert open_cohort(store).run_names() == []
 
 
@@ -490,7 +499,7 @@ def test_other_settings_are_refused(done: str) -> None:
         infer(done, run="base", overrides=["model.background_px=0", "model.min_area_px=30"])
     with pytest.raises(RunMismatchError, match="--restart"):
         infer(done, run="base", model="threshold")
-    assert infer(done, run="base", restart=True, overrides=["model.min_area_px=30"]).n_new == 6
+    assert infer(done, run="base", model="threshold", restart=True, overrides=["model.min_area_px=30"]).n_new == 6
 
 
 @pytest.mark.parametrize(
@@ -551,7 +560,7 @@ def test_an_error_in_a_block_is_said_once(
     store: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with_fault(monkeypatch, Faulty("reconstruct", [first_pixel(3)], StoreDamagedError("a shard is gone")))
-    assert cli.run(["infer", store, "--run", "r", *SETTINGS]) == 1
+    assert cli.run(["infer", store, "--run", "r", "--model", "threshold", *SETTINGS]) == 1
     said = capfd.readouterr().err
     assert said.count("a shard is gone") == 1
     assert "Traceback" not in said

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from fintune_xr.errors import (
     CheckpointError,
@@ -258,29 +259,30 @@ def test_channels_are_found_by_name_in_another_store(saved: Path) -> None:
 def test_a_full_device_gets_fewer_patches_at_once(
     saved: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from cellpose import core
-
     segmenter = load_segmenter(
-        resolve_checkpoint(saved), channels=CHANNELS, settings=FlowUnetSettings(patch_batch=6), device="cpu"
+        resolve_checkpoint(saved), channels=CHANNELS, settings=FlowUnetSettings(patch_batch=6), device="cpu", keep=False
     )
-    run_net, tried = core.run_net, []
+    run, tried = segmenter._run, []
 
-    def small_device(*given: object, batch_size: int, **options: object) -> object:
-        tried.append(batch_size)
-        if batch_size > limit:
+    def small_device(patches: NDArray[np.float32]) -> NDArray[np.float32]:
+        tried.append(len(patches))
+        if len(patches) > limit:
             raise torch.cuda.OutOfMemoryError("out of memory")
-        return run_net(*given, batch_size=batch_size, **options)
+        return run(patches)
 
-    monkeypatch.setattr(core, "run_net", small_device)
-    image = segmenter.normalise(np.zeros((2, 64, 64), np.uint16))
-    limit = 1
+    limit = 6
+    images = [segmenter.normalise(stream(i).integers(0, 4000, (2, 64, 64)).astype(np.uint16)) for i in range(8)]
+    expected = segmenter.predict(images)
+    monkeypatch.setattr(segmenter, "_run", small_device)
+    limit = 2
     with caplog.at_level(logging.WARNING):
-        segmenter.predict([image, image])
-    assert tried == [6, 3, 1, 1]
-    assert "now 1 patches at once" in caplog.text
+        found = segmenter.predict(images)
+    assert tried == [6, 3, 1, 1, 1, 1, 1, 1, 1, 1]
+    assert "now 3 patches at once" in caplog.text
+    np.testing.assert_array_equal(found, expected)
     limit = 0
     with pytest.raises(DeviceError, match="out of memory on cpu with a single patch"):
-        segmenter.predict([image])
+        segmenter.predict(images[:1])
 
 
 def test_a_device_is_never_replaced() -> None:

@@ -32,7 +32,7 @@ def segmented(one: Any, real_data: Path, folder: Path) -> Path:
     fx.ingest(source, store, layout=choose_layout(one.layout, pattern=one.image_pattern))
     masks = "rosmap" if one.layout == "custom" else one.layout
     fx.annotate(source, store, layout=masks, pattern=one.mask_pattern)
-    fx.infer(store, run="threshold", overrides=one.threshold)
+    fx.infer(store, run="threshold", model="threshold", overrides=one.threshold)
     return store
 
 

@@ -66,7 +66,7 @@ def examples_section(contents: ReportContents) -> Section:
     """Pictures of some tiles with the outlines of every run."""
     examples = contents.examples
     if examples is None or examples.sizes[n.TILE] == 0:
-        return Section("examples", "Example tiles", command="fintune-xr infer STORE --run RUN")
+        return Section("examples", "Example tiles", command="fintune-xr infer STORE --run RUN --model MODEL")
     pictures = tuple(_example(examples, at) for at in range(examples.sizes[n.TILE]))
     return Section("examples", "Example tiles", pictures)
 
@@ -74,7 +74,7 @@ def examples_section(contents: ReportContents) -> Section:
 def provenance_section(contents: ReportContents) -> Section:
     """Model, weights, settings, versions and time of every run, a column per run."""
     if not contents.provenance:
-        return Section("provenance", "Provenance", command="fintune-xr infer STORE --run RUN")
+        return Section("provenance", "Provenance", command="fintune-xr infer STORE --run RUN --model MODEL")
     rows: dict[str, dict[str, str]] = {}
     for run, record in contents.provenance.items():
         for key, value in _flat(record):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +23,7 @@ from fintune_xr.models.channels import choose_channels
 from fintune_xr.models.checkpoints import Checkpoint, load_strictly, read_state
 from fintune_xr.models.dynamics import masks_from_flows
 from fintune_xr.models.flows import FlowSegmenter
+from fintune_xr.models.pooling import Cut
 from fintune_xr.models.segmenter import Maps, Mask
 from fintune_xr.models.settings import CpsamSettings
 
@@ -66,12 +67,17 @@ class CpsamSegmenter(FlowSegmenter):
         diameter = self.settings.diameter_px
         return MODEL_DIAMETER_PX / diameter if diameter else 1.0
 
-    def _predict_one(self, image: Maps) -> Maps:
+    def _cut(self, image: Maps) -> Cut:
         if self._rescale == 1.0:
-            return super()._predict_one(image)
-        maps = self._run(np.moveaxis(image, 0, -1), self._rescale)
-        full = transforms.resize_image(np.moveaxis(maps, 0, -1), *image.shape[1:])
-        return np.ascontiguousarray(np.moveaxis(full, -1, 0))
+            return super()._cut(image)
+        scaled = transforms.resize_image(np.moveaxis(image, 0, -1), rsz=self._rescale)
+        cut = super()._cut(np.moveaxis(scaled, -1, 0))
+
+        def join(found: Sequence[Maps]) -> Maps:
+            full = transforms.resize_image(np.moveaxis(cut.join(found), 0, -1), *image.shape[1:])
+            return np.ascontiguousarray(np.moveaxis(full, -1, 0))
+
+        return replace(cut, join=join)
 
 
 def load_cpsam(

@@ -185,8 +185,10 @@ def _from_file(path: Path, name: str, record: Mapping[str, Any]) -> Checkpoint:
     path = path.resolve()
     entries = load_weights_file(path)
     kind = _kind(entries, path)
-    channels, zeroed = record.get("channels", ()), record.get("zero_channels", ())
-    if kind in OWN_KINDS:
+    channels, zeroed = (), ()
+    if kind == CPSAM_KIND:
+        channels, zeroed = record.get("channels", ()), record.get("zero_channels", ())
+    elif kind in OWN_KINDS:
         channels, zeroed = entries["architecture"]["channels"], entries["settings"].get("zero_channels", ())
     return Checkpoint(kind, name, str(path), file_sha256(path), tuple(channels), tuple(zeroed))
 

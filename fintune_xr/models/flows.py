@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from cellpose import core, transforms
+from cellpose import transforms
 
 from fintune_xr.errors import DeviceError, FintuneValueError
 from fintune_xr.models.channels import ChannelChoice
 from fintune_xr.models.dynamics import masks_from_flows
+from fintune_xr.models.pooling import Cut, PatchLimit, pooled
 from fintune_xr.models.segmenter import Maps, Mask, Plane
 from fintune_xr.models.settings import FlowSettings
-
-LOGGER = logging.getLogger(__name__)
 
 # Patches meet with this overlap, as in Cellpose.
 OVERLAP = 0.1
 
 
 class FlowNetwork(Protocol):
-    """A torch module as cellpose.core.run_net wants it."""
+    """A torch module with Cellpose's outputs."""
 
     @property
     def device(self) -> torch.device:
@@ -33,6 +31,10 @@ class FlowNetwork(Protocol):
     @property
     def dtype(self) -> torch.dtype:
         """What its input must be."""
+        ...
+
+    def eval(self) -> object:
+        """Makes it ready to be applied."""
         ...
 
     def __call__(self, patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -55,49 +57,47 @@ class FlowSegmenter:
         self.settings = settings
         self.choice = choice
         self.n_inputs = n_inputs
-        self._patch_batch = settings.patch_batch
+        self._limit = PatchLimit(settings.patch_batch)
 
     def normalise(self, tile: Plane) -> Maps:
         """Chosen planes (n_inputs, y, x) with their 1st percentile at 0 and their 99th at 1."""
         return normalised(self.choice.take(tile), n_planes=self.n_inputs)
 
     def predict(self, batch: Sequence[Maps]) -> list[Maps]:
-        """Flow along y, flow along x and cell logit (3, y, x) of each input."""
-        return [self._predict_one(one) for one in batch]
+        """Flow along y, flow along x and cell logit (3, y, x) of each input; patches of all of them share batches.
+
+        Raises DeviceError where memory is too small for a single patch.
+        """
+        try:
+            return pooled(batch, cut=self._cut, network=self._run, limit=self._limit)
+        except torch.cuda.OutOfMemoryError as error:
+            raise DeviceError(
+                f"out of memory on {self.network.device} with a single patch. "
+                "Free its memory, or use a GPU that has more."
+            ) from error
 
     def reconstruct(self, maps: Maps) -> Mask:
         """Instances that the flows lead to."""
         return masks_from_flows(maps, self.settings.dynamics)
 
-    def _predict_one(self, image: Maps) -> Maps:
-        return self._run(np.moveaxis(image, 0, -1))
+    def _cut(self, image: Maps) -> Cut:
+        """Patches of `image` (input, y, x) as Cellpose cuts them, and how it averages them where they overlap."""
+        height, width = image.shape[1:]
+        top, bottom, left, right = transforms.get_pad_yx(height, width, min_size=(self.patch_px, self.patch_px))
+        padded = np.pad(image, ((0, 0), (top, bottom), (left, right)))
+        patches, spans_y, spans_x, *size = transforms.make_tiles(padded, bsize=self.patch_px, tile_overlap=OVERLAP)
 
-    def _run(self, image: Maps, rescale: float | None = None) -> Maps:
-        """Maps (3, y, x) of `image` (y, x, input), by patches: fewer at once when memory is full."""
-        while True:
-            try:
-                maps, _ = core.run_net(
-                    self.network,
-                    image[np.newaxis],
-                    batch_size=self._patch_batch,
-                    bsize=self.patch_px,
-                    tile_overlap=OVERLAP,
-                    rsz=rescale,
-                )
-            except torch.cuda.OutOfMemoryError as error:
-                self._shrink(error)
-            else:
-                return np.ascontiguousarray(np.moveaxis(maps[0], -1, 0), dtype=np.float32)
+        def join(found: Sequence[Maps]) -> Maps:
+            maps = transforms.average_tiles(np.stack(found), spans_y, spans_x, *size)
+            return np.ascontiguousarray(maps[:, top : top + height, left : left + width], dtype=np.float32)
 
-    def _shrink(self, error: torch.cuda.OutOfMemoryError) -> None:
-        if self._patch_batch == 1:
-            raise DeviceError(
-                f"out of memory on {self.network.device} with a single patch. "
-                "Free its memory, or use a GPU that has more."
-            ) from error
-        self._patch_batch //= 2
-        torch.cuda.empty_cache()
-        LOGGER.warning("out of memory on %s: now %d patches at once", self.network.device, self._patch_batch)
+        return Cut(len(spans_y), patches.reshape(-1, *patches.shape[2:]), join)
+
+    def _run(self, patches: Maps) -> Maps:
+        self.network.eval()
+        with torch.inference_mode():
+            maps, _ = self.network(torch.from_numpy(patches).to(self.network.device, self.network.dtype))
+        return np.asarray(maps.float().cpu().numpy())
 
 
 def normalised(planes: Plane, *, n_planes: int = 0) -> Maps:

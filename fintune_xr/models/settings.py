@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field
 
@@ -19,6 +19,9 @@ from fintune_xr.models.checkpoints import (
 from fintune_xr.models.sam_settings import SamSettings
 from fintune_xr.picking import SEPARATION
 from fintune_xr.settings import Settings
+
+# Kinds whose network is shown parts of tiles of one size, so that parts of several tiles fit into one batch.
+POOLING_KINDS: Final = (FLOW_UNET_KIND, CPSAM_KIND, UNET_KIND)
 
 
 class ThresholdSettings(Settings):

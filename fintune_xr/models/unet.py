@@ -16,6 +16,7 @@ from fintune_xr.errors import DeviceError, FintuneValueError
 from fintune_xr.models.channels import ChannelChoice, choose_channels
 from fintune_xr.models.checkpoints import UNET_KIND, Checkpoint, load_strictly, read_state
 from fintune_xr.models.dynunet import channels_last, channels_last_unet, reach_px, save_own, stride_px
+from fintune_xr.models.pooling import Cut, PatchLimit, pooled
 from fintune_xr.models.segmenter import Detections, Maps, Plane
 from fintune_xr.models.settings import UnetArchitecture, UnetSettings
 from fintune_xr.picking import Peaks, pick_peaks
@@ -56,7 +57,7 @@ class UnetDetector:
         self.network = network
         self.settings = settings
         self.choice = choice
-        self._window_px, self._patch_batch = settings.window_px, settings.patch_batch
+        self._window_px, self._limit = settings.window_px, PatchLimit(settings.patch_batch)
 
     @property
     def n_inputs(self) -> int:
@@ -73,12 +74,18 @@ class UnetDetector:
         return np.stack([standardised(plane) for plane in self.choice.take(tile)])
 
     def predict(self, batch: Sequence[Maps]) -> list[Maps]:
-        """Logits (1, y, x) of each input; fewer and smaller windows at once when memory is full."""
+        """Logits (1, y, x) of each input; windows of all of them share batches, fewer and smaller when memory is full.
+
+        Raises DeviceError where memory is too small for a single small window.
+        """
         while True:
             try:
-                return [self._predict_one(image) for image in batch]
+                return pooled(batch, cut=self._cut, network=self._run, limit=self._limit)
             except torch.cuda.OutOfMemoryError as error:
-                self._shrink(error)
+                self._check_smaller(error)
+            torch.cuda.empty_cache()
+            self._window_px = max(SMALLEST_WINDOW_PX, self._window_px // 2)
+            LOGGER.warning("out of memory: now windows of %d px", self._window_px)
 
     def reconstruct(self, maps: Maps) -> Detections:
         """Probability at each pixel and the candidates that reach the floor."""
@@ -99,19 +106,20 @@ class UnetDetector:
             separation=self.settings.separation / part,
         )
 
-    def _predict_one(self, image: Maps) -> Maps:
+    def _cut(self, image: Maps) -> Cut:
         height, width = image.shape[1:]
         stride = stride_px(len(self.network.architecture.filters))
         padded = np.pad(image, ((0, 0), (0, -height % stride), (0, -width % stride)))
-        logits = np.empty((1, *padded.shape[1:]), np.float32)
         spans = [list(windows(length, self._window_px, stride, self._halo())) for length in padded.shape[1:]]
         places = [(y, x) for y in spans[0] for x in spans[1]]
-        for start in range(0, len(places), self._patch_batch):
-            some = places[start : start + self._patch_batch]
-            found = self._run(np.stack([padded[:, y.seen, x.seen] for y, x in some]))
-            for (y, x), one in zip(some, found, strict=True):
+
+        def join(found: Sequence[Maps]) -> Maps:
+            logits = np.empty((1, *padded.shape[1:]), np.float32)
+            for (y, x), one in zip(places, found, strict=True):
                 logits[:, y.kept, x.kept] = one[:, y.inside, x.inside]
-        return logits[:, :height, :width]
+            return logits[:, :height, :width]
+
+        return Cut(len(places), (padded[:, y.seen, x.seen] for y, x in places), join)
 
     def _halo(self) -> int:
         n_levels = len(self.network.architecture.filters)
@@ -129,18 +137,13 @@ class UnetDetector:
             self.network.train(is_training)
         return np.asarray(logits.float().cpu().numpy())
 
-    def _shrink(self, error: torch.cuda.OutOfMemoryError) -> None:
-        if self._patch_batch == 1 and self._window_px <= SMALLEST_WINDOW_PX:
+    def _check_smaller(self, error: torch.cuda.OutOfMemoryError) -> None:
+        """Raises DeviceError where windows cannot be made any smaller."""
+        if self._window_px <= SMALLEST_WINDOW_PX:
             raise DeviceError(
                 f"out of memory with a single window of {self._window_px} px. Free the GPU's memory, or use one "
                 "that has more."
             ) from error
-        if self._patch_batch > 1:
-            self._patch_batch //= 2
-        else:
-            self._window_px = max(SMALLEST_WINDOW_PX, self._window_px // 2)
-        torch.cuda.empty_cache()
-        LOGGER.warning("out of memory: now %d windows of %d px", self._patch_batch, self._window_px)
 
 
 class Window:
