@@ -102,7 +102,7 @@ def test_a_run_whose_workers_all_die_at_every_start_stops_and_is_continued(
     """As on a machine whose memory or disk has come to its end."""
     cohort = make_store(tmp_path / "a.zarr", donors=4, tiles=N_TILES // 4)
     monkeypatch.setattr(runs, "tiles_per_task", lambda _: 1)
-    infer(cohort.url, run="whole", overrides=SETTINGS)
+    infer(cohort.url, run="whole", model="threshold", overrides=SETTINGS)
     monkeypatch.setattr(module, "_AT_LEAST", 3)
     monkeypatch.setattr(module, "_ROUNDS", 1)
     commit = RunWriter.commit
@@ -118,7 +118,7 @@ def test_a_run_whose_workers_all_die_at_every_start_stops_and_is_continued(
 
         monkeypatch.setattr(RunWriter, "commit", end_of_the_workers)
         with pytest.raises(ClusterError, match=message):
-            infer(cohort.url, run="r", cluster="processes", overrides=[*SETTINGS, *TWO])
+            infer(cohort.url, run="r", model="threshold", cluster="processes", overrides=[*SETTINGS, *TWO])
     done = int((open_cohort(cohort.url).run("r")[n.STATE] == n.DONE).sum())
     assert 0 < done < N_TILES
     assert infer(cohort.url, run="r").n_new == N_TILES - done

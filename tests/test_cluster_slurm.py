@@ -373,7 +373,8 @@ def test_a_queue_that_never_answers_again_is_waited_for_as_long_as_said(
         after_commits(monkeypatch, {1: part})
         message = "squeue has not answered for 1 s and no worker is left.*Unable to contact slurm controller"
         with waiting_tiles(tmp_path, free=TILES_PER_TASK), pytest.raises(ClusterError, match=message):
-            infer(store, run="r", cluster=profile_file(tmp_path, silence_s=1), overrides=SETTINGS)
+            cluster = profile_file(tmp_path, silence_s=1)
+            infer(store, run="r", model="threshold", cluster=cluster, overrides=SETTINGS)
     done = int((open_cohort(store).run("r")[n.STATE] == n.DONE).sum())
     assert 0 < done < N_TILES
     assert infer(store, run="r").n_new == N_TILES - done

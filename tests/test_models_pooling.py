@@ -120,6 +120,7 @@ def test_a_run_in_batches_is_the_run_tile_by_tile(tmp_path: Path, monkeypatch: p
         said = ["device=cpu", f"batch_tiles={batch}", "model.dynamics.niter=20", "positivity=mixture"]
         infer(store, run=f"of{batch}", model=str(tmp_path / "net.pt"), overrides=said)
     cohort = open_cohort(store)
+    assert cohort.run("of1")["mask"].values.any()
     assert_same_run(run_values(cohort, "of1"), run_values(cohort, "of3"))
 
 
