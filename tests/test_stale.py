@@ -216,5 +216,5 @@ def test_positive_cells_by_nuclei_of_a_run_that_was_made_anew_are_refused(cohort
     _another_model(cohort)
     with pytest.raises(FintuneValueError, match=r"'other' was counted with nuclei .* run cells has been made anew"):
         tile_counts(cohort, ["other"])
-    infer(cohort.url, run="other", model="threshold")
+    infer(cohort.url, run="other")
     assert not tile_counts(cohort, ["other"]).equals(before)
