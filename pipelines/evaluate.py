@@ -17,6 +17,7 @@ from fintune_xr.pipelines.basis import RESTS_ON, rests_on
 from fintune_xr.pipelines.done import require_done
 from fintune_xr.pipelines.evaluate_particles import evaluate_particles, particle_table
 from fintune_xr.pipelines.progress import progress, say
+from fintune_xr.pipelines.seen import require_unseen
 from fintune_xr.pipelines.split import annotated_tiles, judging_part, require_split
 from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import Cohort, open_cohort
@@ -121,6 +122,7 @@ def match_tiles(cohort: Cohort, names: Sequence[str], tiles: xr.Dataset) -> xr.D
     predictions = {name: cohort.run(name, lazy=False) for name in names}
     for name, run in predictions.items():
         require_done(name, run, tiles)
+        require_unseen(cohort, name, texts(tiles[n.TILE]))
     rows = []
     with progress("evaluate", tiles.sizes[n.TILE]) as advance:
         for tile in tiles[n.TILE].values:

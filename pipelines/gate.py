@@ -30,6 +30,7 @@ from fintune_xr.pipelines.done import require_done
 from fintune_xr.pipelines.doors import require_masks
 from fintune_xr.pipelines.evaluate import scores_by_group, tiles_of_split
 from fintune_xr.pipelines.progress import progress
+from fintune_xr.pipelines.seen import require_unseen
 from fintune_xr.pipelines.split import require_split
 from fintune_xr.provenance import provenance
 from fintune_xr.settings import load_settings
@@ -62,6 +63,7 @@ def gate(
     digest = require_split(cohort) if split != "all" else ""
     tiles = tiles_of_split(cohort, split)
     require_done(run, cohort.run(run, lazy=False), tiles)
+    require_unseen(cohort, run, texts(tiles[n.TILE]))
     gated = _gated_run(cohort, run, settings.gates)
     counts = _match_tiles(cohort, gated, tiles)
     parts = [counts[[n.TP, n.FP, n.FN]].drop_vars([n.DONOR, n.MARKER, n.SPLIT]), _scores(counts, resamples, seed)]

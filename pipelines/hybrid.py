@@ -20,6 +20,7 @@ from fintune_xr.pipelines.doors import require_masks
 from fintune_xr.pipelines.evaluate import ALL_MARKERS, GROUP, evaluate
 from fintune_xr.pipelines.positivity import apply_positivity, parse_rule
 from fintune_xr.pipelines.progress import progress, say
+from fintune_xr.pipelines.seen import SEEN, TRAINING, seen_by_runs
 from fintune_xr.pipelines.split import require_split
 from fintune_xr.provenance import provenance
 from fintune_xr.store import shards
@@ -59,6 +60,7 @@ def hybrid(store: str | Path, *, run_name: str, runs: Sequence[str], part: str =
         "schema_version": SCHEMA_VERSION,
     }
     facts = provenance(hybrid=choice, candidates=list(runs), chosen_on=part, split_digest=require_split(cohort))
+    facts[TRAINING] = {SEEN: seen_by_runs(cohort, runs)}
     run_of_tile = [choice[marker] for marker in texts(cohort.images(lazy=False)[n.MARKER])]
     with writing_run(cohort, run_name, identity=identity, facts=facts) as writer:
         plans = list(writer.plans())

@@ -20,6 +20,7 @@ from fintune_xr.pipelines.basis import ALL, SPLIT_DIGEST, tiles_in, truth_doubt
 from fintune_xr.pipelines.blob_picker import LOG, write_log_candidates
 from fintune_xr.pipelines.done import require_done
 from fintune_xr.pipelines.doors import require_particles
+from fintune_xr.pipelines.seen import require_unseen
 from fintune_xr.pipelines.split import require_split
 from fintune_xr.pipelines.truth import TRUTH_DIGEST, truth_digest
 from fintune_xr.points import tile_points
@@ -137,6 +138,7 @@ def require_searched(cohort: Cohort, run: str, candidates: xr.Dataset, tiles: di
     """Raises FintuneValueError where `run` has not looked at one of `tiles`: it would count as finding nothing."""
     if run in cohort.run_names():
         require_done(run, cohort.run(run, lazy=False), cohort.images(lazy=False).isel({n.TILE: list(tiles.values())}))
+        require_unseen(cohort, run, tiles)
     later = [tile for tile, at in tiles.items() if at >= int(candidates.attrs.get(N_TILES, at + 1))]
     if later:
         raise FintuneValueError(

@@ -22,6 +22,7 @@ from fintune_xr.models.unet import UnetDetector
 from fintune_xr.pipelines.doors import require_particles
 from fintune_xr.pipelines.micrographs import particle_tiles
 from fintune_xr.pipelines.progress import say
+from fintune_xr.pipelines.seen import SEEN, seen_in_training
 from fintune_xr.pipelines.selftrain_plan import Study, plan_study
 from fintune_xr.pipelines.selftrain_settings import SelfTrainSettings
 from fintune_xr.pipelines.split import require_split
@@ -88,7 +89,8 @@ def _stage(study: Study, number: int, teacher: Checkpoint | None) -> tuple[Check
     settings = study.settings_of(number)
     start = None if study.settings.anew else teacher
     truth = truth_digest(study.cohort, [*study.labelled.names, *study.parts[n.VAL].names])
-    facts = {"split_digest": study.split_digest, TRUTH_DIGEST: truth, **facts}
+    seen = seen_in_training(study.cohort, learned=tiles.names, judged=study.parts[n.VAL].names, start=teacher)
+    facts = {"split_digest": study.split_digest, TRUTH_DIGEST: truth, SEEN: seen, **facts}
     say(f"{study.stage(number)}: {len(tiles)} micrographs")
     checkpoint = fit(
         tiles, study.parts[n.VAL], settings=settings, out=folder, start=start, facts=facts, report=epoch_line

@@ -22,6 +22,7 @@ from fintune_xr.pipelines.doors import require_masks, require_particles
 from fintune_xr.pipelines.micrographs import annotated_micrographs, with_diameter
 from fintune_xr.pipelines.progress import say
 from fintune_xr.pipelines.remote import results_from_workers, seen_everywhere, settings_there
+from fintune_xr.pipelines.seen import SEEN, seen_in_training
 from fintune_xr.pipelines.split import annotated_part, require_split
 from fintune_xr.pipelines.truth import TRUTH_DIGEST, truth_digest
 from fintune_xr.pipelines.workers import HERE, profile_and_rest
@@ -63,15 +64,17 @@ def train(
     settings = load_settings(train_settings(kind), config, overrides)
     parts, settings = _tiles(cohort, settings, start, markers)
     folder = Path(out) / run_name
-    truth = truth_digest(cohort, [*parts[n.TRAIN].names, *parts[n.VAL].names])
-    say(f"train {run_name}: {len(parts[n.TRAIN].names)} tiles, {len(parts[n.VAL].names)} for validation")
+    learned, judged = parts[n.TRAIN].names, parts[n.VAL].names
+    truth = truth_digest(cohort, [*learned, *judged])
+    seen = seen_in_training(cohort, learned=learned, judged=judged, start=start)
+    say(f"train {run_name}: {len(learned)} tiles, {len(judged)} for validation")
     made = fit(
         parts[n.TRAIN],
         parts[n.VAL],
         settings=settings,
         out=folder,
         start=start,
-        facts={"split_digest": digest, TRUTH_DIGEST: truth},
+        facts={"split_digest": digest, TRUTH_DIGEST: truth, SEEN: seen},
         report=epoch_line,
     )
     return Path(made.path).parent

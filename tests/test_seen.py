@@ -1,0 +1,94 @@
+"""A model is not scored on tiles that it has seen under another split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fintune_xr import names as n
+from fintune_xr.errors import SplitError
+from fintune_xr.pipelines import seen
+from fintune_xr.pipelines.annotate import annotate
+from fintune_xr.pipelines.evaluate import evaluate
+from fintune_xr.pipelines.gate import gate
+from fintune_xr.pipelines.hybrid import hybrid
+from fintune_xr.pipelines.infer import infer
+from fintune_xr.pipelines.ingest import ingest
+from fintune_xr.pipelines.split import split
+from fintune_xr.pipelines.train import train
+from fintune_xr.simulate import CohortSettings, simulate_cohort
+from fintune_xr.store.cohort import open_cohort
+from fintune_xr.text import text_array
+
+TRAINING = (
+    "epochs=1", "validate_every=1", "patches_per_epoch=4", "patch_px=64", "filters=[4,8,16]", "threads=1", "device=cpu",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cohort whose split is another one than that under which `first` and, from it, `second` were trained."""
+    folder = tmp_path_factory.mktemp("seen")
+    settings = CohortSettings(
+        n_donors=6, markers=("GFAP",), tiles_per_donor=(1, 1), tile_px=96, n_annotated=6, damaged=False, seed=3
+    )
+    made = simulate_cohort(folder / "raw", settings=settings)
+    path = folder / "cohort.zarr"
+    ingest(made.source, path)
+    annotate(made.annotations, path)
+    split(path, fractions=(0.34, 0.33, 0.33))
+    first = train(path, run_name="first", out=folder / "models", overrides=TRAINING)
+    infer(path, run="first", model=str(first), overrides=["device=cpu"])
+    infer(path, run="threshold", model="threshold", overrides=["device=cpu"])
+    evaluate(path)
+    hybrid(path, run_name="mixed", runs=["first", "threshold"])
+    before = parts(path)
+    seed = next(s for s in range(1, 50) if rotated(before, resplit(path, s)))
+    assert seed
+    second = train(path, run_name="second", model=str(first), out=folder / "models", overrides=TRAINING)
+    infer(path, run="second", model=str(second), overrides=["device=cpu"])
+    return path
+
+
+def parts(store: Path) -> dict[str, str]:
+    images = open_cohort(store).images()
+    return dict(zip(map(str, text_array(images[n.TILE])), map(str, text_array(images[n.SPLIT])), strict=True))
+
+
+def resplit(store: Path, seed: int) -> dict[str, str]:
+    split(store, fractions=(0.34, 0.33, 0.33), seed=seed, force=True)
+    return parts(store)
+
+
+def rotated(before: dict[str, str], now: dict[str, str]) -> bool:
+    """Train tiles have become test tiles, and others than these train now."""
+    moved = {(before[tile], now[tile]) for tile in before}
+    return {(n.TRAIN, n.TEST), (n.TEST, n.TRAIN), (n.TRAIN, n.VAL)} <= moved
+
+
+@pytest.mark.parametrize("run", ["first", "mixed", "second"])
+def test_tiles_that_trained_the_model_or_the_one_it_began_with_are_not_scored(store: Path, run: str) -> None:
+    said = rf"the model of run '{run}' was trained with \d of the tiles .*the split is another one now"
+    for part in (n.TEST, n.VAL):
+        with pytest.raises(SplitError, match=said):
+            evaluate(store, runs=[run], split=part)
+    with pytest.raises(SplitError, match=said):
+        gate(store, run=run)
+
+
+def test_what_learned_from_nothing_and_the_train_part_are_scored(store: Path) -> None:
+    evaluate(store, runs=["threshold"])
+    evaluate(store, runs=["first", "second"], split=n.TRAIN)
+
+
+def test_tiles_that_chose_the_epoch_may_be_val_tiles_but_no_test_tiles(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cohort = open_cohort(store)
+    tiles = {part: [tile for tile, its in parts(store).items() if its == part] for part in n.SPLITS}
+    facts = seen.seen_in_training(cohort, learned=[], judged=tiles[n.VAL] + tiles[n.TEST][:1], start=None)
+    monkeypatch.setattr(seen, "run_attrs", lambda *_: {"provenance": {"training": {"seen": facts}}})
+    seen.require_unseen(cohort, "r", tiles[n.VAL] + tiles[n.TEST][1:])
+    with pytest.raises(SplitError, match=rf"with 1 of the tiles .*\({tiles[n.TEST][0]}\)"):
+        seen.require_unseen(cohort, "r", tiles[n.TEST])
