@@ -117,7 +117,8 @@ def test_everything_lies_in_the_folder_and_says_what_it_is(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     checkpoint = train(TILES, HELD_OUT, settings=QUICK, out=Path("run"))
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["log.csv", "model.pt", "run", "training.json"]
+    found = sorted(path.name for path in tmp_path.rglob("*"))
+    assert found == [".lock", "log.csv", "model.pt", "run", "training.json"]
     record = json.loads(Path("run/training.json").read_text())
     assert record["state"] == "finished"
     assert record["tiles"] == list(TILES.names)
