@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from fintune_xr import names as n
 from fintune_xr.errors import SplitError, unknown_name
+from fintune_xr.perceptual import looks
 from fintune_xr.pipelines.progress import say
-from fintune_xr.splitting import find_leaks, perceptual_hash, split_digest, split_donors
+from fintune_xr.splitting import find_leaks, split_digest, split_donors
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.location import writing
 from fintune_xr.store.locks import writing_tiles
@@ -181,13 +182,14 @@ def refuse_leaks(cohort: Cohort, parts: Sequence[str] | None = None, *, by: By =
         parts,
         donor=texts(tiles[_unit(by)]),
         digest=[" ".join(row) for row in text_array(tiles[n.SHA256])],
-        hashes=_hashes(tiles),
+        seen=looks(_pictures(tiles), texts(tiles[n.CHANNEL])),
     )
     if leaks:
         listed = "\n  ".join(str(leak) for leak in leaks[:20])
         raise SplitError(
             f"{cohort.url}: {len(leaks)} pair(s) of tiles would leak across the split:\n  {listed}\n"
-            "Give both tiles the same donor, or leave one of them out of the annotations."
+            "Give both tiles the same donor (names or --pattern of a new ingest), also if two fields only look alike, "
+            f"or leave one out: fintune-xr annotate MASKS {cohort.url} --restart, from a folder without its mask."
         )
 
 
@@ -215,14 +217,12 @@ def stored_by(cohort: Cohort) -> By:
     return "tile" if _split_column(cohort).attrs.get(BY) == n.TILE else "donor"
 
 
-def _hashes(tiles: xr.Dataset) -> NDArray[np.bool_]:
-    """One hash per tile, of its last channel; one tile is in memory at a time."""
-    hashes = []
+def _pictures(tiles: xr.Dataset) -> Iterator[NDArray[np.generic]]:
+    """The image (channel, y, x) of each tile without its padding; one is in memory at a time."""
     for i in range(tiles.sizes[n.TILE]):
-        tile = tiles.isel({n.TILE: i, n.CHANNEL: -1})
-        plane = tile[n.IMAGE].isel({n.Y: slice(0, int(tile[n.HEIGHT])), n.X: slice(0, int(tile[n.WIDTH]))})
-        hashes.append(perceptual_hash(plane.values))
-    return np.array(hashes)
+        tile = tiles.isel({n.TILE: i})
+        real = {n.Y: slice(0, int(tile[n.HEIGHT])), n.X: slice(0, int(tile[n.WIDTH]))}
+        yield tile[n.IMAGE].isel(real).values
 
 
 def _store_split(cohort: Cohort, assigned: Mapping[str, str], facts: Mapping[str, Any]) -> None:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from fintune_xr import names as n
 from fintune_xr.errors import SplitError
-from fintune_xr.splitting import NEAR_DUPLICATE_BITS, find_leaks, perceptual_hash, split_digest, split_donors
+from fintune_xr.perceptual import N_BITS, Looks, looks
+from fintune_xr.splitting import NEAR_DUPLICATE_BITS, find_leaks, split_digest, split_donors
 
 FRACTIONS = (0.6, 0.2, 0.2)
 
@@ -80,10 +81,12 @@ def images(count: int) -> list[np.ndarray]:
 
 
 def leaks_of(planes: list[np.ndarray], split: list[str], **facts: list[str]) -> list[str]:
+    """Leaks of tiles of a plane (y, x), or of a DAPI plane and a marker plane (channel, y, x)."""
     count = len(planes)
     known = {"donor": [f"d{i}" for i in range(count)], "digest": [f"s{i}" for i in range(count)]} | facts
-    hashes = np.array([perceptual_hash(plane) for plane in planes])
-    return [str(leak) for leak in find_leaks([f"t{i}" for i in range(count)], split, hashes=hashes, **known)]
+    tiles = [np.atleast_3d(plane.T).T for plane in planes]
+    seen = looks(tiles, ["DAPI", "marker"][-len(tiles[0]) :])
+    return [str(leak) for leak in find_leaks([f"t{i}" for i in range(count)], split, seen=seen, **known)]
 
 
 def test_different_images_of_different_donors_do_not_leak() -> None:
@@ -97,14 +100,34 @@ def test_different_images_of_different_donors_do_not_leak() -> None:
         lambda plane: (plane * 1.7 + 90).astype(np.uint16),
         lambda plane: plane + np.random.default_rng(1).integers(0, 40, plane.shape).astype(np.uint16),
         lambda plane: (plane // 16).astype(np.uint8),
+        lambda plane: plane[::-1],
+        lambda plane: np.rot90(plane) * 2,
+        lambda plane: np.rot90(plane[:, ::-1], 3) // 2,
     ],
-    ids=["copy", "brighter", "noisier", "eight bits"],
+    ids=["copy", "brighter", "noisier", "eight bits", "mirrored", "turned and brighter", "both and darker"],
 )
 def test_nearly_the_same_image_on_two_sides_is_found(change) -> None:  # type: ignore[no-untyped-def]
     planes = images(4)
     planes[3] = change(planes[0])
     (leak,) = leaks_of(planes, ["train", "train", "val", "test"])
-    assert leak.startswith("t0 (train) and t3 (test): nearly the same image")
+    assert leak.startswith("t0 (train) and t3 (test): nearly the same image (marker: ")
+
+
+def test_one_plane_that_is_the_same_is_enough_and_is_named() -> None:
+    tiles = [np.stack(pair) for pair in zip(images(8)[:4], images(8)[4:], strict=True)]
+    tiles[2][0] = tiles[0][0][::-1]
+    (leak,) = leaks_of(tiles, ["train", "val", "test", "test"])
+    assert leak == "t0 (train) and t2 (test): nearly the same image (DAPI: 0 of 256 bits differ)"
+
+
+def test_planes_that_show_nothing_are_no_leak() -> None:
+    blank = [np.zeros((96, 96), np.uint16), np.zeros((96, 96), np.uint16), np.full((96, 96), 7, np.uint16)]
+    assert leaks_of(blank, ["train", "val", "test"]) == []
+    tiles = [np.stack(pair) for pair in zip(images(3), blank, strict=True)]
+    assert leaks_of(tiles, ["train", "val", "test"]) == []
+    tiles[2][0] = tiles[0][0]
+    (leak,) = leaks_of(tiles, ["train", "val", "test"])
+    assert leak == "t0 (train) and t2 (test): nearly the same image (DAPI: 0 of 256 bits differ)"
 
 
 def test_the_same_image_on_one_side_is_no_leak() -> None:
@@ -135,15 +158,20 @@ def test_leaks_are_those_of_a_comparison_pair_by_pair(count: int, seed: int) -> 
     tile = [f"t{i}" for i in range(count)]
     split = rng.choice(["train", "val", "test", ""], count).tolist()
     donor, digest = rng.choice(list("abcdefgh"), count).tolist(), rng.choice(list("stuvwxyz"), count).tolist()
-    first = rng.random(100) < 0.5
-    hashes = np.array([first ^ (rng.random(100) < rng.choice([0.02, 0.1, 0.13, 0.5])) for _ in tile], bool)
-    hashes = hashes.reshape(count, 100)
+    hashes = rng.random((2, 8, N_BITS)) < 0.5
+    hashes = np.array([hashes ^ (rng.random(hashes.shape) < rng.choice([0.02, 0.08, 0.1, 0.5])) for _ in tile], bool)
+    hashes, told = hashes.reshape(count, 2, 8, N_BITS), rng.random((count, 2)) < 0.7
     expected = []
     for i, j in itertools.combinations(range(count), 2):
-        bits = int((hashes[i] != hashes[j]).sum())
         whys = [f"same donor {donor[i]}"] * (donor[i] == donor[j]) + ["same file content"] * (digest[i] == digest[j])
-        whys += [f"nearly the same image ({bits} of 100 bits differ)"] * (bits <= NEAR_DUPLICATE_BITS)
+        bits = {
+            name: min(int((hashes[i, c, 0] != hashes[j, c, turn]).sum()) for turn in range(8))
+            for c, name in enumerate(["DAPI", "GFAP"]) if told[i, c] and told[j, c]
+        }
+        near = [f"{name}: {n} of 256 bits differ" for name, n in bits.items() if n <= NEAR_DUPLICATE_BITS]
+        whys += [f"nearly the same image ({', '.join(near)})"] * bool(near)
         if split[i] and split[j] and split[i] != split[j] and whys:
             expected.append(f"{tile[i]} ({split[i]}) and {tile[j]} ({split[j]}): {whys[0]}")
-    found = find_leaks(tile, split, donor=donor, digest=digest, hashes=hashes)
+    seen = Looks(("DAPI", "GFAP"), np.packbits(hashes, axis=-1).view(np.uint64), told)
+    found = find_leaks(tile, split, donor=donor, digest=digest, seen=seen)
     assert [str(leak) for leak in found] == expected
