@@ -128,10 +128,11 @@ def learning_curve(
     """The fitted curve of `score` (budget, seed, …) over `n_tiles` (budget, seed, …), for each of the other dims.
 
     Variables: asymptote, amplitude, exponent, saturation, saturation_measured, n_largest, gain_of_more, n_more,
-    each but n_largest with `<name>_interval` (…, quantile), the 2.5 to 97.5 % percentiles over resamples in which the
-    fits of every budget are drawn with replacement (so the test tiles stay the same); n_resamples_fitted, how
-    many of them have a saturation; and `reason`, why there is no curve or no saturation. Fits without a tile or a
-    score are left out. NaN where there is none: with one fit per budget there are no intervals.
+    each but n_largest with `<name>_interval` (…, quantile), the 2.5 to 97.5 % percentiles over resamples in which
+    seeds are drawn with replacement, each with all its fits (the test tiles stay the same): fits of one seed have their
+    tiles and their stream of chance in common. n_resamples_fitted, how many of them have a saturation; and `reason`,
+    why there is no curve or no saturation. Fits without a tile or a score are left out. NaN where there is none: with
+    one seed there are no intervals.
 
     Raises FintuneValueError unless 0 < tolerance < 1 and n_resamples >= 0.
     """
@@ -182,9 +183,10 @@ def _curve(
     if law is not None and not reason and np.isnan(estimates[_ESTIMATES.index(SATURATION)]):
         reason = NOT_LEVELLING
     intervals = np.full((len(_ESTIMATES), len(LEVELS)), np.nan)
+    seeds = np.flatnonzero(known.any(axis=0))
     resampled = [
-        _resampled(score, n, known, stream(seed, "learning curve", RESAMPLE, i), tolerance)
-        for i in range(n_resamples if law is not None and (known.sum(axis=1) > 1).any() else 0)
+        _resampled(score, n, known, _drawn(seeds, seed, i), tolerance)
+        for i in range(n_resamples if law is not None and seeds.size > 1 else 0)
     ]
     values = np.array(resampled).reshape(-1, len(_ESTIMATES))
     for i, column in enumerate(values.T):
@@ -194,18 +196,17 @@ def _curve(
     return estimates, intervals, n_fitted, REASONS.index(reason)
 
 
+def _drawn(seeds: NDArray[np.intp], seed: int, resample: int) -> NDArray[np.intp]:
+    """As many of `seeds` as there are, drawn with replacement."""
+    return seeds[stream(seed, "learning curve", RESAMPLE, resample).integers(seeds.size, size=seeds.size)]
+
+
 def _resampled(
-    score: Floats, n: Floats, known: NDArray[np.bool_], rng: np.random.Generator, tolerance: float
+    score: Floats, n: Floats, known: NDArray[np.bool_], drawn: NDArray[np.intp], tolerance: float
 ) -> Floats:
-    """Estimates from as many fits of every budget as there are, drawn with replacement."""
-    rows, columns = [], []
-    for budget, fits in enumerate(known):
-        there = np.flatnonzero(fits)
-        if there.size:
-            columns.append(there[rng.integers(there.size, size=there.size)])
-            rows.append(np.full(there.size, budget))
-    drawn = np.concatenate(rows), np.concatenate(columns)
-    return _estimates(*fit_power_law(n[drawn], score[drawn]), n[known], tolerance)
+    """Estimates from all fits of the seeds drawn."""
+    use = known[:, drawn]
+    return _estimates(*fit_power_law(n[:, drawn][use], score[:, drawn][use]), n[known], tolerance)
 
 
 def _estimates(law: PowerLaw | None, reason: str, n: Floats, tolerance: float) -> Floats:

@@ -123,8 +123,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
-def unknown_name(what: str, name: str, known: Iterable[str]) -> UnknownNameError:
-    """An error that says which names of this kind exist and which one is nearest."""
+def unknown_name(what: str, name: str, known: Iterable[str], remedy: str = "") -> UnknownNameError:
+    """An error that says which names of this kind exist, which one is nearest, and what else may be done."""
     names = sorted(known)
     listed = ", ".join(names) if names else "none yet"
-    return UnknownNameError(f"no {what} {name!r}; known: {listed}.{nearest(name, names)}")
+    return UnknownNameError(f"no {what} {name!r}; known: {listed}.{nearest(name, names)} {remedy}".strip())

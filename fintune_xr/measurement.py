@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from fintune_xr.compiled import compiled
 from fintune_xr.errors import FintuneValueError
@@ -57,27 +57,6 @@ def renumbered(mask: NDArray[Any]) -> Renumbered:
     """
     labels = label_table(mask)
     return _selected(labels, _present(labels))
-
-
-def keep_labels(mask: NDArray[Any], labels: ArrayLike) -> Renumbered:
-    """`mask` (y, x) with only the instances `labels`, numbered 1..N in ascending order of label.
-
-    `labels` in any order; repeats count once. All other instances become background.
-
-    Raises FintuneValueError where a label does not occur in `mask`.
-    """
-    table = label_table(mask)
-    wanted = np.unique(np.asarray(labels, dtype=np.int64))
-    present = _present(table)
-    known = table.names[present]
-    absent = wanted[~np.isin(wanted, known)]
-    if absent.size:
-        listed = ", ".join(str(label) for label in absent[:5])
-        raise FintuneValueError(
-            f"{absent.size} of {wanted.size} labels to keep are not in the mask: {listed}. "
-            "Take labels that were measured on this very mask."
-        )
-    return _selected(table, present[np.isin(known, wanted)])
 
 
 def _planes(image: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:

@@ -36,7 +36,8 @@ from fintune_xr.pipelines.hybrid import choose_by_marker, undecided
 from fintune_xr.pipelines.infer import infer
 from fintune_xr.pipelines.progress import say
 from fintune_xr.pipelines.split import require_split, split_table
-from fintune_xr.pipelines.train import train
+from fintune_xr.pipelines.train import train, train_on_workers
+from fintune_xr.pipelines.workers import HERE, THREADS, device_on, of_cluster, profile_and_rest
 from fintune_xr.provenance import provenance
 from fintune_xr.settings import Config, Settings, load_settings, validated
 from fintune_xr.store.cohort import Cohort, open_cohort
@@ -90,7 +91,7 @@ class _Plan:
 
 
 def benchmark(
-    store: str | Path, *, model: str = FLOW_UNET_KIND, out: str | Path = "models", cluster: str = "threads",
+    store: str | Path, *, model: str = FLOW_UNET_KIND, out: str | Path = "models", cluster: str = HERE,
     config: Config = None, overrides: Sequence[str] = (),
 ) -> xr.Dataset:
     """Scores (group, run, threshold) on the test tiles: baseline, generic, one per marker, marker-only and hybrid.
@@ -100,17 +101,22 @@ def benchmark(
     tiles is best. Each is trained into a folder of `out` and run on the val and test tiles of the store, where the
     run can be continued over the whole cohort by `infer`. Scores, with intervals over donors and paired differences,
     are stored under `metrics/benchmark` (those on val under `metrics/benchmark_val`), and in `out` as TSV. Run it
-    again to continue after an interruption.
+    again to continue after an interruption. `cluster` is the profile of the workers that train, several models at once,
+    and segment; by default this process does both. Overrides `cluster.*` are its settings.
 
-    Raises SplitError without a split, RunMismatchError where stored runs or folders hold other models.
+    Raises SplitError without a split, RunMismatchError where stored runs or folders hold other models, DeviceError for
+    a device that the workers lack.
     """
     cohort = open_cohort(store)
     require_masks(cohort, "benchmark")
-    plan = _plan(cohort, model, load_settings(BenchmarkSettings, config, overrides))
+    workers, rest = of_cluster(overrides)
+    plan = _plan(cohort, model, load_settings(BenchmarkSettings, config, rest))
+    _check_devices(plan.settings, cluster, workers)
     for name, reason in plan.left_out.items():
         say(f"benchmark: no {name} model: {reason}")
+    folders = _trained(plan, out=Path(out), cluster=cluster, workers=workers)
     for member in plan.members:
-        _made(plan, member, out=Path(out), cluster=cluster)
+        _segmented(plan, member, folders.get(member.name), cluster=cluster or THREADS, workers=workers)
     judged, result = _scored(plan)
     cohort.write(f"{GROUP_PATH}_{n.VAL}", judged)
     cohort.write(GROUP_PATH, result)
@@ -169,18 +175,40 @@ def _member(
     return _Member(name, run, None if training is None else {**settings.train, **training}, markers)
 
 
-def _made(plan: _Plan, member: _Member, *, out: Path, cluster: str) -> None:
-    """Trains a model and runs it on the tiles of PARTS; what is there already is taken as it is."""
-    applied = plan.settings.baseline_infer if member.training is None else plan.settings.infer
-    model = plan.baseline.path or plan.baseline.name
-    if member.training is not None:
-        say(f"benchmark: {member.name}")
-        folder = train(
-            plan.cohort.url, run_name=member.run, model=plan.start, out=out, config=member.training,
-            markers=member.markers,
-        )
-        model = str(folder)
-    infer(plan.cohort.url, run=member.run, model=model, cluster=cluster, config=applied, parts=PARTS)
+def _check_devices(settings: BenchmarkSettings, cluster: str, workers: Sequence[str]) -> None:
+    """Raises DeviceError where a run asks for a device that its workers lack, before anything is trained."""
+    profile, _ = profile_and_rest(cluster or THREADS, workers)
+    for given in (settings.infer, settings.baseline_infer):
+        device_on(profile, validated(InferSettings, given).device)
+
+
+def _trained(plan: _Plan, *, out: Path, cluster: str, workers: Sequence[str]) -> dict[str, Path]:
+    """The folder of each model that is trained; what is there already is taken as it is."""
+    members = [one for one in plan.members if one.training is not None]
+    calls: list[dict[str, Any]] = [
+        {"store": plan.cohort.url, "run_name": one.run, "model": plan.start, "out": out, "config": one.training,
+         "markers": one.markers}
+        for one in members
+    ]  # fmt: skip
+    if cluster:
+        folders = train_on_workers(cluster, [{**call, "overrides": workers} for call in calls])
+        return {one.name: folder for one, folder in zip(members, folders, strict=True)}
+    found = {}
+    for one, call in zip(members, calls, strict=True):
+        say(f"benchmark: {one.name}")
+        found[one.name] = train(**call)
+    return found
+
+
+def _segmented(
+    plan: _Plan, member: _Member, folder: Path | None, *, cluster: str, workers: Sequence[str]
+) -> None:
+    """Runs a model on the tiles of PARTS: the one in `folder`, or the baseline."""
+    applied = plan.settings.baseline_infer if folder is None else plan.settings.infer
+    model = plan.baseline.path or plan.baseline.name if folder is None else str(folder)
+    infer(
+        plan.cohort.url, run=member.run, model=model, cluster=cluster, config=applied, overrides=workers, parts=PARTS
+    )
 
 
 def _scored(plan: _Plan) -> tuple[xr.Dataset, xr.Dataset]:
@@ -192,7 +220,7 @@ def _scored(plan: _Plan) -> tuple[xr.Dataset, xr.Dataset]:
     )
     judged, facts = _by_group(val), _facts(plan)
     markers = texts(test[n.MARKER])
-    choice, guessed = choose_by_marker(judged, markers), undecided(judged, markers)
+    choice, guessed = choose_by_marker(judged, markers), undecided(val, markers)
     counts = _with_hybrid(test, choice)
     scores = scores_by_group(counts, plan.settings.resamples, plan.settings.seed)
     return (

@@ -12,13 +12,14 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from fintune_xr import names as n
+from fintune_xr.analysis.rules import PositivityRule
 from fintune_xr.datasets import SCHEMA_VERSION
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.metrics.instance import score_name
 from fintune_xr.pipelines.basis import SOURCES
 from fintune_xr.pipelines.doors import require_masks
 from fintune_xr.pipelines.evaluate import ALL_MARKERS, GROUP, evaluate
-from fintune_xr.pipelines.positivity import apply_positivity, parse_rule
+from fintune_xr.pipelines.positivity import apply_positivity, is_counted, last_rule
 from fintune_xr.pipelines.progress import progress, say
 from fintune_xr.pipelines.seen import SEEN, TRAINING, seen_by_runs
 from fintune_xr.pipelines.split import require_split
@@ -39,9 +40,11 @@ def hybrid(store: str | Path, *, run_name: str, runs: Sequence[str], part: str =
 
     The choice is the best AP50 (mean over images) on the annotated tiles of `part`, which must not be the
     test part; a marker without tiles there takes the run that is best over all markers. Masks and cells are
-    copied as they are stored, nothing is segmented again.
+    copied as they are stored, nothing is segmented again. Positive cells are counted with the rule of the chosen runs,
+    or with the rule that was chosen for `run_name` since.
 
-    Raises FintuneValueError for fewer than two runs, for the test part, or for runs that are not finished.
+    Raises FintuneValueError for fewer than two runs, for the test part, for runs that are not finished or were
+    counted with different rules; UnknownNameError for a run that is not there.
     """
     if len(set(runs)) < 2 or part == n.TEST:
         raise FintuneValueError(
@@ -54,6 +57,7 @@ def hybrid(store: str | Path, *, run_name: str, runs: Sequence[str], part: str =
     for marker in undecided(scores, markers):
         say(f"no annotated tile of {marker} in part {part}: it takes the run that is best over all markers")
     sources = {name: _Source.open(cohort, name) for name in sorted(set(choice.values()))}
+    rule = _rule(cohort, run_name, list(sources))
     identity = {
         "hybrid": choice,
         SOURCES: {name: run_attrs(cohort, name)[IDENTITY] for name in sources},
@@ -69,8 +73,8 @@ def hybrid(store: str | Path, *, run_name: str, runs: Sequence[str], part: str =
                 writer.commit([_copy_shard(cohort, run_name, plan, [sources[r] for r in run_of_tile])])
                 advance(len(plan.todo))
         writer.finish()
-    if n.MARKER_CHANNEL in texts(cohort.images(lazy=False)[n.CHANNEL]):
-        apply_positivity(cohort, run_name, parse_rule("otsu"))
+    if rule is not None and not is_counted(cohort, run_name, rule):
+        apply_positivity(cohort, run_name, rule)
     return choice
 
 
@@ -88,9 +92,35 @@ def choose_by_marker(scores: xr.Dataset, markers: Sequence[str]) -> dict[str, st
     return best
 
 
-def undecided(scores: xr.Dataset, markers: Sequence[str]) -> list[str]:
-    """Those of `markers` that have no scores of their own, so that all markers together decide for them."""
-    return sorted(set(markers) - set(texts(scores[GROUP])))
+def undecided(scored: xr.Dataset, markers: Sequence[str]) -> list[str]:
+    """Those of `markers` of which no tile was scored, so that all markers together decide for them.
+
+    `scored` has the marker along its tiles, as stored by `evaluate`.
+    """
+    return sorted(set(markers) - set(texts(scored[n.MARKER])))
+
+
+def _rule(cohort: Cohort, run_name: str, sources: Sequence[str]) -> PositivityRule | None:
+    """The rule that the hybrid was counted with last, else that of all its sources; None without a marker's plane."""
+    if n.MARKER_CHANNEL not in texts(cohort.images(lazy=False)[n.CHANNEL]):
+        return None
+    chosen = last_rule(cohort, run_name)
+    if chosen is not None:
+        return chosen
+    rules = {name: last_rule(cohort, name) for name in sources}
+    first, *others = rules.values()
+    if first is None or any(rule != first for rule in others):
+        listed = ", ".join(f"{name}: {_told(rule)}" for name, rule in rules.items())
+        raise FintuneValueError(
+            f"the runs of the hybrid have no positivity rule in common ({listed}), and ratios by different rules "
+            f"cannot be compared. Count them by one: fintune-xr positivity {cohort.url} --run {sources[0]} --rule NAME"
+        )
+    return first
+
+
+def _told(rule: PositivityRule | None) -> str:
+    """A rule with its settings, as words."""
+    return "none" if rule is None else " ".join(map(str, rule.as_dict().values()))
 
 
 @dataclass(slots=True)

@@ -205,7 +205,7 @@ def copies_of_judges(cohort: Cohort, among: NDArray[np.bool_]) -> dict[str, str]
     names = texts(tiles[n.TILE])
     leaks = find_leaks(
         names, sides.tolist(), donor=names, digest=[" ".join(row) for row in text_array(tiles[n.SHA256])],
-        hashes=_hashes(tiles),
+        seen=looks(_pictures(tiles), texts(tiles[n.CHANNEL])),
     )
     among_names = {f"{name} ({_OTHERS})": name for name in names}
     found = {among_names.get(told): leak for leak in leaks for told in (leak.first, leak.second)}

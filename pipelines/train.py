@@ -12,6 +12,7 @@ import xarray as xr
 from fintune_xr import names as n
 from fintune_xr.cluster.profile import Profile
 from fintune_xr.finetune.data import AnnotatedTiles
+from fintune_xr.finetune.engine import is_finished
 from fintune_xr.finetune.engine import train as fit
 from fintune_xr.finetune.flow_task import AP50
 from fintune_xr.finetune.particle_task import PARTICLE_F1
@@ -55,7 +56,10 @@ def train(
     """
     if cluster:
         said = {"model": model, "config": config, "overrides": overrides}
-        return _on_worker(cluster, said, store=store, run_name=run_name, out=out, markers=markers)
+        (folder,) = train_on_workers(
+            cluster, [{**said, "store": store, "run_name": run_name, "out": out, "markers": markers}]
+        )
+        return folder
     cohort = open_cohort(store)
     check_run_name(run_name)
     kind, start = model_to_train(model)
@@ -80,14 +84,33 @@ def train(
     return Path(made.path).parent
 
 
-def _on_worker(cluster: str, said: Mapping[str, Any], *, out: str | Path, **rest: Any) -> Path:
-    """The same on one worker of a profile; what can be wrong with the command is found before there is one."""
-    profile, training = trained_on(cluster, **said)
-    require_annotations_for(open_cohort(rest["store"]), model_to_train(said["model"])[0])
+def train_on_workers(cluster: str, calls: Sequence[Mapping[str, Any]]) -> list[Path]:
+    """The folders of several trainings, each with the arguments of `train`, several at once on workers of a profile.
+
+    What can be wrong with the commands is found before there is a worker; finished trainings are checked and need none.
+    """
+    placed = [_placed(cluster, **call) for call in calls]
+    found = {
+        number: train(**call)
+        for number, (_, call) in enumerate(placed) if is_finished(Path(call["out"]) / call["run_name"])
+    }
+    left = [number for number in range(len(calls)) if number not in found]
+    if left:
+        profile = placed[left[0]][0]
+        for which, folder in results_from_workers(profile, train, [placed[number][1] for number in left]):
+            found[left[which]] = folder
+    return [found[number] for number in range(len(calls))]
+
+
+def _placed(
+    cluster: str, *, model: str, config: Config, overrides: Sequence[str], **rest: Any
+) -> tuple[Profile, dict[str, Any]]:
+    """A profile, and the arguments of `train` as its workers find them."""
+    profile, training = trained_on(cluster, model=model, config=config, overrides=overrides)
+    require_annotations_for(open_cohort(rest["store"]), model_to_train(model)[0])
     check_run_name(rest["run_name"])
-    call = {**rest, **training, "store": seen_everywhere(rest["store"]), "out": seen_everywhere(Path(out).absolute())}
-    ((_, made),) = results_from_workers(profile, train, [call])
-    return made
+    there = {"store": seen_everywhere(rest["store"]), "out": seen_everywhere(Path(rest["out"]).absolute())}
+    return profile, {**rest, **training, **there}
 
 
 def trained_on(

@@ -158,7 +158,7 @@ def benchmark(
         str, Parameter(help="What trainings start from: flow_unet, cpsam_v2, or a checkpoint.")
     ] = "flow_unet",
     out: Annotated[Path, Parameter(help="Folder that holds checkpoint folders.")] = Path("models"),
-    cluster: Cluster = "threads",
+    cluster: Where = "",
     config: Config = None,
 ) -> int:
     """Train on all markers, on each alone and without DAPI, and tell which segments best; run again to continue.

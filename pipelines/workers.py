@@ -12,6 +12,7 @@ from fintune_xr.models.devices import AUTO, CPU, resolve_device
 
 # Instead of a profile: the process that gives the command does the work itself.
 HERE: Final = ""
+THREADS: Final = "threads"
 _PREFIX: Final = "cluster."
 _CUDA: Final = "cuda"
 
@@ -21,8 +22,14 @@ def profile_and_rest(cluster: str, overrides: Sequence[str]) -> tuple[Profile, l
 
     Raises UnknownNameError for a profile, SettingsError for a setting that no profile has.
     """
-    ours = tuple(one.removeprefix(_PREFIX) for one in overrides if one.startswith(_PREFIX))
-    return load_profile(cluster, ours), [one for one in overrides if not one.startswith(_PREFIX)]
+    ours, rest = of_cluster(overrides)
+    return load_profile(cluster, tuple(one.removeprefix(_PREFIX) for one in ours)), rest
+
+
+def of_cluster(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Those of `overrides` that begin with `cluster.`, and the others."""
+    ours = [one for one in overrides if one.startswith(_PREFIX)]
+    return ours, [one for one in overrides if not one.startswith(_PREFIX)]
 
 
 def device_on(profile: Profile, asked: str) -> str:

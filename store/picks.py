@@ -96,8 +96,7 @@ def open_picks(cohort: Cohort, run: str) -> xr.Dataset:
     """
     known = picked_names(cohort)
     if run not in known:
-        command = f"fintune-xr pick {cohort.url} --run {run}"
-        raise unknown_name("picks of a run", f"{run} (make them: {command})", known)
+        raise unknown_name("picks of a run", run, known, f"Make them: fintune-xr pick {cohort.url} --run {run}")
     found = cohort.read(f"{n.PICKS}/{run}", datasets.PICKS).load()
     reason = stale_reason(cohort, run, found)
     if reason:

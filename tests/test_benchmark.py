@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,18 @@ from stores import make_store
 
 from fintune_xr import names as n
 from fintune_xr.analysis.report.contents import Stale, Study
-from fintune_xr.errors import RunMismatchError, SettingsError
+from fintune_xr.cluster.profile import Profile
+from fintune_xr.errors import DeviceError, RunMismatchError, SettingsError
 from fintune_xr.models.checkpoints import RECORD_FILE, resolve_checkpoint
 from fintune_xr.pipelines import benchmark as module
 from fintune_xr.pipelines import studies
+from fintune_xr.pipelines import train as training
 from fintune_xr.pipelines.annotate import annotate
 from fintune_xr.pipelines.benchmark import BenchmarkSettings, benchmark, hybrid_line
 from fintune_xr.pipelines.check import check
 from fintune_xr.pipelines.evaluate import evaluate
 from fintune_xr.pipelines.ingest import ingest
+from fintune_xr.pipelines.remote import results_from_workers
 from fintune_xr.pipelines.report import report
 from fintune_xr.pipelines.split import split
 from fintune_xr.pipelines.studies import stored_studies
@@ -203,12 +207,48 @@ def test_what_is_there_is_not_made_again_and_other_settings_are_refused(
         ("infer.devise=cpu", r"settings of infer.*Did you mean 'device'"),
         ("train.zero_channels=[DAPI]", "set marker_only instead"),
         ("resample=3", "Did you mean 'resamples'"),
+        ("cluster.wokers=2", "Did you mean 'workers'"),
     ],
 )
 def test_settings_are_judged_before_the_first_training(plain: Path, override: str, message: str) -> None:
     with pytest.raises(SettingsError, match=f"(?s){message}"):
         benchmark(plain, overrides=[override])
     assert open_cohort(plain).run_names() == []
+
+
+@pytest.mark.parametrize("override", ["train.device=cuda", "infer.device=cuda", "baseline_infer.device=cuda"])
+def test_a_device_that_the_workers_lack_is_told_before_there_is_one(plain: Path, override: str) -> None:
+    with pytest.raises(DeviceError, match="jobs of this profile get no GPU"):
+        benchmark(plain, cluster="slurm-cpu", overrides=[override])
+    assert open_cohort(plain).run_names() == []
+
+
+@pytest.mark.slow
+def test_on_workers_models_are_trained_there_and_are_the_same(
+    plain: Path, whole: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, models = shutil.copytree(plain, tmp_path / "c.zarr"), tmp_path / "models"
+    few = {**SETTINGS, "markers": ["GFAP"], "marker_only": []}
+    sent: list[tuple[Profile, list[str]]] = []
+
+    def seen(profile: Profile, function: Any, calls: Sequence[dict[str, Any]]) -> Iterator[tuple[int, Path]]:
+        sent.append((profile, [call["run_name"] for call in calls]))
+        return results_from_workers(profile, function, calls)
+
+    monkeypatch.setattr(training, "results_from_workers", seen)
+    monkeypatch.setattr(module, "train", lambda **_: pytest.fail("a training in the process of the command"))
+    said: dict[str, Any] = {"model": str(weights), "out": models, "config": few, "cluster": "threads"}
+    for _ in range(2):
+        benchmark(store, overrides=["cluster.workers=2", "cluster.dashboard=false"], **said)
+    # Finished trainings need no worker the second time.
+    ((profile, names),) = sent
+    assert (profile.kind, profile.workers, profile.dashboard) == ("threads", 2, False)
+    assert names == ["e1-generic", "e1-GFAP-specific"]
+    for name in ("generic", "GFAP-specific"):
+        pair = [resolve_checkpoint(folder / "models" / f"e1-{name}").sha256 for folder in (tmp_path, whole)]
+        assert pair[0] == pair[1]
+        masks = [open_cohort(folder / "c.zarr").run(f"e1-{name}")[n.MASK].values for folder in (tmp_path, whole)]
+        np.testing.assert_array_equal(*masks)
 
 
 def test_models_that_the_tiles_do_not_allow_are_left_out_with_the_reason(plain: Path, tmp_path: Path) -> None:

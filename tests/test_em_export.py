@@ -113,7 +113,7 @@ def test_a_micrograph_without_picks_has_a_file_without_rows(picked: Cohort, tmp_
 def test_wrong_use_is_told(picked: Cohort, tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="no kind of export 'stars'"):
         export(picked.url, to="stars", out=tmp_path)
-    with pytest.raises(UnknownNameError, match=r"no picks of a run 'unet .make them: fintune-xr pick"):
+    with pytest.raises(UnknownNameError, match=r"no picks of a run 'unet'; known: .* Make them: .* --run unet$"):
         export(picked.url, to="star", out=tmp_path, runs=["unet"])
     ingest(Path(picked.url).parent, tmp_path / "c.zarr", layout="cryoppp")
     with pytest.raises(FintuneValueError, match=r"no picks to export. Run: fintune-xr pick"):

@@ -17,7 +17,7 @@ from fintune_xr.analysis.report.gate_study import AP50
 from fintune_xr.analysis.rules import OtsuRule
 from fintune_xr.errors import FintuneValueError, UnknownNameError
 from fintune_xr.gating import Gate, GateSettings
-from fintune_xr.measurement import keep_labels
+from fintune_xr.measurement import renumbered
 from fintune_xr.metrics.instance import match_masks
 from fintune_xr.pipelines import gate as gate_module
 from fintune_xr.pipelines.annotate import annotate
@@ -72,7 +72,7 @@ def slow_kept(cohort: Cohort, run: str, tile: int, one: Gate) -> np.ndarray:
 
 def slow_mask(cohort: Cohort, run: str, tile: int, one: Gate) -> np.ndarray:
     mask = cohort.run(run)[n.MASK].isel({n.TILE: tile}).values
-    return keep_labels(mask, slow_kept(cohort, run, tile, one)).mask
+    return renumbered(np.where(np.isin(mask, slow_kept(cohort, run, tile, one)), mask, 0)).mask
 
 
 def test_counts_are_those_of_matching_gated_masks(store: Path, gated: xr.Dataset) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -140,12 +142,34 @@ def test_a_saturation_far_beyond_what_was_tried_is_no_number() -> None:
     assert np.isfinite(found[SATURATION_MEASURED])
 
 
-def test_one_fit_per_budget_gives_no_interval() -> None:
+def test_one_seed_gives_no_interval() -> None:
     score = simulated(PowerLaw(0.8, 0.7, 1.0), n_seeds=1)
     found = learning_curve(score, tiles_like(score), n_resamples=20)
     assert np.isfinite(found[ASYMPTOTE])
     assert np.isnan(found[f"{ASYMPTOTE}_interval"]).all()
     assert int(found[N_FITTED]) == 0
+
+
+EFFECTS = np.array([0.06, -0.03, 0.01, -0.05])
+
+
+def test_intervals_draw_whole_seeds() -> None:
+    """Seeds that differ by a shift only: a resample has the mean of the shifts drawn, and the shape of all of them."""
+    law = PowerLaw(0.7, 0.6, 1.0)
+    score = simulated(law, n_seeds=EFFECTS.size) + EFFECTS
+    found = learning_curve(score, tiles_like(score), n_resamples=300, seed=2)
+    means = np.array(list(itertools.product(EFFECTS, repeat=EFFECTS.size))).mean(axis=1)
+    np.testing.assert_allclose(found[f"{ASYMPTOTE}_interval"], 0.7 + np.quantile(means, [0.025, 0.975]), atol=0.008)
+    for name, value in ((AMPLITUDE, 0.6), (EXPONENT, 1.0), (GAIN, float(law.at(40.0) - law.at(30.0)))):
+        np.testing.assert_allclose(found[f"{name}_interval"], value, rtol=1e-2, err_msg=name)
+
+
+def test_a_seed_brings_the_fits_that_it_has() -> None:
+    """Of two seeds, the one that lacks a budget gives curves of its own, where it is drawn alone."""
+    score = simulated(PowerLaw(0.7, 0.6, 1.0), n_seeds=2) + np.array([0.0, 0.1])
+    score[1, 1] = np.nan
+    found = learning_curve(score, tiles_like(score), n_resamples=50)
+    np.testing.assert_allclose(found[f"{ASYMPTOTE}_interval"], [0.7, 0.8], rtol=1e-3)
 
 
 def test_spread_is_over_seeds() -> None:

@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from skimage.measure import regionprops_table
 
 from fintune_xr.errors import FintuneValueError
-from fintune_xr.measurement import keep_labels, measure_cells, renumbered
+from fintune_xr.measurement import measure_cells, renumbered
 
 small_masks = hnp.arrays(
     np.uint32,
@@ -119,23 +119,11 @@ def test_what_cannot_be_measured(mask: np.ndarray, image: np.ndarray, message: s
         measure_cells(mask, image)
 
 
-@given(small_masks, st.data())
-def test_kept_instances_keep_their_pixels(mask: np.ndarray, data: st.DataObject) -> None:
-    labels = np.unique(mask[mask > 0])
-    wanted = data.draw(st.lists(st.sampled_from(labels.tolist()))) if labels.size else []
-    kept = keep_labels(mask, wanted)
-    assert kept.label.tolist() == sorted(set(wanted))
-    expected = np.zeros_like(mask)
-    for new, old in enumerate(sorted(set(wanted)), start=1):
-        expected[mask == old] = new
-    assert kept.mask.dtype == np.uint32
-    assert_array_equal(kept.mask, expected)
-
-
 @given(small_masks)
-def test_renumbering_is_keeping_all_and_happens_once(mask: np.ndarray) -> None:
+def test_renumbering_keeps_all_in_order_and_happens_once(mask: np.ndarray) -> None:
     once = renumbered(mask)
-    assert_array_equal(once.mask, keep_labels(mask, np.unique(mask[mask > 0])).mask)
+    assert once.mask.dtype == np.uint32
+    assert once.label.tolist() == np.unique(mask[mask > 0]).tolist()
     assert_array_equal(np.r_[np.uint32(0), once.label][once.mask], mask)
     assert_array_equal(renumbered(once.mask).mask, once.mask)
 
@@ -143,10 +131,3 @@ def test_renumbering_is_keeping_all_and_happens_once(mask: np.ndarray) -> None:
 def test_renumbered_labels_far_apart() -> None:
     mask = np.array([[0, 4_000_000_000, 20_000_000]], np.uint32)
     assert renumbered(mask).mask.tolist() == [[0, 2, 1]]
-    assert keep_labels(mask, [4_000_000_000]).mask.tolist() == [[0, 1, 0]]
-
-
-@pytest.mark.parametrize("labels", [[0], [1, 3], [-1], [2**40]])
-def test_labels_that_are_not_there_cannot_be_kept(labels: list[int]) -> None:
-    with pytest.raises(FintuneValueError, match="labels to keep are not in the mask"):
-        keep_labels(np.array([[0, 1, 2]]), labels)

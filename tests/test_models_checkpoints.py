@@ -139,7 +139,7 @@ def test_names_and_folder_are_those_of_the_installed_cellpose(monkeypatch: pytes
     from cellpose import models as stock
 
     monkeypatch.delenv(weights.LOCAL_MODELS_VARIABLE, raising=False)
-    assert set(weights.cellpose_names()) == {name for name in stock.MODEL_NAMES if name.startswith("cpsam")}
+    assert set(weights.CPSAM_NAMES) == {name for name in stock.MODEL_NAMES if name.startswith("cpsam")}
     assert weights.weights_folder() == stock._MODEL_DIR_DEFAULT
 
 

@@ -219,6 +219,12 @@ def _read_record(out: Path, facts: dict[str, Any]) -> dict[str, Any]:
     return record
 
 
+def is_finished(out: Path) -> bool:
+    """Whether the folder `out` holds a training that has come to its end."""
+    path = out / RECORD_FILE
+    return path.is_file() and json.loads(path.read_text()).get("state") == FINISHED
+
+
 def _write_record(out: Path, record: dict[str, Any]) -> None:
     partial = out / f".{RECORD_FILE}.partial"
     partial.write_text(json.dumps(record, indent=2) + "\n")

@@ -45,11 +45,6 @@ class WeightsFile:
         return bool(self.sha256)
 
 
-def cellpose_names() -> tuple[str, ...]:
-    """Names of the published Cellpose-SAM weights."""
-    return CPSAM_NAMES
-
-
 def published_names() -> tuple[str, ...]:
     """Names of all published weights: those of Cellpose-SAM, then those of SAM."""
     return (*CPSAM_NAMES, *SAM_FILES)
