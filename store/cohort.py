@@ -28,6 +28,7 @@ from fintune_xr.store.locks import recover_replaced
 from fintune_xr.store.tables import (
     group_exists,
     open_dataset,
+    open_writable,
     replace_group,
     subgroups,
 )
@@ -270,3 +271,9 @@ def empty_quarantine() -> xr.Dataset:
     return xr.Dataset(
         {name: ((n.ITEM,), np.array([], np.dtypes.StringDType()), spec.attrs) for name, spec in specs.items()}
     )
+
+
+def set_root_attrs(cohort: Cohort, **attrs: Any) -> None:
+    """Adds attributes to the root of the store."""
+    with writing(cohort.url):
+        open_writable(cohort.location, "").attrs.update(attrs)

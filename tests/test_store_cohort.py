@@ -32,7 +32,7 @@ from fintune_xr.errors import (
     UnknownNameError,
 )
 from fintune_xr.store import growing, shards, tables
-from fintune_xr.store.cohort import Cohort, create_cohort, empty_quarantine, open_cohort
+from fintune_xr.store.cohort import Cohort, create_cohort, empty_quarantine, open_cohort, set_root_attrs
 from fintune_xr.store.leftovers import OLD, sweep_staging
 from fintune_xr.store.location import PARTIAL_SUFFIX, Location
 from fintune_xr.store.locks import replacing
@@ -206,8 +206,7 @@ def test_no_store_says_how_to_make_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("attrs", [{"schema_version": 99}, {"schema": "other"}])
 def test_another_schema_is_refused(tmp_path: Path, attrs: dict[str, Any]) -> None:
-    make_store(tmp_path / "a.zarr", donors=0)
-    zarr.open_group(str(tmp_path / "a.zarr"), mode="r+").attrs.update(attrs)
+    set_root_attrs(make_store(tmp_path / "a.zarr", donors=0), **attrs)
     found = {"schema": datasets.SCHEMA, "schema_version": datasets.SCHEMA_VERSION} | attrs
     said = f"expected schema {datasets.SCHEMA} version 1, found {found['schema']} version {found['schema_version']}"
     with pytest.raises(StoreVersionError, match=said):
