@@ -10,7 +10,6 @@ from fintune_xr.cluster.queue import queued_jobs
 from fintune_xr.errors import ClusterError
 
 _SECONDS_BETWEEN_WORDS: Final = 60.0
-_LONGEST_SLEEP_S: Final = 1.0
 
 
 class Lookout:
@@ -40,7 +39,7 @@ class Lookout:
             if waited - self._said >= _SECONDS_BETWEEN_WORDS:
                 self._said = waited
                 self.fleet.report(f"waiting for a worker for {waited:.0f} s (queue: {self.fleet.waiting_for()})")
-            time.sleep(min(asked.interval_s, _LONGEST_SLEEP_S))
+            time.sleep(asked.interval_s)
 
     def look(self) -> None:
         """One look at the queue, and what follows from it; where squeue does not answer, nothing for a long time.

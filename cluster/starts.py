@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from typing import Any, Final
 
 from distributed import LocalCluster, Nanny
@@ -10,9 +11,10 @@ from distributed.core import Status
 
 from fintune_xr.errors import ClusterError
 
-# Rounds of all workers, and processes at least: a moment without memory kills many of them at once.
+# Rounds of all workers, processes at least, and for so long: a moment without memory kills many of them at once.
 _ROUNDS: Final = 3
 _AT_LEAST: Final = 10
+_FOR_S: Final = 60.0
 _ENDED: Final = (Status.closing, Status.closed, Status.failed)
 
 
@@ -21,6 +23,7 @@ class Starts:
 
     def __init__(self) -> None:
         self.failures = 0
+        self.since = 0.0
         self.last_words = ""
         self.error = ""
 
@@ -51,6 +54,7 @@ class Starts:
 
     def count(self, exitcode: int, *, has_registered: bool) -> None:
         """Takes note of the end of one process."""
+        self.since = time.monotonic() if has_registered or not self.failures else self.since
         self.failures = 0 if has_registered else self.failures + 1
         error, self.error = self.error, ""
         self.last_words = ", and ".join(filter(None, (error, _cause(exitcode))))
@@ -70,7 +74,8 @@ class LocalWorkers:
         Raises ClusterError once too many processes in a row ended at their start and none works.
         """
         self.cluster.sync(self._take_stock)
-        if self.starts.failures >= max(_AT_LEAST, _ROUNDS * self.n_workers):
+        lasts = time.monotonic() - self.starts.since
+        if self.starts.failures >= max(_AT_LEAST, _ROUNDS * self.n_workers) and lasts >= _FOR_S:
             raise hopeless(self.starts, f"{self.starts.failures} worker processes in a row")
         # Starts those that are missing.
         self.cluster.scale(self.n_workers)

@@ -15,7 +15,7 @@ from fintune_xr.analysis.clinical import clinical_outcomes, read_clinical
 from fintune_xr.analysis.outcomes import DEFAULT_OUTCOMES
 from fintune_xr.analysis.ratio import marker_ratio, ratio_bounds
 from fintune_xr.errors import FintuneError, FintuneValueError
-from fintune_xr.pipelines.basis import source_doubt
+from fintune_xr.pipelines.basis import require_sources, source_doubt
 from fintune_xr.pipelines.counts import active_rule, inputs_digest, quarantined_tiles, tile_counts
 from fintune_xr.provenance import file_sha256, provenance
 from fintune_xr.store.cohort import Cohort, open_cohort
@@ -50,6 +50,7 @@ def associate(
     names = list(runs) or cohort.run_names()
     if not names:
         raise FintuneValueError(f"{cohort.url} has no run. Run: fintune-xr infer {cohort.url} --run R --model M")
+    require_sources(cohort, names)
     counts = tile_counts(cohort, names)
     table = read_clinical(clinical)
     chosen = list(outcomes) or [name for name in DEFAULT_OUTCOMES if name in table.columns]

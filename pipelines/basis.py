@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from fintune_xr import names as n
-from fintune_xr.errors import SplitError
+from fintune_xr.errors import FintuneValueError, SplitError
 from fintune_xr.pipelines.split import annotated_tiles, require_split
 from fintune_xr.pipelines.truth import TRUTH_DIGEST, truth_digest
 from fintune_xr.provenance import settings_digest
@@ -80,7 +80,21 @@ def source_doubt(cohort: Cohort, run: str) -> str:
     for source, identity in run_attrs(cohort, run)[IDENTITY].get(SOURCES, {}).items():
         if source not in there or run_attrs(cohort, source)[IDENTITY] != identity:
             return f"run {run} holds masks of run {source} as it was before"
+        told = source_doubt(cohort, source)
+        if told:
+            return told
     return ""
+
+
+def require_sources(cohort: Cohort, runs: Iterable[str]) -> None:
+    """Raises FintuneValueError where a run holds masks of another one that has been made anew since."""
+    for run in runs:
+        told = source_doubt(cohort, run)
+        if told:
+            raise FintuneValueError(
+                f"{told}. Make it anew: fintune-xr hybrid {cohort.url} --run-name {run} --restart --run … (as before), "
+                "or leave it out: name the others with --run."
+            )
 
 
 def truth_doubt(cohort: Cohort, known: Mapping[str, Any], tiles: Iterable[str]) -> str:

@@ -35,6 +35,7 @@ from fintune_xr.pipelines.evaluate import match_tiles, scores_by_group, tiles_of
 from fintune_xr.pipelines.hybrid import choose_by_marker, undecided
 from fintune_xr.pipelines.infer import infer
 from fintune_xr.pipelines.progress import say
+from fintune_xr.pipelines.seen import require_unseen_by
 from fintune_xr.pipelines.split import require_split, split_table
 from fintune_xr.pipelines.train import train, train_on_workers
 from fintune_xr.pipelines.workers import HERE, THREADS, device_on, of_cluster, profile_and_rest
@@ -139,9 +140,12 @@ def _plan(cohort: Cohort, model: str, settings: BenchmarkSettings) -> _Plan:
         validated(InferSettings, getattr(settings, what), where=f"settings of {what}")
     if "zero_channels" in settings.train:
         raise SettingsError("train.zero_channels belongs to the marker-only model alone: set marker_only instead")
-    baseline = settings.baseline or (THRESHOLD_KIND if model == FLOW_UNET_KIND else model)
+    baseline = resolve_checkpoint(settings.baseline or (THRESHOLD_KIND if model == FLOW_UNET_KIND else model))
+    for checkpoint in (baseline, *([] if model == FLOW_UNET_KIND else [resolve_checkpoint(model)])):
+        for part in (n.VAL, n.TEST):
+            require_unseen_by(cohort, checkpoint, texts(tiles_of_split(cohort, part)[n.TILE]))
     members, left_out = _members(cohort, settings)
-    return _Plan(cohort, settings, model, resolve_checkpoint(baseline), tuple(members), left_out)
+    return _Plan(cohort, settings, model, baseline, tuple(members), left_out)
 
 
 def _members(cohort: Cohort, settings: BenchmarkSettings) -> tuple[list[_Member], dict[str, str]]:

@@ -31,6 +31,7 @@ from fintune_xr.pipelines.basis import tiles_in
 from fintune_xr.pipelines.doors import require_masks
 from fintune_xr.pipelines.progress import say
 from fintune_xr.pipelines.remote import results_from_workers, seen_everywhere
+from fintune_xr.pipelines.seen import SEEN, require_unseen_by, seen_in_training
 from fintune_xr.pipelines.split import annotated_tiles, require_split
 from fintune_xr.pipelines.train import tiles_for_training, trained_on
 from fintune_xr.pipelines.truth import TRUTH_DIGEST, truth_digest
@@ -104,6 +105,7 @@ class _Plan:
     model: str
     out: Path
     identity: dict[str, Any]
+    seen: dict[str, list[str]]
 
     @property
     def groups(self) -> list[str]:
@@ -180,6 +182,8 @@ def _plan(
     trained, zeroed = (start.channels, start.zeroed) if start is not None else ((), ())
     settings = with_planes(settings, train.channels, trained=trained, zeroed=zeroed)
     tiles = annotated_tiles(cohort)
+    if start is not None:
+        require_unseen_by(cohort, start, map(str, test.names))
     marker = dict(zip(texts(tiles[n.TILE]), texts(tiles[n.MARKER]), strict=True))
     train = _with_cells(train, settings.min_cells)
     identity = {
@@ -190,7 +194,9 @@ def _plan(
         "train_tiles": sorted(train.names),
     }
     name = kind if start is None else start.name
-    return _Plan(train, val, test, marker, settings, start, name, out, identity)
+    # A fit on few of the train tiles could have learned from any of them.
+    seen = seen_in_training(cohort, learned=train.names, judged=val.names, start=start)
+    return _Plan(train, val, test, marker, settings, start, name, out, identity, seen)
 
 
 def _with_cells(tiles: AnnotatedTiles, min_cells: int) -> AnnotatedTiles:
@@ -238,7 +244,7 @@ def _fitted(plan: _Plan, size: int, seed: int) -> xr.Dataset:
     checkpoint = fit(
         _chosen(plan.train, [names.index(name) for name in order]), plan.val,
         settings=plan.settings.model_copy(update={n.SEED: seed}), out=folder, start=plan.start,
-        facts={TRUTH_DIGEST: plan.identity[TRUTH_DIGEST]},
+        facts={TRUTH_DIGEST: plan.identity[TRUTH_DIGEST], SEEN: plan.seen},
     )
     counts = _test_counts(plan, checkpoint)
     members = [plan.members(plan.test.names, group) for group in plan.groups]

@@ -13,7 +13,7 @@ from fintune_xr import names as n
 from fintune_xr.analysis.report.particle_intervals import interval_line
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.metrics.instance import instance_scores, match_counts, score_name, scores_by_donor_bootstrap
-from fintune_xr.pipelines.basis import RESTS_ON, rests_on
+from fintune_xr.pipelines.basis import RESTS_ON, require_sources, rests_on
 from fintune_xr.pipelines.done import require_done
 from fintune_xr.pipelines.evaluate_particles import evaluate_particles, particle_table
 from fintune_xr.pipelines.progress import progress, say
@@ -57,6 +57,7 @@ def evaluate(
             f"{cohort.url} has no run to evaluate. Run: fintune-xr infer {cohort.url} --run R --model M"
         )
     require_known_run(cohort, names)
+    require_sources(cohort, names)
     digest = require_split(cohort) if split != "all" else ""
     tiles = tiles_of_split(cohort, split)
     counts = match_tiles(cohort, names, tiles)

@@ -23,7 +23,7 @@ from fintune_xr.analysis.rules import DetectedRule, IntensityRule, PositivityRul
 from fintune_xr.gating import UNGATED, Gate, GateSettings, intensity_bounds, is_kept
 from fintune_xr.metrics.instance import IOU_THRESHOLDS, match_subsets
 from fintune_xr.pipelines.associate import CLINICAL
-from fintune_xr.pipelines.basis import RESTS_ON, rests_on
+from fintune_xr.pipelines.basis import RESTS_ON, require_sources, rests_on
 from fintune_xr.pipelines.cell_blocks import cell_blocks
 from fintune_xr.pipelines.counts import active_rule, inputs_digest, tile_counts
 from fintune_xr.pipelines.done import require_done
@@ -63,6 +63,7 @@ def gate(
     digest = require_split(cohort) if split != "all" else ""
     tiles = tiles_of_split(cohort, split)
     require_done(run, cohort.run(run, lazy=False), tiles)
+    require_sources(cohort, [run])
     require_unseen(cohort, run, texts(tiles[n.TILE]))
     gated = _gated_run(cohort, run, settings.gates)
     counts = _match_tiles(cohort, gated, tiles)

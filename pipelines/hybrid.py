@@ -21,7 +21,7 @@ from fintune_xr.pipelines.doors import require_masks
 from fintune_xr.pipelines.evaluate import ALL_MARKERS, GROUP, evaluate
 from fintune_xr.pipelines.positivity import apply_positivity, is_counted, last_rule
 from fintune_xr.pipelines.progress import progress, say
-from fintune_xr.pipelines.seen import SEEN, TRAINING, seen_by_runs
+from fintune_xr.pipelines.seen import SEEN, TRAINING, seen_by_choice
 from fintune_xr.pipelines.split import require_split
 from fintune_xr.provenance import provenance
 from fintune_xr.store import shards
@@ -35,20 +35,22 @@ _PER_CELL = (n.LABEL, n.AREA_PX, n.CENTROID_Y, n.CENTROID_X, n.MEAN_INTENSITY)
 AP50 = score_name(n.AVERAGE_PRECISION, n.IMAGE_MEAN)
 
 
-def hybrid(store: str | Path, *, run_name: str, runs: Sequence[str], part: str = n.VAL) -> dict[str, str]:
+def hybrid(
+    store: str | Path, *, run_name: str, runs: Sequence[str], part: str = n.VAL, restart: bool = False
+) -> dict[str, str]:
     """The run chosen for each marker; run `run_name` then holds, tile by tile, the masks of the chosen runs.
 
     The choice is the best AP50 (mean over images) on the annotated tiles of `part`, which must not be the
     test part; a marker without tiles there takes the run that is best over all markers. Masks and cells are
     copied as they are stored, nothing is segmented again. Positive cells are counted with the rule of the chosen runs,
-    or with the rule that was chosen for `run_name` since.
+    or with the rule that was chosen for `run_name` since. `restart` makes the run anew, from runs that have been.
 
     Raises FintuneValueError for fewer than two runs, for the test part, for runs that are not finished or were
     counted with different rules; UnknownNameError for a run that is not there.
     """
-    if len(set(runs)) < 2 or part == n.TEST:
+    if len(set(runs)) < 2 or part not in (n.VAL, n.TRAIN):
         raise FintuneValueError(
-            f"a hybrid of {list(runs)} chosen on {part!r}: give two runs or more, and a part other than test"
+            f"a hybrid of {list(runs)} chosen on {part!r}: give two runs or more, and part val or train, not test"
         )
     cohort = open_cohort(store)
     require_masks(cohort, "hybrid")
@@ -64,9 +66,9 @@ def hybrid(store: str | Path, *, run_name: str, runs: Sequence[str], part: str =
         "schema_version": SCHEMA_VERSION,
     }
     facts = provenance(hybrid=choice, candidates=list(runs), chosen_on=part, split_digest=require_split(cohort))
-    facts[TRAINING] = {SEEN: seen_by_runs(cohort, runs)}
+    facts[TRAINING] = {SEEN: seen_by_choice(cohort, runs, texts(scores[n.TILE]))}
     run_of_tile = [choice[marker] for marker in texts(cohort.images(lazy=False)[n.MARKER])]
-    with writing_run(cohort, run_name, identity=identity, facts=facts) as writer:
+    with writing_run(cohort, run_name, identity=identity, facts=facts, restart=restart) as writer:
         plans = list(writer.plans())
         with progress(f"hybrid {run_name}", sum(len(plan.todo) for plan in plans)) as advance:
             for plan in plans:

@@ -53,8 +53,12 @@ def particle_contents(cohort: Cohort) -> tuple[ParticleContents, tuple[Stale, ..
 
 
 def evaluated_part(cohort: Cohort) -> str:
-    """The part of the split whose scores are shown: test where it was evaluated, else another; empty for none."""
-    return next((part for part in (n.TEST, n.VAL, n.TRAIN, ALL) if cohort.has(f"{n.METRICS}/{part}")), "")
+    """The part of the split whose scores are shown: test where it was evaluated, else another; empty for none.
+
+    A part that has no tiles any more comes last: nothing could make its scores anew.
+    """
+    stored = [part for part in (n.TEST, n.VAL, n.TRAIN, ALL) if cohort.has(f"{n.METRICS}/{part}")]
+    return next((part for part in stored if tiles_in(cohort, part)), stored[0] if stored else "")
 
 
 def stale_scores(cohort: Cohort, part: str, found: xr.Dataset, reason: str, *, section: str) -> Stale:

@@ -36,9 +36,10 @@ def seen_in_training(
     return {key: sorted({digests[tile] for tile in tiles} | {*before.get(key, ())}) for key, tiles in names.items()}
 
 
-def seen_by_runs(cohort: Cohort, runs: Iterable[str]) -> dict[str, list[str]]:
-    """What the models of all `runs` together have seen."""
+def seen_by_choice(cohort: Cohort, runs: Iterable[str], judged: Iterable[str]) -> dict[str, list[str]]:
+    """What the models of all `runs` together have seen, and the tiles `judged` that chose between them."""
     found = [_seen(run_attrs(cohort, run)) for run in runs]
+    found.append({_JUDGED: [*_digests(cohort.images(lazy=False), set(judged)).values()]})
     return {key: sorted({one for seen in found for one in seen.get(key, ())}) for key in (_LEARNED, _JUDGED)}
 
 
@@ -49,14 +50,22 @@ def require_unseen(cohort: Cohort, run: str, tiles: Iterable[str]) -> None:
 
     Raises SplitError naming the tiles that the model has seen under another split.
     """
-    seen = _seen(run_attrs(cohort, run))
+    _refuse_seen(cohort, f"the model of run {run!r}", _seen(run_attrs(cohort, run)), tiles)
+
+
+def require_unseen_by(cohort: Cohort, checkpoint: Checkpoint, tiles: Iterable[str]) -> None:
+    """The same of a model that has no run yet."""
+    _refuse_seen(cohort, f"model {checkpoint.name!r}", training_facts(checkpoint).get(SEEN, {}), tiles)
+
+
+def _refuse_seen(cohort: Cohort, who: str, seen: Mapping[str, list[str]], tiles: Iterable[str]) -> None:
     forbidden = {n.VAL: {*seen.get(_LEARNED, ())}, n.TEST: {*seen.get(_LEARNED, ()), *seen.get(_JUDGED, ())}}
     images = cohort.images(lazy=False)
     parts = dict(zip(texts(images[n.TILE]), texts(images[n.SPLIT]), strict=True))
     known = [tile for tile, one in _digests(images, {*tiles}).items() if one in forbidden.get(parts[tile], ())]
     if known:
         raise SplitError(
-            f"the model of run {run!r} was trained with {len(known)} of the tiles that it would be scored on "
+            f"{who} has seen in training {len(known)} of the tiles that it would be scored on "
             f"({', '.join(known[:5])}): the split is another one now. Train again on it, or leave the run out."
         )
 

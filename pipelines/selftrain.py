@@ -15,7 +15,7 @@ from fintune_xr.analysis.figure_style import figure_bytes
 from fintune_xr.analysis.stage_figure import STAGE_DPI, stage_figure
 from fintune_xr.finetune.engine import train as fit
 from fintune_xr.finetune.particles import ParticleTiles, PseudoLabels
-from fintune_xr.models.checkpoints import UNET_KIND, Checkpoint, resolve_checkpoint
+from fintune_xr.models.checkpoints import UNET_KIND, Checkpoint, record_file, resolve_checkpoint
 from fintune_xr.models.registry import load_model
 from fintune_xr.models.settings import model_settings
 from fintune_xr.models.unet import UnetDetector
@@ -185,9 +185,11 @@ def _final(study: Study, records: Sequence[dict[str, Any]]) -> Path:
     best = int(np.argmax(scores))
     source = Path(resolve_checkpoint(study.folder / study.stage(best)).path)
     path = study.folder / FINAL_FILE
-    partial = path.with_name(f".{path.name}.partial")
-    shutil.copyfile(source, partial)
-    partial.replace(path)
+    # The record of the training goes along, the weights last: they are what others wait for.
+    for what, where in ((record_file(source), record_file(path)), (source, path)):
+        partial = where.with_name(f".{where.name}.partial")
+        shutil.copyfile(what, partial)
+        partial.replace(where)
     said = {"best_stage": study.stage(best), "chosen_by": "F1 of particles on val", "f1_val": scores}
     _write(study.folder / RECORD_FILE, (json.dumps(said, indent=2) + "\n").encode())
     say(f"{path}: weights of {study.stage(best)}, the best on val ({scores[best]:.3f})")

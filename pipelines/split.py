@@ -51,6 +51,8 @@ def split(
     if keep:
         return _kept(cohort)
     tiles = annotated_tiles(cohort)
+    if not force:
+        _refuse_another(cohort, tiles)
     by = by or ("tile" if cohort.kind == "em" else "donor")
     fractions = fractions if fractions is not None else _FRACTIONS_EM if cohort.kind == "em" else _FRACTIONS
     units = texts(tiles[_unit(by)])
@@ -67,9 +69,10 @@ def split(
     return split_table(cohort)
 
 
-def _refuse_another(cohort: Cohort, tiles: xr.Dataset, assigned: Mapping[str, str]) -> None:
-    """Raises SplitError where there is a split, unless it is this one, left half-written by a kill."""
-    is_broken_off = _split_column(cohort).attrs.get(DIGEST) == _BEING_WRITTEN + split_digest(assigned)
+def _refuse_another(cohort: Cohort, tiles: xr.Dataset, assigned: Mapping[str, str] | None = None) -> None:
+    """Raises SplitError where there is a split, unless it is this one, or before it is drawn any, left half-written."""
+    expected = _BEING_WRITTEN + (split_digest(assigned) if assigned else "")
+    is_broken_off = str(_split_column(cohort).attrs.get(DIGEST)).startswith(expected)
     if (tiles[n.SPLIT] != "").any() and not is_broken_off:
         raise SplitError(
             f"{cohort.url} has a split already, and models may have been trained on it. "

@@ -139,6 +139,7 @@ def hybrid(
     run_name: Annotated[str, Parameter(help="Name of the new run.")],
     runs: Annotated[tuple[str, ...], Parameter(name=["--run"], negative="", help="A candidate; twice or more.")],
     part: Annotated[str, Parameter(help="Part of the split that decides: val or train.")] = "val",
+    restart: Annotated[bool, Parameter(negative="", help="Make the run anew, from runs that have been.")] = False,
 ) -> int:
     """Make a run that takes, for each marker, the masks of the run that is best on the val part.
 
@@ -146,7 +147,7 @@ def hybrid(
     """
     from fintune_xr.pipelines.hybrid import hybrid as step
 
-    for marker, chosen in step(store, run_name=run_name, runs=runs, part=part).items():
+    for marker, chosen in step(store, run_name=run_name, runs=runs, part=part, restart=restart).items():
         show(f"{marker}: {chosen}")
     return DONE
 

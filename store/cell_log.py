@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from fintune_xr import names as n
 from fintune_xr.products import INSTANCES, Product
 from fintune_xr.schema import DatasetSchema, VariableSpec
-from fintune_xr.store.leftovers import LOG
+from fintune_xr.store.leftovers import LOG, ordered
 from fintune_xr.store.location import Location, reading, sync_array
 from fintune_xr.store.tables import (
     CELLS_PER_CHUNK,
@@ -107,7 +107,7 @@ class CellLog:
         first_cell = read_column(self.location, f"{self.path}/{n.FIRST_CELL}")
         channels = self._channels()
         local = self.location.is_local
-        fresh = f"{n.STAGING}/ordered-{self.run}-{uuid.uuid4().hex}" if local else self.table
+        fresh = f"{n.STAGING}/{ordered(self.run)}{uuid.uuid4().hex}" if local else self.table
         remove_group(self.location, fresh)
         _create(self.location, fresh, self.product.objects, channels)
         for rows in _in_chunks(self._rows(self.path, rows) for rows in _contiguous(first_cell, counts)):

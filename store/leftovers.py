@@ -20,6 +20,11 @@ def staged(path: str) -> str:
     return f"{n.STAGING}/{path.replace('/', '+')}+"
 
 
+def ordered(run: str) -> str:
+    """Beginning of the names under `staging` that the cells of a run are put in order under."""
+    return f"ordered-{run}+"
+
+
 def moved_aside(location: Location) -> Iterator[str]:
     """Paths of groups whose earlier version lies aside: a replacement goes on, or was killed."""
     for name in _staging(location):

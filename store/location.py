@@ -31,6 +31,7 @@ DECODING_ERRORS = (ValueError, RuntimeError, OSError, KeyError)
 _VERSION_2 = {".zarray", ".zgroup", ".zattrs", ".zmetadata"}
 _METADATA = {"zarr.json", *_VERSION_2}
 _CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
+_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}
 
 
 class Version3Store(zarr.storage.WrapperStore[Store]):
@@ -195,6 +196,11 @@ def writing(what: str) -> Iterator[None]:
             raise
         raise StoreWriteError(f"cannot write {what}: {error}. Make the bucket first, or correct the URL.") from error
     except OSError as error:
+        if error.errno in _NO_LOCKS:
+            raise StoreWriteError(
+                f"{what} cannot be locked: {error.strerror}, and without locks two writers could not be kept apart. "
+                "Mount the file system with them (Lustre: flock), or keep the store on another one."
+            ) from error
         if error.errno not in _CANNOT_WRITE:
             raise
         raise StoreWriteError(
@@ -265,9 +271,19 @@ def _send(system: Any, path: str, parts: Iterator[bytes]) -> int:
 
 
 def _send_in_parts(system: Any, path: str, parts: Iterable[bytes]) -> int:
-    """An object appears when the transaction ends well; an error aborts the upload, so that no part of it is kept."""
-    with system.transaction, system.open(path, "wb", block_size=PART_BYTES) as upload:
-        return sum(upload.write(part) for part in parts)
+    """The object appears with the commit; an error aborts the upload, so that no part of it is kept.
+
+    A transaction of the file system would do the same, but all threads share it: each would commit the others' parts.
+    """
+    upload = system._open(path, "wb", block_size=PART_BYTES, autocommit=False)
+    try:
+        size = sum(int(upload.write(part)) for part in parts)
+        upload.close()
+        upload.commit()
+    except BaseException:
+        upload.discard()
+        raise
+    return size
 
 
 def _given_away(parts: list[bytes]) -> Iterator[bytes]:

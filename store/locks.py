@@ -25,6 +25,8 @@ LOGGER = logging.getLogger(__name__)
 # A process on object storage renews its lease so often; one that was not renewed for so long belongs to nobody.
 RENEW_S = 5.0
 PATIENCE_S = 20.0
+# A result is not thrown away because another one is being put in its place at this moment.
+REPLACING_S = 60.0
 
 
 @contextlib.contextmanager
@@ -50,20 +52,35 @@ def writing_tiles(location: Location) -> contextlib.AbstractContextManager[None]
     return holding(location, "ingest", what="adding tiles or annotations")
 
 
-def replacing(location: Location, path: str) -> contextlib.AbstractContextManager[None]:
-    """Holds the group `path` of a local store. Raises RunBusyError where another process replaces it.
+@contextlib.contextmanager
+def replacing(location: Location, path: str) -> Iterator[None]:
+    """Holds the group `path` of a local store, which another process holds for the moment in which it replaces it.
 
     On object storage a lease would take longer than the writing.
+
+    Raises RunBusyError where another process still replaces it after 60 s.
     """
-    if not location.is_local:
-        return contextlib.nullcontext()
+    with contextlib.ExitStack() as held:
+        until = time.monotonic() + REPLACING_S
+        while location.is_local:
+            try:
+                held.enter_context(_replacement(location, path))
+                break
+            except RunBusyError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.05)
+        yield
+
+
+def _replacement(location: Location, path: str) -> contextlib.AbstractContextManager[None]:
     return holding(location, f"replace-{path.replace('/', '+')}", what=f"writing {path}")
 
 
 def recover_replaced(location: Location) -> None:
     """Puts back groups that were moved aside by replacements which were killed; those that go on are let be."""
     for path in list(moved_aside(location)):
-        with contextlib.suppress(RunBusyError, StoreWriteError), replacing(location, path):
+        with contextlib.suppress(RunBusyError, StoreWriteError, OSError), _replacement(location, path):
             recover_group(location, path)
 
 
@@ -87,15 +104,23 @@ def _locked_file(location: Location, name: str, what: str) -> Iterator[None]:
 def _among_writers(location: Location) -> Iterator[None]:
     """Shares a lock with all other writers, once whoever could have it alone has cleared what others left."""
     path = _file(location, "writers")
-    with writing(str(path)):
-        file = path.open("a+")
-    with file:
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            clear_leftovers(location)
-        # Waits while another one clears.
-        fcntl.flock(file, fcntl.LOCK_SH)
+    with contextlib.ExitStack() as held:
+        with writing(str(path)):
+            file = held.enter_context(path.open("a+"))
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _clear(location)
+            # Waits while another one clears.
+            fcntl.flock(file, fcntl.LOCK_SH)
         yield
+
+
+def _clear(location: Location) -> None:
+    try:
+        clear_leftovers(location)
+    except OSError as error:
+        # They are in nobody's way: what cannot be removed now is found again by the next one.
+        LOGGER.warning("what killed writers left in %s could not be removed: %s", location.url, error)
 
 
 def _file(location: Location, name: str) -> Path:

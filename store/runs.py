@@ -19,7 +19,7 @@ from fintune_xr.products import INSTANCES, Product
 from fintune_xr.store import shards
 from fintune_xr.store.cell_log import CellLog
 from fintune_xr.store.cohort import Cohort, product_at
-from fintune_xr.store.leftovers import sweep_staging
+from fintune_xr.store.leftovers import ordered, sweep_staging
 from fintune_xr.store.location import Location, sync_array, writing
 from fintune_xr.store.locks import holding
 from fintune_xr.store.tables import (
@@ -177,7 +177,7 @@ def writing_run(
             _create(cohort, name, product, identity, facts)
         _check_identity(cohort, name, identity)
         cohort.location.sweep(path)
-        sweep_staging(cohort.location, f"ordered-{name}-")
+        sweep_staging(cohort.location, ordered(name))
         _grow(cohort, name)
         stored = cohort.run_product(name)
         columns = {c: open_column(cohort.location, f"{path}/{c}") for c in stored.of(_SMALL)}

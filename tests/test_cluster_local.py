@@ -48,7 +48,10 @@ class Cluster:
 
 
 @pytest.mark.parametrize(("n_workers", "budget"), [(1, 10), (3, 10), (8, 24)])
-def test_only_failures_in_a_row_without_any_worker_end_it(n_workers: int, budget: int) -> None:
+def test_only_failures_in_a_row_without_any_worker_end_it(
+    n_workers: int, budget: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_FOR_S", 0.0)
     cluster, starts = Cluster(), Starts()
     workers = LocalWorkers(cluster, starts, n_workers=n_workers)  # type: ignore[arg-type]
 
@@ -104,6 +107,7 @@ def test_a_run_whose_workers_all_die_at_every_start_stops_and_is_continued(
     monkeypatch.setattr(runs, "tiles_per_task", lambda _: 1)
     infer(cohort.url, run="whole", model="threshold", overrides=SETTINGS)
     monkeypatch.setattr(module, "_AT_LEAST", 3)
+    monkeypatch.setattr(module, "_FOR_S", 0.0)
     monkeypatch.setattr(module, "_ROUNDS", 1)
     commit = RunWriter.commit
     message = r"\d worker processes in a row ended.*was killed by SIGKILL;.*What was committed stays"

@@ -108,9 +108,12 @@ def test_thresholds_that_cannot_be(positive: float, negative: float) -> None:
         pseudo_target(np.zeros((2, 2)), positive=positive, negative=negative)
 
 
+FINAL = ("final_model.pt", "final_model.training.json")
+
+
 def test_every_stage_leaves_a_folder(done: tuple[Cohort, Path]) -> None:
     _, folder = done
-    assert sorted(p.name for p in folder.iterdir()) == ["final_model.pt", *STAGES, "selftrain.json"]
+    assert sorted(p.name for p in folder.iterdir()) == [*FINAL, *STAGES, "selftrain.json"]
     for stage in STAGES:
         assert sorted(p.name for p in (folder / stage).iterdir()) == LEFT
         with Image.open(folder / stage / "panels.png") as picture:

@@ -133,6 +133,6 @@ def test_a_run_that_is_not_there_is_named(store: Path) -> None:
 
 @pytest.mark.parametrize(("runs", "part"), [(["fine"], "val"), (["fine", "fine"], "val"), (["fine", "coarse"], "test")])
 def test_one_candidate_or_the_test_part_is_refused(store: Path, runs: list[str], part: str) -> None:
-    with pytest.raises(FintuneValueError, match="two runs or more, and a part other than test"):
+    with pytest.raises(FintuneValueError, match="two runs or more, and part val or train, not test"):
         hybrid(store, run_name="no", runs=runs, part=part)
     assert "no" not in open_cohort(store).run_names()

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from fintune_xr import names as n
-from fintune_xr.errors import SplitError
+from fintune_xr.errors import FintuneValueError, SplitError
+from fintune_xr.models.checkpoints import resolve_checkpoint
 from fintune_xr.pipelines import seen
 from fintune_xr.pipelines.annotate import annotate
+from fintune_xr.pipelines.basis import source_doubt
+from fintune_xr.pipelines.benchmark import benchmark
+from fintune_xr.pipelines.budget import budget
 from fintune_xr.pipelines.evaluate import evaluate
 from fintune_xr.pipelines.gate import gate
 from fintune_xr.pipelines.hybrid import hybrid
@@ -69,12 +74,55 @@ def rotated(before: dict[str, str], now: dict[str, str]) -> bool:
 
 @pytest.mark.parametrize("run", ["first", "mixed", "second"])
 def test_tiles_that_trained_the_model_or_the_one_it_began_with_are_not_scored(store: Path, run: str) -> None:
-    said = rf"the model of run '{run}' was trained with \d of the tiles .*the split is another one now"
+    said = rf"the model of run '{run}' has seen in training \d of the tiles .*the split is another one now"
     for part in (n.TEST, n.VAL):
         with pytest.raises(SplitError, match=said):
             evaluate(store, runs=[run], split=part)
     with pytest.raises(SplitError, match=said):
         gate(store, run=run)
+
+
+def test_a_copy_of_the_weights_with_its_record_has_seen_the_same(store: Path, tmp_path: Path) -> None:
+    """As the final model of a self-training is, outside of the folder of its stage."""
+    folder = store.parent / "models" / "first"
+    shutil.copy(folder / "model.pt", tmp_path / "final_model.pt")
+    shutil.copy(folder / "training.json", tmp_path / "final_model.training.json")
+    cohort, tiles = open_cohort(store), parts(store)
+    copied = resolve_checkpoint(str(tmp_path / "final_model.pt"))
+    with pytest.raises(SplitError, match=r"model 'final_model' has seen in training \d of the tiles"):
+        seen.require_unseen_by(cohort, copied, [tile for tile, part in tiles.items() if part == n.TEST])
+
+
+def test_studies_refuse_a_start_that_has_seen_their_test_tiles_before_they_train(store: Path, tmp_path: Path) -> None:
+    first = str(store.parent / "models" / "first")
+    with pytest.raises(SplitError, match="model 'first' has seen in training"):
+        budget(store, model=first, out=tmp_path, budgets=(2,), seeds=1, overrides=TRAINING)
+    with pytest.raises(SplitError, match="model 'first' has seen in training"):
+        benchmark(store, model=first, out=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_hybrid_has_seen_the_tiles_that_chose_it(store: Path) -> None:
+    cohort, tiles = open_cohort(store), parts(store)
+    val = [tile for tile, part in tiles.items() if part == n.VAL]
+    facts = seen.seen_by_choice(cohort, ["threshold"], val)
+    assert facts == seen.seen_in_training(cohort, learned=[], judged=val, start=None)
+    with pytest.raises(FintuneValueError, match="part val or train, not test"):
+        hybrid(store, run_name="x", runs=["first", "threshold"], part="all")
+
+
+def test_a_hybrid_of_runs_made_anew_is_refused_until_it_is_made_anew(store: Path) -> None:
+    infer(store, run="other", model="threshold", overrides=["device=cpu", "model.sigma_px=3"])
+    hybrid(store, run_name="one", runs=["threshold", "other"])
+    hybrid(store, run_name="two", runs=["one", "other"])
+    chosen = open_cohort(store).run("one").attrs  # the source that the only marker takes
+    source = next(iter(chosen["identity"]["sources"]))
+    infer(store, run=source, model="threshold", overrides=["device=cpu", "model.sigma_px=2"], restart=True)
+    with pytest.raises(FintuneValueError, match=rf"one holds masks of run {source} as it was before.*--restart"):
+        evaluate(store, runs=["one"])
+    assert source_doubt(open_cohort(store), "two")
+    hybrid(store, run_name="one", runs=["threshold", "other"], restart=True)
+    evaluate(store, runs=["one"])
 
 
 def test_what_learned_from_nothing_and_the_train_part_are_scored(store: Path) -> None:
@@ -90,5 +138,5 @@ def test_tiles_that_chose_the_epoch_may_be_val_tiles_but_no_test_tiles(
     facts = seen.seen_in_training(cohort, learned=[], judged=tiles[n.VAL] + tiles[n.TEST][:1], start=None)
     monkeypatch.setattr(seen, "run_attrs", lambda *_: {"provenance": {"training": {"seen": facts}}})
     seen.require_unseen(cohort, "r", tiles[n.VAL] + tiles[n.TEST][1:])
-    with pytest.raises(SplitError, match=rf"with 1 of the tiles .*\({tiles[n.TEST][0]}\)"):
+    with pytest.raises(SplitError, match=rf"in training 1 of the tiles .*\({tiles[n.TEST][0]}\)"):
         seen.require_unseen(cohort, "r", tiles[n.TEST])

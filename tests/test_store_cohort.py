@@ -31,7 +31,7 @@ from fintune_xr.errors import (
     StoreWriteError,
     UnknownNameError,
 )
-from fintune_xr.store import growing, shards, tables
+from fintune_xr.store import growing, locks, shards, tables
 from fintune_xr.store.cohort import Cohort, create_cohort, empty_quarantine, open_cohort, set_root_attrs
 from fintune_xr.store.leftovers import OLD, sweep_staging
 from fintune_xr.store.location import PARTIAL_SUFFIX, Location
@@ -322,8 +322,9 @@ def test_a_replacement_broken_off_leaves_the_old_or_the_new(
     assert not list((cohort.location.path / n.STAGING).glob("*+*"))
 
 
-def test_a_replacement_that_goes_on_is_let_be(tmp_path: Path) -> None:
+def test_a_replacement_that_goes_on_is_let_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By others that replace the same group, and by those who open the store between the two renames."""
+    monkeypatch.setattr(locks, "REPLACING_S", 0.2)
     cohort = make_store(tmp_path / "a.zarr", donors=0)
     cohort.write(n.QUARANTINE, quarantine("old"), datasets.QUARANTINE)
     group, aside = (cohort.location.path / name for name in (n.QUARANTINE, f"{n.STAGING}/{n.QUARANTINE}+1{OLD}"))

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -223,6 +224,23 @@ def test_an_error_among_the_parts_leaves_nothing(
     assert objects(client, folder) == {f"{folder}/a": b"good"}
 
 
+def test_threads_that_send_large_objects_at_once_do_not_touch_each_others(
+    client: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(location_module, "PART_BYTES", S3_SMALLEST_PART)
+    location = Location(f"s3://{BUCKET}/{tmp_path.name}")
+    bodies = {f"o{i}": bytes([i]) * (3 * S3_SMALLEST_PART) for i in range(6)}
+
+    def send(key: str) -> int:
+        body = bodies[key]
+        return location.write_whole(key, (body[at : at + (1 << 20)] for at in range(0, len(body), 1 << 20)))
+
+    with ThreadPoolExecutor(3) as pool:
+        assert set(pool.map(send, bodies)) == {3 * S3_SMALLEST_PART}
+    assert objects(client, tmp_path.name) == {f"{tmp_path.name}/{key}": body for key, body in bodies.items()}
+    assert parts_under_way(client) == []
+
+
 @pytest.mark.usefixtures("client")
 def test_memory_holds_parts_of_a_large_object_and_not_the_whole() -> None:
     code = f"""
@@ -298,6 +316,8 @@ with locks.holding(location, "run-r", what="x"):
     location.write_whole("{LEASE}", [b"another 0"])
     for _ in range(600):
         time.sleep(0.1)
+        # Again and again: one write could fall between the reading and the writing of a renewal.
+        location.write_whole("{LEASE}", [b"another 0"])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == status, done.stderr

@@ -17,6 +17,7 @@ from fintune_xr.analysis.report.numbers import counted, whole
 
 INGEST = "fintune-xr ingest SOURCE STORE --layout rosmap"
 _PACKAGES = "packages"
+_LONGEST_LIST = 8
 
 
 def cohort_section(contents: ReportContents) -> Section:
@@ -132,7 +133,13 @@ def _flat(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", "" if value is None else str(value)
+            yield f"{prefix}{key}", "" if value is None else _short(value)
+
+
+def _short(value: Any) -> str:
+    """The value as text; of a long list, which nobody reads in a report, how long it is."""
+    is_long = isinstance(value, (list, tuple)) and len(value) > _LONGEST_LIST
+    return f"{len(value)} items" if is_long else str(value)
 
 
 def _facts(key: str, caption: str, first: str, rows: Mapping[str, Mapping[str, str]]) -> Table:

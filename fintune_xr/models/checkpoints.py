@@ -94,6 +94,12 @@ def resolve_checkpoint(name_or_path: str | Path) -> Checkpoint:
     return _from_file(path, path.stem, {})
 
 
+def record_file(weights: str | Path) -> Path:
+    """Where the record of a training lies beside its weights, which may have been copied out of their folder."""
+    path = Path(weights)
+    return path.with_name(RECORD_FILE if path.name == WEIGHTS_FILE else f"{path.stem}.{RECORD_FILE}")
+
+
 def training_facts(checkpoint: Checkpoint) -> dict[str, Any]:
     """What the record beside the weights says of their training: settings, start, split, best score.
 
@@ -102,9 +108,9 @@ def training_facts(checkpoint: Checkpoint) -> dict[str, Any]:
 
     Raises CheckpointError for a record that cannot be read.
     """
-    if Path(checkpoint.path).name != WEIGHTS_FILE:
+    if not checkpoint.path:
         return {}
-    record = _record(Path(checkpoint.path).with_name(RECORD_FILE))
+    record = _record(record_file(checkpoint.path))
     return {key: value for key, value in record.items() if key not in _ONLY_IN_RECORD}
 
 
