@@ -126,8 +126,9 @@ def test_a_hybrid_of_runs_made_anew_is_refused_until_it_is_made_anew(store: Path
 
 
 def test_what_learned_from_nothing_and_the_train_part_are_scored(store: Path) -> None:
-    evaluate(store, runs=["threshold"])
-    evaluate(store, runs=["first", "second"], split=n.TRAIN)
+    train_tiles = {tile for tile, part in parts(store).items() if part == n.TRAIN}
+    assert set(text_array(evaluate(store, runs=["threshold"])[n.RUN])) == {"threshold"}
+    assert set(text_array(evaluate(store, runs=["first", "second"], split=n.TRAIN)[n.TILE])) == train_tiles
 
 
 def test_tiles_that_chose_the_epoch_may_be_val_tiles_but_no_test_tiles(
