@@ -44,7 +44,11 @@ def associate(
         core.append([DONOR, COVARIATE])
         block = _partial_spearman
     rho, p, n, reason = xr.apply_ufunc(
-        block, *sides, input_core_dims=core, output_core_dims=[[]] * 4, dask="parallelized",
+        block,
+        *sides,
+        input_core_dims=core,
+        output_core_dims=[[]] * 4,
+        dask="parallelized",
         output_dtypes=[np.float64, np.float64, np.int32, _REASON_DTYPE],
     )
     parts = {RHO: rho, P: p, Q: q_values(p, family=family), N: n, REASON: reason}
@@ -68,8 +72,13 @@ def q_values(p: xr.DataArray, *, family: Sequence[str]) -> xr.DataArray:
     if p.chunks is not None:
         p = p.chunk(dict.fromkeys(family, -1))  # a family is a few hundred numbers
     q: xr.DataArray = xr.apply_ufunc(
-        _q_block, p, kwargs={"n_dims": len(family)}, input_core_dims=[list(family)],
-        output_core_dims=[list(family)], dask="parallelized", output_dtypes=[np.float64],
+        _q_block,
+        p,
+        kwargs={"n_dims": len(family)},
+        input_core_dims=[list(family)],
+        output_core_dims=[list(family)],
+        dask="parallelized",
+        output_dtypes=[np.float64],
     )
     return q.transpose(*p.dims)
 
@@ -83,9 +92,7 @@ def _spearman(ratio: NDArray[Any], outcome: NDArray[Any]) -> tuple[NDArray[Any],
     return _with_reasons(kernels.spearman(ratio, outcome))
 
 
-def _partial_spearman(
-    ratio: NDArray[Any], outcome: NDArray[Any], covariates: NDArray[Any]
-) -> tuple[NDArray[Any], ...]:
+def _partial_spearman(ratio: NDArray[Any], outcome: NDArray[Any], covariates: NDArray[Any]) -> tuple[NDArray[Any], ...]:
     return _with_reasons(kernels.partial_spearman(ratio, outcome, covariates))
 
 

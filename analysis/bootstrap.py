@@ -111,8 +111,13 @@ def _index(first: int, n_resamples: int) -> xr.DataArray:
 
 def _drawn(index: xr.DataArray, draws: _Draws) -> xr.DataArray:
     drawn: xr.DataArray = xr.apply_ufunc(
-        _drawn_block, index, kwargs={"draws": draws}, output_core_dims=[[DONOR]], dask="parallelized",
-        output_dtypes=[np.int32], dask_gufunc_kwargs={"output_sizes": {DONOR: draws.groups.donors.size}},
+        _drawn_block,
+        index,
+        kwargs={"draws": draws},
+        output_core_dims=[[DONOR]],
+        dask="parallelized",
+        output_dtypes=[np.int32],
+        dask_gufunc_kwargs={"output_sizes": {DONOR: draws.groups.donors.size}},
     )
     return drawn.assign_coords({DONOR: draws.groups.donors})
 
@@ -120,21 +125,32 @@ def _drawn(index: xr.DataArray, draws: _Draws) -> xr.DataArray:
 def _ratio(index: xr.DataArray, n_positive: xr.DataArray, n_all: xr.DataArray, draws: _Draws) -> xr.DataArray:
     groups = draws.groups
     ratio: xr.DataArray = xr.apply_ufunc(
-        _ratio_block, index, n_positive, n_all, kwargs={"draws": draws},
-        input_core_dims=[[], [RUN, TILE], [RUN, TILE]], output_core_dims=[[RUN, DONOR, MARKER]], join="exact",
-        exclude_dims={TILE}, dask="parallelized", output_dtypes=[np.float64],
+        _ratio_block,
+        index,
+        n_positive,
+        n_all,
+        kwargs={"draws": draws},
+        input_core_dims=[[], [RUN, TILE], [RUN, TILE]],
+        output_core_dims=[[RUN, DONOR, MARKER]],
+        join="exact",
+        exclude_dims={TILE},
+        dask="parallelized",
+        output_dtypes=[np.float64],
         dask_gufunc_kwargs={"output_sizes": {DONOR: groups.donors.size, MARKER: groups.markers.size}},
     )
     return ratio.assign_coords({DONOR: groups.donors, MARKER: groups.markers})
 
 
-def _rho(
-    ratio: xr.DataArray, drawn: xr.DataArray, outcomes: xr.DataArray
-) -> tuple[xr.DataArray, xr.DataArray]:
+def _rho(ratio: xr.DataArray, drawn: xr.DataArray, outcomes: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
     rho, p = xr.apply_ufunc(
-        _rho_block, ratio, drawn, outcomes.transpose(DONOR, OUTCOME),
+        _rho_block,
+        ratio,
+        drawn,
+        outcomes.transpose(DONOR, OUTCOME),
         input_core_dims=[[RUN, DONOR, MARKER], [DONOR], [DONOR, OUTCOME]],
-        output_core_dims=[[RUN, MARKER, OUTCOME]] * 2, join="exact", dask="parallelized",
+        output_core_dims=[[RUN, MARKER, OUTCOME]] * 2,
+        join="exact",
+        dask="parallelized",
         output_dtypes=[np.float64] * 2,
     )
     return rho, p

@@ -123,9 +123,7 @@ def _source(name: str) -> str:
     return outcome(name).column or name
 
 
-def _check_columns(
-    table: pd.DataFrame, donor_column: str, outcomes: Sequence[str], covariates: Sequence[str]
-) -> None:
+def _check_columns(table: pd.DataFrame, donor_column: str, outcomes: Sequence[str], covariates: Sequence[str]) -> None:
     columns = [str(column) for column in table.columns]
     if donor_column not in columns:
         raise unknown_name("donor column in the clinical table", donor_column, columns)
@@ -155,9 +153,7 @@ def _rows_by_id(ids: pd.Series, donor_column: str) -> dict[str, int]:
     return row_of
 
 
-def _check_match(
-    id_of: dict[str, str], row_of: dict[str, int], table: pd.DataFrame, donor_column: str
-) -> None:
+def _check_match(id_of: dict[str, str], row_of: dict[str, int], table: pd.DataFrame, donor_column: str) -> None:
     twins = [key for key, times in Counter(id_of.values()).items() if times > 1]
     if twins:
         same = [donor for donor, key in id_of.items() if key == twins[0]]
@@ -237,9 +233,7 @@ def _join_report(
 
 def _top_coded(table: pd.DataFrame, names: Iterable[str]) -> list[str]:
     """`column: n` for each column with values such as `90+`."""
-    counts = {
-        name: sum(bool(_TOP_CODED.fullmatch(str(value).strip())) for value in table[name]) for name in names
-    }
+    counts = {name: sum(bool(_TOP_CODED.fullmatch(str(value).strip())) for value in table[name]) for name in names}
     return [f"{name}: {count}" for name, count in counts.items() if count]
 
 

@@ -36,9 +36,7 @@ _MEANINGS = {
 }
 
 
-def summarise(
-    resampled: xr.Dataset, *, alpha: float = 0.05, family: Sequence[str] = (MARKER, OUTCOME)
-) -> xr.Dataset:
+def summarise(resampled: xr.Dataset, *, alpha: float = 0.05, family: Sequence[str] = (MARKER, OUTCOME)) -> xr.Dataset:
     """Interval, stability of sign, and share of significant resamples (run, marker, outcome) of rho.
 
     Variables: middle (the median), low, high, n_resamples, sign_consistency, share_significant,
@@ -85,8 +83,12 @@ def _interval(values: xr.DataArray, alpha: float) -> dict[str, xr.DataArray]:
         raise FintuneValueError(f"expected alpha between 0 and 1, got {alpha}; 0.05 gives a 95 % interval")
     levels = (alpha / 2, 0.5, 1 - alpha / 2)
     low, median, high = xr.apply_ufunc(
-        _quantiles, _in_one_chunk(values), kwargs={"levels": levels},
-        input_core_dims=[[RESAMPLE]], output_core_dims=[[]] * 3, dask="parallelized",
+        _quantiles,
+        _in_one_chunk(values),
+        kwargs={"levels": levels},
+        input_core_dims=[[RESAMPLE]],
+        output_core_dims=[[]] * 3,
+        dask="parallelized",
         output_dtypes=[np.float64] * 3,
     )
     return {MIDDLE: median, LOW: low, HIGH: high, N_RESAMPLES: values.notnull().sum(RESAMPLE)}
@@ -109,6 +111,4 @@ def _in_one_chunk(values: xr.DataArray) -> xr.DataArray:
 
 
 def _described(parts: dict[str, xr.DataArray]) -> xr.Dataset:
-    return xr.Dataset(
-        {name: part.assign_attrs(units="1", long_name=_MEANINGS[name]) for name, part in parts.items()}
-    )
+    return xr.Dataset({name: part.assign_attrs(units="1", long_name=_MEANINGS[name]) for name, part in parts.items()})

@@ -21,9 +21,14 @@ def count_nuclei(masks: xr.DataArray, nuclei: xr.DataArray) -> xr.DataArray:
     """
     whole = {TILE: 1, Y: -1, X: -1}
     found: xr.DataArray = xr.apply_ufunc(
-        kernels.nuclei_in_instances, masks.reset_coords(drop=True).chunk(whole),
-        nuclei.reset_coords(drop=True).chunk(whole), input_core_dims=[[Y, X]] * 2,
-        output_core_dims=[[_COUNT]], join="exact", dask="parallelized", output_dtypes=[np.int32],
+        kernels.nuclei_in_instances,
+        masks.reset_coords(drop=True).chunk(whole),
+        nuclei.reset_coords(drop=True).chunk(whole),
+        input_core_dims=[[Y, X]] * 2,
+        output_core_dims=[[_COUNT]],
+        join="exact",
+        dask="parallelized",
+        output_dtypes=[np.int32],
         dask_gufunc_kwargs={"output_sizes": {_COUNT: 3}},
     )
     return found

@@ -109,9 +109,7 @@ def bootstrap_figure(rho_resampled: xr.DataArray, rho: xr.DataArray, summary: xr
     return figure
 
 
-def difference_figure(
-    difference: xr.DataArray, interval: xr.DataArray, *, labels: Sequence[str], unit: str
-) -> Figure:
+def difference_figure(difference: xr.DataArray, interval: xr.DataArray, *, labels: Sequence[str], unit: str) -> Figure:
     """Differences to a reference with their intervals, a row per item, a colour per run.
 
     `difference` (run, item) and `interval` (run, item, quantile); `labels` name the items, `unit` the axis.
@@ -270,9 +268,7 @@ def _half_violin(axes: Axes, samples: NDArray[np.float64], place: float, height:
     axes.fill_between(middle, top, place, where=seen, color=colour, alpha=0.4, linewidth=0)
 
 
-def _estimate(
-    axes: Axes, value: float, ends: NDArray[np.float64], place: float, kind: tuple[str, str]
-) -> None:
+def _estimate(axes: Axes, value: float, ends: NDArray[np.float64], place: float, kind: tuple[str, str]) -> None:
     colour, mark = kind
     if np.all(np.isfinite(ends)):
         axes.hlines(place, ends[0], ends[-1], color=colour, linewidth=2.0)

@@ -44,7 +44,12 @@ def gated_cells(cells: xr.Dataset, *, bounds: xr.DataArray, min_area: int) -> xr
 
 
 def gated_counts(
-    blocks: CellBlocks, tiles: xr.Dataset, *, n_kept: xr.DataArray, bounds: xr.DataArray, min_area: int,
+    blocks: CellBlocks,
+    tiles: xr.Dataset,
+    *,
+    n_kept: xr.DataArray,
+    bounds: xr.DataArray,
+    min_area: int,
     rule: IntensityRule,
 ) -> xr.Dataset:
     """N_all and n_positive (tile) under one gate; a threshold is found anew on the cells that stay.
@@ -79,7 +84,11 @@ def rank_agreement(ratio: xr.DataArray, reference: xr.DataArray) -> xr.DataArray
     NaN where fewer than three donors have both, or one of them is the same in all donors.
     """
     rho: xr.DataArray = xr.apply_ufunc(
-        _rho, ratio, reference.reset_coords(drop=True), input_core_dims=[[DONOR], [DONOR]], dask="parallelized",
+        _rho,
+        ratio,
+        reference.reset_coords(drop=True),
+        input_core_dims=[[DONOR], [DONOR]],
+        dask="parallelized",
         output_dtypes=[np.float64],
     )
     return rho

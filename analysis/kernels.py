@@ -53,8 +53,11 @@ def spearman(a: NDArray[Any], b: NDArray[Any]) -> Correlation:
     code = np.empty(shape, np.int8)
     rows = (-1, a.shape[-1]) if a.size else (0, 1)
     _spearman_rows(
-        np.ascontiguousarray(a).reshape(rows), np.ascontiguousarray(b).reshape(rows),
-        rho.reshape(-1), n.reshape(-1), code.reshape(-1),
+        np.ascontiguousarray(a).reshape(rows),
+        np.ascontiguousarray(b).reshape(rows),
+        rho.reshape(-1),
+        n.reshape(-1),
+        code.reshape(-1),
     )
     return Correlation(rho, p_value(rho, n), n, code)
 
@@ -233,9 +236,7 @@ def _resort(values: Floats, order: Ints) -> None:
 
 
 @compiled
-def _spearman_resamples(
-    ratio: Floats, drawn: Ints, outcome: Floats, rho: Floats, n: NDArray[np.int32]
-) -> None:
+def _spearman_resamples(ratio: Floats, drawn: Ints, outcome: Floats, rho: Floats, n: NDArray[np.int32]) -> None:
     n_outcomes, size = outcome.shape
     order = np.empty((rho.shape[1], rho.shape[2], size), np.int64)
     order[:] = np.arange(size)

@@ -126,9 +126,7 @@ def _group_sums(counts: Ints, start: Ints, sums: Ints) -> None:
 
 
 @compiled
-def _ratios_left_out(
-    counts: Ints, start: Ints, group_key: Keys, key: np.uint64, resample: Keys, ratio: Floats
-) -> None:
+def _ratios_left_out(counts: Ints, start: Ints, group_key: Keys, key: np.uint64, resample: Keys, ratio: Floats) -> None:
     whole = np.empty((group_key.size, counts.shape[1], 2), np.int64)
     _group_sums(counts, start, whole)
     left_out_in = np.full(counts.shape[0], -1, np.int64)
@@ -152,9 +150,7 @@ def _ratios_left_out(
 
 
 @compiled
-def _ratios_redrawn(
-    counts: Ints, start: Ints, group_key: Keys, key: np.uint64, resample: Keys, ratio: Floats
-) -> None:
+def _ratios_redrawn(counts: Ints, start: Ints, group_key: Keys, key: np.uint64, resample: Keys, ratio: Floats) -> None:
     # Run by run along the tiles, so that the sums over a group are vector instructions.
     columns = np.ascontiguousarray(counts.transpose((1, 2, 0)).astype(np.int32))
     times = np.zeros(counts.shape[0], np.int32)

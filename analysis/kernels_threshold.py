@@ -106,9 +106,7 @@ def mixture(counts: Counts) -> Thresholds:
     return Thresholds(threshold.reshape(shape), code.reshape(shape))
 
 
-def add_positives(
-    counts: NDArray[np.int32], signal: NDArray[Any], tile: NDArray[Any], threshold: NDArray[Any]
-) -> None:
+def add_positives(counts: NDArray[np.int32], signal: NDArray[Any], tile: NDArray[Any], threshold: NDArray[Any]) -> None:
     """Adds to `counts` (tile,) the cells whose `signal` (cell,) is above the `threshold` (tile,) of their tile."""
     np.add.at(counts, tile[signal > threshold[tile]], 1)
 
@@ -186,9 +184,7 @@ def _log_density(components: _Mixture, at: Floats) -> Floats:
 def _crossing(components: _Mixture) -> Floats:
     """First edge between the two means, in counts, at which the upper component is likelier; NaN if none."""
     order = np.argsort(components.mean, axis=-1)
-    lower, upper = np.moveaxis(
-        np.take_along_axis(_log_density(components, EDGES), order[..., None], axis=1), 1, 0
-    )
+    lower, upper = np.moveaxis(np.take_along_axis(_log_density(components, EDGES), order[..., None], axis=1), 1, 0)
     low, high = np.take_along_axis(components.mean, order, axis=1).T
     wins = (low[:, None] < EDGES) & (high[:, None] > EDGES) & (upper > lower)
     return np.where(wins.any(axis=-1), np.expm1(EDGES[np.argmax(wins, axis=-1)]), np.nan)

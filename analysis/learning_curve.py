@@ -101,8 +101,13 @@ def fit_power_law(n_tiles: Floats, score: Floats) -> CurveFit:
             # It says that errors of the parameters cannot be estimated; they are taken from resamples.
             warnings.simplefilter("ignore", OptimizeWarning)
             (asymptote, drop, exponent), _ = curve_fit(
-                _scaled, n / first, score, p0=start, bounds=((0, 0, _EXPONENTS[0]), (1, 1, _EXPONENTS[1])),
-                jac=_slopes, maxfev=2000,
+                _scaled,
+                n / first,
+                score,
+                p0=start,
+                bounds=((0, 0, _EXPONENTS[0]), (1, 1, _EXPONENTS[1])),
+                jac=_slopes,
+                maxfev=2000,
             )
     except RuntimeError:
         return CurveFit(None, NOT_CONVERGED)
@@ -141,9 +146,16 @@ def learning_curve(
             f"expected a tolerance between 0 and 1 and n_resamples of 0 or more, got {tolerance} and {n_resamples}"
         )
     estimate, interval, n_fitted, code = xr.apply_ufunc(
-        _curve, score, n_tiles, kwargs={"tolerance": tolerance, "n_resamples": n_resamples, "seed": seed},
-        input_core_dims=[[BUDGET, SEED]] * 2, output_core_dims=[["_name"], ["_name", QUANTILE], [], []],
-        vectorize=True, join="exact", dask="parallelized", output_dtypes=[np.float64, np.float64, np.int32, np.int8],
+        _curve,
+        score,
+        n_tiles,
+        kwargs={"tolerance": tolerance, "n_resamples": n_resamples, "seed": seed},
+        input_core_dims=[[BUDGET, SEED]] * 2,
+        output_core_dims=[["_name"], ["_name", QUANTILE], [], []],
+        vectorize=True,
+        join="exact",
+        dask="parallelized",
+        output_dtypes=[np.float64, np.float64, np.int32, np.int8],
         dask_gufunc_kwargs={"output_sizes": {"_name": len(_ESTIMATES), QUANTILE: len(LEVELS)}},
     )
     texts = np.asarray(REASONS)
@@ -160,10 +172,12 @@ def budget_spread(score: xr.DataArray) -> xr.Dataset:
     """Mean and standard deviation (n - 1) of `score` over seeds, for each budget; NaN without enough fits."""
     n_fits = score.notnull().sum(SEED)
     mean, sd = score.mean(SEED), score.std(SEED, ddof=1).where(n_fits > 1)
-    return xr.Dataset({
-        BUDGET_MEAN: mean.assign_attrs(long_name="Mean over seeds."),
-        BUDGET_SD: sd.assign_attrs(long_name="Standard deviation over seeds."),
-    })
+    return xr.Dataset(
+        {
+            BUDGET_MEAN: mean.assign_attrs(long_name="Mean over seeds."),
+            BUDGET_SD: sd.assign_attrs(long_name="Standard deviation over seeds."),
+        }
+    )
 
 
 def curve_at(curve: xr.Dataset, n_tiles: NDArray[Any]) -> xr.DataArray:
@@ -201,9 +215,7 @@ def _drawn(seeds: NDArray[np.intp], seed: int, resample: int) -> NDArray[np.intp
     return seeds[stream(seed, "learning curve", RESAMPLE, resample).integers(seeds.size, size=seeds.size)]
 
 
-def _resampled(
-    score: Floats, n: Floats, known: NDArray[np.bool_], drawn: NDArray[np.intp], tolerance: float
-) -> Floats:
+def _resampled(score: Floats, n: Floats, known: NDArray[np.bool_], drawn: NDArray[np.intp], tolerance: float) -> Floats:
     """Estimates from all fits of the seeds drawn."""
     use = known[:, drawn]
     return _estimates(*fit_power_law(n[:, drawn][use], score[:, drawn][use]), n[known], tolerance)

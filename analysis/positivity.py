@@ -164,9 +164,7 @@ def _of_rule(rule: IntensityRule, threshold: xr.DataArray, n_positive: xr.DataAr
     return of_rule(parts, rule)
 
 
-def _thresholds(
-    histogram: xr.DataArray, kernel: Callable[[NDArray[np.int64]], kernels.Thresholds]
-) -> xr.DataArray:
+def _thresholds(histogram: xr.DataArray, kernel: Callable[[NDArray[np.int64]], kernels.Thresholds]) -> xr.DataArray:
     threshold, code = xr.apply_ufunc(kernel, histogram, input_core_dims=[[BIN]], output_core_dims=[[], []])
     named: xr.DataArray = threshold.assign_attrs(POSITIVITY[THRESHOLD].attrs)
     return named.assign_coords({REASON: _described(code)})

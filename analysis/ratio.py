@@ -37,9 +37,16 @@ def marker_ratio(n_positive: xr.DataArray, n_all: xr.DataArray) -> xr.Dataset:
     """
     groups = tile_groups(n_all)
     sums = xr.apply_ufunc(
-        _group_sums, with_runs(n_positive), with_runs(n_all), kwargs={"groups": groups},
-        input_core_dims=[[TILE], [TILE]], output_core_dims=[[DONOR, MARKER, _SUM]], exclude_dims={TILE},
-        join="exact", dask="parallelized", output_dtypes=[np.int64],
+        _group_sums,
+        with_runs(n_positive),
+        with_runs(n_all),
+        kwargs={"groups": groups},
+        input_core_dims=[[TILE], [TILE]],
+        output_core_dims=[[DONOR, MARKER, _SUM]],
+        exclude_dims={TILE},
+        join="exact",
+        dask="parallelized",
+        output_dtypes=[np.int64],
         dask_gufunc_kwargs={"output_sizes": _sizes(groups) | {_SUM: 3}},
     ).assign_coords({DONOR: groups.donors, MARKER: groups.markers})
     positive, total, tiles = (sums.isel({_SUM: i}) for i in range(3))
@@ -63,9 +70,14 @@ def ratio_bounds(ratio: xr.Dataset, quarantined: xr.DataArray) -> xr.Dataset:
     """
     groups = tile_groups(quarantined)
     lost = xr.apply_ufunc(
-        _lost_tiles, with_runs(quarantined), kwargs={"groups": groups},
-        input_core_dims=[[TILE]], output_core_dims=[[DONOR, MARKER]], dask="parallelized",
-        output_dtypes=[np.int64], dask_gufunc_kwargs={"output_sizes": _sizes(groups)},
+        _lost_tiles,
+        with_runs(quarantined),
+        kwargs={"groups": groups},
+        input_core_dims=[[TILE]],
+        output_core_dims=[[DONOR, MARKER]],
+        dask="parallelized",
+        output_dtypes=[np.int64],
+        dask_gufunc_kwargs={"output_sizes": _sizes(groups)},
     ).assign_coords({DONOR: groups.donors, MARKER: groups.markers})
     lost = lost.reindex({DONOR: ratio[DONOR], MARKER: ratio[MARKER]}, fill_value=0)
     if lost.sizes[RUN] == 1 and RUN not in quarantined.dims:

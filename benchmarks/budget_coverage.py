@@ -31,7 +31,8 @@ def studies(n_seeds: int, of_seed: float, of_fit: float) -> xr.DataArray:
     chance = stream(0, "coverage", n_seeds)
     shift, error = chance.normal(0, of_seed, (N_STUDIES, 1, n_seeds)), chance.normal(0, of_fit, shape)
     return xr.DataArray(
-        LAW.at(BUDGETS.astype(float))[:, None] + shift + error, dims=("study", n.BUDGET, n.SEED),
+        LAW.at(BUDGETS.astype(float))[:, None] + shift + error,
+        dims=("study", n.BUDGET, n.SEED),
         coords={n.BUDGET: BUDGETS, n.SEED: range(n_seeds)},
     )
 

@@ -62,7 +62,8 @@ def _one_tile(weights: Path, device: str, precision: str, tile_px: int) -> list[
     stock.net, stock.device, stock.gpu = ours.network, torch.device(device), device != "cpu"
     stock.backbone, stock.pretrained_model = "sam_vitl", ""
     calls: dict[str, Callable[[], Any]] = {
-        "ours": lambda: segment(ours, [tile]), "stock": lambda: stock.eval(padded, channel_axis=0, batch_size=8),
+        "ours": lambda: segment(ours, [tile]),
+        "stock": lambda: stock.eval(padded, channel_axis=0, batch_size=8),
     }
     what = f"one tile of {tile_px} x {tile_px}, {precision}"
     timed = compared(what, calls["ours"], ("CellposeModel.eval", calls["stock"]), repeats=3)

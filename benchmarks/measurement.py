@@ -37,10 +37,20 @@ def _measuring(mask: np.ndarray, image: np.ndarray) -> list[Row]:
 
     reach = Reach(faster=40, of_limit=4)
     return [
-        compared("measure_cells, with background", lambda: measure_cells(mask, image),
-                 ("skimage regionprops_table + np.median", with_background), limit=limit, reach=reach),
-        compared("its sums alone, no background", lambda: cell_sums(labels.mask, image, labels.size),
-                 ("skimage regionprops_table", properties), limit=limit, reach=reach),
+        compared(
+            "measure_cells, with background",
+            lambda: measure_cells(mask, image),
+            ("skimage regionprops_table + np.median", with_background),
+            limit=limit,
+            reach=reach,
+        ),
+        compared(
+            "its sums alone, no background",
+            lambda: cell_sums(labels.mask, image, labels.size),
+            ("skimage regionprops_table", properties),
+            limit=limit,
+            reach=reach,
+        ),
     ]
 
 
@@ -48,10 +58,18 @@ def _relabelling(mask: np.ndarray) -> list[Row]:
     kept = np.arange(1, 1501, 2)
     gaps = np.where(np.isin(mask, kept), mask, 0).astype(np.uint32)
     return [
-        compared("renumbered, after a gap at every second", lambda: renumbered(gaps),
-                 ("fastremap.renumber", lambda: fastremap.renumber(gaps)), limit=mask.copy),
-        compared("renumbered, after a gap at every second", lambda: renumbered(gaps),
-                 ("skimage relabel_sequential", lambda: relabel_sequential(gaps)), limit=mask.copy),
+        compared(
+            "renumbered, after a gap at every second",
+            lambda: renumbered(gaps),
+            ("fastremap.renumber", lambda: fastremap.renumber(gaps)),
+            limit=mask.copy,
+        ),
+        compared(
+            "renumbered, after a gap at every second",
+            lambda: renumbered(gaps),
+            ("skimage relabel_sequential", lambda: relabel_sequential(gaps)),
+            limit=mask.copy,
+        ),
     ]
 
 

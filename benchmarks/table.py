@@ -114,9 +114,7 @@ def row(
 ) -> Row:
     """A row of measured seconds; `peer` is a name and its seconds."""
     name, peer_s = peer
-    return Row(
-        what=what, ours_s=ours_s, peer=name, peer_s=peer_s, ratio=peer_s / ours_s, limit_s=limit_s, reach=reach
-    )
+    return Row(what=what, ours_s=ours_s, peer=name, peer_s=peer_s, ratio=peer_s / ours_s, limit_s=limit_s, reach=reach)
 
 
 def print_table(rows: Sequence[Row | Fact]) -> None:

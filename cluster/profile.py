@@ -41,9 +41,7 @@ class SlurmSettings(Settings):
     python: Quoted = Field("", description="Python on the nodes; default: the one that runs this.")
     interface: Word = Field("", description="Network between nodes, e.g. ib0; default: that of the host's name.")
     scheduler_interface: Word = Field("", description="The same on this machine, where it has another name.")
-    tls: bool = Field(
-        False, description="Encrypt, and let only this session's workers in; needs fintune-xr[tls]."
-    )
+    tls: bool = Field(False, description="Encrypt, and let only this session's workers in; needs fintune-xr[tls].")
     scratch: Quoted = Field("${TMPDIR:-/tmp}", description="Folder on a disk of the node itself.")
     log_directory: Quoted = Field("slurm-logs", description="Folder of the jobs' logs, seen by all nodes.")
     min_jobs: int = Field(0, ge=0, description="Jobs that are kept even when there is no work for them.")
@@ -147,9 +145,7 @@ class Profile(Settings):
     threads: int = Field(
         0, ge=0, description="Blocks at once in a worker of cuda or slurm; 0: two on a GPU, else one per core."
     )
-    memory_limit: str = Field(
-        "auto", description="Memory of a worker process, e.g. 8GiB; auto shares what there is."
-    )
+    memory_limit: str = Field("auto", description="Memory of a worker process, e.g. 8GiB; auto shares what there is.")
     dashboard: bool = Field(True, description="Serve Dask's dashboard on a free port of this machine.")
     slurm: SlurmSettings = Field(SlurmSettings.model_validate({}), description="Only for kind slurm.")
 
@@ -206,9 +202,7 @@ class Profile(Settings):
 def profile_names() -> list[str]:
     """Names of the profiles that ship with the package."""
     folder = files("fintune_xr.cluster.profiles")
-    return sorted(
-        entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
-    )
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
 def load_profile(name: str, overrides: tuple[str, ...] = ()) -> Profile:

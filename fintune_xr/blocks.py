@@ -99,9 +99,7 @@ def _room(client: Client, in_flight: Collection[Future]) -> int:
     return max(0, BLOCKS_PER_WORKER_THREAD * max(1, n_threads) - len(in_flight))
 
 
-def _submit(
-    client: Client, function: Callable[..., R], batch: Sequence[P], context: Any, name: str
-) -> list[Future]:
+def _submit(client: Client, function: Callable[..., R], batch: Sequence[P], context: Any, name: str) -> list[Future]:
     plans = np.empty(len(batch), object)
     plans[:] = list(batch)
     # Each block is one task. Were the plans an array of Dask's, a second one would only pass its result on, and wait
@@ -113,9 +111,7 @@ def _submit(
     return list(client.compute(list(done.to_delayed().ravel()), optimize_graph=False))
 
 
-def _on_block(
-    plans: NDArray[Any], function: Callable[..., R], context: Any, block_id: tuple[int]
-) -> NDArray[Any]:
+def _on_block(plans: NDArray[Any], function: Callable[..., R], context: Any, block_id: tuple[int]) -> NDArray[Any]:
     result = np.empty(1, object)
     result[0] = function(plans[block_id[0]], context)
     return result

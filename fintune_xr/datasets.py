@@ -22,7 +22,8 @@ IMAGES: Final = DatasetSchema(
     version=SCHEMA_VERSION,
     variables={
         n.IMAGE: VariableSpec(
-            (n.TILE, n.CHANNEL, n.Y, n.X), "uint16",
+            (n.TILE, n.CHANNEL, n.Y, n.X),
+            "uint16",
             "Raw detector counts, neither normalised nor stitched; valid up to height and width.",
         ),
     },
@@ -46,8 +47,10 @@ MICROGRAPHS: Final = DatasetSchema(
     version=SCHEMA_VERSION,
     variables={
         n.IMAGE: VariableSpec(
-            (n.TILE, n.CHANNEL, n.Y, n.X), "float32",
-            "Pixels as in the file, or means of blocks of them (attribute `binning`); top row first.", kinds="uif",
+            (n.TILE, n.CHANNEL, n.Y, n.X),
+            "float32",
+            "Pixels as in the file, or means of blocks of them (attribute `binning`); top row first.",
+            kinds="uif",
         ),
     },
     coords={
@@ -55,7 +58,10 @@ MICROGRAPHS: Final = DatasetSchema(
         n.SOURCE_HEIGHT: VariableSpec(_TILE, "int32", "Rows of the file, before binning.", "px", required=False),
         n.SOURCE_WIDTH: VariableSpec(_TILE, "int32", "Columns of the file, before binning.", "px", required=False),
         n.PIXEL_SIZE_A: VariableSpec(
-            _TILE, "float64", "Side of a stored pixel in the specimen; 0 where the file did not tell it.", "angstrom",
+            _TILE,
+            "float64",
+            "Side of a stored pixel in the specimen; 0 where the file did not tell it.",
+            "angstrom",
             required=False,
         ),
     },
@@ -141,7 +147,9 @@ PROBABILITY_RUN: Final = DatasetSchema(
     version=SCHEMA_VERSION,
     variables={
         n.PROBABILITY: VariableSpec(
-            (n.TILE, n.Y, n.X), "uint16", "Probability that the pixel belongs to a particle.",
+            (n.TILE, n.Y, n.X),
+            "uint16",
+            "Probability that the pixel belongs to a particle.",
             scale=1 / PROBABILITY_STEPS,
         ),
         n.N_CELLS: VariableSpec(_TILE, "int32", "Candidates picked at the run's floor; -1 where the tile is not done."),
@@ -285,7 +293,9 @@ SWEEP: Final = DatasetSchema(
             _POINTS_TILE, "float64", "Masks of all points that pass the loosest filters, once per grid of points.", "s"
         ),
         n.PEAK_MEMORY: VariableSpec(
-            _POINTS_TILE, "int64", "Most memory: of the GPU for this grid of points, on the CPU of the process so far.",
+            _POINTS_TILE,
+            "int64",
+            "Most memory: of the GPU for this grid of points, on the CPU of the process so far.",
             "B",
         ),
     },

@@ -55,9 +55,7 @@ def _checked(
     return centres, radii
 
 
-def _union(
-    centres: NDArray[np.float64], radii: NDArray[np.float64], shape: tuple[int, int]
-) -> NDArray[np.bool_]:
+def _union(centres: NDArray[np.float64], radii: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.bool_]:
     found = np.zeros(shape, np.bool_)
     for (y, x), radius in zip(centres, radii, strict=True):
         rows, columns = (_span(at, radius, size) for at, size in zip((y, x), shape, strict=True))

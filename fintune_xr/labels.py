@@ -58,9 +58,7 @@ def label_table(mask: NDArray[Any], what: str = "mask") -> LabelTable:
     if mask.ndim != 2:
         raise FintuneValueError(f"{what}: expected dims (y, x), got shape {mask.shape}. Pass one tile.")
     if mask.dtype.kind not in "ui":
-        raise FintuneValueError(
-            f"{what}: expected integer labels, got {mask.dtype}. Label the instances 1..N first."
-        )
+        raise FintuneValueError(f"{what}: expected integer labels, got {mask.dtype}. Label the instances 1..N first.")
     lowest, highest = int(mask.min(initial=0)), int(mask.max(initial=0))
     if lowest < 0 or highest > MAX_LABEL:
         raise FintuneValueError(

@@ -73,9 +73,7 @@ class Phantom:
     is_positive: NDArray[np.bool_] = field(repr=False)
 
 
-def phantom_tile(
-    rng: np.random.Generator, *, marker: str, ratio: float, tile_px: int, gain: float = 1.0
-) -> Phantom:
+def phantom_tile(rng: np.random.Generator, *, marker: str, ratio: float, tile_px: int, gain: float = 1.0) -> Phantom:
     """A tile whose cells are marker-positive with probability `ratio`, drawn from `rng` alone.
 
     `gain` scales the marker's brightness, as staining does between donors.
@@ -119,9 +117,7 @@ def _placed_nuclei(rng: np.random.Generator, n_wanted: int, tile_px: int) -> Nuc
     return Nuclei(np.array(centres), np.array(radii), np.clip(wobble, 0.0, 0.3), phase)
 
 
-def _has_room(
-    place: Plane, radius: float, centres: Sequence[tuple[float, float]], radii: Sequence[float]
-) -> bool:
+def _has_room(place: Plane, radius: float, centres: Sequence[tuple[float, float]], radii: Sequence[float]) -> bool:
     if not centres:
         return True
     distance = np.hypot(*(np.array(centres) - place).T)
@@ -146,9 +142,7 @@ def _scene(nuclei: Nuclei, tile_px: int) -> Scene:
 def _relative_distance(nuclei: Nuclei, index: int, tile_px: int) -> tuple[slice, slice, Plane]:
     """The window around a nucleus and in it the distance to its centre in units of its outline."""
     reach = 2.0 * nuclei.radius[index]
-    (y0, x0), (y1, x1) = (
-        np.clip(nuclei.centre[index] + side * reach, 0, tile_px).astype(int) for side in (-1.0, 1.0)
-    )
+    (y0, x0), (y1, x1) = (np.clip(nuclei.centre[index] + side * reach, 0, tile_px).astype(int) for side in (-1.0, 1.0))
     y, x = np.mgrid[y0:y1, x0:x1] - nuclei.centre[index][:, None, None]
     angle = np.arctan2(y, x)
     harmonics = np.array([2, 3, 4])[:, None, None] * angle + nuclei.phase[index][:, None, None]
@@ -166,9 +160,7 @@ def _nuclear_signal(rng: np.random.Generator, scene: Scene) -> Plane:
     return np.asarray(brightness[scene.mask] * np.maximum(texture, 0.3) * dome)
 
 
-def _marker_signal(
-    rng: np.random.Generator, scene: Scene, is_positive: NDArray[np.bool_], stain: Stain
-) -> Plane:
+def _marker_signal(rng: np.random.Generator, scene: Scene, is_positive: NDArray[np.bool_], stain: Stain) -> Plane:
     """Marker counts: soma and processes of positive cells, autofluorescence and a little stain in all."""
     n_cells = is_positive.size
     stained = rng.lognormal(np.log(800.0), 0.35, n_cells) * is_positive
@@ -232,9 +224,7 @@ def _granules(rng: np.random.Generator, tile_px: int) -> Plane:
     return plane
 
 
-def _blobs(
-    rng: np.random.Generator, tile_px: int, *, signal: Plane, sigma: Plane, at: Plane | None = None
-) -> Plane:
+def _blobs(rng: np.random.Generator, tile_px: int, *, signal: Plane, sigma: Plane, at: Plane | None = None) -> Plane:
     """Gaussian blobs of peak `signal` and width `sigma` px, anywhere or `at` (blob, yx)."""
     places = rng.uniform(0, tile_px, size=(len(signal), 2)) if at is None else at
     plane = np.zeros((tile_px, tile_px))

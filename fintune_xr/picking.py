@@ -184,9 +184,7 @@ def _refined(
     return (rows + vertical).astype(np.float32), (columns + horizontal).astype(np.float32)
 
 
-def _summit(
-    before: NDArray[np.float64], here: NDArray[np.float64], after: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _summit(before: NDArray[np.float64], here: NDArray[np.float64], after: NDArray[np.float64]) -> NDArray[np.float64]:
     bend = before - 2 * here + after
     flat = ~(bend < -_SHOULDER)  # also NaN, beyond the edge
     return np.where(flat, 0.0, np.clip((before - after) / np.where(flat, 1.0, 2 * bend), -0.5, 0.5))

@@ -26,9 +26,7 @@ class Points:
         return len(self.yx)
 
 
-def points_table(
-    tiles: Mapping[str, Points], *, source: Mapping[str, str], sha256: Mapping[str, str]
-) -> xr.Dataset:
+def points_table(tiles: Mapping[str, Points], *, source: Mapping[str, str], sha256: Mapping[str, str]) -> xr.Dataset:
     """The table of `Cohort.points` that holds the `tiles` (tile id -> its particles) in their order.
 
     `source` and `sha256` name the file of each tile's annotation and its digest.

@@ -13,8 +13,23 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = (
-    "fintune-xr", "numpy", "xarray", "zarr", "dask", "distributed", "numcodecs", "scipy", "statsmodels",
-    "pandas", "numba", "scikit-image", "tifffile", "torch", "cellpose", "monai", "lightning",
+    "fintune-xr",
+    "numpy",
+    "xarray",
+    "zarr",
+    "dask",
+    "distributed",
+    "numcodecs",
+    "scipy",
+    "statsmodels",
+    "pandas",
+    "numba",
+    "scikit-image",
+    "tifffile",
+    "torch",
+    "cellpose",
+    "monai",
+    "lightning",
 )
 
 
@@ -65,9 +80,7 @@ def _git_revision() -> str:
 
 def _git(folder: Path, *ask: str) -> str:
     try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *ask], capture_output=True, text=True, check=False, timeout=10
-        )
+        done = subprocess.run(["git", "-C", str(folder), *ask], capture_output=True, text=True, check=False, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip()

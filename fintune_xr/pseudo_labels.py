@@ -9,9 +9,7 @@ from fintune_xr.discs import TARGET_DTYPE, UNKNOWN
 from fintune_xr.errors import FintuneValueError
 
 
-def pseudo_target(
-    probability: NDArray[np.floating], *, positive: float, negative: float
-) -> NDArray[np.int8]:
+def pseudo_target(probability: NDArray[np.floating], *, positive: float, negative: float) -> NDArray[np.int8]:
     """Labels (y, x) int8: 1 where `probability` is `positive` or more, 0 where it is `negative` or less, else -1.
 
     Raises FintuneValueError unless 0 <= negative < positive <= 1.

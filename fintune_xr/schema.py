@@ -33,9 +33,11 @@ class VariableSpec:
         """NumPy dtype kinds that a stored array of this variable may have."""
         if self.kinds:
             return self.kinds
-        return "TUO" if self.dtype == "str" else {"uint": "u", "int": "i", "float": "f", "bool": "b"}[
-            self.dtype.rstrip("0123456789")
-        ]
+        return (
+            "TUO"
+            if self.dtype == "str"
+            else {"uint": "u", "int": "i", "float": "f", "bool": "b"}[self.dtype.rstrip("0123456789")]
+        )
 
     @property
     def attrs(self) -> dict[str, Any]:

@@ -166,9 +166,7 @@ def _planned_tiles(settings: CohortSettings, clinical: pd.DataFrame) -> Iterator
                 yield _Tile(donor, marker, number, float(np.clip(ratio, 0.02, 0.95)), float(gain))
 
 
-def _unlinked(
-    rng: np.random.Generator, ratios: NDArray[np.float64], imaged: pd.DataFrame
-) -> NDArray[np.float64]:
+def _unlinked(rng: np.random.Generator, ratios: NDArray[np.float64], imaged: pd.DataFrame) -> NDArray[np.float64]:
     """`ratios` in the one of 64 random orders whose strongest rank correlation with any outcome is weakest.
 
     With a dozen donors, chance alone often yields a strong correlation; the cohort should show its link only.
@@ -194,9 +192,7 @@ def _annotated(settings: CohortSettings, tiles: Sequence[_Tile]) -> frozenset[in
 
 def _phantom(settings: CohortSettings, tile: _Tile) -> Phantom:
     rng = stream(settings.seed, "tile", tile.donor, tile.marker, tile.number)
-    return phantom_tile(
-        rng, marker=tile.marker, ratio=tile.ratio, tile_px=settings.tile_px, gain=tile.gain
-    )
+    return phantom_tile(rng, marker=tile.marker, ratio=tile.ratio, tile_px=settings.tile_px, gain=tile.gain)
 
 
 def _truth(tile: _Tile, phantom: Phantom, *, is_annotated: bool) -> dict[str, object]:
@@ -228,8 +224,7 @@ def _write_damaged(settings: CohortSettings, source: Path, tiles: Sequence[_Tile
     """A tile whose marker file breaks off in the middle, and a tile whose marker file is missing."""
     first, last = tiles[0], tiles[-1]
     broken, lonely = (
-        _Tile(tile.donor, tile.marker, number, tile.ratio, tile.gain)
-        for number, tile in ((90, first), (91, last))
+        _Tile(tile.donor, tile.marker, number, tile.ratio, tile.gain) for number, tile in ((90, first), (91, last))
     )
     for tile in (broken, lonely):
         _write_tile(source, tile, _phantom(settings, tile).image)

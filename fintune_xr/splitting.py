@@ -31,7 +31,11 @@ class Leak:
 
 
 def split_donors(
-    donor: Sequence[str], marker: Sequence[str], *, fractions: tuple[float, float, float], seed: int,
+    donor: Sequence[str],
+    marker: Sequence[str],
+    *,
+    fractions: tuple[float, float, float],
+    seed: int,
     unit: str = n.DONOR,
 ) -> dict[str, str]:
     """The split of each donor, so that each marker's tiles come close to `fractions` (train, val, test).

@@ -43,9 +43,7 @@ class InferSettings(Settings):
         description="A worker process that makes no progress for so long is given up, times the tiles of a batch while "
         "the network has it; a tile that takes longer is quarantined. 0: never.",
     )
-    positivity: str = Field(
-        "otsu", description="Rule applied at the end; other rules: `fintune-xr positivity`."
-    )
+    positivity: str = Field("otsu", description="Rule applied at the end; other rules: `fintune-xr positivity`.")
 
 
 _PLANES: Final = tuple(ChannelSettings.model_fields)

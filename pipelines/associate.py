@@ -67,7 +67,9 @@ def associate(
             _bounds(cohort, names, ratio, facts),
             _by_rule(cohort, names, facts),
         ],
-        combine_attrs="drop_conflicts", compat="no_conflicts", join="outer",
+        combine_attrs="drop_conflicts",
+        compat="no_conflicts",
+        join="outer",
     ).compute()
     result = found.assign_attrs(
         inputs_sha256=inputs_digest(counts, facts[n.OUTCOME_VALUE]),

@@ -52,8 +52,9 @@ class BenchmarkSettings(Settings):
     """What is trained and how it is applied; unset, every model that the cohort allows."""
 
     baseline: str = Field(
-        default="", description="Model that the others are compared to; empty: what training starts from, or "
-        "threshold where it starts from nothing."
+        default="",
+        description="Model that the others are compared to; empty: what training starts from, or "
+        "threshold where it starts from nothing.",
     )
     train: dict[str, Any] = Field(default_factory=dict, description="Settings of every training, as for `train`.")
     infer: dict[str, Any] = Field(default_factory=dict, description="Settings of runs of the trained, as for `infer`.")
@@ -92,8 +93,13 @@ class _Plan:
 
 
 def benchmark(
-    store: str | Path, *, model: str = FLOW_UNET_KIND, out: str | Path = "models", cluster: str = HERE,
-    config: Config = None, overrides: Sequence[str] = (),
+    store: str | Path,
+    *,
+    model: str = FLOW_UNET_KIND,
+    out: str | Path = "models",
+    cluster: str = HERE,
+    config: Config = None,
+    overrides: Sequence[str] = (),
 ) -> xr.Dataset:
     """Scores (group, run, threshold) on the test tiles: baseline, generic, one per marker, marker-only and hybrid.
 
@@ -204,15 +210,11 @@ def _trained(plan: _Plan, *, out: Path, cluster: str, workers: Sequence[str]) ->
     return found
 
 
-def _segmented(
-    plan: _Plan, member: _Member, folder: Path | None, *, cluster: str, workers: Sequence[str]
-) -> None:
+def _segmented(plan: _Plan, member: _Member, folder: Path | None, *, cluster: str, workers: Sequence[str]) -> None:
     """Runs a model on the tiles of PARTS: the one in `folder`, or the baseline."""
     applied = plan.settings.baseline_infer if folder is None else plan.settings.infer
     model = plan.baseline.path or plan.baseline.name if folder is None else str(folder)
-    infer(
-        plan.cohort.url, run=member.run, model=model, cluster=cluster, config=applied, overrides=workers, parts=PARTS
-    )
+    infer(plan.cohort.url, run=member.run, model=model, cluster=cluster, config=applied, overrides=workers, parts=PARTS)
 
 
 def _scored(plan: _Plan) -> tuple[xr.Dataset, xr.Dataset]:
@@ -257,12 +259,12 @@ def _facts(plan: _Plan) -> dict[str, Any]:
     """The runs, how they were trained, what the numbers rest on, and settings."""
     runs, digest = {one.name: one.run for one in plan.members}, require_split(plan.cohort)
     facts = provenance(
-        model=plan.start, baseline=plan.baseline.as_dict(), settings=plan.settings.as_dict(),
+        model=plan.start,
+        baseline=plan.baseline.as_dict(),
+        settings=plan.settings.as_dict(),
         split_digest=digest,
     )
-    trainings = {
-        one.name: run_attrs(plan.cohort, one.run)["provenance"].get("training", {}) for one in plan.members
-    }
+    trainings = {one.name: run_attrs(plan.cohort, one.run)["provenance"].get("training", {}) for one in plan.members}
     return {
         "runs": runs,
         RESTS_ON: rests_on(plan.cohort, runs=runs.values(), tiles=tiles_in(plan.cohort, *PARTS), split=digest),

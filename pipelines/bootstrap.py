@@ -52,9 +52,7 @@ def bootstrap(
         if n_stored >= resamples:
             say(f"bootstrap {scheme}: {n_stored} resamples are stored already")
             return cohort.bootstrap(scheme)
-        fresh = resample(
-            counts, outcomes, scheme=scheme, n_resamples=resamples - n_stored, seed=seed, first=n_stored
-        )
+        fresh = resample(counts, outcomes, scheme=scheme, n_resamples=resamples - n_stored, seed=seed, first=n_stored)
         whole = fresh if stored is None else xr.concat([stored, fresh], n.RESAMPLE, join="exact")
         facts = provenance(scheme=scheme, seed=seed, resamples=resamples)
         result = whole.chunk({n.RESAMPLE: RESAMPLES_PER_BLOCK}).assign_attrs(

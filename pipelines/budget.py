@@ -53,9 +53,16 @@ _UNKNOWN: Final = -1
 
 
 def budget(
-    store: str | Path, *, budgets: Sequence[int] = (), seeds: int = 3, model: str = FLOW_UNET_KIND,
-    out: str | Path = "models", config: Config = None, overrides: Sequence[str] = (),
-    skip_existing: bool = True, cluster: str = HERE,
+    store: str | Path,
+    *,
+    budgets: Sequence[int] = (),
+    seeds: int = 3,
+    model: str = FLOW_UNET_KIND,
+    out: str | Path = "models",
+    config: Config = None,
+    overrides: Sequence[str] = (),
+    skip_existing: bool = True,
+    cluster: str = HERE,
 ) -> xr.Dataset:
     """Scores (budget, seed, group, threshold) on the test tiles of models trained on `budgets` tiles each.
 
@@ -169,9 +176,7 @@ def _fitted_there(*, store: str, out: str, size: int, seed: int, **said: Any) ->
     return _fitted(_plan(open_cohort(store), out=Path(out), **said), size, seed)
 
 
-def _plan(
-    cohort: Cohort, *, model: str, out: Path, config: Config, overrides: Sequence[str]
-) -> _Plan:
+def _plan(cohort: Cohort, *, model: str, out: Path, config: Config, overrides: Sequence[str]) -> _Plan:
     digest = require_split(cohort)
     start = None if model == FLOW_UNET_KIND else resolve_checkpoint(model)
     kind = FLOW_UNET_KIND if start is None else start.kind
@@ -212,8 +217,12 @@ def _with_cells(tiles: AnnotatedTiles, min_cells: int) -> AnnotatedTiles:
 def _chosen(tiles: AnnotatedTiles, positions: Sequence[int]) -> AnnotatedTiles:
     where = list(positions)
     return replace(
-        tiles, names=[tiles.names[i] for i in where], image=tiles.image[where], mask=tiles.mask[where],
-        height=[tiles.height[i] for i in where], width=[tiles.width[i] for i in where],
+        tiles,
+        names=[tiles.names[i] for i in where],
+        image=tiles.image[where],
+        mask=tiles.mask[where],
+        height=[tiles.height[i] for i in where],
+        width=[tiles.width[i] for i in where],
     )
 
 
@@ -242,8 +251,11 @@ def _fitted(plan: _Plan, size: int, seed: int) -> xr.Dataset:
     say(f"budget {size}, seed {seed}: training in {folder}")
     began = time.perf_counter()
     checkpoint = fit(
-        _chosen(plan.train, [names.index(name) for name in order]), plan.val,
-        settings=plan.settings.model_copy(update={n.SEED: seed}), out=folder, start=plan.start,
+        _chosen(plan.train, [names.index(name) for name in order]),
+        plan.val,
+        settings=plan.settings.model_copy(update={n.SEED: seed}),
+        out=folder,
+        start=plan.start,
         facts={TRUTH_DIGEST: plan.identity[TRUTH_DIGEST], SEEN: plan.seen},
     )
     counts = _test_counts(plan, checkpoint)
@@ -279,7 +291,10 @@ def _test_counts(plan: _Plan, checkpoint: Checkpoint) -> xr.Dataset:
 def _blank(plan: _Plan, sizes: Sequence[int], seeds: Sequence[int]) -> xr.Dataset:
     """A study without fits: counts and tiles -1, scores NaN."""
     coords: dict[str, list[Any]] = {
-        n.BUDGET: list(sizes), n.SEED: list(seeds), n.GROUP: plan.groups, n.TILE: list(plan.test.names),
+        n.BUDGET: list(sizes),
+        n.SEED: list(seeds),
+        n.GROUP: plan.groups,
+        n.TILE: list(plan.test.names),
         n.THRESHOLD: list(IOU_THRESHOLDS),
     }
     lengths = {name: len(values) for name, values in coords.items()}

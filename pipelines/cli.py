@@ -35,9 +35,7 @@ The usual way, from raw tiles to a report:
 
 def build_app() -> App:
     """The command line with all its verbs."""
-    app = App(
-        name="fintune-xr", help=_HELP, help_format="markdown", version=_version, result_action="return_value"
-    )
+    app = App(name="fintune-xr", help=_HELP, help_format="markdown", version=_version, result_action="return_value")
     for name, verb in verbs.VERBS.items():
         app.command(verb, name=name)
     app.register_install_completion_command()
@@ -51,17 +49,13 @@ def run(tokens: Sequence[str]) -> int:
         status = build_app()(list(tokens), exit_on_error=False, print_error=False)
     except CycloptsError as error:
         errors.print(f"wrong use: {error}", markup=False, soft_wrap=True)
-        errors.print(
-            "`fintune-xr --help` lists the verbs, `fintune-xr VERB --help` their arguments.", markup=False
-        )
+        errors.print("`fintune-xr --help` lists the verbs, `fintune-xr VERB --help` their arguments.", markup=False)
         return WRONG_USE
     except FintuneError as error:
         errors.print(f"error: {error}", markup=False, soft_wrap=True)
         return error.exit_status
     except KeyboardInterrupt:
-        errors.print(
-            "interrupted; what was committed stays. Run the same command again to continue.", markup=False
-        )
+        errors.print("interrupted; what was committed stays. Run the same command again to continue.", markup=False)
         return INTERRUPTED
     except BrokenPipeError:
         return FAILED

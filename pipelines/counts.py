@@ -82,10 +82,7 @@ def quarantined_tiles(cohort: Cohort, runs: Sequence[str]) -> xr.DataArray:
     extra = left_out.isel({n.ITEM: lost})
     values = np.concatenate([failed, np.ones((len(runs), len(lost)), bool)], axis=1)
     tiles = np.concatenate([ids, np.array([f"left out: {path}" for path in texts(extra["path"])], np.str_)])
-    labels = {
-        c: (n.TILE, np.concatenate([text_array(images[c]), text_array(extra[c])]))
-        for c in (n.DONOR, n.MARKER)
-    }
+    labels = {c: (n.TILE, np.concatenate([text_array(images[c]), text_array(extra[c])])) for c in (n.DONOR, n.MARKER)}
     return xr.DataArray(values, dims=(n.RUN, n.TILE), coords={n.RUN: list(runs), n.TILE: tiles, **labels})
 
 

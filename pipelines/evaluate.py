@@ -62,10 +62,12 @@ def evaluate(
     tiles = tiles_of_split(cohort, split)
     counts = match_tiles(cohort, names, tiles)
     scores = scores_by_group(counts, resamples, seed)
-    result = xr.merge([counts, scores]).assign_attrs({
-        RESTS_ON: rests_on(cohort, runs=names, tiles=texts(tiles[n.TILE]), split=digest),
-        "provenance": provenance(split=split, split_digest=digest, resamples=resamples, seed=seed),
-    })
+    result = xr.merge([counts, scores]).assign_attrs(
+        {
+            RESTS_ON: rests_on(cohort, runs=names, tiles=texts(tiles[n.TILE]), split=digest),
+            "provenance": provenance(split=split, split_digest=digest, resamples=resamples, seed=seed),
+        }
+    )
     cohort.write(f"{n.METRICS}/{split}", result)
     return result
 

@@ -27,7 +27,12 @@ KINDS = (*OF_A_RUN, CELLPOSE, *PARTICLE_FORMATS)
 
 
 def export(
-    store: str | Path, *, to: str, out: str | Path, runs: Sequence[str] = (), frame: Frame | None = None,
+    store: str | Path,
+    *,
+    to: str,
+    out: str | Path,
+    runs: Sequence[str] = (),
+    frame: Frame | None = None,
     pixel_size_a: float | None = None,
 ) -> list[Path]:
     """Paths of the files written under `out/<run>/`, for each of `runs` (all by default), or under `out`.

@@ -71,7 +71,11 @@ def _cut(cohort: Cohort, found: xr.Dataset, tile: xr.Dataset, name: str) -> xr.D
             n.ANNOTATED: ((n.Y, n.X), truth[rows, columns]),
         },
         coords={
-            n.RUN: list(runs), n.CHANNEL: texts(tile[n.CHANNEL]), n.TILE: name, n.MARKER: marker,
-            n.HEIGHT: height, n.WIDTH: width,
+            n.RUN: list(runs),
+            n.CHANNEL: texts(tile[n.CHANNEL]),
+            n.TILE: name,
+            n.MARKER: marker,
+            n.HEIGHT: height,
+            n.WIDTH: width,
         },
     )

@@ -43,8 +43,14 @@ CELLS_AT_ONCE: Final = 1 << 20
 
 
 def gate(
-    store: str | Path, *, run: str, split: str = n.TEST, config: str | Path | None = None,
-    overrides: Sequence[str] = (), resamples: int = 1000, seed: int = 0,
+    store: str | Path,
+    *,
+    run: str,
+    split: str = n.TEST,
+    config: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    resamples: int = 1000,
+    seed: int = 0,
 ) -> xr.Dataset:
     """Scores (group, setting, threshold) and donor ratios (setting, donor, marker) of a run under every gate.
 
@@ -71,7 +77,12 @@ def gate(
     parts.append(_ratios(cohort, gated, before))
     rule = active_rule(cohort, run)
     facts = provenance(
-        run=run, split=split, split_digest=digest, settings=settings.as_dict(), rule=rule, resamples=resamples,
+        run=run,
+        split=split,
+        split_digest=digest,
+        settings=settings.as_dict(),
+        rule=rule,
+        resamples=resamples,
         seed=seed,
     )
     result = xr.merge(parts, join="exact", combine_attrs="drop").assign_coords(_setting_coords(settings.gates))
@@ -102,9 +113,7 @@ class _GatedRun:
         """Labels (instance,) in the mask of a tile, and whether they stay (setting, instance)."""
         cells = self.cells.isel({n.CELL: slice(self.first[tile], self.first[tile + 1])})
         intensity, area = marker_intensity(cells).values, cells[n.AREA_PX].values
-        kept = [
-            is_kept(intensity, area, self.bounds[i, tile], gate.min_area) for i, gate in enumerate(self.gates)
-        ]
+        kept = [is_kept(intensity, area, self.bounds[i, tile], gate.min_area) for i, gate in enumerate(self.gates)]
         return cells[n.LABEL].values, np.array(kept)
 
 
@@ -201,8 +210,12 @@ def _by_intensity(cohort: Cohort, gated: _GatedRun, rule: IntensityRule) -> xr.D
     tiles = cohort.run(gated.run, lazy=False)
     counts = [
         gated_counts(
-            cells, tiles, n_kept=xr.DataArray(gated.n_kept[i], dims=n.TILE),
-            bounds=xr.DataArray(gated.bounds[i], dims=(n.TILE, BOUND)), min_area=one.min_area, rule=rule,
+            cells,
+            tiles,
+            n_kept=xr.DataArray(gated.n_kept[i], dims=n.TILE),
+            bounds=xr.DataArray(gated.bounds[i], dims=(n.TILE, BOUND)),
+            min_area=one.min_area,
+            rule=rule,
         )
         for i, one in enumerate(gated.gates)
     ]

@@ -181,9 +181,7 @@ class Block:
         except Exception as error:  # noqa: BLE001 - any failure of a model is the tile's, once it is alone
             _check_device(error, self.context.device)
             for work in works:
-                self._try(
-                    work, lambda work=work: setattr(work, "maps", self.model.predict([work.maps])[0])
-                )
+                self._try(work, lambda work=work: setattr(work, "maps", self.model.predict([work.maps])[0]))
                 self.watch.alive()
             return
         for work, one in zip(works, maps, strict=True):

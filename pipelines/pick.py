@@ -107,9 +107,7 @@ def annotated_positions(cohort: Cohort, part: str) -> dict[str, int]:
     images = cohort.images(lazy=False)
     annotated = set(cohort.annotated_tiles())
     splits = text_array(images[n.SPLIT])
-    found = {
-        tile: i for i, tile in enumerate(texts(images[n.TILE])) if tile in annotated and part in (ALL, splits[i])
-    }
+    found = {tile: i for i, tile in enumerate(texts(images[n.TILE])) if tile in annotated and part in (ALL, splits[i])}
     if not found:
         raise FintuneValueError(
             f"{cohort.url} has no annotated micrograph in part {part!r}. Annotate some and split again, or name "

@@ -80,7 +80,9 @@ def report_contents(cohort: Cohort, *, baseline: str = "") -> ReportContents:
         particles, stale = particle_contents(cohort)
         return ReportContents(**common, particles=particles, stale=stale)
     studies, (scores, old), (statistics, older) = (
-        stored_studies(cohort), _scores(cohort), _statistics(cohort, baseline)
+        stored_studies(cohort),
+        _scores(cohort),
+        _statistics(cohort, baseline),
     )
     return ReportContents(
         **common,
@@ -125,7 +127,8 @@ def _scores(cohort: Cohort) -> _Shown:
     scores = stored.drop_vars([str(name) for name in by_tile])
     groups = texts(scores[GROUP])
     found: dict[str, Any] = {
-        "scores": scores.sel({GROUP: ALL_MARKERS}, drop=True), "n_scored_donors": len(set(texts(stored[n.DONOR]))),
+        "scores": scores.sel({GROUP: ALL_MARKERS}, drop=True),
+        "n_scored_donors": len(set(texts(stored[n.DONOR]))),
         "scored_part": part,
     }
     if len(groups) > 1:
@@ -172,9 +175,7 @@ def _comparisons(resampled: xr.Dataset, baseline: str) -> tuple[xr.Dataset, ...]
     runs = texts(resampled[n.RUN])
     if baseline not in runs:
         return ()
-    return tuple(
-        compare_runs(resampled, baseline=baseline, other=run).compute() for run in runs if run != baseline
-    )
+    return tuple(compare_runs(resampled, baseline=baseline, other=run).compute() for run in runs if run != baseline)
 
 
 def _positivity(cohort: Cohort, run: str) -> xr.Dataset:

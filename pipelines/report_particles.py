@@ -81,9 +81,7 @@ def _picks(cohort: Cohort) -> tuple[dict[str, xr.Dataset], tuple[Stale, ...]]:
     return current, tuple(stale)
 
 
-def _scores(
-    cohort: Cohort, part: str, picks: dict[str, xr.Dataset]
-) -> tuple[xr.Dataset | None, tuple[Stale, ...]]:
+def _scores(cohort: Cohort, part: str, picks: dict[str, xr.Dataset]) -> tuple[xr.Dataset | None, tuple[Stale, ...]]:
     found = cohort.metrics(part).load()
     reason = particle_doubt(cohort, found, picks, tiles_in(cohort, part))
     return (None, (stale_scores(cohort, part, found, reason, section="picks"),)) if reason else (found, ())

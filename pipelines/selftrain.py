@@ -107,9 +107,7 @@ def _stage(study: Study, number: int, teacher: Checkpoint | None) -> tuple[Check
 
 def _taught(study: Study, number: int, teacher: Checkpoint) -> tuple[ParticleTiles, dict[str, Any]]:
     """Labelled and pseudo-labelled micrographs of a round, and what makes its labels others than those of any other."""
-    thresholds = {
-        "positive": study.settings.positive[number - 1], "negative": study.settings.negative[number - 1]
-    }
+    thresholds = {"positive": study.settings.positive[number - 1], "negative": study.settings.negative[number - 1]}
     facts = {**thresholds, "teacher_sha256": teacher.sha256, "unlabelled": list(map(str, study.unlabelled.names))}
     name = study.pseudo(number)
     if not has_pseudo(study.cohort, name, facts):
@@ -136,9 +134,7 @@ def _detector(checkpoint: Checkpoint, study: Study) -> UnetDetector:
     return model  # type: ignore[no-any-return]
 
 
-def _measured(
-    study: Study, number: int, checkpoint: Checkpoint, tiles: ParticleTiles
-) -> dict[str, Any]:
+def _measured(study: Study, number: int, checkpoint: Checkpoint, tiles: ParticleTiles) -> dict[str, Any]:
     detector = _detector(checkpoint, study)
     _write(
         study.folder / study.stage(number) / FIGURE_FILE,

@@ -88,9 +88,7 @@ def plan_study(cohort: Cohort, name: str, out: Path, settings: SelfTrainSettings
     unlabelled = particle_tiles(free, [truth.get(tile, NOTHING) for tile in texts(free[n.TILE])])
     train = with_diameter(settings.train, labelled)
     rounds = validated(UnetTrainSettings, {**train.as_dict(), **settings.rounds}, where="rounds")
-    return Study(
-        cohort, name, out / name, settings, train, rounds, labelled, unlabelled, _judges(cohort), digest
-    )
+    return Study(cohort, name, out / name, settings, train, rounds, labelled, unlabelled, _judges(cohort), digest)
 
 
 def _free(cohort: Cohort, labelled: list[str]) -> xr.Dataset:

@@ -32,8 +32,13 @@ _FRACTIONS_EM: Final = (0.9, 0.1, 0.0)
 
 
 def split(
-    store: str | Path, *, fractions: Sequence[float] | None = None, seed: int = 0, force: bool = False,
-    keep: bool = False, by: By | None = None,
+    store: str | Path,
+    *,
+    fractions: Sequence[float] | None = None,
+    seed: int = 0,
+    force: bool = False,
+    keep: bool = False,
+    by: By | None = None,
 ) -> pd.DataFrame:
     """Assigns each donor with annotated tiles to train, val or test; returns annotated tiles per part and marker.
 
@@ -207,7 +212,10 @@ def copies_of_judges(cohort: Cohort, among: NDArray[np.bool_]) -> dict[str, str]
     tiles, sides = images.isel({n.TILE: chosen}), np.where(among, _OTHERS, parts)[chosen]
     names = texts(tiles[n.TILE])
     leaks = find_leaks(
-        names, sides.tolist(), donor=names, digest=[" ".join(row) for row in text_array(tiles[n.SHA256])],
+        names,
+        sides.tolist(),
+        donor=names,
+        digest=[" ".join(row) for row in text_array(tiles[n.SHA256])],
         seen=looks(_pictures(tiles), texts(tiles[n.CHANNEL])),
     )
     among_names = {f"{name} ({_OTHERS})": name for name in names}

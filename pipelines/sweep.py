@@ -206,9 +206,7 @@ def _of_tile(work: _Work, tile: Plane, true: NDArray[np.uint32]) -> xr.Dataset:
     for side in settings.points_per_side:
         start_measuring(work.device)
         began = time.perf_counter()
-        candidates = candidate_masks(
-            work.network, embedded, points_per_side=side, loosest=loosest, options=settings
-        )
+        candidates = candidate_masks(work.network, embedded, points_per_side=side, loosest=loosest, options=settings)
         decoding = time.perf_counter() - began
         found = _filtered(candidates, true, settings)
         parts.append(found.assign({n.SECONDS_DECODING: decoding, n.PEAK_MEMORY: peak_memory(work.device)}))

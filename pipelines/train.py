@@ -92,7 +92,8 @@ def train_on_workers(cluster: str, calls: Sequence[Mapping[str, Any]]) -> list[P
     placed = [_placed(cluster, **call) for call in calls]
     found = {
         number: train(**call)
-        for number, (_, call) in enumerate(placed) if is_finished(Path(call["out"]) / call["run_name"])
+        for number, (_, call) in enumerate(placed)
+        if is_finished(Path(call["out"]) / call["run_name"])
     }
     left = [number for number in range(len(calls)) if number not in found]
     if left:
@@ -113,9 +114,7 @@ def _placed(
     return profile, {**rest, **training, **there}
 
 
-def trained_on(
-    cluster: str, *, model: str, config: Config, overrides: Sequence[str]
-) -> tuple[Profile, dict[str, Any]]:
+def trained_on(cluster: str, *, model: str, config: Config, overrides: Sequence[str]) -> tuple[Profile, dict[str, Any]]:
     """A profile, and what a training on its workers is given: model, config and overrides as they find them.
 
     Raises UnknownNameError or SettingsError for a profile, DeviceError for a device that its workers lack.

@@ -65,9 +65,7 @@ def ingest(
         for what, count in planned.ignored.items():
             show(f"ignored: {count} x {what}")
         return DONE
-    report = step.ingest(
-        source, store, layout=chosen, workers=workers, verify=verify, title=title, binning=binning
-    )
+    report = step.ingest(source, store, layout=chosen, workers=workers, verify=verify, title=title, binning=binning)
     show(f"{report.n_added} tiles added, {report.n_present} there before, {len(report.left_out)} left out")
     for item in report.left_out:
         show(f"  quarantined {item.path}: {item.reason}")

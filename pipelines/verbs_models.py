@@ -75,9 +75,7 @@ def infer(
     model: Annotated[str | None, Parameter(help="threshold, a Cellpose name, or a checkpoint.")] = None,
     cluster: Cluster = "threads",
     config: Config = None,
-    dry_run: Annotated[
-        bool, Parameter(help="Only print what would be done, and a job's script.", negative="")
-    ] = False,
+    dry_run: Annotated[bool, Parameter(help="Only print what would be done, and a job's script.", negative="")] = False,
     pilot: Annotated[int, Parameter(help="Tiles that a dry run segments here to tell the hours; 0: none.")] = 3,
     restart: Annotated[bool, Parameter(help="Throw the stored run away first.", negative="")] = False,
     retry_quarantined: Annotated[bool, Parameter(help="Try quarantined tiles again.", negative="")] = False,

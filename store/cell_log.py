@@ -173,9 +173,7 @@ def _create(location: Location, path: str, schema: DatasetSchema, channels: NDAr
 
 def _joined(tables: Sequence[tuple[int, ObjectTable]], columns: Sequence[str]) -> dict[str, NDArray[Any]]:
     joined: dict[str, NDArray[Any]] = {
-        name: np.concatenate([getattr(cells, name) for _, cells in tables])
-        for name in columns
-        if name != n.TILE_INDEX
+        name: np.concatenate([getattr(cells, name) for _, cells in tables]) for name in columns if name != n.TILE_INDEX
     }
     sizes = [cells.n_cells for _, cells in tables]
     joined[n.TILE_INDEX] = np.repeat(np.array([tile for tile, _ in tables], np.int32), sizes)

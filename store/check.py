@@ -153,9 +153,7 @@ def _check_labels(cohort: Cohort) -> Iterator[Problem]:
     tiles = text_array(cohort.images(lazy=False)[n.TILE])
     for tile, count in Counter(tiles.tolist()).items():
         if count > 1:
-            yield Problem(
-                f"{n.IMAGES}/{n.TILE}", f"tile {tile} is there {count} times", "Ingest into a new store"
-            )
+            yield Problem(f"{n.IMAGES}/{n.TILE}", f"tile {tile} is there {count} times", "Ingest into a new store")
     for run in cohort.run_names():
         stored = text_array(cohort.run(run, lazy=False)[n.TILE])
         if (stored != tiles[: stored.size]).any():

@@ -72,9 +72,7 @@ def check_picks(cohort: Cohort) -> Iterator[Fault]:
             yield path, f"{int(low.sum())} pick(s) score less than the threshold", remedy
 
 
-def _table(
-    cohort: Cohort, path: str, schema: DatasetSchema, places: tuple[str, str], remedy: str
-) -> Iterator[Fault]:
+def _table(cohort: Cohort, path: str, schema: DatasetSchema, places: tuple[str, str], remedy: str) -> Iterator[Fault]:
     try:
         table = cohort.read(path, schema).load()
     except FintuneError as error:

@@ -209,9 +209,7 @@ def create_cohort(
     if kind not in n.COHORT_KINDS:
         raise unknown_name("kind of cohort", kind, n.COHORT_KINDS)
     if location.exists():
-        raise FintuneValueError(
-            f"{location.url} exists already; ingest into it to append, or choose another path."
-        )
+        raise FintuneValueError(f"{location.url} exists already; ingest into it to append, or choose another path.")
     attrs: dict[str, Any] = {
         "schema": datasets.SCHEMA,
         "schema_version": datasets.SCHEMA_VERSION,

@@ -83,9 +83,7 @@ def create_growing(
                 create_column(group, name, spec, shape=(0, *sizes))
         spec = target.schema.variables[target.variable]
         grid = shards.plan_grid(f"{target.path}/{target.variable}", dtype, tile_shape)
-        shards.create_sharded(
-            group, target.variable, grid, shape=(0, *tile_shape), dims=spec.dims, attrs=spec.attrs
-        )
+        shards.create_sharded(group, target.variable, grid, shape=(0, *tile_shape), dims=spec.dims, attrs=spec.attrs)
 
 
 def append(target: Growing, items: Iterable[tuple[Labels, shards.Encoded]]) -> Iterator[int]:

@@ -177,9 +177,7 @@ def _fitting(cohort: Cohort, tiles: Sequence[TileFiles]) -> tuple[list[TileFiles
     array = cohort.images_group().array
     faults = [_misfit(tile, array.shape[-2:], array.dtype.name) for tile in tiles]
     kept = [tile for tile, fault in zip(tiles, faults, strict=True) if not fault]
-    unfit = [
-        tile_left_out(tile, tile.planes[0], fault) for tile, fault in zip(tiles, faults, strict=True) if fault
-    ]
+    unfit = [tile_left_out(tile, tile.planes[0], fault) for tile, fault in zip(tiles, faults, strict=True) if fault]
     return kept, unfit
 
 

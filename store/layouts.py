@@ -169,8 +169,7 @@ def _compiled(pattern: str, donor: str) -> re.Pattern[str]:
     for group in compiled.groupindex:
         if group not in GROUPS:
             raise SettingsError(
-                f"pattern {pattern!r}: no part is called {group!r}; known: {', '.join(GROUPS)}."
-                f"{nearest(group, GROUPS)}"
+                f"pattern {pattern!r}: no part is called {group!r}; known: {', '.join(GROUPS)}.{nearest(group, GROUPS)}"
             )
     required = [TILE] if donor else [DONOR, TILE]
     missing = [group for group in required if group not in compiled.groupindex]
@@ -222,7 +221,6 @@ _PART_FOLDER: Final = r"(?:(?:.*/)?(?P<split>train|val|test)_cells/|.*/)?"
 _END: Final = r"_b0c(?P<channel>\d+)(?P<part>[^/]*)\.(?i:tiff?)"
 
 
-
 def _micrographs(name: str, about: str, *patterns: str) -> Layout:
     return Layout(
         name, patterns, {"": MICROGRAPH}, about=about, donor=UNNAMED_SET, marker=PARTICLES,
@@ -230,82 +228,89 @@ def _micrographs(name: str, about: str, *patterns: str) -> Layout:
     )  # fmt: skip
 
 
-LAYOUTS: Final[Mapping[str, Layout]] = MappingProxyType({layout.name: layout for layout in (
-    Layout(
-        name="rosmap",
-        about="DONOR/MARKER/*_b0c0*.tif with partner _b0c1; DONOR/MARKER_*; or DONOR_MARKER_*",
-        patterns=(
-            r"(?P<donor>[^/]+)/(?P<marker>[^/]+)/(?P<tile>.+)" + _END,
-            r"(?P<donor>[^/]+)/(?P<tile>(?:(?P=donor)[_-])?(?P<marker>[A-Za-z][A-Za-z0-9]*)[^/]*)" + _END,
-            r"(?P<tile>(?P<donor>[^/_-]+)[_-](?P<marker>[A-Za-z][A-Za-z0-9]*)[^/]*)" + _END,
-        ),
-        channels=_IF_CHANNELS,
-    ),
-    Layout(
-        name="custom",
-        about="whatever --pattern says; TIFF, PNG or JPEG",
-        # Without a pattern of the caller's: every image is a single-channel tile, its folder the donor.
-        patterns=(r"(?P<donor>[^/]+)/(?P<tile>.+)\.[^./]+",),
-        channels={"": MARKER_CHANNEL},
-        suffixes=IMAGE_SUFFIXES,
-    ),
-    Layout(
-        name="deepflash",
-        about="cFOS/NN_cFOS.tif with Parv/NN_Parv.tif for the registered fields 00, 01, 02",
-        patterns=(r"(?P<channel>cFOS|Parv)/(?P<tile>(?P<donor>0[0-2]))_(?:cFOS|Parv)\.tif",),
-        channels={"cFOS": "cFOS", "Parv": "Parv"},
-        marker="Parv",
-    ),
-    Layout(
-        name="microglia",
-        about="MAX_RECORDING--FRAMES.tif, each page a tile",
-        patterns=(r"(?P<tile>MAX_(?P<donor>pg\d+)[^/]*?--t[\d-]+)\.tif",),
-        channels={"": MARKER_CHANNEL},
-        marker="microglia",
-        pages_are_tiles=True,
-    ),
-    Layout(
-        name="dsb2018",
-        about="images/STEM.tif, single-channel nuclei, each image its own donor",
-        patterns=(r"images/(?P<tile>(?P<donor>[^/]+))\.tif",),
-        channels={"": "nuclei"},
-        marker="nuclei",
-    ),
-    Layout(
-        name="cellfinder",
-        about="ch0/ch0ZZZZ.tif (signal) with ch1/ch1ZZZZ.tif (background), planes of one brain",
-        patterns=(r"ch[01]/ch(?P<channel>[01])(?P<tile>\d+)\.tif",),
-        channels={"0": "signal", "1": "background"},
-        donor="brain",
-    ),
-    Layout(
-        name="cellpose",
-        about="train_cells, val_cells and test_cells, or one folder, of images with three planes: DAPI, marker, empty",
-        patterns=(
-            _PART_FOLDER + r"(?P<donor>[^/]+?)__(?P<marker>[^/]+?)__(?P<tile>[^/]+)\.[^./]+",
-            _PART_FOLDER + r"(?P<tile>(?P<donor>[^/_-]+)[_-](?P<marker>[A-Za-z][A-Za-z0-9]*)[^/]*)\.[^./]+",
-        ),
-        channels=_IF_CHANNELS,
-        suffixes=IMAGE_SUFFIXES,
-        planes=3,
-        quoted=True,
-    ),
-    Layout(
-        name="planes",
-        about="DONOR/MARKER/TILE.tif, each file with all channels of its tile as planes, first or last",
-        patterns=(r"(?P<donor>[^/]+)/(?P<marker>[^/]+)/(?P<tile>.+)\.[^./]+",),
-        channels=_IF_CHANNELS,
-        suffixes=IMAGE_SUFFIXES,
-        planes=2,
-    ),
-    _micrographs(
-        "cryoppp", "SET/micrographs/NAME.mrc, the set being the donor; below the set: micrographs/NAME.mrc",
-        r"(?:.*/)?(?P<donor>[^/]+)/micrographs/(?P<tile>[^/]+)\.(?i:mrc)",
-        r"micrographs/(?P<tile>[^/]+)\.(?i:mrc)",
-    ),
-    _micrographs(
-        "micrographs", "NAME.mrc, .tif, .png or .jpg in one folder, or in a folder for each set, which is the donor",
-        r"(?P<tile>[^/]+)\.[^./]+",
-        r"(?:.*/)?(?P<donor>[^/]+)/(?P<tile>[^/]+)\.[^./]+",
-    ),
-)})
+LAYOUTS: Final[Mapping[str, Layout]] = MappingProxyType(
+    {
+        layout.name: layout
+        for layout in (
+            Layout(
+                name="rosmap",
+                about="DONOR/MARKER/*_b0c0*.tif with partner _b0c1; DONOR/MARKER_*; or DONOR_MARKER_*",
+                patterns=(
+                    r"(?P<donor>[^/]+)/(?P<marker>[^/]+)/(?P<tile>.+)" + _END,
+                    r"(?P<donor>[^/]+)/(?P<tile>(?:(?P=donor)[_-])?(?P<marker>[A-Za-z][A-Za-z0-9]*)[^/]*)" + _END,
+                    r"(?P<tile>(?P<donor>[^/_-]+)[_-](?P<marker>[A-Za-z][A-Za-z0-9]*)[^/]*)" + _END,
+                ),
+                channels=_IF_CHANNELS,
+            ),
+            Layout(
+                name="custom",
+                about="whatever --pattern says; TIFF, PNG or JPEG",
+                # Without a pattern of the caller's: every image is a single-channel tile, its folder the donor.
+                patterns=(r"(?P<donor>[^/]+)/(?P<tile>.+)\.[^./]+",),
+                channels={"": MARKER_CHANNEL},
+                suffixes=IMAGE_SUFFIXES,
+            ),
+            Layout(
+                name="deepflash",
+                about="cFOS/NN_cFOS.tif with Parv/NN_Parv.tif for the registered fields 00, 01, 02",
+                patterns=(r"(?P<channel>cFOS|Parv)/(?P<tile>(?P<donor>0[0-2]))_(?:cFOS|Parv)\.tif",),
+                channels={"cFOS": "cFOS", "Parv": "Parv"},
+                marker="Parv",
+            ),
+            Layout(
+                name="microglia",
+                about="MAX_RECORDING--FRAMES.tif, each page a tile",
+                patterns=(r"(?P<tile>MAX_(?P<donor>pg\d+)[^/]*?--t[\d-]+)\.tif",),
+                channels={"": MARKER_CHANNEL},
+                marker="microglia",
+                pages_are_tiles=True,
+            ),
+            Layout(
+                name="dsb2018",
+                about="images/STEM.tif, single-channel nuclei, each image its own donor",
+                patterns=(r"images/(?P<tile>(?P<donor>[^/]+))\.tif",),
+                channels={"": "nuclei"},
+                marker="nuclei",
+            ),
+            Layout(
+                name="cellfinder",
+                about="ch0/ch0ZZZZ.tif (signal) with ch1/ch1ZZZZ.tif (background), planes of one brain",
+                patterns=(r"ch[01]/ch(?P<channel>[01])(?P<tile>\d+)\.tif",),
+                channels={"0": "signal", "1": "background"},
+                donor="brain",
+            ),
+            Layout(
+                name="cellpose",
+                about="train_cells, val_cells and test_cells, or one folder, of images with three planes: DAPI, marker, empty",
+                patterns=(
+                    _PART_FOLDER + r"(?P<donor>[^/]+?)__(?P<marker>[^/]+?)__(?P<tile>[^/]+)\.[^./]+",
+                    _PART_FOLDER + r"(?P<tile>(?P<donor>[^/_-]+)[_-](?P<marker>[A-Za-z][A-Za-z0-9]*)[^/]*)\.[^./]+",
+                ),
+                channels=_IF_CHANNELS,
+                suffixes=IMAGE_SUFFIXES,
+                planes=3,
+                quoted=True,
+            ),
+            Layout(
+                name="planes",
+                about="DONOR/MARKER/TILE.tif, each file with all channels of its tile as planes, first or last",
+                patterns=(r"(?P<donor>[^/]+)/(?P<marker>[^/]+)/(?P<tile>.+)\.[^./]+",),
+                channels=_IF_CHANNELS,
+                suffixes=IMAGE_SUFFIXES,
+                planes=2,
+            ),
+            _micrographs(
+                "cryoppp",
+                "SET/micrographs/NAME.mrc, the set being the donor; below the set: micrographs/NAME.mrc",
+                r"(?:.*/)?(?P<donor>[^/]+)/micrographs/(?P<tile>[^/]+)\.(?i:mrc)",
+                r"micrographs/(?P<tile>[^/]+)\.(?i:mrc)",
+            ),
+            _micrographs(
+                "micrographs",
+                "NAME.mrc, .tif, .png or .jpg in one folder, or in a folder for each set, which is the donor",
+                r"(?P<tile>[^/]+)\.[^./]+",
+                r"(?:.*/)?(?P<donor>[^/]+)/(?P<tile>[^/]+)\.[^./]+",
+            ),
+        )
+    }
+)

@@ -43,9 +43,7 @@ class Version3Store(zarr.storage.WrapperStore[Store]):
     it, and a writer killed then would leave unfinished files in groups that are not its own to sweep.
     """
 
-    async def get(
-        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
-    ) -> Buffer | None:
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         if key.rpartition("/")[2] in _VERSION_2:
             return None
         return await self._store.get(key, prototype, byte_range)
@@ -61,16 +59,13 @@ class StrictStore(Version3Store):
     zarr reads a missing shard, and an empty one, as background without a word.
     """
 
-    async def get(
-        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
-    ) -> Buffer | None:
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         found = await super().get(key, prototype, byte_range)
         if not is_chunk_key(key) or (found is not None and len(found) > 0):
             return found
         what = "is missing" if found is None else "is empty"
         raise StoreDamagedError(
-            f"{key} {what} in {self._store}. "
-            "Run `fintune-xr check` to list what is damaged and how to repair it."
+            f"{key} {what} in {self._store}. Run `fintune-xr check` to list what is damaged and how to repair it."
         )
 
 

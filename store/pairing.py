@@ -161,8 +161,11 @@ def _faults(group: Sequence[FoundPlane], layout: Layout) -> list[Fault]:
 def _wrong_shapes(group: Sequence[FoundPlane]) -> list[Fault]:
     (first, expected), *others = [(plane.file, plane.header) for plane in group if plane.header is not None]
     return [
-        (str(file), f"wrong shape: expected {expected.height} x {expected.width} as in {first}, "
-                    f"found {header.height} x {header.width}")
+        (
+            str(file),
+            f"wrong shape: expected {expected.height} x {expected.width} as in {first}, "
+            f"found {header.height} x {header.width}",
+        )
         for file, header in others
         if (header.height, header.width) != (expected.height, expected.width)
     ]
@@ -181,6 +184,13 @@ def _tile(group: Sequence[FoundPlane], layout: Layout) -> TileFiles:
     name = planes[0].name
     files = tuple(plane.file for plane in planes)
     return TileFiles(
-        name.tile_id, name.donor, name.marker, files, header.height, header.width, header.dtype, name.split,
+        name.tile_id,
+        name.donor,
+        name.marker,
+        files,
+        header.height,
+        header.width,
+        header.dtype,
+        name.split,
         header.pixel_size_a,
     )

@@ -25,9 +25,7 @@ def pseudo_path(name: str) -> str:
     return f"{n.PSEUDO}/{name}"
 
 
-def write_pseudo(
-    cohort: Cohort, name: str, labels: Iterable[tuple[str, Labels]], *, facts: Mapping[str, Any]
-) -> None:
+def write_pseudo(cohort: Cohort, name: str, labels: Iterable[tuple[str, Labels]], *, facts: Mapping[str, Any]) -> None:
     """Stores `labels` (tile id, target (y, x) int8) one by one as `pseudo/<name>`, with `facts` as its attributes.
 
     What was there before is replaced; killed on the way, the group says that it is half-written.

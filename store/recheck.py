@@ -54,9 +54,7 @@ def suspects(
             yield tile
 
 
-def changed(
-    source: Place, tiles: Sequence[TileFiles], stored: Mapping[str, Digests], workers: int
-) -> list[LeftOut]:
+def changed(source: Place, tiles: Sequence[TileFiles], stored: Mapping[str, Digests], workers: int) -> list[LeftOut]:
     """Those of `tiles` whose files no longer hold the bytes that were ingested; reads them whole."""
 
     def compare(tile: TileFiles) -> LeftOut | None:

@@ -309,9 +309,7 @@ def _value(name: str, result: TileResult) -> Any:
     return {n.REASON: result.reason, n.SECONDS: result.seconds, n.STATE: result.state}[name]
 
 
-def _create(
-    cohort: Cohort, name: str, product: Product, identity: Mapping[str, Any], facts: Mapping[str, Any]
-) -> None:
+def _create(cohort: Cohort, name: str, product: Product, identity: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
     images = cohort.images(lazy=False)
     path = f"{n.RUNS}/{name}"
     ensure_group(cohort.location, n.RUNS)

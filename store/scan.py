@@ -31,8 +31,16 @@ from .readers import read_header
 from .sources import Place, list_files, place_in
 
 __all__ = [
-    "LeftOut", "PlaneFile", "Progress", "Scan", "TileFiles", "check_sizes", "left_out_table",
-    "named_files", "scan", "scan_table",
+    "LeftOut",
+    "PlaneFile",
+    "Progress",
+    "Scan",
+    "TileFiles",
+    "check_sizes",
+    "left_out_table",
+    "named_files",
+    "scan",
+    "scan_table",
 ]
 
 Progress = Callable[[int, int], None]
@@ -108,8 +116,11 @@ def scan_table(found: Scan) -> pd.DataFrame:
     )
     gone = pd.DataFrame([(item.donor, item.marker) for item in found.left_out], columns=[DONOR, MARKER])
     sizes = kept.groupby([DONOR, MARKER], sort=False).agg(
-        tiles=(HEIGHT, "size"), height_min=(HEIGHT, "min"), height_max=(HEIGHT, "max"),
-        width_min=(WIDTH, "min"), width_max=(WIDTH, "max"),
+        tiles=(HEIGHT, "size"),
+        height_min=(HEIGHT, "min"),
+        height_max=(HEIGHT, "max"),
+        width_min=(WIDTH, "min"),
+        width_max=(WIDTH, "max"),
     )
     left_out = gone.groupby([DONOR, MARKER]).size().rename("left_out")
     table = sizes.join(left_out, how="outer").fillna(0).astype(int)
@@ -124,9 +135,7 @@ def left_out_table(found: Scan) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["path", DONOR, MARKER, TILE, REASON])
 
 
-def named_files(
-    source: Place, layout: Layout
-) -> tuple[list[tuple[str, PlaneName]], list[LeftOut], dict[str, int]]:
+def named_files(source: Place, layout: Layout) -> tuple[list[tuple[str, PlaneName]], list[LeftOut], dict[str, int]]:
     """Files under `source` that fit `layout`, those of unreadable names, and counts of all others by kind.
 
     Raises FintuneValueError where `source` is no folder, or none of its files fits the layout.
@@ -137,9 +146,7 @@ def named_files(
     return named, unusable, dict(sorted(ignored.items()))
 
 
-def _named(
-    paths: Iterable[str], layout: Layout
-) -> tuple[list[tuple[str, PlaneName]], list[LeftOut], Counter[str]]:
+def _named(paths: Iterable[str], layout: Layout) -> tuple[list[tuple[str, PlaneName]], list[LeftOut], Counter[str]]:
     named: list[tuple[str, PlaneName]] = []
     unusable: list[LeftOut] = []
     ignored: Counter[str] = Counter()
@@ -257,7 +264,8 @@ def _channels_of_file(source: Place, layout: Layout, path: str, name: PlaneName)
         raise TileReadError(f"wrong number of planes: expected {layout.planes} ({', '.join(expected)}), found {found}")
     return [
         FoundPlane(
-            replace(name, channel=token), PlaneFile(path, int(token)),
+            replace(name, channel=token),
+            PlaneFile(path, int(token)),
             read_header(place, page=int(token), dtypes=layout.dtypes, channels=True),
         )
         for token in layout.channels

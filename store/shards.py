@@ -69,9 +69,7 @@ def chunk_edge(length: int) -> int:
     return math.ceil(length / math.ceil(length / MAX_CHUNK_EDGE_PX))
 
 
-def plan_grid(
-    path: str, dtype: str, tile_shape: tuple[int, ...], tiles_per_shard: int | None = None
-) -> ShardGrid:
+def plan_grid(path: str, dtype: str, tile_shape: tuple[int, ...], tiles_per_shard: int | None = None) -> ShardGrid:
     """Grid for tiles of `tile_shape` (…, y, x), by default as many per shard as fill two GiB unpacked."""
     edges = tuple(chunk_edge(length) for length in tile_shape[-2:])
     chunk = (1, *tile_shape[:-2], *edges)

@@ -80,9 +80,7 @@ def group_attrs(schema: DatasetSchema, **attrs: Any) -> dict[str, Any]:
     return {"schema": schema.name, "schema_version": schema.version, "coordinates": " ".join(extra), **attrs}
 
 
-def open_dataset(
-    location: Location, path: str, schema: DatasetSchema | None, *, lazy: bool = True
-) -> xr.Dataset:
+def open_dataset(location: Location, path: str, schema: DatasetSchema | None, *, lazy: bool = True) -> xr.Dataset:
     """The dataset stored under `path`, checked against `schema`; Dask-backed when `lazy`.
 
     Raises StoreDamagedError where arrays disagree in length or the group was left half-written, and
@@ -100,9 +98,7 @@ def open_dataset(
             "A step was interrupted while it wrote; run the same command again."
         ) from error
     if dataset.attrs.get(COMPLETE) is False:
-        raise StoreDamagedError(
-            f"{path} in {location.url} was left half-written. Run the step that makes it again."
-        )
+        raise StoreDamagedError(f"{path} in {location.url} was left half-written. Run the step that makes it again.")
     if schema is not None:
         check_dataset(dataset, schema)
     return _chunked(dataset) if lazy else dataset

@@ -68,9 +68,7 @@ def annotate(cohort: Cohort, masks: dict[str, NDArray[np.uint32]]) -> None:
     """Stores annotations of tiles."""
     target = cohort.annotations_group()
     size = cohort.images().sizes
-    growing.create_growing(
-        target, dtype="uint32", tile_shape=(size[n.Y], size[n.X]), constants={}, attrs={}
-    )
+    growing.create_growing(target, dtype="uint32", tile_shape=(size[n.Y], size[n.X]), constants={}, attrs={})
     rows = (
         ({n.TILE: name, n.SOURCE: f"{name}.tif", n.SHA256: "0"}, shards.encode_tile(mask, target.grid))
         for name, mask in masks.items()

@@ -104,11 +104,13 @@ def test_partial_correlation_takes_out_what_the_covariate_explains() -> None:
     age = rng.normal(size=400)
     donors = [str(i) for i in range(400)]
     share = xr.DataArray(
-        (age + 0.3 * rng.normal(size=400))[None, :, None], dims=("run", "donor", "marker"),
+        (age + 0.3 * rng.normal(size=400))[None, :, None],
+        dims=("run", "donor", "marker"),
         coords={"run": ["a"], "donor": donors, "marker": ["GFAP"]},
     )
     score = xr.DataArray(
-        (age + 0.3 * rng.normal(size=400))[:, None], dims=("donor", "outcome"),
+        (age + 0.3 * rng.normal(size=400))[:, None],
+        dims=("donor", "outcome"),
         coords={"donor": donors, "outcome": ["nft"]},
     )
     covariate = xr.DataArray(

@@ -50,9 +50,7 @@ def clinical(counts: xr.Dataset, *, seed: int = 1) -> xr.DataArray:
     donors = np.unique(counts.donor)[:-1]
     values = np.random.default_rng(seed).integers(0, 5, (donors.size, 2)).astype(float)
     values[0, 1] = np.nan
-    return xr.DataArray(
-        values, dims=("donor", "outcome"), coords={"donor": donors, "outcome": ["braaksc", "nft"]}
-    )
+    return xr.DataArray(values, dims=("donor", "outcome"), coords={"donor": donors, "outcome": ["braaksc", "nft"]})
 
 
 def drawn(counts: xr.Dataset, scheme: Scheme, n: int = 30, first: int = 0, seed: int = 7) -> xr.Dataset:

@@ -18,15 +18,17 @@ from fintune_xr.errors import FintuneValueError, UnknownNameError
 
 def table() -> pd.DataFrame:
     """Four rows as text, the way that `read_clinical` returns them."""
-    return pd.DataFrame({
-        "projid": ["00123", "45.0", "777", ""],
-        "braaksc": ["3", "4", "", "1"],
-        "ceradsc": ["1", "4", "2", ""],
-        "cogdx": ["5", "6", "1", ""],
-        "age_death": ["90+", "88.25", "NA", "70"],
-        "note": ["a", "b", "", ""],
-        "mmse": ["20", "28", "25", ""],
-    })
+    return pd.DataFrame(
+        {
+            "projid": ["00123", "45.0", "777", ""],
+            "braaksc": ["3", "4", "", "1"],
+            "ceradsc": ["1", "4", "2", ""],
+            "cogdx": ["5", "6", "1", ""],
+            "age_death": ["90+", "88.25", "NA", "70"],
+            "note": ["a", "b", "", ""],
+            "mmse": ["20", "28", "25", ""],
+        }
+    )
 
 
 def test_donors_match_whatever_a_spreadsheet_did_to_their_ids() -> None:
@@ -72,22 +74,28 @@ def test_top_coded_ages_count_as_their_bound_and_are_reported() -> None:
 
 
 def test_outcomes_that_cannot_be_used_say_why() -> None:
-    rows = pd.DataFrame({
-        "id": list("abcd"), "empty": ["", "NA", "nan", ""], "same": ["2"] * 4, "two": ["1", "2", "", ""],
-        "fine": ["1", "2", "3", "3"],
-    })
+    rows = pd.DataFrame(
+        {
+            "id": list("abcd"),
+            "empty": ["", "NA", "nan", ""],
+            "same": ["2"] * 4,
+            "two": ["1", "2", "", ""],
+            "fine": ["1", "2", "3", "3"],
+        }
+    )
     names = ["empty", "same", "two", "fine"]
     found = clinical_outcomes(rows, list("abcd"), donor_column="id", outcomes=names)
     assert found.reason.values.tolist() == [
-        "no donor has a value", "the value is the same in all donors", "only 2 donors have a value", "",
+        "no donor has a value",
+        "the value is the same in all donors",
+        "only 2 donors have a value",
+        "",
     ]
 
 
 def test_numbers_of_a_table_that_pandas_typed() -> None:
     rows = pd.DataFrame({"projid": [123.0, 45.0, np.nan], "braaksc": [3.0, np.nan, 1.0], "msex": [1, 0, 1]})
-    found = clinical_outcomes(
-        rows, ["0123", "45"], donor_column="projid", outcomes=["braaksc"], covariates=["msex"]
-    )
+    found = clinical_outcomes(rows, ["0123", "45"], donor_column="projid", outcomes=["braaksc"], covariates=["msex"])
     np.testing.assert_array_equal(found.outcome_value.values.ravel(), [3, np.nan])
     np.testing.assert_array_equal(found.covariate_value.values.ravel(), [1, 0])
 

@@ -73,7 +73,8 @@ def cohort(seed: int = 0) -> tuple[xr.Dataset, xr.Dataset]:
     marker[LONELY] = "OLIG2"
     tiles = xr.Dataset(
         {"n_cells": ("tile", n_cells), "background": (("tile", "channel"), background)},
-        coords=channel | {
+        coords=channel
+        | {
             "tile": [f"t{i:02d}" for i in range(16)],
             "donor": ("tile", [f"d{i // 4}" for i in range(16)]),
             "marker": ("tile", marker),

@@ -209,7 +209,7 @@ def test_a_worker_whose_job_is_about_to_end_leaves_and_another_goes_on(
     roles = [
         f'cd "{tmp_path}"; if mkdir first; then export FINTUNE_XR_JOB_END=$(date +%s)',
         f'elif mkdir second; then export WAITS_FOR="{tmp_path}/third"',
-        'else mkdir -p third; fi; cd - >/dev/null',
+        "else mkdir -p third; fi; cd - >/dev/null",
     ]
     with waiting_tiles(tmp_path):
         cluster = profile_file(tmp_path, prologue=[" ; ".join(roles)])

@@ -54,7 +54,11 @@ SELFTRAINING = (
     "train.validate_every=1", "rounds.epochs=1",
 )  # fmt: skip
 SWEEP = (
-    "points_per_side=[4]", "pred_iou_thresh=[0.0]", "stability_score_thresh=[0.0]", "max_area_fraction=1.0", "n_tiles=2"
+    "points_per_side=[4]",
+    "pred_iou_thresh=[0.0]",
+    "stability_score_thresh=[0.0]",
+    "max_area_fraction=1.0",
+    "n_tiles=2",
 )
 INFER = ("device=cpu", "cluster.dashboard=false")
 THRESHOLD = ("model.background_px=0", "model.min_area_px=20", *INFER)

@@ -15,9 +15,7 @@ from fintune_xr.discs import disc_target
 from fintune_xr.errors import FintuneValueError
 
 SHAPE = (23, 31)
-CENTRES = st.lists(
-    st.tuples(st.floats(-12, 40), st.floats(-12, 40), st.floats(0.1, 25)), max_size=6
-)
+CENTRES = st.lists(st.tuples(st.floats(-12, 40), st.floats(-12, 40), st.floats(0.1, 25)), max_size=6)
 
 
 def brute_force(points: np.ndarray, diameters: np.ndarray, shape: tuple[int, int], rim: float) -> np.ndarray:

@@ -30,9 +30,7 @@ from fintune_xr.store.cohort import Cohort, create_cohort, open_cohort
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     """Four micrographs, a run, the baseline, their picks and scores, and a stored self-training."""
-    made = make_micrographs(
-        tmp_path_factory.mktemp("em") / "c.zarr", parts=(n.TRAIN, n.VAL, n.TEST, n.TEST), px=64
-    )
+    made = make_micrographs(tmp_path_factory.mktemp("em") / "c.zarr", parts=(n.TRAIN, n.VAL, n.TEST, n.TEST), px=64)
     store_run(made, "unet", plausible_maps(made))
     pick(made.url, run="unet")
     pick(made.url, run="blobs", model="log")

@@ -220,9 +220,7 @@ def test_two_at_once_are_refused(done: tuple[Cohort, Path]) -> None:
 
 
 @pytest.mark.slow
-def test_killed_anywhere_it_ends_with_the_same_weights(
-    done: tuple[Cohort, Path], tmp_path: Path
-) -> None:
+def test_killed_anywhere_it_ends_with_the_same_weights(done: tuple[Cohort, Path], tmp_path: Path) -> None:
     _, whole = done
     cohort = make_micrographs(tmp_path / "c.zarr", contrast=20)
 

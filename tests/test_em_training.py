@@ -190,10 +190,7 @@ def test_without_augmentation_patches_are_copies(tmp_path: Path) -> None:
     image, target = PatchDataset([tile], settings, cut=cut_labels)[(0, 0)]
     planes, labels = tile.open()
     places = [
-        (y, x)
-        for y in range(33)
-        for x in range(33)
-        if np.allclose(planes[:, y : y + 64, x : x + 64], image, atol=1e-4)
+        (y, x) for y in range(33) for x in range(33) if np.allclose(planes[:, y : y + 64, x : x + 64], image, atol=1e-4)
     ]
     assert len(places) == 1
     y, x = places[0]
@@ -243,9 +240,7 @@ def test_a_run_of_probabilities(trained: tuple[Cohort, Path]) -> None:
     assert not [problem for problem in check(cohort.url) if "runs/" in problem.where or "cells/" in problem.where]
 
 
-def test_a_killed_run_of_probabilities_goes_on(
-    trained: tuple[Cohort, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_run_of_probabilities_goes_on(trained: tuple[Cohort, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     cohort, folder = trained
     said = {"model": str(folder), "overrides": ["device=cpu"]}
     infer(cohort.url, run="whole", **said)
@@ -271,9 +266,7 @@ def test_a_killed_run_of_probabilities_goes_on(
     assert_same_run(run_values(cohort, "whole"), run_values(cohort, "killed"))
 
 
-def test_a_micrograph_that_fails_is_quarantined(
-    trained: tuple[Cohort, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_micrograph_that_fails_is_quarantined(trained: tuple[Cohort, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     cohort, folder = trained
     normalise = UnetDetector.normalise
 

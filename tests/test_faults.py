@@ -221,6 +221,7 @@ def test_the_watch_kills_a_process_without_progress_and_no_other() -> None:
                 time.sleep(0.3)
             time.sleep(float(sys.argv[3]))
     """
+
     def status(*arguments: str) -> int:
         run = [sys.executable, "-c", textwrap.dedent(code), *arguments]
         return subprocess.run(run, capture_output=True, check=False).returncode

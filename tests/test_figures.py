@@ -131,7 +131,12 @@ def _tile() -> xr.Dataset:
     return xr.Dataset(
         {n.IMAGE: ((n.CHANNEL, n.Y, n.X), image), n.MASK: ((n.RUN, n.Y, n.X), mask)},
         coords={
-            n.RUN: RUNS, n.CHANNEL: [n.DAPI, n.MARKER_CHANNEL], n.MARKER: "GFAP", n.HEIGHT: 32, n.WIDTH: 36, n.TILE: "t"
+            n.RUN: RUNS,
+            n.CHANNEL: [n.DAPI, n.MARKER_CHANNEL],
+            n.MARKER: "GFAP",
+            n.HEIGHT: 32,
+            n.WIDTH: 36,
+            n.TILE: "t",
         },
     )
 

@@ -135,9 +135,7 @@ def test_flows_turn_with_their_instances(quarters: int, flip: bool) -> None:
         expected_mask = expected_mask[:, ::-1]
     # Coordinates are (y, x): a positive angle takes the first axis towards the second.
     expected_mask = np.ascontiguousarray(np.rot90(expected_mask, quarters, axes=(0, 1)))
-    _, moved = cut_patch(
-        mask[None].astype(np.float32), flow_target(mask), Geometry((31.5, 31.5), turn, 1.0), 64
-    )
+    _, moved = cut_patch(mask[None].astype(np.float32), flow_target(mask), Geometry((31.5, 31.5), turn, 1.0), 64)
     expected = flow_target(expected_mask)
     np.testing.assert_array_equal(moved[2] > 0.5, expected[2] > 0.5)
     # At an instance's very centre the direction is arbitrary.

@@ -37,9 +37,7 @@ QUICK = TrainSettings(
 
 
 def annotated(n_tiles: int, *, seed: int, tile_px: int = 96) -> AnnotatedTiles:
-    tiles = [
-        phantom_tile(stream(seed, index), marker="GFAP", ratio=0.3, tile_px=tile_px) for index in range(n_tiles)
-    ]
+    tiles = [phantom_tile(stream(seed, index), marker="GFAP", ratio=0.3, tile_px=tile_px) for index in range(n_tiles)]
     return AnnotatedTiles(
         [f"{seed}-{index}" for index in range(n_tiles)],
         CHANNELS,
@@ -218,9 +216,7 @@ def test_settings_belong_to_a_kind() -> None:
 
 @pytest.mark.slow
 def test_it_learns_to_segment(tmp_path: Path) -> None:
-    settings = TrainSettings(
-        epochs=6, filters=(8, 16, 32, 64), learning_rate=6e-3, validate_every=6, threads=1
-    )
+    settings = TrainSettings(epochs=6, filters=(8, 16, 32, 64), learning_rate=6e-3, validate_every=6, threads=1)
     held_out = annotated(2, seed=12, tile_px=192)
     checkpoint = train(annotated(10, seed=11, tile_px=192), held_out, settings=settings, out=tmp_path)
     segmenter = load_segmenter(checkpoint, channels=CHANNELS, settings=FlowUnetSettings(), device="cpu")

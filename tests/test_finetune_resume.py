@@ -139,9 +139,7 @@ def at_epoch(epoch: int) -> Callable[[EpochRecord], None]:
 
 # The state after epoch 0 is from before the unfreeze, that after epoch 2 from behind it.
 @pytest.mark.parametrize("killed_in", [1, UNFREEZE, 3])
-def test_what_is_frozen_is_right_after_a_kill(
-    start: Path, tmp_path: Path, whole: Whole, killed_in: int
-) -> None:
+def test_what_is_frozen_is_right_after_a_kill(start: Path, tmp_path: Path, whole: Whole, killed_in: int) -> None:
     expected = whole.states
     block = [{k: v for k, v in expected[i]["state_dict"].items() if "blocks.0." in k} for i in range(EPOCHS)]
     assert equal(block[0], block[UNFREEZE - 1])
@@ -254,9 +252,7 @@ def test_a_state_is_never_half_written(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_training_that_had_stopped_early_does_not_go_on(
     start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "fintune_xr.finetune.progress.Tally.count", lambda tally, epoch, _: _count(tally, epoch)
-    )
+    monkeypatch.setattr("fintune_xr.finetune.progress.Tally.count", lambda tally, epoch, _: _count(tally, epoch))
     settings = SETTINGS.model_copy(update={"patience": 2, "epochs": 9, "validate_every": 1})
     write = WholeFiles.save_checkpoint
 

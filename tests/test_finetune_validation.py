@@ -140,8 +140,12 @@ def test_particles_are_judged_micrograph_by_micrograph() -> None:
         maps = network.maps(images[index])
         target = tiles.target(index, disc_fraction=settings.disc_fraction, rim_px=settings.rim_px)
         loss = combined_loss(
-            torch.from_numpy(maps), torch.from_numpy(target)[None], focal_weight=settings.focal_weight,
-            dice_weight=settings.dice_weight, alpha=settings.focal_alpha, gamma=settings.focal_gamma,
+            torch.from_numpy(maps),
+            torch.from_numpy(target)[None],
+            focal_weight=settings.focal_weight,
+            dice_weight=settings.dice_weight,
+            alpha=settings.focal_alpha,
+            gamma=settings.focal_gamma,
             pos_weight=settings.pos_weight,
         )
         losses.append(float(loss.total))

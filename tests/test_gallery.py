@@ -13,9 +13,7 @@ from fintune_xr.pipelines.gallery import busiest_window
     shape=st.tuples(st.integers(1, 60), st.integers(1, 60)), edge=st.integers(1, 40),
     seed=st.integers(0, 1000), share=st.floats(0, 0.2),
 )  # fmt: skip
-def test_a_window_is_as_large_as_asked_or_the_whole(
-    shape: tuple[int, int], edge: int, seed: int, share: float
-) -> None:
+def test_a_window_is_as_large_as_asked_or_the_whole(shape: tuple[int, int], edge: int, seed: int, share: float) -> None:
     mask = (np.random.default_rng(seed).random(shape) < share).astype(np.uint32)
     window = mask[busiest_window(mask, edge)]
     assert window.shape == tuple(min(edge, length) for length in shape)

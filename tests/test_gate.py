@@ -33,8 +33,14 @@ from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.text import texts
 
 SMALL = CohortSettings(
-    n_donors=5, markers=("GFAP", "IBA1"), tiles_per_donor=(1, 2), tile_px=160, n_annotated=10, n_clinical_only=0,
-    damaged=False, seed=11,
+    n_donors=5,
+    markers=("GFAP", "IBA1"),
+    tiles_per_donor=(1, 2),
+    tile_px=160,
+    n_annotated=10,
+    n_clinical_only=0,
+    damaged=False,
+    seed=11,
 )
 GRID = ("q_ranges=[[0,100],[5,95]]", "min_areas=[0,60]")
 GATES = GateSettings(q_ranges=((0.0, 100.0), (5.0, 95.0)), min_areas=(0, 60)).gates
@@ -81,9 +87,7 @@ def test_counts_are_those_of_matching_gated_masks(store: Path, gated: xr.Dataset
     truth = cohort.annotations()[n.MASK]
     for one in GATES:
         for tile in texts(gated[n.TILE]):
-            slow = match_masks(
-                truth.sel({n.TILE: tile}).values, slow_mask(cohort, "cells", places.index(tile), one)
-            )
+            slow = match_masks(truth.sel({n.TILE: tile}).values, slow_mask(cohort, "cells", places.index(tile), one))
             found = gated.sel({n.SETTING: one.name, n.TILE: tile})
             for name in (n.TP, n.FP, n.FN):
                 assert np.array_equal(found[name], getattr(slow, name))

@@ -34,9 +34,7 @@ def sorted_percentile(values: list[float], q: float) -> float:
 
 
 @given(TILES, RANGES)
-def test_bounds_are_percentiles_of_each_tiles_own_instances(
-    tiles: list[list[float]], q_range: tuple[int, int]
-) -> None:
+def test_bounds_are_percentiles_of_each_tiles_own_instances(tiles: list[list[float]], q_range: tuple[int, int]) -> None:
     flat = np.array([value for tile in tiles for value in tile], np.float32)
     (bounds,) = intensity_bounds(flat, starts(tiles), [q_range])
     assert bounds.shape == (len(tiles), 2)

@@ -210,9 +210,7 @@ def in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fintune_xr.pipelines.asked_run.POOLING_KINDS", ("threshold",))
 
 
-@pytest.mark.parametrize(
-    ("stage", "batch"), [("normalise", 1), ("predict", 1), ("predict", 4), ("reconstruct", 4)]
-)
+@pytest.mark.parametrize(("stage", "batch"), [("normalise", 1), ("predict", 1), ("predict", 4), ("reconstruct", 4)])
 def test_a_tile_that_fails_is_quarantined_and_the_others_are_done(
     store: str, monkeypatch: pytest.MonkeyPatch, stage: str, batch: int
 ) -> None:

@@ -41,16 +41,16 @@ from fintune_xr.subsets import nested_order
 BUDGETS = np.array([2.0, 5, 10, 20, 30])
 LAWS = st.builds(
     lambda top, share, exponent: PowerLaw(top, share * top * 2.0**exponent, exponent),
-    st.floats(0.4, 0.95), st.floats(0.3, 0.9), st.floats(0.4, 2.5),
+    st.floats(0.4, 0.95),
+    st.floats(0.3, 0.9),
+    st.floats(0.4, 2.5),
 )
 
 
 def simulated(law: PowerLaw, *, noise: float = 0.0, n_seeds: int = 3, seed: int = 0) -> xr.DataArray:
     rng = stream(seed, "simulated curve")
     values = law.at(BUDGETS)[:, None] + rng.normal(0, noise, (BUDGETS.size, n_seeds))
-    return xr.DataArray(
-        values, dims=(n.BUDGET, n.SEED), coords={n.BUDGET: BUDGETS.astype(int), n.SEED: range(n_seeds)}
-    )
+    return xr.DataArray(values, dims=(n.BUDGET, n.SEED), coords={n.BUDGET: BUDGETS.astype(int), n.SEED: range(n_seeds)})
 
 
 def tiles_like(score: xr.DataArray) -> xr.DataArray:

@@ -78,7 +78,8 @@ def best_matching(true: np.ndarray, predicted: np.ndarray, threshold: float) -> 
     """Largest one-to-one matching by augmenting paths over explicitly computed IoU."""
     edges = {
         a: [
-            b for b in np.unique(predicted[predicted > 0])
+            b
+            for b in np.unique(predicted[predicted > 0])
             if ((true == a) & (predicted == b)).sum() / ((true == a) | (predicted == b)).sum() >= threshold
         ]
         for a in np.unique(true[true > 0])
@@ -149,9 +150,7 @@ def test_swapping_the_masks_exchanges_fp_and_fn(true: np.ndarray, predicted: np.
 
 
 @given(small_masks, small_masks, st.permutations(range(1, 7)), st.sampled_from([1, 1000, 2**29]))
-def test_relabelling_leaves_counts(
-    true: np.ndarray, predicted: np.ndarray, order: list[int], factor: int
-) -> None:
+def test_relabelling_leaves_counts(true: np.ndarray, predicted: np.ndarray, order: list[int], factor: int) -> None:
     table = np.array([0, *order], np.uint32) * np.uint32(factor)
     before = match_masks(true, predicted, thresholds=ALL_THRESHOLDS)
     after = match_masks(table[true], predicted.astype(np.int64), thresholds=ALL_THRESHOLDS)

@@ -69,9 +69,7 @@ def test_masks_are_those_of_cellpose(weights: Path, shape: tuple[int, int], diam
     settings = CpsamSettings(diameter_px=diameter, dynamics=DynamicsSettings(flow_threshold=0.3, niter=120))
     ours = load_cpsam(resolve_checkpoint(weights), settings, channels=CHANNELS, device="cpu")
     scale = 1.0 if diameter is None else 30.0 / diameter
-    theirs = stock_masks(
-        weights, image, diameter=diameter, flow_threshold=0.3, niter=int(120 / scale), batch_size=8
-    )
+    theirs = stock_masks(weights, image, diameter=diameter, flow_threshold=0.3, niter=int(120 / scale), batch_size=8)
     (mask,) = segment(ours, [tile])
     assert mask.max() > 3
     np.testing.assert_array_equal(mask, theirs)

@@ -114,9 +114,7 @@ def test_weights_that_are_not_here_come_with_a_remedy(no_cache: Path) -> None:
         weights.fetch_weights("cpsma")
 
 
-def test_fetching_writes_whole_files_only(
-    no_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fetching_writes_whole_files_only(no_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from cellpose import models as stock
 
     source = tmp_path / "published"
@@ -192,9 +190,7 @@ def test_weights_that_do_not_fit_are_named(saved: Path) -> None:
     entries["state"]["extra"] = torch.zeros(1)
     torch.save(entries, saved)
     with pytest.raises(CheckpointError, match=f"missing: {removed}\n  unknown: extra"):
-        load_segmenter(
-            resolve_checkpoint(saved), channels=CHANNELS, settings=FlowUnetSettings(), device="cpu"
-        )
+        load_segmenter(resolve_checkpoint(saved), channels=CHANNELS, settings=FlowUnetSettings(), device="cpu")
 
 
 def test_one_segmenter_per_process(saved: Path) -> None:
@@ -251,9 +247,7 @@ def test_channels_are_found_by_name_in_another_store(saved: Path) -> None:
     with pytest.raises(UnknownNameError, match="no channel 'DAPI'; known: marker"):
         load_segmenter(checkpoint, channels=("marker",), settings=settings, device="cpu")
     with pytest.raises(SettingsError, match="leaves nothing to look at"):
-        load_segmenter(
-            checkpoint, channels=CHANNELS, settings=FlowUnetSettings(zero_channels=CHANNELS), device="cpu"
-        )
+        load_segmenter(checkpoint, channels=CHANNELS, settings=FlowUnetSettings(zero_channels=CHANNELS), device="cpu")
 
 
 def test_a_full_device_gets_fewer_patches_at_once(

@@ -124,9 +124,7 @@ def test_weights_that_do_not_fit_are_named(network: Sam) -> None:
         build_sam(odd, source="odd.pt")
 
 
-def test_published_names_come_with_a_remedy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: Path
-) -> None:
+def test_published_names_come_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: Path) -> None:
     monkeypatch.setenv(weights.TORCH_HOME_VARIABLE, str(tmp_path / "torch"))
     with pytest.raises(CheckpointNotFoundError, match=r"'sam_vit_b'.*sam_vit_b_01ec64\.pth.*fetch sam_vit_b.*TORCH"):
         resolve_checkpoint("sam_vit_b")
@@ -250,9 +248,7 @@ def test_planes_become_colours() -> None:
 
 def test_sam_is_a_segmenter_like_any_other(saved: Path) -> None:
     settings = SamSettings(points_per_side=6, pred_iou_thresh=0.6, stability_score_thresh=0.5, max_area_fraction=1)
-    segmenter = load_segmenter(
-        resolve_checkpoint(saved), channels=("DAPI", "marker"), settings=settings, device="cpu"
-    )
+    segmenter = load_segmenter(resolve_checkpoint(saved), channels=("DAPI", "marker"), settings=settings, device="cpu")
     assert isinstance(segmenter, Segmenter)
     tile = np.moveaxis(picture(120, 90, seed=1), -1, 0)[:2].astype(np.uint16)
     (mask,) = segment(segmenter, [tile])

@@ -166,7 +166,8 @@ def test_leaks_are_those_of_a_comparison_pair_by_pair(count: int, seed: int) -> 
         whys = [f"same donor {donor[i]}"] * (donor[i] == donor[j]) + ["same file content"] * (digest[i] == digest[j])
         bits = {
             name: min(int((hashes[i, c, 0] != hashes[j, c, turn]).sum()) for turn in range(8))
-            for c, name in enumerate(["DAPI", "GFAP"]) if told[i, c] and told[j, c]
+            for c, name in enumerate(["DAPI", "GFAP"])
+            if told[i, c] and told[j, c]
         }
         near = [f"{name}: {n} of 256 bits differ" for name, n in bits.items() if n <= NEAR_DUPLICATE_BITS]
         whys += [f"nearly the same image ({', '.join(near)})"] * bool(near)

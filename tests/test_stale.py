@@ -75,9 +75,18 @@ def _store_studies(cohort: Cohort) -> None:
     drawn = tiles_in(cohort, n.TEST)[:2]
     truth = cohort.annotations(lazy=False)[n.SHA256]
     digests = [str(truth.sel({n.TILE: tile}).values) for tile in drawn]
-    cohort.write("metrics/sweep", xr.Dataset(attrs={"identity": {
-        "tiles": drawn, n.ANNOTATIONS: digests, n.SPLIT: n.TEST,
-    }}))
+    cohort.write(
+        "metrics/sweep",
+        xr.Dataset(
+            attrs={
+                "identity": {
+                    "tiles": drawn,
+                    n.ANNOTATIONS: digests,
+                    n.SPLIT: n.TEST,
+                }
+            }
+        ),
+    )
 
 
 @pytest.fixture(autouse=True)

@@ -117,9 +117,10 @@ def test_what_cannot_be_used_is_told(cohort: Cohort, tmp_path: Path) -> None:
         "d2/GFAP/t1_masks.tif": "wrong dtype",
         "d2/IBA1/t9_x0_masks.tif": "wrong values",
     }
-    assert "the store has no tile d1/GFAP/t7" in {item.path: item.reason for item in report.left_out}[
-        "d1/GFAP/t7_masks.tif"
-    ]
+    assert (
+        "the store has no tile d1/GFAP/t7"
+        in {item.path: item.reason for item in report.left_out}["d1/GFAP/t7_masks.tif"]
+    )
     assert report.ignored == {".txt": 1, "image whose name does not fit the layout": 1}
 
 
@@ -195,9 +196,7 @@ def test_labels_beyond_uint32_are_refused() -> None:
         as_instances(np.array([[0, 2**32]], np.int64))
 
 
-def test_stopped_between_two_shards(
-    cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stopped_between_two_shards(cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "MAX_TILES_PER_SHARD", 1)
     for tile in ("d1/GFAP/t1", "d2/GFAP/t1", "d2/IBA1/t9_x0"):
         write(tmp_path / f"masks/{tile}_masks.tif", instances(len(tile)))

@@ -174,9 +174,7 @@ def test_exports_that_cannot_be(cohort: Cohort, tmp_path: Path) -> None:
     assert list(tmp_path.glob("*.tsv")) == []
 
 
-def test_a_refusal_to_write_says_what_to_do(
-    cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_refusal_to_write_says_what_to_do(cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 

@@ -33,9 +33,7 @@ ROSMAP = choose_layout("rosmap")
 SHAPE = (20, 24)
 
 
-def write(
-    root: Path, path: str, shape: tuple[int, ...] = SHAPE, dtype: str = "uint16", value: int = 0
-) -> Path:
+def write(root: Path, path: str, shape: tuple[int, ...] = SHAPE, dtype: str = "uint16", value: int = 0) -> Path:
     file = root / path
     file.parent.mkdir(parents=True, exist_ok=True)
     seed = int.from_bytes(hashlib.sha256(path.encode()).digest()[:4], "big") + value
@@ -200,9 +198,7 @@ def test_new_donors_are_appended_behind_the_old_ones(source: Path, tmp_path: Pat
     assert_equal_to_files(cohort, source)
 
 
-def test_a_changed_file_is_told_and_the_stored_tile_stays(
-    source: Path, tmp_path: Path, reads: list[str]
-) -> None:
+def test_a_changed_file_is_told_and_the_stored_tile_stays(source: Path, tmp_path: Path, reads: list[str]) -> None:
     cohort, _ = run(source, tmp_path / "c.zarr")
     before = cohort.images().sel(tile="d2/GFAP/t1")[n.IMAGE].values
     original = (source / "d2/GFAP/t1_b0c1.tif").read_bytes()
@@ -223,9 +219,7 @@ def test_a_changed_file_is_told_and_the_stored_tile_stays(
     assert quarantine_rows(cohort) == []
 
 
-def test_another_folder_with_the_same_names_is_compared(
-    source: Path, tmp_path: Path, reads: list[str]
-) -> None:
+def test_another_folder_with_the_same_names_is_compared(source: Path, tmp_path: Path, reads: list[str]) -> None:
     run(source, tmp_path / "c.zarr")
     other = tmp_path / "other"
     pair(other, "d2/GFAP/t0")
@@ -305,9 +299,7 @@ def test_progress_counts_every_tile(source: Path, tmp_path: Path) -> None:
     assert calls == [(done, 8) for done in range(1, 9)]
 
 
-def test_only_a_few_tiles_are_held_at_once(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_a_few_tiles_are_held_at_once(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for tile in range(30):
         pair(source, f"d5/GFAP/t{tile}")
     drawn = written = most = 0

@@ -37,9 +37,7 @@ def write(path: Path, pixels: Any = PLANE, **options: Any) -> Path:
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", ">u2"])
 @pytest.mark.parametrize("compression", [None, "zlib", "lzw", "zstd"])
 @pytest.mark.parametrize("layout", [{}, {"rowsperstrip": 7}, {"tile": (16, 32)}, {"predictor": 2}])
-def test_what_was_written_is_read(
-    tmp_path: Path, dtype: str, compression: str | None, layout: dict[str, Any]
-) -> None:
+def test_what_was_written_is_read(tmp_path: Path, dtype: str, compression: str | None, layout: dict[str, Any]) -> None:
     pixels = PLANE.astype(dtype)
     if "predictor" in layout and compression is None:
         pytest.skip("a predictor needs compression")

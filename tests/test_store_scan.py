@@ -21,9 +21,7 @@ from fintune_xr.store.scan import Scan, check_sizes, left_out_table, scan, scan_
 ROSMAP = choose_layout("rosmap")
 
 
-def write(
-    root: Path, path: str, shape: tuple[int, ...] = (12, 16), dtype: str = "uint16", **options: Any
-) -> Path:
+def write(root: Path, path: str, shape: tuple[int, ...] = (12, 16), dtype: str = "uint16", **options: Any) -> Path:
     file = root / path
     file.parent.mkdir(parents=True, exist_ok=True)
     seed = sum(map(ord, path))
@@ -217,8 +215,7 @@ def test_pages_become_tiles(tmp_path: Path) -> None:
     write(tmp_path, "MAX_pg6-3CF1_20--t1-3-labelMasks.tif", (3, 8, 8))
     found = scan(tmp_path, choose_layout("microglia"))
     assert [(tile.tile, str(tile.planes[0])) for tile in found.tiles] == [
-        (f"pg6/microglia/MAX_pg6-3CF1_20--t1-3_p{page}", f"MAX_pg6-3CF1_20--t1-3.tif#{page}")
-        for page in range(3)
+        (f"pg6/microglia/MAX_pg6-3CF1_20--t1-3_p{page}", f"MAX_pg6-3CF1_20--t1-3.tif#{page}") for page in range(3)
     ]
 
 

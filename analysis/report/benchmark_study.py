@@ -91,8 +91,12 @@ def _contents(found: xr.Dataset) -> ReportContents:
     markers = [group for group in map(str, scores[n.GROUP].values) if group != n.ALL_MARKERS]
     by_marker = scores.sel({n.GROUP: markers}).rename({n.GROUP: n.MARKER}) if markers else None
     return ReportContents(
-        title="", scores=scores.sel({n.GROUP: n.ALL_MARKERS}, drop=True), scores_by_marker=by_marker,
-        baseline=BASELINE, n_scored_donors=len(set(found[n.DONOR].values.tolist())), scored_part=n.TEST,
+        title="",
+        scores=scores.sel({n.GROUP: n.ALL_MARKERS}, drop=True),
+        scores_by_marker=by_marker,
+        baseline=BASELINE,
+        n_scored_donors=len(set(found[n.DONOR].values.tolist())),
+        scored_part=n.TEST,
     )
 
 
@@ -140,9 +144,12 @@ def _page(table: pd.DataFrame) -> pd.DataFrame:
     """Counts, and the scores of single images averaged, which the table of pooled scores does not show."""
     ways = {score_name(score, n.IMAGE_MEAN): score for score in (n.PRECISION, n.RECALL, n.F1)}
     shown = table[[n.GROUP, MODEL, *_COUNTS, *ways]]
-    return shown.rename(columns={**{name: name.upper() for name in _COUNTS}, **{
-        name: f"{score}, image mean" for name, score in ways.items()
-    }})
+    return shown.rename(
+        columns={
+            **{name: name.upper() for name in _COUNTS},
+            **{name: f"{score}, image mean" for name, score in ways.items()},
+        }
+    )
 
 
 def _models_table(found: xr.Dataset) -> Table:
@@ -150,10 +157,15 @@ def _models_table(found: xr.Dataset) -> Table:
     rows = []
     for name, run in found.attrs["runs"].items():
         record = found.attrs["trainings"].get(name, {})
-        rows.append({
-            MODEL: name, "run in the store": run, "best epoch": record.get("best_epoch", -1) + 1 or None,
-            "AP50 on val": record.get("best_ap50"), "epochs": record.get("n_epochs"),
-        })
+        rows.append(
+            {
+                MODEL: name,
+                "run in the store": run,
+                "best epoch": record.get("best_epoch", -1) + 1 or None,
+                "AP50 on val": record.get("best_ap50"),
+                "epochs": record.get("n_epochs"),
+            }
+        )
     frame = pd.DataFrame(rows).replace({None: np.nan})
     caption = "What was trained; the run of each model covers val and test tiles until infer continues it"
     return Table("benchmark_models", caption, frame, {"best epoch": decimals(0), "epochs": decimals(0)})
@@ -162,10 +174,12 @@ def _models_table(found: xr.Dataset) -> Table:
 def _curves(found: xr.Dataset) -> Picture:
     """Precision and recall of all cells together over the IoU thresholds."""
     overall = found.sel({n.GROUP: n.ALL_MARKERS})
-    figure = precision_recall_figure(*(
-        overall[score_name(score, n.POOLED)].assign_attrs(long_name="of all cells together")
-        for score in (n.PRECISION, n.RECALL)
-    ))
+    figure = precision_recall_figure(
+        *(
+            overall[score_name(score, n.POOLED)].assign_attrs(long_name="of all cells together")
+            for score in (n.PRECISION, n.RECALL)
+        )
+    )
     alt = "Precision and recall of each model against the required overlap"
     return Picture(data_uri(figure, "svg"), alt, "Precision and recall, pooled, by IoU.")
 

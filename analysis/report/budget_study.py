@@ -21,8 +21,10 @@ IOU: Final = 0.5
 CURVE_SCORE: Final = score_name(n.AVERAGE_PRECISION, n.IMAGE_MEAN)
 _NAMES: Final = [score_name(score, way) for score in SCORES for way in (n.IMAGE_MEAN, n.POOLED)]
 _SHOWN: Final = {
-    CURVE_SCORE: "AP50", score_name(n.PRECISION, n.POOLED): n.PRECISION,
-    score_name(n.RECALL, n.POOLED): n.RECALL, score_name(n.F1, n.POOLED): n.F1,
+    CURVE_SCORE: "AP50",
+    score_name(n.PRECISION, n.POOLED): n.PRECISION,
+    score_name(n.RECALL, n.POOLED): n.RECALL,
+    score_name(n.F1, n.POOLED): n.F1,
 }
 _INTERVAL_ENDS: Final = ("low", "high")
 
@@ -54,15 +56,17 @@ def curve_page(found: xr.Dataset) -> pd.DataFrame:
     rows = []
     for group in map(str, found[n.GROUP].values):
         one = found.sel({n.GROUP: group})
-        rows.append({
-            "tiles of": group,
-            "most tried": int(one[curves.LARGEST]) if np.isfinite(one[curves.LARGEST]) else 0,
-            "score it nears": _estimate(one, curves.ASYMPTOTE, 2),
-            "tiles to get there": _estimate(one, curves.SATURATION, 0),
-            "more tiles": _estimate(one, curves.MORE, 0),
-            f"gain of {curves.STEP} more": _estimate(one, curves.GAIN, 3),
-            "remark": str(one[n.REASON].values),
-        })
+        rows.append(
+            {
+                "tiles of": group,
+                "most tried": int(one[curves.LARGEST]) if np.isfinite(one[curves.LARGEST]) else 0,
+                "score it nears": _estimate(one, curves.ASYMPTOTE, 2),
+                "tiles to get there": _estimate(one, curves.SATURATION, 0),
+                "more tiles": _estimate(one, curves.MORE, 0),
+                f"gain of {curves.STEP} more": _estimate(one, curves.GAIN, 3),
+                "remark": str(one[n.REASON].values),
+            }
+        )
     return pd.DataFrame(rows)
 
 

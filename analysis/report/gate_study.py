@@ -107,8 +107,10 @@ def _association_tables(found: xr.Dataset, run: str) -> list[Table]:
     data = found[names].drop_vars(GATE).reset_coords(drop=True).to_dataframe().reset_index()
     rho = found[n.RHO]
     columns = {
-        "without a gate": rho.sel({n.SETTING: UNGATED.name}, drop=True), "lowest rho": rho.min(n.SETTING),
-        "highest rho": rho.max(n.SETTING), f"gates with q < {ALPHA}": (found[n.Q] < ALPHA).sum(n.SETTING),
+        "without a gate": rho.sel({n.SETTING: UNGATED.name}, drop=True),
+        "lowest rho": rho.min(n.SETTING),
+        "highest rho": rho.max(n.SETTING),
+        f"gates with q < {ALPHA}": (found[n.Q] < ALPHA).sum(n.SETTING),
     }
     page = xr.Dataset({name: array.reset_coords(drop=True) for name, array in columns.items()})
     formats = dict.fromkeys(list(columns)[:3], decimals(2, signed=True))

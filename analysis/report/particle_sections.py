@@ -79,22 +79,30 @@ def _score_parts(particles: ParticleContents, scores: xr.Dataset) -> list[Part]:
     parts: list[Part] = [Note(about)]
     few = _few(scores)
     if few:
-        parts.append(Note(
-            f"The intervals rest on {few}: no resample goes beyond the best and the worst of them, so they say "
-            "little about others.", "doubtful",
-        ))
+        parts.append(
+            Note(
+                f"The intervals rest on {few}: no resample goes beyond the best and the worst of them, so they say "
+                "little about others.",
+                "doubtful",
+            )
+        )
     flattered = [run for run, facts in particles.facts.items() if facts.get("chosen_on") in (particles.split, "all")]
     if flattered:
-        parts.append(Note(
-            f"The threshold of {', '.join(flattered)} was chosen on micrographs that are scored here: that flatters.",
-            "doubtful",
-        ))
+        parts.append(
+            Note(
+                f"The threshold of {', '.join(flattered)} was chosen on micrographs that are scored here: that flatters.",
+                "doubtful",
+            )
+        )
     parts += [_table("particle_scores", "Particles, counted together", scores, "particle")]
     if any(str(name).startswith("pixel_") for name in scores):
-        parts.append(Note(
-            "The same maps pixel by pixel, on discs drawn at the annotated centres. These are not the scores above, "
-            "and not comparable with them.", "doubtful",
-        ))
+        parts.append(
+            Note(
+                "The same maps pixel by pixel, on discs drawn at the annotated centres. These are not the scores above, "
+                "and not comparable with them.",
+                "doubtful",
+            )
+        )
         parts.append(_table("pixel_scores", "Pixels of discs", scores, "pixel"))
     parts.append(_curves(scores))
     parts.append(_per_micrograph(scores))
@@ -137,9 +145,7 @@ def _table(key: str, caption: str, scores: xr.Dataset, prefix: str) -> Table:
 
 def _curves(scores: xr.Dataset) -> Picture:
     chosen = xr.Dataset({name: scores[f"particle_{name}_pooled"] for name in (n.PRECISION, n.RECALL)})
-    figure = precision_recall_curves(
-        scores["particle_curve_precision"], scores["particle_curve_recall"], chosen
-    )
+    figure = precision_recall_curves(scores["particle_curve_precision"], scores["particle_curve_recall"], chosen)
     caption = "All thresholds of each run; the mark is the stored one. Right: F1 by how much is picked."
     return Picture(data_uri(figure, "svg"), "Precision against recall, and F1, over all thresholds", caption)
 

@@ -105,9 +105,7 @@ def _sampled(stacked: Planes, grid: torch.Tensor, mode: str) -> Planes:
     )
 
 
-def _window(
-    arrays: tuple[Planes, Planes], geometry: Geometry, patch_px: int
-) -> tuple[Planes, tuple[int, int]]:
+def _window(arrays: tuple[Planes, Planes], geometry: Geometry, patch_px: int) -> tuple[Planes, tuple[int, int]]:
     """The part of the tile that the patch can touch, and where it begins: tiles may be large and on disk."""
     reach = math.ceil(patch_px / geometry.scale / math.sqrt(2)) + 2
     height, width = arrays[0].shape[1:]
@@ -117,9 +115,7 @@ def _window(
     return window, (y0, x0)
 
 
-def _sampling_grid(
-    geometry: Geometry, patch_px: int, offset: tuple[int, int], shape: tuple[int, ...]
-) -> torch.Tensor:
+def _sampling_grid(geometry: Geometry, patch_px: int, offset: tuple[int, int], shape: tuple[int, ...]) -> torch.Tensor:
     """Places (y, x, 2) in a window of `shape`, as x and y from -1 to 1, that patch pixels are taken from."""
     steps = torch.arange(patch_px, dtype=torch.float64) - (patch_px - 1) / 2
     away = torch.stack(torch.meshgrid(steps, steps, indexing="ij"), dim=-1) / geometry.scale

@@ -80,8 +80,7 @@ def prepare(
         prepared.append(tile)
     if not prepared:
         raise FintuneValueError(
-            f"none of {len(tiles)} tiles has {min_cells} or more annotated cells. "
-            "Lower min_cells, or annotate more."
+            f"none of {len(tiles)} tiles has {min_cells} or more annotated cells. Lower min_cells, or annotate more."
         )
     return prepared
 

@@ -85,9 +85,7 @@ def cross_entropy(logits: torch.Tensor, target: torch.Tensor, *, pos_weight: flo
 def _known(logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits and labels (pixel,) in float32 of the pixels that are known."""
     if logits.shape != target.shape:
-        raise FintuneValueError(
-            f"logits and target differ in shape: {tuple(logits.shape)} and {tuple(target.shape)}"
-        )
+        raise FintuneValueError(f"logits and target differ in shape: {tuple(logits.shape)} and {tuple(target.shape)}")
     is_known = target != UNKNOWN
     return logits[is_known].float(), target[is_known].float()
 

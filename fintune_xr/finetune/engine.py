@@ -160,7 +160,10 @@ def _loader(prepared: Sequence[PreparedTile], settings: FitSettings, cut: Cut) -
 def _trainer(settings: FitSettings, out: Path, callbacks: Sequence[Callback]) -> Trainer:
     device = resolve_device(settings.device)
     last = ModelCheckpoint(
-        dirpath=out, filename=Path(LAST_FILE).stem, save_top_k=1, enable_version_counter=False,
+        dirpath=out,
+        filename=Path(LAST_FILE).stem,
+        save_top_k=1,
+        enable_version_counter=False,
         save_on_train_epoch_end=True,
     )
     return Trainer(

@@ -63,9 +63,7 @@ class Trainable:
         return tuple(name for name, blank in zip(self.choice.names, self.choice.zeroed, strict=True) if blank)
 
 
-def trainable(
-    settings: FitSettings, *, start: Checkpoint | None, channels: Sequence[str], device: str
-) -> Trainable:
+def trainable(settings: FitSettings, *, start: Checkpoint | None, channels: Sequence[str], device: str) -> Trainable:
     """What `start` refers to, or a new U-Net of the kind that `settings` are for, to be trained on these `channels`.
 
     Raises UnknownNameError for a kind of model that cannot be trained, SettingsError for settings that do not
@@ -81,13 +79,13 @@ def trainable(
     raise SettingsError(f"{type(settings).__name__} are not for a model of kind {kind}; see train_settings({kind!r})")
 
 
-def _flow_model(
-    settings: TrainSettings, start: Checkpoint | None, channels: Sequence[str], device: str
-) -> Trainable:
+def _flow_model(settings: TrainSettings, start: Checkpoint | None, channels: Sequence[str], device: str) -> Trainable:
     if start is None:
         return _new_flow_unet(settings, channels, device)
     chosen: dict[str, Any] = {
-        "channels": settings.channels, "zero_channels": settings.zero_channels, "dynamics": settings.dynamics
+        "channels": settings.channels,
+        "zero_channels": settings.zero_channels,
+        "dynamics": settings.dynamics,
     }
     if start.kind == FLOW_UNET_KIND:
         segmenter = load_flow_unet(start, FlowUnetSettings(**chosen), channels=channels, device=device)
@@ -95,9 +93,7 @@ def _flow_model(
     from fintune_xr.models.cellpose_sam import load_cpsam, save_cpsam
 
     if settings.patch_px != FlowSegmenter.patch_px:
-        raise SettingsError(
-            f"patch_px: Cellpose-SAM takes {FlowSegmenter.patch_px} px, got {settings.patch_px}"
-        )
+        raise SettingsError(f"patch_px: Cellpose-SAM takes {FlowSegmenter.patch_px} px, got {settings.patch_px}")
     adapted = load_cpsam(start, CpsamSettings(**chosen), channels=channels, device=device)
     network: Any = adapted.network
     network.train()

@@ -116,13 +116,21 @@ class Progress(Callback):  # type: ignore[misc]
         self._started, self._n_images = time.perf_counter(), 0
 
     def on_before_optimizer_step(
-        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer  # noqa: ARG002
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        optimizer: torch.optim.Optimizer,  # noqa: ARG002
     ) -> None:
         """Notes the learning rates."""
         self._rates = {group["name"]: float(group["lr"]) for group in optimizer.param_groups}
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Sequence[torch.Tensor], batch_idx: int  # noqa: ARG002
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Sequence[torch.Tensor],
+        batch_idx: int,  # noqa: ARG002
     ) -> None:
         """Counts the patches."""
         self._n_images += len(batch[0])

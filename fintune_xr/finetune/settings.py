@@ -134,7 +134,9 @@ def train_settings(kind: str) -> type[FitSettings]:
     Raises UnknownNameError for a kind that cannot be trained.
     """
     kinds: dict[str, type[FitSettings]] = {
-        FLOW_UNET_KIND: TrainSettings, CPSAM_KIND: CpsamTrainSettings, UNET_KIND: UnetTrainSettings
+        FLOW_UNET_KIND: TrainSettings,
+        CPSAM_KIND: CpsamTrainSettings,
+        UNET_KIND: UnetTrainSettings,
     }
     if kind not in kinds:
         raise unknown_name("trainable kind of model", kind, kinds)

@@ -48,7 +48,8 @@ def validate(segmenter: FlowSegmenter, tiles: AnnotatedTiles, *, reconstruct_bel
     # A tile that looked too bad by itself is looked at again: its maps are not kept until all others are known.
     late = {
         index: _judged(segmenter, tiles, index, float("inf"))
-        for index, one in enumerate(judged) if one.precision is None
+        for index, one in enumerate(judged)
+        if one.precision is None
     }
     precisions = [late.get(index, one).precision for index, one in enumerate(judged)]
     return FlowValidation(loss, unexplained, float(np.nanmean(np.array(precisions, float))))

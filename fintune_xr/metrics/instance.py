@@ -133,9 +133,15 @@ def match_counts(
         return found.tp, found.fp, found.fn
 
     arrays = xr.apply_ufunc(
-        counts, predicted, true,
-        input_core_dims=[[n.Y, n.X], [n.Y, n.X]], output_core_dims=[[n.THRESHOLD]] * 3, vectorize=True,
-        join="exact", dask="parallelized", output_dtypes=[np.int64] * 3,
+        counts,
+        predicted,
+        true,
+        input_core_dims=[[n.Y, n.X], [n.Y, n.X]],
+        output_core_dims=[[n.THRESHOLD]] * 3,
+        vectorize=True,
+        join="exact",
+        dask="parallelized",
+        output_dtypes=[np.int64] * 3,
         dask_gufunc_kwargs={"output_sizes": {n.THRESHOLD: levels.size}},
     )
     return xr.Dataset(dict(zip(_COUNTS, arrays, strict=True))).assign_coords({n.THRESHOLD: levels})
@@ -161,9 +167,7 @@ def instance_scores(counts: xr.Dataset, *, over: str) -> xr.Dataset:
     return _scores(counts, lambda array: array.sum(over))
 
 
-def scores_by_donor_bootstrap(
-    counts: xr.Dataset, donor: xr.DataArray, *, n_resamples: int, seed: int
-) -> xr.Dataset:
+def scores_by_donor_bootstrap(counts: xr.Dataset, donor: xr.DataArray, *, n_resamples: int, seed: int) -> xr.Dataset:
     """Scores with 95 % percentile intervals over donors, and differences between runs on the same resamples.
 
     `counts` as in `instance_scores`; `donor` (tile,) names the donor of each image. A resample draws as many
@@ -184,9 +188,12 @@ def scores_by_donor_bootstrap(
     total = _resampled_total(donor, over, n_resamples, seed)
     resampled = _with_differences(_scores(bare, total)[_score_names(estimate)])
     intervals = resampled.quantile(INTERVAL_QUANTILES, dim=n.RESAMPLE).transpose(..., n.QUANTILE)
-    return xr.merge([
-        _with_differences(estimate), intervals.rename({name: f"{name}_{n.INTERVAL}" for name in intervals}),
-    ])
+    return xr.merge(
+        [
+            _with_differences(estimate),
+            intervals.rename({name: f"{name}_{n.INTERVAL}" for name in intervals}),
+        ]
+    )
 
 
 def _checked(thresholds: Sequence[float]) -> NDArray[np.float64]:

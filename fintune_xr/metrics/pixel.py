@@ -67,9 +67,7 @@ def pixel_auc(histogram: NDArray[Any]) -> NDArray[np.float64]:
     counts = np.asarray(histogram, np.float64)
     background, foreground = counts[..., 0, :], counts[..., 1, :]
     below = np.cumsum(background, axis=-1) - background / 2
-    return _quotient(
-        np.sum(foreground * below, axis=-1), foreground.sum(axis=-1) * background.sum(axis=-1)
-    )
+    return _quotient(np.sum(foreground * below, axis=-1), foreground.sum(axis=-1) * background.sum(axis=-1))
 
 
 def histogram_counts(histogram: NDArray[Any], threshold: float) -> tuple[NDArray[np.int64], ...]:

@@ -18,12 +18,10 @@ class ChannelSettings(Settings):
     """Planes by name; both lists default to what the checkpoint was trained on."""
 
     channels: tuple[str, ...] | None = Field(
-        default=None,
-        description="Planes in the order of the network's inputs; default: as trained, else all."
+        default=None, description="Planes in the order of the network's inputs; default: as trained, else all."
     )
     zero_channels: tuple[str, ...] | None = Field(
-        default=None,
-        description="Planes whose input is set to zero, e.g. DAPI for marker-only; default: as trained."
+        default=None, description="Planes whose input is set to zero, e.g. DAPI for marker-only; default: as trained."
     )
 
 
@@ -70,9 +68,7 @@ def choose_channels(
     )
 
 
-def with_planes(
-    settings: S, available: Sequence[str], *, trained: Sequence[str] = (), zeroed: Sequence[str] = ()
-) -> S:
+def with_planes(settings: S, available: Sequence[str], *, trained: Sequence[str] = (), zeroed: Sequence[str] = ()) -> S:
     """`settings` that state which planes of a store with channels `available` are shown, and which of them blank.
 
     Where the settings leave a list open, `trained` and `zeroed` (the checkpoint's own) decide; without them

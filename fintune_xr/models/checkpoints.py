@@ -212,8 +212,7 @@ def _kind(entries: Mapping[str, Any], path: Path) -> str:
         return str(stated)
     if "encoder.cls_token" in keys:
         raise CheckpointError(
-            f"{path} holds a Cellpose network with a DINOv3 encoder, which is not supported. "
-            "Use cpsam weights."
+            f"{path} holds a Cellpose network with a DINOv3 encoder, which is not supported. Use cpsam weights."
         )
     if "W2" in keys:
         return CPSAM_KIND

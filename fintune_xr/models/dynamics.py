@@ -36,9 +36,7 @@ def masks_from_flows(maps: Maps, settings: DynamicsSettings) -> Mask:
     pixels = np.nonzero(inside)
     ends = dynamics.follow_flows(flows * inside / FLOW_SCALE, inds=pixels, niter=settings.niter, device=_CPU)
     _say_no_sparse_checks()
-    mask = dynamics.get_masks_torch(
-        ends.int(), pixels, inside.shape, max_size_fraction=settings.max_size_fraction
-    )
+    mask = dynamics.get_masks_torch(ends.int(), pixels, inside.shape, max_size_fraction=settings.max_size_fraction)
     if settings.flow_threshold > 0 and mask.any():
         mask = _consistent(mask, flows, settings.flow_threshold)
     mask = utils.fill_holes_and_remove_small_masks(mask, min_size=settings.min_size_px)

@@ -50,7 +50,10 @@ def load_flow_unet(
     entries = read_state(checkpoint)
     architecture = validated(FlowUnetArchitecture, entries["architecture"], where=checkpoint.path)
     choice = choose_channels(
-        channels, settings, trained=architecture.channels, zeroed=checkpoint.zeroed,
+        channels,
+        settings,
+        trained=architecture.channels,
+        zeroed=checkpoint.zeroed,
         n_inputs=len(architecture.channels),
     )
     network = FlowUnet(architecture)

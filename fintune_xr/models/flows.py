@@ -50,9 +50,7 @@ class FlowSegmenter:
 
     patch_px = 256
 
-    def __init__(
-        self, network: FlowNetwork, settings: FlowSettings, *, choice: ChannelChoice, n_inputs: int
-    ) -> None:
+    def __init__(self, network: FlowNetwork, settings: FlowSettings, *, choice: ChannelChoice, n_inputs: int) -> None:
         self.network = network
         self.settings = settings
         self.choice = choice

@@ -17,7 +17,9 @@ class SamInputSettings(ChannelSettings):
     """What SAM is shown, and what is made of its masks; names and defaults of the generator are SAM's own."""
 
     channels: tuple[str, ...] | None = Field(
-        default=(n.MARKER_CHANNEL, n.DAPI), min_length=1, max_length=3,
+        default=(n.MARKER_CHANNEL, n.DAPI),
+        min_length=1,
+        max_length=3,
         description="Planes that become red, green and blue; one plane becomes grey, a third one missing is black.",
     )
     percentiles: tuple[float, float] = Field(
@@ -46,9 +48,7 @@ class SamSettings(SamInputSettings):
 
     points_per_side: PointsPerSide = Field(default=32, description="Prompts along each side of a tile.")
     pred_iou_thresh: Share = Field(default=0.88, description="Masks must exceed this predicted IoU; 0: no filter.")
-    stability_score_thresh: Share = Field(
-        default=0.95, description="Masks must reach this stability; 0: no filter."
-    )
+    stability_score_thresh: Share = Field(default=0.95, description="Masks must reach this stability; 0: no filter.")
     box_nms_thresh: Share = Field(default=0.7, description="Of masks whose boxes overlap more, the best one stays.")
 
 

@@ -29,16 +29,13 @@ class ThresholdSettings(Settings):
 
     channel: str = Field(default="", description="Plane to segment; empty: the first.")
     sigma_px: float = Field(default=1.0, ge=0.5, description="Gaussian smoothing.")
-    background_px: int = Field(
-        default=64, ge=0, description="Width of what counts as background; 0: no correction."
-    )
+    background_px: int = Field(default=64, ge=0, description="Width of what counts as background; 0: no correction.")
     min_contrast: float = Field(
-        default=4.0, ge=0,
-        description="Least height of foreground, in standard deviations of the noise and of the background."
+        default=4.0,
+        ge=0,
+        description="Least height of foreground, in standard deviations of the noise and of the background.",
     )
-    split_px: float = Field(
-        default=5.0, ge=1, description="Least distance between centres of touching instances."
-    )
+    split_px: float = Field(default=5.0, ge=1, description="Least distance between centres of touching instances.")
     min_area_px: int = Field(default=40, ge=1, description="Smaller instances are dropped.")
     fill_holes_px: int = Field(default=64, ge=0, description="Holes up to this area are filled.")
 
@@ -46,15 +43,11 @@ class ThresholdSettings(Settings):
 class DynamicsSettings(Settings):
     """Mask reconstruction; names and defaults are Cellpose's."""
 
-    cellprob_threshold: float = Field(
-        default=0.0, description="Pixels with a larger cell logit are followed."
-    )
+    cellprob_threshold: float = Field(default=0.0, description="Pixels with a larger cell logit are followed.")
     flow_threshold: float = Field(default=0.4, ge=0, description="Largest flow error kept; 0: no check.")
     niter: int = Field(default=200, ge=1, description="Steps along the flows.")
     min_size_px: int = Field(default=15, ge=0, description="Smaller instances are dropped.")
-    max_size_fraction: float = Field(
-        default=0.4, gt=0, le=1, description="Larger shares of the tile are dropped."
-    )
+    max_size_fraction: float = Field(default=0.4, gt=0, le=1, description="Larger shares of the tile are dropped.")
 
 
 class FlowSettings(ChannelSettings):
@@ -71,9 +64,7 @@ class FlowUnetArchitecture(Settings):
     """What must be known to build the network before its weights can be filled in."""
 
     channels: tuple[str, ...] = Field(min_length=1, description="Planes of the input, in order.")
-    filters: tuple[int, ...] = Field(
-        default=(16, 32, 64, 128), min_length=3, description="Feature maps per level."
-    )
+    filters: tuple[int, ...] = Field(default=(16, 32, 64, 128), min_length=3, description="Feature maps per level.")
 
 
 class FlowUnetSettings(FlowSettings):
@@ -84,8 +75,7 @@ class CpsamSettings(FlowSettings):
     """How Cellpose-SAM is applied; defaults are those of Cellpose, but for float32."""
 
     diameter_px: float | None = Field(
-        default=None, gt=0,
-        description="Rescales tiles so that this diameter becomes 30 px; default: as they are."
+        default=None, gt=0, description="Rescales tiles so that this diameter becomes 30 px; default: as they are."
     )
 
 

@@ -73,9 +73,9 @@ def _background(smooth: NDArray[np.float32], width_px: int) -> NDArray[np.float3
     height, width = smooth.shape
     padding = ((0, -height % _COARSE_PX), (0, -width % _COARSE_PX))
     padded = np.pad(smooth, padding, mode="edge")
-    coarse = padded.reshape(
-        padded.shape[0] // _COARSE_PX, _COARSE_PX, padded.shape[1] // _COARSE_PX, _COARSE_PX
-    ).mean(axis=(1, 3))
+    coarse = padded.reshape(padded.shape[0] // _COARSE_PX, _COARSE_PX, padded.shape[1] // _COARSE_PX, _COARSE_PX).mean(
+        axis=(1, 3)
+    )
     window = max(1, width_px // _COARSE_PX)
     opened = ndimage.gaussian_filter(ndimage.grey_opening(coarse, size=(window, window)), window / 2)
     fine = ndimage.zoom(opened, _COARSE_PX, order=1, grid_mode=True, mode="nearest")

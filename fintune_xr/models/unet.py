@@ -195,9 +195,7 @@ def probability(maps: Maps) -> NDArray[np.float32]:
     return np.asarray(1 / (1 + np.exp(-logits)), np.float32)
 
 
-def load_unet(
-    checkpoint: Checkpoint, settings: UnetSettings, *, channels: Sequence[str], device: str
-) -> UnetDetector:
+def load_unet(checkpoint: Checkpoint, settings: UnetSettings, *, channels: Sequence[str], device: str) -> UnetDetector:
     """The trained network on `device`, ready for micrographs of a store with these `channels`.
 
     Raises CheckpointError for weights that do not fit, UnknownNameError for a plane that the store lacks.

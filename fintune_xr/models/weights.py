@@ -23,11 +23,13 @@ LOCAL_MODELS_VARIABLE: Final = "CELLPOSE_LOCAL_MODELS_PATH"
 
 # SAM's published files; the end of a file's name is how its SHA-256 begins.
 SAM_ADDRESS: Final = "https://dl.fbaipublicfiles.com/segment_anything/"
-SAM_FILES: Final[Mapping[str, str]] = MappingProxyType({
-    "sam_vit_b": "sam_vit_b_01ec64.pth",
-    "sam_vit_l": "sam_vit_l_0b3195.pth",
-    "sam_vit_h": "sam_vit_h_4b8939.pth",
-})
+SAM_FILES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "sam_vit_b": "sam_vit_b_01ec64.pth",
+        "sam_vit_l": "sam_vit_l_0b3195.pth",
+        "sam_vit_h": "sam_vit_h_4b8939.pth",
+    }
+)
 TORCH_HOME_VARIABLE: Final = "TORCH_HOME"
 
 
@@ -133,9 +135,7 @@ def _download(address: str, path: Path) -> None:
                 expected = source.headers.get("Content-Length")
                 shutil.copyfileobj(source, partial, 1 << 20)
             if expected is not None and partial.tell() != int(expected):
-                raise CheckpointError(
-                    f"{address}: got {partial.tell()} of {expected} bytes. Run the command again."
-                )
+                raise CheckpointError(f"{address}: got {partial.tell()} of {expected} bytes. Run the command again.")
         except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
             raise CheckpointError(
                 f"cannot download {address}: {error}. Run this on a machine with a network, or copy the file "

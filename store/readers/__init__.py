@@ -43,9 +43,7 @@ def read_header(
         return raster.raster_header(file, page=page, dtypes=dtypes, channels=channels)
 
 
-def read_plane(
-    place: Place, *, page: int | None = None, dtypes: Collection[str] = IMAGE_DTYPES
-) -> NDArray[Any]:
+def read_plane(place: Place, *, page: int | None = None, dtypes: Collection[str] = IMAGE_DTYPES) -> NDArray[Any]:
     """Pixels (y, x) of one plane, uint8 or uint16 by default, raw counts; the first row is the top of the picture.
 
     Raises TileReadError as `read_header` does; also for several pages where none is named, or damage.

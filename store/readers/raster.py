@@ -20,9 +20,7 @@ _COLOURS: Final = "RGB"
 _LAST_BYTES: Final = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
 
 
-def raster_header(
-    file: BinaryIO, *, page: int | None, dtypes: Collection[str], channels: bool = False
-) -> Header:
+def raster_header(file: BinaryIO, *, page: int | None, dtypes: Collection[str], channels: bool = False) -> Header:
     """Size and dtype of the image, without decoding; with `channels`, red, green and blue count as pages.
 
     Raises TileReadError for what is neither PNG nor JPEG, truncated, colour, or of another dtype.
@@ -31,9 +29,7 @@ def raster_header(
         return _header(image, page, dtypes, channels=channels)
 
 
-def raster_plane(
-    file: BinaryIO, *, page: int | None, dtypes: Collection[str], channels: bool = False
-) -> NDArray[Any]:
+def raster_plane(file: BinaryIO, *, page: int | None, dtypes: Collection[str], channels: bool = False) -> NDArray[Any]:
     """Pixels (y, x) of the image; a palette image gives its indices.
 
     Raises TileReadError as `raster_header` does, and where the pixels cannot be decoded.

@@ -23,14 +23,20 @@ _SEPARATE: Final = 2
 
 # What tifffile and the codecs of imagecodecs are seen to raise on damaged files.
 _DAMAGE: Final = (
-    ValueError, RuntimeError, struct.error, LookupError, TypeError, AttributeError, ArithmeticError, EOFError,
-    MemoryError, AssertionError,
+    ValueError,
+    RuntimeError,
+    struct.error,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    EOFError,
+    MemoryError,
+    AssertionError,
 )
 
 
-def tiff_header(
-    file: BinaryIO, *, page: int | None, dtypes: Collection[str], channels: bool = False
-) -> Header:
+def tiff_header(file: BinaryIO, *, page: int | None, dtypes: Collection[str], channels: bool = False) -> Header:
     """Size, dtype and page count of one plane, with the file known to hold all the bytes it promises.
 
     `page` None means the first, and says nothing about the others. With `channels`, the channels of a file with a
@@ -42,9 +48,7 @@ def tiff_header(
         return _header(pages, page or 0, _size(file), dtypes, channels=channels)[1]
 
 
-def tiff_plane(
-    file: BinaryIO, *, page: int | None, dtypes: Collection[str], channels: bool = False
-) -> NDArray[Any]:
+def tiff_plane(file: BinaryIO, *, page: int | None, dtypes: Collection[str], channels: bool = False) -> NDArray[Any]:
     """Pixels (y, x) of one plane in native byte order; `page` None demands that there is only one.
 
     Raises TileReadError as `tiff_header` does, and where the pixels cannot be decoded.
@@ -77,9 +81,7 @@ def _pages(file: BinaryIO) -> Iterator[Any]:
         raise TileReadError(f"unreadable: truncated or damaged TIFF ({reason[:120]})") from error
 
 
-def _header(
-    pages: Any, index: int, size: int, dtypes: Collection[str], *, channels: bool
-) -> tuple[Any, Header]:
+def _header(pages: Any, index: int, size: int, dtypes: Collection[str], *, channels: bool) -> tuple[Any, Header]:
     if len(pages) == 0:
         raise TileReadError("truncated: expected at least one image directory, found none")
     n_pages = _n_channels(pages) if channels else len(pages)
