@@ -9,8 +9,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from fintune_xr.analysis import kernels
 from fintune_xr.analysis.groups import of_donors
+from fintune_xr.analysis.kernels import correlation as kernels
 from fintune_xr.datasets import ANALYSIS
 from fintune_xr.errors import unknown_name
 from fintune_xr.names import COVARIATE, DONOR, MARKER, OUTCOME, REASON, RHO, N, P, Q

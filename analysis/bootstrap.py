@@ -9,8 +9,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from fintune_xr.analysis import kernels, kernels_resample
 from fintune_xr.analysis.groups import TileGroups, of_donors, tile_groups, with_runs
+from fintune_xr.analysis.kernels import correlation as kernels
+from fintune_xr.analysis.kernels import resampling as kernels_resample
 from fintune_xr.datasets import BOOTSTRAP
 from fintune_xr.errors import FintuneValueError, unknown_name
 from fintune_xr.names import (

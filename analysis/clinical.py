@@ -16,16 +16,7 @@ from numpy.typing import NDArray
 from fintune_xr.analysis.outcomes import DEFAULT_OUTCOMES, KNOWN_OUTCOMES, outcome
 from fintune_xr.datasets import CLINICAL
 from fintune_xr.errors import FintuneValueError, unknown_name
-from fintune_xr.names import (
-    COVARIATE,
-    COVARIATE_VALUE,
-    DIRECTION,
-    DONOR,
-    MEANING,
-    OUTCOME,
-    OUTCOME_VALUE,
-    REASON,
-)
+from fintune_xr.names import COVARIATE, COVARIATE_VALUE, DIRECTION, DONOR, MEANING, OUTCOME, OUTCOME_VALUE, REASON
 from fintune_xr.schema import check_dataset
 
 SEPARATORS: Final = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t"}

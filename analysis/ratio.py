@@ -10,18 +10,7 @@ from numpy.typing import NDArray
 
 from fintune_xr.analysis.groups import TileGroups, tile_groups, with_runs
 from fintune_xr.datasets import ANALYSIS
-from fintune_xr.names import (
-    DONOR,
-    MARKER,
-    N_ALL,
-    N_POSITIVE,
-    N_TILES,
-    RATIO,
-    RATIO_HIGH,
-    RATIO_LOW,
-    RUN,
-    TILE,
-)
+from fintune_xr.names import DONOR, MARKER, N_ALL, N_POSITIVE, N_TILES, RATIO, RATIO_HIGH, RATIO_LOW, RUN, TILE
 
 _SUM = "sum"
 

@@ -16,7 +16,7 @@ from scipy.stats import spearmanr
 from table import Fact, Reach, Row, medians, print_table, row, seconds
 
 from fintune_xr.analysis.bootstrap import Scheme, resample
-from fintune_xr.analysis.kernels import spearman_blocks
+from fintune_xr.analysis.kernels.correlation import spearman_blocks
 from fintune_xr.analysis.ratio import marker_ratio
 
 N_RESAMPLES = 1_000

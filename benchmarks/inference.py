@@ -27,9 +27,9 @@ from simulated_store import create_store
 from table import Fact, print_table
 
 from fintune_xr import names as n
-from fintune_xr.pipelines import infer as steps
-from fintune_xr.pipelines import infer_block
-from fintune_xr.tiles import CellTable, ShardPlan, ShardReceipt, TileResult
+from fintune_xr.pipelines.inference import block as infer_block
+from fintune_xr.pipelines.steps import infer as steps
+from fintune_xr.tasks.records import CellTable, ShardPlan, ShardReceipt, TileResult
 
 SIDE = 16
 SIZES = (1_000, 10_000, 100_000)

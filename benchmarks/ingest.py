@@ -33,7 +33,7 @@ from table import Fact, Reach, Row, medians, print_table, row
 from tiles_on_disk import SIDE, link_tiles, tile_pairs, write_tiles
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from fintune_xr.pipelines.ingest import ingest
+from fintune_xr.pipelines.steps.ingest import ingest
 
 N_FILES = 32
 N_LZW = 16
@@ -52,7 +52,7 @@ Pairs = Sequence[tuple[Path, Path]]
 _CHILD = """
 import re, sys
 from pathlib import Path
-from fintune_xr.pipelines.ingest import ingest
+from fintune_xr.pipelines.steps.ingest import ingest
 ingest(sys.argv[1], sys.argv[2])
 print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 """

@@ -9,8 +9,8 @@ from skimage.measure import regionprops_table
 from skimage.segmentation import relabel_sequential
 from table import Reach, Row, compared, print_table
 
-from fintune_xr.labels import label_table
-from fintune_xr.measurement import cell_sums, measure_cells, renumbered
+from fintune_xr.pixels.cell_measurement import cell_sums, measure_cells, renumbered
+from fintune_xr.pixels.instance_labels import label_table
 
 PROPERTIES = ("label", "area", "centroid", "intensity_mean")
 

@@ -14,8 +14,8 @@ from table import Fact, Reach, Row, compared, print_table
 from tiles_on_disk import write_small_files
 
 from fintune_xr.store.cohort import open_cohort
-from fintune_xr.store.layouts import choose_layout
-from fintune_xr.store.scan import scan
+from fintune_xr.store.raw.layouts import choose_layout
+from fintune_xr.store.raw.scan import scan
 
 N_SCANNED = 2_000
 N_STORED = 20_000

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from fintune_xr import names as n
-from fintune_xr.store import shards
 from fintune_xr.store.cohort import Cohort, create_cohort
-from fintune_xr.store.tables import open_column
+from fintune_xr.store.zarr_io import shards
+from fintune_xr.store.zarr_io.groups import open_column
 
 TILES_PER_DONOR = 100
 

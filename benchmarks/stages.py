@@ -14,14 +14,14 @@ import numpy as np
 from cells import grid_of_cells, image_of_cells
 
 from fintune_xr import names as n
-from fintune_xr.measurement import measure_cells
-from fintune_xr.models.dynamics import masks_from_flows
-from fintune_xr.models.flow_field import FLOW_SCALE, instance_flows
-from fintune_xr.models.flows import normalised
-from fintune_xr.models.settings import DynamicsSettings
-from fintune_xr.store import shards
+from fintune_xr.models.flows.dynamics import masks_from_flows
+from fintune_xr.models.flows.field import FLOW_SCALE, instance_flows
+from fintune_xr.models.flows.segmenter import normalised
+from fintune_xr.models.kind import DynamicsSettings
+from fintune_xr.pixels.cell_measurement import measure_cells
 from fintune_xr.store.cohort import create_cohort
-from fintune_xr.store.tables import open_column
+from fintune_xr.store.zarr_io import shards
+from fintune_xr.store.zarr_io.groups import open_column
 
 REPEATS = 3
 

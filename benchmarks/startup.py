@@ -32,7 +32,7 @@ def rows() -> list[Row | Fact]:
         row("import fintune_xr", found["import"], peer, limit_s=limit_s, reach=Reach(seconds=IMPORT_S)),
         row("fintune-xr --help", found["help"], peer, limit_s=limit_s, reach=Reach(seconds=HELP_S)),
         _light("import fintune_xr", "import fintune_xr"),
-        _light("building the command line", "from fintune_xr.pipelines.cli import build_app; build_app()"),
+        _light("building the command line", "from fintune_xr.pipelines.cli.app import build_app; build_app()"),
     ]
 
 

@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterator
 import dask
 from distributed import Client
 
-from fintune_xr.cluster.cuda import cuda_cluster
-from fintune_xr.cluster.fleet import Fleet, Report
-from fintune_xr.cluster.keeper import Keeper
-from fintune_xr.cluster.local import closing, local_cluster
-from fintune_xr.cluster.lookout import Lookout
+from fintune_xr.cluster.local.gpus import cuda_cluster
+from fintune_xr.cluster.local.processes import closing, local_cluster
+from fintune_xr.cluster.local.restarts import LocalWorkers, Starts
 from fintune_xr.cluster.profile import Profile
-from fintune_xr.cluster.queue import cancel_jobs
-from fintune_xr.cluster.slurm import log_folder, new_job_name, slurm_cluster
-from fintune_xr.cluster.starts import LocalWorkers, Starts
+from fintune_xr.cluster.slurm.job_script import log_folder, new_job_name, slurm_cluster
+from fintune_xr.cluster.slurm.jobs import Fleet, Report
+from fintune_xr.cluster.slurm.queue import cancel_jobs
+from fintune_xr.cluster.slurm.queue_watch import Lookout
+from fintune_xr.cluster.supervisor import Keeper
 from fintune_xr.errors import ClusterError
 
 LOGGER = logging.getLogger(__name__)

@@ -20,14 +20,14 @@ import xarray as xr
 
 import fintune_xr as fx
 from fintune_xr import names as n
-from fintune_xr.metrics.particle import match_points
-from fintune_xr.models.unet import standardised
-from fintune_xr.picking import disc_mean
-from fintune_xr.pipelines.evaluate import score_table
-from fintune_xr.pipelines.micrographs import annotated_micrographs
-from fintune_xr.pipelines.selftrain import METRICS_FILE
-from fintune_xr.pipelines.selftrain_plan import SUPERVISED
-from fintune_xr.pipelines.split import split_table
+from fintune_xr.metrics.detection import match_points
+from fintune_xr.models.particle_unet.adapter import standardised
+from fintune_xr.pipelines.detection.selftrain.plan import SUPERVISED
+from fintune_xr.pipelines.detection.training import annotated_micrographs
+from fintune_xr.pipelines.steps.evaluate import score_table
+from fintune_xr.pipelines.steps.selftrain import METRICS_FILE
+from fintune_xr.pipelines.steps.split import split_table
+from fintune_xr.pixels.peaks import disc_mean
 from fintune_xr.store.cohort import Cohort
 
 DATA: Final = "cryosegnet-empiar10017"

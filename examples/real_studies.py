@@ -15,12 +15,12 @@ import pandas as pd
 
 import fintune_xr as fx
 from fintune_xr import names as n
-from fintune_xr.analysis.report.benchmark_study import benchmark_table
-from fintune_xr.analysis.report.budget_study import budget_table, curve_page
-from fintune_xr.analysis.report.gate_study import gate_page, gate_table
-from fintune_xr.pipelines.benchmark import hybrid_line
-from fintune_xr.pipelines.evaluate import score_table
-from fintune_xr.store.layouts import choose_layout
+from fintune_xr.analysis.report.studies.benchmark import benchmark_table
+from fintune_xr.analysis.report.studies.budget import budget_table, curve_page
+from fintune_xr.analysis.report.studies.gate import gate_page, gate_table
+from fintune_xr.pipelines.steps.evaluate import score_table
+from fintune_xr.pipelines.studies.benchmark import hybrid_line
+from fintune_xr.store.raw.layouts import choose_layout
 
 SEED = 0
 TRAINING = {

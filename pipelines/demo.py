@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fintune_xr.errors import FintuneValueError
-from fintune_xr.pipelines.annotate import annotate
-from fintune_xr.pipelines.associate import associate
-from fintune_xr.pipelines.benchmark import benchmark
-from fintune_xr.pipelines.bootstrap import bootstrap
-from fintune_xr.pipelines.budget import budget
-from fintune_xr.pipelines.evaluate import evaluate
-from fintune_xr.pipelines.gate import gate
-from fintune_xr.pipelines.infer import infer
-from fintune_xr.pipelines.ingest import ingest
-from fintune_xr.pipelines.progress import say
-from fintune_xr.pipelines.report import report
-from fintune_xr.pipelines.split import split
-from fintune_xr.pipelines.train import train
-from fintune_xr.simulate import CohortSettings, SimulatedCohort, simulate_cohort
+from fintune_xr.pipelines.console import say
+from fintune_xr.pipelines.report.report import report
+from fintune_xr.pipelines.steps.annotate import annotate
+from fintune_xr.pipelines.steps.associate import associate
+from fintune_xr.pipelines.steps.bootstrap import bootstrap
+from fintune_xr.pipelines.steps.evaluate import evaluate
+from fintune_xr.pipelines.steps.infer import infer
+from fintune_xr.pipelines.steps.ingest import ingest
+from fintune_xr.pipelines.steps.split import split
+from fintune_xr.pipelines.steps.train import train
+from fintune_xr.pipelines.studies.benchmark import benchmark
+from fintune_xr.pipelines.studies.budget import budget
+from fintune_xr.pipelines.studies.gate import gate
+from fintune_xr.simulation.if_cohort import CohortSettings, SimulatedCohort, simulate_cohort
 from fintune_xr.store.cohort import open_cohort, set_root_attrs
 
 T = TypeVar("T")

@@ -13,25 +13,14 @@ import zarr
 
 from fintune_xr import datasets
 from fintune_xr import names as n
-from fintune_xr.errors import (
-    FintuneValueError,
-    StoreNotFoundError,
-    StoreVersionError,
-    unknown_name,
-)
-from fintune_xr.indexes import GroupIndex
-from fintune_xr.products import Product, product_named
+from fintune_xr.errors import FintuneValueError, StoreNotFoundError, StoreVersionError, unknown_name
 from fintune_xr.schema import DatasetSchema
-from fintune_xr.store.growing import Growing, create_growing
-from fintune_xr.store.location import PARTIAL_SUFFIX, Location, reading, writing
-from fintune_xr.store.locks import recover_replaced
-from fintune_xr.store.tables import (
-    group_exists,
-    open_dataset,
-    open_writable,
-    replace_group,
-    subgroups,
-)
+from fintune_xr.store.group_index import GroupIndex
+from fintune_xr.store.zarr_io.appendable import Growing, create_growing
+from fintune_xr.store.zarr_io.groups import group_exists, open_dataset, open_writable, replace_group, subgroups
+from fintune_xr.store.zarr_io.location import PARTIAL_SUFFIX, Location, reading, writing
+from fintune_xr.store.zarr_io.locks import recover_replaced
+from fintune_xr.tasks.product import Product, product_named
 from fintune_xr.text import texts
 
 INDEXED = (n.DONOR, n.MARKER, n.SPLIT)

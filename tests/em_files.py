@@ -9,7 +9,7 @@ import mrcfile
 import numpy as np
 from numpy.typing import NDArray
 
-from fintune_xr.discs import disc_target
+from fintune_xr.pixels.discs import disc_target
 from fintune_xr.seeds import stream
 
 DIAMETER = 12.0

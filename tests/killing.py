@@ -20,8 +20,8 @@ EVENTS = frozenset({"os.rename", "os.link", "os.remove", "os.rmdir", "os.mkdir"}
 FORKS = mp.get_context("forkserver")
 FORKS.set_forkserver_preload(
     [
-        "fintune_xr.pipelines.infer", "fintune_xr.pipelines.ingest", "fintune_xr.pipelines.cli",
-        "fintune_xr.pipelines.benchmark", "fintune_xr.models.cellpose_sam", "killing",
+        "fintune_xr.pipelines.steps.infer", "fintune_xr.pipelines.steps.ingest", "fintune_xr.pipelines.cli.app",
+        "fintune_xr.pipelines.studies.benchmark", "fintune_xr.models.cellpose.adapter", "killing",
     ]
 )  # fmt: skip
 
@@ -36,8 +36,8 @@ def run_infer(store: str, cluster: str, hold: str = "") -> None:
     """`infer` with a slow threshold, which stops after a worker's first block as long as there is a file `hold`."""
     import dask
 
-    from fintune_xr.pipelines import cli
-    from fintune_xr.store import runs
+    from fintune_xr.pipelines.cli import app as cli
+    from fintune_xr.store.runs import writer as runs
 
     own_group()
     slow_threshold(hold)
@@ -49,8 +49,9 @@ def run_infer(store: str, cluster: str, hold: str = "") -> None:
 
 def run_ingest(source: str, store: str) -> None:
     """`ingest` with slow reading and small shards."""
-    from fintune_xr.pipelines import cli
-    from fintune_xr.store import ingest, shards
+    from fintune_xr.pipelines.cli import app as cli
+    from fintune_xr.store.ingest import tiles as ingest
+    from fintune_xr.store.zarr_io import shards
 
     own_group()
     read = ingest.read_plane_with_digest
@@ -67,7 +68,7 @@ def run_ingest(source: str, store: str) -> None:
 def run_benchmark(store: str, model: str, models: str, settings: dict[str, Any]) -> None:
     """`benchmark`, killed in the second epoch of the training of a marker, when other models are finished."""
     from fintune_xr.finetune import steps
-    from fintune_xr.pipelines import benchmark
+    from fintune_xr.pipelines.studies import benchmark
 
     own_group()
     step = steps.NetworkTraining.training_step
@@ -87,8 +88,9 @@ def run_command(tokens: list[str], root: str, dies_at: int, seen: Any) -> None:
 
     `seen` counts the changes; 0 lets all of them happen.
     """
-    from fintune_xr.pipelines import cli
-    from fintune_xr.store import runs, shards
+    from fintune_xr.pipelines.cli import app as cli
+    from fintune_xr.store.runs import writer as runs
+    from fintune_xr.store.zarr_io import shards
 
     own_group()
     shards.MAX_TILES_PER_SHARD = TILES_PER_SHARD
@@ -120,7 +122,7 @@ def own_group() -> None:
 
 def slow_threshold(hold: str) -> None:
     """The threshold takes its time over every tile."""
-    from fintune_xr.models.threshold import ThresholdSegmenter
+    from fintune_xr.models.threshold.adapter import ThresholdSegmenter
 
     predict = ThresholdSegmenter.predict
     begun: list[Any] = []

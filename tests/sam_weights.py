@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from fintune_xr.models.cellpose_sam import EncoderSize, empty_network, save_cpsam
+from fintune_xr.models.cellpose.adapter import EncoderSize, empty_network, save_cpsam
 
 TINY = EncoderSize(width=32, depth=2, heads=2, global_blocks=(1,))
 

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from fintune_xr import names as n
 from fintune_xr.seeds import stream
-from fintune_xr.store import growing, shards
 from fintune_xr.store.cohort import Cohort, create_cohort
+from fintune_xr.store.zarr_io import appendable as growing
+from fintune_xr.store.zarr_io import shards
 
 CHANNELS = ("DAPI", "marker")
 MARKERS = ("GFAP", "IBA1")

@@ -12,8 +12,10 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fintune_xr.analysis import bootstrap, kernels, kernels_resample
+from fintune_xr.analysis import bootstrap
 from fintune_xr.analysis.bootstrap import SCHEMES, Scheme, resample
+from fintune_xr.analysis.kernels import correlation as kernels
+from fintune_xr.analysis.kernels import resampling as kernels_resample
 from fintune_xr.analysis.ratio import marker_ratio
 from fintune_xr.datasets import BOOTSTRAP
 from fintune_xr.errors import FintuneValueError, UnknownNameError

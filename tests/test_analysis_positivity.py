@@ -18,9 +18,9 @@ from hypothesis.extra import numpy as hnp
 from pydantic import TypeAdapter, ValidationError
 from skimage.filters import threshold_otsu
 
-from fintune_xr.analysis import kernels_threshold as kernels
-from fintune_xr.analysis.detected import apply_detected, count_nuclei
-from fintune_xr.analysis.positivity import (
+from fintune_xr.analysis.kernels import thresholds as kernels
+from fintune_xr.analysis.positivity.by_nuclei import apply_detected, count_nuclei
+from fintune_xr.analysis.positivity.counting import (
     apply_rules,
     count_positive,
     marker_signal,
@@ -29,7 +29,7 @@ from fintune_xr.analysis.positivity import (
     signal_histogram,
     threshold_of_tiles,
 )
-from fintune_xr.analysis.rules import (
+from fintune_xr.analysis.positivity.rules import (
     DetectedRule,
     FixedRule,
     IntensityRule,

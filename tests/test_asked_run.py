@@ -14,10 +14,10 @@ from stores import assert_same_run, make_store, run_values
 
 from fintune_xr import names as n
 from fintune_xr.errors import RunMismatchError, SettingsError, UnknownNameError
-from fintune_xr.pipelines.infer import infer
-from fintune_xr.pipelines.plan import plan_run
+from fintune_xr.pipelines.steps.infer import infer
+from fintune_xr.pipelines.steps.infer_plan import plan_run
 from fintune_xr.store.cohort import open_cohort
-from fintune_xr.store.runs import IDENTITY, mark_pending, run_attrs
+from fintune_xr.store.runs.writer import IDENTITY, mark_pending, run_attrs
 
 SAID = {"overrides": ["device=cpu", "model.dynamics.niter=20", "positivity=mixture"]}
 

@@ -23,21 +23,21 @@ from fintune_xr.analysis.report.contents import Stale, Study
 from fintune_xr.cluster.profile import Profile
 from fintune_xr.errors import DeviceError, RunMismatchError, SettingsError
 from fintune_xr.models.checkpoints import RECORD_FILE, resolve_checkpoint
-from fintune_xr.pipelines import benchmark as module
-from fintune_xr.pipelines import studies
-from fintune_xr.pipelines import train as training
-from fintune_xr.pipelines.annotate import annotate
-from fintune_xr.pipelines.benchmark import BenchmarkSettings, benchmark, hybrid_line
-from fintune_xr.pipelines.check import check
-from fintune_xr.pipelines.evaluate import evaluate
-from fintune_xr.pipelines.ingest import ingest
-from fintune_xr.pipelines.remote import results_from_workers
-from fintune_xr.pipelines.report import report
-from fintune_xr.pipelines.split import split
-from fintune_xr.pipelines.studies import stored_studies
-from fintune_xr.simulate import CohortSettings, simulate_cohort
+from fintune_xr.pipelines.report import stored_studies as studies
+from fintune_xr.pipelines.report.report import report
+from fintune_xr.pipelines.report.stored_studies import stored_studies
+from fintune_xr.pipelines.steps import train as training
+from fintune_xr.pipelines.steps.annotate import annotate
+from fintune_xr.pipelines.steps.check import check
+from fintune_xr.pipelines.steps.evaluate import evaluate
+from fintune_xr.pipelines.steps.ingest import ingest
+from fintune_xr.pipelines.steps.split import split
+from fintune_xr.pipelines.studies import benchmark as module
+from fintune_xr.pipelines.studies.benchmark import BenchmarkSettings, benchmark, hybrid_line
+from fintune_xr.pipelines.workers.remote_calls import results_from_workers
+from fintune_xr.simulation.if_cohort import CohortSettings, simulate_cohort
 from fintune_xr.store.cohort import open_cohort
-from fintune_xr.store.runs import run_attrs
+from fintune_xr.store.runs.writer import run_attrs
 from fintune_xr.text import text_array, texts
 
 SMALL = CohortSettings(

@@ -19,17 +19,17 @@ import numpy as np
 import pytest
 from distributed import Client
 
-from fintune_xr import blocks
-from fintune_xr.blocks import BLOCKS_PER_WORKER_THREAD, map_plans
 from fintune_xr.cluster.profile import Profile
 from fintune_xr.cluster.session import session
 from fintune_xr.errors import FintuneValueError, StoreDamagedError, StoreWriteError, WorkerLostError
+from fintune_xr.execution import dask_blocks as blocks
+from fintune_xr.execution.dask_blocks import BLOCKS_PER_WORKER_THREAD, map_plans
+from fintune_xr.execution.read_ahead import ahead, batches
 from fintune_xr.models.checkpoints import resolve_checkpoint
-from fintune_xr.models.settings import ThresholdSettings
-from fintune_xr.overlap import ahead, batches
-from fintune_xr.pipelines.infer_block import BlockContext
-from fintune_xr.store.location import Location
-from fintune_xr.tiles import ShardPlan
+from fintune_xr.models.kind import ThresholdSettings
+from fintune_xr.pipelines.inference.block import BlockContext
+from fintune_xr.store.zarr_io.location import Location
+from fintune_xr.tasks.records import ShardPlan
 
 THREADS = 2
 FAILURES = "distributed.scheduler.allowed-failures"

@@ -14,18 +14,18 @@ import xarray as xr
 
 from fintune_xr import names as n
 from fintune_xr.analysis import learning_curve as curves
-from fintune_xr.analysis.report.budget_study import CURVE_SCORE, budget_study, budget_table, curve_page
+from fintune_xr.analysis.report.studies.budget import CURVE_SCORE, budget_study, budget_table, curve_page
 from fintune_xr.errors import FintuneValueError, RunMismatchError
 from fintune_xr.models.checkpoints import RECORD_FILE, Checkpoint
-from fintune_xr.pipelines import budget as module
-from fintune_xr.pipelines.annotate import annotate
-from fintune_xr.pipelines.budget import budget
-from fintune_xr.pipelines.evaluate import evaluate
-from fintune_xr.pipelines.infer import infer
-from fintune_xr.pipelines.ingest import ingest
-from fintune_xr.pipelines.split import split
-from fintune_xr.pipelines.studies import stored_studies
-from fintune_xr.simulate import CohortSettings, simulate_cohort
+from fintune_xr.pipelines.report.stored_studies import stored_studies
+from fintune_xr.pipelines.steps.annotate import annotate
+from fintune_xr.pipelines.steps.evaluate import evaluate
+from fintune_xr.pipelines.steps.infer import infer
+from fintune_xr.pipelines.steps.ingest import ingest
+from fintune_xr.pipelines.steps.split import split
+from fintune_xr.pipelines.studies import budget as module
+from fintune_xr.pipelines.studies.budget import budget
+from fintune_xr.simulation.if_cohort import CohortSettings, simulate_cohort
 from fintune_xr.store.cohort import open_cohort
 from fintune_xr.text import texts
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from fintune_xr.pipelines import cli, verbs
-from fintune_xr.pipelines.annotate import annotate
-from fintune_xr.pipelines.infer import infer
-from fintune_xr.pipelines.ingest import ingest
-from fintune_xr.simulate import CohortSettings, SimulatedCohort, simulate_cohort
+from fintune_xr.pipelines.cli import app as cli
+from fintune_xr.pipelines.cli import verbs
+from fintune_xr.pipelines.steps.annotate import annotate
+from fintune_xr.pipelines.steps.infer import infer
+from fintune_xr.pipelines.steps.ingest import ingest
+from fintune_xr.simulation.if_cohort import CohortSettings, SimulatedCohort, simulate_cohort
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fintune_xr.cluster import fleet as module
-from fintune_xr.cluster import lookout
-from fintune_xr.cluster.fleet import Fleet
-from fintune_xr.cluster.lookout import Lookout
 from fintune_xr.cluster.profile import Profile
-from fintune_xr.cluster.queue import ENDED, NODES_FAULT, QueuedJob
+from fintune_xr.cluster.slurm import jobs as module
+from fintune_xr.cluster.slurm import queue_watch as lookout
+from fintune_xr.cluster.slurm.jobs import Fleet
+from fintune_xr.cluster.slurm.queue import ENDED, NODES_FAULT, QueuedJob
+from fintune_xr.cluster.slurm.queue_watch import Lookout
 from fintune_xr.errors import ClusterError
 
 

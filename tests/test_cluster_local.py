@@ -16,15 +16,15 @@ from distributed import default_client
 from stores import assert_same_run, make_store, run_values
 
 from fintune_xr import names as n
-from fintune_xr.cluster import starts as module
+from fintune_xr.cluster.local import restarts as module
+from fintune_xr.cluster.local.restarts import LocalWorkers, Starts
 from fintune_xr.cluster.profile import load_profile
 from fintune_xr.cluster.session import session
-from fintune_xr.cluster.starts import LocalWorkers, Starts
 from fintune_xr.errors import ClusterError
-from fintune_xr.pipelines.infer import infer
-from fintune_xr.store import runs
+from fintune_xr.pipelines.steps.infer import infer
 from fintune_xr.store.cohort import open_cohort
-from fintune_xr.store.runs import RunWriter
+from fintune_xr.store.runs import writer as runs
+from fintune_xr.store.runs.writer import RunWriter
 
 SETTINGS = ("model.background_px=0", "model.min_area_px=20", "device=cpu")
 N_TILES = 12

@@ -21,19 +21,20 @@ from hypothesis import strategies as st
 from packaging.requirements import Requirement
 from stores import make_store
 
-from fintune_xr import deadline
 from fintune_xr.cluster.profile import Profile, load_profile, profile_names
 from fintune_xr.cluster.session import session
-from fintune_xr.cluster.slurm import job_script, slurm_cluster
+from fintune_xr.cluster.slurm.job_script import job_script, slurm_cluster
 from fintune_xr.cluster.walltime import slurm_seconds
 from fintune_xr.errors import ClusterError, DeviceError, FintuneValueError, SettingsError, UnknownNameError
-from fintune_xr.pipelines import cli, in_time
-from fintune_xr.pipelines.infer import infer
-from fintune_xr.pipelines.plan import plan_run
-from fintune_xr.pipelines.workers import device_on, profile_and_rest
+from fintune_xr.execution import job_deadline as deadline
+from fintune_xr.pipelines.cli import app as cli
+from fintune_xr.pipelines.inference import before_deadline as in_time
+from fintune_xr.pipelines.steps.infer import infer
+from fintune_xr.pipelines.steps.infer_plan import plan_run
+from fintune_xr.pipelines.workers.devices import device_on, profile_and_rest
 from fintune_xr.store.cohort import open_cohort
-from fintune_xr.store.runs import mark_pending
-from fintune_xr.tiles import ShardPlan, ShardReceipt
+from fintune_xr.store.runs.writer import mark_pending
+from fintune_xr.tasks.records import ShardPlan, ShardReceipt
 
 GPU_HOOK = "DASK_CUDA_TEST_DISABLE_DEVICE_SPECIFIC"
 
@@ -224,7 +225,7 @@ def test_tls_without_its_package_is_refused_with_the_profile(tmp_path: Path, mon
 @pytest.mark.slow
 def test_only_workers_with_the_keys_of_a_session_are_let_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker line of the job script, run here instead of in a job."""
-    monkeypatch.setattr("fintune_xr.cluster.slurm.preflight", lambda _: "")
+    monkeypatch.setattr("fintune_xr.cluster.slurm.job_script.preflight", lambda _: "")
     asked = slurm(tls=True, interface="lo", log_directory=str(tmp_path), scratch=str(tmp_path), cores=1, memory="2GiB")
     with slurm_cluster(asked, "fintune-xr-tls") as cluster, Client(cluster) as client:
         line = commands(cluster.job_script())[-1]
@@ -399,12 +400,12 @@ def test_a_device_that_a_worker_lacks_stops_the_run_before_its_first_tile(
 ) -> None:
     """The coordinator of a cluster cannot look; a worker of this process stands for one in a job."""
     monkeypatch.setattr("fintune_xr.models.devices._cuda_count", lambda: 0)
-    monkeypatch.setattr("fintune_xr.pipelines.asked_run.device_on", lambda *_: "cuda:0")
-    monkeypatch.setattr("fintune_xr.pipelines.asked_run.CPU", "cpu")
+    monkeypatch.setattr("fintune_xr.pipelines.inference.request.device_on", lambda *_: "cuda:0")
+    monkeypatch.setattr("fintune_xr.pipelines.inference.request.CPU", "cpu")
     cohort = make_store(tmp_path / "a.zarr")
     remote = Profile.model_validate({"kind": "slurm", "slurm": {"gres": "gpu:1"}})
-    monkeypatch.setattr("fintune_xr.pipelines.infer.profile_and_rest", lambda _, rest: (remote, rest))
-    monkeypatch.setattr("fintune_xr.pipelines.infer.session", _threads)
+    monkeypatch.setattr("fintune_xr.pipelines.steps.infer.profile_and_rest", lambda _, rest: (remote, rest))
+    monkeypatch.setattr("fintune_xr.pipelines.steps.infer.session", _threads)
     with pytest.raises(DeviceError, match="device 'cuda:0' was asked for, but torch sees 0 CUDA"):
         infer(cohort.url, run="r", model="threshold", cluster="slurm-cuda")
     assert not (cohort.run("r")["state"] != 0).any()
@@ -430,7 +431,7 @@ def test_ctrl_c_stays_an_interruption() -> None:
     program = """
 import signal
 from fintune_xr.cluster.profile import load_profile
-from fintune_xr.cluster.slurm import job_script
+from fintune_xr.cluster.slurm.job_script import job_script
 # In the background of a shell it would be ignored from the start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 job_script(load_profile("slurm-cpu"))

@@ -25,15 +25,15 @@ from slurm import NODES, WAIT_SECONDS, LoopbackSlurm, loopback_slurm, missing_pr
 from stores import assert_same_run, make_store, run_values
 
 from fintune_xr import names as n
-from fintune_xr.cluster import lookout
 from fintune_xr.cluster.profile import Profile, load_profile
 from fintune_xr.cluster.session import session
+from fintune_xr.cluster.slurm import queue_watch as lookout
 from fintune_xr.errors import ClusterError, RunBusyError, SettingsError, StoreDamagedError
-from fintune_xr.pipelines.check import check
-from fintune_xr.pipelines.infer import infer
-from fintune_xr.store import runs
+from fintune_xr.pipelines.steps.check import check
+from fintune_xr.pipelines.steps.infer import infer
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.runs import RunWriter
+from fintune_xr.store.runs import writer as runs
+from fintune_xr.store.runs.writer import RunWriter
 
 pytestmark = [
     pytest.mark.slow,
@@ -49,7 +49,7 @@ N_TILES = 12
 WAITING = """
     import os, time
     from pathlib import Path
-    from fintune_xr.models.threshold import ThresholdSegmenter
+    from fintune_xr.models.threshold.adapter import ThresholdSegmenter
     begun = []
     def waiting(self, batch, predict=ThresholdSegmenter.predict):
         begun.append(batch)

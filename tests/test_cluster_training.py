@@ -25,15 +25,15 @@ from fintune_xr.errors import (
     WorkerLostError,
 )
 from fintune_xr.models.checkpoints import WEIGHTS_FILE
-from fintune_xr.pipelines import remote
-from fintune_xr.pipelines.annotate import annotate
-from fintune_xr.pipelines.budget import budget
-from fintune_xr.pipelines.ingest import ingest
-from fintune_xr.pipelines.progress import heard_by, say
-from fintune_xr.pipelines.remote import results_from_workers, seen_everywhere, settings_there
-from fintune_xr.pipelines.split import split
-from fintune_xr.pipelines.train import train, trained_on
-from fintune_xr.simulate import simulate_cohort
+from fintune_xr.pipelines.console import heard_by, say
+from fintune_xr.pipelines.steps.annotate import annotate
+from fintune_xr.pipelines.steps.ingest import ingest
+from fintune_xr.pipelines.steps.split import split
+from fintune_xr.pipelines.steps.train import train, trained_on
+from fintune_xr.pipelines.studies.budget import budget
+from fintune_xr.pipelines.workers import remote_calls as remote
+from fintune_xr.pipelines.workers.remote_calls import results_from_workers, seen_everywhere, settings_there
+from fintune_xr.simulation.if_cohort import simulate_cohort
 from fintune_xr.store.cohort import open_cohort
 
 

@@ -26,13 +26,13 @@ from stores import OF_THE_MAKING, differences, stored_values
 
 from fintune_xr import names as n
 from fintune_xr.errors import StoreNotFoundError
-from fintune_xr.models.sam import SamSize, empty_sam
-from fintune_xr.pipelines.check import check
+from fintune_xr.models.sam.adapter import SamSize, empty_sam
+from fintune_xr.pipelines.steps.check import check
 from fintune_xr.seeds import stream
-from fintune_xr.simulate import CohortSettings, simulate_cohort
-from fintune_xr.store.leftovers import LOG, leftovers
-from fintune_xr.store.location import Location
-from fintune_xr.store.tables import COMPLETE
+from fintune_xr.simulation.if_cohort import CohortSettings, simulate_cohort
+from fintune_xr.store.zarr_io.groups import COMPLETE
+from fintune_xr.store.zarr_io.location import Location
+from fintune_xr.store.zarr_io.recovery import LOG, leftovers
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Object at:zarr.errors.ZarrUserWarning")]
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from skimage.io import imread
 
-from fintune_xr.discs import disc_target
 from fintune_xr.errors import FintuneValueError
+from fintune_xr.pixels.discs import disc_target
 
 SHAPE = (23, 31)
 CENTRES = st.lists(st.tuples(st.floats(-12, 40), st.floats(-12, 40), st.floats(0.1, 25)), max_size=6)

@@ -18,13 +18,13 @@ from PIL import Image
 from scipy import ndimage
 
 from fintune_xr import names as n
-from fintune_xr.discs import disc_target
 from fintune_xr.errors import FintuneValueError, TileReadError, UnknownNameError
-from fintune_xr.pipelines.annotate import annotate
-from fintune_xr.pipelines.ingest import ingest
+from fintune_xr.pipelines.steps.annotate import annotate
+from fintune_xr.pipelines.steps.ingest import ingest
+from fintune_xr.pixels.discs import disc_target
 from fintune_xr.points import tile_points
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.coordinates import read_coordinates
+from fintune_xr.store.raw.coordinates import read_coordinates
 
 SHAPE = (64, 80)
 XYD = [(10, 12, 9), (70, 30, 9), (33, 60, 9)]
@@ -228,8 +228,8 @@ def test_rows_of_an_mrc_count_from_the_bottom(tmp_path: Path, kind: str, turned:
 
 @given(st.sampled_from([1, 2, 3, 5, 8]), st.sampled_from([0.25, 1.0, 2.0]), st.integers(0, 1000))
 def test_discs_stay_on_their_pixels_when_pixels_are_joined(binning: int, scale: float, seed: int) -> None:
-    from fintune_xr.store.coordinates import Particles
-    from fintune_xr.store.micrographs import Micrograph, Reading, to_file, to_stored
+    from fintune_xr.store.annotations.micrograph_frames import Micrograph, Reading, to_file, to_stored
+    from fintune_xr.store.raw.coordinates import Particles
 
     rng = np.random.default_rng(seed)
     micrograph = Micrograph("a", "s", "p", 96 // binning, 96 // binning, 96, 96, True, binning)

@@ -9,7 +9,7 @@ import pytest
 from em_files import centres, picture, write_mrc
 
 import fintune_xr as fx
-from fintune_xr.pipelines.cli import run
+from fintune_xr.pipelines.cli.app import run
 
 SHAPE = (128, 144)
 

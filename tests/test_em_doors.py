@@ -8,7 +8,7 @@ import pytest
 from micrographs import make_micrographs
 from stores import make_store
 
-from fintune_xr.pipelines.cli import run
+from fintune_xr.pipelines.cli.app import run
 
 OF_MASKS = (
     ("train", "--run-name", "r"),

@@ -14,15 +14,15 @@ from micrographs import make_micrographs
 from probability_runs import plausible_maps, store_run
 
 from fintune_xr import names as n
-from fintune_xr.discs import disc_target
 from fintune_xr.errors import FintuneValueError, UnknownNameError
-from fintune_xr.pipelines.annotate import annotate
-from fintune_xr.pipelines.export import export
-from fintune_xr.pipelines.ingest import ingest
-from fintune_xr.pipelines.pick import pick
+from fintune_xr.pipelines.steps.annotate import annotate
+from fintune_xr.pipelines.steps.export import export
+from fintune_xr.pipelines.steps.ingest import ingest
+from fintune_xr.pipelines.steps.pick import pick
+from fintune_xr.pixels.discs import disc_target
 from fintune_xr.points import tile_points
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.picks import open_picks, picks_of
+from fintune_xr.store.runs.picks import open_picks, picks_of
 
 SHAPE = (130, 145)
 NAMES = ("a", "b")

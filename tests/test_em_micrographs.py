@@ -16,10 +16,10 @@ from skimage.io import imread
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, TileReadError
-from fintune_xr.pipelines.ingest import ingest, plan_ingest
-from fintune_xr.store.binning import binned, in_larger_pixels
+from fintune_xr.pipelines.steps.ingest import ingest, plan_ingest
 from fintune_xr.store.cohort import open_cohort
-from fintune_xr.store.readers import MICROGRAPH_DTYPES, read_header, read_plane
+from fintune_xr.store.raw.binning import binned, in_larger_pixels
+from fintune_xr.store.raw.readers import MICROGRAPH_DTYPES, read_header, read_plane
 
 MODES = ["int8", "int16", "uint16", "float16", "float32"]
 

@@ -14,23 +14,23 @@ from skimage.feature import peak_local_max
 
 from fintune_xr import datasets
 from fintune_xr import names as n
-from fintune_xr.blobs import log_candidates
-from fintune_xr.discs import disc_target
 from fintune_xr.errors import FintuneValueError, SchemaError, SplitError, UnknownNameError
-from fintune_xr.metrics.particle import match_points, threshold_curve
-from fintune_xr.pipelines.check import check
-from fintune_xr.pipelines.cli import run as run_cli
-from fintune_xr.pipelines.evaluate import evaluate, score_lines, score_table
-from fintune_xr.pipelines.pick import pick, pick_summary
-from fintune_xr.pipelines.positivity import positivity
-from fintune_xr.pipelines.split import split
+from fintune_xr.metrics.detection import match_points, threshold_curve
+from fintune_xr.pipelines.cli.app import run as run_cli
+from fintune_xr.pipelines.steps.check import check
+from fintune_xr.pipelines.steps.evaluate import evaluate, score_lines, score_table
+from fintune_xr.pipelines.steps.pick import pick, pick_summary
+from fintune_xr.pipelines.steps.positivity import positivity
+from fintune_xr.pipelines.steps.split import split
+from fintune_xr.pixels.discs import disc_target
+from fintune_xr.pixels.log_blobs import log_candidates
 from fintune_xr.points import tile_points
 from fintune_xr.seeds import stream
-from fintune_xr.store.check_points import check_picks, check_points
+from fintune_xr.store.check.detection import check_picks, check_points
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.picks import open_candidates, open_picks, peaks_of, picks_of
-from fintune_xr.store.runs import remove_run
-from fintune_xr.store.tables import open_column, remove_group
+from fintune_xr.store.runs.picks import open_candidates, open_picks, peaks_of, picks_of
+from fintune_xr.store.runs.writer import remove_run
+from fintune_xr.store.zarr_io.groups import open_column, remove_group
 
 PARTS = (n.TRAIN, n.VAL, n.VAL, n.TEST, n.TEST, n.TEST, "")
 

@@ -15,17 +15,17 @@ from em_files import DIAMETER, centres, picture, write_mrc
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
-from fintune_xr.pipelines.annotate import annotate
-from fintune_xr.pipelines.check import check
-from fintune_xr.pipelines.cli import run
-from fintune_xr.pipelines.export import export
-from fintune_xr.pipelines.ingest import ingest
-from fintune_xr.pipelines.pick import pick
+from fintune_xr.pipelines.cli.app import run
+from fintune_xr.pipelines.steps.annotate import annotate
+from fintune_xr.pipelines.steps.check import check
+from fintune_xr.pipelines.steps.export import export
+from fintune_xr.pipelines.steps.ingest import ingest
+from fintune_xr.pipelines.steps.pick import pick
 from fintune_xr.points import tile_points
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.picks import open_picks, picks_of
-from fintune_xr.store.readers import MICROGRAPH_DTYPES, read_header
-from fintune_xr.store.tables import remove_group
+from fintune_xr.store.raw.readers import MICROGRAPH_DTYPES, read_header
+from fintune_xr.store.runs.picks import open_picks, picks_of
+from fintune_xr.store.zarr_io.groups import remove_group
 
 SHAPE = (131, 146)
 NAMES = ("a", "b")

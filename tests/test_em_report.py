@@ -16,15 +16,15 @@ from probability_runs import plausible_maps, store_run
 
 from fintune_xr import datasets
 from fintune_xr import names as n
-from fintune_xr.analysis.particle_figures import ShownPicks, micrograph_figure, precision_recall_curves
+from fintune_xr.analysis.figures.detection import ShownPicks, micrograph_figure, precision_recall_curves
 from fintune_xr.analysis.report.contents import Note
-from fintune_xr.analysis.report.particle_sections import picks_section
-from fintune_xr.pipelines.basis import RESTS_ON, rests_on, tiles_in
-from fintune_xr.pipelines.evaluate import evaluate
-from fintune_xr.pipelines.pick import pick
-from fintune_xr.pipelines.report import report, report_contents
-from fintune_xr.pipelines.split import require_split, split
+from fintune_xr.analysis.report.detection.sections import picks_section
+from fintune_xr.pipelines.report.report import report, report_contents
+from fintune_xr.pipelines.steps.evaluate import evaluate
+from fintune_xr.pipelines.steps.pick import pick
+from fintune_xr.pipelines.steps.split import require_split, split
 from fintune_xr.store.cohort import Cohort, create_cohort, open_cohort
+from fintune_xr.store.lineage.depends_on import RESTS_ON, rests_on, tiles_in
 
 
 @pytest.fixture(scope="module")

@@ -21,28 +21,28 @@ from PIL import Image
 
 from fintune_xr import datasets
 from fintune_xr import names as n
-from fintune_xr.discs import disc_target
 from fintune_xr.errors import FintuneValueError, RunBusyError, RunMismatchError, SettingsError, UnknownNameError
 from fintune_xr.finetune.steps import NetworkTraining
 from fintune_xr.models.checkpoints import resolve_checkpoint
+from fintune_xr.models.kind import UnetSettings
+from fintune_xr.models.particle_unet.adapter import UnetDetector, probability
 from fintune_xr.models.registry import load_model
-from fintune_xr.models.settings import UnetSettings
-from fintune_xr.models.unet import UnetDetector, probability
-from fintune_xr.pipelines import cli
-from fintune_xr.pipelines import selftrain as module
-from fintune_xr.pipelines.check import check
-from fintune_xr.pipelines.infer import infer
-from fintune_xr.pipelines.selftrain import selftrain
-from fintune_xr.pipelines.selftrain_plan import plan_study
-from fintune_xr.pipelines.selftrain_settings import SelfTrainSettings
-from fintune_xr.pipelines.split import require_split
-from fintune_xr.pseudo_labels import pseudo_target
+from fintune_xr.pipelines.cli import app as cli
+from fintune_xr.pipelines.detection.selftrain.plan import plan_study
+from fintune_xr.pipelines.detection.selftrain.settings import SelfTrainSettings
+from fintune_xr.pipelines.steps import selftrain as module
+from fintune_xr.pipelines.steps.check import check
+from fintune_xr.pipelines.steps.infer import infer
+from fintune_xr.pipelines.steps.selftrain import selftrain
+from fintune_xr.pipelines.steps.split import require_split
+from fintune_xr.pixels.discs import disc_target
+from fintune_xr.pixels.pseudo_labels import pseudo_target
 from fintune_xr.seeds import stream
-from fintune_xr.store import pseudo as pseudo_store
 from fintune_xr.store.cohort import Cohort
-from fintune_xr.store.locks import holding
-from fintune_xr.store.pseudo import read_pseudo
-from fintune_xr.store.tables import open_column
+from fintune_xr.store.runs import pseudo_labels as pseudo_store
+from fintune_xr.store.runs.pseudo_labels import read_pseudo
+from fintune_xr.store.zarr_io.groups import open_column
+from fintune_xr.store.zarr_io.locks import holding
 
 SETTINGS = {
     "labelled": 1,

@@ -12,13 +12,13 @@ from micrographs import make_micrographs
 
 from fintune_xr import names as n
 from fintune_xr.errors import SplitError
-from fintune_xr.pipelines.annotate import annotate
-from fintune_xr.pipelines.check import check
-from fintune_xr.pipelines.cli import run
-from fintune_xr.pipelines.evaluate import evaluate
-from fintune_xr.pipelines.ingest import ingest
-from fintune_xr.pipelines.pick import pick
-from fintune_xr.pipelines.split import refuse_leaks, require_split, split, stored_by
+from fintune_xr.pipelines.cli.app import run
+from fintune_xr.pipelines.steps.annotate import annotate
+from fintune_xr.pipelines.steps.check import check
+from fintune_xr.pipelines.steps.evaluate import evaluate
+from fintune_xr.pipelines.steps.ingest import ingest
+from fintune_xr.pipelines.steps.pick import pick
+from fintune_xr.pipelines.steps.split import refuse_leaks, require_split, split, stored_by
 from fintune_xr.store.cohort import open_cohort
 
 FRACTIONS = (0.5, 0.25, 0.25)

@@ -19,18 +19,19 @@ from stores import assert_same_run, run_values
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, RunMismatchError, SettingsError
 from fintune_xr.finetune.augmentation import Geometry, cut_labels, draw_geometry
+from fintune_xr.finetune.detection.tiles import ParticleTiles, PseudoLabels
 from fintune_xr.finetune.engine import train as fit
-from fintune_xr.finetune.particles import ParticleTiles, PseudoLabels
 from fintune_xr.finetune.patches import PatchDataset
 from fintune_xr.finetune.progress import EpochRecord
 from fintune_xr.finetune.settings import AugmentationSettings, TrainSettings, UnetTrainSettings
 from fintune_xr.models.checkpoints import Checkpoint, resolve_checkpoint
+from fintune_xr.models.kind import UnetSettings
+from fintune_xr.models.particle_unet.adapter import UnetDetector
 from fintune_xr.models.registry import load_model
-from fintune_xr.models.settings import UnetSettings
-from fintune_xr.models.unet import UnetDetector
-from fintune_xr.pipelines import cli, infer_block
-from fintune_xr.pipelines.check import check
-from fintune_xr.pipelines.infer import infer
+from fintune_xr.pipelines.cli import app as cli
+from fintune_xr.pipelines.inference import block as infer_block
+from fintune_xr.pipelines.steps.check import check
+from fintune_xr.pipelines.steps.infer import infer
 from fintune_xr.points import Points
 from fintune_xr.seeds import stream
 from fintune_xr.store.cohort import Cohort

@@ -12,14 +12,21 @@ from hypothesis import strategies as st
 from micrographs import DIAMETER_PX
 
 from fintune_xr.errors import CheckpointError, DeviceError, FintuneValueError, SettingsError, UnknownNameError
-from fintune_xr.metrics.particle import match_points
+from fintune_xr.metrics.detection import match_points
 from fintune_xr.models.channels import ChannelChoice
 from fintune_xr.models.checkpoints import resolve_checkpoint
 from fintune_xr.models.dynunet import reach_px, stride_px
+from fintune_xr.models.kind import ThresholdSettings, UnetArchitecture, UnetSettings
+from fintune_xr.models.particle_unet.adapter import (
+    ParticleUnet,
+    UnetDetector,
+    probability,
+    save_unet,
+    standardised,
+    windows,
+)
+from fintune_xr.models.protocol import Detector
 from fintune_xr.models.registry import load_model, load_segmenter
-from fintune_xr.models.segmenter import Detector
-from fintune_xr.models.settings import ThresholdSettings, UnetArchitecture, UnetSettings
-from fintune_xr.models.unet import ParticleUnet, UnetDetector, probability, save_unet, standardised, windows
 from fintune_xr.seeds import stream
 
 CHANNELS = ("micrograph",)

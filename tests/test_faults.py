@@ -21,11 +21,11 @@ import pytest
 from stores import assert_same_run, make_store, run_values, tile_names, tile_pixels
 
 from fintune_xr import names as n
-from fintune_xr.pipelines import infer_block as blocks_of_infer
-from fintune_xr.pipelines.check import check
-from fintune_xr.pipelines.infer import infer, quarantined_of
-from fintune_xr.pipelines.isolated import infer_block_isolated
-from fintune_xr.pipelines.watch import Watch, may_die
+from fintune_xr.pipelines.inference import block as blocks_of_infer
+from fintune_xr.pipelines.inference.one_by_one import infer_block_isolated
+from fintune_xr.pipelines.inference.watchdog import Watch, may_die
+from fintune_xr.pipelines.steps.check import check
+from fintune_xr.pipelines.steps.infer import infer, quarantined_of
 from fintune_xr.store.cohort import Cohort, open_cohort
 
 pytestmark = pytest.mark.slow
@@ -52,7 +52,7 @@ def environment_with_fault(folder: Path, deed: str) -> dict[str, str]:
     pixel = int(tile_pixels(tile_names(4, 2)[BAD], 64)[0, 0, 0])
     code = f"""
         import os, signal, sys, time
-        from fintune_xr.models.threshold import ThresholdSegmenter
+        from fintune_xr.models.threshold.adapter import ThresholdSegmenter
         normalise = ThresholdSegmenter.normalise
         def faulty(self, tile):
             if int(tile[0, 0, 0]) == {pixel}:
@@ -70,7 +70,7 @@ RESCUED_AFTER = "from fintune_xr.cluster import session; session._CONFIG['distri
 
 
 def command(store: Path, *more: str, cluster: str = "", before: str = "") -> list[str]:
-    program = [sys.executable, "-c", f"{before}\nfrom fintune_xr.pipelines.cli import main; main()"]
+    program = [sys.executable, "-c", f"{before}\nfrom fintune_xr.pipelines.cli.app import main; main()"]
     profile = store.parent / "two.yaml"
     profile.write_text("kind: processes\nworkers: 2\ndashboard: false\n")
     asked = ["--run", "r", "--model", "threshold", "--cluster", cluster or str(profile)]
@@ -139,8 +139,8 @@ def test_a_worker_that_freezes_is_replaced(store: Path, tmp_path: Path) -> None:
 
 def context_of(cohort: Cohort, run: str, **changes: Any) -> blocks_of_infer.BlockContext:
     from fintune_xr.models.checkpoints import resolve_checkpoint
-    from fintune_xr.models.settings import ThresholdSettings
-    from fintune_xr.store.runs import run_creation
+    from fintune_xr.models.kind import ThresholdSettings
+    from fintune_xr.store.runs.writer import run_creation
 
     return blocks_of_infer.BlockContext(
         location=cohort.location,
@@ -157,7 +157,7 @@ def context_of(cohort: Cohort, run: str, **changes: Any) -> blocks_of_infer.Bloc
 
 
 def test_an_isolated_block_gives_what_a_block_gives(store: Path) -> None:
-    from fintune_xr.tiles import ShardPlan
+    from fintune_xr.tasks.records import ShardPlan
 
     cohort = open_cohort(store)
     mask = store / "runs" / "whole" / "mask" / "c.3.0.0"
@@ -175,7 +175,7 @@ def test_an_isolated_block_gives_what_a_block_gives(store: Path) -> None:
 
 def test_what_is_not_the_tiles_fault_is_raised_from_the_child(store: Path) -> None:
     from fintune_xr.errors import StoreDamagedError
-    from fintune_xr.tiles import ShardPlan
+    from fintune_xr.tasks.records import ShardPlan
 
     (store / "images" / "image" / "c.0.0.0.0").unlink()
     with pytest.raises(StoreDamagedError, match="is missing"):
@@ -185,7 +185,7 @@ def test_what_is_not_the_tiles_fault_is_raised_from_the_child(store: Path) -> No
 def test_a_child_that_cannot_load_its_model_quarantines_nothing(store: Path) -> None:
     from fintune_xr.errors import SettingsError
     from fintune_xr.models.checkpoints import Checkpoint
-    from fintune_xr.tiles import ShardPlan
+    from fintune_xr.tasks.records import ShardPlan
 
     other = Checkpoint("flow_unet", "other", "weights.pt", "0" * 64)
     context = replace(context_of(open_cohort(store), "whole"), checkpoint=other)
@@ -198,8 +198,8 @@ def test_a_child_that_dies_while_it_starts_quarantines_nothing(
     store: Path, monkeypatch: pytest.MonkeyPatch, code: str
 ) -> None:
     from fintune_xr.errors import WorkerLostError
-    from fintune_xr.pipelines import isolated
-    from fintune_xr.tiles import ShardPlan
+    from fintune_xr.pipelines.inference import one_by_one as isolated
+    from fintune_xr.tasks.records import ShardPlan
 
     real = subprocess.Popen
 
@@ -214,7 +214,7 @@ def test_a_child_that_dies_while_it_starts_quarantines_nothing(
 def test_the_watch_kills_a_process_without_progress_and_no_other() -> None:
     code = """
         import sys, time
-        from fintune_xr.pipelines.watch import Watch
+        from fintune_xr.pipelines.inference.watchdog import Watch
         with Watch(float(sys.argv[1]), what="work") as watch:
             for _ in range(int(sys.argv[2])):
                 watch.alive()
@@ -234,9 +234,9 @@ def test_the_watch_kills_a_process_without_progress_and_no_other() -> None:
 
 def test_a_batch_may_take_the_time_of_all_its_tiles(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each tile takes a fifth of what it may; the clock moves with the network and the loading of the model only."""
-    from fintune_xr.models.threshold import ThresholdSegmenter
-    from fintune_xr.pipelines import watch as watching
-    from fintune_xr.tiles import ShardPlan
+    from fintune_xr.models.threshold.adapter import ThresholdSegmenter
+    from fintune_xr.pipelines.inference import watchdog as watching
+    from fintune_xr.tasks.records import ShardPlan
 
     now, limit, n_slots = [0.0], 10.0, 8
     late: list[tuple[float, bool]] = []
@@ -307,8 +307,8 @@ def test_a_device_that_failed_stops_the_block_and_quarantines_nothing(
     store: Path, monkeypatch: pytest.MonkeyPatch, said: str
 ) -> None:
     from fintune_xr.errors import DeviceError
-    from fintune_xr.models.threshold import ThresholdSegmenter
-    from fintune_xr.tiles import ShardPlan
+    from fintune_xr.models.threshold.adapter import ThresholdSegmenter
+    from fintune_xr.tasks.records import ShardPlan
 
     def failing(*_: Any) -> Any:
         raise RuntimeError(said)

@@ -15,7 +15,18 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from fintune_xr import names as n
-from fintune_xr.analysis import figure_style, figures, pictures, study_figures
+from fintune_xr.analysis.figures import (
+    overlays as pictures,
+)
+from fintune_xr.analysis.figures import (
+    statistics as figures,
+)
+from fintune_xr.analysis.figures import (
+    studies as study_figures,
+)
+from fintune_xr.analysis.figures import (
+    style as figure_style,
+)
 from fintune_xr.seeds import stream
 
 RUNS, DONORS, MARKERS, OUTCOMES = ["base", "tuned"], ["d1", "d2", "d3"], ["GFAP", "IBA1"], ["nft", "cogdx"]
@@ -203,7 +214,8 @@ def test_no_name_is_told_by_colour_alone() -> None:
 
 @pytest.mark.slow
 def test_figures_need_neither_pyplot_nor_torch() -> None:
-    modules = "fintune_xr.analysis.figures, fintune_xr.analysis.pictures, fintune_xr.analysis.study_figures"
+    figures = ("statistics", "overlays", "studies")
+    modules = ", ".join(f"fintune_xr.analysis.figures.{figure}" for figure in figures)
     code = f"import sys, {modules}; print([m for m in ('matplotlib.pyplot', 'torch') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

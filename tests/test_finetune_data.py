@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.finetune.augmentation import Geometry, cut_patch, draw_geometry, vary_intensity
-from fintune_xr.finetune.data import AnnotatedTiles, flow_target, prepare
-from fintune_xr.finetune.losses import flow_loss
+from fintune_xr.finetune.instance.loss import flow_loss
+from fintune_xr.finetune.instance.tiles import AnnotatedTiles, flow_target, prepare
 from fintune_xr.finetune.patches import PatchDataset, PatchSampler
 from fintune_xr.finetune.schedules import parameter_groups, warmup_cosine
 from fintune_xr.finetune.settings import AugmentationSettings, TrainSettings
 from fintune_xr.models.channels import ChannelChoice
-from fintune_xr.phantoms import phantom_tile
 from fintune_xr.seeds import stream
+from fintune_xr.simulation.phantoms import phantom_tile
 
 CHANNELS = ("DAPI", "marker")
 BOTH = ChannelChoice(CHANNELS, (0, 1), (False, False))

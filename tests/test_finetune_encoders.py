@@ -12,17 +12,17 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from fintune_xr.errors import SettingsError
-from fintune_xr.finetune.data import AnnotatedTiles
 from fintune_xr.finetune.encoders import Encoder, frozen_blocks
 from fintune_xr.finetune.engine import train
-from fintune_xr.finetune.networks import Trainable, trainable
+from fintune_xr.finetune.instance.tiles import AnnotatedTiles
 from fintune_xr.finetune.settings import CpsamTrainSettings, TrainSettings
 from fintune_xr.finetune.steps import NetworkTraining
-from fintune_xr.models.cellpose_sam import EncoderSize, empty_network, save_cpsam
+from fintune_xr.finetune.trainable import Trainable, trainable
+from fintune_xr.models.cellpose.adapter import EncoderSize, empty_network, save_cpsam
 from fintune_xr.models.checkpoints import Checkpoint, resolve_checkpoint
-from fintune_xr.phantoms import phantom_tile
 from fintune_xr.seeds import stream
 from fintune_xr.settings import validated
+from fintune_xr.simulation.phantoms import phantom_tile
 
 CHANNELS = ("DAPI", "marker")
 SIZE = EncoderSize(width=32, depth=3, heads=2, global_blocks=(1,))

@@ -15,20 +15,20 @@ from segment_anything import sam_model_registry
 from stores import make_store
 
 from fintune_xr.errors import FintuneValueError, RunMismatchError, UnknownNameError
-from fintune_xr.finetune.data import AnnotatedTiles
 from fintune_xr.finetune.engine import train
+from fintune_xr.finetune.instance.tiles import AnnotatedTiles
+from fintune_xr.finetune.instance.validation import average_precision
 from fintune_xr.finetune.progress import EpochRecord
 from fintune_xr.finetune.settings import CpsamTrainSettings, TrainSettings, train_settings
-from fintune_xr.finetune.validation import average_precision
-from fintune_xr.models.cellpose_sam import EncoderSize, _encoder, empty_network, save_cpsam
+from fintune_xr.models.cellpose.adapter import EncoderSize, _encoder, empty_network, save_cpsam
 from fintune_xr.models.checkpoints import Checkpoint, resolve_checkpoint
+from fintune_xr.models.kind import CpsamSettings, FlowUnetSettings
+from fintune_xr.models.protocol import segment
 from fintune_xr.models.registry import load_segmenter
-from fintune_xr.models.segmenter import segment
-from fintune_xr.models.settings import CpsamSettings, FlowUnetSettings
-from fintune_xr.phantoms import phantom_tile
-from fintune_xr.pipelines.infer import infer
+from fintune_xr.pipelines.steps.infer import infer
 from fintune_xr.seeds import stream
-from fintune_xr.store.runs import run_attrs
+from fintune_xr.simulation.phantoms import phantom_tile
+from fintune_xr.store.runs.writer import run_attrs
 
 CHANNELS = ("DAPI", "marker")
 QUICK = TrainSettings(

@@ -14,22 +14,22 @@ from micrographs import micrograph, particles
 from numpy.typing import NDArray
 
 from fintune_xr.errors import FintuneValueError
-from fintune_xr.finetune.data import AnnotatedTiles, flow_target
 from fintune_xr.finetune.dense_losses import combined_loss
-from fintune_xr.finetune.losses import flow_loss
-from fintune_xr.finetune.particle_task import ParticleTask
-from fintune_xr.finetune.particles import ParticleTiles
+from fintune_xr.finetune.detection.objective import ParticleTask
+from fintune_xr.finetune.detection.tiles import ParticleTiles
+from fintune_xr.finetune.instance.loss import flow_loss
+from fintune_xr.finetune.instance.tiles import AnnotatedTiles, flow_target
+from fintune_xr.finetune.instance.validation import average_precision, require_cells, validate
 from fintune_xr.finetune.settings import UnetTrainSettings
-from fintune_xr.finetune.validation import average_precision, require_cells, validate
-from fintune_xr.metrics.particle import match_points, threshold_curve
-from fintune_xr.metrics.pixel import pixel_auc, pixel_histogram
-from fintune_xr.models.dynamics import masks_from_flows
-from fintune_xr.models.flow_field import FLOW_SCALE
-from fintune_xr.models.settings import DynamicsSettings
-from fintune_xr.models.unet import probability
-from fintune_xr.phantoms import phantom_tile
-from fintune_xr.picking import pick_peaks
+from fintune_xr.metrics.detection import match_points, threshold_curve
+from fintune_xr.metrics.pixels import pixel_auc, pixel_histogram
+from fintune_xr.models.flows.dynamics import masks_from_flows
+from fintune_xr.models.flows.field import FLOW_SCALE
+from fintune_xr.models.kind import DynamicsSettings
+from fintune_xr.models.particle_unet.adapter import probability
+from fintune_xr.pixels.peaks import pick_peaks
 from fintune_xr.seeds import stream
+from fintune_xr.simulation.phantoms import phantom_tile
 
 PX = 64
 # How wrong the flows of each tile are; the last one has no cells.

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fintune_xr.pipelines.gallery import busiest_window
+from fintune_xr.pipelines.report.gallery import busiest_window
 
 
 @given(

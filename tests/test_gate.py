@@ -10,25 +10,25 @@ import pytest
 import xarray as xr
 
 from fintune_xr import names as n
-from fintune_xr.analysis.kernels_threshold import nuclei_in_instances
-from fintune_xr.analysis.positivity import apply_rules
+from fintune_xr.analysis.kernels.thresholds import nuclei_in_instances
+from fintune_xr.analysis.positivity.counting import apply_rules
+from fintune_xr.analysis.positivity.rules import OtsuRule
 from fintune_xr.analysis.report.contents import Stale
-from fintune_xr.analysis.report.gate_study import AP50
-from fintune_xr.analysis.rules import OtsuRule
+from fintune_xr.analysis.report.studies.gate import AP50
 from fintune_xr.errors import FintuneValueError, UnknownNameError
-from fintune_xr.gating import Gate, GateSettings
-from fintune_xr.measurement import renumbered
 from fintune_xr.metrics.instance import match_masks
-from fintune_xr.pipelines import gate as gate_module
-from fintune_xr.pipelines.annotate import annotate
-from fintune_xr.pipelines.associate import associate
-from fintune_xr.pipelines.gate import AGREEMENT, GATE_PREFIX, N_KEPT, gate
-from fintune_xr.pipelines.infer import infer
-from fintune_xr.pipelines.ingest import ingest
-from fintune_xr.pipelines.positivity import positivity
-from fintune_xr.pipelines.split import split
-from fintune_xr.pipelines.studies import stored_studies
-from fintune_xr.simulate import CohortSettings, simulate_cohort
+from fintune_xr.pipelines.report.stored_studies import stored_studies
+from fintune_xr.pipelines.steps.annotate import annotate
+from fintune_xr.pipelines.steps.associate import associate
+from fintune_xr.pipelines.steps.infer import infer
+from fintune_xr.pipelines.steps.ingest import ingest
+from fintune_xr.pipelines.steps.positivity import positivity
+from fintune_xr.pipelines.steps.split import split
+from fintune_xr.pipelines.studies import gate as gate_module
+from fintune_xr.pipelines.studies.gate import AGREEMENT, GATE_PREFIX, N_KEPT, gate
+from fintune_xr.pixels.cell_gates import Gate, GateSettings
+from fintune_xr.pixels.cell_measurement import renumbered
+from fintune_xr.simulation.if_cohort import CohortSettings, simulate_cohort
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.text import texts
 

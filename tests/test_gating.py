@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fintune_xr.errors import FintuneValueError, SettingsError
-from fintune_xr.gating import UNGATED, Gate, GateSettings, intensity_bounds, is_kept
-from fintune_xr.measurement import measure_cells, renumbered
 from fintune_xr.metrics.instance import match_masks, match_subsets
-from fintune_xr.phantoms import phantom_tile
+from fintune_xr.pixels.cell_gates import UNGATED, Gate, GateSettings, intensity_bounds, is_kept
+from fintune_xr.pixels.cell_measurement import measure_cells, renumbered
 from fintune_xr.seeds import stream
 from fintune_xr.settings import load_settings
+from fintune_xr.simulation.phantoms import phantom_tile
 
 # Intensities of a 32-bit float with many ties, on tiles with few and many instances.
 TILES = st.lists(st.lists(st.integers(0, 12).map(lambda value: value / 3), max_size=30), min_size=1, max_size=6)

@@ -10,17 +10,17 @@ from sam_weights import save_random_cpsam
 
 from fintune_xr import names as n
 from fintune_xr.metrics.instance import match_masks
-from fintune_xr.models.cellpose_sam import FULL_SIZE, load_cpsam
+from fintune_xr.models.cellpose.adapter import FULL_SIZE, load_cpsam
 from fintune_xr.models.checkpoints import resolve_checkpoint
-from fintune_xr.models.segmenter import segment
-from fintune_xr.models.settings import CpsamSettings
-from fintune_xr.phantoms import phantom_tile
-from fintune_xr.pipelines.infer import infer
-from fintune_xr.pipelines.ingest import ingest
+from fintune_xr.models.kind import CpsamSettings
+from fintune_xr.models.protocol import segment
+from fintune_xr.pipelines.steps.infer import infer
+from fintune_xr.pipelines.steps.ingest import ingest
 from fintune_xr.seeds import stream
-from fintune_xr.simulate import CohortSettings, simulate_cohort
+from fintune_xr.simulation.if_cohort import CohortSettings, simulate_cohort
+from fintune_xr.simulation.phantoms import phantom_tile
 from fintune_xr.store.cohort import open_cohort
-from fintune_xr.store.runs import run_attrs
+from fintune_xr.store.runs.writer import run_attrs
 
 pytestmark = pytest.mark.gpu
 
@@ -47,7 +47,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small U-Net with random weights: its masks mean nothing, but must be the same on both devices."""
     import torch
 
-    from fintune_xr.models.flow_unet import FlowUnet, FlowUnetArchitecture, save_flow_unet
+    from fintune_xr.models.flow_unet.adapter import FlowUnet, FlowUnetArchitecture, save_flow_unet
 
     torch.manual_seed(0)
     network = FlowUnet(FlowUnetArchitecture(channels=(n.DAPI, n.MARKER_CHANNEL), filters=(8, 16, 32)))
@@ -90,11 +90,11 @@ def test_full_size_cellpose_sam_has_the_masks_of_stock_cellpose(tmp_path: Path, 
 def test_a_particle_network_learns_and_predicts_on_the_gpu(tmp_path: Path) -> None:
     from micrographs import DIAMETER_PX, micrograph, particles
 
+    from fintune_xr.finetune.detection.tiles import ParticleTiles
     from fintune_xr.finetune.engine import train
-    from fintune_xr.finetune.particles import ParticleTiles
     from fintune_xr.finetune.settings import UnetTrainSettings
+    from fintune_xr.models.kind import UnetSettings
     from fintune_xr.models.registry import load_model
-    from fintune_xr.models.settings import UnetSettings
 
     names = ["a", "b"]
     images = np.stack([micrograph(name, 96) for name in names])

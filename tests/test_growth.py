@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from fintune_xr import names as n
-from fintune_xr.overlap import batches
-from fintune_xr.pipelines import infer as steps
+from fintune_xr.execution.read_ahead import batches
+from fintune_xr.pipelines.steps import infer as steps
 from fintune_xr.store.cohort import create_cohort
-from fintune_xr.store.tables import open_column
-from fintune_xr.tiles import CellTable, ShardPlan, ShardReceipt, TileResult
+from fintune_xr.store.zarr_io.groups import open_column
+from fintune_xr.tasks.records import CellTable, ShardPlan, ShardReceipt, TileResult
 
 SIZES = (1024, 4096)
 N_CELLS = 20

@@ -11,15 +11,15 @@ import xarray as xr
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, RunMismatchError, UnknownNameError
-from fintune_xr.pipelines import hybrid as module
-from fintune_xr.pipelines.annotate import annotate
-from fintune_xr.pipelines.check import check
-from fintune_xr.pipelines.hybrid import AP50, choose_by_marker, hybrid, undecided
-from fintune_xr.pipelines.infer import infer
-from fintune_xr.pipelines.ingest import ingest
-from fintune_xr.pipelines.positivity import positivity
-from fintune_xr.pipelines.split import split
-from fintune_xr.simulate import CohortSettings, simulate_cohort
+from fintune_xr.pipelines.steps.annotate import annotate
+from fintune_xr.pipelines.steps.check import check
+from fintune_xr.pipelines.steps.infer import infer
+from fintune_xr.pipelines.steps.ingest import ingest
+from fintune_xr.pipelines.steps.positivity import positivity
+from fintune_xr.pipelines.steps.split import split
+from fintune_xr.pipelines.studies import hybrid as module
+from fintune_xr.pipelines.studies.hybrid import AP50, choose_by_marker, hybrid, undecided
+from fintune_xr.simulation.if_cohort import CohortSettings, simulate_cohort
 from fintune_xr.store.cohort import open_cohort
 from fintune_xr.text import text_array
 

@@ -29,22 +29,23 @@ from fintune_xr.errors import (
     StoreNotFoundError,
     UnknownNameError,
 )
-from fintune_xr.models.segmenter import segment
-from fintune_xr.models.settings import ThresholdSettings
-from fintune_xr.models.threshold import ThresholdSegmenter
-from fintune_xr.pipelines import cli, infer_block
-from fintune_xr.pipelines.associate import associate
-from fintune_xr.pipelines.bootstrap import bootstrap
-from fintune_xr.pipelines.check import check
-from fintune_xr.pipelines.counts import active_rule, quarantined_tiles, tile_counts
-from fintune_xr.pipelines.evaluate import evaluate, score_table
-from fintune_xr.pipelines.infer import infer, quarantined_of
-from fintune_xr.pipelines.plan import plan_run
-from fintune_xr.pipelines.positivity import positivity
-from fintune_xr.pipelines.split import split
-from fintune_xr.store import runs
+from fintune_xr.models.kind import ThresholdSettings
+from fintune_xr.models.protocol import segment
+from fintune_xr.models.threshold.adapter import ThresholdSegmenter
+from fintune_xr.pipelines.cli import app as cli
+from fintune_xr.pipelines.inference import block as infer_block
+from fintune_xr.pipelines.steps.associate import associate
+from fintune_xr.pipelines.steps.bootstrap import bootstrap
+from fintune_xr.pipelines.steps.check import check
+from fintune_xr.pipelines.steps.evaluate import evaluate, score_table
+from fintune_xr.pipelines.steps.infer import infer, quarantined_of
+from fintune_xr.pipelines.steps.infer_plan import plan_run
+from fintune_xr.pipelines.steps.positivity import positivity
+from fintune_xr.pipelines.steps.split import split
 from fintune_xr.store.cohort import Cohort, create_cohort, open_cohort
-from fintune_xr.store.runs import mark_pending, run_attrs
+from fintune_xr.store.runs import writer as runs
+from fintune_xr.store.runs.writer import mark_pending, run_attrs
+from fintune_xr.store.tile_counts import active_rule, quarantined_tiles, tile_counts
 
 SETTINGS = ("model.background_px=0", "model.min_area_px=20")
 SEGMENTER = ThresholdSegmenter(ThresholdSettings(background_px=0, min_area_px=20), channels=("DAPI", "marker"))
@@ -207,7 +208,7 @@ def with_fault(monkeypatch: pytest.MonkeyPatch, segmenter: Faulty) -> None:
 
 def in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets the classical model stand for one that is shown several tiles at once."""
-    monkeypatch.setattr("fintune_xr.pipelines.asked_run.POOLING_KINDS", ("threshold",))
+    monkeypatch.setattr("fintune_xr.pipelines.inference.request.POOLING_KINDS", ("threshold",))
 
 
 @pytest.mark.parametrize(("stage", "batch"), [("normalise", 1), ("predict", 1), ("predict", 4), ("reconstruct", 4)])
@@ -396,7 +397,7 @@ def test_positive_cells_are_counted_again_after_a_kill(done: str, monkeypatch: p
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("fintune_xr.pipelines.infer.apply_positivity", killed)
+        patch.setattr("fintune_xr.pipelines.steps.infer.apply_positivity", killed)
         with pytest.raises(KeyboardInterrupt):
             infer(done, run="base")
     with pytest.raises(FintuneValueError, match="has no marker-positive cells yet"):

@@ -11,13 +11,13 @@ from stores import annotate, assert_same_run, make_store, run_values
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, SplitError, StoreDamagedError, UnknownNameError
-from fintune_xr.pipelines.check import check
-from fintune_xr.pipelines.evaluate import evaluate
-from fintune_xr.pipelines.infer import infer
-from fintune_xr.pipelines.positivity import positivity
-from fintune_xr.pipelines.split import split
-from fintune_xr.store import runs
+from fintune_xr.pipelines.steps.check import check
+from fintune_xr.pipelines.steps.evaluate import evaluate
+from fintune_xr.pipelines.steps.infer import infer
+from fintune_xr.pipelines.steps.positivity import positivity
+from fintune_xr.pipelines.steps.split import split
 from fintune_xr.store.cohort import Cohort, open_cohort
+from fintune_xr.store.runs import writer as runs
 from fintune_xr.text import text_array, texts
 
 SETTINGS = ("model.background_px=0", "model.min_area_px=20", "device=cpu", "positivity=mixture")

@@ -36,7 +36,7 @@ from fintune_xr.analysis.learning_curve import (
 )
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.seeds import stream
-from fintune_xr.subsets import nested_order
+from fintune_xr.splits.nested_subsets import nested_order
 
 BUDGETS = np.array([2.0, 5, 10, 20, 30])
 LAWS = st.builds(

@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from skimage.measure import regionprops_table
 
 from fintune_xr.errors import FintuneValueError
-from fintune_xr.measurement import measure_cells, renumbered
+from fintune_xr.pixels.cell_measurement import measure_cells, renumbered
 
 small_masks = hnp.arrays(
     np.uint32,

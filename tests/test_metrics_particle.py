@@ -12,14 +12,8 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from fintune_xr.errors import FintuneValueError
-from fintune_xr.metrics.particle import (
-    Found,
-    average_precision,
-    best_threshold,
-    match_points,
-    threshold_curve,
-)
-from fintune_xr.metrics.pixel import (
+from fintune_xr.metrics.detection import Found, average_precision, best_threshold, match_points, threshold_curve
+from fintune_xr.metrics.pixels import (
     best_pixel_threshold,
     histogram_counts,
     pixel_auc,

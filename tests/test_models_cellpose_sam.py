@@ -13,7 +13,7 @@ from cellpose.vit import CPSAM
 from numpy.typing import NDArray
 
 from fintune_xr.errors import CheckpointError, SettingsError, UnknownNameError
-from fintune_xr.models.cellpose_sam import (
+from fintune_xr.models.cellpose.adapter import (
     FULL_SIZE,
     EncoderSize,
     _encoder_size,
@@ -23,10 +23,10 @@ from fintune_xr.models.cellpose_sam import (
     save_cpsam,
 )
 from fintune_xr.models.checkpoints import resolve_checkpoint
-from fintune_xr.models.segmenter import Segmenter, segment
-from fintune_xr.models.settings import CpsamSettings, DynamicsSettings
-from fintune_xr.phantoms import phantom_tile
+from fintune_xr.models.kind import CpsamSettings, DynamicsSettings
+from fintune_xr.models.protocol import Segmenter, segment
 from fintune_xr.seeds import stream
+from fintune_xr.simulation.phantoms import phantom_tile
 
 CHANNELS = ("DAPI", "marker")
 TINY = EncoderSize(width=32, depth=2, heads=2, global_blocks=(1,))

@@ -20,18 +20,13 @@ from fintune_xr.errors import (
     SettingsError,
     UnknownNameError,
 )
-from fintune_xr.models import weights
+from fintune_xr.models import published as weights
 from fintune_xr.models.checkpoints import Checkpoint, read_state, resolve_checkpoint, training_facts
 from fintune_xr.models.devices import resolve_device, use_threads
-from fintune_xr.models.flow_unet import FlowUnet, save_flow_unet
+from fintune_xr.models.flow_unet.adapter import FlowUnet, save_flow_unet
+from fintune_xr.models.kind import FlowUnetArchitecture, FlowUnetSettings, ThresholdSettings, model_settings
+from fintune_xr.models.protocol import Segmenter, segment
 from fintune_xr.models.registry import load_segmenter
-from fintune_xr.models.segmenter import Segmenter, segment
-from fintune_xr.models.settings import (
-    FlowUnetArchitecture,
-    FlowUnetSettings,
-    ThresholdSettings,
-    model_settings,
-)
 from fintune_xr.provenance import file_sha256
 from fintune_xr.seeds import stream
 

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from fintune_xr.errors import FintuneValueError
-from fintune_xr.models.dynamics import masks_from_flows
-from fintune_xr.models.flow_field import FLOW_SCALE, flow_errors, instance_flows
-from fintune_xr.models.settings import DynamicsSettings
-from fintune_xr.phantoms import phantom_tile
+from fintune_xr.models.flows.dynamics import masks_from_flows
+from fintune_xr.models.flows.field import FLOW_SCALE, flow_errors, instance_flows
+from fintune_xr.models.kind import DynamicsSettings
 from fintune_xr.seeds import stream
+from fintune_xr.simulation.phantoms import phantom_tile
 
 
 def blobs(seed: int, size: int = 40) -> NDArray[np.uint32]:

@@ -8,12 +8,12 @@ import sys
 import pytest
 
 LIGHT = (
-    "fintune_xr.models.segmenter",
-    "fintune_xr.models.settings",
+    "fintune_xr.models.protocol",
+    "fintune_xr.models.kind",
     "fintune_xr.models.checkpoints",
-    "fintune_xr.models.weights",
+    "fintune_xr.models.published",
     "fintune_xr.models.devices",
-    "fintune_xr.models.threshold",
+    "fintune_xr.models.threshold.adapter",
     "fintune_xr.models.registry",
     "fintune_xr.finetune.settings",
 )

@@ -17,20 +17,20 @@ from numpy.typing import NDArray
 from sam_weights import TINY, save_random_cpsam
 from stores import assert_same_run, make_store, run_values
 
-from fintune_xr.models.cellpose_sam import CpsamSegmenter, empty_network
+from fintune_xr.models.cellpose.adapter import CpsamSegmenter, empty_network
 from fintune_xr.models.channels import ChannelChoice
-from fintune_xr.models.flow_unet import FlowUnet
-from fintune_xr.models.flows import FlowSegmenter
-from fintune_xr.models.pooling import Cut, PatchLimit, pooled
-from fintune_xr.models.settings import (
+from fintune_xr.models.flow_unet.adapter import FlowUnet
+from fintune_xr.models.flows.segmenter import FlowSegmenter
+from fintune_xr.models.kind import (
     CpsamSettings,
     FlowUnetArchitecture,
     FlowUnetSettings,
     UnetArchitecture,
     UnetSettings,
 )
-from fintune_xr.models.unet import ParticleUnet, UnetDetector
-from fintune_xr.pipelines.infer import infer
+from fintune_xr.models.particle_unet.adapter import ParticleUnet, UnetDetector
+from fintune_xr.models.patch_batches import Cut, PatchLimit, pooled
+from fintune_xr.pipelines.steps.infer import infer
 from fintune_xr.seeds import stream
 from fintune_xr.store.cohort import open_cohort
 
@@ -115,7 +115,7 @@ def test_windows_of_micrographs_share_batches_with_those_of_their_size() -> None
 def test_a_run_in_batches_is_the_run_tile_by_tile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = make_store(tmp_path / "c.zarr", donors=7, tiles=1, px=64).url
     save_random_cpsam(tmp_path / "net.pt")
-    monkeypatch.setattr("fintune_xr.store.runs.tiles_per_task", lambda _: 7)
+    monkeypatch.setattr("fintune_xr.store.runs.writer.tiles_per_task", lambda _: 7)
     for batch in (1, 3):
         said = ["device=cpu", f"batch_tiles={batch}", "model.dynamics.niter=20", "positivity=mixture"]
         infer(store, run=f"of{batch}", model=str(tmp_path / "net.pt"), overrides=said)

@@ -13,14 +13,14 @@ from segment_anything import SamAutomaticMaskGenerator, sam_model_registry
 from segment_anything.modeling import Sam
 
 from fintune_xr.errors import CheckpointError, CheckpointNotFoundError, SettingsError, UnknownNameError
-from fintune_xr.models import weights
+from fintune_xr.models import published as weights
 from fintune_xr.models.checkpoints import load_weights_file, resolve_checkpoint, sam_state
+from fintune_xr.models.kind import model_settings
+from fintune_xr.models.protocol import Segmenter, segment
 from fintune_xr.models.registry import load_segmenter
-from fintune_xr.models.sam import SamSize, build_sam, composite, empty_sam, load_sam, sam_channels, sam_size
-from fintune_xr.models.sam_masks import Candidates, candidate_masks, embed, painted, select
-from fintune_xr.models.sam_settings import SamInputSettings, SamSettings, SamSweepSettings
-from fintune_xr.models.segmenter import Segmenter, segment
-from fintune_xr.models.settings import model_settings
+from fintune_xr.models.sam.adapter import SamSize, build_sam, composite, empty_sam, load_sam, sam_channels, sam_size
+from fintune_xr.models.sam.kind import SamInputSettings, SamSettings, SamSweepSettings
+from fintune_xr.models.sam.masks import Candidates, candidate_masks, embed, painted, select
 from fintune_xr.seeds import stream
 from fintune_xr.settings import load_settings, validated
 

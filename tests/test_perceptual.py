@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fintune_xr.perceptual import N_BITS, has_contrast, looks, perceptual_hashes, shrunk
 from fintune_xr.seeds import stream
-from fintune_xr.splitting import NEAR_DUPLICATE_BITS
+from fintune_xr.splits.assignment import NEAR_DUPLICATE_BITS
+from fintune_xr.splits.image_hash import N_BITS, has_contrast, looks, perceptual_hashes, shrunk
 
 ORIENTATIONS: list[Callable[[np.ndarray], np.ndarray]] = [
     lambda p: p, lambda p: p[:, ::-1], lambda p: p[::-1], lambda p: p[::-1, ::-1],

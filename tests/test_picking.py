@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from skimage.feature import peak_local_max
 
-from fintune_xr import picking
-from fintune_xr.discs import disc_target
 from fintune_xr.errors import FintuneValueError
-from fintune_xr.picking import SCORE_DISC, SEPARATION, disc_mean, pick_peaks, separated
+from fintune_xr.pixels import peaks as picking
+from fintune_xr.pixels.discs import disc_target
+from fintune_xr.pixels.peaks import SCORE_DISC, SEPARATION, disc_mean, pick_peaks, separated
 
 SEEDS = st.integers(0, 10_000)
 

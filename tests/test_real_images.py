@@ -14,7 +14,7 @@ import tifffile
 import fintune_xr as fx
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, SplitError
-from fintune_xr.store.layouts import choose_layout
+from fintune_xr.store.raw.layouts import choose_layout
 
 EXAMPLE = runpy.run_path(str(Path(__file__).resolve().parents[1] / "examples" / "real_images.py"))
 

@@ -14,10 +14,10 @@ import xarray as xr
 from fintune_xr import names as n
 from fintune_xr.analysis import comparison, outcomes
 from fintune_xr.analysis.report import numbers
-from fintune_xr.analysis.report.association_sections import association_table, findings
 from fintune_xr.analysis.report.contents import Note, ReportContents, Study, Table
+from fintune_xr.analysis.report.instance.scores import verdicts
 from fintune_xr.analysis.report.render import render_report, report_sections, report_tables
-from fintune_xr.analysis.report.score_sections import verdicts
+from fintune_xr.analysis.report.sections.associations import association_table, findings
 from fintune_xr.metrics.instance import instance_scores, scores_by_donor_bootstrap
 from fintune_xr.seeds import stream
 

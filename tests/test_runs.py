@@ -20,18 +20,11 @@ from numpy.typing import NDArray
 from stores import add_tiles, assert_same_run, make_store, run_values, tile_names
 
 from fintune_xr import names as n
-from fintune_xr.errors import (
-    FintuneValueError,
-    RunBusyError,
-    RunMismatchError,
-    StoreDamagedError,
-    UnknownNameError,
-)
-from fintune_xr.pipelines.check import check
-from fintune_xr.store import runs, shards, tables
+from fintune_xr.errors import FintuneValueError, RunBusyError, RunMismatchError, StoreDamagedError, UnknownNameError
+from fintune_xr.pipelines.steps.check import check
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.locks import holding
-from fintune_xr.store.runs import (
+from fintune_xr.store.runs import writer as runs
+from fintune_xr.store.runs.writer import (
     RunWriter,
     check_run_name,
     mark_pending,
@@ -44,7 +37,10 @@ from fintune_xr.store.runs import (
     write_positive,
     writing_run,
 )
-from fintune_xr.tiles import CellTable, ShardPlan, ShardReceipt, TileResult
+from fintune_xr.store.zarr_io import groups as tables
+from fintune_xr.store.zarr_io import shards
+from fintune_xr.store.zarr_io.locks import holding
+from fintune_xr.tasks.records import CellTable, ShardPlan, ShardReceipt, TileResult
 
 IDENTITY = {"checkpoint_sha256": "ab" * 32, "settings_digest": "cd" * 32, "schema_version": 1}
 PX = 16
@@ -209,7 +205,7 @@ def every_write(monkeypatch: pytest.MonkeyPatch, survives: int) -> None:
             raise Stopped
         return opened(location, path)
 
-    for module in (tables, runs, sys.modules["fintune_xr.store.cell_log"]):
+    for module in (tables, runs, sys.modules["fintune_xr.store.runs.object_log"]):
         if hasattr(module, "open_column"):
             monkeypatch.setattr(module, "open_column", stopping)
 
@@ -244,7 +240,7 @@ def test_cells_stay_in_line_when_a_kill_leaves_columns_of_different_length(cohor
         written(location, path, first, values)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys.modules["fintune_xr.store.cell_log"], "write_rows", stopping)
+        patch.setattr(sys.modules["fintune_xr.store.runs.object_log"], "write_rows", stopping)
         with pytest.raises(Stopped):
             do_all(cohort)
     do_all(cohort)
@@ -254,7 +250,7 @@ def test_cells_stay_in_line_when_a_kill_leaves_columns_of_different_length(cohor
 def test_state_is_written_after_all_else_is_on_the_disk(cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
     """Order of the first commit: cells, then the columns, then their sync, then `state`, then its sync."""
     seen: list[str] = []
-    log = sys.modules["fintune_xr.store.cell_log"]
+    log = sys.modules["fintune_xr.store.runs.object_log"]
     for module in (runs, log):
         monkeypatch.setattr(module, "sync_array", lambda _, path, chunks: seen.append(f"sync {path}"))
     written = RunWriter._write_column
@@ -329,7 +325,7 @@ def test_other_weights_or_settings_are_refused_and_named(done: Cohort) -> None:
 HOLDER = """
 import sys
 from fintune_xr.store.cohort import open_cohort
-from fintune_xr.store.runs import writing_run
+from fintune_xr.store.runs.writer import writing_run
 with writing_run(open_cohort(sys.argv[1]), "r", identity={}, facts={}):
     print("holding", flush=True)
     sys.stdin.read()

@@ -10,20 +10,20 @@ import pytest
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, SplitError
 from fintune_xr.models.checkpoints import resolve_checkpoint
-from fintune_xr.pipelines import seen
-from fintune_xr.pipelines.annotate import annotate
-from fintune_xr.pipelines.basis import source_doubt
-from fintune_xr.pipelines.benchmark import benchmark
-from fintune_xr.pipelines.budget import budget
-from fintune_xr.pipelines.evaluate import evaluate
-from fintune_xr.pipelines.gate import gate
-from fintune_xr.pipelines.hybrid import hybrid
-from fintune_xr.pipelines.infer import infer
-from fintune_xr.pipelines.ingest import ingest
-from fintune_xr.pipelines.split import split
-from fintune_xr.pipelines.train import train
-from fintune_xr.simulate import CohortSettings, simulate_cohort
+from fintune_xr.pipelines.steps.annotate import annotate
+from fintune_xr.pipelines.steps.evaluate import evaluate
+from fintune_xr.pipelines.steps.infer import infer
+from fintune_xr.pipelines.steps.ingest import ingest
+from fintune_xr.pipelines.steps.split import split
+from fintune_xr.pipelines.steps.train import train
+from fintune_xr.pipelines.studies.benchmark import benchmark
+from fintune_xr.pipelines.studies.budget import budget
+from fintune_xr.pipelines.studies.gate import gate
+from fintune_xr.pipelines.studies.hybrid import hybrid
+from fintune_xr.simulation.if_cohort import CohortSettings, simulate_cohort
 from fintune_xr.store.cohort import open_cohort
+from fintune_xr.store.lineage import training_exposure as seen
+from fintune_xr.store.lineage.depends_on import source_doubt
 from fintune_xr.text import text_array
 
 TRAINING = (

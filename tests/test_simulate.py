@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 from scipy import ndimage, stats
 
 from fintune_xr.errors import FintuneValueError
-from fintune_xr.phantoms import phantom_tile
 from fintune_xr.seeds import stream
-from fintune_xr.simulate import (
+from fintune_xr.simulation.if_cohort import (
     DONOR_COLUMN,
     LINKED_OUTCOME,
     OUTCOMES,
@@ -28,6 +27,7 @@ from fintune_xr.simulate import (
     clinical_table,
     simulate_cohort,
 )
+from fintune_xr.simulation.phantoms import phantom_tile
 
 SMALL = CohortSettings(n_donors=4, tile_px=96, n_annotated=6, tiles_per_donor=(1, 3), seed=5)
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from fintune_xr import names as n
 from fintune_xr.errors import SplitError
-from fintune_xr.perceptual import N_BITS, Looks, looks
-from fintune_xr.splitting import NEAR_DUPLICATE_BITS, find_leaks, split_digest, split_donors
+from fintune_xr.splits.assignment import NEAR_DUPLICATE_BITS, find_leaks, split_digest, split_donors
+from fintune_xr.splits.image_hash import N_BITS, Looks, looks
 
 FRACTIONS = (0.6, 0.2, 0.2)
 

@@ -17,24 +17,24 @@ from fintune_xr import names as n
 from fintune_xr.analysis.report.contents import ReportContents, Study
 from fintune_xr.analysis.report.render import render_report
 from fintune_xr.errors import FintuneValueError
-from fintune_xr.pipelines import studies
-from fintune_xr.pipelines.annotate import annotate
-from fintune_xr.pipelines.associate import associate
-from fintune_xr.pipelines.basis import RESTS_ON, rests_on, tiles_in
-from fintune_xr.pipelines.bootstrap import bootstrap
-from fintune_xr.pipelines.counts import tile_counts
-from fintune_xr.pipelines.evaluate import evaluate
-from fintune_xr.pipelines.gate import gate
-from fintune_xr.pipelines.hybrid import hybrid
-from fintune_xr.pipelines.infer import infer
-from fintune_xr.pipelines.ingest import ingest
-from fintune_xr.pipelines.positivity import positivity
-from fintune_xr.pipelines.report import report, report_contents
-from fintune_xr.pipelines.split import require_split, split
-from fintune_xr.simulate import CohortSettings, simulate_cohort
+from fintune_xr.pipelines.report import stored_studies as studies
+from fintune_xr.pipelines.report.report import report, report_contents
+from fintune_xr.pipelines.steps.annotate import annotate
+from fintune_xr.pipelines.steps.associate import associate
+from fintune_xr.pipelines.steps.bootstrap import bootstrap
+from fintune_xr.pipelines.steps.evaluate import evaluate
+from fintune_xr.pipelines.steps.infer import infer
+from fintune_xr.pipelines.steps.ingest import ingest
+from fintune_xr.pipelines.steps.positivity import positivity
+from fintune_xr.pipelines.steps.split import require_split, split
+from fintune_xr.pipelines.studies.gate import gate
+from fintune_xr.pipelines.studies.hybrid import hybrid
+from fintune_xr.simulation.if_cohort import CohortSettings, simulate_cohort
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.runs import mark_pending, remove_run
-from fintune_xr.store.tables import open_column
+from fintune_xr.store.lineage.depends_on import RESTS_ON, rests_on, tiles_in
+from fintune_xr.store.runs.writer import mark_pending, remove_run
+from fintune_xr.store.tile_counts import tile_counts
+from fintune_xr.store.zarr_io.groups import open_column
 
 SMALL = CohortSettings(
     n_donors=6, markers=("GFAP", "IBA1"), tiles_per_donor=(1, 1), tile_px=96, n_annotated=12, n_clinical_only=0,

@@ -17,13 +17,14 @@ from scipy import ndimage
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, SettingsError, TileReadError, UnknownNameError
-from fintune_xr.store import growing, shards
-from fintune_xr.store.annotate import AnnotateReport, annotate_tiles, as_instances, components_noted
+from fintune_xr.store.annotations.instance import AnnotateReport, annotate_tiles, as_instances, components_noted
+from fintune_xr.store.annotations.instance_layouts import choose_mask_layout
 from fintune_xr.store.cohort import Cohort
-from fintune_xr.store.ingest import ingest_tiles, open_or_create
-from fintune_xr.store.layouts import choose_layout
-from fintune_xr.store.mask_layouts import choose_mask_layout
-from fintune_xr.store.scan import scan
+from fintune_xr.store.ingest.tiles import ingest_tiles, open_or_create
+from fintune_xr.store.raw.layouts import choose_layout
+from fintune_xr.store.raw.scan import scan
+from fintune_xr.store.zarr_io import appendable as growing
+from fintune_xr.store.zarr_io import shards
 
 SHAPE = (20, 24)
 

@@ -15,16 +15,16 @@ import tifffile
 from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, StoreNotFoundError, StoreWriteError, UnknownNameError
-from fintune_xr.measurement import measure_cells
-from fintune_xr.store import shards
+from fintune_xr.pixels.cell_measurement import measure_cells
 from fintune_xr.store.cohort import Cohort, create_cohort
 from fintune_xr.store.export import tables
 from fintune_xr.store.export.masks import write_masks
 from fintune_xr.store.export.tables import write_cells, write_tiles
-from fintune_xr.store.growing import append
-from fintune_xr.store.layouts import safe_name
-from fintune_xr.store.runs import run_creation, run_grid, write_mask_shard, writing_run
-from fintune_xr.tiles import ShardReceipt, TileResult
+from fintune_xr.store.raw.layouts import safe_name
+from fintune_xr.store.runs.writer import run_creation, run_grid, write_mask_shard, writing_run
+from fintune_xr.store.zarr_io import shards
+from fintune_xr.store.zarr_io.appendable import append
+from fintune_xr.tasks.records import ShardReceipt, TileResult
 
 RUN = "generic"
 TILES = ("d1/GFAP/t1", "d1/GFAP/t 2\tü", "d2/IBA1/t3", "d2/IBA1/../t4")

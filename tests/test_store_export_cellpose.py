@@ -12,15 +12,15 @@ import tifffile
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, SplitError, StoreNotFoundError, UnknownNameError
-from fintune_xr.pipelines.export import export
-from fintune_xr.pipelines.split import split
-from fintune_xr.store.annotate import annotate_tiles
+from fintune_xr.pipelines.steps.export import export
+from fintune_xr.pipelines.steps.split import split
+from fintune_xr.store.annotations.instance import annotate_tiles
+from fintune_xr.store.annotations.instance_layouts import choose_mask_layout
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.export.cellpose import write_training_folders
-from fintune_xr.store.ingest import ingest_tiles, open_or_create
-from fintune_xr.store.layouts import choose_layout, safe_name
-from fintune_xr.store.mask_layouts import choose_mask_layout
-from fintune_xr.store.scan import scan
+from fintune_xr.store.ingest.tiles import ingest_tiles, open_or_create
+from fintune_xr.store.raw.layouts import choose_layout, safe_name
+from fintune_xr.store.raw.scan import scan
 
 DONORS = ("d1", "d2", "d3", "d4", "d5")
 TILES = [f"{donor}/GFAP/t{number}" for donor in DONORS for number in (1, 2)]

@@ -18,16 +18,20 @@ import tifffile
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, RunBusyError
-from fintune_xr.simulate import CohortSettings, simulate_cohort
-from fintune_xr.store import growing, ingest, shards, sources, tables
-from fintune_xr.store.annotate import annotate_tiles
+from fintune_xr.simulation.if_cohort import CohortSettings, simulate_cohort
+from fintune_xr.store.annotations.instance import annotate_tiles
+from fintune_xr.store.annotations.instance_layouts import choose_mask_layout
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.ingest import IngestReport, ingest_tiles, open_or_create
-from fintune_xr.store.layouts import choose_layout
-from fintune_xr.store.locks import writing_tiles
-from fintune_xr.store.mask_layouts import choose_mask_layout
-from fintune_xr.store.quarantine import quarantine_rows
-from fintune_xr.store.scan import scan
+from fintune_xr.store.ingest import tiles as ingest
+from fintune_xr.store.ingest.quarantine import quarantine_rows
+from fintune_xr.store.ingest.tiles import IngestReport, ingest_tiles, open_or_create
+from fintune_xr.store.raw import sources
+from fintune_xr.store.raw.layouts import choose_layout
+from fintune_xr.store.raw.scan import scan
+from fintune_xr.store.zarr_io import appendable as growing
+from fintune_xr.store.zarr_io import groups as tables
+from fintune_xr.store.zarr_io import shards
+from fintune_xr.store.zarr_io.locks import writing_tiles
 
 ROSMAP = choose_layout("rosmap")
 SHAPE = (20, 24)
@@ -70,7 +74,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             return _original(place, **options)
 
         monkeypatch.setattr(module, name, recorded)
-    monkeypatch.setattr("fintune_xr.store.recheck.place_sha256", sources.place_sha256)
+    monkeypatch.setattr("fintune_xr.store.ingest.changed_files.place_sha256", sources.place_sha256)
     return seen
 
 
@@ -170,7 +174,7 @@ def test_metadata_is_never_opened(source: Path, tmp_path: Path, monkeypatch: pyt
         return original(place)
 
     monkeypatch.setattr(sources, "open_place", recorded)
-    monkeypatch.setattr("fintune_xr.store.readers.open_place", recorded)
+    monkeypatch.setattr("fintune_xr.store.raw.readers.open_place", recorded)
     run(source, tmp_path / "c.zarr")
     assert len(opened) == 2 * 16
     assert all(name.endswith(".tif") for name in opened)
@@ -365,8 +369,8 @@ def test_stopped_while_a_shard_is_committed(
 KILLED = """
 import os, signal, sys
 from fintune_xr.store import ingest, shards
-from fintune_xr.store.layouts import choose_layout
-from fintune_xr.store.scan import scan
+from fintune_xr.store.raw.layouts import choose_layout
+from fintune_xr.store.raw.scan import scan
 shards.MAX_TILES_PER_SHARD = 3
 def progress(done, total):
     if done == int(sys.argv[3]):

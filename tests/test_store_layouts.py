@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fintune_xr.errors import SettingsError, UnknownNameError
-from fintune_xr.store.layouts import LAYOUTS, PlaneName, choose_layout, safe_name
+from fintune_xr.store.raw.layouts import LAYOUTS, PlaneName, choose_layout, safe_name
 
 
 @pytest.mark.parametrize(

@@ -16,14 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fintune_xr.errors import TileReadError
-from fintune_xr.store.readers import (
-    Header,
-    read_header,
-    read_labels,
-    read_plane,
-    read_plane_with_digest,
-    tiff,
-)
+from fintune_xr.store.raw.readers import Header, read_header, read_labels, read_plane, read_plane_with_digest, tiff
 
 RNG = np.random.default_rng(5)
 PLANE = RNG.integers(0, 4000, (50, 70)).astype(np.uint16)

@@ -32,13 +32,14 @@ from fintune_xr.errors import (
     StoreUnreachableError,
     StoreWriteError,
 )
-from fintune_xr.pipelines import cli
-from fintune_xr.pipelines.check import check
-from fintune_xr.pipelines.infer import infer
-from fintune_xr.store import location as location_module
-from fintune_xr.store import locks, remote
+from fintune_xr.pipelines.cli import app as cli
+from fintune_xr.pipelines.steps.check import check
+from fintune_xr.pipelines.steps.infer import infer
 from fintune_xr.store.cohort import open_cohort
-from fintune_xr.store.location import Location
+from fintune_xr.store.zarr_io import location as location_module
+from fintune_xr.store.zarr_io import locks
+from fintune_xr.store.zarr_io import object_storage as remote
+from fintune_xr.store.zarr_io.location import Location
 
 KEY, SECRET = "AKIDNOTTOBESEEN", "secret-not-to-be-seen/anywhere"
 BUCKET = "cohorts"
@@ -288,7 +289,7 @@ def test_a_second_writer_is_refused_and_a_dead_ones_lease_is_taken_over(monkeypa
     code = f"""
 import os, time
 from fintune_xr.store import locks
-from fintune_xr.store.location import Location
+from fintune_xr.store.zarr_io.location import Location
 locks.RENEW_S = 0.2
 with locks.holding(Location("{location.url}"), "run-r", what="x"):
     os.kill(os.getpid(), 9)
@@ -308,7 +309,7 @@ def test_a_writer_that_lost_its_lease_stops(sigint: str, status: int) -> None:
     code = f"""
 import signal, time
 from fintune_xr.store import locks
-from fintune_xr.store.location import Location
+from fintune_xr.store.zarr_io.location import Location
 signal.signal(signal.SIGINT, signal.{sigint})
 locks.RENEW_S = 0.2
 location = Location("{location.url}")

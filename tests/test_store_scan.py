@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fintune_xr.errors import FintuneValueError
-from fintune_xr.store import sources
-from fintune_xr.store.layouts import choose_layout
-from fintune_xr.store.pairing import natural_key
-from fintune_xr.store.scan import Scan, check_sizes, left_out_table, scan, scan_table
+from fintune_xr.store.raw import sources
+from fintune_xr.store.raw.layouts import choose_layout
+from fintune_xr.store.raw.pairing import natural_key
+from fintune_xr.store.raw.scan import Scan, check_sizes, left_out_table, scan, scan_table
 
 ROSMAP = choose_layout("rosmap")
 

@@ -13,23 +13,23 @@ from segment_anything import SamAutomaticMaskGenerator
 from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.analysis.report.render import render_report, report_tables
-from fintune_xr.analysis.report.sweep_study import GRID, best_setting, sweep_study, sweep_table
+from fintune_xr.analysis.report.studies.sweep import GRID, best_setting, sweep_study, sweep_table
 from fintune_xr.errors import CheckpointError, RunBusyError, RunMismatchError, SettingsError
 from fintune_xr.metrics.instance import match_masks
 from fintune_xr.models.checkpoints import resolve_checkpoint
-from fintune_xr.models.sam import SamSize, composite, empty_sam, load_sam, sam_channels
-from fintune_xr.models.sam_settings import SamSweepSettings
-from fintune_xr.pipelines import cli
-from fintune_xr.pipelines import sweep as step
-from fintune_xr.pipelines.annotate import annotate
-from fintune_xr.pipelines.ingest import ingest
-from fintune_xr.pipelines.report import report_contents
-from fintune_xr.pipelines.split import annotated_tiles, split
-from fintune_xr.pipelines.sweep import drawn_tiles, sweep
+from fintune_xr.models.sam.adapter import SamSize, composite, empty_sam, load_sam, sam_channels
+from fintune_xr.models.sam.kind import SamSweepSettings
+from fintune_xr.pipelines.cli import app as cli
+from fintune_xr.pipelines.report.report import report_contents
+from fintune_xr.pipelines.steps.annotate import annotate
+from fintune_xr.pipelines.steps.ingest import ingest
+from fintune_xr.pipelines.steps.split import annotated_tiles, split
+from fintune_xr.pipelines.studies import sweep as step
+from fintune_xr.pipelines.studies.sweep import drawn_tiles, sweep
 from fintune_xr.schema import check_dataset
-from fintune_xr.simulate import CohortSettings, simulate_cohort
+from fintune_xr.simulation.if_cohort import CohortSettings, simulate_cohort
 from fintune_xr.store.cohort import open_cohort
-from fintune_xr.store.locks import holding
+from fintune_xr.store.zarr_io.locks import holding
 from fintune_xr.text import texts
 
 GRID_ASKED = (

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from fintune_xr.turns import Turns, turns_on
+from fintune_xr.execution.device_turns import Turns, turns_on
 
 
 class Users:

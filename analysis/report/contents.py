@@ -11,8 +11,8 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from fintune_xr import names as n
+from fintune_xr.analysis.report.detection.contents import ParticleContents
 from fintune_xr.analysis.report.numbers import Format, shown
-from fintune_xr.analysis.report.particle_contents import ParticleContents
 
 _HEADERS: Final = {
     n.RATIO: "positive share",

@@ -10,35 +10,35 @@ from typing import Final
 import jinja2
 import pandas as pd
 
-from fintune_xr.analysis.report.association_sections import (
-    association_section,
-    bootstrap_section,
-    comparison_section,
-    findings,
-    ratio_section,
-)
-from fintune_xr.analysis.report.cohort_sections import (
-    cohort_section,
-    cohort_sentence,
-    examples_section,
-    provenance_section,
-    quarantine_section,
-)
 from fintune_xr.analysis.report.contents import Note, ReportContents, Section, Stale, Table
-from fintune_xr.analysis.report.particle_sections import (
+from fintune_xr.analysis.report.detection.sections import (
     particle_notes,
     picks_section,
     picture_section,
     stages_section,
 )
-from fintune_xr.analysis.report.positivity_section import positivity_section
-from fintune_xr.analysis.report.score_sections import (
+from fintune_xr.analysis.report.instance.scores import (
     score_notes,
     segmentation_section,
     study_sections,
     study_verdicts,
     verdicts,
 )
+from fintune_xr.analysis.report.sections.associations import (
+    association_section,
+    bootstrap_section,
+    comparison_section,
+    findings,
+    ratio_section,
+)
+from fintune_xr.analysis.report.sections.cohort import (
+    cohort_section,
+    cohort_sentence,
+    examples_section,
+    provenance_section,
+    quarantine_section,
+)
+from fintune_xr.analysis.report.sections.positivity import positivity_section
 
 _TEMPLATE: Final = "report.html.jinja"
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fintune_xr.discs import UNKNOWN
 from fintune_xr.finetune.settings import AugmentationSettings
+from fintune_xr.pixels.discs import UNKNOWN
 
 Planes = NDArray[np.float32]
 

@@ -11,8 +11,8 @@ from typing import Final, NamedTuple
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
-from fintune_xr.discs import UNKNOWN
 from fintune_xr.errors import FintuneValueError
+from fintune_xr.pixels.discs import UNKNOWN
 
 SMOOTH: Final = 1e-5
 

@@ -17,16 +17,16 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from fintune_xr.errors import RunMismatchError
-from fintune_xr.exclusive import holding_file
+from fintune_xr.execution.file_lock import holding_file
 from fintune_xr.finetune.augmentation import Cut
-from fintune_xr.finetune.best import BestWeights
+from fintune_xr.finetune.best_weights import BestWeights
 from fintune_xr.finetune.encoders import Freezing
-from fintune_xr.finetune.networks import Trainable, trainable
+from fintune_xr.finetune.objective import NamedTiles, Validation
 from fintune_xr.finetune.patches import PatchDataset, PatchSampler, PreparedTile
 from fintune_xr.finetune.progress import Progress, Report
 from fintune_xr.finetune.settings import FitSettings
 from fintune_xr.finetune.steps import NetworkTraining, WholeFiles
-from fintune_xr.finetune.tasks import NamedTiles, Validation
+from fintune_xr.finetune.trainable import Trainable, trainable
 from fintune_xr.models.checkpoints import RECORD_FILE, WEIGHTS_FILE, Checkpoint, resolve_checkpoint
 from fintune_xr.models.devices import CPU, resolve_device, use_threads
 from fintune_xr.provenance import provenance, settings_digest

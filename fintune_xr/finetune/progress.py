@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from fintune_xr.finetune.best import BestWeights
+from fintune_xr.finetune.best_weights import BestWeights
+from fintune_xr.finetune.objective import Validation
 from fintune_xr.finetune.schedules import ENCODER, REST
-from fintune_xr.finetune.tasks import Validation
 from fintune_xr.models.devices import finish, peak_memory, start_measuring
 
 # A score must rise by this much to count as better.
@@ -117,18 +117,18 @@ class Progress(Callback):  # type: ignore[misc]
 
     def on_before_optimizer_step(
         self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        optimizer: torch.optim.Optimizer,  # noqa: ARG002
+        trainer: Trainer,  # noqa: ARG002
+        pl_module: LightningModule,  # noqa: ARG002
+        optimizer: torch.optim.Optimizer,
     ) -> None:
         """Notes the learning rates."""
         self._rates = {group["name"]: float(group["lr"]) for group in optimizer.param_groups}
 
     def on_train_batch_end(
         self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
+        trainer: Trainer,  # noqa: ARG002
+        pl_module: LightningModule,  # noqa: ARG002
+        outputs: Any,  # noqa: ARG002
         batch: Sequence[torch.Tensor],
         batch_idx: int,  # noqa: ARG002
     ) -> None:

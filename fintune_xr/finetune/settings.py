@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from fintune_xr.errors import unknown_name
 from fintune_xr.models.channels import ChannelSettings
 from fintune_xr.models.checkpoints import CPSAM_KIND, FLOW_UNET_KIND, UNET_KIND
-from fintune_xr.models.settings import DynamicsSettings
+from fintune_xr.models.kind import DynamicsSettings
 from fintune_xr.settings import Settings
 
 ALL_BLOCKS: Final = "all"

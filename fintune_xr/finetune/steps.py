@@ -10,8 +10,8 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from fintune_xr.finetune.networks import Trainable
 from fintune_xr.finetune.schedules import parameter_groups, warmup_cosine
+from fintune_xr.finetune.trainable import Trainable
 from fintune_xr.seeds import stream
 
 

@@ -15,7 +15,7 @@ from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
-from fintune_xr.labels import Overlaps, label_table, overlaps
+from fintune_xr.pixels.instance_labels import Overlaps, label_table, overlaps
 from fintune_xr.seeds import stream
 
 IOU_THRESHOLDS: Final = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from fintune_xr.errors import SettingsError, unknown_name
-from fintune_xr.models.segmenter import Plane
+from fintune_xr.models.protocol import Plane
 from fintune_xr.settings import Settings
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from fintune_xr.errors import CheckpointError, CheckpointNotFoundError, nearest
-from fintune_xr.models.weights import cached_weights, published_names
+from fintune_xr.models.published import cached_weights, published_names
 from fintune_xr.provenance import file_sha256
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ from typing import Any
 from fintune_xr.errors import FintuneValueError, SettingsError
 from fintune_xr.models.checkpoints import FLOW_UNET_KIND, SAM_KIND, THRESHOLD_KIND, UNET_KIND, Checkpoint
 from fintune_xr.models.devices import resolve_device
-from fintune_xr.models.segmenter import Model, Segmenter
-from fintune_xr.models.settings import model_settings
-from fintune_xr.models.threshold import ThresholdSegmenter
-from fintune_xr.products import INSTANCES, PROBABILITIES, Product
+from fintune_xr.models.kind import model_settings
+from fintune_xr.models.protocol import Model, Segmenter
+from fintune_xr.models.threshold.adapter import ThresholdSegmenter
 from fintune_xr.settings import Settings
+from fintune_xr.tasks.product import INSTANCES, PROBABILITIES, Product
 
 _LOADING = threading.Lock()
 
@@ -69,17 +69,17 @@ def _built(checkpoint: Checkpoint, channels: tuple[str, ...], settings: Any, dev
         return ThresholdSegmenter(settings, channels=channels)
     # The network libraries take many seconds to import, and a classical run needs none of them.
     if checkpoint.kind == FLOW_UNET_KIND:
-        from fintune_xr.models.flow_unet import load_flow_unet
+        from fintune_xr.models.flow_unet.adapter import load_flow_unet
 
         return load_flow_unet(checkpoint, settings, channels=channels, device=device)
     if checkpoint.kind == SAM_KIND:
-        from fintune_xr.models.sam import load_sam_segmenter
+        from fintune_xr.models.sam.adapter import load_sam_segmenter
 
         return load_sam_segmenter(checkpoint, settings, channels=channels, device=device)
     if checkpoint.kind == UNET_KIND:
-        from fintune_xr.models.unet import load_unet
+        from fintune_xr.models.particle_unet.adapter import load_unet
 
         return load_unet(checkpoint, settings, channels=channels, device=device)
-    from fintune_xr.models.cellpose_sam import load_cpsam
+    from fintune_xr.models.cellpose.adapter import load_cpsam
 
     return load_cpsam(checkpoint, settings, channels=channels, device=device)

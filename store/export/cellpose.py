@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, SplitError
-from fintune_xr.overlap import ahead
+from fintune_xr.execution.read_ahead import ahead
 from fintune_xr.store.cohort import Cohort
-from fintune_xr.store.layouts import safe_name
+from fintune_xr.store.export.masks import label_dtype
+from fintune_xr.store.export.whole_files import whole_file
+from fintune_xr.store.raw.layouts import safe_name
 from fintune_xr.text import text_array, texts
-
-from .files import whole_file
-from .masks import label_dtype
 
 FOLDERS: Final = {part: f"{part}_cells" for part in n.SPLITS}
 INDEX_FILE: Final = "split.tsv"

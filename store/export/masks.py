@@ -16,12 +16,11 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from fintune_xr import names as n
-from fintune_xr.overlap import ahead
+from fintune_xr.execution.read_ahead import ahead
 from fintune_xr.store.cohort import Cohort
-from fintune_xr.store.layouts import safe_name
+from fintune_xr.store.export.whole_files import whole_file
+from fintune_xr.store.raw.layouts import safe_name
 from fintune_xr.text import texts
-
-from .files import whole_file
 
 SUFFIX = "_pred.tif"
 

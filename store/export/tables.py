@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.store.cohort import Cohort
-from fintune_xr.store.tables import CELLS_PER_CHUNK
+from fintune_xr.store.export.whole_files import whole_file
+from fintune_xr.store.zarr_io.groups import CELLS_PER_CHUNK
 from fintune_xr.text import texts
-
-from .files import whole_file
 
 TILE_LABELS: Final = (n.TILE, n.DONOR, n.MARKER, n.SPLIT)
 CELL_VALUES: Final = (n.LABEL, n.AREA_PX, n.CENTROID_Y, n.CENTROID_X, n.SCORE)

@@ -1,0 +1,194 @@
+"""Marker-positive cells by stored intensities: another rule never needs another segmentation.
+
+The signal of a cell is its mean intensity in the marker channel less the background of its tile, in counts.
+Cells come in blocks. Whole numbers are added up as blocks come, to one histogram for each donor and marker and to
+counts of tiles, so that neither memory nor result depends on how the cells are cut, and no block is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from fintune_xr.analysis.groups import tile_groups
+from fintune_xr.analysis.kernels import thresholds as kernels
+from fintune_xr.analysis.positivity.rules import FixedRule, IntensityRule, OtsuDonorRule, OtsuRule, of_rule
+from fintune_xr.datasets import POSITIVITY
+from fintune_xr.errors import unknown_name
+from fintune_xr.names import (
+    BACKGROUND,
+    BIN,
+    CELL,
+    CHANNEL,
+    DONOR,
+    MARKER,
+    MARKER_CHANNEL,
+    MEAN_INTENSITY,
+    N_ALL,
+    N_CELLS,
+    N_POSITIVE,
+    N_WITHOUT_NUCLEUS,
+    REASON,
+    RULE,
+    THRESHOLD,
+    TILE,
+    TILE_INDEX,
+)
+
+CellBlocks: TypeAlias = Callable[[], Iterable[xr.Dataset]]
+"""Reads the cell table of a run from its beginning, in parts of any size; each call reads it anew."""
+
+
+def marker_signal(cells: xr.Dataset, tiles: xr.Dataset) -> xr.DataArray:
+    """Background-subtracted marker intensity (cell) in counts; NaN without a background pixel.
+
+    `cells` is the cell table of a run or a part of it; `tiles` holds its background (tile, channel) for all tiles of
+    the cohort, in the order that `tile_index` counts.
+
+    Raises UnknownNameError if the intensities have no marker channel.
+    """
+    signal = _signal(cells, _background(tiles))
+    return xr.DataArray(signal, dims=CELL, attrs={"units": "counts", "long_name": "Marker signal above background."})
+
+
+def signal_histogram(blocks: Iterable[xr.Dataset], tiles: xr.Dataset) -> xr.DataArray:
+    """Number of cells (donor, marker, bin) by log(1 + signal) in all `blocks`; `bin` is the centre of the bin.
+
+    Cells and `tiles` as in `marker_signal`; `tiles` has the coordinates donor and marker along tile. Cells without a
+    signal are in no bin. Memory: 8 kB for each donor and marker, and one block.
+    """
+    groups, background = tile_groups(tiles), _background(tiles)
+    group = groups.group_of_tile
+    counts = np.zeros((groups.donors.size * groups.markers.size, kernels.N_BINS), np.int64)
+    for cells in blocks:
+        kernels.add_to_histograms(counts, _signal(cells, background), group[cells[TILE_INDEX].values])
+    return xr.DataArray(
+        counts.reshape(*groups.shape, kernels.N_BINS),
+        coords={DONOR: groups.donors, MARKER: groups.markers, BIN: kernels.CENTRES},
+        attrs={"units": "cells", "long_name": "Cells by log(1 + signal)."},
+    )
+
+
+def otsu_threshold(histogram: xr.DataArray) -> xr.DataArray:
+    """Otsu's threshold in counts of each histogram (..., bin) from `signal_histogram`.
+
+    NaN with a reason, in the coordinate `reason`, where fewer than MIN_CELLS cells, or cells of one value
+    only, were counted.
+    """
+    return _thresholds(histogram, kernels.otsu)
+
+
+def mixture_threshold(histogram: xr.DataArray) -> xr.DataArray:
+    """Threshold in counts where the upper of two Gaussians becomes likelier, of each histogram (..., bin).
+
+    NaN with a reason, in the coordinate `reason`, for too few cells or components that do not separate.
+    """
+    return _thresholds(histogram, kernels.mixture)
+
+
+def threshold_of_tiles(histogram: xr.DataArray, tiles: xr.Dataset, *, rule: IntensityRule) -> xr.DataArray:
+    """Threshold (tile) in counts above which a cell is positive, with its `reason` where it is NaN.
+
+    `histogram` comes from `signal_histogram` of all cells of `tiles`. The threshold is that of the tile's marker in
+    the cohort or, for OtsuDonorRule, of its donor and marker.
+    """
+    groups = tile_groups(tiles)
+    coords = {TILE: tiles.coords[TILE].reset_coords(drop=True)}
+    if isinstance(rule, FixedRule):
+        values = np.full(groups.donor_of_tile.size, rule.threshold, np.float32)
+        return xr.DataArray(values, {**coords, REASON: (TILE, np.full(values.size, "", object))}, TILE)
+    place = {MARKER: xr.DataArray(groups.marker_of_tile, dims=TILE, coords=coords)}
+    if isinstance(rule, OtsuDonorRule):
+        place[DONOR] = xr.DataArray(groups.donor_of_tile, dims=TILE, coords=coords)
+        found = otsu_threshold(histogram)
+    else:
+        fit = otsu_threshold if isinstance(rule, OtsuRule) else mixture_threshold
+        found = fit(histogram.sum(DONOR))
+    return found.isel(place).drop_vars([DONOR, MARKER], errors="ignore").astype(np.float32)
+
+
+def count_positive(
+    blocks: Iterable[xr.Dataset], tiles: xr.Dataset, *, thresholds: Sequence[xr.DataArray]
+) -> list[xr.DataArray]:
+    """Number of cells (tile) whose signal is above the threshold (tile) of their tile, for each of `thresholds`.
+
+    `tiles` holds n_cells and background. -1 where the number is unknown: the tile is not done, or it has
+    cells but no threshold or no background. Memory: four bytes for each tile and threshold, and one block.
+    """
+    background, n_cells = _background(tiles), tiles[N_CELLS].reset_coords(drop=True)
+    counts = [np.zeros(n_cells.size, np.int32) for _ in thresholds]
+    limits = [threshold.values for threshold in thresholds]
+    for cells in blocks:
+        signal, index = _signal(cells, background), cells[TILE_INDEX].values
+        for count, limit in zip(counts, limits, strict=True):
+            kernels.add_positives(count, signal, index, limit)
+    for count, limit in zip(counts, limits, strict=True):
+        has_rule = ~np.isnan(limit) & ~np.isnan(background)
+        count[(n_cells.values < 0) | ((n_cells.values > 0) & ~has_rule)] = -1
+    return [n_cells.copy(data=count) for count in counts]
+
+
+def apply_rules(blocks: CellBlocks, tiles: xr.Dataset, *, rules: Sequence[IntensityRule]) -> xr.Dataset:
+    """N_all, n_positive, n_without_nucleus, threshold and reason (rule, tile) of one run.
+
+    `blocks` gives the run's cell table, which is read twice: for the histograms, and to count; `tiles` its n_cells
+    (tile) and background (tile, channel) with the coordinates tile, donor and marker of the images. Unknown counts
+    are -1 and `reason` says why.
+
+    Raises UnknownNameError if the intensities have no marker channel.
+    """
+    small = tiles[[N_CELLS, BACKGROUND]].load()
+    reads_cells = any(not isinstance(rule, FixedRule) for rule in rules)
+    histogram = signal_histogram(blocks() if reads_cells else [], small)
+    thresholds = [threshold_of_tiles(histogram, small, rule=rule) for rule in rules]
+    counts = count_positive(blocks(), small, thresholds=thresholds)
+    parts = [_of_rule(*one, small) for one in zip(rules, thresholds, counts, strict=True)]
+    return xr.concat(parts, RULE, join="exact", combine_attrs="drop")
+
+
+def _of_rule(rule: IntensityRule, threshold: xr.DataArray, n_positive: xr.DataArray, tiles: xr.Dataset) -> xr.Dataset:
+    n_cells = tiles[N_CELLS].reset_coords(drop=True)
+    code = np.where(np.isnan(_background(tiles)) & (n_cells > 0), kernels.NO_BACKGROUND, kernels.OK)
+    why = _described(n_cells.copy(data=np.where(n_cells < 0, kernels.NOT_DONE, code)))
+    parts = {
+        N_ALL: n_cells.astype(np.int32),
+        N_POSITIVE: n_positive,
+        N_WITHOUT_NUCLEUS: xr.zeros_like(n_cells, np.int32),
+        THRESHOLD: threshold.reset_coords(drop=True),
+        REASON: why.where(why != "", threshold[REASON].reset_coords(drop=True)),
+    }
+    return of_rule(parts, rule)
+
+
+def _thresholds(histogram: xr.DataArray, kernel: Callable[[NDArray[np.int64]], kernels.Thresholds]) -> xr.DataArray:
+    threshold, code = xr.apply_ufunc(kernel, histogram, input_core_dims=[[BIN]], output_core_dims=[[], []])
+    named: xr.DataArray = threshold.assign_attrs(POSITIVITY[THRESHOLD].attrs)
+    return named.assign_coords({REASON: _described(code)})
+
+
+def _described(code: xr.DataArray) -> xr.DataArray:
+    # References to a few texts: text of fixed width takes two hundred bytes a tile.
+    return code.copy(data=np.asarray(kernels.REASONS, object)[code.values])
+
+
+def _background(tiles: xr.Dataset) -> NDArray[np.float32]:
+    """Background (tile,) of the marker channel."""
+    return _marker(tiles, BACKGROUND).astype(np.float32)
+
+
+def _marker(dataset: xr.Dataset, name: str) -> NDArray[Any]:
+    channels = [str(channel) for channel in dataset[CHANNEL].to_numpy()]
+    if MARKER_CHANNEL not in channels:
+        raise unknown_name(f"channel in {name}", MARKER_CHANNEL, channels)
+    values: NDArray[Any] = dataset[name].isel({CHANNEL: channels.index(MARKER_CHANNEL)}).to_numpy()
+    return values
+
+
+def _signal(cells: xr.Dataset, background: NDArray[np.float32]) -> NDArray[np.float32]:
+    intensity = _marker(cells, MEAN_INTENSITY).astype(np.float32)
+    signal: NDArray[np.float32] = intensity - background[cells[TILE_INDEX].values]
+    return signal

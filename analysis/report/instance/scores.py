@@ -1,0 +1,251 @@
+"""Sections about segmentation: scores of the runs, whether fine-tuning helped, studies of its settings."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from fintune_xr import names as n
+from fintune_xr.analysis.figures.statistics import difference_figure, score_bars_figure, threshold_figure
+from fintune_xr.analysis.figures.style import data_uri
+from fintune_xr.analysis.report.contents import Note, Part, Picture, ReportContents, Section, Study, Table
+from fintune_xr.analysis.report.numbers import decimals, with_interval
+from fintune_xr.metrics.instance import score_name
+
+EVALUATE: Final = "fintune-xr evaluate STORE --run RUN --split test"
+IOU: Final = 0.5
+# Fewer donors that all agree may do so by chance: 2 * 0.5**n is below 0.05 from six on.
+ENOUGH_DONORS: Final = 6
+
+AP50: Final = score_name(n.AVERAGE_PRECISION, n.IMAGE_MEAN)
+SHOWN_SCORES: Final = {
+    AP50: "AP50, image mean",
+    score_name(n.AVERAGE_PRECISION, n.POOLED): "AP50, pooled",
+    score_name(n.MEAN_AVERAGE_PRECISION, n.IMAGE_MEAN): "AP50:95, image mean",
+    score_name(n.PRECISION, n.POOLED): "Precision, pooled",
+    score_name(n.RECALL, n.POOLED): "Recall, pooled",
+    score_name(n.F1, n.POOLED): "F1, pooled",
+}
+STUDIES: Final = {
+    "benchmark": ("Ways to train", "fintune-xr benchmark STORE --model WEIGHTS"),
+    "budget": ("Label budget", "fintune-xr budget STORE"),
+    "gate": ("Post-processing", "fintune-xr gate STORE --run RUN"),
+    "sweep": ("SAM sweep", "fintune-xr sweep STORE --model WEIGHTS"),
+}
+
+
+def segmentation_section(contents: ReportContents) -> Section:
+    """Scores per run, overall and per marker, with intervals, differences to the baseline and a verdict."""
+    if contents.scores is None:
+        return Section("segmentation", "Segmentation", command=EVALUATE)
+    parts = score_parts(contents)
+    if contents.published is not None and not any(study.key == "benchmark" for study in contents.studies):
+        caption = "The original study, on its own data: AP50 is an image mean, the others are pooled"
+        frame = contents.published.to_pandas().rename_axis("model").reset_index()
+        parts.append(Table("published", caption, frame))
+    return Section("segmentation", "Segmentation", tuple(parts))
+
+
+def score_parts(contents: ReportContents, *, prefix: str = "") -> list[Part]:
+    """Verdicts, tables and pictures of `contents.scores`, which is there; keys of tables begin with `prefix`."""
+    scores = contents.scores
+    if scores is None:
+        return []
+    overall = scores.sel({n.THRESHOLD: IOU})
+    caption = _scores_caption(contents, scores)
+    parts: list[Part] = [*verdicts(contents), _scores_table(f"{prefix}scores", caption, overall)]
+    parts += _difference_parts(contents, overall, key=f"{prefix}differences")
+    parts.append(_bars(overall))
+    curve = threshold_figure(scores[AP50], _interval(scores, AP50))
+    alt = "Average precision of each run against the required overlap"
+    parts.append(Picture(data_uri(curve, "svg"), alt, "Average precision (mean over images) by IoU."))
+    if contents.scores_by_marker is not None:
+        by_marker = contents.scores_by_marker.sel({n.THRESHOLD: IOU})
+        caption = "The same scores for each marker"
+        parts.append(_scores_table(f"{prefix}scores_by_marker", caption, by_marker))
+    return parts
+
+
+def study_sections(contents: ReportContents) -> list[Section]:
+    """A section for each kind of study, done or not; several of one kind follow one another."""
+    sections = []
+    for key, (title, command) in STUDIES.items():
+        parts = [part for study in contents.studies if study.key == key for part in _study_parts(study, title)]
+        sections.append(Section(key, title, tuple(parts)) if parts else Section(key, title, command=command))
+    return sections
+
+
+def _study_parts(study: Study, title: str) -> list[Part]:
+    named = f"{title}, {study.name}" if study.name else title
+    parts: list[Part] = [Note(study.text), *study.parts]
+    if study.figure is not None:
+        uri = data_uri(study.figure, "svg")
+        parts.append(Picture(uri, f"{named}: scores by setting", f"{named}: scores by setting."))
+    key = f"{study.key}_{study.name}" if study.name else study.key
+    what = "all models" if study.key == "benchmark" else "all settings"
+    page = study.table if study.page is None else study.page
+    # An interval is one number: it stays on its line.
+    formats = {str(name): str for name in page if page[name].astype(str).str.contains("[", regex=False).any()}
+    return [*parts, Table(key, f"{named}: {what}", study.table, formats, page=study.page), *study.more]
+
+
+def score_notes(contents: ReportContents) -> list[Note]:
+    """AP50 of each run where there is nothing to compare it to."""
+    if contents.scores is None or contents.scores.sizes[n.RUN] > 1:
+        return []
+    at = contents.scores.sel({n.THRESHOLD: IOU}).squeeze(n.RUN)
+    number = with_interval(float(at[AP50]), *_ends(at, AP50))
+    return [Note(f"AP50 of {at[n.RUN].item()} is {number}, the mean over annotated images.")]
+
+
+def verdicts(contents: ReportContents) -> list[Note]:
+    """Whether each run is better than the baseline, by AP50 and the interval of its paired difference."""
+    if contents.scores is None or not _has_differences(contents):
+        return []
+    versus = contents.scores.sel({n.THRESHOLD: IOU, n.REFERENCE: contents.baseline})
+    level = _level(contents.scores)
+    return [
+        _verdict(run, versus.sel({n.RUN: run}), contents, level)
+        for run in map(str, versus[n.RUN].values)
+        if run != contents.baseline
+    ]
+
+
+def study_verdicts(contents: ReportContents) -> list[Note]:
+    """What the studies of the report say with a mark of good, doubtful or bad, each beginning with its study."""
+    parts = ((STUDIES[study.key][0], part) for study in contents.studies for part in study.parts)
+    notes = [(title, part) for title, part in parts if isinstance(part, Note) and part.tone != "plain"]
+    return [replace(note, text=f"{title}. {note.text}") for title, note in notes]
+
+
+def _has_differences(contents: ReportContents) -> bool:
+    scores = contents.scores
+    return scores is not None and bool(contents.baseline) and f"{AP50}_{n.DIFFERENCE}" in scores
+
+
+def _verdict(run: str, scores: xr.Dataset, contents: ReportContents, level: str) -> Note:
+    baseline, n_donors = contents.baseline, contents.n_scored_donors
+    gain = float(scores[f"{AP50}_{n.DIFFERENCE}"])
+    low, high = _ends(scores, f"{AP50}_{n.DIFFERENCE}")
+    if math.isnan(low) or math.isnan(high):
+        text = f"AP50 {decimals(2, signed=True)(gain)} against {baseline}, without an interval"
+        return Note(f"Did it help? Not known for {run}: {text}. It takes two annotated donors.", "doubtful")
+    number = with_interval(gain, low, high, signed=True)
+    change = f"AP50 {number} against {baseline} ({level} interval over donors)"
+    if 0 < n_donors < ENOUGH_DONORS and not low <= 0 <= high:
+        way = "better" if low > 0 else "worse"
+        text = f"{run} segments {way} than {baseline} on {n_donors} donors, too few to be sure. {change}."
+        return Note(f"Did it help? Open: {text}", "doubtful")
+    if low > 0:
+        return Note(f"Did it help? Yes: {run} segments better than {baseline}. {change}.", "good")
+    if high < 0:
+        return Note(f"Did it help? No: {run} segments worse than {baseline}. {change}.", "bad")
+    return Note(f"Did it help? Not shown: for {run} the interval contains zero. {change}.", "doubtful")
+
+
+def _ends(scores: xr.Dataset, name: str) -> tuple[float, float]:
+    """Ends of the stored interval of a score; NaN where a single donor gave none."""
+    if f"{name}_{n.INTERVAL}" not in scores:
+        return float("nan"), float("nan")
+    low, high = scores[f"{name}_{n.INTERVAL}"].values[[0, -1]]
+    return float(low), float(high)
+
+
+def _interval(scores: xr.Dataset, name: str) -> xr.DataArray:
+    """The stored interval of a score, NaN where there is none."""
+    if f"{name}_{n.INTERVAL}" in scores:
+        return scores[f"{name}_{n.INTERVAL}"]
+    return xr.full_like(scores[name], np.nan, dtype=float).expand_dims({n.QUANTILE: 2}, axis=-1)
+
+
+def _level(scores: xr.Dataset) -> str:
+    if n.QUANTILE not in scores.coords:
+        return "missing"
+    low, high = scores[n.QUANTILE].values[[0, -1]]
+    return f"{100 * (high - low):.0f}\u202f%"
+
+
+def _scores_caption(contents: ReportContents, scores: xr.Dataset) -> str:
+    part = f" on the annotated tiles of part {contents.scored_part}" if contents.scored_part else ""
+    doubt = f"in brackets the {_level(scores)} interval of a bootstrap over donors"
+    if n.QUANTILE not in scores.coords:
+        doubt = "one donor, so no interval"
+    return (
+        f"Scores at IoU {IOU}{part}; {doubt}. An image mean averages the scores of single images, a pooled score "
+        "is that of all cells together"
+    )
+
+
+def _scores_table(key: str, caption: str, scores: xr.Dataset) -> Table:
+    dims = [dim for dim in (n.MARKER, n.RUN) if dim in scores.dims]
+    present = {name: label for name, label in SHOWN_SCORES.items() if name in scores}
+    data, page = [], []
+    for labels, at in _positions(scores, dims):
+        one = scores.isel(at)
+        raw: dict[str, object] = dict(labels)
+        text: dict[str, object] = dict(labels)
+        for name, label in present.items():
+            value, (low, high) = float(one[name]), _ends(one, name)
+            raw |= {name: value, f"{name}_low": low, f"{name}_high": high}
+            text[label] = with_interval(value, low, high).replace(" [", "\n[")
+        text["images"] = raw["images"] = int(one[f"{n.AVERAGE_PRECISION}_{n.N_IMAGES}"])
+        data.append(raw)
+        page.append(text)
+    formats = dict.fromkeys(present.values(), str)
+    return Table(key, caption, pd.DataFrame(data), formats, page=pd.DataFrame(page))
+
+
+def _positions(scores: xr.Dataset, dims: list[str]) -> list[tuple[dict[str, str], dict[str, int]]]:
+    """Labels and positions of every combination along `dims`."""
+    found = []
+    for place in np.ndindex(*(scores.sizes[dim] for dim in dims)):
+        at = dict(zip(dims, map(int, place), strict=True))
+        found.append(({dim: str(scores[dim].values[at[dim]]) for dim in dims}, at))
+    return found
+
+
+def _difference_parts(contents: ReportContents, overall: xr.Dataset, *, key: str) -> list[Part]:
+    if not _has_differences(contents) or overall.sizes[n.RUN] < 2:
+        return []
+    versus = overall.sel({n.REFERENCE: contents.baseline})
+    names = [name for name in SHOWN_SCORES if f"{name}_{n.DIFFERENCE}" in versus]
+    labels = [SHOWN_SCORES[name] for name in names]
+    difference = xr.concat([versus[f"{name}_{n.DIFFERENCE}"] for name in names], n.ITEM)
+    interval = xr.concat([_interval(versus, f"{name}_{n.DIFFERENCE}") for name in names], n.ITEM)
+    figure = difference_figure(difference, interval, labels=labels, unit=f"difference to {contents.baseline}")
+    caption = f"Differences to {contents.baseline} on the same resamples of donors; a line is the interval."
+    return [
+        _difference_table(key, versus, names, contents.baseline),
+        Picture(data_uri(figure, "svg"), f"Differences of scores to {contents.baseline}", caption),
+    ]
+
+
+def _difference_table(key: str, versus: xr.Dataset, names: list[str], baseline: str) -> Table:
+    rows, page = [], []
+    for run in (str(run) for run in versus[n.RUN].values if str(run) != baseline):
+        one = versus.sel({n.RUN: run})
+        text = {n.RUN: run}
+        for name in names:
+            value = float(one[f"{name}_{n.DIFFERENCE}"])
+            low, high = _ends(one, f"{name}_{n.DIFFERENCE}")
+            rows.append({n.RUN: run, "score": name, "difference": value, "low": low, "high": high})
+            text[SHOWN_SCORES[name]] = with_interval(value, low, high, signed=True).replace(" [", "\n[")
+        page.append(text)
+    formats = dict.fromkeys([SHOWN_SCORES[name] for name in names], str)
+    caption = f"Difference to {baseline}, paired: both runs on the same tiles and resamples"
+    return Table(key, caption, pd.DataFrame(rows), formats, page=pd.DataFrame(page))
+
+
+def _bars(overall: xr.Dataset) -> Picture:
+    names = [name for name in SHOWN_SCORES if name in overall]
+    scores = xr.concat([overall[name] for name in names], n.ITEM)
+    interval = xr.concat([_interval(overall, name) for name in names], n.ITEM)
+    labels = [SHOWN_SCORES[name].replace(", ", "\n") for name in names]
+    figure = score_bars_figure(scores, interval, labels=labels)
+    caption = "Scores of each run with their intervals."
+    return Picture(data_uri(figure, "svg"), "Scores of each run as bars", caption)

@@ -1,0 +1,204 @@
+"""Sections about the question: donor ratios, their association with outcomes, and how stable it is."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from fintune_xr import names as n
+from fintune_xr.analysis import comparison, outcomes
+from fintune_xr.analysis.figures.statistics import SIGNIFICANT, association_figure, bootstrap_figure, ratio_figure
+from fintune_xr.analysis.figures.style import data_uri
+from fintune_xr.analysis.report.contents import Note, Part, Picture, ReportContents, Section, Table
+from fintune_xr.analysis.report.numbers import Format, decimals, percent, probability, whole, with_interval
+
+ASSOCIATE: Final = "fintune-xr associate STORE --clinical CSV"
+BOOTSTRAP: Final = "fintune-xr bootstrap STORE --resamples 1000"
+ALPHA: Final = 0.05
+_SAME_RHO: Final = 1e-9
+_MEDIAN_TEXT: Final = "median [interval]"
+_RMO: Final = (n.RUN, n.MARKER, n.OUTCOME)
+
+
+def ratio_section(contents: ReportContents) -> Section:
+    """The positive ratio of every donor, as a picture and a table."""
+    if contents.analysis is None:
+        return Section("ratios", "Donor ratios", command=ASSOCIATE)
+    analysis = contents.analysis
+    names = [n.RATIO, n.N_POSITIVE, n.N_ALL, n.N_TILES]
+    table = analysis[names].to_dataframe().reset_index()[[n.MARKER, n.DONOR, n.RUN, *names]]
+    table = table[table[n.N_TILES] > 0].sort_values([n.MARKER, n.DONOR, n.RUN])
+    caption = "Marker-positive cells over all cells, summed over the tiles of each donor"
+    listed = Table("ratios", caption, table, {n.RATIO: percent}, code=(n.DONOR,))
+    picture = Picture(
+        data_uri(ratio_figure(analysis[n.RATIO]), "svg"),
+        "Strip plot of the marker-positive ratio of each donor, per marker and run",
+        "A point is a donor, lines join the same donor, the wide line is the median.",
+    )
+    return Section("ratios", "Donor ratios", (picture, listed))
+
+
+def association_section(contents: ReportContents) -> Section:
+    """Rho of every ratio and outcome: heat map and a table that begins with the smallest q."""
+    if contents.analysis is None:
+        return Section("associations", "Association with outcomes", command=ASSOCIATE)
+    table = association_table(contents.analysis, contents.clinical)
+    family = contents.analysis.attrs.get("family", [])
+    family_text = " and ".join(map(str, np.atleast_1d(family))) or "the stored family"
+    text = (
+        "Spearman correlation of the donor ratio with each outcome, over the donors that have both. q is the "
+        f"Benjamini–Hochberg value, adjusted jointly over {family_text}."
+    )
+    picture = Picture(
+        data_uri(association_figure(contents.analysis), "svg"),
+        "Heat map of Spearman correlations of donor ratios with outcomes",
+        "Red: the ratio rises with the outcome's value; blue: it falls. Hatched: no correlation exists.",
+    )
+    formats = {n.RHO: decimals(2, signed=True), n.P: probability, n.Q: probability}
+    listed = Table(
+        "associations", "All associations, smallest q first", table, formats, _page(table), (n.OUTCOME,),
+        frozenset(np.flatnonzero(table[n.Q] < ALPHA).tolist()),
+    )  # fmt: skip
+    parts: list[Part] = [Note(text), *_reversed_scales(table), picture, listed]
+    parts += _lost_parts(contents.analysis, contents.rho_if_lost)
+    return Section("associations", "Association with outcomes", tuple(parts))
+
+
+def association_table(analysis: xr.Dataset, clinical: xr.Dataset | None) -> pd.DataFrame:
+    """Rows run, marker, outcome, rho, n, p, q, mark, direction of the outcome, reason; smallest q first."""
+    names = [n.RHO, n.N, n.P, n.Q, n.REASON]
+    table = analysis[names].to_dataframe().reset_index()[[*_RMO, *names]]
+    table = table.sort_values([n.Q, n.P], kind="stable", na_position="last")
+    directions = _directions(clinical)
+    marks = [next((mark for limit, mark in SIGNIFICANT if q < limit), "") for q in table[n.Q]]
+    table.insert(7, "mark", marks)
+    table.insert(8, n.DIRECTION, [directions.get(name, "not stated") for name in table[n.OUTCOME]])
+    return table.reset_index(drop=True)
+
+
+def _lost_parts(analysis: xr.Dataset, bounds: xr.Dataset | None) -> list[Part]:
+    """Where quarantined tiles could change rho, and by how much."""
+    if bounds is None:
+        return []
+    names = {comparison.LOW: "if_lost_negative", comparison.HIGH: "if_lost_positive"}
+    table = bounds.rename(names).assign({n.RHO: analysis[n.RHO]}).to_dataframe().reset_index()
+    table = table[[*_RMO, n.RHO, *names.values()]].sort_values(list(_RMO))
+    moved = (table[list(names.values())].sub(table[n.RHO], axis=0).abs() > _SAME_RHO).any(axis=1)
+    if not moved.any():
+        return [Note("No correlation would change if the quarantined tiles had been read.", "good")]
+    caption = "Rho if every cell of the quarantined tiles were negative, or positive; only where it changes"
+    formats = dict.fromkeys([n.RHO, *names.values()], decimals(2, signed=True))
+    return [Table("quarantine_sensitivity", caption, table[moved], formats, code=(n.OUTCOME,))]
+
+
+def _page(table: pd.DataFrame) -> pd.DataFrame:
+    """`table` with one remark: the direction of the outcome, or why there is no rho."""
+    remark = table[n.REASON].where(table[n.RHO].isna() & (table[n.REASON] != ""), table[n.DIRECTION])
+    return table.drop(columns=[n.DIRECTION, n.REASON]).assign(remark=remark)
+
+
+def findings(contents: ReportContents) -> list[Note]:
+    """The associations with q below ALPHA in plain words, or that there are none."""
+    if contents.analysis is None:
+        return []
+    table = association_table(contents.analysis, contents.clinical)
+    hits = table[table[n.Q] < ALPHA]
+    tested = whole(table[n.Q].notna().sum())
+    if hits.empty:
+        return [Note(f"None of {tested} associations has q < {ALPHA}.", "doubtful")]
+    head = Note(f"{whole(len(hits))} of {tested} associations have q < {ALPHA}.")
+    return [head, *(_finding(row) for row in hits.to_dict("records"))]
+
+
+def bootstrap_section(contents: ReportContents) -> Section:
+    """Distribution of rho over resamples and its summary."""
+    analysis, bootstrap, stability = contents.analysis, contents.bootstrap, contents.stability
+    if analysis is None or bootstrap is None or stability is None:
+        return Section("bootstrap", "Stability", command=BOOTSTRAP)
+    facts = {key: bootstrap.attrs.get(key, "not stated") for key in ("scheme", "seed")}
+    scheme = bootstrap.attrs.get("scheme_meaning", facts["scheme"])
+    text = f"{whole(bootstrap.sizes[n.RESAMPLE])} resamples: {scheme}. Seed {facts['seed']}."
+    figure = bootstrap_figure(bootstrap[n.RHO_RESAMPLED], analysis[n.RHO], stability)
+    picture = Picture(
+        data_uri(figure, "svg"),
+        "Distributions of rho over resamples per marker, outcome and run",
+        "The shape is the distribution of rho, the line its interval, the mark the value of all tiles.",
+    )
+    return Section("bootstrap", "Stability", (Note(text), picture, _stability_table(analysis, stability)))
+
+
+def _stability_table(analysis: xr.Dataset, stability: xr.Dataset) -> Table:
+    shares = {
+        "same sign": comparison.SIGN_CONSISTENCY,
+        f"p ≤ {ALPHA}": comparison.SHARE_SIGNIFICANT,
+        f"q ≤ {ALPHA}": comparison.SHARE_DISCOVERED,
+    }
+    names = [comparison.MIDDLE, comparison.LOW, comparison.HIGH, comparison.N_RESAMPLES, *shares.values()]
+    stable, measured = (part.reset_coords(drop=True) for part in (stability[names], analysis[n.RHO]))
+    data = stable.assign({n.RHO: measured}).to_dataframe().reset_index()
+    data = data[[*_RMO, n.RHO, *names]]
+    data = data.sort_values([comparison.SHARE_DISCOVERED, comparison.SIGN_CONSISTENCY], ascending=False)
+    page = data[[*_RMO, n.RHO]].assign(**{_MEDIAN_TEXT: _interval_texts(data, comparison.MIDDLE)})
+    page = page.assign(**{label: data[name] for label, name in shares.items()})
+    formats: dict[str, Format] = {n.RHO: decimals(2, signed=True), _MEDIAN_TEXT: str}
+    formats |= dict.fromkeys(shares, percent)
+    caption = "Rho over the resamples; shares are of the resamples in which a rho exists"
+    return Table("bootstrap", caption, data, formats, page, (n.OUTCOME,))
+
+
+def comparison_section(contents: ReportContents) -> Section:
+    """Differences of rho between runs within the same resamples."""
+    if not contents.comparisons:
+        return Section("comparison", "Runs compared", command=BOOTSTRAP)
+    frames = []
+    for one in contents.comparisons:
+        frame = one.to_dataframe().reset_index()
+        frame.insert(0, "comparison", f"{one.attrs['other']} − {one.attrs['baseline']}")
+        frames.append(frame)
+    data = pd.concat(frames).sort_values(["comparison", n.MARKER, n.OUTCOME], ignore_index=True)
+    page = data[["comparison", n.MARKER, n.OUTCOME]].copy()
+    page["difference of rho [interval]"] = _interval_texts(data, comparison.MIDDLE)
+    page["resamples with higher rho"] = data[comparison.SHARE_HIGHER]
+    page["differs"] = data[comparison.DIFFERS]
+    formats: dict[str, Format] = {"difference of rho [interval]": str, "resamples with higher rho": percent}
+    n_differing = int(data[comparison.DIFFERS].sum())
+    text = (
+        f"In {whole(n_differing)} of {whole(len(data))} pairs of marker and outcome the interval of the "
+        "paired difference leaves out zero."
+    )
+    caption = "Median difference of rho within the resamples, with its interval"
+    table = Table("comparison", caption, data, formats, page=page, code=(n.OUTCOME,))
+    return Section("comparison", "Runs compared", (Note(text), table))
+
+
+def _directions(clinical: xr.Dataset | None) -> dict[str, str]:
+    if clinical is None:
+        return {}
+    pairs = zip(clinical[n.OUTCOME].values, clinical[n.DIRECTION].values, strict=True)
+    return {str(name): str(text) for name, text in pairs}
+
+
+def _reversed_scales(table: pd.DataFrame) -> list[Note]:
+    turned = table[n.OUTCOME][table[n.DIRECTION] == outcomes.BETTER].unique()
+    text = f"{outcomes.BETTER}, so a positive rho means less pathology."
+    return [Note(f"Mind the scale of {name}: {text}", "doubtful") for name in sorted(turned)]
+
+
+def _finding(row: Mapping[Hashable, Any]) -> Note:
+    rho, direction = float(row[n.RHO]), str(row[n.DIRECTION])
+    moves = "rises" if rho > 0 else "falls"
+    worse = {outcomes.WORSE: rho > 0, outcomes.BETTER: rho < 0}.get(direction)
+    pathology = "worse" if worse else "less"
+    reading = "" if worse is None else f": more positive cells go with {pathology} pathology"
+    numbers = f"rho {decimals(2, signed=True)(rho)}, {row[n.N]} donors, q {probability(row[n.Q])}"
+    what = f"{row[n.RUN]}: the {row[n.MARKER]} ratio {moves} with {row[n.OUTCOME]} ({direction})"
+    return Note(f"{what}{reading} ({numbers}).", "good")
+
+
+def _interval_texts(data: pd.DataFrame, name: str) -> list[str]:
+    columns = (data[name], data[comparison.LOW], data[comparison.HIGH])
+    return [with_interval(value, low, high, signed=True) for value, low, high in zip(*columns, strict=True)]

@@ -1,0 +1,148 @@
+"""Sections about what went in: the cohort, what was left out, example tiles, and where results come from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from fintune_xr import names as n
+from fintune_xr.analysis.figures.overlays import plane_names, tile_figure
+from fintune_xr.analysis.figures.style import data_uri
+from fintune_xr.analysis.report.contents import Note, Part, Picture, ReportContents, Section, Table
+from fintune_xr.analysis.report.numbers import counted, whole
+
+INGEST = "fintune-xr ingest SOURCE STORE --layout rosmap"
+_PACKAGES = "packages"
+_LONGEST_LIST = 8
+
+
+def cohort_section(contents: ReportContents) -> Section:
+    """Donors by markers, tiles by split, and how many tiles are annotated."""
+    images = contents.images
+    if images is None:
+        return Section("cohort", "Cohort", command=INGEST)
+    tiles = tile_table(images, contents.annotated_tiles)
+    by_donor = tiles.groupby([n.DONOR, n.MARKER])[n.TILE].count().unstack(fill_value=0)
+    by_donor = by_donor.assign(all=by_donor.sum(axis=1)).reset_index()
+    by_donor.columns.name = None
+    parts: tuple[Part, ...] = (
+        Note(cohort_sentence(images, contents.annotated_tiles)),
+        Table("tiles_by_marker", "Tiles and donors per marker and split", _by_marker(tiles)),
+        Table("tiles_by_donor", "Tiles per donor and marker", by_donor, code=(n.DONOR,)),
+    )
+    return Section("cohort", "Cohort", parts)
+
+
+def tile_table(images: xr.Dataset, annotated: tuple[str, ...]) -> pd.DataFrame:
+    """One row per tile: tile, donor, marker, split (`unassigned` if empty), height, width, is_annotated."""
+    names = (n.TILE, n.DONOR, n.MARKER, n.SPLIT)
+    table = pd.DataFrame({name: [str(value) for value in images[name].values] for name in names})
+    table[n.SPLIT] = table[n.SPLIT].replace("", "unassigned")
+    for name in (n.HEIGHT, n.WIDTH):
+        table[name] = images[name].values
+    table["is_annotated"] = table[n.TILE].isin(annotated)
+    return table
+
+
+def quarantine_section(contents: ReportContents) -> Section:
+    """What was left out, with its reason."""
+    quarantine = contents.quarantine
+    if quarantine is None:
+        return Section("quarantine", "Left out", command=INGEST)
+    if quarantine.sizes[n.ITEM] == 0:
+        return Section("quarantine", "Left out", (Note("Every file that was found could be used.", "good"),))
+    names = ("path", n.DONOR, n.MARKER, n.REASON)
+    table = pd.DataFrame({name: [str(value) for value in quarantine[name].values] for name in names})
+    count = counted(len(table), "file or tile", "files or tiles")
+    note = Note(f"{count} could not be used and count in no result below.", "doubtful")
+    listed = Table("quarantine", "Quarantine, with the reason", table, code=("path", n.DONOR))
+    return Section("quarantine", "Left out", (note, listed))
+
+
+def examples_section(contents: ReportContents) -> Section:
+    """Pictures of some tiles with the outlines of every run."""
+    examples = contents.examples
+    if examples is None or examples.sizes[n.TILE] == 0:
+        return Section("examples", "Example tiles", command="fintune-xr infer STORE --run RUN --model MODEL")
+    pictures = tuple(_example(examples, at) for at in range(examples.sizes[n.TILE]))
+    return Section("examples", "Example tiles", pictures)
+
+
+def provenance_section(contents: ReportContents) -> Section:
+    """Model, weights, settings, versions and time of every run, a column per run."""
+    if not contents.provenance:
+        return Section("provenance", "Provenance", command="fintune-xr infer STORE --run RUN --model MODEL")
+    rows: dict[str, dict[str, str]] = {}
+    for run, record in contents.provenance.items():
+        for key, value in _flat(record):
+            rows.setdefault(key, {})[run] = value
+    packages = {key.partition(".")[2]: row for key, row in rows.items() if key.startswith(f"{_PACKAGES}.")}
+    others = {key: row for key, row in rows.items() if not key.startswith(f"{_PACKAGES}.")}
+    parts: list[Part] = [_facts("provenance", "What each run was made of", "fact", others)]
+    if packages:
+        parts.append(_facts("packages", "Package versions", "package", packages))
+    return Section("provenance", "Provenance", tuple(parts))
+
+
+def cohort_sentence(images: xr.Dataset, annotated: tuple[str, ...]) -> str:
+    """How many tiles, donors and markers there are, of which size, and how many tiles are annotated."""
+    tiles = tile_table(images, annotated)
+    sizes = sorted({(int(h), int(w)) for h, w in zip(tiles[n.HEIGHT], tiles[n.WIDTH], strict=True)})
+    smallest, largest = sizes[0], sizes[-1]
+    size = f"{smallest[0]} × {smallest[1]} px"
+    if smallest != largest:
+        size = f"{size} to {largest[0]} × {largest[1]} px"
+    n_tiles = counted(len(tiles), "tile", "tiles")
+    n_donors = counted(tiles[n.DONOR].nunique(), "donor", "donors")
+    n_markers = counted(tiles[n.MARKER].nunique(), "marker", "markers")
+    n_annotated = whole(tiles["is_annotated"].sum())
+    return f"{n_tiles} of {n_donors} with {n_markers}, {size}; {n_annotated} of them annotated."
+
+
+def _by_marker(tiles: pd.DataFrame) -> pd.DataFrame:
+    grouped = tiles.groupby([n.MARKER, n.SPLIT], sort=True)
+    table = grouped.agg(
+        donors=(n.DONOR, "nunique"), tiles=(n.TILE, "count"), annotated=("is_annotated", "sum")
+    ).reset_index()
+    place = table[n.SPLIT].map({split: place for place, split in enumerate(n.SPLITS)}).fillna(len(n.SPLITS))
+    order = table.assign(place=place).sort_values([n.MARKER, "place"]).index
+    return table.loc[order].reset_index(drop=True)
+
+
+def _example(examples: xr.Dataset, at: int) -> Picture:
+    tile = examples.isel({n.TILE: at})
+    label = f"Tile {tile[n.TILE].item()}, donor {tile[n.DONOR].item()}, {tile[n.MARKER].item()}"
+    caption = f"{label}. {_colours(plane_names(tile))}."
+    uri = data_uri(tile_figure(tile), "png", dpi=130)
+    return Picture(uri, f"{label}: composite and outlines of each run", caption)
+
+
+def _colours(planes: list[str]) -> str:
+    if len(planes) == 1:
+        return f"{planes[0]} in grey, stretched to its range"
+    return f"{planes[0]} in blue, {planes[1]} in green, each stretched to its own range"
+
+
+def _flat(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Every value of a nested record as text, under a name with dots."""
+    for key, value in record.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", "" if value is None else _short(value)
+
+
+def _short(value: Any) -> str:
+    """The value as text; of a long list, which nobody reads in a report, how long it is."""
+    is_long = isinstance(value, (list, tuple)) and len(value) > _LONGEST_LIST
+    return f"{len(value)} items" if is_long else str(value)
+
+
+def _facts(key: str, caption: str, first: str, rows: Mapping[str, Mapping[str, str]]) -> Table:
+    table = pd.DataFrame.from_dict(dict(rows), orient="index").replace(np.nan, None)
+    table.insert(0, first, table.index)
+    return Table(key, caption, table.reset_index(drop=True), code=tuple(map(str, table.columns[1:])))

@@ -1,0 +1,168 @@
+"""The label budget as the report shows it: scores by number of annotated tiles, and how many more would pay."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from matplotlib.figure import Figure
+
+from fintune_xr import names as n
+from fintune_xr.analysis import learning_curve as curves
+from fintune_xr.analysis.figures.studies import learning_curve_figure
+from fintune_xr.analysis.report.contents import Study, Table
+from fintune_xr.analysis.report.numbers import MISSING, counted, decimals, whole, with_interval
+from fintune_xr.metrics.instance import SCORES, score_name
+
+GROUP_PATH: Final = f"{n.METRICS}/{n.BUDGET}"
+IOU: Final = 0.5
+CURVE_SCORE: Final = score_name(n.AVERAGE_PRECISION, n.IMAGE_MEAN)
+_NAMES: Final = [score_name(score, way) for score in SCORES for way in (n.IMAGE_MEAN, n.POOLED)]
+_SHOWN: Final = {
+    CURVE_SCORE: "AP50",
+    score_name(n.PRECISION, n.POOLED): n.PRECISION,
+    score_name(n.RECALL, n.POOLED): n.RECALL,
+    score_name(n.F1, n.POOLED): n.F1,
+}
+_INTERVAL_ENDS: Final = ("low", "high")
+
+
+def budget_study(found: xr.Dataset) -> Study:
+    """The study from its stored dataset, `metrics/budget`; without curves where it was interrupted."""
+    more: tuple[Table, ...] = (_spread_table(found),) if curves.ASYMPTOTE in found else ()
+    if curves.ASYMPTOTE in found and found[curves.ASYMPTOTE].notnull().any():
+        more += (_curve_table(found),)
+    page = budget_table(found)[[n.BUDGET, n.SEED, *_SHOWN]].rename(columns=_SHOWN)
+    return Study(n.BUDGET, _text(found), budget_table(found, every_group=True), _figure(found), page=page, more=more)
+
+
+def budget_table(found: xr.Dataset, *, every_group: bool = False) -> pd.DataFrame:
+    """One row per fit that is done (and group): tiles trained on, scores at IoU 0.5, seconds."""
+    names = [n.N_TRAIN, *_NAMES, n.SECONDS]
+    at = found[names].sel({n.THRESHOLD: IOU}, method="nearest").reset_coords(drop=True)
+    rows = at.to_dataframe().reset_index()[[n.BUDGET, n.SEED, n.GROUP, *names]]
+    rows = rows[rows[n.N_TRAIN] >= 0]
+    if every_group:
+        return rows.reset_index(drop=True)
+    return rows[rows[n.GROUP] == n.ALL_MARKERS].drop(columns=[n.GROUP, n.N_TRAIN]).reset_index(drop=True)
+
+
+def curve_page(found: xr.Dataset) -> pd.DataFrame:
+    """One row per group of tiles: where its curve ends, with how many tiles, and what more of them would add."""
+    if curves.ASYMPTOTE not in found:
+        return pd.DataFrame()
+    rows = []
+    for group in map(str, found[n.GROUP].values):
+        one = found.sel({n.GROUP: group})
+        rows.append(
+            {
+                "tiles of": group,
+                "most tried": int(one[curves.LARGEST]) if np.isfinite(one[curves.LARGEST]) else 0,
+                "score it nears": _estimate(one, curves.ASYMPTOTE, 2),
+                "tiles to get there": _estimate(one, curves.SATURATION, 0),
+                "more tiles": _estimate(one, curves.MORE, 0),
+                f"gain of {curves.STEP} more": _estimate(one, curves.GAIN, 3),
+                "remark": str(one[n.REASON].values),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _estimate(one: xr.Dataset, name: str, digits: int) -> str:
+    if name == curves.ASYMPTOTE and str(one[n.REASON].values):
+        return MISSING
+    low, high = one[f"{name}_{n.INTERVAL}"].values
+    return with_interval(float(one[name]), low, high, digits=digits)
+
+
+def _spread_table(found: xr.Dataset) -> Table:
+    names = [curves.BUDGET_MEAN, curves.BUDGET_SD]
+    data = found[names].to_dataframe().reset_index()[[n.GROUP, n.BUDGET, *names]].dropna(subset=[names[0]])
+    pairs = zip(data[names[0]], data[names[1]], strict=True)
+    texts = [decimals(3)(mean) + ("" if np.isnan(sd) else f" ± {decimals(3)(sd)}") for mean, sd in pairs]
+    page = data.assign(text=texts).pivot(index=n.BUDGET, columns=n.GROUP, values="text").fillna(MISSING)
+    page = page[[str(group) for group in found[n.GROUP].values if group in page.columns]].reset_index()
+    page.columns.name = None
+    caption = "AP50 per budget: mean ± standard deviation over seeds, on the test tiles of all markers and of each"
+    return Table("budget_spread", caption, data, page=page)
+
+
+def _curve_table(found: xr.Dataset) -> Table:
+    parts: dict[str, Any] = {n.GROUP: [str(group) for group in found[n.GROUP].values]}
+    for name in curves.MEANINGS:
+        parts[name] = found[name].values
+        if f"{name}_{n.INTERVAL}" in found:
+            ends = found[f"{name}_{n.INTERVAL}"].transpose(n.QUANTILE, ...).values
+            parts |= {f"{name}_{end}": values for end, values in zip(_INTERVAL_ENDS, ends, strict=True)}
+    parts |= {curves.N_FITTED: found[curves.N_FITTED].values, n.REASON: [str(r) for r in found[n.REASON].values]}
+    caption = (
+        "Learning curves: each marker's test tiles over the number of its own tiles trained on; 95 % intervals over "
+        "seeds drawn anew, too narrow with fewer than ten seeds"
+    )
+    return Table("budget_curves", caption, pd.DataFrame(parts), page=curve_page(found))
+
+
+def _text(found: xr.Dataset) -> str:
+    n_fits = int((found[n.N_TRAIN].sel({n.GROUP: n.ALL_MARKERS}) >= 0).sum())
+    facts = found.attrs["provenance"]
+    head = (
+        f"{counted(n_fits, 'training', 'trainings')} of {facts['model']} on nested subsets of the train part's "
+        f"annotated tiles, in which markers take turns. Every one picked its best epoch on the "
+        f"{counted(len(facts['val_tiles']), 'tile', 'tiles')} of the val part, which a budget does not count, and was "
+        "scored on the annotated test tiles."
+    )
+    if curves.ASYMPTOTE not in found:
+        return f"{head} The study is not finished; run the same command again."
+    return f"{head} {_saturates(found)} {_which_marker(found)}"
+
+
+def _saturates(found: xr.Dataset) -> str:
+    one, tolerance = found.sel({n.GROUP: n.ALL_MARKERS}), found.attrs["curve"]["tolerance"]
+    reason = str(one[n.REASON].values)
+    if np.isnan(one[curves.ASYMPTOTE]):
+        return f"No learning curve: {reason}."
+    if reason:
+        return f"No saturation can be told: {reason}."
+    enough, most = float(one[curves.SATURATION]), float(one[curves.LARGEST])
+    number = _estimate(one, curves.SATURATION, 0)
+    beyond = f", beyond the {whole(most)} tried and so an extrapolation" if enough > most else ""
+    return f"AP50 comes within {tolerance:g} of the fitted asymptote with {number} tiles{beyond}."
+
+
+def _which_marker(found: xr.Dataset) -> str:
+    """Of which marker more tiles add most to the score on that marker's own test tiles."""
+    markers = [str(group) for group in found[n.GROUP].values if group != n.ALL_MARKERS]
+    gains = {marker: float(found[curves.GAIN].sel({n.GROUP: marker})) for marker in markers}
+    gains = {marker: gain for marker, gain in gains.items() if np.isfinite(gain)}
+    if not gains:
+        return ""
+    best = max(gains, key=lambda marker: gains[marker])
+    one = found.sel({n.GROUP: best})
+    tolerance = found.attrs["curve"]["tolerance"]
+    if gains[best] < tolerance:
+        return f"For no marker would {curves.STEP} tiles more add as much as {tolerance:g} to its AP50."
+    missing = float(one[curves.MORE])
+    wanted = "how many are missing cannot be told" if np.isnan(missing) else f"{whole(missing)} to saturation"
+    return (
+        f"More annotations pay most for {best}: {curves.STEP} tiles more than the {whole(one[curves.LARGEST])} tried "
+        f"would add {_estimate(one, curves.GAIN, 3)} to its AP50 ({wanted})."
+    )
+
+
+def _figure(found: xr.Dataset) -> Figure | None:
+    """AP50 of all test tiles over the budgets, with the curve where there is one."""
+    score = found[CURVE_SCORE].sel({n.GROUP: n.ALL_MARKERS}).sel({n.THRESHOLD: IOU}, method="nearest")
+    score = score.reset_coords(drop=True).assign_attrs(long_name="AP50, image mean")
+    if score.isnull().all():
+        return None
+    if curves.ASYMPTOTE not in found or np.isnan(found[curves.ASYMPTOTE].sel({n.GROUP: n.ALL_MARKERS})):
+        return learning_curve_figure(score, over=n.BUDGET)
+    one = found.sel({n.GROUP: n.ALL_MARKERS}, drop=True)
+    sizes = found[n.BUDGET].values
+    curve = curves.curve_at(one, np.geomspace(sizes.min(), sizes.max(), 60)).reset_coords(drop=True)
+    enough = float(one[curves.SATURATION])
+    return learning_curve_figure(
+        score, over=n.BUDGET, curve=curve, saturation=enough if enough <= sizes.max() else None
+    )

@@ -1,0 +1,46 @@
+# The public face: what is imported here is offered lazily by the package, and nothing else.
+from .pipelines.demo import demo as demo
+from .pipelines.report.report import report as report
+from .pipelines.steps.annotate import annotate as annotate
+from .pipelines.steps.associate import associate as associate
+from .pipelines.steps.bootstrap import bootstrap as bootstrap
+from .pipelines.steps.check import check as check
+from .pipelines.steps.evaluate import evaluate as evaluate
+from .pipelines.steps.export import export as export
+from .pipelines.steps.infer import infer as infer
+from .pipelines.steps.ingest import ingest as ingest
+from .pipelines.steps.pick import pick as pick
+from .pipelines.steps.positivity import positivity as positivity
+from .pipelines.steps.selftrain import selftrain as selftrain
+from .pipelines.steps.split import split as split
+from .pipelines.steps.train import train as train
+from .pipelines.studies.benchmark import benchmark as benchmark
+from .pipelines.studies.budget import budget as budget
+from .pipelines.studies.gate import gate as gate
+from .pipelines.studies.hybrid import hybrid as hybrid
+from .pipelines.studies.sweep import sweep as sweep
+from .store.cohort import open_cohort as open_cohort
+
+__all__ = [
+    "annotate",
+    "associate",
+    "benchmark",
+    "bootstrap",
+    "budget",
+    "check",
+    "demo",
+    "evaluate",
+    "export",
+    "gate",
+    "hybrid",
+    "infer",
+    "ingest",
+    "open_cohort",
+    "pick",
+    "positivity",
+    "report",
+    "selftrain",
+    "split",
+    "sweep",
+    "train",
+]

@@ -1,0 +1,1 @@
+"""Blocks over Dask, turns on a device, deadlines and locks."""

@@ -1,0 +1,1 @@
+"""Small U-Net of flows, which trains from nothing."""

@@ -1,0 +1,1 @@
+"""Flows of pixels to instances, and what a segmenter of flows is."""

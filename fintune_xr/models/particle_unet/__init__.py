@@ -1,0 +1,1 @@
+"""U-Net that maps where particles are."""

@@ -1,0 +1,1 @@
+"""Functions of plain arrays on one tile."""

@@ -1,0 +1,1 @@
+"""Cohorts made from a seed."""

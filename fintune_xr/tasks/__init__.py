@@ -1,0 +1,1 @@
+"""What each task stores: schemas, products and records of one tile."""

@@ -1,0 +1,76 @@
+"""`fintune-xr`: one verb per step. Exit status 0 done, 1 failed, 2 wrong use, 3 finished with quarantined tiles."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+from rich.console import Console
+
+from fintune_xr.errors import FAILED, WRONG_USE, FintuneError
+from fintune_xr.pipelines.cli import verbs
+
+INTERRUPTED = 130
+
+_HELP = """Image cohorts to donor statistics, in one labelled Zarr store.
+
+The usual way, from raw tiles to a report:
+
+    fintune-xr ingest TILES cohort.zarr --dry-run
+    fintune-xr ingest TILES cohort.zarr
+    fintune-xr annotate MASKS cohort.zarr
+    fintune-xr split cohort.zarr
+    fintune-xr infer cohort.zarr --run baseline --model threshold
+    fintune-xr train cohort.zarr --model flow_unet --run-name tuned --out models
+    fintune-xr infer cohort.zarr --run tuned --model models/tuned
+    fintune-xr evaluate cohort.zarr --run baseline --run tuned
+    fintune-xr associate cohort.zarr --clinical clinical.csv
+    fintune-xr bootstrap cohort.zarr
+    fintune-xr report cohort.zarr
+
+`fintune-xr VERB --help` explains a verb; `fintune-xr demo` runs them all on a small cohort of its own.
+"""
+
+
+def build_app() -> App:
+    """The command line with all its verbs."""
+    app = App(name="fintune-xr", help=_HELP, help_format="markdown", version=_version, result_action="return_value")
+    for name, verb in verbs.VERBS.items():
+        app.command(verb, name=name)
+    app.register_install_completion_command()
+    return app
+
+
+def run(tokens: Sequence[str]) -> int:
+    """Exit status of the command line `tokens`; errors are printed on standard error, without a traceback."""
+    errors = Console(stderr=True, highlight=False)
+    try:
+        status = build_app()(list(tokens), exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        errors.print(f"wrong use: {error}", markup=False, soft_wrap=True)
+        errors.print("`fintune-xr --help` lists the verbs, `fintune-xr VERB --help` their arguments.", markup=False)
+        return WRONG_USE
+    except FintuneError as error:
+        errors.print(f"error: {error}", markup=False, soft_wrap=True)
+        return error.exit_status
+    except KeyboardInterrupt:
+        errors.print("interrupted; what was committed stays. Run the same command again to continue.", markup=False)
+        return INTERRUPTED
+    except BrokenPipeError:
+        return FAILED
+    except OSError as error:
+        errors.print(f"error: {error.strerror or error}: {error.filename or ''}", markup=False, soft_wrap=True)
+        return FAILED
+    return int(status or 0)
+
+
+def main() -> None:
+    """Entry point of the command `fintune-xr`."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("fintune-xr")

@@ -1,0 +1,198 @@
+"""Verbs about tiles and stores: what goes in, what is checked, what goes out.
+
+Pipelines are imported inside the verbs: `--help` must not wait for Dask, Zarr or a network library.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from fintune_xr.pipelines.cli.arguments import DONE, WITH_QUARANTINE, Runs, Store, show, table
+
+
+def demo(
+    folder: Annotated[Path, Parameter(help="Folder to make.")] = Path("demo"),
+    *,
+    seed: Annotated[int, Parameter(help="Seed of the cohort and of everything after it.")] = 0,
+) -> int:
+    """Make a small cohort and run every step on it, on the CPU, in a few minutes.
+
+    Example: fintune-xr demo demo
+    """
+    from fintune_xr.pipelines.demo import demo as step
+
+    show(f"report: {step(folder, seed=seed)}")
+    return DONE
+
+
+def ingest(
+    source: Annotated[str, Parameter(help="Folder of raw tiles.")],
+    store: Store,
+    *,
+    layout: Annotated[str, Parameter(help="Layout of the folder; see docs/layouts.md.")] = "rosmap",
+    pattern: Annotated[
+        str | None, Parameter(help="Regular expression with groups donor, marker, tile, channel.")
+    ] = None,
+    channels: Annotated[
+        tuple[str, ...],
+        Parameter(
+            help="Channel tokens and names in order, e.g. b0c0=DAPI b0c1=marker.",
+            consume_multiple=True,
+            negative="",
+        ),
+    ] = (),
+    marker: Annotated[str | None, Parameter(help="Marker of tiles whose names do not tell it.")] = None,
+    dry_run: Annotated[bool, Parameter(help="Only print what would be stored and left out.", negative="")] = False,
+    verify: Annotated[bool, Parameter(help="Compare the files of stored tiles again.", negative="")] = False,
+    workers: Annotated[int | None, Parameter(help="Threads that read and compress.")] = None,
+    title: Annotated[str, Parameter(help="Title of a new cohort.")] = "",
+    binning: Annotated[int, Parameter(help="Micrographs: join N x N pixels into their mean.")] = 1,
+) -> int:
+    """Store the tiles of a folder; run again to resume or to add donors.
+
+    Example: fintune-xr ingest raw/ cohort.zarr --layout rosmap --dry-run
+    """
+    from fintune_xr.pipelines.steps import ingest as step
+    from fintune_xr.store.raw.layouts import choose_layout
+
+    chosen = choose_layout(layout, pattern=pattern, channels=_channels(channels), marker=marker)
+    if dry_run:
+        planned = step.plan_ingest(source, layout=chosen, binning=binning)
+        show(table(planned.tiles), "", *_left_out(planned.left_out))
+        for what, count in planned.ignored.items():
+            show(f"ignored: {count} x {what}")
+        return DONE
+    report = step.ingest(source, store, layout=chosen, workers=workers, verify=verify, title=title, binning=binning)
+    show(f"{report.n_added} tiles added, {report.n_present} there before, {len(report.left_out)} left out")
+    for item in report.left_out:
+        show(f"  quarantined {item.path}: {item.reason}")
+    return WITH_QUARANTINE if report.left_out else DONE
+
+
+def annotate(
+    source: Annotated[str, Parameter(help="Folder of masks (TIFF, PNG), or of particles (CSV, STAR, BOX, JSON).")],
+    store: Store,
+    *,
+    layout: Annotated[str | None, Parameter(help="Layout of the folder; see docs/layouts.md.")] = None,
+    pattern: Annotated[str | None, Parameter(help="Regular expression with groups donor, marker, tile.")] = None,
+    restart: Annotated[bool, Parameter(help="Throw the stored annotations away first.", negative="")] = False,
+    diameter: Annotated[
+        float | None, Parameter(help="Particles: diameter, in pixels of the coordinates, where no file tells it.")
+    ] = None,
+    frame: Annotated[
+        Literal["image", "file"] | None,
+        Parameter(help="Particles: rows count from the top of the picture, or as the file stores them."),
+    ] = None,
+    scale: Annotated[
+        float, Parameter(help="Particles: pixels of the micrograph's file per pixel of the coordinates.")
+    ] = 1.0,
+) -> int:
+    """Store ground truth: masks of tiles (binary ones become connected components), or particles of micrographs.
+
+    Example: fintune-xr annotate masks/ cohort.zarr
+    """
+    from fintune_xr.pipelines.steps.annotate import annotate as step
+
+    report = step(
+        source, store, layout=layout, pattern=pattern, restart=restart, diameter=diameter, frame=frame, scale=scale
+    )
+    show(f"{report.n_added} tiles annotated, {report.n_present} there before, {len(report.left_out)} left out")
+    for item in report.left_out:
+        show(f"  left out {item.path}: {item.reason}")
+    return WITH_QUARANTINE if report.left_out else DONE
+
+
+def split(
+    store: Store,
+    *,
+    fractions: Annotated[
+        tuple[float, float, float] | None,
+        Parameter(help="Train, val and test; they add up to 1. Default: 0.6 0.2 0.2; micrographs: 0.9 0.1 0."),
+    ] = None,
+    seed: Annotated[int, Parameter(help="The same seed gives the same split.")] = 0,
+    force: Annotated[bool, Parameter(help="Replace a split that exists.", negative="")] = False,
+    keep: Annotated[
+        bool, Parameter(help="Check and take the split that came with the tiles' folders.", negative="")
+    ] = False,
+    by: Annotated[
+        Literal["donor", "tile"] | None,
+        Parameter(help="What stays together; tile is weaker. Default: donor; micrographs: tile."),
+    ] = None,
+) -> int:
+    """Split the annotated tiles by donor (or by tile), stratified by marker, and refuse leaks.
+
+    Example: fintune-xr split cohort.zarr --fractions 0.6 0.2 0.2 --seed 7
+    """
+    from fintune_xr.pipelines.steps.split import split as step
+
+    show(table(step(store, fractions=fractions, seed=seed, force=force, keep=keep, by=by)))
+    return DONE
+
+
+def check(
+    store: Store,
+    *,
+    repair: Annotated[
+        bool, Parameter(help="Set damaged tiles of runs back to pending, for `infer`; remove leftovers.", negative="")
+    ] = False,
+) -> int:
+    """Verify a store: schema, every chunk, counts against masks, duplicates, leaks. Exit status 1 on damage.
+
+    Example: fintune-xr check cohort.zarr
+    """
+    from fintune_xr.pipelines.steps.check import check as step
+
+    problems = step(store, repair=repair)
+    for problem in problems:
+        show(str(problem))
+    show(f"{len(problems)} problem(s)" if problems else "no problems")
+    return 1 if problems else DONE
+
+
+def export(
+    store: Store,
+    *,
+    to: Annotated[
+        Literal["masks", "tables", "cellpose", "star", "relion", "box", "csv"],
+        Parameter(help="What to write; star, relion, box and csv are picks of micrographs."),
+    ],
+    out: Annotated[Path, Parameter(help="Folder to write into.")],
+    runs: Runs = (),
+    frame: Annotated[
+        Literal["image", "file"] | None,
+        Parameter(help="Picks: rows count from the top of the picture, or as the file stores them."),
+    ] = None,
+    pixel_size_a: Annotated[
+        float | None, Parameter(help="Picks: angstrom of a pixel of the micrographs' files, where they do not tell it.")
+    ] = None,
+) -> int:
+    """Write masks as TIFF (`*_pred.tif`), tables (Parquet, TSV), Cellpose's training folders, or picks.
+
+    Example: fintune-xr export cohort.zarr --to masks --run tuned --out masks/
+    """
+    from fintune_xr.pipelines.steps.export import export as step
+
+    for path in step(store, to=to, out=out, runs=runs, frame=frame, pixel_size_a=pixel_size_a):
+        show(str(path))
+    return DONE
+
+
+def _channels(pairs: tuple[str, ...]) -> dict[str, str] | None:
+    from fintune_xr.errors import SettingsError
+
+    if not pairs:
+        return None
+    split_pairs = [pair.partition("=") for pair in pairs]
+    for pair, (_, equals, name) in zip(pairs, split_pairs, strict=True):
+        if not equals or not name:
+            raise SettingsError(f"--channels {pair!r}: expected token=name, e.g. b0c0=DAPI")
+    return {token: name for token, _, name in split_pairs}
+
+
+def _left_out(frame: Any) -> list[str]:
+    if not len(frame):
+        return ["nothing would be left out"]
+    return [f"would be left out: {row.path}: {row.reason}" for row in frame.itertuples()]

@@ -1,0 +1,263 @@
+"""Verbs about models: training, running, comparing and studying them.
+
+Pipelines are imported inside the verbs: `--help` must not wait for Dask, Zarr or a network library.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from fintune_xr.pipelines.cli.arguments import (
+    DONE,
+    WITH_QUARANTINE,
+    Cluster,
+    Config,
+    Overrides,
+    Run,
+    Runs,
+    Store,
+    Where,
+    show,
+    table,
+)
+
+
+def train(
+    store: Store,
+    *overrides: Overrides,
+    model: Annotated[str, Parameter(help="flow_unet, unet, cpsam, or a checkpoint to go on from.")] = "flow_unet",
+    run_name: Annotated[str, Parameter(help="Name of the checkpoint folder.")],
+    out: Annotated[Path, Parameter(help="Folder that holds checkpoint folders.")] = Path("models"),
+    config: Config = None,
+    markers: Annotated[
+        tuple[str, ...], Parameter(name=["--marker"], negative="", help="Train on these markers only.")
+    ] = (),
+    cluster: Where = "",
+) -> int:
+    """Fine-tune a model on the train part; the best checkpoint on val is kept, by AP50 of masks or F1 of particles.
+
+    Example: fintune-xr train cohort.zarr --model flow_unet --run-name generic epochs=60
+    """
+    from fintune_xr.pipelines.steps.train import train as step
+
+    made = step(
+        store, model=model, run_name=run_name, out=out, config=config, markers=markers, overrides=overrides,
+        cluster=cluster,
+    )  # fmt: skip
+    show(f"checkpoint: {made}")
+    return DONE
+
+
+def selftrain(
+    store: Store,
+    *overrides: Overrides,
+    run_name: Annotated[str, Parameter(help="Name of the folder of all stages.")],
+    out: Annotated[Path, Parameter(help="Folder that holds checkpoint folders.")] = Path("models"),
+    config: Config = None,
+) -> int:
+    """Train a particle U-Net on few labelled micrographs, then in rounds on what it is sure of; run again to continue.
+
+    Example: fintune-xr selftrain micrographs.zarr --run-name em labelled=2 train.device=cuda
+    """
+    from fintune_xr.pipelines.steps.selftrain import selftrain as step
+
+    show(f"checkpoint: {step(store, run_name=run_name, out=out, config=config, overrides=overrides)}")
+    return DONE
+
+
+def infer(
+    store: Store,
+    *overrides: Overrides,
+    run: Run,
+    model: Annotated[str | None, Parameter(help="threshold, a Cellpose name, or a checkpoint.")] = None,
+    cluster: Cluster = "threads",
+    config: Config = None,
+    dry_run: Annotated[bool, Parameter(help="Only print what would be done, and a job's script.", negative="")] = False,
+    pilot: Annotated[int, Parameter(help="Tiles that a dry run segments here to tell the hours; 0: none.")] = 3,
+    restart: Annotated[bool, Parameter(help="Throw the stored run away first.", negative="")] = False,
+    retry_quarantined: Annotated[bool, Parameter(help="Try quarantined tiles again.", negative="")] = False,
+    parts: Annotated[
+        tuple[str, ...],
+        Parameter(name=["--part"], negative="", help="Only tiles of this part of the split; others stay pending."),
+    ] = (),
+) -> int:
+    """Segment every pending tile; run again to continue.
+
+    Example: fintune-xr infer cohort.zarr --run tuned --model models/generic --cluster processes
+    """
+    from fintune_xr.pipelines.steps import infer as step
+    from fintune_xr.pipelines.steps.infer_plan import plan_run
+
+    said: dict[str, Any] = {
+        "run": run, "model": model, "cluster": cluster, "config": config, "overrides": overrides, "parts": parts
+    }  # fmt: skip
+    if dry_run:
+        for key, value in plan_run(store, pilot=pilot, **said).items():
+            show(f"{key}: {value}")
+        return DONE
+    summary = step.infer(store, restart=restart, retry_quarantined=retry_quarantined, **said)
+    show(
+        f"run {summary.run}: {summary.n_done} of {summary.n_tiles} tiles done ({summary.n_new} now), "
+        f"{summary.n_quarantined} quarantined"
+    )
+    for tile, reason in step.quarantined_of(store, run):
+        show(f"  quarantined {tile}: {reason}")
+    return WITH_QUARANTINE if summary.n_quarantined else DONE
+
+
+def evaluate(
+    store: Store,
+    *,
+    runs: Runs = (),
+    split: Annotated[
+        str,
+        Parameter(help="train, val, test or all. Default: test, or val without a test part.", show_default=False),
+    ] = "",
+    resamples: Annotated[int, Parameter(help="Donor resamples for the intervals.")] = 1000,
+    seed: Annotated[int, Parameter(help="Seed of the resamples.")] = 0,
+) -> int:
+    """Compare the masks of runs with the annotations, or the picks of micrographs.
+
+    Example: fintune-xr evaluate cohort.zarr --run baseline --run tuned --split test
+    """
+    from fintune_xr.pipelines.steps.evaluate import evaluate as step
+    from fintune_xr.pipelines.steps.evaluate import score_lines, score_table
+
+    found = step(store, runs=runs, split=split, resamples=resamples, seed=seed)
+    show(table(score_table(found)), *score_lines(found))
+    return DONE
+
+
+def hybrid(
+    store: Store,
+    *,
+    run_name: Annotated[str, Parameter(help="Name of the new run.")],
+    runs: Annotated[tuple[str, ...], Parameter(name=["--run"], negative="", help="A candidate; twice or more.")],
+    part: Annotated[str, Parameter(help="Part of the split that decides: val or train.")] = "val",
+    restart: Annotated[bool, Parameter(negative="", help="Make the run anew, from runs that have been.")] = False,
+) -> int:
+    """Make a run that takes, for each marker, the masks of the run that is best on the val part.
+
+    Example: fintune-xr hybrid cohort.zarr --run-name hybrid --run generic --run gfap-only
+    """
+    from fintune_xr.pipelines.studies.hybrid import hybrid as step
+
+    for marker, chosen in step(store, run_name=run_name, runs=runs, part=part, restart=restart).items():
+        show(f"{marker}: {chosen}")
+    return DONE
+
+
+def benchmark(
+    store: Store,
+    *overrides: Overrides,
+    model: Annotated[
+        str, Parameter(help="What trainings start from: flow_unet, cpsam_v2, or a checkpoint.")
+    ] = "flow_unet",
+    out: Annotated[Path, Parameter(help="Folder that holds checkpoint folders.")] = Path("models"),
+    cluster: Where = "",
+    config: Config = None,
+) -> int:
+    """Train on all markers, on each alone and without DAPI, and tell which segments best; run again to continue.
+
+    Example: fintune-xr benchmark cohort.zarr --model cpsam_v2 train.device=cuda infer.device=cuda
+    """
+    from fintune_xr.pipelines.steps.evaluate import score_table
+    from fintune_xr.pipelines.studies.benchmark import benchmark as step
+    from fintune_xr.pipelines.studies.benchmark import hybrid_line
+
+    found = step(store, model=model, out=out, cluster=cluster, config=config, overrides=overrides)
+    show(table(score_table(found)), "", hybrid_line(found))
+    return DONE
+
+
+def gate(
+    store: Store,
+    *overrides: Overrides,
+    run: Run,
+    split: Annotated[str, Parameter(help="train, val, test or all.")] = "test",
+    config: Config = None,
+    resamples: Annotated[int, Parameter(help="Donor resamples for the intervals.")] = 1000,
+    seed: Annotated[int, Parameter(help="Seed of the resamples.")] = 0,
+) -> int:
+    """Drop cells of odd brightness or small area, for a grid of limits, without segmenting again.
+
+    Example: fintune-xr gate cohort.zarr --run tuned q_ranges=[[0,100],[2,98]] min_areas=[0,60]
+    """
+    from fintune_xr.analysis.report.studies.gate import gate_page, gate_table
+    from fintune_xr.pipelines.studies.gate import gate as step
+
+    found = step(store, run=run, split=split, config=config, overrides=overrides, resamples=resamples, seed=seed)
+    show(table(gate_page(gate_table(found))))
+    return DONE
+
+
+def sweep(
+    store: Store,
+    *overrides: Overrides,
+    model: Annotated[str, Parameter(help="SAM or micro-SAM weights: a file, or a name such as sam_vit_b.")],
+    split: Annotated[str, Parameter(help="train, val, test or all.")] = "test",
+    config: Config = None,
+    device: Annotated[str, Parameter(help="cpu, cuda, cuda:N, or auto: the GPU where there is one.")] = "auto",
+    restart: Annotated[bool, Parameter(help="Throw the stored sweep away first.", negative="")] = False,
+) -> int:
+    """Vary SAM's automatic mask generation on annotated tiles; run again to continue.
+
+    Example: fintune-xr sweep cohort.zarr --model sam_vit_b points_per_side=[16,32,64] n_tiles=10
+    """
+    from fintune_xr.analysis.report.studies.sweep import best_line, sweep_table
+    from fintune_xr.pipelines.studies.sweep import sweep as step
+
+    found = step(store, model=model, split=split, config=config, overrides=overrides, device=device, restart=restart)
+    show(table(sweep_table(found)), "", best_line(found))
+    return DONE
+
+
+def budget(
+    store: Store,
+    *overrides: Overrides,
+    budgets: Annotated[
+        tuple[int, ...],
+        Parameter(
+            help="Annotated tiles to train on. Default: 2 5 10 20 30, as far as there are tiles.",
+            consume_multiple=True,
+            negative="",
+            show_default=False,
+        ),
+    ] = (),
+    seeds: Annotated[int, Parameter(help="Trainings per budget, each on a subset of its own.")] = 3,
+    model: Annotated[str, Parameter(help="flow_unet, cpsam, or a checkpoint to go on from.")] = "flow_unet",
+    config: Config = None,
+    out: Annotated[Path, Parameter(help="Folder that holds checkpoint folders.")] = Path("models"),
+    skip_existing: Annotated[bool, Parameter(help="Keep the fits that are stored.")] = True,
+    cluster: Where = "",
+) -> int:
+    """Train on more and more annotated tiles, and tell when more stop to pay.
+
+    Example: fintune-xr budget cohort.zarr epochs=40 --budgets 2 5 10 20 30 --seeds 3
+    """
+    from fintune_xr.analysis.report.studies.budget import budget_table, curve_page
+    from fintune_xr.pipelines.studies.budget import budget as step
+
+    found = step(
+        store, budgets=budgets, seeds=seeds, model=model, out=out, config=config, overrides=overrides,
+        skip_existing=skip_existing, cluster=cluster,
+    )  # fmt: skip
+    show(table(budget_table(found)), "", table(curve_page(found)))
+    return DONE
+
+
+def weights(
+    action: Annotated[Literal["list", "fetch"], Parameter(help="list what is here, or fetch one by name.")],
+    name: Annotated[str | None, Parameter(help="Name of the weights, e.g. cpsam_v2.")] = None,
+) -> int:
+    """List or fetch published weights; fetched ones are used offline afterwards.
+
+    Example: fintune-xr weights fetch cpsam_v2
+    """
+    from fintune_xr.pipelines.steps.weights import fetch, listed
+
+    show(table(listed()) if action == "list" else f"weights: {fetch(name)}")
+    return DONE

@@ -1,0 +1,104 @@
+"""Verbs about answers: positive cells, associations, resamples, the report.
+
+Pipelines are imported inside the verbs: `--help` must not wait for Dask, Zarr or a network library.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from fintune_xr.pipelines.cli.arguments import DONE, Run, Runs, Store, show, table
+
+
+def positivity(
+    store: Store,
+    *,
+    run: Run,
+    rule: Annotated[str, Parameter(help="otsu, otsu_donor, mixture, fixed or detected.")] = "otsu",
+    threshold: Annotated[float | None, Parameter(help="For fixed: intensity above background, counts.")] = None,
+    nuclei_run: Annotated[str, Parameter(help="For detected: run on the DAPI channel alone.")] = "",
+) -> int:
+    """Say which cells are marker-positive by another rule, without segmenting again.
+
+    Example: fintune-xr positivity cohort.zarr --run baseline --rule fixed --threshold 250
+    """
+    from fintune_xr.pipelines.steps.positivity import positivity as step
+
+    counts = step(store, run=run, rule=rule, threshold=threshold, nuclei_run=nuclei_run)
+    for name in counts["rule"].values:
+        one = counts.sel(rule=name)
+        known = one["n_positive"].where(one["n_positive"] >= 0)
+        show(f"{name}: {int(known.sum())} of {int(one['n_all'].where(known.notnull()).sum())} cells positive")
+    return DONE
+
+
+def associate(
+    store: Store,
+    *,
+    clinical: Annotated[Path, Parameter(help="CSV or TSV with one row per donor.")],
+    donor_column: Annotated[str, Parameter(help="Column of the donor ids.")] = "projid",
+    outcomes: Annotated[
+        tuple[str, ...], Parameter(name=["--outcome"], negative="", help="An outcome; several times.")
+    ] = (),
+    covariates: Annotated[
+        tuple[str, ...], Parameter(name=["--covariate"], negative="", help="Adjust for this column.")
+    ] = (),
+    runs: Runs = (),
+) -> int:
+    """Donor ratios, Spearman correlations with the outcomes and their FDR.
+
+    Example: fintune-xr associate cohort.zarr --clinical clinical.csv --outcome nft --outcome gpath
+    """
+    from fintune_xr.pipelines.steps.associate import associate as step
+    from fintune_xr.pipelines.steps.associate import association_table
+
+    found = step(
+        store,
+        clinical=clinical,
+        donor_column=donor_column,
+        outcomes=outcomes,
+        covariates=covariates,
+        runs=runs,
+    )
+    show(table(association_table(found)))
+    return DONE
+
+
+def bootstrap(
+    store: Store,
+    *,
+    scheme: Annotated[Literal["tiles_80", "tiles", "donors"], Parameter(help="What is drawn.")] = "tiles_80",
+    resamples: Annotated[int, Parameter(help="Resamples in all; more extend what is stored.")] = 1000,
+    seed: Annotated[int, Parameter(help="Seed of the draws.")] = 0,
+    restart: Annotated[bool, Parameter(help="Throw stored resamples away.", negative="")] = False,
+) -> int:
+    """Resample tiles or donors, and store every resample.
+
+    Example: fintune-xr bootstrap cohort.zarr --scheme donors --resamples 10000
+    """
+    from fintune_xr.pipelines.steps.bootstrap import bootstrap as step
+
+    stored = step(store, scheme=scheme, resamples=resamples, seed=seed, restart=restart)
+    show(f"{stored.sizes['resample']} resamples of scheme {scheme} stored")
+    return DONE
+
+
+def report(
+    store: Store,
+    *,
+    out: Annotated[Path | None, Parameter(help="HTML file; default beside the store.")] = None,
+    baseline: Annotated[
+        str | None, Parameter(help="Run that others are compared to; default: `baseline`, else the first.")
+    ] = None,
+) -> int:
+    """Write a self-contained HTML report, and its tables as TSV.
+
+    Example: fintune-xr report cohort.zarr --out report.html
+    """
+    from fintune_xr.pipelines.report.report import report as step
+
+    show(f"report: {step(store, out=out, baseline=baseline)}")
+    return DONE

@@ -1,0 +1,1 @@
+"""Steps of a cohort whose annotations are particles."""

@@ -1,0 +1,265 @@
+"""Particle-level scores of picks, and pixel-wise scores of probabilities, named apart, against the annotations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from fintune_xr import names as n
+from fintune_xr.analysis.report.detection.intervals import RESAMPLED
+from fintune_xr.errors import FintuneValueError
+from fintune_xr.metrics.detection import Curve, Found, average_precision, threshold_curve
+from fintune_xr.metrics.instance import SCORES, instance_scores, score_name, scores_by_donor_bootstrap
+from fintune_xr.metrics.pixels import histogram_counts, pixel_auc
+from fintune_xr.pipelines.console import say
+from fintune_xr.pipelines.steps.pick import (
+    BORDER_PX,
+    DISTANCE_PX,
+    PIXEL_THRESHOLD,
+    annotated_positions,
+    chosen_part,
+    found_in,
+    require_searched,
+    threshold_doubt,
+    tile_histograms,
+)
+from fintune_xr.pipelines.steps.split import require_split
+from fintune_xr.provenance import provenance, settings_digest
+from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.lineage.depends_on import ALL, RESTS_ON, doubt, rests_on
+from fintune_xr.store.runs.picks import open_candidates, open_picks, picked_names
+from fintune_xr.text import texts
+
+PARTICLE: Final = "particle"
+PIXEL: Final = "pixel"
+CURVE: Final = "particle_curve"
+N_LEVELS: Final = 200
+
+_COUNTS: Final = (n.TP, n.FP, n.FN)
+# The same formula is called average precision of instances at one overlap, and intersection over union of pixels.
+_KEPT: Final = {PARTICLE: (n.PRECISION, n.RECALL, n.F1), PIXEL: (n.PRECISION, n.RECALL, n.F1, n.AVERAGE_PRECISION)}
+_RENAMED: Final = {n.AVERAGE_PRECISION: n.IOU}
+
+
+def evaluate_particles(
+    cohort: Cohort, *, runs: Sequence[str] = (), split: str = n.TEST, resamples: int = 1000, seed: int = 0
+) -> xr.Dataset:
+    """Scores of the picks of `runs` on the annotated micrographs of `split`, stored under `metrics/<split>`.
+
+    All runs with picks by default. `particle_<score>_pooled` counts the particles of all micrographs, `_image_mean`
+    averages those of single ones, each with an `_interval` from a bootstrap and, between runs, a `_difference` on the
+    same resamples. What is resampled are donors (data sets), or micrographs where all of them are of one donor, and the
+    attribute `resampled` says which. `particle_average_precision` (run) and `particle_curve_<score>` (run, level)
+    look at all thresholds. `pixel_<score>_…` say the same of single pixels of discs, for runs that hold probabilities;
+    `pixel_auc` (run) too. `particle_tp` and so on are the counts of each micrograph.
+
+    Raises UnknownNameError for a run without picks, FintuneValueError where runs were picked for different distances,
+    on annotations that have changed, or have not looked at a micrograph.
+    """
+    names = list(runs) or picked_names(cohort)
+    if not names:
+        raise FintuneValueError(f"{cohort.url} has no picks to evaluate. Run: fintune-xr pick {cohort.url} --run R")
+    picks = {run: open_picks(cohort, run) for run in names}
+    distance = _one_distance(picks)
+    digest = require_split(cohort) if split != ALL else ""
+    _check_thresholds(cohort, picks, split)
+    tiles = annotated_positions(cohort, split)
+    found = {run: _found(cohort, run, picks[run], tiles) for run in names}
+    thresholds = {run: float(picks[run].attrs[n.THRESHOLD]) for run in names}
+    draws = _draws(cohort, tiles, resamples, seed)
+    parts = [_particle_scores(found, thresholds, list(tiles), draws), _curves(found)]
+    pixels = _pixel_scores(cohort, picks, tiles, draws)
+    if pixels is not None:
+        parts.append(pixels.reindex({n.RUN: names}).transpose(n.RUN, ...))
+    result = _labelled(cohort, xr.merge(parts, join="outer"), tiles).assign_attrs(
+        {
+            DISTANCE_PX: distance,
+            RESAMPLED: draws.unit,
+            RESTS_ON: {**rests_on(cohort, tiles=tiles, split=digest), n.PICKS: picks_digests(picks)},
+            "provenance": provenance(split=split, split_digest=digest, resamples=resamples, seed=seed),
+        }
+    )
+    cohort.write(f"{n.METRICS}/{split}", result)
+    return result
+
+
+def picks_digests(picks: Mapping[str, xr.Dataset]) -> dict[str, str]:
+    """A digest of each run's picks, by how they were made."""
+    made = {run: {k: v for k, v in table.attrs.items() if k != "provenance"} for run, table in picks.items()}
+    return {run: settings_digest(facts) for run, facts in made.items()}
+
+
+def particle_doubt(cohort: Cohort, found: xr.Dataset, picks: Mapping[str, xr.Dataset], tiles: Sequence[str]) -> str:
+    """Why scores `found` are not those of `picks` on `tiles` as they are now, empty where they are."""
+    told = doubt(cohort, found, tiles)
+    if told:
+        return told
+    now = picks_digests(picks)
+    other = [run for run, digest in found.attrs[RESTS_ON][n.PICKS].items() if now.get(run) != digest]
+    return f"{', '.join(other)} has other picks now, or none" if other else ""
+
+
+def particle_table(scores: xr.Dataset) -> pd.DataFrame:
+    """One row per run: particle-level scores with 95 % intervals (`interval_line`), then pixel-wise ones."""
+    rows = []
+    for run in scores[n.RUN].values:
+        one = scores.sel({n.RUN: run})
+        row: dict[str, Any] = {n.RUN: str(run)}
+        for score in (n.PRECISION, n.RECALL, n.F1):
+            row[f"particle {score}"] = _with_interval(one, f"{PARTICLE}_{score_name(score, n.POOLED)}")
+        row["particle AP"] = f"{float(one[f'{PARTICLE}_{n.AVERAGE_PRECISION}']):.3f}"
+        for score in (n.F1, n.IOU):
+            name = f"{PIXEL}_{score_name(score, n.POOLED)}"
+            row[f"pixel {score}"] = f"{float(one[name]):.3f}" if name in one else "nan"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _with_interval(one: xr.Dataset, name: str) -> str:
+    value, interval = float(one[name]), f"{name}_{n.INTERVAL}"
+    if interval not in one or np.isnan(one[interval].values).any():
+        return f"{value:.3f}"
+    low, high = one[interval].values
+    return f"{value:.3f} ({low:.3f} to {high:.3f})"
+
+
+def _one_distance(picks: Mapping[str, xr.Dataset]) -> float:
+    distances = {run: float(table.attrs[DISTANCE_PX]) for run, table in picks.items()}
+    if len(set(distances.values())) > 1:
+        listed = ", ".join(f"{run} {distance:g}" for run, distance in distances.items())
+        raise FintuneValueError(
+            f"runs were picked for different distances in px ({listed}); scores would not compare. Pick them again "
+            "with one --distance, or evaluate them one by one."
+        )
+    return next(iter(distances.values()))
+
+
+def _check_thresholds(cohort: Cohort, picks: Mapping[str, xr.Dataset], split: str) -> None:
+    """Refuses thresholds of another split, and says where one was chosen on the micrographs that are scored."""
+    for run, table in picks.items():
+        told = threshold_doubt(cohort, run, table)
+        if told:
+            raise FintuneValueError(f"{cohort.url}: {told}. Pick again: fintune-xr pick {cohort.url} --run {run}")
+        chosen = chosen_part(table)
+        if chosen in (ALL, split) or (split == ALL and chosen):
+            say(f"evaluate: the threshold of {run} was chosen on micrographs that are scored here; that flatters it")
+
+
+def _found(cohort: Cohort, run: str, picks: xr.Dataset, tiles: dict[str, int]) -> list[Found]:
+    facts, candidates = picks.attrs, open_candidates(cohort, run)
+    require_searched(cohort, run, candidates, tiles)
+    return found_in(
+        cohort, candidates, tiles, distance_px=float(facts[DISTANCE_PX]),
+        border_px=float(facts[BORDER_PX]),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Draws:
+    """What a bootstrap resamples: the `unit` (donor or tile, empty where there is one alone), and each tile's own."""
+
+    unit: str
+    of_tile: tuple[str, ...]
+    n_resamples: int
+    seed: int
+
+
+def _draws(cohort: Cohort, tiles: dict[str, int], n_resamples: int, seed: int) -> _Draws:
+    """Donors where there are two: micrographs of one are alike, and resampled alone they make intervals too narrow."""
+    donors = texts(cohort.images(lazy=False)[n.DONOR].isel({n.TILE: list(tiles.values())}))
+    if len(set(donors)) > 1:
+        return _Draws(n.DONOR, tuple(donors), n_resamples, seed)
+    return _Draws(n.TILE if len(tiles) > 1 else "", tuple(tiles), n_resamples, seed)
+
+
+def _particle_scores(
+    found: Mapping[str, Sequence[Found]], thresholds: Mapping[str, float], tiles: Sequence[str], draws: _Draws
+) -> xr.Dataset:
+    counted = np.array([[one.counts(thresholds[run]) for one in of_run] for run, of_run in found.items()], np.int64)
+    counts = _counts(np.moveaxis(counted, -1, 0), list(found), tiles)
+    scores = _scored(counts, PARTICLE, draws)
+    curves = [threshold_curve(of_run) for of_run in found.values()]
+    scores[f"{PARTICLE}_{n.AVERAGE_PRECISION}"] = ((n.RUN,), [average_precision(curve) for curve in curves])
+    scores["picked_threshold"] = ((n.RUN,), [thresholds[run] for run in found])
+    return scores
+
+
+def _pixel_scores(
+    cohort: Cohort, picks: Mapping[str, xr.Dataset], tiles: dict[str, int], draws: _Draws
+) -> xr.Dataset | None:
+    found = {run: tile_histograms(cohort, run, tiles) for run in picks if PIXEL_THRESHOLD in picks[run].attrs}
+    stacked = {run: np.array(list(one.values())) for run, one in found.items() if one is not None}
+    if not stacked:
+        return None
+    levels = {run: float(picks[run].attrs[PIXEL_THRESHOLD]) for run in stacked}
+    counted = np.array([histogram_counts(one, levels[run]) for run, one in stacked.items()])
+    counts = _counts(np.moveaxis(counted, 1, 0), list(stacked), list(tiles))
+    scores = _scored(counts, PIXEL, draws)
+    scores[f"{PIXEL}_{n.AUC}"] = ((n.RUN,), [float(pixel_auc(one.sum(axis=0))) for one in stacked.values()])
+    scores[PIXEL_THRESHOLD] = ((n.RUN,), list(levels.values()))
+    return scores
+
+
+def _counts(values: np.ndarray[Any, Any], runs: Sequence[str], tiles: Sequence[str]) -> xr.Dataset:
+    """tp, fp, fn (run, tile) of values (count, run, tile)."""
+    arrays = {name: ((n.RUN, n.TILE), value) for name, value in zip(_COUNTS, values, strict=True)}
+    return xr.Dataset(arrays, {n.RUN: list(runs), n.TILE: list(tiles)})
+
+
+def _scored(counts: xr.Dataset, prefix: str, draws: _Draws) -> xr.Dataset:
+    """Counts and scores under names that begin with `prefix`; without intervals for a single micrograph."""
+    if draws.unit:
+        unit = xr.DataArray(list(draws.of_tile), {n.TILE: counts[n.TILE]}, (n.TILE,), name=n.DONOR)
+        scores = scores_by_donor_bootstrap(counts, unit, n_resamples=draws.n_resamples, seed=draws.seed)
+    else:
+        scores = instance_scores(counts, over=n.TILE)
+    kept = {str(name): _named(str(name), prefix) for name in scores if _named(str(name), prefix)}
+    of_tiles = {
+        f"{prefix}_{_RENAMED.get(score, score)}": (
+            (n.RUN, n.TILE), SCORES[score](*(counts[name].values for name in _COUNTS)),
+        )
+        for score in _KEPT[prefix]
+    }  # fmt: skip
+    renamed = counts.rename({name: f"{prefix}_{name}" for name in _COUNTS}).assign(of_tiles)
+    return xr.merge([renamed, scores[list(kept)].rename(kept)], join="exact")
+
+
+def _named(name: str, prefix: str) -> str:
+    """What a score is called here, or nothing where it has no meaning for particles."""
+    for score in _KEPT[prefix]:
+        if name.startswith(score):
+            return f"{prefix}_{_RENAMED.get(score, score)}{name.removeprefix(score)}"
+    return ""
+
+
+def _curves(found: Mapping[str, Sequence[Found]]) -> xr.Dataset:
+    """Scores (run, level) at up to 200 thresholds of each run, evenly spaced among those that occur."""
+    curves = {run: _thinned(threshold_curve(one)) for run, one in found.items()}
+    names = (n.THRESHOLD, n.PRECISION, n.RECALL, n.F1)
+    arrays = {
+        f"{CURVE}_{name}": ((n.RUN, n.LEVEL), np.array([_padded(getattr(curve, name)) for curve in curves.values()]))
+        for name in names
+    }
+    return xr.Dataset(arrays, {n.RUN: list(curves)})
+
+
+def _thinned(curve: Curve) -> Curve:
+    if curve.threshold.size <= N_LEVELS:
+        return curve
+    at = np.unique(np.linspace(0, curve.threshold.size - 1, N_LEVELS).round().astype(np.int64))
+    return Curve(curve.threshold[at], curve.tp[at], curve.fp[at], curve.fn[at])
+
+
+def _padded(values: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return np.pad(values.astype(np.float64), (0, N_LEVELS - values.size), constant_values=np.nan)
+
+
+def _labelled(cohort: Cohort, scores: xr.Dataset, tiles: dict[str, int]) -> xr.Dataset:
+    """`scores` with donor, marker and split of each micrograph."""
+    chosen = cohort.images(lazy=False).isel({n.TILE: list(tiles.values())})
+    return scores.assign_coords({name: (n.TILE, chosen[name].values) for name in (n.DONOR, n.MARKER, n.SPLIT)})

@@ -1,0 +1,142 @@
+"""What a report of an EM cohort is made of: example micrographs, stored scores, stages of self-trainings."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import xarray as xr
+
+from fintune_xr import names as n
+from fintune_xr.analysis.figures.detection import ShownPicks
+from fintune_xr.analysis.report.contents import Stale
+from fintune_xr.analysis.report.detection.contents import ExampleMicrograph, ParticleContents
+from fintune_xr.metrics.detection import match_points
+from fintune_xr.pipelines.detection.evaluate import particle_doubt
+from fintune_xr.pipelines.steps.pick import DISTANCE_PX, threshold_doubt
+from fintune_xr.points import tile_points
+from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.ingest.tiles import stored_binning
+from fintune_xr.store.lineage.depends_on import ALL, doubt, tiles_in
+from fintune_xr.store.runs.picks import open_picks, picked_names, picks_of, stale_reason
+from fintune_xr.store.zarr_io.groups import subgroups
+from fintune_xr.text import texts
+
+N_EXAMPLES: Final = 2
+# More panels are too small to see circles in; the scores show all runs.
+N_RUNS_SHOWN: Final = 3
+
+
+def particle_contents(cohort: Cohort) -> tuple[ParticleContents, tuple[Stale, ...]]:
+    """All that the store holds about particles, and what of it is out of date and left out.
+
+    There are no examples while nothing has been annotated.
+    """
+    if not cohort.has(n.ANNOTATIONS):
+        return ParticleContents(diameter_px=float("nan")), ()
+    points = cohort.points(lazy=False).load()
+    diameters = points[n.DIAMETER_PX].values
+    picks, old_picks = _picks(cohort)
+    split = evaluated_part(cohort)
+    scores, old_scores = _scores(cohort, split, picks) if split else (None, ())
+    stages, old_stages = _stages(cohort)
+    contents = ParticleContents(
+        diameter_px=float(np.median(diameters)) if diameters.size else float("nan"),
+        binning=stored_binning(cohort),
+        examples=_examples(cohort, points, picks, scores),
+        scores=scores,
+        split=split,
+        facts={run: found.attrs for run, found in picks.items()},
+        stages=stages,
+    )
+    return contents, (*old_picks, *old_scores, *old_stages)
+
+
+def evaluated_part(cohort: Cohort) -> str:
+    """The part of the split whose scores are shown: test where it was evaluated, else another; empty for none.
+
+    A part that has no tiles any more comes last: nothing could make its scores anew.
+    """
+    stored = [part for part in (n.TEST, n.VAL, n.TRAIN, ALL) if cohort.has(f"{n.METRICS}/{part}")]
+    return next((part for part in stored if tiles_in(cohort, part)), stored[0] if stored else "")
+
+
+def stale_scores(cohort: Cohort, part: str, found: xr.Dataset, reason: str, *, section: str) -> Stale:
+    """What is said of scores of a part that are left out."""
+    known = {*cohort.run_names(), *picked_names(cohort)} if cohort.kind == "em" else set(cohort.run_names())
+    runs = "".join(f" --run {run}" for run in texts(found[n.RUN]) if run in known)
+    return Stale((section,), f"scores of part {part}", reason, f"fintune-xr evaluate STORE{runs} --split {part}")
+
+
+def _picks(cohort: Cohort) -> tuple[dict[str, xr.Dataset], tuple[Stale, ...]]:
+    """Picks of each run, and those that would be others now."""
+    current, stale = {}, []
+    for run in picked_names(cohort):
+        picks = cohort.read(f"{n.PICKS}/{run}").load()
+        reason = stale_reason(cohort, run, picks) or threshold_doubt(cohort, run, picks)
+        if reason:
+            stale.append(Stale(("examples",), f"picks of {run}", reason, f"fintune-xr pick STORE --run {run}"))
+        else:
+            current[run] = open_picks(cohort, run)
+    return current, tuple(stale)
+
+
+def _scores(cohort: Cohort, part: str, picks: dict[str, xr.Dataset]) -> tuple[xr.Dataset | None, tuple[Stale, ...]]:
+    found = cohort.metrics(part).load()
+    reason = particle_doubt(cohort, found, picks, tiles_in(cohort, part))
+    return (None, (stale_scores(cohort, part, found, reason, section="picks"),)) if reason else (found, ())
+
+
+def _stages(cohort: Cohort) -> tuple[dict[str, xr.Dataset], tuple[Stale, ...]]:
+    """Stages of each self-training, and those that were taught or judged by other annotations or another split."""
+    current, stale = {}, []
+    for name in subgroups(cohort.location, n.SELFTRAIN):
+        found = cohort.read(f"{n.SELFTRAIN}/{name}").load()
+        labelled = set(found.attrs["provenance"]["labelled"]) & set(cohort.annotated_tiles())
+        reason = doubt(cohort, found, {*labelled, *tiles_in(cohort, n.VAL, n.TEST)})
+        if reason:
+            command = "fintune-xr selftrain STORE --run-name NEW"
+            stale.append(Stale(("selftrain",), f"stages of the self-training {name}", reason, command))
+        else:
+            current[name] = found
+    return current, tuple(stale)
+
+
+def _examples(
+    cohort: Cohort, points: xr.Dataset, picks: dict[str, xr.Dataset], scores: xr.Dataset | None
+) -> tuple[ExampleMicrograph, ...]:
+    """Annotated micrographs of the test part first, then others, with the picks of the best runs."""
+    images = cohort.images(lazy=False)
+    annotated = set(texts(points[n.TILE]))
+    splits = texts(images[n.SPLIT])
+    names = texts(images[n.TILE])
+    order = sorted(range(len(names)), key=lambda i: (names[i] not in annotated, splits[i] != n.TEST, i))
+    shown = _best(picks, scores)
+    found = []
+    for at in order[:N_EXAMPLES]:
+        tile = images.isel({n.TILE: at, n.CHANNEL: 0})
+        valid = {n.Y: slice(int(tile[n.HEIGHT])), n.X: slice(int(tile[n.WIDTH]))}
+        true = tile_points(points, names[at]).yx if names[at] in annotated else None
+        of_runs = tuple(_shown(run, picks[run], at, true) for run in shown)
+        image: Any = tile[n.IMAGE].isel(valid).values
+        found.append(ExampleMicrograph(names[at], splits[at], image, true, of_runs))
+    return tuple(found)
+
+
+def _best(picks: dict[str, xr.Dataset], scores: xr.Dataset | None) -> list[str]:
+    """Up to three runs: the best on the evaluated part, and the worst, which is what they are held against."""
+    runs = list(picks)
+    if scores is not None:
+        score = dict(zip(texts(scores[n.RUN]), scores["particle_f1_pooled"].values.tolist(), strict=True))
+        runs = sorted((run for run in runs if run in score), key=lambda run: -score[run]) or runs
+    if len(runs) <= N_RUNS_SHOWN:
+        return runs
+    return [*runs[: N_RUNS_SHOWN - 1], runs[-1]]
+
+
+def _shown(run: str, picks: xr.Dataset, at: int, true: np.ndarray[Any, Any] | None) -> ShownPicks:
+    peaks = picks_of(picks, at)
+    if true is None:
+        return ShownPicks(run, peaks.yx, np.zeros(len(peaks), np.bool_), 0)
+    found = match_points(true, peaks.yx, peaks.score, distance_px=float(picks.attrs[DISTANCE_PX]))
+    return ShownPicks(run, peaks.yx, found.is_hit, found.counts()[2])

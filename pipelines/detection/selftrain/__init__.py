@@ -1,0 +1,1 @@
+"""Self-training in rounds of pseudo-labels."""

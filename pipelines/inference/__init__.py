@@ -1,0 +1,1 @@
+"""What a run does with one block of tiles."""

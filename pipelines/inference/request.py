@@ -1,0 +1,162 @@
+"""What a run is asked to be: its model, the model's settings and the planes that it is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from pydantic import Field
+
+from fintune_xr import names as n
+from fintune_xr.cluster.profile import Profile
+from fintune_xr.datasets import SCHEMA_VERSION
+from fintune_xr.errors import FintuneValueError, RunMismatchError, SettingsError, UnknownNameError, nearest
+from fintune_xr.models.channels import ChannelSettings, with_planes
+from fintune_xr.models.checkpoints import CPSAM_KIND, Checkpoint, model_names, resolve_checkpoint
+from fintune_xr.models.devices import CPU
+from fintune_xr.models.kind import POOLING_KINDS, model_settings
+from fintune_xr.models.registry import load_model, product_of
+from fintune_xr.pipelines.console import say
+from fintune_xr.pipelines.inference.block import BlockContext
+from fintune_xr.pipelines.workers.devices import device_on
+from fintune_xr.settings import Settings, validated
+from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.runs.writer import IDENTITY, check_run_name, run_attrs
+from fintune_xr.tasks.product import INSTANCES
+from fintune_xr.text import texts
+
+
+class InferSettings(Settings):
+    """How a run is made. Only `model` belongs to its identity; the rest changes no result by more than rounding."""
+
+    model: dict[str, Any] = Field(default_factory=dict, description="Settings of the model itself.")
+    device: str = Field("auto", description="cpu, cuda, cuda:N, or auto: the GPU where there is one.")
+    batch_tiles: int = Field(
+        1,
+        ge=1,
+        description="Tiles whose patches fill the network's batches together; only for models that cut patches.",
+    )
+    attempts: int = Field(2, ge=1, description="Tries before a failing tile is quarantined.")
+    tile_timeout_s: float = Field(
+        1800.0,
+        ge=0,
+        description="A worker process that makes no progress for so long is given up, times the tiles of a batch while "
+        "the network has it; a tile that takes longer is quarantined. 0: never.",
+    )
+    positivity: str = Field("otsu", description="Rule applied at the end; other rules: `fintune-xr positivity`.")
+
+
+_PLANES: Final = tuple(ChannelSettings.model_fields)
+
+
+def asked_or_stored(
+    cohort: Cohort, run: str, model: str | None, settings: InferSettings, *, restart: bool
+) -> tuple[Checkpoint, InferSettings]:
+    """Checkpoint and settings asked for, or those of the stored run where nothing was said.
+
+    Raises UnknownNameError where a run would be made and no model is named, RunMismatchError for a stored run that
+    does not say which planes it was shown.
+    """
+    check_run_name(run)
+    stored = {} if restart or run not in cohort.run_names() else run_attrs(cohort, run)
+    if model is None and not stored:
+        raise UnknownNameError(_no_model(cohort, run, restart=restart))
+    of_model = stored.get(IDENTITY, {}).get("settings", {})
+    _require_planes(run, of_model)
+    if model is None:
+        facts = stored["provenance"].get("checkpoint")
+        if facts is None:
+            raise FintuneValueError(f"run {run!r} was not made by a model, but of other runs; see fintune-xr hybrid")
+        model = facts["path"] or facts["name"]
+        if not settings.model:
+            settings = settings.model_copy(update={"model": of_model})
+    return resolve_checkpoint(model), settings
+
+
+def run_identity(checkpoint: Checkpoint, settings: Settings) -> dict[str, Any]:
+    """What makes two runs the same run: weights, settings of the model with its planes, schema of the store."""
+    return {
+        "checkpoint_kind": checkpoint.kind,
+        "checkpoint_sha256": checkpoint.sha256,
+        "settings": settings.as_dict(),
+        "settings_digest": settings.digest,
+        "schema_version": SCHEMA_VERSION,
+    }
+
+
+def run_context(
+    cohort: Cohort, run: str, checkpoint: Checkpoint, settings: InferSettings, profile: Profile
+) -> BlockContext:
+    """What the blocks of a run need: settings of the model that leave no plane open, the device as workers name it."""
+    _check_counts(cohort, checkpoint)
+    _check_batch(checkpoint, settings)
+    channels = tuple(texts(cohort.images(lazy=False)[n.CHANNEL]))
+    chosen = _model_settings(checkpoint, settings, channels)
+    device = device_on(profile, settings.device)
+    if not checkpoint.path:
+        # A model without weights costs nothing to make: what is wrong with it is said before there is a run.
+        load_model(checkpoint, channels=channels, settings=chosen, device=CPU if profile.is_remote else device)
+    return BlockContext(
+        location=cohort.location,
+        run=run,
+        checkpoint=checkpoint,
+        settings=chosen,
+        channels=channels,
+        device=device,
+        batch_tiles=settings.batch_tiles,
+        attempts=settings.attempts,
+        tile_timeout_s=settings.tile_timeout_s,
+    )
+
+
+def _model_settings(checkpoint: Checkpoint, settings: InferSettings, channels: tuple[str, ...]) -> Settings:
+    """Settings of the model with its planes stated: what a record beside the weights says may change, a run may not."""
+    asked = validated(model_settings(checkpoint.kind), settings.model, where=f"settings of {checkpoint.kind}")
+    stated = with_planes(asked, channels, trained=checkpoint.channels, zeroed=checkpoint.zeroed)
+    if checkpoint.kind == CPSAM_KIND and not checkpoint.channels and _unsaid(asked.as_dict()):
+        shown, blank = (", ".join(stated.as_dict()[name]) or "none" for name in _PLANES)
+        say(
+            f"{checkpoint.name}: no record beside these weights says which planes they are for; assumed: {shown}; "
+            f"blanked: {blank} (settings model.channels, model.zero_channels)"
+        )
+    return stated
+
+
+def _require_planes(run: str, stored: Mapping[str, Any]) -> None:
+    if unsaid := _unsaid(stored):
+        raise RunMismatchError(
+            f"run {run!r} was stored without saying which planes its model was shown ({', '.join(unsaid)}), as older "
+            "versions did. It can be read as before, but nothing can be added that is sure to be alike. Choose another "
+            "--run name, or --restart to throw the stored run away."
+        )
+
+
+def _unsaid(settings: Mapping[str, Any]) -> list[str]:
+    return [name for name in _PLANES if name in settings and settings[name] is None]
+
+
+def _no_model(cohort: Cohort, run: str, *, restart: bool) -> str:
+    known = cohort.run_names()
+    needed = f"a model has to be named: --model {', '.join(model_names())}, a weights file or a checkpoint folder."
+    if restart and run in known:
+        return f"run {run!r} is to be made anew, so {needed}"
+    stored = ", ".join(known) or "none yet"
+    return f"{cohort.url} has no run {run!r} to continue (stored: {stored}).{nearest(run, known)} To make it, {needed}"
+
+
+def _check_counts(cohort: Cohort, checkpoint: Checkpoint) -> None:
+    """Raises FintuneValueError for a model of cells on a store that holds no counts, such as binned micrographs."""
+    dtype = cohort.images(lazy=False)[n.IMAGE].dtype
+    if product_of(checkpoint.kind) is INSTANCES and (dtype.kind != "u" or dtype.itemsize > 2):
+        raise FintuneValueError(
+            f"model {checkpoint.name!r} finds cells and measures counts (uint8, uint16), and {cohort.url} holds "
+            f"{dtype}. For particles of micrographs: fintune-xr train STORE --model unet, or pick STORE --model log."
+        )
+
+
+def _check_batch(checkpoint: Checkpoint, settings: InferSettings) -> None:
+    if settings.batch_tiles > 1 and checkpoint.kind not in POOLING_KINDS:
+        raise SettingsError(
+            f"batch_tiles: expected 1 for {checkpoint.kind}, which takes one tile at a time, got "
+            f"{settings.batch_tiles}. Kinds that fill their batches from several tiles: {', '.join(POOLING_KINDS)}."
+        )

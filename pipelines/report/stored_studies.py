@@ -1,0 +1,94 @@
+"""The studies that a store holds, as the report shows them, or why it leaves them out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import xarray as xr
+
+from fintune_xr import names as n
+from fintune_xr.analysis.published import STUDY_MARKERS
+from fintune_xr.analysis.report.contents import Stale, Study
+from fintune_xr.analysis.report.studies.benchmark import GROUP_PATH as BENCHMARK_PATH
+from fintune_xr.analysis.report.studies.benchmark import benchmark_study
+from fintune_xr.analysis.report.studies.budget import GROUP_PATH, budget_study
+from fintune_xr.analysis.report.studies.gate import gate_study
+from fintune_xr.analysis.report.studies.sweep import sweep_study
+from fintune_xr.errors import FintuneError
+from fintune_xr.pipelines.report.gallery import benchmark_gallery
+from fintune_xr.pipelines.studies.gate import COUNTED, GATE_PREFIX, counted
+from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.lineage.depends_on import RESTS_ON, doubt, tiles_in, truth_doubt
+from fintune_xr.store.runs.writer import IDENTITY
+from fintune_xr.store.tile_counts import tile_counts
+from fintune_xr.store.zarr_io.groups import subgroups
+from fintune_xr.text import texts
+
+
+def stored_studies(cohort: Cohort) -> tuple[Study | Stale, ...]:
+    """Every study of the store, by kind and name; those that are out of date are named and not shown."""
+    return (*_benchmark(cohort), *_budget(cohort), *_gates(cohort), *_sweeps(cohort))
+
+
+def _benchmark(cohort: Cohort) -> Iterator[Study | Stale]:
+    if not cohort.has(BENCHMARK_PATH):
+        return
+    found = cohort.read(BENCHMARK_PATH).load()
+    reason = doubt(cohort, found, tiles_in(cohort, n.VAL, n.TEST))
+    if reason:
+        command = f"fintune-xr benchmark STORE --model {found.attrs['provenance']['model']} prefix=NEW-"
+        yield Stale(("benchmark",), f"the ways to train, {BENCHMARK_PATH}", reason, command)
+        return
+    published = bool(STUDY_MARKERS & set(texts(found[n.MARKER])))
+    yield benchmark_study(found, gallery=benchmark_gallery(cohort, found), beside_published=published)
+
+
+def _gates(cohort: Cohort) -> Iterator[Study | Stale]:
+    for name in subgroups(cohort.location, n.METRICS):
+        if name.startswith(GATE_PREFIX):
+            found = cohort.metrics(name)
+            run, part = found.attrs[n.RUN], found.attrs["provenance"]["split"]
+            reason = _gate_doubt(cohort, found, run, part)
+            command = f"fintune-xr gate STORE --run {run} --split {part}"
+            yield Stale(("gate",), f"the gates of run {run}", reason, command) if reason else gate_study(found)
+
+
+def _gate_doubt(cohort: Cohort, found: xr.Dataset, run: str, part: str) -> str:
+    told = doubt(cohort, found, tiles_in(cohort, part))
+    if told:
+        return told
+    try:
+        now = counted(cohort, tile_counts(cohort, [run]))
+    except FintuneError as error:
+        return str(error)
+    return "cells, donors or outcomes are others now" if found.attrs[RESTS_ON][COUNTED] != now else ""
+
+
+def _sweeps(cohort: Cohort) -> Iterator[Study | Stale]:
+    if n.SWEEP not in subgroups(cohort.location, n.METRICS):
+        return
+    found = cohort.metrics(n.SWEEP)
+    reason = _sweep_doubt(cohort, found.attrs[IDENTITY])
+    command = "fintune-xr sweep STORE --model WEIGHTS --restart"
+    yield Stale((n.SWEEP,), "the SAM sweep", reason, command) if reason else sweep_study(found)
+
+
+def _sweep_doubt(cohort: Cohort, identity: Mapping[str, Any]) -> str:
+    """A sweep rests on the very tiles that were drawn for it, and on no run."""
+    drawn, digests = identity["tiles"], identity[n.ANNOTATIONS]
+    truth = cohort.annotations(lazy=False)
+    now = dict(zip(texts(truth[n.TILE]), texts(truth[n.SHA256]), strict=True))
+    if [now.get(tile) for tile in drawn] != digests:
+        return "annotations have changed since"
+    left = set(drawn) - set(tiles_in(cohort, str(identity[n.SPLIT])))
+    return "the store has another split now" if left else ""
+
+
+def _budget(cohort: Cohort) -> Iterator[Study | Stale]:
+    if not cohort.has(GROUP_PATH):
+        return
+    found = cohort.read(GROUP_PATH)
+    reason = truth_doubt(cohort, found.attrs[IDENTITY], tiles_in(cohort, *n.SPLITS))
+    command = f"fintune-xr budget STORE --model {found.attrs['provenance']['model']} --no-skip-existing"
+    yield Stale((n.BUDGET,), "the label budget", reason, command) if reason else budget_study(found)

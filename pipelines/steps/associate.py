@@ -1,0 +1,141 @@
+"""Donor ratios, and their correlation with the clinical outcomes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import xarray as xr
+
+from fintune_xr import datasets
+from fintune_xr import names as n
+from fintune_xr.analysis.association import associate as correlate
+from fintune_xr.analysis.clinical import clinical_outcomes, read_clinical
+from fintune_xr.analysis.outcomes import DEFAULT_OUTCOMES
+from fintune_xr.analysis.ratio import marker_ratio, ratio_bounds
+from fintune_xr.errors import FintuneError, FintuneValueError
+from fintune_xr.provenance import file_sha256, provenance
+from fintune_xr.store.cohort import Cohort, open_cohort
+from fintune_xr.store.lineage.depends_on import require_sources, source_doubt
+from fintune_xr.store.tile_counts import active_rule, inputs_digest, quarantined_tiles, tile_counts
+from fintune_xr.text import text_array, texts
+
+CLINICAL = "clinical"
+RATIO_BY_RULE = "ratio_by_rule"
+RHO_BY_RULE = "rho_by_rule"
+RHO_LOW = "rho_if_lost_negative"
+RHO_HIGH = "rho_if_lost_positive"
+
+
+def associate(
+    store: str | Path,
+    *,
+    clinical: str | Path,
+    donor_column: str = "projid",
+    outcomes: Sequence[str] = (),
+    covariates: Sequence[str] = (),
+    runs: Sequence[str] = (),
+) -> xr.Dataset:
+    """Ratio (run, donor, marker) and rho, p, q, n (run, marker, outcome), stored under `analysis`.
+
+    `clinical` is a CSV or TSV with one row per donor; all known outcomes that it holds by default. With
+    `covariates`, rho is the partial Spearman correlation. q is adjusted over markers and outcomes of a run.
+    The ratio under every positivity rule that was applied, and rho had the quarantined tiles been all
+    positive or all negative, are stored beside it.
+
+    Raises UnknownNameError for a column or run that is not there, FintuneValueError for unfinished runs.
+    """
+    cohort = open_cohort(store)
+    names = list(runs) or cohort.run_names()
+    if not names:
+        raise FintuneValueError(f"{cohort.url} has no run. Run: fintune-xr infer {cohort.url} --run R --model M")
+    require_sources(cohort, names)
+    counts = tile_counts(cohort, names)
+    table = read_clinical(clinical)
+    chosen = list(outcomes) or [name for name in DEFAULT_OUTCOMES if name in table.columns]
+    facts = clinical_outcomes(
+        table, sorted(set(text_array(counts[n.DONOR]))), donor_column=donor_column,
+        outcomes=chosen or DEFAULT_OUTCOMES, covariates=covariates,
+    )  # fmt: skip
+    adjusting = facts[n.COVARIATE_VALUE] if covariates else None
+    ratio = marker_ratio(counts[n.N_POSITIVE], counts[n.N_ALL])
+    found = xr.merge(
+        [
+            ratio,
+            correlate(ratio[n.RATIO], facts[n.OUTCOME_VALUE], covariates=adjusting),
+            _bounds(cohort, names, ratio, facts),
+            _by_rule(cohort, names, facts),
+        ],
+        combine_attrs="drop_conflicts",
+        compat="no_conflicts",
+        join="outer",
+    ).compute()
+    result = found.assign_attrs(
+        inputs_sha256=inputs_digest(counts, facts[n.OUTCOME_VALUE]),
+        lost_sha256=inputs_digest(quarantined_tiles(cohort, names)),
+        rules={name: active_rule(cohort, name) for name in names},
+        provenance=provenance(clinical=Path(clinical).name, clinical_sha256=file_sha256(Path(clinical))),
+    )
+    cohort.write(CLINICAL, facts, datasets.CLINICAL)
+    cohort.write(n.ANALYSIS, result, datasets.ANALYSIS)
+    return result
+
+
+def association_doubt(cohort: Cohort, found: xr.Dataset) -> str:
+    """Why stored ratios and correlations are not those of the store as it is now, empty where they are.
+
+    Whether the clinical table is another one by now is not known here: the store holds the values that were used.
+    """
+    runs = texts(found[n.RUN])
+    try:
+        counts = tile_counts(cohort, runs)
+    except FintuneError as error:
+        return str(error)
+    outcomes = cohort.read(CLINICAL, datasets.CLINICAL)[n.OUTCOME_VALUE].load()
+    if found.attrs["rules"] != {run: active_rule(cohort, run) for run in runs}:
+        return "positive cells are counted with another rule now"
+    if found.attrs["inputs_sha256"] != inputs_digest(counts, outcomes):
+        return "cells, donors or outcomes are others now"
+    if found.attrs.get("lost_sha256") != inputs_digest(quarantined_tiles(cohort, runs)):
+        return "other tiles are in quarantine now"
+    return next(filter(None, (source_doubt(cohort, run) for run in runs)), "")
+
+
+def association_table(found: xr.Dataset) -> pd.DataFrame:
+    """One row per run, marker and outcome, smallest q first."""
+    names = [n.RHO, n.P, n.Q, n.N, n.REASON]
+    frame = found[names].to_dataframe().reset_index()[[n.RUN, n.MARKER, n.OUTCOME, *names]]
+    return frame.sort_values([n.Q, n.P, n.RUN, n.MARKER, n.OUTCOME]).reset_index(drop=True)
+
+
+def _bounds(cohort: Cohort, names: Sequence[str], ratio: xr.Dataset, facts: xr.Dataset) -> xr.Dataset:
+    bounds = ratio_bounds(ratio, quarantined_tiles(cohort, names))
+    outcomes = facts[n.OUTCOME_VALUE]
+    return bounds.assign(
+        {
+            RHO_LOW: correlate(bounds[n.RATIO_LOW], outcomes)[n.RHO],
+            RHO_HIGH: correlate(bounds[n.RATIO_HIGH], outcomes)[n.RHO],
+        }
+    )
+
+
+def _by_rule(cohort: Cohort, names: Sequence[str], facts: xr.Dataset) -> xr.Dataset:
+    """Ratio (run, rule, donor, marker) and rho (run, rule, marker, outcome) under each rule that was applied."""
+    images = cohort.images(lazy=False)
+    labels = {c: (n.TILE, images[c].values) for c in (n.DONOR, n.MARKER)}
+    judged = {name: cohort.positivity(name).assign_coords(labels) for name in names}
+    rules = sorted({rule for counts in judged.values() for rule in texts(counts[n.RULE])})
+    ratios = []
+    for rule in rules:
+        having = [name for name in names if rule in texts(judged[name][n.RULE])]
+        counts = [judged[name].sel({n.RULE: rule}, drop=True)[[n.N_POSITIVE, n.N_ALL]] for name in having]
+        joined = xr.concat(counts, n.RUN, join="exact").assign_coords({n.RUN: having})
+        ratios.append(marker_ratio(joined[n.N_POSITIVE], joined[n.N_ALL])[n.RATIO])
+    ratio = xr.concat(ratios, n.RULE, join="outer").assign_coords({n.RULE: rules})
+    return xr.Dataset(
+        {
+            RATIO_BY_RULE: ratio,
+            RHO_BY_RULE: correlate(ratio, facts[n.OUTCOME_VALUE])[n.RHO],
+        }
+    )

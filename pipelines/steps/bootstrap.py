@@ -1,0 +1,75 @@
+"""Stored resamples of the donor ratios and their correlations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import xarray as xr
+
+from fintune_xr import datasets
+from fintune_xr import names as n
+from fintune_xr.analysis.bootstrap import RESAMPLES_PER_BLOCK, SCHEMES, Scheme, resample
+from fintune_xr.errors import FintuneValueError, unknown_name
+from fintune_xr.pipelines.console import say
+from fintune_xr.pipelines.steps.associate import CLINICAL
+from fintune_xr.provenance import provenance
+from fintune_xr.store.cohort import Cohort, open_cohort
+from fintune_xr.store.tile_counts import inputs_digest, tile_counts
+from fintune_xr.store.zarr_io.locks import holding
+
+INPUTS = "inputs_sha256"
+
+
+def bootstrap(
+    store: str | Path,
+    *,
+    scheme: Scheme = "tiles_80",
+    resamples: int = 1000,
+    seed: int = 0,
+    restart: bool = False,
+) -> xr.Dataset:
+    """Resampled ratio and rho, stored under `bootstrap/<scheme>`; more `resamples` extend what is there.
+
+    Runs and outcomes are those of the last `associate`. `restart` throws stored resamples away.
+
+    Raises FintuneValueError where stored resamples have another seed or were drawn from other counts,
+    UnknownNameError for a scheme that does not exist, RunBusyError where another process draws for this scheme.
+    """
+    if scheme not in SCHEMES:
+        raise unknown_name("bootstrap scheme", scheme, SCHEMES)
+    cohort = open_cohort(store)
+    analysis = cohort.analysis()
+    counts = tile_counts(cohort, [str(run) for run in analysis[n.RUN].values])
+    outcomes = cohort.read(CLINICAL, datasets.CLINICAL)[n.OUTCOME_VALUE].load()
+    digest = inputs_digest(counts, outcomes)
+    if digest != analysis.attrs[INPUTS]:
+        raise FintuneValueError(
+            f"{cohort.url}: counts or outcomes have changed since `fintune-xr associate`. Run it again first."
+        )
+    with holding(cohort.location, f"bootstrap-{scheme}", what=f"resampling by scheme {scheme}"):
+        stored = None if restart else _stored(cohort, scheme, seed, digest)
+        n_stored = stored.sizes[n.RESAMPLE] if stored is not None else 0
+        if n_stored >= resamples:
+            say(f"bootstrap {scheme}: {n_stored} resamples are stored already")
+            return cohort.bootstrap(scheme)
+        fresh = resample(counts, outcomes, scheme=scheme, n_resamples=resamples - n_stored, seed=seed, first=n_stored)
+        whole = fresh if stored is None else xr.concat([stored, fresh], n.RESAMPLE, join="exact")
+        facts = provenance(scheme=scheme, seed=seed, resamples=resamples)
+        result = whole.chunk({n.RESAMPLE: RESAMPLES_PER_BLOCK}).assign_attrs(
+            {**fresh.attrs, INPUTS: digest, "provenance": facts}
+        )
+        cohort.write(f"{n.BOOTSTRAP}/{scheme}", result, datasets.BOOTSTRAP)
+        return cohort.bootstrap(scheme)
+
+
+def _stored(cohort: Cohort, scheme: str, seed: int, digest: str) -> xr.Dataset | None:
+    if not cohort.has(f"{n.BOOTSTRAP}/{scheme}"):
+        return None
+    stored = cohort.bootstrap(scheme)
+    if stored.attrs["seed"] != seed or stored.attrs[INPUTS] != digest:
+        raise FintuneValueError(
+            f"{n.BOOTSTRAP}/{scheme} of {cohort.url} was drawn with seed {stored.attrs['seed']} from "
+            f"{'the same' if stored.attrs[INPUTS] == digest else 'other'} counts; now seed {seed}. "
+            "Use the stored seed to extend it, or --restart to draw anew."
+        )
+    return stored

@@ -1,0 +1,49 @@
+"""Verification of a store, and of its split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fintune_xr import names as n
+from fintune_xr.errors import SplitError
+from fintune_xr.pipelines.console import progress
+from fintune_xr.pipelines.steps.split import refuse_leaks, require_split
+from fintune_xr.store.check.store import Problem, check_store, n_tiles_to_read
+from fintune_xr.store.cohort import Cohort, open_cohort
+from fintune_xr.store.runs.writer import mark_pending
+from fintune_xr.store.zarr_io.locks import clear_if_alone
+
+
+def check(store: str | Path, *, repair: bool = False) -> list[Problem]:
+    """All problems of `store`; empty when it is sound.
+
+    `repair` sets the damaged tiles of runs back to pending, so that `infer` makes just these again, and removes what
+    killed writers left unfinished, unless another process is writing.
+    """
+    cohort = open_cohort(store)
+    if repair:
+        clear_if_alone(cohort.location)
+    with progress("check", n_tiles_to_read(cohort)) as advance:
+        problems = list(check_store(cohort, advance=advance))
+    problems += _split_problems(cohort)
+    if repair:
+        _mark_damaged(cohort, problems)
+    return problems
+
+
+def _split_problems(cohort: Cohort) -> list[Problem]:
+    if not cohort.has(n.ANNOTATIONS) or not (cohort.images(lazy=False)[n.SPLIT].values != "").any():
+        return []
+    try:
+        require_split(cohort)
+        refuse_leaks(cohort)
+    except SplitError as error:
+        return [Problem(f"{n.IMAGES}/{n.SPLIT}", str(error), "Split again with --force")]
+    return []
+
+
+def _mark_damaged(cohort: Cohort, problems: list[Problem]) -> None:
+    for run in cohort.run_names():
+        damaged = {t for p in problems if p.where.startswith(f"{n.RUNS}/{run}/") for t in p.tiles}
+        if damaged:
+            mark_pending(cohort, run, sorted(damaged))

@@ -1,0 +1,156 @@
+"""What `infer` would do, without doing it: for `--dry-run`."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from fintune_xr import names as n
+from fintune_xr.cluster.profile import Profile
+from fintune_xr.cluster.slurm.job_script import job_script
+from fintune_xr.errors import DeviceError
+from fintune_xr.execution.read_ahead import batches
+from fintune_xr.pipelines.inference.block import BlockContext
+from fintune_xr.pipelines.inference.request import InferSettings, asked_or_stored, run_context
+from fintune_xr.pipelines.steps.infer import in_parts
+from fintune_xr.pipelines.workers.devices import profile_and_rest
+from fintune_xr.settings import Config, load_settings
+from fintune_xr.store.cohort import Cohort, open_cohort
+from fintune_xr.store.runs.writer import run_grid, tiles_per_task
+
+PILOT_TILES: Final = 3
+_ENOUGH_DONE: Final = 20
+
+
+def plan_run(
+    store: str | Path,
+    *,
+    run: str,
+    model: str | None = None,
+    cluster: str = "threads",
+    config: Config = None,
+    overrides: Sequence[str] = (),
+    parts: Sequence[str] = (),
+    pilot: int = PILOT_TILES,
+) -> dict[str, Any]:
+    """What `infer` would do: pending tiles, blocks, batches, jobs, hours; for slurm also the job script.
+
+    The hours come from tiles that the run has done already where there are 20 or more, else from `pilot` pending tiles
+    that are segmented here and now. Nothing is written.
+    """
+    cohort = open_cohort(store)
+    profile, rest = profile_and_rest(cluster, overrides)
+    settings = load_settings(InferSettings, config, rest)
+    checkpoint, settings = asked_or_stored(cohort, run, model, settings, restart=False)
+    context = run_context(cohort, run, checkpoint, settings, profile)
+    pending = _pending(cohort, run, parts)
+    blocks = _blocks(cohort, run, pending)
+    jobs = max(1, min(profile.n_workers, math.ceil(sum(map(bool, blocks)) / profile.n_threads)))
+    made = {
+        "run": run,
+        "model": f"{checkpoint.kind} {checkpoint.name} (sha256 {checkpoint.sha256[:12]})",
+        "tiles": pending.size,
+        "pending": int(pending.sum()),
+        "blocks": f"{sum(map(bool, blocks))} of up to {max(blocks, default=0)} tiles",
+        "batches": sum(math.ceil(size / context.batch_tiles) for size in blocks),
+        "device": context.device,
+        "workers": _workers(profile),
+    }
+    if profile.is_remote:
+        made["jobs"] = f"{jobs} at once, each with {profile.n_threads} block(s) at a time"
+    made |= _hours(_pace(cohort, context, pending, profile, pilot), blocks, jobs, profile)
+    return made | ({"job script": f"\n{job_script(profile)}"} if profile.is_remote else {})
+
+
+def _workers(profile: Profile) -> str:
+    if profile.kind == "cuda":
+        return f"one for each of {profile.workers or 'all'} GPU(s) of this machine"
+    return f"{'up to ' if profile.is_remote else ''}{profile.n_workers} {profile.kind}"
+
+
+def _pending(cohort: Cohort, run: str, parts: Sequence[str]) -> NDArray[np.bool_]:
+    """Tiles (tile,) still to do; those that the run does not know yet among them."""
+    pending = np.ones(cohort.images(lazy=False).sizes[n.TILE], bool)
+    if run in cohort.run_names():
+        states = cohort.run(run, lazy=False)[n.STATE].values
+        pending[: states.size] = states == n.PENDING
+    wanted = in_parts(cohort, parts)
+    return pending if wanted is None else pending & wanted
+
+
+def _blocks(cohort: Cohort, run: str, pending: NDArray[np.bool_]) -> list[int]:
+    """Pending tiles in each mask shard."""
+    is_known = run in cohort.run_names()
+    size = run_grid(cohort.location, run).tiles_per_shard if is_known else tiles_per_task(pending.size)
+    return [int(pending[first : first + size].sum()) for first in range(0, pending.size, size)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Pace:
+    """Seconds for one tile, all stages one after another, and where they come from; NaN where nobody knows."""
+
+    seconds: float
+    source: str
+
+
+def _pace(cohort: Cohort, context: BlockContext, pending: NDArray[np.bool_], profile: Profile, pilot: int) -> _Pace:
+    if context.run in cohort.run_names():
+        found = cohort.run(context.run, lazy=False)
+        took = found[n.SECONDS].values[found[n.STATE].values == n.DONE]
+        if took.size >= _ENOUGH_DONE:
+            return _Pace(float(np.median(took)), f"the median of {took.size} tiles that this run has done")
+    tiles = np.flatnonzero(pending)
+    if not pilot or not tiles.size:
+        return _Pace(math.nan, "no pilot was asked for" if tiles.size else "nothing is pending")
+    chosen = tiles[np.linspace(0, tiles.size - 1, min(pilot, tiles.size)).astype(int)]
+    try:
+        seconds = _timed(cohort.images(lazy=False), chosen, context)
+    except DeviceError as error:
+        return _Pace(math.nan, f"no pilot: the workers compute on {context.device}, which is not here ({error})")
+    where = "on this machine, whose CPUs may differ from the nodes'" if profile.is_remote else "on this machine"
+    return _Pace(seconds, f"a pilot of {len(chosen)} tiles {where}")
+
+
+def _timed(images: xr.Dataset, tiles: NDArray[np.intp], context: BlockContext) -> float:
+    """Median seconds per tile, from reading to mask, of batches of `tiles`; the first is made twice, to warm up."""
+    model = context.load()
+    took = []
+    for batch in batches([tiles[0], *tiles], 1 if len(tiles) <= context.batch_tiles else context.batch_tiles):
+        began = time.perf_counter()
+        maps = model.predict([model.normalise(_pixels(images, int(tile))) for tile in batch])
+        for one in maps:
+            model.reconstruct(one)
+        took.append((time.perf_counter() - began) / len(batch))
+    return statistics.median(took[1:] or took)
+
+
+def _pixels(images: xr.Dataset, tile: int) -> NDArray[Any]:
+    here = images.isel({n.TILE: tile})
+    return np.asarray(here[n.IMAGE].values[..., : int(here[n.HEIGHT]), : int(here[n.WIDTH])])
+
+
+def _hours(pace: _Pace, blocks: Sequence[int], jobs: int, profile: Profile) -> dict[str, Any]:
+    if math.isnan(pace.seconds):
+        return {"time": f"unknown; {pace.source}"}
+    longest = pace.seconds * max(blocks, default=0)
+    unit = "GPU-hours" if profile.has_gpu else "hours of one worker's thread"
+    said = {
+        "time per tile": f"{pace.seconds:.3g} s ({pace.source})",
+        unit: f"{pace.seconds * sum(blocks) / 3600:.3g} at most: stages of different tiles overlap",
+    }
+    if profile.is_remote:
+        said["time per block"] = f"{longest:.3g} s; longest_task_s is {profile.slurm.longest_task_s:g}"
+        if longest > profile.slurm.longest_task_s:
+            said["time per block"] += ": TOO LOW, blocks would be lost at the end of every job; raise it"
+        at_once = jobs * profile.n_threads
+        said["hours once all jobs run"] = f"{pace.seconds * sum(blocks) / 3600 / at_once:.3g}"
+    return said

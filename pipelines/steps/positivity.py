@@ -1,0 +1,135 @@
+"""Marker-positive cells of a run, from stored intensities or from two runs; nothing is segmented again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from pydantic import TypeAdapter
+
+from fintune_xr import datasets
+from fintune_xr import names as n
+from fintune_xr.analysis.positivity.by_nuclei import apply_detected, count_nuclei
+from fintune_xr.analysis.positivity.counting import apply_rules
+from fintune_xr.analysis.positivity.rules import (
+    DetectedRule,
+    FixedRule,
+    MixtureRule,
+    OtsuDonorRule,
+    OtsuRule,
+    PositivityRule,
+)
+from fintune_xr.errors import FintuneValueError, SettingsError, unknown_name
+from fintune_xr.pipelines.console import progress
+from fintune_xr.pipelines.instance.cell_blocks import cell_blocks
+from fintune_xr.store.cohort import Cohort, open_cohort
+from fintune_xr.store.lineage.depends_on import run_digests, runs_doubt
+from fintune_xr.store.runs.writer import require_known_run, write_positive
+from fintune_xr.store.tile_counts import NUCLEI, require_finished
+from fintune_xr.tasks.product import INSTANCES
+
+RULE_NAMES = ("otsu", "otsu_donor", "mixture", "fixed", "detected")
+# Tiles whose masks are compared in one go: each is some tasks for Dask, whose graph must not grow with the cohort.
+TILES_AT_ONCE = 256
+# Applied beside the chosen rule, so that the report can show how much the ratio depends on it.
+SENSITIVITY: tuple[PositivityRule, ...] = (OtsuRule(), OtsuDonorRule(), MixtureRule())
+
+
+def positivity(
+    store: str | Path, *, run: str, rule: str = "otsu", threshold: float | None = None, nuclei_run: str = ""
+) -> xr.Dataset:
+    """Counts (rule, tile) of all and of positive cells of `run`; `rule` becomes the active one.
+
+    `rule` is otsu, otsu_donor, mixture, fixed (with `threshold` in counts) or detected (with `nuclei_run`).
+    The rules that need intensities only are applied as well, to show how the ratio depends on the choice.
+
+    Raises UnknownNameError for a rule or run, SettingsError where a rule lacks its number, FintuneValueError
+    where a run is not finished.
+    """
+    cohort = open_cohort(store)
+    return apply_positivity(cohort, run, parse_rule(rule, threshold=threshold, nuclei_run=nuclei_run))
+
+
+def parse_rule(rule: str, *, threshold: float | None = None, nuclei_run: str = "") -> PositivityRule:
+    """The rule of that name with its number or run.
+
+    Raises UnknownNameError for a rule that does not exist, SettingsError where its number or run is missing.
+    """
+    if rule not in RULE_NAMES:
+        raise unknown_name("positivity rule", rule, RULE_NAMES)
+    if rule == "fixed" and threshold is None:
+        raise SettingsError("rule 'fixed' needs --threshold, the background-subtracted intensity in counts")
+    if rule == "detected" and not nuclei_run:
+        raise SettingsError("rule 'detected' needs --nuclei-run, a run that segmented the DAPI channel alone")
+    values = {"kind": rule, "threshold": threshold, "nuclei_run": nuclei_run}
+    wanted = {"fixed": ("kind", "threshold"), "detected": ("kind", "nuclei_run")}.get(rule, ("kind",))
+    found: PositivityRule = TypeAdapter(PositivityRule).validate_python({k: values[k] for k in wanted})
+    return found
+
+
+def apply_positivity(cohort: Cohort, run: str, rule: PositivityRule) -> xr.Dataset:
+    """Counts (rule, tile) of a finished run, stored under `positivity/<run>`, with `rule` active."""
+    if cohort.run_product(run) is not INSTANCES:
+        raise FintuneValueError(f"run {run!r} holds maps of probability, not cells; name a run of masks with --run")
+    tiles = cohort.run(run, lazy=False)
+    require_finished(cohort, run)
+    if isinstance(rule, DetectedRule):
+        require_known_run(cohort, [rule.nuclei_run])
+        require_finished(cohort, rule.nuclei_run)
+    rules = _in_order([*_stored_rules(cohort, run), *SENSITIVITY, rule])
+    intensity = [one for one in rules if not isinstance(one, DetectedRule)]
+    result = apply_rules(cell_blocks(cohort, run, [n.TILE_INDEX, n.MEAN_INTENSITY]), tiles, rules=intensity)
+    if isinstance(rule, DetectedRule):
+        result = xr.concat([result, _detected(cohort, tiles, run, rule)], n.RULE, join="exact", combine_attrs="drop")
+    nuclei = run_digests(cohort, [rule.nuclei_run] if isinstance(rule, DetectedRule) else [])
+    result = result.assign_attrs({"rules": [one.as_dict() for one in rules], "active": rule.name, NUCLEI: nuclei})
+    cohort.write(f"{n.POSITIVITY}/{run}", result, datasets.POSITIVITY)
+    active = result[n.N_POSITIVE].sel({n.RULE: rule.name}).values.astype(np.int32)
+    write_positive(cohort, run, active, rule=rule.name)
+    return result
+
+
+def is_counted(cohort: Cohort, run: str, rule: PositivityRule) -> bool:
+    """Whether the positive cells of a run were counted to the end with `rule`, and from its present cells."""
+    active = cohort.run(run, lazy=False)[n.N_POSITIVE].attrs.get(n.RULE, "")
+    if active != rule.name or not cohort.has(f"{n.POSITIVITY}/{run}"):
+        return False
+    return not runs_doubt(cohort, cohort.positivity(run).attrs.get(NUCLEI, {}))
+
+
+def last_rule(cohort: Cohort, run: str) -> PositivityRule | None:
+    """The rule that the positive cells of a run were counted with last; None where they never were."""
+    if not cohort.has(f"{n.POSITIVITY}/{run}"):
+        return None
+    adapter: TypeAdapter[PositivityRule] = TypeAdapter(PositivityRule)
+    stored = cohort.read(f"{n.POSITIVITY}/{run}").attrs
+    (found,) = (rule for rule in map(adapter.validate_python, stored["rules"]) if rule.name == stored["active"])
+    return found
+
+
+def _detected(cohort: Cohort, tiles: xr.Dataset, run: str, rule: DetectedRule) -> xr.Dataset:
+    nuclei = cohort.run(rule.nuclei_run, lazy=False)
+    both = np.flatnonzero((tiles[n.STATE].values == n.DONE) & (nuclei[n.STATE].values == n.DONE))
+    counts = []
+    with progress(f"nuclei of {run}", both.size) as advance:
+        for first in range(0, max(both.size, 1), TILES_AT_ONCE):
+            here = {n.TILE: both[first : first + TILES_AT_ONCE]}
+            masks, centres = (one[n.MASK].isel(here).reset_coords(drop=True) for one in (tiles, nuclei))
+            counts.append(count_nuclei(masks, centres).compute())
+            advance(counts[-1].sizes[n.TILE])
+    return apply_detected(xr.concat(counts, n.TILE), tiles[n.N_CELLS].reset_coords(drop=True), rule=rule)
+
+
+def _stored_rules(cohort: Cohort, run: str) -> list[PositivityRule]:
+    if not cohort.has(f"{n.POSITIVITY}/{run}"):
+        return []
+    adapter: TypeAdapter[PositivityRule] = TypeAdapter(PositivityRule)
+    stored = [adapter.validate_python(values) for values in cohort.positivity(run).attrs["rules"]]
+    return [rule for rule in stored if isinstance(rule, FixedRule)]
+
+
+def _in_order(rules: Sequence[PositivityRule]) -> list[PositivityRule]:
+    """Each rule once, the last of a name winning."""
+    return list({rule.name: rule for rule in rules}.values())

@@ -1,0 +1,206 @@
+"""Self-training: a supervised stage on few labelled micrographs, then rounds on what the network is sure of."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from fintune_xr import names as n
+from fintune_xr.analysis.figures.selftrain_stage import STAGE_DPI, stage_figure
+from fintune_xr.analysis.figures.style import figure_bytes
+from fintune_xr.finetune.detection.tiles import ParticleTiles, PseudoLabels
+from fintune_xr.finetune.engine import train as fit
+from fintune_xr.models.checkpoints import UNET_KIND, Checkpoint, record_file, resolve_checkpoint
+from fintune_xr.models.kind import model_settings
+from fintune_xr.models.particle_unet.adapter import UnetDetector
+from fintune_xr.models.registry import load_model
+from fintune_xr.pipelines.console import say
+from fintune_xr.pipelines.detection.selftrain.plan import Study, plan_study
+from fintune_xr.pipelines.detection.selftrain.records import pseudo_agreement, stage_dataset, taught_pixels
+from fintune_xr.pipelines.detection.selftrain.scores import labels_of, predicted, stage_scores
+from fintune_xr.pipelines.detection.selftrain.settings import SelfTrainSettings
+from fintune_xr.pipelines.detection.training import particle_tiles
+from fintune_xr.pipelines.doors import require_particles
+from fintune_xr.pipelines.steps.split import require_split
+from fintune_xr.pipelines.steps.train import epoch_line
+from fintune_xr.provenance import provenance
+from fintune_xr.settings import Config, load_settings
+from fintune_xr.store.cohort import open_cohort
+from fintune_xr.store.lineage.annotations_digest import TRUTH_DIGEST, truth_digest
+from fintune_xr.store.lineage.training_exposure import SEEN, seen_in_training
+from fintune_xr.store.runs.pseudo_labels import has_pseudo, read_pseudo, write_pseudo
+from fintune_xr.store.runs.writer import check_run_name
+from fintune_xr.store.zarr_io.locks import holding
+from fintune_xr.text import texts
+
+METRICS_FILE: Final = "metrics.json"
+FIGURE_FILE: Final = "panels.png"
+FINAL_FILE: Final = "final_model.pt"
+RECORD_FILE: Final = "selftrain.json"
+
+
+def selftrain(
+    store: str | Path,
+    *,
+    run_name: str,
+    out: str | Path = "models",
+    config: Config = None,
+    overrides: Sequence[str] = (),
+) -> Path:
+    """Path of `final_model.pt` in `out/run_name`: the weights of the stage whose particles have the best F1 on val.
+
+    The supervised stage learns from the labelled micrographs of the train part. In each round the stage before it
+    labels the micrographs that are unlabelled (those of the train part that were not taken as labelled, and those
+    without a part), with pixels that it is not sure of left out, and the network is trained again on both. Validation
+    and test are always the annotation. Every stage leaves a folder with `model.pt`, `metrics.json` and `panels.png`;
+    its scores are stored under `selftrain/<run_name>`, pseudo-labels under `pseudo/<run_name>_<round>`. The same
+    command run again goes on where it was interrupted.
+
+    Raises SplitError without a valid split, FintuneValueError where nothing is left to be labelled, RunMismatchError
+    where the folder holds another self-training, RunBusyError where another process is at work on this one.
+    """
+    cohort = open_cohort(store)
+    check_run_name(run_name)
+    require_particles(cohort, "selftrain")
+    digest = require_split(cohort)
+    study = plan_study(cohort, run_name, Path(out), load_settings(SelfTrainSettings, config, overrides), digest)
+    say(
+        f"selftrain {run_name}: {len(study.labelled)} labelled, {len(study.unlabelled)} unlabelled micrographs, "
+        f"{len(study.parts[n.VAL])} for validation"
+    )
+    with holding(cohort.location, f"selftrain-{run_name}", what=f"self-training {run_name!r}"):
+        checkpoint, records = None, []
+        for number in range(len(study.settings.positive) + 1):
+            checkpoint, record = _stage(study, number, checkpoint)
+            records.append(record)
+            cohort.write(f"{n.SELFTRAIN}/{run_name}", stage_dataset(study, records))
+        return _final(study, records)
+
+
+def _stage(study: Study, number: int, teacher: Checkpoint | None) -> tuple[Checkpoint, dict[str, Any]]:
+    """Checkpoint and scores of one stage; what is finished is not repeated."""
+    folder = study.folder / study.stage(number)
+    tiles, facts = (study.labelled, {}) if teacher is None else _taught(study, number, teacher)
+    settings = study.settings_of(number)
+    start = None if study.settings.anew else teacher
+    truth = truth_digest(study.cohort, [*study.labelled.names, *study.parts[n.VAL].names])
+    seen = seen_in_training(study.cohort, learned=tiles.names, judged=study.parts[n.VAL].names, start=teacher)
+    facts = {"split_digest": study.split_digest, TRUTH_DIGEST: truth, SEEN: seen, **facts}
+    say(f"{study.stage(number)}: {len(tiles)} micrographs")
+    checkpoint = fit(
+        tiles, study.parts[n.VAL], settings=settings, out=folder, start=start, facts=facts, report=epoch_line
+    )
+    judged = truth_digest(study.cohort, [tile for part in study.parts.values() for tile in part.names])
+    record = _read_record(folder / METRICS_FILE, {"checkpoint_sha256": checkpoint.sha256, TRUTH_DIGEST: judged})
+    if record is None:
+        record = {**_measured(study, number, checkpoint, tiles), TRUTH_DIGEST: judged}
+        _write(folder / METRICS_FILE, (json.dumps(record, indent=2) + "\n").encode())
+    best = record["particle"][n.VAL][n.F1]
+    say(f"{study.stage(number)}: F1 of particles on val {best:.3f}")
+    return checkpoint, record
+
+
+def _taught(study: Study, number: int, teacher: Checkpoint) -> tuple[ParticleTiles, dict[str, Any]]:
+    """Labelled and pseudo-labelled micrographs of a round, and what makes its labels others than those of any other."""
+    thresholds = {"positive": study.settings.positive[number - 1], "negative": study.settings.negative[number - 1]}
+    facts = {**thresholds, "teacher_sha256": teacher.sha256, "unlabelled": list(map(str, study.unlabelled.names))}
+    name = study.pseudo(number)
+    if not has_pseudo(study.cohort, name, facts):
+        detector = _detector(teacher, study)
+        labels = labels_of(detector, study.unlabelled, **thresholds)
+        disc_px = study.train.disc_fraction * detector.diameter_px
+        write_pseudo(study.cohort, name, labels, facts={**facts, "disc_px": disc_px, "provenance": provenance()})
+    target = read_pseudo(study.cohort, name)[n.TARGET]
+    images = study.cohort.images(lazy=False)
+    wanted = [*map(str, study.labelled.names), *map(str, study.unlabelled.names)]
+    place = {tile: i for i, tile in enumerate(texts(images[n.TILE]))}
+    truth = [*study.labelled.truth, *(PseudoLabels(target, i) for i in range(len(study.unlabelled)))]
+    return particle_tiles(images.isel({n.TILE: [place[tile] for tile in wanted]}), truth), facts
+
+
+def _detector(checkpoint: Checkpoint, study: Study) -> UnetDetector:
+    model: Any = load_model(
+        checkpoint,
+        channels=study.labelled.channels,
+        settings=model_settings(UNET_KIND)(),
+        device=study.train.device,
+        keep=False,
+    )
+    return model  # type: ignore[no-any-return]
+
+
+def _measured(study: Study, number: int, checkpoint: Checkpoint, tiles: ParticleTiles) -> dict[str, Any]:
+    detector = _detector(checkpoint, study)
+    _write(
+        study.folder / study.stage(number) / FIGURE_FILE,
+        figure_bytes(_figure(study, number, detector), "png", dpi=STAGE_DPI),
+    )
+    n_labelled = len(study.labelled)
+    return {
+        "stage": study.stage(number),
+        "checkpoint_sha256": checkpoint.sha256,
+        "n_samples": {"labelled": n_labelled, "pseudo_labelled": len(tiles) - n_labelled},
+        "n_pixels": taught_pixels(study, tiles),
+        "pseudo_labels": pseudo_agreement(study, tiles),
+        "thresholds": {
+            "positive": study.settings.positive[number - 1] if number else None,
+            "negative": study.settings.negative[number - 1] if number else None,
+        },
+        **stage_scores(detector, study.parts, study.train),
+    }
+
+
+def _figure(study: Study, number: int, detector: UnetDetector) -> Any:
+    """The first unlabelled micrograph, or the first of val where there is none."""
+    shown, pseudo = study.unlabelled, None
+    truth = study.hidden(0) if len(shown) else None
+    if not len(shown):
+        shown = study.parts[n.VAL]
+        truth = study.target(shown, 0)
+    elif number:
+        image = shown.read(0)
+        target = read_pseudo(study.cohort, study.pseudo(number))[n.TARGET]
+        pseudo = np.asarray(target[0, : image.shape[1], : image.shape[2]])
+    return stage_figure(
+        f"{study.name}, {study.stage(number)}: {shown.names[0]}",
+        image=shown.read(0)[0],
+        truth=truth,
+        pseudo=pseudo,
+        probability=next(predicted(detector, shown)),
+    )
+
+
+def _final(study: Study, records: Sequence[dict[str, Any]]) -> Path:
+    """Copies the weights of the best stage on val, the earlier one where two are alike; the test part has no say."""
+    scores = [record["particle"][n.VAL][n.F1] for record in records]
+    best = int(np.argmax(scores))
+    source = Path(resolve_checkpoint(study.folder / study.stage(best)).path)
+    path = study.folder / FINAL_FILE
+    # The record of the training goes along, the weights last: they are what others wait for.
+    for what, where in ((record_file(source), record_file(path)), (source, path)):
+        partial = where.with_name(f".{where.name}.partial")
+        shutil.copyfile(what, partial)
+        partial.replace(where)
+    said = {"best_stage": study.stage(best), "chosen_by": "F1 of particles on val", "f1_val": scores}
+    _write(study.folder / RECORD_FILE, (json.dumps(said, indent=2) + "\n").encode())
+    say(f"{path}: weights of {study.stage(best)}, the best on val ({scores[best]:.3f})")
+    return path
+
+
+def _read_record(path: Path, facts: dict[str, str]) -> dict[str, Any] | None:
+    """The scores of a finished stage; None where they are yet to be measured, or of other weights or truth."""
+    if not path.is_file():
+        return None
+    record: dict[str, Any] = json.loads(path.read_text())
+    return record if all(record.get(key) == value for key, value in facts.items()) else None
+
+
+def _write(path: Path, content: bytes) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(content)
+    partial.replace(path)

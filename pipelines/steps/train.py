@@ -1,0 +1,186 @@
+"""Fine-tuning on the annotated tiles of the train part, judged on the val part."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from fintune_xr import names as n
+from fintune_xr.cluster.profile import Profile
+from fintune_xr.finetune.detection.objective import PARTICLE_F1
+from fintune_xr.finetune.engine import is_finished
+from fintune_xr.finetune.engine import train as fit
+from fintune_xr.finetune.instance.objective import AP50
+from fintune_xr.finetune.instance.tiles import AnnotatedTiles
+from fintune_xr.finetune.progress import EpochRecord
+from fintune_xr.finetune.settings import FitSettings, UnetTrainSettings, train_settings
+from fintune_xr.models.checkpoints import FLOW_UNET_KIND, UNET_KIND, Checkpoint, model_names, resolve_checkpoint
+from fintune_xr.pipelines.console import say
+from fintune_xr.pipelines.detection.training import annotated_micrographs, with_diameter
+from fintune_xr.pipelines.doors import require_masks, require_particles
+from fintune_xr.pipelines.steps.split import annotated_part, require_split
+from fintune_xr.pipelines.workers.devices import HERE, profile_and_rest
+from fintune_xr.pipelines.workers.remote_calls import results_from_workers, seen_everywhere, settings_there
+from fintune_xr.settings import Config, load_settings
+from fintune_xr.store.cohort import Cohort, open_cohort
+from fintune_xr.store.lineage.annotations_digest import TRUTH_DIGEST, truth_digest
+from fintune_xr.store.lineage.training_exposure import SEEN, seen_in_training
+from fintune_xr.store.runs.writer import check_run_name
+from fintune_xr.text import texts
+
+_SHOWN = {AP50: "AP50", PARTICLE_F1: "F1 of particles"}
+
+
+def train(
+    store: str | Path,
+    *,
+    run_name: str,
+    model: str = FLOW_UNET_KIND,
+    out: str | Path = "models",
+    config: Config = None,
+    markers: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    cluster: str = HERE,
+) -> Path:
+    """Folder `out/run_name` with the checkpoint that is best on the val part: by AP50 of masks, or F1 of particles.
+
+    `model` is flow_unet or unet (small networks from random weights, for masks and for particles) or a checkpoint to
+    fine-tune. `markers` limits training and validation to tiles of these markers. Run it again to continue after an
+    interruption. `cluster` is the profile of a worker that does the training; by default this process does.
+
+    Raises SplitError without a valid split or without tiles in a part, UnknownNameError for a marker.
+    """
+    if cluster:
+        said = {"model": model, "config": config, "overrides": overrides}
+        (folder,) = train_on_workers(
+            cluster, [{**said, "store": store, "run_name": run_name, "out": out, "markers": markers}]
+        )
+        return folder
+    cohort = open_cohort(store)
+    check_run_name(run_name)
+    kind, start = model_to_train(model)
+    require_annotations_for(cohort, kind)
+    digest = require_split(cohort)
+    settings = load_settings(train_settings(kind), config, overrides)
+    parts, settings = _tiles(cohort, settings, start, markers)
+    folder = Path(out) / run_name
+    learned, judged = parts[n.TRAIN].names, parts[n.VAL].names
+    truth = truth_digest(cohort, [*learned, *judged])
+    seen = seen_in_training(cohort, learned=learned, judged=judged, start=start)
+    say(f"train {run_name}: {len(learned)} tiles, {len(judged)} for validation")
+    made = fit(
+        parts[n.TRAIN],
+        parts[n.VAL],
+        settings=settings,
+        out=folder,
+        start=start,
+        facts={"split_digest": digest, TRUTH_DIGEST: truth, SEEN: seen},
+        report=epoch_line,
+    )
+    return Path(made.path).parent
+
+
+def train_on_workers(cluster: str, calls: Sequence[Mapping[str, Any]]) -> list[Path]:
+    """The folders of several trainings, each with the arguments of `train`, several at once on workers of a profile.
+
+    What can be wrong with the commands is found before there is a worker; finished trainings are checked and need none.
+    """
+    placed = [_placed(cluster, **call) for call in calls]
+    found = {
+        number: train(**call)
+        for number, (_, call) in enumerate(placed)
+        if is_finished(Path(call["out"]) / call["run_name"])
+    }
+    left = [number for number in range(len(calls)) if number not in found]
+    if left:
+        profile = placed[left[0]][0]
+        for which, folder in results_from_workers(profile, train, [placed[number][1] for number in left]):
+            found[left[which]] = folder
+    return [found[number] for number in range(len(calls))]
+
+
+def _placed(
+    cluster: str, *, model: str, config: Config, overrides: Sequence[str], **rest: Any
+) -> tuple[Profile, dict[str, Any]]:
+    """A profile, and the arguments of `train` as its workers find them."""
+    profile, training = trained_on(cluster, model=model, config=config, overrides=overrides)
+    require_annotations_for(open_cohort(rest["store"]), model_to_train(model)[0])
+    check_run_name(rest["run_name"])
+    there = {"store": seen_everywhere(rest["store"]), "out": seen_everywhere(Path(rest["out"]).absolute())}
+    return profile, {**rest, **training, **there}
+
+
+def trained_on(cluster: str, *, model: str, config: Config, overrides: Sequence[str]) -> tuple[Profile, dict[str, Any]]:
+    """A profile, and what a training on its workers is given: model, config and overrides as they find them.
+
+    Raises UnknownNameError or SettingsError for a profile, DeviceError for a device that its workers lack.
+    """
+    profile, rest = profile_and_rest(cluster, overrides)
+    kind, start = model_to_train(model)
+    device = load_settings(train_settings(kind), config, rest).device
+    config, rest = settings_there(config, rest, device=device, profile=profile)
+    # A folder that happens to have the name of a model is not meant.
+    there = model if start is None or model in model_names() else seen_everywhere(model)
+    return profile, {"model": there, "config": config, "overrides": rest}
+
+
+def model_to_train(model: str) -> tuple[str, Checkpoint | None]:
+    """Kind of model, and the checkpoint to begin with: none for a new network of a kind that can be had so.
+
+    Raises CheckpointNotFoundError for what is neither.
+    """
+    if model in (FLOW_UNET_KIND, UNET_KIND):
+        return model, None
+    start = resolve_checkpoint(model)
+    return start.kind, start
+
+
+def require_annotations_for(cohort: Cohort, kind: str) -> None:
+    """Raises FintuneValueError where the cohort does not have the annotations that a kind of model learns from."""
+    step = f"a training of {kind}"
+    if kind == UNET_KIND:
+        require_particles(cohort, step)
+    else:
+        require_masks(cohort, step)
+
+
+def _tiles(
+    cohort: Cohort, settings: FitSettings, start: Checkpoint | None, markers: Sequence[str]
+) -> tuple[dict[str, Any], FitSettings]:
+    """Tiles of train and val in the form that this kind of model learns from, and the settings with their diameter."""
+    if not isinstance(settings, UnetTrainSettings):
+        return {part: tiles_for_training(cohort, part, markers) for part in (n.TRAIN, n.VAL)}, settings
+    parts = {part: annotated_micrographs(cohort, part, markers) for part in (n.TRAIN, n.VAL)}
+    return parts, with_diameter(settings, parts[n.TRAIN], start)
+
+
+def epoch_line(epoch: EpochRecord) -> None:
+    told = "" if math.isnan(epoch.score) else f", {_SHOWN[epoch.score_name]} {epoch.score:.3f}"
+    best = " (best so far)" if epoch.is_best else ""
+    say(f"epoch {epoch.epoch + 1}: loss {epoch.loss:.3f}{told}{best}, {epoch.seconds:.1f} s")
+
+
+def tiles_for_training(cohort: Cohort, part: str, markers: Sequence[str] = ()) -> AnnotatedTiles:
+    """Annotated tiles of one part of the split, read one at a time.
+
+    Raises UnknownNameError for a marker without annotated tiles, SplitError where none is left.
+    """
+    tiles = annotated_part(cohort, part, markers)
+    return AnnotatedTiles(
+        names=texts(tiles[n.TILE]),
+        channels=tuple(texts(tiles[n.CHANNEL])),
+        image=tiles[n.IMAGE],
+        mask=_masks_of(cohort, tiles),
+        height=tiles[n.HEIGHT].values.tolist(),
+        width=tiles[n.WIDTH].values.tolist(),
+    )
+
+
+def _masks_of(cohort: Cohort, tiles: xr.Dataset) -> xr.DataArray:
+    truth = cohort.annotations(lazy=False)
+    place = {name: i for i, name in enumerate(texts(truth[n.TILE]))}
+    return truth[n.MASK].isel({n.TILE: [place[name] for name in texts(tiles[n.TILE])]})

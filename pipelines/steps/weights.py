@@ -1,0 +1,26 @@
+"""Published model weights: which ones are here, and how to get them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from fintune_xr.errors import SettingsError
+from fintune_xr.models.published import fetch_weights, list_weights
+
+
+def listed() -> pd.DataFrame:
+    """Name, place and digest of every published model that this installation knows."""
+    rows = [(one.name, "here" if one.is_here else "not here", str(one.path), one.sha256) for one in list_weights()]
+    return pd.DataFrame(rows, columns=["name", "state", "path", "sha256"])
+
+
+def fetch(name: str | None) -> Path:
+    """Path of the weights `name` after they have been downloaded and checksummed.
+
+    Raises SettingsError without a name, UnknownNameError for one that is not published.
+    """
+    if not name:
+        raise SettingsError("weights fetch needs a name; `fintune-xr weights list` shows them")
+    return fetch_weights(name).path

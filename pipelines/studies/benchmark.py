@@ -1,0 +1,274 @@
+"""Segmentation study: which of several ways to train segments the held-out tiles best."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import xarray as xr
+from pydantic import Field
+
+from fintune_xr import names as n
+from fintune_xr.analysis.report.studies.benchmark import (
+    BASELINE,
+    GENERIC,
+    GROUP_PATH,
+    HYBRID,
+    MARKER_ONLY,
+    UNDECIDED,
+    benchmark_table,
+    hybrid_choice,
+    specific_name,
+)
+from fintune_xr.errors import SettingsError
+from fintune_xr.finetune.settings import train_settings
+from fintune_xr.metrics.instance import instance_scores
+from fintune_xr.models.checkpoints import FLOW_UNET_KIND, THRESHOLD_KIND, Checkpoint, resolve_checkpoint
+from fintune_xr.pipelines.console import say
+from fintune_xr.pipelines.doors import require_masks
+from fintune_xr.pipelines.inference.request import InferSettings
+from fintune_xr.pipelines.steps.evaluate import match_tiles, scores_by_group, tiles_of_split
+from fintune_xr.pipelines.steps.infer import infer
+from fintune_xr.pipelines.steps.split import require_split, split_table
+from fintune_xr.pipelines.steps.train import train, train_on_workers
+from fintune_xr.pipelines.studies.hybrid import choose_by_marker, undecided
+from fintune_xr.pipelines.workers.devices import HERE, THREADS, device_on, of_cluster, profile_and_rest
+from fintune_xr.provenance import provenance
+from fintune_xr.settings import Config, Settings, load_settings, validated
+from fintune_xr.store.cohort import Cohort, open_cohort
+from fintune_xr.store.lineage.depends_on import RESTS_ON, rests_on, tiles_in
+from fintune_xr.store.lineage.training_exposure import require_unseen_by
+from fintune_xr.store.runs.writer import run_attrs
+from fintune_xr.text import text_array, texts
+
+PARTS: Final = (n.VAL, n.TEST)
+
+
+class BenchmarkSettings(Settings):
+    """What is trained and how it is applied; unset, every model that the cohort allows."""
+
+    baseline: str = Field(
+        default="",
+        description="Model that the others are compared to; empty: what training starts from, or "
+        "threshold where it starts from nothing.",
+    )
+    train: dict[str, Any] = Field(default_factory=dict, description="Settings of every training, as for `train`.")
+    infer: dict[str, Any] = Field(default_factory=dict, description="Settings of runs of the trained, as for `infer`.")
+    baseline_infer: dict[str, Any] = Field(default_factory=dict, description="The same for the baseline.")
+    markers: tuple[str, ...] | None = Field(
+        default=None, description="Markers with a model of their own; default: all with train and val tiles."
+    )
+    marker_only: tuple[str, ...] = Field(
+        default=(n.DAPI,), description="Planes that the marker-only model never sees; empty: no such model."
+    )
+    prefix: str = Field(default="e1-", description="What the names of runs and checkpoint folders begin with.")
+    resamples: int = Field(default=1000, ge=1, description="Donor resamples for the intervals.")
+    seed: int = Field(default=0, ge=0, description="Seed of the resamples.")
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """One model of the study; `training` is what its training differs by, None for the baseline."""
+
+    name: str
+    run: str
+    training: dict[str, Any] | None = None
+    markers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """What is compared, and what cannot be, with the reason."""
+
+    cohort: Cohort
+    settings: BenchmarkSettings
+    start: str
+    baseline: Checkpoint
+    members: tuple[_Member, ...]
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+def benchmark(
+    store: str | Path,
+    *,
+    model: str = FLOW_UNET_KIND,
+    out: str | Path = "models",
+    cluster: str = HERE,
+    config: Config = None,
+    overrides: Sequence[str] = (),
+) -> xr.Dataset:
+    """Scores (group, run, threshold) on the test tiles: baseline, generic, one per marker, marker-only and hybrid.
+
+    `model` is what all trainings start from. The generic model learns from all train tiles, a specific one from those
+    of its marker, the marker-only one without DAPI; the hybrid takes for each marker the model whose AP50 on the val
+    tiles is best. Each is trained into a folder of `out` and run on the val and test tiles of the store, where the
+    run can be continued over the whole cohort by `infer`. Scores, with intervals over donors and paired differences,
+    are stored under `metrics/benchmark` (those on val under `metrics/benchmark_val`), and in `out` as TSV. Run it
+    again to continue after an interruption. `cluster` is the profile of the workers that train, several models at once,
+    and segment; by default this process does both. Overrides `cluster.*` are its settings.
+
+    Raises SplitError without a split, RunMismatchError where stored runs or folders hold other models, DeviceError for
+    a device that the workers lack.
+    """
+    cohort = open_cohort(store)
+    require_masks(cohort, "benchmark")
+    workers, rest = of_cluster(overrides)
+    plan = _plan(cohort, model, load_settings(BenchmarkSettings, config, rest))
+    _check_devices(plan.settings, cluster, workers)
+    for name, reason in plan.left_out.items():
+        say(f"benchmark: no {name} model: {reason}")
+    folders = _trained(plan, out=Path(out), cluster=cluster, workers=workers)
+    for member in plan.members:
+        _segmented(plan, member, folders.get(member.name), cluster=cluster or THREADS, workers=workers)
+    judged, result = _scored(plan)
+    cohort.write(f"{GROUP_PATH}_{n.VAL}", judged)
+    cohort.write(GROUP_PATH, result)
+    Path(out).mkdir(parents=True, exist_ok=True)
+    benchmark_table(result).to_csv(Path(out) / f"{plan.settings.prefix}benchmark.tsv", sep="\t", index=False)
+    return cohort.read(GROUP_PATH)
+
+
+def hybrid_line(found: xr.Dataset) -> str:
+    """Which model the hybrid takes for each marker, as one sentence."""
+    return f"hybrid, by AP50 on the val tiles: {hybrid_choice(found)}"
+
+
+def _plan(cohort: Cohort, model: str, settings: BenchmarkSettings) -> _Plan:
+    """Everything that can be wrong with names and settings is found here, before the first training."""
+    require_split(cohort)
+    kind = model if model == FLOW_UNET_KIND else resolve_checkpoint(model).kind
+    validated(train_settings(kind), settings.train, where="settings of train")
+    for what in ("infer", "baseline_infer"):
+        validated(InferSettings, getattr(settings, what), where=f"settings of {what}")
+    if "zero_channels" in settings.train:
+        raise SettingsError("train.zero_channels belongs to the marker-only model alone: set marker_only instead")
+    baseline = resolve_checkpoint(settings.baseline or (THRESHOLD_KIND if model == FLOW_UNET_KIND else model))
+    for checkpoint in (baseline, *([] if model == FLOW_UNET_KIND else [resolve_checkpoint(model)])):
+        for part in (n.VAL, n.TEST):
+            require_unseen_by(cohort, checkpoint, texts(tiles_of_split(cohort, part)[n.TILE]))
+    members, left_out = _members(cohort, settings)
+    return _Plan(cohort, settings, model, baseline, tuple(members), left_out)
+
+
+def _members(cohort: Cohort, settings: BenchmarkSettings) -> tuple[list[_Member], dict[str, str]]:
+    """The models that these tiles allow, and why others are missing."""
+    table = split_table(cohort)
+    markers = sorted(set(table[n.MARKER]))
+    there = set(zip(table[n.MARKER], table[n.SPLIT], strict=True))
+    found = [_member(settings, BASELINE), _member(settings, GENERIC, training={})]
+    left_out: dict[str, str] = {}
+    for marker in markers if settings.markers is None else settings.markers:
+        name = specific_name(marker)
+        missing = [part for part in (n.TRAIN, n.VAL) if (marker, part) not in there]
+        if markers == [marker]:
+            left_out[name] = "there is no other marker, so it would be the generic model"
+        elif missing:
+            left_out[name] = f"no annotated tile of it in part {' and '.join(missing)}"
+        else:
+            found.append(_member(settings, name, training={}, markers=(marker,)))
+    blank = [name for name in settings.marker_only if name in texts(cohort.images(lazy=False)[n.CHANNEL])]
+    if settings.marker_only and len(blank) < len(settings.marker_only):
+        left_out[MARKER_ONLY] = f"the tiles have no channel {' and '.join(set(settings.marker_only) - set(blank))}"
+    elif settings.marker_only:
+        found.append(_member(settings, MARKER_ONLY, training={"zero_channels": blank}))
+    return found, left_out
+
+
+def _member(
+    settings: BenchmarkSettings, name: str, *, training: dict[str, Any] | None = None, markers: tuple[str, ...] = ()
+) -> _Member:
+    run = settings.prefix + re.sub(r"[^A-Za-z0-9_.-]", "-", name)
+    return _Member(name, run, None if training is None else {**settings.train, **training}, markers)
+
+
+def _check_devices(settings: BenchmarkSettings, cluster: str, workers: Sequence[str]) -> None:
+    """Raises DeviceError where a run asks for a device that its workers lack, before anything is trained."""
+    profile, _ = profile_and_rest(cluster or THREADS, workers)
+    for given in (settings.infer, settings.baseline_infer):
+        device_on(profile, validated(InferSettings, given).device)
+
+
+def _trained(plan: _Plan, *, out: Path, cluster: str, workers: Sequence[str]) -> dict[str, Path]:
+    """The folder of each model that is trained; what is there already is taken as it is."""
+    members = [one for one in plan.members if one.training is not None]
+    calls: list[dict[str, Any]] = [
+        {"store": plan.cohort.url, "run_name": one.run, "model": plan.start, "out": out, "config": one.training,
+         "markers": one.markers}
+        for one in members
+    ]  # fmt: skip
+    if cluster:
+        folders = train_on_workers(cluster, [{**call, "overrides": workers} for call in calls])
+        return {one.name: folder for one, folder in zip(members, folders, strict=True)}
+    found = {}
+    for one, call in zip(members, calls, strict=True):
+        say(f"benchmark: {one.name}")
+        found[one.name] = train(**call)
+    return found
+
+
+def _segmented(plan: _Plan, member: _Member, folder: Path | None, *, cluster: str, workers: Sequence[str]) -> None:
+    """Runs a model on the tiles of PARTS: the one in `folder`, or the baseline."""
+    applied = plan.settings.baseline_infer if folder is None else plan.settings.infer
+    model = plan.baseline.path or plan.baseline.name if folder is None else str(folder)
+    infer(plan.cohort.url, run=member.run, model=model, cluster=cluster, config=applied, overrides=workers, parts=PARTS)
+
+
+def _scored(plan: _Plan) -> tuple[xr.Dataset, xr.Dataset]:
+    """Counts and scores on the val tiles, and on the test tiles with the hybrid that the first decide on."""
+    names, runs = ([getattr(one, key) for one in plan.members] for key in ("name", "run"))
+    val, test = (
+        match_tiles(plan.cohort, runs, tiles_of_split(plan.cohort, part)).assign_coords({n.RUN: names})
+        for part in PARTS
+    )
+    judged, facts = _by_group(val), _facts(plan)
+    markers = texts(test[n.MARKER])
+    choice, guessed = choose_by_marker(judged, markers), undecided(val, markers)
+    counts = _with_hybrid(test, choice)
+    scores = scores_by_group(counts, plan.settings.resamples, plan.settings.seed)
+    return (
+        xr.merge([val, judged], join="exact").assign_attrs(facts),
+        xr.merge([counts, scores], join="exact").assign_attrs({**facts, HYBRID: choice, UNDECIDED: guessed}),
+    )
+
+
+def _by_group(counts: xr.Dataset) -> xr.Dataset:
+    """Scores (group, run, threshold) of all tiles and of each marker, without intervals."""
+    groups = [n.ALL_MARKERS, *sorted(set(text_array(counts[n.MARKER])))]
+    of_tile = text_array(counts[n.MARKER])
+    bare = counts[[n.TP, n.FP, n.FN]].drop_vars([n.TILE, n.DONOR, n.MARKER, n.SPLIT])
+    scored = [
+        instance_scores(bare.isel({n.TILE: np.flatnonzero((of_tile == group) | (group == n.ALL_MARKERS))}), over=n.TILE)
+        for group in groups
+    ]
+    return xr.concat(scored, n.GROUP).assign_coords({n.GROUP: groups})
+
+
+def _with_hybrid(counts: xr.Dataset, choice: dict[str, str]) -> xr.Dataset:
+    """Counts with a further run that takes those of the run chosen for each tile's marker."""
+    names = texts(counts[n.RUN])
+    taken = xr.DataArray([names.index(choice[marker]) for marker in texts(counts[n.MARKER])], dims=n.TILE)
+    hybrid = counts.isel({n.RUN: taken}).drop_vars(n.RUN).expand_dims({n.RUN: [HYBRID]})
+    return xr.concat([counts, hybrid.transpose(*counts[n.TP].dims)], n.RUN, join="exact")
+
+
+def _facts(plan: _Plan) -> dict[str, Any]:
+    """The runs, how they were trained, what the numbers rest on, and settings."""
+    runs, digest = {one.name: one.run for one in plan.members}, require_split(plan.cohort)
+    facts = provenance(
+        model=plan.start,
+        baseline=plan.baseline.as_dict(),
+        settings=plan.settings.as_dict(),
+        split_digest=digest,
+    )
+    trainings = {one.name: run_attrs(plan.cohort, one.run)["provenance"].get("training", {}) for one in plan.members}
+    return {
+        "runs": runs,
+        RESTS_ON: rests_on(plan.cohort, runs=runs.values(), tiles=tiles_in(plan.cohort, *PARTS), split=digest),
+        "trainings": trainings,
+        "left_out": plan.left_out,
+        "provenance": facts,
+    }

@@ -1,0 +1,1 @@
+"""Devices of workers and calls to them."""

@@ -1,0 +1,226 @@
+"""Particle coordinates into the store, each file paired with its micrograph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+import numpy as np
+import xarray as xr
+
+from fintune_xr import datasets
+from fintune_xr import names as n
+from fintune_xr.errors import FintuneValueError, TileReadError
+from fintune_xr.points import Points, points_table, tile_points
+from fintune_xr.store.annotations.detection_layouts import micrograph_candidates
+from fintune_xr.store.annotations.instance_layouts import TileIndex
+from fintune_xr.store.annotations.micrograph_frames import (
+    AS_USUAL,
+    Micrograph,
+    Reading,
+    check_reading,
+    outside,
+    stored_micrographs,
+    to_stored,
+    with_pixels,
+)
+from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.ingest.tiles import stored_binning
+from fintune_xr.store.raw.binning import BINNING, ORIENTATION, TOP_FIRST
+from fintune_xr.store.raw.coordinates import FRAME_OF, Particles, read_coordinates
+from fintune_xr.store.raw.layouts import Layout, PlaneName
+from fintune_xr.store.raw.pairing import LeftOut
+from fintune_xr.store.raw.scan import Progress, named_files
+from fintune_xr.store.raw.sources import Place, is_url, place_in
+from fintune_xr.store.zarr_io.locks import writing_tiles
+from fintune_xr.text import texts
+
+_CHANGED: Final = "changed since it was stored: the stored points are the earlier ones; annotate with --restart"
+_OTHERWISE: Final = (
+    "stored before with another --frame, --scale or --diameter: the stored points are the earlier ones; "
+    "annotate with --restart"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PointsReport:
+    """Micrographs annotated now and before, points stored now, files left out and why, and what else lay there.
+
+    `n_cut` points lie on rows or columns that binning left out: there are no pixels of them.
+    """
+
+    n_added: int
+    n_present: int
+    n_points: int
+    n_cut: int
+    left_out: tuple[LeftOut, ...]
+    ignored: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """Particles of one micrograph as a file holds them."""
+
+    path: str
+    name: PlaneName
+    micrograph: str
+    particles: Particles
+    sha256: str
+
+    def left_out(self, reason: str) -> LeftOut:
+        """This table as one that cannot be used."""
+        path = f"{self.path} ({self.micrograph})" if self.micrograph else self.path
+        return LeftOut(path, self.name.donor, self.name.marker, reason, self.name.tile)
+
+
+def annotate_points(
+    cohort: Cohort,
+    source: Place,
+    layout: Layout,
+    *,
+    reading: Reading = AS_USUAL,
+    restart: bool = False,
+    progress: Progress | None = None,
+) -> PointsReport:
+    """Stores the particles under `source`, a folder or a file, as points of the micrographs that they are named after.
+
+    A file is stored whole or left out with its reason. Micrographs that have points already are skipped; a file that
+    changed since, or is read otherwise, is left out, unless `restart` throws the stored points away first. All points
+    are written at once, so a kill leaves those of before.
+
+    Raises FintuneValueError where `source` holds no coordinates of this layout or a diameter is missing, RunBusyError
+    where another process adds tiles or annotations.
+    """
+    check_reading(reading)
+    root, named, unusable, ignored = _found(source, layout)
+    with writing_tiles(cohort.location):
+        before = {} if restart or not cohort.has(n.ANNOTATIONS) else _stored(cohort)
+        collected = _Collected(before, list(unusable))
+        micrographs = stored_micrographs(cohort)
+        index = TileIndex.of(micrographs)
+        for done, (path, name) in enumerate(named, start=1):
+            for table in _tables(root, path, name, collected.left_out):
+                _add(collected, table, micrographs, index, reading)
+            if progress is not None:
+                progress(done, len(named))
+        if collected.fresh:
+            _write(cohort, collected, list(micrographs))
+    n_points = sum(len(one.points) for one in collected.fresh.values())
+    return PointsReport(
+        len(collected.fresh), len(collected.present), n_points, collected.n_cut, tuple(collected.left_out), ignored
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Annotated:
+    """Points of a tile and the file that they come from."""
+
+    points: Points
+    source: str
+    sha256: str
+
+
+@dataclass(slots=True)
+class _Collected:
+    """What is to be stored, by tile: what was there `before`, and what has been read."""
+
+    before: Mapping[str, _Annotated]
+    left_out: list[LeftOut]
+    fresh: dict[str, _Annotated] = field(default_factory=dict)
+    present: set[str] = field(default_factory=set)
+    n_cut: int = 0
+
+    def path_of(self, tile: str) -> str:
+        """The file that was read for `tile` just now, empty where none was."""
+        if tile in self.fresh:
+            return self.fresh[tile].source
+        return self.before[tile].source if tile in self.present else ""
+
+
+def _add(
+    collected: _Collected, table: _Table, micrographs: Mapping[str, Micrograph], index: TileIndex, reading: Reading
+) -> None:
+    """Puts one table among what is to be stored, or among what is left out."""
+    fits = micrograph_candidates(index, table.name.tile_id.lstrip("/"), table.micrograph)
+    reason = _mismatch(fits, table, collected)
+    if reason:
+        collected.left_out.append(table.left_out(reason))
+        return
+    micrograph = micrographs[fits[0]]
+    frame = reading.frame or FRAME_OF[PurePosixPath(table.path).suffix.lower()]
+    points = to_stored(table.particles, micrograph, reading, frame)
+    if np.isnan(points.diameter_px).any():
+        raise FintuneValueError(
+            f"{table.path} does not tell the diameter of its particles. Give it with --diameter, in pixels of the "
+            "coordinates."
+        )
+    reason = outside(points, micrograph) or _difference(collected.before.get(micrograph.tile), points, table)
+    if reason:
+        collected.left_out.append(table.left_out(reason))
+    elif micrograph.tile in collected.before:
+        collected.present.add(micrograph.tile)
+    else:
+        kept = with_pixels(points, micrograph)
+        collected.n_cut += len(points) - len(kept)
+        collected.fresh[micrograph.tile] = _Annotated(kept, table.path, table.sha256)
+
+
+def _mismatch(fits: Sequence[str], table: _Table, collected: _Collected) -> str:
+    wanted = table.micrograph or table.name.tile
+    if not fits:
+        return f"unpaired: the store has no micrograph {wanted}"
+    if len(fits) > 1:
+        return f"ambiguous: {wanted} fits {len(fits)} micrographs, {fits[0]} and {fits[1]} among them"
+    earlier = collected.path_of(fits[0])
+    return f"duplicate: same micrograph as {earlier}" if earlier else ""
+
+
+def _difference(stored: _Annotated | None, points: Points, table: _Table) -> str:
+    """Why `points` are not those that are stored of the same micrograph."""
+    if stored is None:
+        return ""
+    if stored.sha256 != table.sha256:
+        return _CHANGED
+    same = np.isin(stored.points.yx, points.yx).all() and np.isin(stored.points.diameter_px, points.diameter_px).all()
+    return "" if same else _OTHERWISE
+
+
+def _tables(root: Place, path: str, name: PlaneName, left_out: list[LeftOut]) -> Iterator[_Table]:
+    try:
+        found, digest = read_coordinates(place_in(root, path))
+    except TileReadError as error:
+        left_out.append(LeftOut(path, name.donor, name.marker, error.reason, name.tile))
+        return
+    for micrograph, particles in found.items():
+        yield _Table(path, name, micrograph, particles, digest)
+
+
+def _found(
+    source: Place, layout: Layout
+) -> tuple[Place, list[tuple[str, PlaneName]], list[LeftOut], Mapping[str, int]]:
+    """The folder of the coordinates, its files with their names, and what is left out or none."""
+    if is_url(source) or not Path(source).is_file():
+        return source, *named_files(source, layout)
+    file = Path(source)
+    name = layout.parse(file.name) or PlaneName("", layout.marker, file.stem, "")
+    return file.parent, [(file.name, name)], [], {}
+
+
+def _stored(cohort: Cohort) -> dict[str, _Annotated]:
+    found = cohort.points(lazy=False).load()
+    facts = zip(*(texts(found[name]) for name in (n.TILE, n.SOURCE, n.SHA256)), strict=True)
+    return {tile: _Annotated(tile_points(found, tile), source, digest) for tile, source, digest in facts}
+
+
+def _write(cohort: Cohort, collected: _Collected, order: Sequence[str]) -> None:
+    both = {**collected.before, **collected.fresh}
+    tiles = {tile: both[tile] for tile in order if tile in both}
+    table: xr.Dataset = points_table(
+        {tile: one.points for tile, one in tiles.items()},
+        source={tile: one.source for tile, one in tiles.items()},
+        sha256={tile: one.sha256 for tile, one in tiles.items()},
+    )
+    attrs = {BINNING: stored_binning(cohort), ORIENTATION: TOP_FIRST}
+    cohort.write(n.ANNOTATIONS, table.assign_attrs(attrs), datasets.POINTS)

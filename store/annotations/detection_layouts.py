@@ -1,0 +1,58 @@
+"""How folders of particle coordinates name the micrographs that they belong to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import PurePosixPath
+from types import MappingProxyType
+from typing import Final
+
+from fintune_xr.errors import unknown_name
+from fintune_xr.store.annotations.instance_layouts import TileIndex
+from fintune_xr.store.raw.coordinates import COORDINATE_SUFFIXES
+from fintune_xr.store.raw.layouts import PARTICLES, Layout
+
+_ANY: Final = r"\.[^./]+"
+# What programs put behind the name of a micrograph when they store its particles.
+_ADDED: Final = re.compile(r"[_-](?:autopick|manualpick|picks?|coords?|particles)$")
+
+
+def _points(name: str, about: str, *patterns: str) -> Layout:
+    return Layout(
+        name, patterns, {"": PARTICLES}, about=about, marker=PARTICLES, suffixes=COORDINATE_SUFFIXES, ignore=r"(?!)",
+    )  # fmt: skip
+
+
+POINT_LAYOUTS: Final[Mapping[str, Layout]] = MappingProxyType({layout.name: layout for layout in (
+    _points(
+        "coordinates", "NAME.csv, .star, .box or .json, named as the micrograph, in any folder",
+        r"(?:.*/)?(?P<donor>)(?P<tile>[^/]+)" + _ANY,
+    ),
+    _points(
+        "cryoppp", "SET/ground_truth/particle_coordinates/NAME.csv",
+        r"(?:.*/)?(?P<donor>[^/]+)/ground_truth/particle_coordinates/(?P<tile>[^/]+)\.csv",
+        r"(?P<donor>)(?:ground_truth/)?particle_coordinates/(?P<tile>[^/]+)\.csv",
+    ),
+)})  # fmt: skip
+
+
+def choose_point_layout(name: str = "coordinates", *, pattern: str | None = None) -> Layout:
+    """The layout of coordinates of that name, with the caller's pattern (groups donor and tile) in its place.
+
+    Raises UnknownNameError for an unknown layout, SettingsError for a pattern that cannot work.
+    """
+    if name not in POINT_LAYOUTS:
+        raise unknown_name("layout of coordinates", name, POINT_LAYOUTS)
+    base = POINT_LAYOUTS[name]
+    return base if pattern is None else replace(base, patterns=(pattern,))
+
+
+def micrograph_candidates(index: TileIndex, tile_id: str, micrograph: str) -> tuple[str, ...]:
+    """Stored tiles that particles may belong to: by the `micrograph` that their file names, else by the file's name.
+
+    `tile_id` is what the layout made of the file's path. Several where names do not decide, none where none fits.
+    """
+    wanted = PurePosixPath(micrograph).stem if micrograph else tile_id
+    return index.candidates(wanted) or index.candidates(_ADDED.sub("", wanted))

@@ -1,0 +1,251 @@
+"""Annotation masks into the store, each paired with its tile."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from skimage.measure import label as connected_components
+
+from fintune_xr import datasets
+from fintune_xr import names as n
+from fintune_xr.errors import TileReadError
+from fintune_xr.execution.read_ahead import ahead
+from fintune_xr.pixels.instance_labels import MAX_LABEL
+from fintune_xr.store.annotations.instance_layouts import TileIndex
+from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.ingest.changed_files import stored_digests
+from fintune_xr.store.raw.layouts import Layout
+from fintune_xr.store.raw.pairing import LeftOut, PlaneFile, natural_key
+from fintune_xr.store.raw.readers import read_header, read_labels
+from fintune_xr.store.raw.readers.header import LABEL_DTYPES
+from fintune_xr.store.raw.scan import Progress, named_files
+from fintune_xr.store.raw.sources import Place, place_in
+from fintune_xr.store.zarr_io import appendable as growing
+from fintune_xr.store.zarr_io import shards
+from fintune_xr.store.zarr_io.groups import open_writable, remove_group
+from fintune_xr.store.zarr_io.location import writing
+from fintune_xr.store.zarr_io.locks import writing_tiles
+
+FROM_COMPONENTS: Final = "from_components"
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotateReport:
+    """Masks added and there before, what was left out and why, and tiles whose binary mask was cut up."""
+
+    n_added: int
+    n_present: int
+    left_out: tuple[LeftOut, ...]
+    from_components: tuple[str, ...]
+    ignored: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class MaskFile:
+    """One mask and the stored tile that it belongs to; height and width in px are the tile's."""
+
+    file: PlaneFile
+    tile: str
+    donor: str
+    marker: str
+    height: int
+    width: int
+
+    def left_out(self, reason: str) -> LeftOut:
+        """This mask as one that cannot be used."""
+        return LeftOut(str(self.file), self.donor, self.marker, reason, self.tile)
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A mask that was read; `encoded` is None where the store holds it already."""
+
+    tile: str
+    labels: growing.Labels
+    encoded: shards.Encoded | None
+    is_binary: bool
+
+
+_Result: TypeAlias = _Read | LeftOut
+
+
+def annotate_tiles(
+    cohort: Cohort,
+    source: Place,
+    layout: Layout,
+    *,
+    restart: bool = False,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> AnnotateReport:
+    """Stores the masks under `source` as annotations of the tiles that they are named after.
+
+    Instance masks keep their labels; binary masks become instances by 8-connected components, and the tiles
+    where that was done are recorded. Masks that are stored already are skipped; a file that changed since is
+    left out, unless `restart` throws the stored annotations away first. Killed anywhere, it continues when
+    called again.
+
+    Raises FintuneValueError where `source` is no folder or holds no mask of this layout, RunBusyError where
+    another process adds tiles or annotations.
+    """
+    workers = workers or len(os.sched_getaffinity(0))
+    named, unusable, ignored = named_files(source, layout)
+    with writing_tiles(cohort.location):
+        if restart or not cohort.has(f"{n.ANNOTATIONS}/{n.MASK}"):
+            remove_group(cohort.location, n.ANNOTATIONS)
+        masks, unmatched = _matched(cohort, _pages(source, named, layout))
+        left_out = [*unusable, *unmatched]
+        target = _made(cohort)
+        cohort.location.sweep(n.ANNOTATIONS)
+        stored = {tile: next(iter(d.values())) for tile, d in stored_digests(target).items()}
+        binary: list[str] = []
+        with ThreadPoolExecutor(workers) as pool:
+            read = partial(_read_mask, source, target.grid, stored)
+            results = ahead(pool, read, masks, depth=2 * workers)
+            for _ in growing.append(target, _good(results, left_out, binary, len(masks), progress)):
+                pass
+        n_added = target.n_tiles - len(stored)
+        n_present = len(masks) + len(unmatched) + len(unusable) - len(left_out) - n_added
+        if target.n_tiles == 0:
+            remove_group(cohort.location, n.ANNOTATIONS)
+        else:
+            _note_components(cohort, binary)
+    return AnnotateReport(n_added, n_present, tuple(left_out), tuple(binary), ignored)
+
+
+def as_instances(labels: NDArray[Any]) -> tuple[NDArray[np.uint32], bool]:
+    """Instance mask (y, x) uint32 of a label image, and whether a binary image was cut into components.
+
+    An image with one foreground value, 1 or 255, in several 8-connected pieces counts as binary. Other
+    labels stay as they are, gaps included.
+
+    Raises TileReadError for labels below 0 or beyond uint32.
+    """
+    lowest, highest = int(labels.min(initial=0)), int(labels.max(initial=0))
+    if lowest < 0 or highest > MAX_LABEL:
+        raise TileReadError(f"wrong values: expected labels from 0 to {MAX_LABEL}, found {lowest} to {highest}")
+    if highest in (1, 255) and not np.any((labels != 0) & (labels != highest)):
+        pieces = connected_components(labels != 0, connectivity=2)
+        return pieces.astype(np.uint32), bool(pieces.max(initial=0) > 1)
+    return labels.astype(np.uint32), False
+
+
+def _pages(
+    source: Place, named: Iterable[tuple[str, Any]], layout: Layout
+) -> Iterator[tuple[PlaneFile, str, Any] | LeftOut]:
+    """(file, tile id, name) of every mask; a file of several pages holds one for each."""
+    for path, name in named:
+        if not layout.pages_are_tiles:
+            yield PlaneFile(path), name.tile_id, name
+            continue
+        try:
+            pages = read_header(place_in(source, path), dtypes=LABEL_DTYPES).pages
+        except TileReadError as error:
+            yield LeftOut(path, name.donor, name.marker, error.reason, name.tile_id)
+            continue
+        for page in range(pages):
+            yield PlaneFile(path, page), replace(name, tile=f"{name.tile}_p{page}").tile_id, name
+
+
+def _matched(
+    cohort: Cohort, found: Iterable[tuple[PlaneFile, str, Any] | LeftOut]
+) -> tuple[list[MaskFile], list[LeftOut]]:
+    images = cohort.images(lazy=False)
+    columns = (images[name].values.tolist() for name in (n.TILE, n.DONOR, n.MARKER, n.HEIGHT, n.WIDTH))
+    tiles = {str(row[0]): row[1:] for row in zip(*columns, strict=True)}
+    index = TileIndex.of(tiles)
+    masks: dict[str, MaskFile] = {}
+    left_out: list[LeftOut] = []
+    for item in found:
+        if isinstance(item, LeftOut):
+            left_out.append(item)
+            continue
+        file, tile_id, name = item
+        fits = index.candidates(tile_id)
+        reason = _mismatch(fits, tile_id, masks)
+        if reason:
+            left_out.append(LeftOut(str(file), name.donor, name.marker, reason, tile_id))
+        else:
+            masks[fits[0]] = MaskFile(file, fits[0], *tiles[fits[0]])
+    return sorted(masks.values(), key=lambda mask: natural_key(mask.tile)), left_out
+
+
+def _mismatch(fits: Sequence[str], tile_id: str, masks: Mapping[str, MaskFile]) -> str:
+    if not fits:
+        return f"unpaired: the store has no tile {tile_id.lstrip('/')}"
+    if len(fits) > 1:
+        return f"ambiguous: the name fits {len(fits)} tiles, {fits[0]} and {fits[1]} among them"
+    if fits[0] in masks:
+        return f"duplicate: same tile as {masks[fits[0]].file}"
+    return ""
+
+
+def _made(cohort: Cohort) -> growing.Growing:
+    target = cohort.annotations_group()
+    if not cohort.has(n.ANNOTATIONS):
+        shape = tuple(cohort.images_group().array.shape[-2:])
+        growing.create_growing(target, dtype=datasets.MASK_DTYPE, tile_shape=shape, constants={}, attrs={})
+    return target
+
+
+def _read_mask(source: Place, grid: shards.ShardGrid, stored: Mapping[str, str], mask: MaskFile) -> _Result:
+    """The mask ready to be stored, or the reason why not."""
+    try:
+        labels, digest = read_labels(place_in(source, mask.file.path), page=mask.file.page)
+        if stored.get(mask.tile, digest) != digest:
+            return mask.left_out(_CHANGED)
+        if labels.shape != (mask.height, mask.width):
+            return mask.left_out(
+                f"wrong shape: expected {mask.height} x {mask.width} as the tile, "
+                f"found {labels.shape[0]} x {labels.shape[1]}"
+            )
+        instances, is_binary = as_instances(labels)
+    except TileReadError as error:
+        return mask.left_out(error.reason)
+    facts = {n.TILE: mask.tile, n.SOURCE: str(mask.file), n.SHA256: digest}
+    encoded = None if mask.tile in stored else shards.encode_tile(instances, grid)
+    return _Read(mask.tile, facts, encoded, is_binary)
+
+
+_CHANGED: Final = "changed since it was stored: the stored annotation is the earlier one; annotate with --restart"
+
+
+def _good(
+    results: Iterable[_Result],
+    left_out: list[LeftOut],
+    binary: list[str],
+    total: int,
+    progress: Progress | None,
+) -> Iterator[tuple[growing.Labels, shards.Encoded]]:
+    for done, result in enumerate(results, start=1):
+        if progress is not None:
+            progress(done, total)
+        if isinstance(result, LeftOut):
+            left_out.append(result)
+            continue
+        if result.is_binary:
+            binary.append(result.tile)
+        if result.encoded is not None:
+            yield result.labels, result.encoded
+
+
+def _note_components(cohort: Cohort, binary: Sequence[str]) -> None:
+    """Records which tiles' instances are components of a binary mask; a repeated run finds all of them again."""
+    with writing(f"{cohort.url}/{n.ANNOTATIONS}"):
+        group = open_writable(cohort.location, n.ANNOTATIONS)
+        group.attrs[FROM_COMPONENTS] = sorted({*components_noted(cohort), *binary})
+
+
+def components_noted(cohort: Cohort) -> list[str]:
+    """Ids of the annotated tiles whose instances are 8-connected components of a binary mask."""
+    group = zarr.open_group(cohort.location.zarr(), path=n.ANNOTATIONS, mode="r")
+    attrs: dict[str, Any] = group.attrs.asdict()
+    return [str(tile) for tile in attrs.get(FROM_COMPONENTS, [])]

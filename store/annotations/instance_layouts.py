@@ -1,0 +1,102 @@
+"""How folders of annotation masks name the tiles that they belong to."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Final
+
+from fintune_xr.errors import unknown_name
+from fintune_xr.names import MASK
+from fintune_xr.store.raw.layouts import TIFF_SUFFIXES, Layout, safe_name
+
+MASK_SUFFIXES: Final = (*TIFF_SUFFIXES, ".png")
+
+_CHANNELS: Final = {"": MASK}
+_NOTHING: Final = r"(?!)"
+_FILE: Final = r"(?:[_-](?:cp_)?masks?|_pred)\.(?i:tiff?|png)"
+_OF_CHANNEL: Final = r"_b0c[0-9]+(?P<part>[^/]*?)" + _FILE
+
+_ROSMAP_TILES: Final = (
+    r"(?P<donor>[^/]+)/(?P<marker>[^/]+)/(?P<tile>.+?)",
+    r"(?P<donor>[^/]+)/(?P<tile>(?:(?P=donor)[_-])?(?P<marker>[A-Za-z][A-Za-z0-9]*)[^/]*?)",
+    r"(?P<tile>(?P<donor>[^/_-]+)[_-](?P<marker>[A-Za-z][A-Za-z0-9]*)[^/]*?)",
+    r"(?P<donor>)(?P<tile>.+?)",
+)
+
+
+def _masks(name: str, about: str, *patterns: str, marker: str = "", pages_are_tiles: bool = False) -> Layout:
+    return Layout(
+        name, patterns, _CHANNELS, about=about, marker=marker, suffixes=MASK_SUFFIXES,
+        pages_are_tiles=pages_are_tiles, ignore=_NOTHING,
+    )  # fmt: skip
+
+
+MASK_LAYOUTS: Final[Mapping[str, Layout]] = MappingProxyType({layout.name: layout for layout in (
+    _masks(
+        "rosmap",
+        "named as the tile with _masks behind it, in the tile's folders or flat; TIFF or PNG",
+        *(tile + _OF_CHANNEL for tile in _ROSMAP_TILES),
+        *(tile + _FILE for tile in _ROSMAP_TILES),
+    ),
+    _masks(
+        "cellpose", "NAME_masks.tif (or .png) beside NAME.tif, in train_cells, val_cells and test_cells or one folder",
+        r"(?:.*/)?(?P<donor>)(?P<tile>[^/]+?)" + _FILE,
+    ),
+    _masks(
+        "deepflash", "Parv/NN_expert.tif, binary", r"Parv/(?P<tile>(?P<donor>0[0-2]))_expert\.tif", marker="Parv",
+    ),
+    _masks(
+        "deepflash-cfos", "cFOS/NN_expert.tif, binary, for the same tiles",
+        r"cFOS/(?P<tile>(?P<donor>0[0-2]))_expert\.tif", marker="Parv",
+    ),
+    _masks(
+        "microglia", "MAX_RECORDING--FRAMES-labelMasks.tif, each page a tile",
+        r"(?P<tile>MAX_(?P<donor>pg\d+)[^/]*?--t[\d-]+)-labelMasks\.tif", marker="microglia", pages_are_tiles=True,
+    ),
+    _masks("dsb2018", "labels/STEM.tif", r"labels/(?P<tile>(?P<donor>[^/]+))\.tif", marker="nuclei"),
+)})  # fmt: skip
+
+
+def choose_mask_layout(name: str = "rosmap", *, pattern: str | None = None) -> Layout:
+    """The layout of masks of that name, with the caller's pattern (groups donor, marker, tile) in its place.
+
+    Raises UnknownNameError for an unknown layout, SettingsError for a pattern that cannot work.
+    """
+    if name not in MASK_LAYOUTS:
+        raise unknown_name("layout of masks", name, MASK_LAYOUTS)
+    base = MASK_LAYOUTS[name]
+    return base if pattern is None else replace(base, patterns=(pattern,))
+
+
+@dataclass(frozen=True, slots=True)
+class TileIndex:
+    """Stored tiles by id, by their name as a file, and by what follows donor and marker in the id."""
+
+    ids: frozenset[str]
+    by_file: Mapping[str, str]
+    by_name: Mapping[str, tuple[str, ...]]
+
+    @classmethod
+    def of(cls, tiles: Iterable[str]) -> TileIndex:
+        """The index of these tile ids."""
+        ids = tuple(tiles)
+        by_name: defaultdict[str, tuple[str, ...]] = defaultdict(tuple)
+        for tile in ids:
+            by_name[tile.rpartition("/")[2]] += (tile,)
+        return cls(frozenset(ids), {safe_name(tile): tile for tile in ids}, dict(by_name))
+
+    def candidates(self, tile_id: str) -> tuple[str, ...]:
+        """Stored tiles that a mask may belong to: one where it is clear, none or several where it is not.
+
+        Where no tile has the id that the layout reads from a path, the file's own name decides: as exports
+        write it, or as a tile is called, which is clear if no two donors or markers have such a tile.
+        """
+        if tile_id in self.ids:
+            return (tile_id,)
+        name = tile_id.rpartition("/")[2]
+        if name in self.by_file:
+            return (self.by_file[name],)
+        return self.by_name.get(name, ())

@@ -1,0 +1,129 @@
+"""Micrographs of an EM cohort, and coordinates between a file's pixels and those of the store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from fintune_xr import names as n
+from fintune_xr.errors import FintuneValueError
+from fintune_xr.points import Points
+from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.ingest.tiles import stored_binning
+from fintune_xr.store.raw.binning import counts_from_bottom, in_larger_pixels
+from fintune_xr.store.raw.coordinates import Frame, Particles
+from fintune_xr.text import texts
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How numbers in a file are meant: `frame` None is the one usual for its format (`coordinates.FRAME_OF`).
+
+    `scale` is how many pixels of the micrograph's file one pixel of the coordinates is; `diameter`, in pixels of the
+    coordinates, is that of particles whose file tells none.
+    """
+
+    frame: Frame | None = None
+    scale: float = 1.0
+    diameter: float | None = None
+
+
+AS_USUAL: Final = Reading()
+
+
+@dataclass(frozen=True, slots=True)
+class Micrograph:
+    """A stored tile: its size in px, that of its file, how many of whose pixels are one here, and where row 0 is.
+
+    `pixel_size_a` is the side of a pixel of the file in angstrom, 0 where it is not known.
+    """
+
+    tile: str
+    donor: str
+    marker: str
+    height: int
+    width: int
+    source_height: int
+    source_width: int
+    is_turned: bool
+    binning: int
+    pixel_size_a: float = 0.0
+
+
+def stored_micrographs(cohort: Cohort) -> dict[str, Micrograph]:
+    """The tiles of an EM cohort by id, in stored order."""
+    images, binning = cohort.images(lazy=False), stored_binning(cohort)
+    sources = [str(row) for row in images[n.SOURCE].values[:, 0]]
+    found = {}
+    for i, tile in enumerate(texts(images[n.TILE])):
+        height, width = int(images[n.HEIGHT].values[i]), int(images[n.WIDTH].values[i])
+        found[tile] = Micrograph(
+            tile, str(images[n.DONOR].values[i]), str(images[n.MARKER].values[i]), height, width,
+            int(_recorded(images, n.SOURCE_HEIGHT, i)) or height * binning,
+            int(_recorded(images, n.SOURCE_WIDTH, i)) or width * binning,
+            counts_from_bottom(sources[i]), binning, _recorded(images, n.PIXEL_SIZE_A, i) / binning,
+        )  # fmt: skip
+    return found
+
+
+def to_stored(particles: Particles, micrograph: Micrograph, reading: Reading, frame: Frame) -> Points:
+    """Particles of a file in px of the stored tile; a diameter that is not known stays NaN."""
+    yx = in_larger_pixels(particles.yx, 1 / reading.scale)
+    if frame == "file":
+        yx = _turned(yx, micrograph)
+    told = particles.diameter
+    usual = np.nan if reading.diameter is None else reading.diameter
+    diameter = np.where(np.isnan(told), usual, told) * reading.scale / micrograph.binning
+    return Points(in_larger_pixels(yx, micrograph.binning), diameter)
+
+
+def to_file(yx: NDArray[np.float64], micrograph: Micrograph, frame: Frame) -> NDArray[np.float64]:
+    """Centres (point, 2) of the stored tile in px of the micrograph's file, rows counted as `frame` says."""
+    found = in_larger_pixels(yx, 1 / micrograph.binning)
+    return _turned(found, micrograph) if frame == "file" else found
+
+
+def outside(points: Points, micrograph: Micrograph) -> str:
+    """Why these points cannot be those of the micrograph, naming the first that lie outside of its file."""
+    size = np.array([micrograph.source_height, micrograph.source_width])
+    yx = in_larger_pixels(points.yx, 1 / micrograph.binning)
+    wrong = np.flatnonzero(np.any((yx < -0.5) | (yx > size - 0.5), axis=1))
+    if not wrong.size:
+        return ""
+    listed = ", ".join(f"(x {x:g}, y {y:g})" for y, x in yx[wrong[:5]]) + (", …" if wrong.size > 5 else "")
+    return (
+        f"{wrong.size} of {len(points)} points lie outside the micrograph of {size[0]} x {size[1]} px: {listed} as "
+        "pixels of its file from the top; do the coordinates belong to it, and are --frame and --scale right?"
+    )
+
+
+def with_pixels(points: Points, micrograph: Micrograph) -> Points:
+    """Those of `points` that lie on stored pixels, not on rows and columns that binning left out."""
+    size = np.array([micrograph.height, micrograph.width])
+    inside = np.all((points.yx >= -0.5) & (points.yx <= size - 0.5), axis=1)
+    return Points(points.yx[inside], points.diameter_px[inside])
+
+
+def check_reading(reading: Reading) -> None:
+    """Raises FintuneValueError where a length or a factor is not above 0, or the frame is unknown."""
+    if not 0 < reading.scale < np.inf:
+        raise FintuneValueError(f"--scale: expected a number above 0, got {reading.scale}")
+    if reading.diameter is not None and not 0 < reading.diameter < np.inf:
+        raise FintuneValueError(f"--diameter: expected a length above 0 px, got {reading.diameter}")
+    if reading.frame not in (None, "image", "file"):
+        raise FintuneValueError(f"--frame: expected image or file, got {reading.frame!r}")
+
+
+def _turned(yx: NDArray[np.float64], micrograph: Micrograph) -> NDArray[np.float64]:
+    """Rows from the top of the picture as rows of the file, or the other way round: the same formula."""
+    if not micrograph.is_turned:
+        return yx
+    return np.column_stack([micrograph.source_height - 1 - yx[:, 0], yx[:, 1]])
+
+
+def _recorded(images: xr.Dataset, name: str, at: int) -> float:
+    return float(images[name].values[at]) if name in images.coords else 0.0

@@ -1,0 +1,316 @@
+"""Verification of a store: every array present and decodable, labels unique, counts equal to masks."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from fintune_xr import names as n
+from fintune_xr.errors import FintuneError, StoreDamagedError
+from fintune_xr.execution.read_ahead import ahead
+from fintune_xr.store.check.detection import check_picks, check_points
+from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.runs.object_log import CellLog
+from fintune_xr.store.runs.writer import is_state_of_run
+from fintune_xr.store.zarr_io import shards
+from fintune_xr.store.zarr_io.groups import COMPLETE, read_column, subgroups
+from fintune_xr.store.zarr_io.location import DECODING_ERRORS
+from fintune_xr.store.zarr_io.recovery import leftovers
+from fintune_xr.tasks.product import INSTANCES
+from fintune_xr.text import text_array
+
+Nodes: TypeAlias = dict[str, zarr.Group | zarr.Array[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One fault: the array or group, what is wrong with it, what to do, and the tiles that are hit."""
+
+    where: str
+    what: str
+    remedy: str
+    tiles: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}. {self.remedy}"
+
+
+def check_store(cohort: Cohort, *, advance: Callable[[int], None] = lambda _: None) -> Iterator[Problem]:
+    """Everything that is wrong with a store, as it is found; reads every chunk once, a few tiles at a time.
+
+    `advance` is called with the number of tiles read.
+    """
+    nodes, broken = _nodes(cohort)
+    yield from broken
+    stages: list[tuple[str, Iterator[Problem]]] = [
+        ("store", _check_groups(cohort, nodes)),
+        ("store", _check_columns(nodes)),
+        (n.IMAGES, _check_labels(cohort)),
+        *((path.rpartition("/")[0], _check_pixels(cohort, path, advance)) for path in pixel_arrays(cohort)),
+        *((f"{n.RUNS}/{run}", _check_counts(cohort, run)) for run in cohort.run_names()),
+        (n.ANNOTATIONS, (Problem(*fault) for fault in check_points(cohort))),
+        (n.PICKS, (Problem(*fault) for fault in check_picks(cohort))),
+    ]
+    found = list(broken)
+    for where, stage in stages:
+        try:
+            for problem in stage:
+                found.append(problem)
+                yield problem
+        except DECODING_ERRORS as error:
+            # What stops a later stage is mostly what an earlier one has named.
+            if not any(problem.where.startswith(where) for problem in found):
+                yield Problem(where, f"cannot be checked: {error}", _remedy(where))
+
+
+def pixel_arrays(cohort: Cohort) -> list[str]:
+    """Paths of the sharded arrays of a store."""
+    paths = [f"{n.IMAGES}/{n.IMAGE}", f"{n.ANNOTATIONS}/{n.MASK}"]
+    paths += [f"{n.RUNS}/{run}/{_pixels(cohort, run)}" for run in cohort.run_names()]
+    paths += [f"{n.PSEUDO}/{name}/{n.TARGET}" for name in subgroups(cohort.location, n.PSEUDO)]
+    return [path for path in paths if cohort.has(path)]
+
+
+def n_tiles_to_read(cohort: Cohort) -> int:
+    """Tiles over all sharded arrays."""
+    shapes = []
+    for path in pixel_arrays(cohort):
+        # An array that cannot be opened is a problem to report, and nothing to read.
+        with contextlib.suppress(*DECODING_ERRORS):
+            shapes.append(int(_array(cohort, path).shape[0]))
+    return sum(shapes)
+
+
+def _nodes(cohort: Cohort) -> tuple[Nodes, list[Problem]]:
+    """Groups and arrays of the store by path, but for what writers are at work on; and those that do not open."""
+    store = cohort.location.zarr()
+    if not cohort.location.is_local:
+        members = dict(zarr.open_group(store, mode="r").members(max_depth=None))
+        return {path: node for path, node in members.items() if path.partition("/")[0] != n.STAGING}, []
+    nodes: Nodes = {}
+    broken = []
+    root = cohort.location.path
+    for folder in sorted(file.parent for file in root.rglob("zarr.json")):
+        path = folder.relative_to(root).as_posix()
+        if path == "." or path.partition("/")[0] == n.STAGING:
+            continue
+        try:
+            nodes[path] = zarr.open(store, path=path, mode="r")
+        except DECODING_ERRORS as error:
+            broken.append(Problem(path, f"its description zarr.json cannot be read: {error}", _remedy(path)))
+    return nodes, broken
+
+
+def _check_groups(cohort: Cohort, nodes: Nodes) -> Iterator[Problem]:
+    doors: dict[str, Callable[[], Any]] = {n.IMAGES: cohort.images, n.QUARANTINE: cohort.quarantine}
+    if cohort.has(n.ANNOTATIONS):
+        doors[n.ANNOTATIONS] = cohort.annotated_tiles
+    for run in cohort.run_names():
+        doors[f"{n.RUNS}/{run}"] = _bound(cohort.run, run)
+    for name, door in doors.items():
+        try:
+            door()
+        except FintuneError as error:
+            yield Problem(name, str(error), _remedy(name))
+    for path, member in nodes.items():
+        if isinstance(member, zarr.Group) and member.attrs.get(COMPLETE) is False:
+            yield Problem(path, "left half-written", "Run the step that writes it again")
+    left = leftovers(cohort.location)
+    if left:
+        yield Problem(
+            "store",
+            f"{len(left)} unfinished file(s) or group(s), {left[0]} among them, of a killed writer or of one at work",
+            "Harmless; the next step that writes while no other does removes them, or `fintune-xr check --repair`",
+        )
+
+
+def _check_columns(nodes: Nodes) -> Iterator[Problem]:
+    """Every small array decodes; read in blocks of rows."""
+    for path, member in nodes.items():
+        if not isinstance(member, zarr.Array) or member.shards is not None or member.ndim == 0:
+            continue
+        rows = max(1, member.chunks[0])
+        for first in range(0, member.shape[0], rows):
+            last = min(first + rows, member.shape[0])
+            try:
+                member[first:last]
+            except DECODING_ERRORS as error:
+                hit = tuple(range(first, last)) if is_state_of_run(path) else ()
+                yield Problem(path, f"rows from {first} cannot be read: {error}", _remedy(path), hit)
+
+
+def _check_labels(cohort: Cohort) -> Iterator[Problem]:
+    tiles = text_array(cohort.images(lazy=False)[n.TILE])
+    for tile, count in Counter(tiles.tolist()).items():
+        if count > 1:
+            yield Problem(f"{n.IMAGES}/{n.TILE}", f"tile {tile} is there {count} times", "Ingest into a new store")
+    for run in cohort.run_names():
+        stored = text_array(cohort.run(run, lazy=False)[n.TILE])
+        if (stored != tiles[: stored.size]).any():
+            yield Problem(
+                f"{n.RUNS}/{run}", "tiles are not those of the images", f"Make run {run} again with --restart"
+            )
+
+
+def _check_pixels(cohort: Cohort, path: str, advance: Callable[[int], None]) -> Iterator[Problem]:
+    """Shards there, indexes sound, every chunk of a tile that should hold pixels decodes."""
+    array = _array(cohort, path)
+    grid = shards.grid_of(array)
+    expected = _expected_tiles(cohort, path, int(array.shape[0]))
+    for shard in range(math.ceil(array.shape[0] / grid.tiles_per_shard)):
+        rows = range(shard * grid.tiles_per_shard, min((shard + 1) * grid.tiles_per_shard, array.shape[0]))
+        wanted = [row for row in rows if expected[row]]
+        if wanted:
+            yield from _check_shard(cohort, array, grid, shard, wanted)
+        advance(len(rows))
+
+
+def _check_shard(
+    cohort: Cohort, array: zarr.Array[Any], grid: shards.ShardGrid, shard: int, wanted: list[int]
+) -> Iterator[Problem]:
+    try:
+        index = shards.read_index(cohort.location, grid, shard)
+    except StoreDamagedError as error:
+        yield Problem(grid.key(shard), str(error), _remedy(grid.path), tuple(wanted))
+        return
+    absent = [row for row in wanted if (index[row % grid.tiles_per_shard] == shards.ABSENT).any()]
+    broken = list(_broken_tiles(array, [row for row in wanted if row not in absent]))
+    for rows, what in (
+        (absent, "are absent from the shard"),
+        (broken, "fail their checksum or do not decode"),
+    ):
+        if rows:
+            said = f"{len(rows)} tile(s) {what}: {_listed(rows)}"
+            yield Problem(grid.key(shard), said, _remedy(grid.path), tuple(rows))
+
+
+def _broken_tiles(array: zarr.Array[Any], rows: Iterable[int]) -> Iterator[int]:
+    def is_broken(row: int) -> int | None:
+        try:
+            array[row]
+        except DECODING_ERRORS:
+            return row
+        return None
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for row in ahead(pool, is_broken, rows, depth=8):
+            if row is not None:
+                yield row
+
+
+def _check_counts(cohort: Cohort, run: str) -> Iterator[Problem]:
+    """Objects per tile equal to the rows of their table; cells and their areas also to the labels in the mask."""
+    stored = cohort.run(run, lazy=False)
+    states, counts = stored[n.STATE].values, stored[n.N_CELLS].values
+    done = np.flatnonzero(states == n.DONE)
+    # While there is a log, the table is that of an earlier state, or has yet to be made of it.
+    ended = (states != n.PENDING).all() and not cohort.has(CellLog(cohort.location, run).path)
+    table = _CellRows(cohort, run, done, counts) if ended else None
+    if table is not None and table.fault:
+        yield Problem(f"{n.CELLS}/{run}", table.fault, _remedy(f"{n.CELLS}/{run}"))
+        table = None
+    if cohort.run_product(run) is INSTANCES:
+        yield from _check_masks(cohort, run, done, counts, table)
+
+
+def _check_masks(
+    cohort: Cohort, run: str, done: NDArray[np.int64], counts: NDArray[np.int32], table: _CellRows | None
+) -> Iterator[Problem]:
+    mask = _array(cohort, f"{n.RUNS}/{run}/{n.MASK}")
+
+    def fault(tile: int) -> tuple[int, str]:
+        try:
+            labels, areas = np.unique(np.asarray(mask[tile]), return_counts=True)
+        except DECODING_ERRORS:
+            return tile, ""
+        cells = labels != 0
+        if np.count_nonzero(cells) != counts[tile]:
+            return tile, n.N_CELLS
+        differs = table is not None and not table.agrees(tile, labels[cells], areas[cells])
+        return tile, n.CELLS if differs else ""
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        found = [hit for hit in ahead(pool, fault, (int(i) for i in done), depth=8) if hit[1]]
+    for where, what in ((n.N_CELLS, "another number of cells in the mask"), (n.CELLS, "other cells than the table")):
+        wrong = tuple(tile for tile, kind in found if kind == where)
+        if wrong:
+            yield Problem(
+                f"{n.RUNS}/{run}/{where}", f"{len(wrong)} tile(s) have {what}: {_listed(wrong)}",
+                _remedy(f"{n.RUNS}/{run}/{n.MASK}"), wrong,
+            )  # fmt: skip
+
+
+class _CellRows:
+    """Rows of the cell table of a run, tile by tile; `fault` says why they cannot be compared."""
+
+    def __init__(self, cohort: Cohort, run: str, done: NDArray[np.int64], counts: NDArray[np.int32]) -> None:
+        path = f"{n.CELLS}/{run}"
+        n_cells = np.zeros(counts.size, np.int64)
+        n_cells[done] = counts[done]
+        self.fault = ""
+        if not cohort.has(path):
+            self.fault = f"there is no table of the {n_cells.sum()} cells"
+            return
+        tile_index = read_column(cohort.location, f"{path}/{n.TILE_INDEX}")
+        if not np.array_equal(tile_index, np.repeat(np.arange(counts.size), n_cells)):
+            self.fault = f"{tile_index.size} rows are not those of {n_cells.sum()} cells in order of tiles"
+        self.last = np.cumsum(n_cells)
+        self.first = self.last - n_cells
+        there = cohort.run_product(run).objects.variables
+        self.columns = [_array(cohort, f"{path}/{name}") for name in (n.LABEL, n.AREA_PX) if name in there]
+
+    def agrees(self, tile: int, *expected: NDArray[Any]) -> bool:
+        """Whether the rows of `tile` hold the expected labels and areas."""
+        rows = slice(int(self.first[tile]), int(self.last[tile]))
+        return all(np.array_equal(c[rows], values) for c, values in zip(self.columns, expected, strict=True))
+
+
+def _expected_tiles(cohort: Cohort, path: str, n_tiles: int) -> NDArray[np.bool_]:
+    """Which tiles must have pixels: all, except the pending ones of a run."""
+    group, _, _ = path.rpartition("/")
+    if not group.startswith(f"{n.RUNS}/"):
+        return np.ones(n_tiles, bool)
+    state = _array(cohort, f"{group}/{n.STATE}")
+    pending: NDArray[np.bool_] = np.asarray(state[:n_tiles]) == n.PENDING
+    return ~pending
+
+
+def _pixels(cohort: Cohort, run: str) -> str:
+    """Name of the array of pixels of a run; that of masks where the run cannot be opened, which is reported."""
+    try:
+        return cohort.run_product(run).pixels
+    except (*DECODING_ERRORS, FintuneError):
+        return n.MASK
+
+
+def _listed(tiles: Sequence[int]) -> str:
+    return ", ".join(map(str, tiles[:10])) + (", …" if len(tiles) > 10 else "")
+
+
+def _remedy(path: str) -> str:
+    run = path.split("/")[1] if path.startswith((f"{n.RUNS}/", f"{n.CELLS}/")) else ""
+    if run and (path.startswith(n.CELLS) or path.rpartition("/")[2] in (n.TILE, n.CHANNEL)):
+        return f"Make it again: `fintune-xr infer --run {run} --model MODEL --restart`"
+    if run:
+        return f"Set the tiles back with `fintune-xr check --repair`, then `fintune-xr infer --run {run}`"
+    if path.startswith(n.IMAGES):
+        return "Ingest the raw files into a new store; results of this one cannot be trusted for these tiles"
+    return "Run the step that writes it again"
+
+
+def _array(cohort: Cohort, path: str) -> zarr.Array[Any]:
+    return zarr.open_array(cohort.location.zarr(), path=path, mode="r")
+
+
+def _bound(function: Callable[[str], Any], name: str) -> Callable[[], Any]:
+    return lambda: function(name)

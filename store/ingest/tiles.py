@@ -1,0 +1,291 @@
+"""From a folder of tiles to the store: read, compress and append in order, with memory for a few tiles."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import numpy as np
+import zarr
+
+from fintune_xr import names as n
+from fintune_xr.errors import FintuneValueError, TileReadError
+from fintune_xr.execution.read_ahead import ahead
+from fintune_xr.provenance import provenance
+from fintune_xr.store.cohort import Cohort, create_cohort, open_cohort
+from fintune_xr.store.ingest.changed_files import (
+    changed,
+    group_attrs_of,
+    note_checked,
+    stored_digests,
+    suspects,
+    update_attr,
+)
+from fintune_xr.store.ingest.quarantine import replace_quarantine
+from fintune_xr.store.raw.binning import BINNING, MEAN, ORIENTATION, POOLING, TOP_FIRST, binned
+from fintune_xr.store.raw.layouts import Layout
+from fintune_xr.store.raw.pairing import LeftOut, TileFiles, one_family, tile_left_out
+from fintune_xr.store.raw.readers import read_plane_with_digest
+from fintune_xr.store.raw.scan import Progress, Scan, check_sizes
+from fintune_xr.store.raw.sources import Place, is_url, place_in
+from fintune_xr.store.zarr_io import appendable as growing
+from fintune_xr.store.zarr_io import shards
+from fintune_xr.store.zarr_io.groups import remove_group
+from fintune_xr.store.zarr_io.location import Location
+from fintune_xr.store.zarr_io.locks import writing_tiles
+
+INGESTS: Final = "ingests"
+EM: Final = "em"
+
+Labelled: TypeAlias = tuple[growing.Labels, shards.Encoded]
+
+
+@dataclass(frozen=True, slots=True)
+class IngestReport:
+    """What an ingest did: tiles added, tiles that were there before, and what was left out and why."""
+
+    n_added: int
+    n_present: int
+    left_out: tuple[LeftOut, ...]
+
+
+def open_or_create(where: Place, found: Scan, *, kind: str | None = None, title: str = "") -> Cohort:
+    """The cohort at `where`, made for the tiles of `found` where there is none yet; `kind` is that of the layout.
+
+    Raises FintuneValueError where no tile was found to make it for, the sizes differ too much, or pixels are to be
+    joined that must stay as they are.
+    """
+    kind = kind or found.layout.kind
+    _check_binning(kind, found)
+    location = Location.of(where)
+    if location.exists():
+        if not _is_stillborn(location):
+            return open_cohort(location)
+        _clear(location)
+    if not found.tiles:
+        raise FintuneValueError(
+            f"no complete tile under {found.source}, {len(found.left_out)} left out; so no store was made. "
+            "See `--dry-run` for the reasons."
+        )
+    check_sizes(found)
+    return create_cohort(
+        where,
+        kind=kind,
+        channels=list(found.layout.channels.values()),
+        tile_shape=(max(tile.height for tile in found.tiles), max(tile.width for tile in found.tiles)),
+        dtype=found.dtype,
+        title=title,
+        facts={BINNING: found.binning, POOLING: MEAN, ORIENTATION: TOP_FIRST} if kind == EM else {},
+    )
+
+
+def ingest_tiles(
+    cohort: Cohort,
+    found: Scan,
+    *,
+    workers: int | None = None,
+    verify: bool = False,
+    progress: Progress | None = None,
+) -> IngestReport:
+    """Appends the tiles of `found` that the store lacks, in their order; what cannot be used is quarantined.
+
+    `workers` threads read and compress, by default one per processor. Stored tiles are skipped; their files
+    are read again only where they may have changed, or all with `verify`. A changed file is quarantined and
+    the stored tile stays as it is. Killed anywhere, it continues when called again.
+
+    Raises FintuneValueError where the layout's channels are not the store's, RunBusyError where another
+    process adds tiles, StoreWriteError where the store cannot be written.
+    """
+    workers = workers or len(os.sched_getaffinity(0))
+    with writing_tiles(cohort.location):
+        _check_channels(cohort, found.layout)
+        _check_stored_binning(cohort, found.binning)
+        cohort.location.sweep(n.IMAGES)
+        root, began = _root(found.source), time.time()
+        stored = stored_digests(cohort.images_group())
+        present = [tile for tile in found.tiles if tile.tile in stored]
+        fresh, unfit = _fitting(cohort, [tile for tile in found.tiles if tile.tile not in stored])
+        doubtful = present if verify else list(suspects(cohort, found.source, present, stored, root))
+        left_out = [*found.left_out, *unfit, *changed(found.source, doubtful, stored, workers)]
+        # Before the first tile is read: what is found changed must not be forgotten if this run is killed.
+        replace_quarantine(cohort, left_out, root=root, layout=found.layout)
+        note_checked(cohort, root, began)
+        n_added = _append(cohort, found, fresh, left_out, workers, progress)
+        replace_quarantine(cohort, left_out, root=root, layout=found.layout)
+        if n_added:
+            _note_ingest(cohort, found, root, n_added)
+    return IngestReport(n_added, len(present), tuple(left_out))
+
+
+def stored_channels(cohort: Cohort) -> list[str]:
+    """Names of the channels in stored order; readable after a kill, when xarray refuses the images."""
+    group = cohort.images_group()
+    column = zarr.open_array(group.location.zarr(), path=f"{group.path}/{n.CHANNEL}", mode="r")
+    return [str(name) for name in np.asarray(column[:])]
+
+
+def _is_stillborn(location: Location) -> bool:
+    """Whether the store was killed while it was made, before it could hold any tile."""
+    array = f"{n.IMAGES}/{n.IMAGE}"
+    if location.size(f"{n.QUARANTINE}/zarr.json") is not None:
+        return False
+    if location.size(f"{array}/zarr.json") is None:
+        return True
+    return int(zarr.open_array(location.zarr(), path=array, mode="r").shape[0]) == 0
+
+
+def _clear(location: Location) -> None:
+    for path in (n.IMAGES, n.QUARANTINE):
+        remove_group(location, path)
+    location.remove("zarr.json")
+    if location.is_local:
+        (location.path / "zarr.json").unlink(missing_ok=True)
+
+
+def _check_channels(cohort: Cohort, layout: Layout) -> None:
+    stored, asked = stored_channels(cohort), list(layout.channels.values())
+    if stored != asked:
+        raise FintuneValueError(
+            f"{cohort.url} has the channels {stored}, layout {layout.name!r} gives {asked}. "
+            "Name the channels as in the store, or ingest into another store."
+        )
+
+
+def _check_binning(kind: str, found: Scan) -> None:
+    if found.binning != 1 and kind != EM:
+        raise FintuneValueError(
+            f"--binning {found.binning}: a cohort of kind {kind!r} holds pixels as they were counted, one per pixel of "
+            "the file. Leave --binning out; it is for micrographs (layouts of kind 'em')."
+        )
+
+
+def _check_stored_binning(cohort: Cohort, asked: int) -> None:
+    stored = stored_binning(cohort)
+    if stored != asked:
+        raise FintuneValueError(
+            f"{cohort.url} was made with --binning {stored}, asked for is {asked}. Ingest with --binning {stored}, or "
+            "into another store."
+        )
+
+
+def stored_binning(cohort: Cohort) -> int:
+    """How many pixels of a file along each side make one of the store; 1 where they are as they were."""
+    return int(group_attrs_of(cohort).get(BINNING, 1))
+
+
+def _fitting(cohort: Cohort, tiles: Sequence[TileFiles]) -> tuple[list[TileFiles], list[LeftOut]]:
+    """Tiles that the store's array was made for, and the others."""
+    array = cohort.images_group().array
+    faults = [_misfit(tile, array.shape[-2:], array.dtype.name) for tile in tiles]
+    kept = [tile for tile, fault in zip(tiles, faults, strict=True) if not fault]
+    unfit = [tile_left_out(tile, tile.planes[0], fault) for tile, fault in zip(tiles, faults, strict=True) if fault]
+    return kept, unfit
+
+
+def _misfit(tile: TileFiles, shape: tuple[int, ...], dtype: str) -> str:
+    height, width = shape
+    if tile.dtype != dtype:
+        return f"wrong dtype: expected {dtype} as in the store, found {tile.dtype}"
+    fits = tile.height <= height and tile.width <= width
+    if fits and one_family([(height, width), (tile.height, tile.width)]):
+        return ""
+    return (
+        f"wrong shape: expected at most {height} x {width}, which the store was made for, and at least half "
+        f"of that, found {tile.height} x {tile.width}; ingest tiles of this size into a store of their own"
+    )
+
+
+def _append(
+    cohort: Cohort,
+    found: Scan,
+    fresh: Sequence[TileFiles],
+    left_out: list[LeftOut],
+    workers: int,
+    progress: Progress | None,
+) -> int:
+    target = cohort.images_group()
+    before = target.n_tiles
+    with ThreadPoolExecutor(workers) as pool:
+        read = partial(_read_tile, found, target.grid)
+        results = ahead(pool, read, fresh, depth=2 * workers)
+        for _ in growing.append(target, _good(results, left_out, len(fresh), progress)):
+            pass
+    return target.n_tiles - before
+
+
+def _good(
+    results: Iterable[Labelled | LeftOut], left_out: list[LeftOut], total: int, progress: Progress | None
+) -> Iterator[Labelled]:
+    for done, result in enumerate(results, start=1):
+        if isinstance(result, LeftOut):
+            left_out.append(result)
+        else:
+            yield result
+        if progress is not None:
+            progress(done, total)
+
+
+def _read_tile(scanned: Scan, grid: shards.ShardGrid, tile: TileFiles) -> Labelled | LeftOut:
+    pixels = np.zeros(grid.shard[1:], grid.dtype)
+    digests = []
+    for channel, file in enumerate(tile.planes):
+        place = place_in(scanned.source, file.path)
+        try:
+            whole, digest = read_plane_with_digest(
+                place, page=file.page, dtypes=scanned.layout.dtypes, channels=scanned.layout.planes > 0
+            )
+        except TileReadError as error:
+            return tile_left_out(tile, file, error.reason)
+        plane = binned(whole, scanned.binning)
+        expected, found = (tile.height, tile.width, tile.dtype), (*plane.shape, plane.dtype.name)
+        if found != expected:
+            return tile_left_out(tile, file, f"changed while it was read: expected {expected}, found {found}")
+        pixels[channel, : tile.height, : tile.width] = plane
+        digests.append(digest)
+    fault = _in_empty_planes(scanned, tile)
+    if fault:
+        return tile_left_out(tile, tile.planes[0], fault)
+    return _labels(tile, digests, whole.shape), shards.encode_tile(pixels, grid)
+
+
+def _in_empty_planes(scanned: Scan, tile: TileFiles) -> str:
+    """What is wrong with planes of the file that belong to no channel: pixels there would be lost unnoticed."""
+    place = place_in(scanned.source, tile.planes[0].path)
+    for page in scanned.layout.empty_planes:
+        try:
+            extra, _ = read_plane_with_digest(place, page=page, dtypes=scanned.layout.dtypes, channels=True)
+        except TileReadError as error:
+            return error.reason
+        if extra.any():
+            return (
+                f"wrong values: expected plane {page} to be empty, found counts up to {extra.max()}; "
+                f"name it, e.g. --channels {page}=other"
+            )
+    return ""
+
+
+def _labels(tile: TileFiles, digests: Sequence[str], whole: tuple[int, ...]) -> growing.Labels:
+    return {
+        n.TILE: tile.tile, n.DONOR: tile.donor, n.MARKER: tile.marker, n.SPLIT: tile.split,
+        n.HEIGHT: tile.height, n.WIDTH: tile.width, n.SOURCE_HEIGHT: whole[0], n.SOURCE_WIDTH: whole[1],
+        n.SOURCE: [str(file) for file in tile.planes], n.SHA256: list(digests), n.PIXEL_SIZE_A: tile.pixel_size_a,
+    }  # fmt: skip
+
+
+def _root(source: str) -> str:
+    return source if is_url(source) else str(Path(source).resolve())
+
+
+def _note_ingest(cohort: Cohort, found: Scan, root: str, n_added: int) -> None:
+    layout = found.layout
+    facts = provenance(
+        source=root, layout=layout.name, patterns=list(layout.patterns), channels=dict(layout.channels),
+        binning=found.binning, n_added=n_added,
+    )  # fmt: skip
+    update_attr(cohort, INGESTS, lambda before: [*(before or []), facts])

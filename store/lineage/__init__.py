@@ -1,0 +1,1 @@
+"""What results rest on."""

@@ -1,0 +1,1 @@
+"""Raw folders: layouts, readers, coordinates."""

@@ -1,0 +1,75 @@
+"""Coordinates in JSON: a list of particles, or an object around it.
+
+Three forms, and the same three by micrograph in an object whose keys are names of micrographs:
+
+    [{"x": 3752, "y": 693, "diameter": 108}, …]                 centres; the diameter may be left out
+    {"diameter": 108, "particles": [{"x": 3752, "y": 693}, …]}   with a diameter for those that tell none
+    {"boxes": [[3698, 639, 108, 108], …]}                        corner, width and height, as in BOX
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from fintune_xr.errors import TileReadError
+from fintune_xr.store.raw.coordinates.particles import Particles, number, particles, positive
+
+_LISTS: Final = ("particles", "points", "coordinates")
+BOXES: Final = "boxes"
+
+
+def parse_json(text: str) -> dict[str, Particles]:
+    """Particles by micrograph, "" where the file names none.
+
+    Raises TileReadError for what is no JSON, has none of the three forms, or has a malformed particle.
+    """
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise TileReadError(f"unreadable: expected JSON ({str(error)[:120]})") from error
+    if isinstance(content, Mapping) and not _is_one(content) and content:
+        return {str(name): _one(part, f"{name}: ") for name, part in content.items()}
+    return {"": _one(content, "")}
+
+
+def _is_one(content: Mapping[str, Any]) -> bool:
+    return BOXES in content or any(name in content for name in _LISTS)
+
+
+def _one(content: Any, where: str) -> Particles:
+    if isinstance(content, Mapping) and BOXES in content:
+        return particles(_box(row, f"{where}box {i}") for i, row in enumerate(_rows(content[BOXES], where), start=1))
+    usual: Any = math.nan
+    if isinstance(content, Mapping) and _is_one(content):
+        usual = content.get("diameter", math.nan)
+        content = next(content[name] for name in _LISTS if name in content)
+    return particles(
+        _particle(row, usual, f"{where}particle {i}") for i, row in enumerate(_rows(content, where), start=1)
+    )
+
+
+def _rows(rows: Any, where: str) -> Sequence[Any]:
+    if not isinstance(rows, list):
+        raise TileReadError(f"malformed: {where}expected a list of particles or boxes, found {type(rows).__name__}")
+    return rows
+
+
+def _particle(row: Any, usual: Any, here: str) -> tuple[float, float, float]:
+    if not isinstance(row, Mapping) or not {"x", "y"} <= set(row):
+        raise TileReadError(f"malformed: {here}: expected {{'x': …, 'y': …}}, found {row!r}"[:200])
+    told = row.get("diameter", usual)
+    size = math.nan if isinstance(told, float) and math.isnan(told) else positive(told, "diameter", here)
+    return number(row["y"], "y", here), number(row["x"], "x", here), size
+
+
+def _box(row: Any, here: str) -> tuple[float, float, float]:
+    if isinstance(row, Mapping):
+        row = [row.get(name) for name in ("x", "y", "width", "height")]
+    if not isinstance(row, list) or len(row) < 4:
+        raise TileReadError(f"malformed: {here}: expected [x, y, width, height], found {row!r}"[:200])
+    x, y = number(row[0], "x", here), number(row[1], "y", here)
+    width, height = positive(row[2], "width", here), positive(row[3], "height", here)
+    return y + height / 2, x + width / 2, math.nan

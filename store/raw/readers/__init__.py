@@ -1,0 +1,102 @@
+"""One face for all image files: the header, the plane, or the plane with the digest of the file's bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import PurePosixPath
+from types import ModuleType
+from typing import Any, BinaryIO
+
+from numpy.typing import NDArray
+
+from fintune_xr.errors import TileReadError
+from fintune_xr.store.raw.readers import mrc, raster, tiff
+from fintune_xr.store.raw.readers.header import IMAGE_DTYPES, LABEL_DTYPES, MICROGRAPH_DTYPES, Header, checked_pixels
+from fintune_xr.store.raw.sources import Place, open_place
+
+__all__ = [
+    "IMAGE_DTYPES", "MICROGRAPH_DTYPES", "Header", "read_header", "read_labels", "read_plane", "read_plane_with_digest",
+]  # fmt: skip
+
+
+def read_header(
+    place: Place, *, page: int | None = None, dtypes: Collection[str] = IMAGE_DTYPES, channels: bool = False
+) -> Header:
+    """Height, width, dtype and number of pages of an image file, without decoding a pixel.
+
+    `page` names the plane that is described, the first by default. With `channels`, those of a colour image count
+    as its pages.
+
+    Raises TileReadError: no bytes, not the format of its name, truncated, colour, or a dtype not in `dtypes`.
+    """
+    with _opened(place) as file:
+        kind = _format(place)
+        if kind is tiff:
+            return tiff.tiff_header(file, page=page, dtypes=dtypes, channels=channels)
+        if kind is mrc:
+            return mrc.mrc_header(file, page=page, dtypes=dtypes)
+        return raster.raster_header(file, page=page, dtypes=dtypes, channels=channels)
+
+
+def read_plane(place: Place, *, page: int | None = None, dtypes: Collection[str] = IMAGE_DTYPES) -> NDArray[Any]:
+    """Pixels (y, x) of one plane, uint8 or uint16 by default, raw counts; the first row is the top of the picture.
+
+    Raises TileReadError as `read_header` does; also for several pages where none is named, or damage.
+    """
+    return read_plane_with_digest(place, page=page, dtypes=dtypes)[0]
+
+
+def read_labels(place: Place, *, page: int | None = None) -> tuple[NDArray[Any], str]:
+    """Pixels (y, x) of a label image of any integer dtype or bool, and the SHA-256 of its file."""
+    return read_plane_with_digest(place, page=page, dtypes=LABEL_DTYPES)
+
+
+def read_plane_with_digest(
+    place: Place, *, page: int | None = None, dtypes: Collection[str] = IMAGE_DTYPES, channels: bool = False
+) -> tuple[NDArray[Any], str]:
+    """Pixels (y, x) of one plane, and the SHA-256 of the very bytes they were decoded from.
+
+    The file is read once; `channels` as in `read_header`. Raises TileReadError as `read_plane` does.
+    """
+    with _opened(place) as file:
+        content = file.read()
+        memory = io.BytesIO(content)
+        kind = _format(place)
+        if kind is tiff:
+            plane = tiff.tiff_plane(memory, page=page, dtypes=dtypes, channels=channels)
+        elif kind is mrc:
+            plane = mrc.mrc_plane(memory, page=page, dtypes=dtypes)
+        else:
+            plane = raster.raster_plane(memory, page=page, dtypes=dtypes, channels=channels)
+        return checked_pixels(plane), hashlib.sha256(content).hexdigest()
+
+
+def _format(place: Place) -> ModuleType:
+    suffix = PurePosixPath(str(place)).suffix.lower()
+    if suffix in (".tif", ".tiff"):
+        return tiff
+    if suffix in (".png", ".jpg", ".jpeg"):
+        return raster
+    if suffix == ".mrc":
+        return mrc
+    raise TileReadError(f"unreadable: expected .tif, .tiff, .png, .jpg or .mrc, found {suffix or 'no suffix'}")
+
+
+@contextmanager
+def _opened(place: Place) -> Iterator[BinaryIO]:
+    """The opened file; whatever goes wrong inside carries its path."""
+    try:
+        with open_place(place) as file:
+            # Not by reading a byte: what is buffered would be joined to the rest, which copies the whole file.
+            if file.seek(0, os.SEEK_END) == 0:
+                raise TileReadError("zero bytes: expected an image, found an empty file")
+            file.seek(0)
+            yield file
+    except TileReadError as error:
+        raise TileReadError(error.reason, str(place)) from error
+    except OSError as error:
+        raise TileReadError(f"unreadable: {error.strerror or error}", str(place)) from error

@@ -1,0 +1,148 @@
+"""Single planes of TIFF files: the header without decoding, then the pixels, or a plain reason why not."""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO, Final
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from fintune_xr.errors import TileReadError
+from fintune_xr.store.raw.readers.header import Header, checked, page_index
+
+_MINISWHITE: Final = 0
+# How the channels of a page are stored: one after the other, not pixel by pixel.
+_SEPARATE: Final = 2
+
+# What tifffile and the codecs of imagecodecs are seen to raise on damaged files.
+_DAMAGE: Final = (
+    ValueError,
+    RuntimeError,
+    struct.error,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    EOFError,
+    MemoryError,
+    AssertionError,
+)
+
+
+def tiff_header(file: BinaryIO, *, page: int | None, dtypes: Collection[str], channels: bool = False) -> Header:
+    """Size, dtype and page count of one plane, with the file known to hold all the bytes it promises.
+
+    `page` None means the first, and says nothing about the others. With `channels`, the channels of a file with a
+    single page count as pages, whether they come first or last in it.
+
+    Raises TileReadError for what is not a TIFF, truncated, colour, or of another dtype.
+    """
+    with _pages(file) as pages:
+        return _header(pages, page or 0, _size(file), dtypes, channels=channels)[1]
+
+
+def tiff_plane(file: BinaryIO, *, page: int | None, dtypes: Collection[str], channels: bool = False) -> NDArray[Any]:
+    """Pixels (y, x) of one plane in native byte order; `page` None demands that there is only one.
+
+    Raises TileReadError as `tiff_header` does, and where the pixels cannot be decoded.
+    """
+    with _pages(file) as pages:
+        index = page_index(page, _n_channels(pages) if channels else len(pages))
+        plane, header = _header(pages, index, _size(file), dtypes, channels=channels)
+        pixels: NDArray[Any] = np.asarray(plane.asarray(maxworkers=1))
+        if pixels.ndim == 3:
+            pixels = np.take(pixels, index, axis=_channel_axis(plane))
+    if pixels.shape != (header.height, header.width):
+        raise TileReadError(
+            f"wrong shape: expected {header.height} x {header.width} as in the header, found {pixels.shape}"
+        )
+    return pixels.astype(header.dtype, copy=False)
+
+
+@contextmanager
+def _pages(file: BinaryIO) -> Iterator[Any]:
+    try:
+        # OME metadata may send the reader to other files; one plane of this file is all that is wanted.
+        with tifffile.TiffFile(file, is_ome=False) as tif:
+            yield tif.pages
+    except TileReadError:
+        raise
+    except tifffile.TiffFileError as error:
+        raise TileReadError(f"unreadable: expected a TIFF, found {str(error)[:120]}") from error
+    except _DAMAGE as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise TileReadError(f"unreadable: truncated or damaged TIFF ({reason[:120]})") from error
+
+
+def _header(pages: Any, index: int, size: int, dtypes: Collection[str], *, channels: bool) -> tuple[Any, Header]:
+    if len(pages) == 0:
+        raise TileReadError("truncated: expected at least one image directory, found none")
+    n_pages = _n_channels(pages) if channels else len(pages)
+    page_index(index, n_pages)
+    is_joined = n_pages != len(pages)
+    plane = pages[0 if is_joined else index]
+    _check_one_plane(pages, plane, shape=_shape(plane) if is_joined else plane.shape)
+    height, width = _shape(plane) if is_joined else plane.shape
+    header = checked(Header(height, width, np.dtype(plane.dtype).name, n_pages), dtypes)
+    _check_complete(plane, size)
+    return plane, header
+
+
+def _n_channels(pages: Any) -> int:
+    """Pages of the file, or channels of its only page."""
+    only = pages[0] if len(pages) == 1 else None
+    if only is None or len(only.shape) != 3 or only.samplesperpixel < 2:
+        return len(pages)
+    return int(only.samplesperpixel)
+
+
+def _channel_axis(page: Any) -> int:
+    return 0 if int(page.planarconfig) == _SEPARATE else 2
+
+
+def _shape(page: Any) -> tuple[int, ...]:
+    """Height and width of a page that holds several channels."""
+    axis = _channel_axis(page)
+    return tuple(length for at, length in enumerate(page.shape) if at != axis)
+
+
+def _check_one_plane(pages: Any, plane: Any, *, shape: tuple[int, ...]) -> None:
+    if plane.dtype is None:
+        raise TileReadError(f"wrong dtype: {plane.bitspersample} bits per sample are not supported")
+    if len(shape) != 2:
+        raise TileReadError(f"wrong shape: expected one grey plane (y, x), found {plane.shape}")
+    if int(plane.photometric) == _MINISWHITE and np.dtype(plane.dtype) != bool:
+        raise TileReadError("wrong dtype: expected black as zero, found an inverted image (white is zero)")
+    stack = (pages.parent.imagej_metadata or {}).get("images", 1) if pages.parent.is_imagej else 1
+    if stack > 1 and len(pages) == 1:
+        # ImageJ writes stacks over 4 GB behind a single directory, which would read as one plane.
+        raise TileReadError(f"wrong shape: expected one plane, found an ImageJ stack of {stack}")
+
+
+def _check_complete(plane: Any, size: int) -> None:
+    """Every strip or tile is there, not empty, and inside the file: tifffile would fill gaps silently."""
+    offsets, counts = plane.dataoffsets, plane.databytecounts
+    if plane.is_contiguous:
+        end = offsets[0] + plane.nbytes
+    else:
+        expected = math.prod(plane.chunked)
+        if len(offsets) != expected or len(counts) != expected:
+            raise TileReadError(f"unreadable: expected {expected} strips of pixels, found {len(offsets)}")
+        if 0 in counts or 0 in offsets:
+            raise TileReadError("truncated: a strip or tile of pixels is missing")
+        end = max(offset + count for offset, count in zip(offsets, counts, strict=True))
+    if end > size:
+        raise TileReadError(f"truncated: expected {end:,} bytes, found {size:,}")
+
+
+def _size(file: BinaryIO) -> int:
+    here = file.tell()
+    size = file.seek(0, os.SEEK_END)
+    file.seek(here)
+    return size

@@ -1,0 +1,271 @@
+"""What a folder of raw images holds, from names and headers alone: tiles, and what is left out and why."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
+
+import pandas as pd
+
+from fintune_xr.errors import FintuneValueError, TileReadError
+from fintune_xr.names import DONOR, HEIGHT, MARKER, REASON, TILE, WIDTH
+from fintune_xr.store.raw.binning import binned_header, check_binning
+from fintune_xr.store.raw.layouts import Layout, PlaneName
+from fintune_xr.store.raw.pairing import (
+    SIZE_FACTOR,
+    FoundPlane,
+    LeftOut,
+    PlaneFile,
+    TileFiles,
+    assemble,
+    natural_key,
+    one_family,
+    without_strays,
+)
+from fintune_xr.store.raw.readers import read_header
+from fintune_xr.store.raw.sources import Place, list_files, place_in
+
+__all__ = [
+    "LeftOut",
+    "PlaneFile",
+    "Progress",
+    "Scan",
+    "TileFiles",
+    "check_sizes",
+    "left_out_table",
+    "named_files",
+    "scan",
+    "scan_table",
+]
+
+Progress = Callable[[int, int], None]
+"""Called with how many are done, and of how many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What was found under `source`; `ignored` counts files that are no tiles, by what they are.
+
+    `binning` pixels of a file along each side make one of the tile; sizes and dtype are those of the tiles.
+    """
+
+    source: str
+    layout: Layout
+    tiles: tuple[TileFiles, ...]
+    left_out: tuple[LeftOut, ...]
+    ignored: Mapping[str, int] = field(default_factory=dict)
+    binning: int = 1
+
+    @property
+    def dtype(self) -> str:
+        """The dtype that all tiles share, empty where there is none."""
+        return self.tiles[0].dtype if self.tiles else ""
+
+
+def scan(
+    source: Place,
+    layout: Layout,
+    *,
+    dtype: str | None = None,
+    binning: int = 1,
+    workers: int = 8,
+    progress: Progress | None = None,
+) -> Scan:
+    """Complete tiles under `source` in natural order of donor, marker and tile, and what is left out and why.
+
+    Reads headers only, `workers` at a time, and opens only files whose suffix and name fit the layout.
+    `dtype` is what tiles must have, by default what most planes have. Mixed sizes are left to `check_sizes`.
+
+    Raises FintuneValueError where `source` is no folder, or none of its files fits the layout.
+    """
+    check_binning(binning)
+    named, unusable, ignored = named_files(source, layout)
+    planes = [_binned(plane, binning) for plane in _read_headers(source, named, layout, workers, progress)]
+    tiles, left_out = assemble(planes, layout, dtype=dtype)
+    tiles, strays = without_strays(tiles)
+    everything = sorted([*unusable, *left_out, *strays], key=lambda item: natural_key(item.path))
+    return Scan(str(source), layout, tuple(tiles), tuple(everything), ignored, binning)
+
+
+def check_sizes(found: Scan) -> Scan:
+    """`found` itself, once its tiles differ by no more than a factor of two in height and in width.
+
+    Raises FintuneValueError that lists the sizes and says what to do.
+    """
+    sizes = Counter((tile.height, tile.width) for tile in found.tiles)
+    if one_family(sizes):
+        return found
+    listed = "\n  ".join(f"{size[0]} x {size[1]}: {count} tile(s)" for size, count in sorted(sizes.items()))
+    raise FintuneValueError(
+        f"expected tiles within a factor of {SIZE_FACTOR} in height and width, found under {found.source}:\n"
+        f"  {listed}\nMake one store per size: ingest each group from a folder of its own, or with a "
+        "--pattern that fits only its files."
+    )
+
+
+def scan_table(found: Scan) -> pd.DataFrame:
+    """One row per donor and marker: tiles, how many are left out, smallest and largest size in px."""
+    kept = pd.DataFrame(
+        [(tile.donor, tile.marker, tile.height, tile.width) for tile in found.tiles],
+        columns=[DONOR, MARKER, HEIGHT, WIDTH],
+    )
+    gone = pd.DataFrame([(item.donor, item.marker) for item in found.left_out], columns=[DONOR, MARKER])
+    sizes = kept.groupby([DONOR, MARKER], sort=False).agg(
+        tiles=(HEIGHT, "size"),
+        height_min=(HEIGHT, "min"),
+        height_max=(HEIGHT, "max"),
+        width_min=(WIDTH, "min"),
+        width_max=(WIDTH, "max"),
+    )
+    left_out = gone.groupby([DONOR, MARKER]).size().rename("left_out")
+    table = sizes.join(left_out, how="outer").fillna(0).astype(int)
+    order = sorted(table.index, key=lambda key: [natural_key(str(part)) for part in key])
+    columns = ["tiles", "left_out", "height_min", "height_max", "width_min", "width_max"]
+    return table.loc[order, columns].reset_index()
+
+
+def left_out_table(found: Scan) -> pd.DataFrame:
+    """One row per tile that is left out: path, donor, marker, tile, reason."""
+    rows = [(item.path, item.donor, item.marker, item.tile, item.reason) for item in found.left_out]
+    return pd.DataFrame(rows, columns=["path", DONOR, MARKER, TILE, REASON])
+
+
+def named_files(source: Place, layout: Layout) -> tuple[list[tuple[str, PlaneName]], list[LeftOut], dict[str, int]]:
+    """Files under `source` that fit `layout`, those of unreadable names, and counts of all others by kind.
+
+    Raises FintuneValueError where `source` is no folder, or none of its files fits the layout.
+    """
+    named, unusable, ignored = _named(list_files(source), layout)
+    if not named and not unusable:
+        raise _nothing_fits(source, layout, ignored)
+    return named, unusable, dict(sorted(ignored.items()))
+
+
+def _named(paths: Iterable[str], layout: Layout) -> tuple[list[tuple[str, PlaneName]], list[LeftOut], Counter[str]]:
+    named: list[tuple[str, PlaneName]] = []
+    unusable: list[LeftOut] = []
+    ignored: Counter[str] = Counter()
+    for path in sorted(paths, key=natural_key):
+        what = _what_else(path, layout)
+        name = None if what else layout.parse(path)
+        if what:
+            ignored[what] += 1
+        elif name is None:
+            ignored["image whose name does not fit the layout"] += 1
+        elif not layout.planes and name.channel not in layout.channels:
+            ignored[f"channel {name.channel!r}, not in the layout"] += 1
+        elif not _is_text(path):
+            unusable.append(_unreadable_name(path))
+        else:
+            named.append((path, name))
+    return named, unusable, ignored
+
+
+def _what_else(path: str, layout: Layout) -> str:
+    """What a file is that cannot be an image of the cohort, or an empty string."""
+    pure = PurePosixPath(path)
+    if pure.suffix.lower() not in layout.suffixes:
+        return pure.suffix.lower() or "(no suffix)"
+    return "mask or other product of segmentation" if re.fullmatch(layout.ignore, pure.stem) else ""
+
+
+def _is_text(path: str) -> bool:
+    return not any("\ud800" <= letter <= "\udfff" for letter in path)
+
+
+def _unreadable_name(path: str) -> LeftOut:
+    shown = path.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return LeftOut(shown, "", "", "file name: expected UTF-8, found other bytes; rename the file")
+
+
+def _nothing_fits(source: Place, layout: Layout, ignored: Mapping[str, int]) -> FintuneValueError:
+    found = ", ".join(f"{count} {what}" for what, count in sorted(ignored.items())) or "no files"
+    return FintuneValueError(
+        f"no file under {source} fits layout {layout.name!r} ({layout.about}); found: {found}. "
+        "Choose another --layout, or describe the names with --pattern."
+    )
+
+
+def _read_headers(
+    source: Place,
+    named: Sequence[tuple[str, PlaneName]],
+    layout: Layout,
+    workers: int,
+    progress: Progress | None,
+) -> list[FoundPlane]:
+    read = _channels_of_file if layout.planes else _planes_of_pages if layout.pages_are_tiles else _plane_of_file
+    planes: list[FoundPlane] = []
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        found = pool.map(lambda item: _planes_or_fault(read, source, layout, *item), named)
+        for done, some in enumerate(found, start=1):
+            planes += some
+            if progress is not None:
+                progress(done, len(named))
+    return planes
+
+
+def _planes_or_fault(
+    read: Callable[[Place, Layout, str, PlaneName], list[FoundPlane]],
+    source: Place,
+    layout: Layout,
+    path: str,
+    name: PlaneName,
+) -> list[FoundPlane]:
+    try:
+        return read(source, layout, path, name)
+    except TileReadError as error:
+        fault = FoundPlane(name, PlaneFile(path), None, error.reason)
+        if not layout.planes:
+            return [fault]
+        # A file of several channels lacks none of them, whatever is wrong with it.
+        named = [replace(fault, name=replace(name, channel=token)) for token in layout.channels]
+        return [named[0], *(replace(one, fault="") for one in named[1:])]
+
+
+def _binned(plane: FoundPlane, binning: int) -> FoundPlane:
+    """`plane` with its header as the tile will be stored."""
+    if plane.header is None:
+        return plane
+    try:
+        return replace(plane, header=binned_header(plane.header, binning))
+    except TileReadError as error:
+        return replace(plane, header=None, fault=error.reason)
+
+
+def _plane_of_file(source: Place, layout: Layout, path: str, name: PlaneName) -> list[FoundPlane]:
+    header = read_header(place_in(source, path), dtypes=layout.dtypes)
+    if header.pages != 1:
+        raise TileReadError(f"wrong shape: expected one plane, found {header.pages} pages", path)
+    return [FoundPlane(name, PlaneFile(path), header)]
+
+
+def _planes_of_pages(source: Place, layout: Layout, path: str, name: PlaneName) -> list[FoundPlane]:
+    place = place_in(source, path)
+    return [
+        FoundPlane(
+            replace(name, tile=f"{name.tile}_p{page}"),
+            PlaneFile(path, page),
+            read_header(place, page=page, dtypes=layout.dtypes),
+        )
+        for page in range(read_header(place, dtypes=layout.dtypes).pages)
+    ]
+
+
+def _channels_of_file(source: Place, layout: Layout, path: str, name: PlaneName) -> list[FoundPlane]:
+    place = place_in(source, path)
+    found = read_header(place, dtypes=layout.dtypes, channels=True).pages
+    if found != layout.planes:
+        expected = [layout.channels.get(str(plane), "empty") for plane in range(layout.planes)]
+        raise TileReadError(f"wrong number of planes: expected {layout.planes} ({', '.join(expected)}), found {found}")
+    return [
+        FoundPlane(
+            replace(name, channel=token),
+            PlaneFile(path, int(token)),
+            read_header(place, page=int(token), dtypes=layout.dtypes, channels=True),
+        )
+        for token in layout.channels
+    ]

@@ -1,0 +1,387 @@
+"""A run on disk: one coordinator, whole mask shards by workers, and `state` written last."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from fintune_xr import names as n
+from fintune_xr.errors import FintuneValueError, RunMismatchError, unknown_name
+from fintune_xr.store.cohort import Cohort, product_at
+from fintune_xr.store.runs.object_log import CellLog
+from fintune_xr.store.zarr_io import shards
+from fintune_xr.store.zarr_io.groups import (
+    COMPLETE,
+    ROWS_PER_CHUNK,
+    create_column,
+    ensure_group,
+    group_attrs,
+    is_complete,
+    open_column,
+    open_writable,
+    read_column,
+    remove_group,
+    write_rows,
+)
+from fintune_xr.store.zarr_io.location import Location, sync_array, writing
+from fintune_xr.store.zarr_io.locks import holding
+from fintune_xr.store.zarr_io.recovery import ordered, sweep_staging
+from fintune_xr.tasks.product import INSTANCES, Product
+from fintune_xr.tasks.records import CellTable, ShardPlan, ShardReceipt, TileResult
+
+IDENTITY = "identity"
+# Tells a run from one of the same name that was thrown away, whose last workers may still be at work somewhere.
+CREATION = "creation"
+SHARDS_WANTED = 64
+_SMALL = (n.N_CELLS, n.N_POSITIVE, n.BACKGROUND, n.REASON, n.SECONDS, n.STATE)
+_INITIAL: dict[str, Any] = {
+    n.N_CELLS: -1,
+    n.N_POSITIVE: -1,
+    n.BACKGROUND: np.nan,
+    n.REASON: "",
+    n.SECONDS: 0,
+    n.STATE: n.PENDING,
+}
+
+
+def tiles_per_task(n_tiles: int) -> int:
+    """Tiles in one mask shard, which is one task: about 64 tasks, and never more than 256 tiles in one."""
+    return min(max(math.ceil(n_tiles / SHARDS_WANTED), 1), shards.MAX_TILES_PER_SHARD)
+
+
+@dataclass(frozen=True, slots=True)
+class RunWriter:
+    """The only writer of a run's small arrays; made by `writing_run`."""
+
+    cohort: Cohort
+    name: str
+    log: CellLog
+    columns: dict[str, zarr.Array[Any]] = field(repr=False)
+
+    @property
+    def small(self) -> tuple[str, ...]:
+        """Names of the small arrays, `state` last."""
+        return self.log.product.of(_SMALL)
+
+    @property
+    def grid(self) -> shards.ShardGrid:
+        """How the mask is cut; one shard is one task."""
+        return run_grid(self.cohort.location, self.name)
+
+    def states(self) -> NDArray[np.uint8]:
+        """State of every tile (tile,)."""
+        return read_column(self.cohort.location, f"{n.RUNS}/{self.name}/{n.STATE}")
+
+    def plans(self, wanted: NDArray[np.bool_] | None = None) -> Iterator[ShardPlan]:
+        """One plan for each shard that holds pending tiles, in order; with `wanted` (tile,) of those tiles only."""
+        states, size = self.states(), self.grid.tiles_per_shard
+        chosen = np.ones(len(states), bool) if wanted is None else wanted
+        for shard in range(math.ceil(len(states) / size)):
+            here = slice(shard * size, (shard + 1) * size)
+            pending = states[here] == n.PENDING
+            todo, later = (np.flatnonzero(pending & now).tolist() for now in (chosen[here], ~chosen[here]))
+            if todo:
+                yield ShardPlan(shard, shard * size, pending.size, tuple(todo), tuple(later))
+
+    def commit(self, receipts: Sequence[ShardReceipt]) -> None:
+        """Writes the small numbers of finished shards, `state` after all others are durable."""
+        with writing(f"{self.cohort.url}/{n.RUNS}/{self.name}"):
+            self.log.append(receipts)
+            for name in self.small:
+                if name == n.STATE:
+                    self._sync([c for c in self.small if c != n.STATE], receipts)
+                if name != n.N_POSITIVE:
+                    self._write_column(name, receipts)
+            self._sync([n.STATE], receipts)
+
+    def begin(self, *, retry: bool) -> None:
+        """Gets the log of cells ready where anything is pending; `retry` sets quarantined tiles back.
+
+        Positive cells counted before are then no longer those of the run, and are marked so.
+        """
+        path = f"{n.RUNS}/{self.name}"
+        for name in (n.TILE, *self.small):
+            read_column(self.cohort.location, f"{path}/{name}")
+        with writing(f"{self.cohort.url}/{path}"):
+            states = self.states()
+            if retry and (states == n.QUARANTINED).any():
+                states[states == n.QUARANTINED] = n.PENDING
+                self.columns[n.STATE][:] = states
+            if (states == n.PENDING).any():
+                if n.N_POSITIVE in self.columns:
+                    self.columns[n.N_POSITIVE].attrs[n.RULE] = ""
+                self.log.open(states.size, _channels(self.cohort))
+
+    def finish(self) -> bool:
+        """Whether every tile is done or quarantined; then the table of cells is put in order.
+
+        Called when no worker writes any more: what killed ones left unfinished is removed.
+        """
+        self.cohort.location.sweep(f"{n.RUNS}/{self.name}")
+        if (self.states() == n.PENDING).any():
+            return False
+        counts = read_column(self.cohort.location, f"{n.RUNS}/{self.name}/{n.N_CELLS}")
+        with writing(f"{self.cohort.url}/{n.CELLS}/{self.name}"):
+            self.log.put_in_order(np.maximum(counts, 0))
+        return True
+
+    def _write_column(self, name: str, receipts: Sequence[ShardReceipt]) -> None:
+        """All receipts in one write: each costs a chunk of thousands of tiles, however few of them change."""
+        column = self.columns[name]
+        first = min(receipt.plan.first for receipt in receipts)
+        last = max(receipt.plan.first + receipt.plan.n_slots for receipt in receipts)
+        values = np.asarray(column[first:last])
+        for receipt in receipts:
+            for slot, result in zip(receipt.plan.todo, receipt.results, strict=True):
+                values[receipt.plan.first - first + slot] = _value(name, result)
+        column[first:last] = values
+
+    def _sync(self, names: Sequence[str], receipts: Sequence[ShardReceipt]) -> None:
+        rows = [row for r in receipts for row in (r.plan.first, r.plan.first + r.plan.n_slots - 1)]
+        for name in names:
+            path = f"{n.RUNS}/{self.name}/{name}"
+            sync_array(self.cohort.location, path, {row // ROWS_PER_CHUNK for row in rows})
+
+
+@contextlib.contextmanager
+def writing_run(
+    cohort: Cohort,
+    name: str,
+    *,
+    identity: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    product: Product = INSTANCES,
+    restart: bool = False,
+    retry: bool = False,
+) -> Iterator[RunWriter]:
+    """The writer of run `name` of this `product`, made or continued, with new tiles of the cohort added as pending.
+
+    `identity` (checkpoint and settings digests) must equal that of the stored run; `facts` is its provenance.
+    `restart` throws the stored run away first; `retry` sets its quarantined tiles back to pending.
+
+    Raises RunMismatchError where it does not, RunBusyError where another process writes the run.
+    """
+    check_run_name(name)
+    with _holding_run(cohort, name):
+        path = f"{n.RUNS}/{name}"
+        if restart or not is_complete(cohort.location, path):
+            remove_run(cohort, name)
+            _create(cohort, name, product, identity, facts)
+        _check_identity(cohort, name, identity)
+        cohort.location.sweep(path)
+        sweep_staging(cohort.location, ordered(name))
+        _grow(cohort, name)
+        stored = cohort.run_product(name)
+        columns = {c: open_column(cohort.location, f"{path}/{c}") for c in stored.of(_SMALL)}
+        writer = RunWriter(cohort, name, CellLog(cohort.location, name, stored), columns)
+        writer.begin(retry=retry)
+        yield writer
+
+
+def _holding_run(cohort: Cohort, name: str) -> contextlib.AbstractContextManager[None]:
+    return holding(cohort.location, f"run-{name}", what=f"writing run {name!r}")
+
+
+def write_mask_shard(
+    location: Location, run: str, plan: ShardPlan, fresh: Iterator[shards.Encoded], *, creation: str
+) -> int:
+    """Number of bytes of the mask shard: `fresh` tiles in the slots to do, the others carried over.
+
+    Slots that stay pending get an empty mask; a shard that should hold finished tiles and is gone is an error.
+
+    Raises RunMismatchError where the run was thrown away and made anew since `creation` was given out.
+    """
+    grid = run_grid(location, run)
+    todo, later = set(plan.todo), set(plan.later)
+    kept = shards.read_encoded(location, grid, plan.shard) if len(todo | later) < plan.n_slots else []
+    empty = shards.encode_tile(np.zeros((1, 1), np.uint32), grid) if later else ()
+
+    def tiles() -> Iterator[shards.Encoded]:
+        for slot in range(plan.n_slots):
+            yield next(fresh) if slot in todo else empty if slot in later else kept[slot]
+        # Last of all, because the tiles took their time; nothing is in its place yet.
+        if run_creation(location, run) != creation:
+            raise RunMismatchError(f"run {run!r} of {location.url} was restarted; shard {plan.shard} is given up")
+
+    return shards.write_shard(location, grid, plan.shard, tiles())
+
+
+def run_creation(location: Location, run: str) -> str:
+    """What shards of this run are written with; another one after each `restart`."""
+    group = zarr.open_group(location.zarr(), path=f"{n.RUNS}/{run}", mode="r")
+    return str(group.attrs.get(CREATION, ""))
+
+
+def run_grid(location: Location, run: str) -> shards.ShardGrid:
+    """How the pixels of a run are cut."""
+    path = f"{n.RUNS}/{run}"
+    array = zarr.open_array(location.zarr(), path=f"{path}/{product_at(location, path).pixels}", mode="r")
+    return shards.grid_of(array)
+
+
+def run_attrs(cohort: Cohort, name: str) -> dict[str, Any]:
+    """Identity and provenance of a run."""
+    cohort.require_run(name)
+    group = zarr.open_group(cohort.location.zarr(), path=f"{n.RUNS}/{name}", mode="r")
+    return group.attrs.asdict()
+
+
+def write_positive(cohort: Cohort, run: str, counts: NDArray[np.int32], *, rule: str) -> None:
+    """Stores marker-positive cells per tile (tile,) as the run's active count, with the rule's name.
+
+    Raises RunBusyError where another process writes the run.
+    """
+    path = f"{n.RUNS}/{run}/{n.N_POSITIVE}"
+    with _holding_run(cohort, run), writing(f"{cohort.url}/{path}"):
+        column = open_column(cohort.location, path)
+        if column.shape != counts.shape:
+            raise FintuneValueError(f"{path}: expected {column.shape[0]} tiles, got {counts.shape}")
+        column.attrs[n.RULE] = "being written"
+        column[:] = counts
+        column.attrs[n.RULE] = rule
+
+
+def mark_pending(cohort: Cohort, run: str, tiles: Sequence[int]) -> None:
+    """Sets tiles (positions) of a run back to pending, so that `infer` makes them again.
+
+    Chunks of the small arrays that hold these tiles are written anew, whether or not they can still be read.
+
+    Raises RunBusyError where another process writes the run.
+    """
+    rows = np.unique(np.asarray(tiles, np.int64))
+    small = cohort.run_product(run).of(_SMALL)
+    with _holding_run(cohort, run), writing(f"{cohort.url}/{n.RUNS}/{run}"):
+        # First of all, what makes others refuse the counts, then the state: killed in between, nothing is believed.
+        if n.N_POSITIVE in small:
+            open_column(cohort.location, f"{n.RUNS}/{run}/{n.N_POSITIVE}").attrs[n.RULE] = ""
+        for name in (n.STATE, *(c for c in small if c != n.STATE)):
+            _reset(cohort.location, f"{n.RUNS}/{run}/{name}", rows, _INITIAL[name])
+
+
+def _reset(location: Location, path: str, rows: NDArray[np.int64], value: Any) -> None:
+    """Puts `value` into rows of a small array; a chunk whose rows are all among them is not read before."""
+    column = open_column(location, path)
+    for chunk in np.unique(rows // ROWS_PER_CHUNK):
+        first = int(chunk) * ROWS_PER_CHUNK
+        last = min(first + ROWS_PER_CHUNK, column.shape[0])
+        here = rows[rows // ROWS_PER_CHUNK == chunk]
+        if here.size == last - first:
+            column[first:last] = value
+        else:
+            values = read_column(location, path, slice(first, last))
+            values[here - first] = value
+            column[first:last] = values
+
+
+def is_state_of_run(path: str) -> bool:
+    """Whether `path` is one of the small arrays of a run that `mark_pending` can write anew."""
+    group, _, name = path.rpartition("/")
+    return group.startswith(f"{n.RUNS}/") and name in _SMALL
+
+
+def remove_run(cohort: Cohort, name: str) -> None:
+    """Removes a run with its cells, counts and unfinished log."""
+    for path in (f"{n.RUNS}/{name}", f"{n.CELLS}/{name}", f"{n.POSITIVITY}/{name}"):
+        remove_group(cohort.location, path)
+    CellLog(cohort.location, name).remove()
+
+
+def check_run_name(name: str) -> None:
+    """Raises FintuneValueError unless `name` is a plain word that may name a folder."""
+    if not name or not all(c.isalnum() or c in "-_." for c in name) or name[0] in "._-":
+        raise FintuneValueError(f"run name {name!r}: use letters, digits, '-', '_' and '.', e.g. generic-v1")
+
+
+def _value(name: str, result: TileResult) -> Any:
+    cells = result.cells
+    if name == n.N_CELLS:
+        return cells.n_cells if cells is not None else -1
+    if name == n.BACKGROUND:
+        return cells.background if isinstance(cells, CellTable) else np.nan
+    return {n.REASON: result.reason, n.SECONDS: result.seconds, n.STATE: result.state}[name]
+
+
+def _create(cohort: Cohort, name: str, product: Product, identity: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    images = cohort.images(lazy=False)
+    path = f"{n.RUNS}/{name}"
+    ensure_group(cohort.location, n.RUNS)
+    with writing(f"{cohort.url}/{path}"):
+        stated = {IDENTITY: dict(identity), "provenance": dict(facts), CREATION: uuid4().hex, COMPLETE: False}
+        attrs = group_attrs(product.run, **stated)
+        group = ensure_group(cohort.location, path, attrs)
+        sizes = (images.sizes[n.Y], images.sizes[n.X])
+        per_task = tiles_per_task(images.sizes[n.TILE])
+        grid = shards.plan_grid(f"{path}/{product.pixels}", product.dtype, sizes, per_task)
+        spec = product.run.variables[product.pixels]
+        shards.create_sharded(group, product.pixels, grid, shape=(0, *sizes), dims=spec.dims, attrs=spec.attrs)
+        for column in (n.TILE, *product.of(_SMALL)):
+            spec = product.run[column]
+            shape = (0, images.sizes[n.CHANNEL])[: len(spec.dims)]
+            create_column(group, column, spec, shape=shape)
+        group[n.STATE].attrs["flag_meanings"] = " ".join(n.STATE_MEANINGS.values())
+        if n.CHANNEL in product.run.coords:
+            create_column(group, n.CHANNEL, product.run.coords[n.CHANNEL], shape=(images.sizes[n.CHANNEL],))
+            open_column(cohort.location, f"{path}/{n.CHANNEL}")[:] = _channels(cohort)
+        open_writable(cohort.location, path).attrs[COMPLETE] = True
+
+
+def _grow(cohort: Cohort, name: str) -> None:
+    """Adds the tiles that the cohort has gained; pixels last, so that a kill is seen and mended next time."""
+    path = f"{n.RUNS}/{name}"
+    product = cohort.run_product(name)
+    names = (n.TILE, *product.of(_SMALL), product.pixels)
+    arrays = {c: open_column(cohort.location, f"{path}/{c}") for c in names}
+    before, after = min(array.shape[0] for array in arrays.values()), cohort.images_group().n_tiles
+    pixels = arrays.pop(product.pixels)
+    if before == after:
+        return
+    tiles = read_column(cohort.location, f"{n.IMAGES}/{n.TILE}", slice(before, after))
+    with writing(f"{cohort.url}/{path}"):
+        for column, array in arrays.items():
+            fresh = np.empty((after - before, *array.shape[1:]), array.dtype)
+            fresh[:] = tiles if column == n.TILE else _INITIAL[column]
+            write_rows(cohort.location, f"{path}/{column}", before, fresh)
+            touched = range(before // ROWS_PER_CHUNK, after // ROWS_PER_CHUNK + 1)
+            sync_array(cohort.location, f"{path}/{column}", touched)
+        pixels.resize((after, *pixels.shape[1:]))
+
+
+def _channels(cohort: Cohort) -> NDArray[Any]:
+    return read_column(cohort.location, f"{n.IMAGES}/{n.CHANNEL}")
+
+
+def _check_identity(cohort: Cohort, name: str, identity: Mapping[str, Any]) -> None:
+    stored = run_attrs(cohort, name)[IDENTITY]
+    was, now = _flat(stored), _flat(identity)
+    differing = sorted(key for key in {*was, *now} if was.get(key) != now.get(key))
+    if differing:
+        # The digest of the settings says no more than the settings that differ.
+        told = [key for key in differing if not key.endswith("settings_digest")] or differing
+        lines = [f"{key}: stored {was.get(key)!r}, now {now.get(key)!r}" for key in told]
+        raise RunMismatchError(
+            "\n  ".join([f"run {name!r} was made with something else:", *lines])
+            + "\nChoose another --run name, or --restart to throw the stored run away."
+        )
+
+
+def _flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in record.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def require_known_run(cohort: Cohort, names: Sequence[str]) -> None:
+    """Raises UnknownNameError for the first of `names` that is no run of the cohort."""
+    known = cohort.run_names()
+    for name in names:
+        if name not in known:
+            raise unknown_name("run", name, known)

@@ -1,0 +1,1 @@
+"""Zarr and the places that it lies in."""

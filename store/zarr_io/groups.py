@@ -1,0 +1,223 @@
+"""Small labelled datasets in the store: written beside the old ones, then put in their place."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.core.dtype import VariableLengthUTF8
+
+from fintune_xr import names as n
+from fintune_xr.errors import StoreDamagedError
+from fintune_xr.schema import DatasetSchema, VariableSpec, check_dataset
+from fintune_xr.store.zarr_io.location import Location, reading, writing
+from fintune_xr.store.zarr_io.locks import replacing
+from fintune_xr.store.zarr_io.recovery import GONE, OLD, recover_group, staged
+
+COMPLETE = "complete"
+ROWS_PER_CHUNK = 4096
+CELLS_PER_CHUNK = 65536
+
+
+def create_column(
+    group: zarr.Group, name: str, spec: VariableSpec, *, shape: tuple[int, ...], rows: int = ROWS_PER_CHUNK
+) -> zarr.Array[Any]:
+    """A new array of small values, `rows` along its first dim in one checksummed chunk."""
+    data_type: Any = VariableLengthUTF8() if spec.dtype == "str" else np.dtype(spec.dtype)
+    return group.create_array(
+        name,
+        shape=shape,
+        dtype=data_type,
+        chunks=(rows, *(max(1, size) for size in shape[1:])),
+        compressors=[BloscCodec(cname="zstd", clevel=1, shuffle="shuffle"), Crc32cCodec()],
+        chunk_key_encoding={"name": "default", "separator": "."},
+        dimension_names=spec.dims,
+        attributes=spec.attrs,
+        config={"write_empty_chunks": True},
+    )
+
+
+def open_writable(location: Location, path: str) -> zarr.Group:
+    """An existing group, for writing attributes and adding arrays."""
+    return zarr.open_group(location.zarr(read_only=False), path=path, mode="r+")
+
+
+def open_column(location: Location, path: str) -> zarr.Array[Any]:
+    """An existing array, for writing; chunks of zeros are written, so that an absent one is damage."""
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        return zarr.open_array(location.zarr(read_only=False), path=path, mode="r+")
+
+
+def read_column(location: Location, path: str, rows: slice = slice(None)) -> NDArray[Any]:
+    """Values of a small array; raises StoreDamagedError where a chunk is missing or does not decode."""
+    with reading(f"{location.url}/{path}"):
+        return np.asarray(zarr.open_array(location.zarr(), path=path, mode="r")[rows])
+
+
+def write_rows(location: Location, path: str, first: int, values: NDArray[Any]) -> None:
+    """Makes `values` the rows of an array from `first` to its new end.
+
+    Raises StoreDamagedError where the row before `first` cannot be read: zarr would write zeros over its chunk.
+    """
+    if first:
+        with reading(f"{location.url}/{path}"):
+            zarr.open_array(location.zarr(), path=path, mode="r")[first - 1 : first]
+    column = open_column(location, path)
+    column.resize((first + len(values), *column.shape[1:]))
+    column[first:] = values
+
+
+def group_attrs(schema: DatasetSchema, **attrs: Any) -> dict[str, Any]:
+    """Attributes of a group: its schema, and the coordinates that xarray should restore as such."""
+    extra = [name for name, spec in schema.coords.items() if spec.dims != (name,)]
+    return {"schema": schema.name, "schema_version": schema.version, "coordinates": " ".join(extra), **attrs}
+
+
+def open_dataset(location: Location, path: str, schema: DatasetSchema | None, *, lazy: bool = True) -> xr.Dataset:
+    """The dataset stored under `path`, checked against `schema`; Dask-backed when `lazy`.
+
+    Raises StoreDamagedError where arrays disagree in length or the group was left half-written, and
+    SchemaError where an array is not what the schema declares.
+    """
+    store: Any = location.zarr()
+    try:
+        dataset = xr.open_dataset(
+            store, engine="zarr", group=path, consolidated=False, chunks=None, decode_coords="coordinates",
+            mask_and_scale=False, decode_times=False, decode_timedelta=False,
+        )  # fmt: skip
+    except ValueError as error:
+        raise StoreDamagedError(
+            f"{path} in {location.url} cannot be opened: {error}. "
+            "A step was interrupted while it wrote; run the same command again."
+        ) from error
+    if dataset.attrs.get(COMPLETE) is False:
+        raise StoreDamagedError(f"{path} in {location.url} was left half-written. Run the step that makes it again.")
+    if schema is not None:
+        check_dataset(dataset, schema)
+    return _chunked(dataset) if lazy else dataset
+
+
+def replace_group(location: Location, path: str, dataset: xr.Dataset, schema: DatasetSchema | None) -> None:
+    """Stores `dataset` under `path` in place of what was there.
+
+    The new group is written whole beside the old one first; a kill leaves the old or the new one, or, between
+    two renames, neither: then the next `open_cohort` puts the old one back.
+
+    Raises RunBusyError where another process replaces the same group.
+    """
+    if schema is not None:
+        check_dataset(dataset, schema)
+    fresh = f"{staged(path)}{uuid.uuid4().hex}" if location.is_local else path
+    with replacing(location, path), writing(f"{location.url}/{path}"):
+        recover_group(location, path)
+        for child in (fresh, path):
+            if "/" in child:
+                ensure_group(location, child.rpartition("/")[0])
+        _write(location, fresh, dataset, schema)
+        if location.is_local:
+            _put_in_place(location, fresh, path)
+
+
+def group_exists(location: Location, path: str) -> bool:
+    """Whether a group is stored under `path`."""
+    return location.size(f"{path}/zarr.json") is not None
+
+
+def subgroups(location: Location, path: str) -> list[str]:
+    """Names of the groups right under `path`, sorted; empty where there are none."""
+    if not group_exists(location, path):
+        return []
+    if location.is_local:
+        # Without reading them: one that is damaged must not hide the others.
+        return sorted(file.parent.name for file in (location.path / path).glob("*/zarr.json"))
+    return sorted(zarr.open_group(location.zarr(), path=path, mode="r").group_keys())
+
+
+def ensure_group(location: Location, path: str, attrs: Mapping[str, Any] | None = None) -> zarr.Group:
+    """The group under `path`, made with `attrs` where it is missing."""
+    with writing(f"{location.url}/{path}"):
+        if group_exists(location, path):
+            return open_writable(location, path)
+        return zarr.open_group(
+            location.zarr(read_only=False), path=path, mode="a", zarr_format=3, attributes=dict(attrs or {})
+        )
+
+
+def remove_group(location: Location, path: str) -> None:
+    """Removes a group and all in it; it vanishes at once, then its files are deleted."""
+    if not location.is_local:
+        location.remove(path)
+    elif (location.path / path).exists():
+        ensure_group(location, n.STAGING)
+        gone = location.path / n.STAGING / f"{GONE}{uuid.uuid4().hex}"
+        (location.path / path).rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+def is_complete(location: Location, path: str) -> bool:
+    """Whether a group exists and was written to its end."""
+    if not group_exists(location, path):
+        return False
+    return bool(zarr.open_group(location.zarr(), path=path, mode="r").attrs.get(COMPLETE))
+
+
+def _chunked(dataset: xr.Dataset) -> xr.Dataset:
+    """Dask-backed variables; pixels in chunks of one tile, because a shard of tiles may not fit in memory."""
+    lazy = {}
+    for name, array in dataset.data_vars.items():
+        pixels = n.TILE in array.dims and n.Y in array.dims
+        lazy[name] = array.chunk({n.TILE: 1, n.Y: -1, n.X: -1} if pixels else {})
+    return dataset.assign(lazy)
+
+
+def _write(location: Location, path: str, dataset: xr.Dataset, schema: DatasetSchema | None) -> None:
+    attrs = {**dataset.attrs, COMPLETE: False}
+    if schema is not None:
+        attrs |= {"schema": schema.name, "schema_version": schema.version}
+    store = location.zarr(read_only=False)
+    described = _with_variable_text(dataset.assign_attrs(attrs))
+    encoding = {str(name): _encoding(array) for name, array in described.variables.items()}
+    described.drop_encoding().to_zarr(
+        store, group=path, mode="w", consolidated=False, encoding=encoding, zarr_format=3,
+        write_empty_chunks=True,
+    )  # fmt: skip
+    open_writable(location, path).attrs[COMPLETE] = True
+
+
+def _with_variable_text(dataset: xr.Dataset) -> xr.Dataset:
+    """Fixed-width text has no settled form in Zarr v3; stored text is always of variable length."""
+    fixed = [name for name, array in dataset.variables.items() if array.dtype.kind in "UO"]
+    variable = {
+        name: xr.Variable(dataset[name].dims, dataset[name].values.astype(np.dtypes.StringDType()), dataset[name].attrs)
+        for name in fixed
+    }
+    coords = {name: array for name, array in variable.items() if name in dataset.coords}
+    return dataset.assign({k: v for k, v in variable.items() if k not in coords}).assign_coords(coords)
+
+
+def _encoding(array: xr.Variable) -> dict[str, Any]:
+    if array.ndim == 0:
+        return {}
+    chunks = {"chunks": tuple(sizes[0] for sizes in array.chunks)} if array.chunks else {}
+    return {
+        **chunks,
+        "compressors": [BloscCodec(cname="zstd", clevel=1, shuffle="shuffle"), Crc32cCodec()],
+        "chunk_key_encoding": {"name": "default", "separator": "."},
+    }
+
+
+def _put_in_place(location: Location, fresh: str, path: str) -> None:
+    target = location.path / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    old = location.path / f"{fresh}{OLD}"
+    if target.exists():
+        target.rename(old)
+    (location.path / fresh).rename(target)
+    remove_group(location, f"{fresh}{OLD}")

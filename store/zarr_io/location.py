@@ -1,0 +1,295 @@
+"""Where a store lies: a local folder or an object-storage URL, and how bytes get there whole."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import itertools
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import zarr
+import zarr.storage
+from zarr.abc.store import ByteRequest, Store
+from zarr.core.buffer import Buffer, BufferPrototype
+
+from fintune_xr.errors import FintuneError, StoreDamagedError, StoreWriteError
+from fintune_xr.store.zarr_io.object_storage import check_url, file_system, options, reaching
+
+PARTIAL_SUFFIX = ".partial"
+# What goes to object storage at once. S3 takes parts from 5 MiB on, 10,000 of them: shards of up to 160 GiB.
+PART_BYTES = 16 << 20
+# What zarr and its codecs raise for bytes that are not what was written.
+DECODING_ERRORS = (ValueError, RuntimeError, OSError, KeyError)
+_VERSION_2 = {".zarray", ".zgroup", ".zattrs", ".zmetadata"}
+_METADATA = {"zarr.json", *_VERSION_2}
+_CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
+_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}
+
+
+class Version3Store(zarr.storage.WrapperStore[Store]):
+    """A store that is not asked for metadata of Zarr version 2, which is never there.
+
+    zarr looks for it whenever it opens something: on object storage three requests where one is enough.
+
+    Nor does it write what is there already: for every new array zarr offers the metadata of all groups above
+    it, and a writer killed then would leave unfinished files in groups that are not its own to sweep.
+    """
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        if key.rpartition("/")[2] in _VERSION_2:
+            return None
+        return await self._store.get(key, prototype, byte_range)
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        if not await self._store.exists(key):
+            await self._store.set_if_not_exists(key, value)
+
+
+class StrictStore(Version3Store):
+    """A store in which a chunk that is not there is an error, never the fill value.
+
+    zarr reads a missing shard, and an empty one, as background without a word.
+    """
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        found = await super().get(key, prototype, byte_range)
+        if not is_chunk_key(key) or (found is not None and len(found) > 0):
+            return found
+        what = "is missing" if found is None else "is empty"
+        raise StoreDamagedError(
+            f"{key} {what} in {self._store}. Run `fintune-xr check` to list what is damaged and how to repair it."
+        )
+
+
+def is_chunk_key(key: str) -> bool:
+    """Whether a key names stored chunks (`…/c.3.0.0` or `…/c/3/0/0`), not metadata."""
+    last = key.rpartition("/")[2]
+    if last in _METADATA:
+        return False
+    return last.startswith("c.") or "/c/" in key or last == "c"
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Root of a store: a local path, or a URL that fsspec understands (`s3://bucket/cohort.zarr`)."""
+
+    url: str
+
+    @classmethod
+    def of(cls, where: str | Path | Location) -> Location:
+        """`where` as a location; local paths are made absolute so that workers find them."""
+        if isinstance(where, Location):
+            return where
+        text = str(where)
+        if "://" not in text:
+            return cls(str(Path(text).expanduser().resolve()))
+        check_url(text)
+        return cls(text.rstrip("/"))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the store is a folder on a mounted file system."""
+        return "://" not in self.url
+
+    @property
+    def path(self) -> Path:
+        """The local folder; only for a local store."""
+        return Path(self.url)
+
+    def exists(self) -> bool:
+        """Whether a Zarr group lies here."""
+        return self.size("zarr.json") is not None
+
+    def size(self, key: str) -> int | None:
+        """Bytes stored under `key`, or None where there is nothing."""
+        if self.is_local:
+            file = self.path / key
+            return file.stat().st_size if file.is_file() else None
+        try:
+            with self._remote() as (system, root):
+                return int(system.size(f"{root}/{key}"))
+        except FileNotFoundError:
+            return None
+
+    def read(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
+        """Bytes of `key`, or of its range `start:end`; raises FileNotFoundError where there is nothing."""
+        if not self.is_local:
+            with self._remote() as (system, root):
+                return bytes(system.cat_file(f"{root}/{key}", start=start, end=end))
+        with (self.path / key).open("rb") as file:
+            file.seek(start or 0)
+            return file.read() if end is None else file.read(end - (start or 0))
+
+    def write_whole(self, key: str, parts: Iterable[bytes]) -> int:
+        """Number of bytes written: all of `parts` under `key`, durable, or nothing at all.
+
+        Locally the bytes go to a neighbouring `.partial` file that is synced and renamed. To object storage few bytes
+        go in one request and many as the parts of one upload, so that memory holds a part or two and not the whole.
+
+        Raises StoreWriteError on a full disk, a read-only path or missing permission.
+        """
+        with writing(f"{self.url}/{key}"):
+            if self.is_local:
+                return _replace_file(self.path / key, parts)
+            with self._remote() as (system, root):
+                return _send(system, f"{root}/{key}", iter(parts))
+
+    def remove(self, folder: str) -> None:
+        """Removes everything under `folder`; nothing happens where there is nothing."""
+        if self.is_local:
+            shutil.rmtree(self.path / folder, ignore_errors=True)
+            return
+        with self._remote() as (system, root):
+            if system.exists(f"{root}/{folder}"):
+                system.rm(f"{root}/{folder}", recursive=True)
+
+    def zarr(self, *, read_only: bool = True) -> Store:
+        """The zarr store; when `read_only`, one that refuses to invent missing chunks."""
+        if self.is_local:
+            plain: Store = zarr.storage.LocalStore(self.url, read_only=read_only)
+        else:
+            plain = _remote_store(self.url, read_only)
+        return StrictStore(plain) if read_only else Version3Store(plain)
+
+    def sweep(self, folder: str = "") -> list[str]:
+        """Removes `.partial` files that killed writers left under `folder`; returns their names."""
+        if not self.is_local:
+            return []
+        found = sorted((self.path / folder).rglob(f"*{PARTIAL_SUFFIX}"))
+        for file in found:
+            file.unlink(missing_ok=True)
+        return [str(file.relative_to(self.path)) for file in found]
+
+    @contextlib.contextmanager
+    def _remote(self) -> Iterator[tuple[Any, str]]:
+        """The file system and the root there."""
+        with reaching(self.url):
+            yield file_system(self.url)
+
+
+@functools.cache
+def _remote_store(url: str, read_only: bool) -> Store:
+    """One connection for all that this process reads and writes: making a client anew takes a good second."""
+    return zarr.storage.FsspecStore.from_url(url, storage_options=options(url), read_only=read_only)
+
+
+@contextlib.contextmanager
+def writing(what: str) -> Iterator[None]:
+    """Turns the operating system's refusals to write into a StoreWriteError that says what to do."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        if "://" not in what:
+            raise
+        raise StoreWriteError(f"cannot write {what}: {error}. Make the bucket first, or correct the URL.") from error
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            raise StoreWriteError(
+                f"{what} cannot be locked: {error.strerror}, and without locks two writers could not be kept apart. "
+                "Mount the file system with them (Lustre: flock), or keep the store on another one."
+            ) from error
+        if error.errno not in _CANNOT_WRITE:
+            raise
+        raise StoreWriteError(
+            f"cannot write {what}: {error.strerror}. Everything stored before is intact. "
+            "Make room (df -h, quota) or make the path writable, then run the same command again."
+        ) from error
+
+
+@contextlib.contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Turns what codecs say about bytes that are not those that were written into a StoreDamagedError."""
+    try:
+        yield
+    except FintuneError:
+        raise
+    except DECODING_ERRORS as error:
+        raise StoreDamagedError(
+            f"{what} cannot be read: {error}. Run `fintune-xr check` to list what is damaged and how to repair it."
+        ) from error
+
+
+def sync_array(location: Location, path: str, chunks: Iterable[int]) -> None:
+    """Forces to the disk what zarr has written of an array: its chunks of these numbers, and its length.
+
+    zarr renames finished files into place but syncs neither them nor their folder. Nothing is done for a URL.
+    """
+    if not location.is_local:
+        return
+    folder = location.path / path
+    files = [file for chunk in sorted(set(chunks)) for file in folder.glob(f"c.{chunk}*") if _is_chunk(file, chunk)]
+    for file in [*files, folder / "zarr.json"]:
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+    _sync_folder(folder)
+
+
+def _is_chunk(file: Path, chunk: int) -> bool:
+    """Whether a file is a chunk of this number along the first dim, neither of 10 for 1 nor a killed writer's."""
+    return file.name.split(".")[1] == str(chunk) and not file.name.endswith(PARTIAL_SUFFIX)
+
+
+def _replace_file(file: Path, parts: Iterable[bytes]) -> int:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f"{file.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
+    try:
+        with partial.open("wb") as out:
+            size = sum(out.write(part) for part in parts)
+            out.flush()
+            os.fsync(out.fileno())
+        partial.replace(file)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    _sync_folder(file.parent)
+    return size
+
+
+def _send(system: Any, path: str, parts: Iterator[bytes]) -> int:
+    first: list[bytes] = []
+    size = 0
+    for part in parts:
+        first.append(part)
+        size += len(part)
+        if size >= PART_BYTES:
+            return _send_in_parts(system, path, itertools.chain(_given_away(first), parts))
+    system.pipe_file(path, b"".join(first))
+    return size
+
+
+def _send_in_parts(system: Any, path: str, parts: Iterable[bytes]) -> int:
+    """The object appears with the commit; an error aborts the upload, so that no part of it is kept.
+
+    A transaction of the file system would do the same, but all threads share it: each would commit the others' parts.
+    """
+    upload = system._open(path, "wb", block_size=PART_BYTES, autocommit=False)
+    try:
+        size = sum(int(upload.write(part)) for part in parts)
+        upload.close()
+        upload.commit()
+    except BaseException:
+        upload.discard()
+        raise
+    return size
+
+
+def _given_away(parts: list[bytes]) -> Iterator[bytes]:
+    """Each of `parts`, which is held here no longer than it takes."""
+    parts.reverse()
+    while parts:
+        yield parts.pop()
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,193 @@
+"""One writer at a time: locks that go with their process, however it ends."""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from fintune_xr import names as n
+from fintune_xr.errors import RunBusyError, StoreWriteError
+from fintune_xr.execution.file_lock import holding_file
+from fintune_xr.store.zarr_io.location import Location, writing
+from fintune_xr.store.zarr_io.recovery import clear_leftovers, moved_aside, recover_group
+
+LOGGER = logging.getLogger(__name__)
+
+# A process on object storage renews its lease so often; one that was not renewed for so long belongs to nobody.
+RENEW_S = 5.0
+PATIENCE_S = 20.0
+# A result is not thrown away because another one is being put in its place at this moment.
+REPLACING_S = 60.0
+
+
+@contextlib.contextmanager
+def holding(location: Location, name: str, *, what: str) -> Iterator[None]:
+    """Holds the lock `name` of a store for this process, which is doing `what`.
+
+    On a mounted file system the operating system lets go of it with the process. On object storage it is a
+    lease that is renewed; whoever finds one watches it for 20 s and takes it over if nobody renewed it.
+    Whoever is the only writer of a local store first removes what killed ones left unfinished in it.
+
+    Raises RunBusyError where another process holds it.
+    """
+    if not location.is_local:
+        with _lease(location, name, what):
+            yield
+        return
+    with _locked_file(location, name, what), _among_writers(location):
+        yield
+
+
+def writing_tiles(location: Location) -> contextlib.AbstractContextManager[None]:
+    """Holds images, annotations and quarantine. Raises RunBusyError where another process holds them."""
+    return holding(location, "ingest", what="adding tiles or annotations")
+
+
+@contextlib.contextmanager
+def replacing(location: Location, path: str) -> Iterator[None]:
+    """Holds the group `path` of a local store, which another process holds for the moment in which it replaces it.
+
+    On object storage a lease would take longer than the writing.
+
+    Raises RunBusyError where another process still replaces it after 60 s.
+    """
+    with contextlib.ExitStack() as held:
+        until = time.monotonic() + REPLACING_S
+        while location.is_local:
+            try:
+                held.enter_context(_replacement(location, path))
+                break
+            except RunBusyError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.05)
+        yield
+
+
+def _replacement(location: Location, path: str) -> contextlib.AbstractContextManager[None]:
+    return holding(location, f"replace-{path.replace('/', '+')}", what=f"writing {path}")
+
+
+def recover_replaced(location: Location) -> None:
+    """Puts back groups that were moved aside by replacements which were killed; those that go on are let be."""
+    for path in list(moved_aside(location)):
+        with contextlib.suppress(RunBusyError, StoreWriteError, OSError), _replacement(location, path):
+            recover_group(location, path)
+
+
+def clear_if_alone(location: Location) -> None:
+    """Removes what killed writers left unfinished in a local store, unless another process is writing to it."""
+    if location.is_local:
+        with _among_writers(location):
+            pass
+
+
+@contextlib.contextmanager
+def _locked_file(location: Location, name: str, what: str) -> Iterator[None]:
+    file = _file(location, name)
+    with contextlib.ExitStack() as held:
+        with writing(str(file)):
+            held.enter_context(holding_file(file, busy=_busy(location, what)))
+        yield
+
+
+@contextlib.contextmanager
+def _among_writers(location: Location) -> Iterator[None]:
+    """Shares a lock with all other writers, once whoever could have it alone has cleared what others left."""
+    path = _file(location, "writers")
+    with contextlib.ExitStack() as held:
+        with writing(str(path)):
+            file = held.enter_context(path.open("a+"))
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _clear(location)
+            # Waits while another one clears.
+            fcntl.flock(file, fcntl.LOCK_SH)
+        yield
+
+
+def _clear(location: Location) -> None:
+    try:
+        clear_leftovers(location)
+    except OSError as error:
+        # They are in nobody's way: what cannot be removed now is found again by the next one.
+        LOGGER.warning("what killed writers left in %s could not be removed: %s", location.url, error)
+
+
+def _file(location: Location, name: str) -> Path:
+    """The file lies in an array's folder because zarr warns about strange files in a group's."""
+    return location.path / n.IMAGES / n.IMAGE / f".{name}.lock"
+
+
+@contextlib.contextmanager
+def _lease(location: Location, name: str, what: str) -> Iterator[None]:
+    """Compares what the lease says before and after a wait, never clocks, which differ between machines."""
+    key = f"{n.IMAGES}/{n.IMAGE}/.{name}.lock"
+    owner = uuid.uuid4().hex
+    found = _read(location, key)
+    if found:
+        time.sleep(PATIENCE_S)
+        if _read(location, key) != found:
+            raise RunBusyError(_busy(location, what))
+    location.write_whole(key, [f"{owner} 0".encode()])
+    # Of two that write at once the later one stays, and both see the same.
+    time.sleep(RENEW_S / 5)
+    if _read(location, key) != f"{owner} 0":
+        raise RunBusyError(_busy(location, what))
+    over = threading.Event()
+    renewing = threading.Thread(target=_renew, args=(location, key, owner, over), daemon=True, name=f"lease {name}")
+    renewing.start()
+    try:
+        yield
+    finally:
+        over.set()
+        renewing.join()
+        # By now it may be the lease of whoever took it over.
+        if _read(location, key).startswith(owner):
+            location.remove(key)
+
+
+def _renew(location: Location, key: str, owner: str, over: threading.Event) -> None:
+    count = 0
+    while not over.wait(RENEW_S):
+        count += 1
+        try:
+            is_ours = _read(location, key).startswith(owner)
+            if is_ours:
+                location.write_whole(key, [f"{owner} {count}".encode()])
+        except OSError as error:
+            # What cannot renew cannot write either, and says so; it may pass before anybody takes the lease.
+            LOGGER.warning("the lease on %s could not be renewed: %s", location.url, error)
+            continue
+        if not is_ours:
+            LOGGER.error("another process has taken over %s after this one stood still: this one stops", location.url)
+            _stop_this_process()
+            return
+
+
+def _stop_this_process() -> None:
+    """As Ctrl-C does; a command that a script started in the background has no Ctrl-C and is ended without a word."""
+    if callable(signal.getsignal(signal.SIGINT)):
+        _thread.interrupt_main()
+    else:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _read(location: Location, key: str) -> str:
+    try:
+        return location.read(key).decode()
+    except FileNotFoundError:
+        return ""
+
+
+def _busy(location: Location, what: str) -> str:
+    return f"another process is {what} in {location.url}. Wait for it, or stop it."
