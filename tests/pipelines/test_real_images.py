@@ -16,7 +16,7 @@ from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, SplitError
 from fintune_xr.store.raw.layouts import choose_layout
 
-EXAMPLE = runpy.run_path(str(Path(__file__).resolve().parents[1] / "examples" / "real_images.py"))
+EXAMPLE = runpy.run_path(str(Path(__file__).resolve().parents[2] / "examples" / "real_images.py"))
 
 
 def smaller(name: str) -> Any:

@@ -216,7 +216,7 @@ def test_tls_without_its_package_is_refused_with_the_profile(tmp_path: Path, mon
     with pytest.raises(SettingsError, match=r"cryptography, which is not installed.*pip install 'fintune-xr\[tls\]'"):
         load_profile(own(tmp_path, {"kind": "slurm", "slurm": {"tls": True}}))
     assert not load_profile("slurm-cpu").slurm.tls
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     declared = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]["tls"]
     assert [Requirement(line).name for line in declared] == ["cryptography"]
     assert "\ncryptography==" in (root / "constraints.txt").read_text()
@@ -279,7 +279,7 @@ def test_the_pinned_dask_packages_agree() -> None:
     checked = {one.name for one in asked if one.name in ("dask", "distributed") and version(one.name) in one.specifier}
     assert checked == {"dask", "distributed"}
     assert version("dask") == version("distributed")
-    pins = (Path(__file__).parents[1] / "constraints.txt").read_text().splitlines()
+    pins = (Path(__file__).parents[2] / "constraints.txt").read_text().splitlines()
     for name in ("dask", "distributed", "dask-cuda", "dask-jobqueue"):
         assert f"{name}=={version(name)}" in pins
 

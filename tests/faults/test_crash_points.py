@@ -1,7 +1,7 @@
 """Every verb that writes, dead at any of its changes to files: the same command again ends as if nothing had been.
 
 A point is a rename, link, removal or new folder under the working folder; the process ends just before it. By default
-a seeded point of some verbs is tried. `CRASH_POINTS=all pytest tests/test_crash_points.py` tries all points of
+a seeded point of some verbs is tried. `CRASH_POINTS=all pytest tests/faults/test_crash_points.py` tries all points of
 all verbs, which takes hours; `CRASH_POINTS=20` tries every twentieth. `-k cells-train` chooses a verb.
 """
 

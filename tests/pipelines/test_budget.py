@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from budgets import DYNAMICS, QUICK, SMALL
 
 from fintune_xr import names as n
 from fintune_xr.analysis import learning_curve as curves
@@ -25,21 +26,9 @@ from fintune_xr.pipelines.steps.ingest import ingest
 from fintune_xr.pipelines.steps.split import split
 from fintune_xr.pipelines.studies import budget as module
 from fintune_xr.pipelines.studies.budget import budget
-from fintune_xr.simulation.if_cohort import CohortSettings, simulate_cohort
+from fintune_xr.simulation.if_cohort import simulate_cohort
 from fintune_xr.store.cohort import open_cohort
 from fintune_xr.text import texts
-
-SMALL = CohortSettings(
-    n_donors=5, markers=("GFAP", "IBA1"), tiles_per_donor=(1, 2), tile_px=96, n_annotated=12, n_clinical_only=0,
-    damaged=False, seed=5,
-)  # fmt: skip
-# Hardly trained, and therefore lenient about what an instance is.
-DYNAMICS = ("dynamics.cellprob_threshold=-6", "dynamics.flow_threshold=0", "dynamics.min_size_px=1")
-QUICK = (
-    *DYNAMICS,
-    "epochs=1", "patches_per_epoch=24", "patch_px=32", "filters=[4,8,8]", "validate_every=1", "threads=1",
-    "learning_rate=0.02", "batch_size=8",
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -438,7 +438,7 @@ def test_a_file_that_may_not_grow_is_a_store_that_cannot_be_written(tmp_path: Pa
     assert resource.RLIMIT_FSIZE is not None
     cohort = make_store(tmp_path / "a.zarr", donors=1, tiles=1)
     done = subprocess.run(
-        [sys.executable, "-c", LIMITED, cohort.url, str(Path(__file__).parent)],
+        [sys.executable, "-c", LIMITED, cohort.url, str(Path(__file__).parents[1] / "support")],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 42, done.stderr

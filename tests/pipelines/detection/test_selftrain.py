@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from child import child_env
 from hypothesis import given
 from hypothesis import strategies as st
 from micrographs import DIAMETER_PX, make_micrographs, micrograph, particles
@@ -259,7 +260,7 @@ def test_sigkill_in_a_round(done: tuple[Cohort, Path], tmp_path: Path) -> None:
     cohort = make_micrographs(tmp_path / "c.zarr", contrast=20)
     call = f"import {Path(__file__).stem} as t; t.kill_in_the_first_round({cohort.url!r}, {str(tmp_path)!r})"
     killed = subprocess.run(
-        [sys.executable, "-c", call], cwd=Path(__file__).parent, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        [sys.executable, "-c", call], cwd=Path(__file__).parent, env=child_env(),
         capture_output=True, text=True, timeout=200, check=False,
     )  # fmt: skip
     assert killed.returncode == -signal.SIGKILL, killed.stderr

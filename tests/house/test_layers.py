@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 WINGS = ("store", "analysis", "cluster", "pipelines")
 
 # Which top-level packages may be imported only in which folders (and, for some, single modules).

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from test_budget import QUICK, SMALL
+from budgets import QUICK, SMALL
 
 from fintune_xr import names as n
 from fintune_xr.cluster.profile import load_profile

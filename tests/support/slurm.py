@@ -179,6 +179,6 @@ def _stop(slurm: LoopbackSlurm) -> None:
 
 
 if __name__ == "__main__":
-    # python tests/slurm.py COMMAND [ARGUMENT …]: runs a command beside a Slurm of its own.
+    # python tests/support/slurm.py COMMAND [ARGUMENT …]: runs a command beside a Slurm of its own.
     with loopback_slurm() as started:
         sys.exit(subprocess.run(sys.argv[1:], env=started.environ(), check=False).returncode)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from child import child_env
 from killing import FORKS
 
 from fintune_xr.errors import RunBusyError
@@ -159,7 +160,7 @@ def test_sigkill_in_the_middle_of_an_epoch(start: Path, tmp_path: Path, whole: W
     call = f"import {Path(__file__).stem} as t; from pathlib import Path; "
     call += f"t.kill_in_the_middle(Path({str(start)!r}), Path({str(tmp_path / 'killed')!r}), 2)"
     done = subprocess.run(
-        [sys.executable, "-c", call], cwd=Path(__file__).parent, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        [sys.executable, "-c", call], cwd=Path(__file__).parent, env=child_env(),
         capture_output=True, text=True, timeout=200, check=False,
     )  # fmt: skip
     assert done.returncode == -signal.SIGKILL, done.stderr
