@@ -2,7 +2,7 @@
 
 `python examples/cryoem.py DATA OUT` ingests the eight micrographs below DATA/cryosegnet-empiar10017 into OUT/em.zarr,
 trains from two labelled ones, self-trains on the others of the train part, repeats that with one thing changed at a
-time, and prints the tables of docs/cryoem.md. Everything is seeded; run again, it continues.
+time, and prints the tables of docs/how-to/cryoem.md. Everything is seeded; run again, it continues.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def ingest(
     source: Annotated[str, Parameter(help="Folder of raw tiles.")],
     store: Store,
     *,
-    layout: Annotated[str, Parameter(help="Layout of the folder; see docs/layouts.md.")] = "rosmap",
+    layout: Annotated[str, Parameter(help="Layout of the folder; see docs/reference/layouts.md.")] = "rosmap",
     pattern: Annotated[
         str | None, Parameter(help="Regular expression with groups donor, marker, tile, channel.")
     ] = None,
@@ -76,7 +76,7 @@ def annotate(
     source: Annotated[str, Parameter(help="Folder of masks (TIFF, PNG), or of particles (CSV, STAR, BOX, JSON).")],
     store: Store,
     *,
-    layout: Annotated[str | None, Parameter(help="Layout of the folder; see docs/layouts.md.")] = None,
+    layout: Annotated[str | None, Parameter(help="Layout of the folder; see docs/reference/layouts.md.")] = None,
     pattern: Annotated[str | None, Parameter(help="Regular expression with groups donor, marker, tile.")] = None,
     restart: Annotated[bool, Parameter(help="Throw the stored annotations away first.", negative="")] = False,
     diameter: Annotated[
