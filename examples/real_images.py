@@ -24,8 +24,8 @@ from fintune_xr import names as n
 from fintune_xr.analysis.figures.overlays import tile_figure
 from fintune_xr.analysis.figures.style import figure_bytes
 from fintune_xr.pipelines.steps.evaluate import score_table
-from fintune_xr.pipelines.steps.split import split_table
 from fintune_xr.store.raw.layouts import choose_layout
+from fintune_xr.store.split import split_table
 
 THRESHOLD, UNET = "threshold", "flow_unet"
 SEED = 0

@@ -28,11 +28,11 @@ from fintune_xr.pipelines.steps.pick import (
     threshold_doubt,
     tile_histograms,
 )
-from fintune_xr.pipelines.steps.split import require_split
 from fintune_xr.provenance import provenance, settings_digest
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.depends_on import ALL, RESTS_ON, doubt, rests_on
 from fintune_xr.store.runs.picks import open_candidates, open_picks, picked_names
+from fintune_xr.store.split import require_split
 from fintune_xr.text import texts
 
 PARTICLE: Final = "particle"

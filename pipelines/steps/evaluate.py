@@ -16,12 +16,12 @@ from fintune_xr.metrics.instance import instance_scores, match_counts, score_nam
 from fintune_xr.pipelines.console import progress, say
 from fintune_xr.pipelines.detection.evaluate import evaluate_particles, particle_table
 from fintune_xr.pipelines.done import require_done
-from fintune_xr.pipelines.steps.split import annotated_tiles, judging_part, require_split
 from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.lineage.depends_on import RESTS_ON, require_sources, rests_on
 from fintune_xr.store.lineage.training_exposure import require_unseen
 from fintune_xr.store.runs.writer import require_known_run
+from fintune_xr.store.split import annotated_tiles, judging_part, require_split
 from fintune_xr.text import text_array, texts
 
 # Scores are stored per group of tiles: one marker each, and all markers together.

@@ -9,7 +9,6 @@ from typing import Any
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, unknown_name
 from fintune_xr.pipelines.doors import require_masks, require_particles
-from fintune_xr.pipelines.steps.split import require_split
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.export.cellpose import write_training_folders
 from fintune_xr.store.export.masks import write_masks
@@ -18,6 +17,7 @@ from fintune_xr.store.export.tables import write_cells, write_tiles
 from fintune_xr.store.raw.coordinates import Frame
 from fintune_xr.store.runs.picks import picked_names
 from fintune_xr.store.runs.writer import require_known_run
+from fintune_xr.store.split import require_split
 from fintune_xr.tasks.product import PROBABILITIES
 
 MASKS = "masks"

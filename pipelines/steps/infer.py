@@ -24,12 +24,12 @@ from fintune_xr.pipelines.inference.before_deadline import infer_block_in_time, 
 from fintune_xr.pipelines.inference.block import BlockContext
 from fintune_xr.pipelines.inference.request import InferSettings, asked_or_stored, run_context, run_identity
 from fintune_xr.pipelines.steps.positivity import apply_positivity, is_counted, last_rule, parse_rule
-from fintune_xr.pipelines.steps.split import require_split
 from fintune_xr.pipelines.workers.devices import profile_and_rest
 from fintune_xr.provenance import provenance
 from fintune_xr.settings import Config, load_settings
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.runs.writer import RunWriter, run_creation, writing_run
+from fintune_xr.store.split import require_split
 from fintune_xr.tasks.product import INSTANCES
 from fintune_xr.text import text_array
 

@@ -18,7 +18,6 @@ from fintune_xr.metrics.pixels import best_pixel_threshold, pixel_histogram
 from fintune_xr.pipelines.detection.log_picker import LOG, write_log_candidates
 from fintune_xr.pipelines.done import require_done
 from fintune_xr.pipelines.doors import require_particles
-from fintune_xr.pipelines.steps.split import require_split
 from fintune_xr.pixels.discs import disc_target
 from fintune_xr.points import tile_points
 from fintune_xr.provenance import provenance
@@ -35,6 +34,7 @@ from fintune_xr.store.runs.picks import (
     picks_table,
 )
 from fintune_xr.store.runs.writer import check_run_name
+from fintune_xr.store.split import require_split
 from fintune_xr.text import text_array, texts
 
 DISTANCE: Final = 0.5

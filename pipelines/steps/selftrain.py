@@ -26,7 +26,6 @@ from fintune_xr.pipelines.detection.selftrain.scores import labels_of, predicted
 from fintune_xr.pipelines.detection.selftrain.settings import SelfTrainSettings
 from fintune_xr.pipelines.detection.training import particle_tiles
 from fintune_xr.pipelines.doors import require_particles
-from fintune_xr.pipelines.steps.split import require_split
 from fintune_xr.pipelines.steps.train import epoch_line
 from fintune_xr.provenance import provenance
 from fintune_xr.settings import Config, load_settings
@@ -35,6 +34,7 @@ from fintune_xr.store.lineage.annotations_digest import TRUTH_DIGEST, truth_dige
 from fintune_xr.store.lineage.training_exposure import SEEN, seen_in_training
 from fintune_xr.store.runs.pseudo_labels import has_pseudo, read_pseudo, write_pseudo
 from fintune_xr.store.runs.writer import check_run_name
+from fintune_xr.store.split import require_split
 from fintune_xr.store.zarr_io.locks import holding
 from fintune_xr.text import texts
 

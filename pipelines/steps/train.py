@@ -22,7 +22,6 @@ from fintune_xr.models.checkpoints import FLOW_UNET_KIND, UNET_KIND, Checkpoint,
 from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.detection.training import annotated_micrographs, with_diameter
 from fintune_xr.pipelines.doors import require_masks, require_particles
-from fintune_xr.pipelines.steps.split import annotated_part, require_split
 from fintune_xr.pipelines.workers.devices import HERE, profile_and_rest
 from fintune_xr.pipelines.workers.remote_calls import results_from_workers, seen_everywhere, settings_there
 from fintune_xr.settings import Config, load_settings
@@ -30,6 +29,7 @@ from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.lineage.annotations_digest import TRUTH_DIGEST, truth_digest
 from fintune_xr.store.lineage.training_exposure import SEEN, seen_in_training
 from fintune_xr.store.runs.writer import check_run_name
+from fintune_xr.store.split import annotated_part, require_split
 from fintune_xr.text import texts
 
 _SHOWN = {AP50: "AP50", PARTICLE_F1: "F1 of particles"}

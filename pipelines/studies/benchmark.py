@@ -33,7 +33,6 @@ from fintune_xr.pipelines.doors import require_masks
 from fintune_xr.pipelines.inference.request import InferSettings
 from fintune_xr.pipelines.steps.evaluate import match_tiles, scores_by_group, tiles_of_split
 from fintune_xr.pipelines.steps.infer import infer
-from fintune_xr.pipelines.steps.split import require_split, split_table
 from fintune_xr.pipelines.steps.train import train, train_on_workers
 from fintune_xr.pipelines.studies.hybrid import choose_by_marker, undecided
 from fintune_xr.pipelines.workers.devices import HERE, THREADS, device_on, of_cluster, profile_and_rest
@@ -43,6 +42,7 @@ from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.lineage.depends_on import RESTS_ON, rests_on, tiles_in
 from fintune_xr.store.lineage.training_exposure import require_unseen_by
 from fintune_xr.store.runs.writer import run_attrs
+from fintune_xr.store.split import require_split, split_table
 from fintune_xr.text import text_array, texts
 
 PARTS: Final = (n.VAL, n.TEST)

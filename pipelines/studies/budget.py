@@ -29,7 +29,6 @@ from fintune_xr.models.protocol import segment
 from fintune_xr.models.registry import load_segmenter
 from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.doors import require_masks
-from fintune_xr.pipelines.steps.split import annotated_tiles, require_split
 from fintune_xr.pipelines.steps.train import tiles_for_training, trained_on
 from fintune_xr.pipelines.workers.devices import HERE, profile_and_rest
 from fintune_xr.pipelines.workers.remote_calls import results_from_workers, seen_everywhere
@@ -41,6 +40,7 @@ from fintune_xr.store.lineage.annotations_digest import TRUTH_DIGEST, truth_dige
 from fintune_xr.store.lineage.depends_on import tiles_in
 from fintune_xr.store.lineage.training_exposure import SEEN, require_unseen_by, seen_in_training
 from fintune_xr.store.runs.writer import IDENTITY
+from fintune_xr.store.split import annotated_tiles, require_split
 from fintune_xr.store.zarr_io.locks import holding
 from fintune_xr.text import texts
 

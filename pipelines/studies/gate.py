@@ -27,13 +27,13 @@ from fintune_xr.pipelines.doors import require_masks
 from fintune_xr.pipelines.instance.cell_blocks import cell_blocks
 from fintune_xr.pipelines.steps.associate import CLINICAL
 from fintune_xr.pipelines.steps.evaluate import scores_by_group, tiles_of_split
-from fintune_xr.pipelines.steps.split import require_split
 from fintune_xr.pixels.cell_gates import UNGATED, Gate, GateSettings, intensity_bounds, is_kept
 from fintune_xr.provenance import provenance
 from fintune_xr.settings import load_settings
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.lineage.depends_on import RESTS_ON, require_sources, rests_on
 from fintune_xr.store.lineage.training_exposure import require_unseen
+from fintune_xr.store.split import require_split
 from fintune_xr.store.tile_counts import active_rule, inputs_digest, tile_counts
 from fintune_xr.text import texts
 

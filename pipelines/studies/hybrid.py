@@ -20,12 +20,12 @@ from fintune_xr.pipelines.console import progress, say
 from fintune_xr.pipelines.doors import require_masks
 from fintune_xr.pipelines.steps.evaluate import ALL_MARKERS, GROUP, evaluate
 from fintune_xr.pipelines.steps.positivity import apply_positivity, is_counted, last_rule
-from fintune_xr.pipelines.steps.split import require_split
 from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.lineage.depends_on import SOURCES
 from fintune_xr.store.lineage.training_exposure import SEEN, TRAINING, seen_by_choice
 from fintune_xr.store.runs.writer import IDENTITY, run_attrs, run_creation, run_grid, write_mask_shard, writing_run
+from fintune_xr.store.split import require_split
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.tasks.records import CellTable, ShardPlan, ShardReceipt, TileResult
 from fintune_xr.text import texts

@@ -33,12 +33,12 @@ from fintune_xr.models.sam.masks import Candidates, candidate_masks, embed, pain
 from fintune_xr.pipelines.console import progress, say
 from fintune_xr.pipelines.doors import require_masks
 from fintune_xr.pipelines.steps.evaluate import tiles_of_split
-from fintune_xr.pipelines.steps.split import require_split
 from fintune_xr.provenance import provenance
 from fintune_xr.seeds import stream
 from fintune_xr.settings import load_settings
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.runs.writer import IDENTITY
+from fintune_xr.store.split import require_split
 from fintune_xr.store.zarr_io.locks import holding
 from fintune_xr.text import texts
 

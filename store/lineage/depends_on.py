@@ -10,11 +10,11 @@ import xarray as xr
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, SplitError
-from fintune_xr.pipelines.steps.split import annotated_tiles, require_split
 from fintune_xr.provenance import settings_digest
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.annotations_digest import TRUTH_DIGEST, truth_digest
 from fintune_xr.store.runs.writer import IDENTITY, run_attrs
+from fintune_xr.store.split import annotated_tiles, require_split
 from fintune_xr.text import text_array, texts
 
 RESTS_ON: Final = "rests_on"

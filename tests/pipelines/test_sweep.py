@@ -23,12 +23,13 @@ from fintune_xr.pipelines.cli import app as cli
 from fintune_xr.pipelines.report.report import report_contents
 from fintune_xr.pipelines.steps.annotate import annotate
 from fintune_xr.pipelines.steps.ingest import ingest
-from fintune_xr.pipelines.steps.split import annotated_tiles, split
+from fintune_xr.pipelines.steps.split import split
 from fintune_xr.pipelines.studies import sweep as step
 from fintune_xr.pipelines.studies.sweep import drawn_tiles, sweep
 from fintune_xr.schema import check_dataset
 from fintune_xr.simulation.if_cohort import CohortSettings, simulate_cohort
 from fintune_xr.store.cohort import open_cohort
+from fintune_xr.store.split import annotated_tiles
 from fintune_xr.store.zarr_io.locks import holding
 from fintune_xr.text import texts
 

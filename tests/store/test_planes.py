@@ -14,12 +14,13 @@ from fintune_xr.errors import SettingsError, SplitError, TileReadError
 from fintune_xr.pipelines.steps.annotate import annotate
 from fintune_xr.pipelines.steps.export import export
 from fintune_xr.pipelines.steps.ingest import ingest, plan_ingest
-from fintune_xr.pipelines.steps.split import annotated_tiles, require_split, split
+from fintune_xr.pipelines.steps.split import split
 from fintune_xr.seeds import stream
 from fintune_xr.simulation.if_cohort import CohortSettings, simulate_cohort
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.raw.layouts import choose_layout
 from fintune_xr.store.raw.readers import read_header, read_plane
+from fintune_xr.store.split import annotated_tiles, require_split
 from fintune_xr.text import text_array, texts
 
 SMALL = CohortSettings(

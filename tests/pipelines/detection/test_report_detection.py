@@ -22,9 +22,10 @@ from fintune_xr.analysis.report.detection.sections import picks_section
 from fintune_xr.pipelines.report.report import report, report_contents
 from fintune_xr.pipelines.steps.evaluate import evaluate
 from fintune_xr.pipelines.steps.pick import pick
-from fintune_xr.pipelines.steps.split import require_split, split
+from fintune_xr.pipelines.steps.split import split
 from fintune_xr.store.cohort import Cohort, create_cohort, open_cohort
 from fintune_xr.store.lineage.depends_on import RESTS_ON, rests_on, tiles_in
+from fintune_xr.store.split import require_split
 
 
 @pytest.fixture(scope="module")

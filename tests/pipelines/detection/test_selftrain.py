@@ -35,13 +35,13 @@ from fintune_xr.pipelines.steps import selftrain as module
 from fintune_xr.pipelines.steps.check import check
 from fintune_xr.pipelines.steps.infer import infer
 from fintune_xr.pipelines.steps.selftrain import selftrain
-from fintune_xr.pipelines.steps.split import require_split
 from fintune_xr.pixels.discs import disc_target
 from fintune_xr.pixels.pseudo_labels import pseudo_target
 from fintune_xr.seeds import stream
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.runs import pseudo_labels as pseudo_store
 from fintune_xr.store.runs.pseudo_labels import read_pseudo
+from fintune_xr.store.split import require_split
 from fintune_xr.store.zarr_io.groups import open_column
 from fintune_xr.store.zarr_io.locks import holding
 

@@ -13,13 +13,15 @@ from micrographs import make_micrographs
 from fintune_xr import names as n
 from fintune_xr.errors import SplitError
 from fintune_xr.pipelines.cli.app import run
+from fintune_xr.pipelines.leak_check import refuse_leaks
 from fintune_xr.pipelines.steps.annotate import annotate
 from fintune_xr.pipelines.steps.check import check
 from fintune_xr.pipelines.steps.evaluate import evaluate
 from fintune_xr.pipelines.steps.ingest import ingest
 from fintune_xr.pipelines.steps.pick import pick
-from fintune_xr.pipelines.steps.split import refuse_leaks, require_split, split, stored_by
+from fintune_xr.pipelines.steps.split import split
 from fintune_xr.store.cohort import open_cohort
+from fintune_xr.store.split import require_split, stored_by
 
 FRACTIONS = (0.5, 0.25, 0.25)
 

@@ -1,0 +1,97 @@
+"""The stored split of the annotated tiles as others read it: which part a tile is in, and whether that was checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, Literal
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from fintune_xr import names as n
+from fintune_xr.errors import SplitError, unknown_name
+from fintune_xr.splits.assignment import split_digest
+from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.zarr_io.groups import open_column
+from fintune_xr.text import text_array, texts
+
+# Attributes of the column `split`.
+DIGEST: Final = "digest"
+BY: Final = "by"
+By = Literal["donor", "tile"]
+
+
+def annotated_tiles(cohort: Cohort) -> xr.Dataset:
+    """Images that have an annotation, in stored order, with all their coordinates."""
+    images = cohort.images(lazy=False)
+    known = cohort.annotated_tiles()
+    return images.isel({n.TILE: np.flatnonzero(np.isin(text_array(images[n.TILE]), known))})
+
+
+def annotated_part(cohort: Cohort, part: str, markers: Sequence[str] = ()) -> xr.Dataset:
+    """Images of one part of the split that have an annotation, of all markers or of these.
+
+    Raises UnknownNameError for a marker without annotated tiles, SplitError where no tile is left.
+    """
+    tiles = annotated_tiles(cohort)
+    known = sorted(set(texts(tiles[n.MARKER])))
+    for marker in markers:
+        if marker not in known:
+            raise unknown_name("marker with annotations", marker, known)
+    chosen = text_array(tiles[n.SPLIT]) == part
+    if markers:
+        chosen &= np.isin(text_array(tiles[n.MARKER]), list(markers))
+    if not chosen.any():
+        raise SplitError(f"{cohort.url}: no annotated tile of {', '.join(markers) or 'any marker'} in part {part!r}")
+    return tiles.isel({n.TILE: np.flatnonzero(chosen)})
+
+
+def require_split(cohort: Cohort) -> str:
+    """Digest of the stored split.
+
+    Raises SplitError where there is none, or where the stored assignment is not the one that was checked.
+    """
+    stored = split_column(cohort).attrs.get(DIGEST)
+    tiles = cohort.images(lazy=False)
+    parts = dict(zip(text_array(tiles[n.TILE]), text_array(tiles[n.SPLIT]), strict=True))
+    assigned = {tile: part for tile, part in parts.items() if part}
+    if not assigned:
+        raise SplitError(f"{cohort.url} has no split yet. Run: fintune-xr split {cohort.url}")
+    if stored != split_digest(assigned):
+        raise SplitError(
+            f"{cohort.url}: the stored split is not the one whose leaks were checked (interrupted or edited). "
+            f"Run: fintune-xr split {cohort.url} --force"
+        )
+    return str(stored)
+
+
+def judging_part(cohort: Cohort) -> str:
+    """The part that runs are scored on where none is named: test, or val where the split has no test part."""
+    parts = set(texts(annotated_tiles(cohort)[n.SPLIT])) if cohort.has(n.ANNOTATIONS) else set()
+    return n.VAL if n.VAL in parts and n.TEST not in parts else n.TEST
+
+
+def stored_by(cohort: Cohort) -> By:
+    """What the stored split keeps together: the tiles of a donor, or nothing beyond a tile."""
+    return "tile" if split_column(cohort).attrs.get(BY) == n.TILE else "donor"
+
+
+def split_table(cohort: Cohort) -> pd.DataFrame:
+    """Annotated tiles and donors in each part, by marker."""
+    tiles = annotated_tiles(cohort)
+    frame = pd.DataFrame({name: text_array(tiles[name]) for name in (n.SPLIT, n.MARKER, n.DONOR)})
+    table = frame.groupby([n.SPLIT, n.MARKER])[n.DONOR].agg(["size", "nunique"]).reset_index()
+    return table.rename(columns={"size": "tiles", "nunique": "donors"})
+
+
+def split_column(cohort: Cohort) -> Any:
+    """The stored part of each tile (tile,), for writing; what was checked of it lies in its attributes."""
+    return open_column(cohort.location, f"{n.IMAGES}/{n.SPLIT}")
+
+
+def unit_of(by: str) -> str:
+    """Name of the coordinate that a split by `by` keeps together. Raises SplitError for any other word."""
+    if by not in (n.DONOR, n.TILE):
+        raise SplitError(f"--by {by!r}: expected donor or tile")
+    return by
