@@ -1,8 +1,8 @@
 """Threshold and a small U-Net on published microscope images, from the raw files to held-out scores.
 
 `python examples/real_images.py DATA OUT` ingests each set of images below DATA into a store of its own under OUT,
-splits, segments, trains and evaluates it, and prints the table of docs/results/real-images.md. Everything is seeded; run again,
-it continues. What the sets are and what their groups mean is written in that page.
+splits, segments, trains and evaluates it, and prints the table of docs/results/real-images.md. Everything is seeded;
+run again, it continues. What the sets are and what their groups mean is written in that page.
 """
 
 from __future__ import annotations

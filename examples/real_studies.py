@@ -1,8 +1,8 @@
 """Split, ways to train, label budget and gating on published microscope images, with a small U-Net on the CPU.
 
 `python examples/real_studies.py DATA OUT` makes two stores below OUT from the images below DATA, runs every study on
-them and prints the tables of docs/results/real-studies.md. Everything is seeded; run again, it continues. What stands for a
-donor, and what that leaves open, is written in that page.
+them and prints the tables of docs/results/real-studies.md. Everything is seeded; run again, it continues. What stands
+for a donor, and what that leaves open, is written in that page.
 """
 
 from __future__ import annotations
