@@ -1,0 +1,1 @@
+"""Learning class maps: a class for each pixel."""
