@@ -140,6 +140,46 @@ MARKER_CHANNEL: Final = "marker"
 # The channel of an EM tile.
 MICROGRAPH: Final = "micrograph"
 
+# Channels of an HE tile, what stains it, and where it was cut from.
+RED: Final = "R"
+GREEN: Final = "G"
+BLUE: Final = "B"
+HE_STAIN: Final = "HE"
+ORIGIN_Y: Final = "origin_y"
+ORIGIN_X: Final = "origin_x"
+MPP: Final = "mpp"
+
+# Maps of classes: arrays, dims, attributes (the first two are CF's), and the class of whatever is none of the others.
+CLASSES: Final = "classes"
+CLASS: Final = "class"
+CLASS_PX: Final = "class_px"
+FLAG_VALUES: Final = "flag_values"
+FLAG_MEANINGS: Final = "flag_meanings"
+IGNORE_CODES: Final = "ignore_codes"
+LEGEND: Final = "legend"
+LEGEND_SHA256: Final = "legend_sha256"
+CLASS_MAP: Final = "class_map"
+PROTOCOL: Final = "protocol"
+AUTOMATIC: Final = "automatic"
+PROMPTED: Final = "prompted"
+REST: Final = "rest"
+
+# Scores of classes; `perclass` is the mean over classes, `foreground` is any class against none.
+TRUTH: Final = "truth"
+PREDICTED: Final = "predicted"
+CONFUSION: Final = "confusion"
+DICE: Final = "dice"
+PERCLASS: Final = "perclass"
+FOREGROUND: Final = "foreground"
+PAIR_MEAN: Final = "pair_mean"
+SIZE_BIN: Final = "size_bin"
+N_PIECES: Final = "n_pieces"
+N_FOUND: Final = "n_found"
+N_VALID: Final = "n_valid"
+CLASS_BALANCE: Final = "class_balance"
+SHARE: Final = "share"
+WEIGHT: Final = "weight"
+
 # Values of `split`; an empty string means that the tile has not been assigned.
 TRAIN: Final = "train"
 VAL: Final = "val"

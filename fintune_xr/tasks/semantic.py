@@ -1,0 +1,87 @@
+"""What H&E patches and their maps of classes look like in a store."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from fintune_xr import datasets
+from fintune_xr import names as n
+from fintune_xr.schema import DatasetSchema, VariableSpec
+
+RGB_CHANNELS: Final = (n.RED, n.GREEN, n.BLUE)
+CODE_DTYPE: Final = "uint8"
+
+# Size bins of annotated pieces in px: below the first, below the second, and from there on.
+SIZE_BINS: Final = (1_000, 10_000)
+SIZE_BIN_NAMES: Final = ("under 1,000 px", "1,000 to 10,000 px", "10,000 px and more")
+
+_TILE = (n.TILE,)
+_TILE_CLASS = (n.TILE, n.CLASS)
+_RUN_CLASS = (n.RUN, n.CLASS)
+_PART_CLASS = (n.PART, n.CLASS)
+
+RGB: Final = DatasetSchema(
+    name="images",
+    version=datasets.SCHEMA_VERSION,
+    variables={
+        n.IMAGE: VariableSpec(
+            (n.TILE, n.CHANNEL, n.Y, n.X),
+            "uint8",
+            "Red, green and blue as decoded, without any normalisation of stain; valid up to height and width.",
+        ),
+    },
+    coords={
+        **datasets.IMAGES.coords,
+        n.ORIGIN_Y: VariableSpec(_TILE, "int32", "Row of the file at which the tile begins.", "px", required=False),
+        n.ORIGIN_X: VariableSpec(_TILE, "int32", "Column of the file at which the tile begins.", "px", required=False),
+        n.MPP: VariableSpec(_TILE, "float64", "Side of a pixel; 0 where it is not known.", "um", required=False),
+    },
+)
+
+ANNOTATED_CLASSES: Final = DatasetSchema(
+    name="annotated_classes",
+    version=datasets.SCHEMA_VERSION,
+    variables={
+        n.CLASSES: VariableSpec(
+            (n.TILE, n.Y, n.X),
+            CODE_DTYPE,
+            "Annotated codes as in the file, named by `flag_values` and `flag_meanings`; `ignore_codes` are unknown.",
+        ),
+    },
+    coords=datasets.ANNOTATIONS.coords,
+)
+
+CLASS_RUN: Final = DatasetSchema(
+    name="class_run",
+    version=datasets.SCHEMA_VERSION,
+    variables={
+        n.CLASSES: VariableSpec(
+            (n.TILE, n.Y, n.X),
+            CODE_DTYPE,
+            "Predicted classes 1, 2, … in the order of `class`; 0 none of them, 255 outside of the tile or ignored.",
+        ),
+        n.CLASS_PX: VariableSpec(_TILE_CLASS, "int64", "Pixels of each class.", "px"),
+        **{name: datasets.RUN.variables[name] for name in (n.STATE, n.REASON, n.SECONDS)},
+    },
+    coords={
+        n.TILE: datasets.RUN.coords[n.TILE],
+        n.CLASS: VariableSpec((n.CLASS,), "str", "Name of the class, in the order of the class map."),
+    },
+)
+
+CLASS_BALANCE: Final = DatasetSchema(
+    name="class_balance",
+    version=datasets.SCHEMA_VERSION,
+    variables={
+        n.CLASS_PX: VariableSpec(_PART_CLASS, "int64", "Annotated pixels of the class.", "px"),
+        n.SHARE: VariableSpec(_PART_CLASS, "float64", "Share of the valid annotated pixels of the part."),
+        n.N_TILES: VariableSpec(_PART_CLASS, "int64", "Annotated tiles that hold the class."),
+        n.N_VALID: VariableSpec((n.PART,), "int64", "Annotated pixels that are not ignored.", "px"),
+        f"{n.WEIGHT}_auto": VariableSpec((n.CLASS,), "float64", "Largest share in train over the share of the class."),
+        f"{n.WEIGHT}_sqrt": VariableSpec((n.CLASS,), "float64", "Square root of `weight_auto`."),
+    },
+    coords={
+        n.PART: VariableSpec((n.PART,), "str", "Part of the split, or all annotated tiles."),
+        n.CLASS: CLASS_RUN.coords[n.CLASS],
+    },
+)
