@@ -21,12 +21,14 @@ Planes = NDArray[np.float32]
 class Geometry:
     """A patch of a tile: `centre` (y, x) in the tile's pixels, `turn` and `scale` of what is seen there.
 
-    `turn` (2, 2) is orthogonal and takes directions (y, x) of the tile to directions of the patch.
+    `turn` (2, 2) is orthogonal and takes directions (y, x) of the tile to directions of the patch. `bend` (y, x, 2)
+    says for each pixel of the patch how much further, in y and x of the patch, it is taken from.
     """
 
     centre: tuple[float, float]
     turn: NDArray[np.float64]
     scale: float
+    bend: NDArray[np.float64] | None = None
 
 
 Cut: TypeAlias = Callable[[Planes, Planes, Geometry, int], tuple[Planes, Planes]]
@@ -62,17 +64,20 @@ def cut_patch(planes: Planes, target: Planes, geometry: Geometry, patch_px: int)
     return image, moved
 
 
-def cut_labels(planes: Planes, labels: Planes, geometry: Geometry, patch_px: int) -> tuple[Planes, Planes]:
+def cut_labels(
+    planes: Planes, labels: Planes, geometry: Geometry, patch_px: int, *, outside: float = 0
+) -> tuple[Planes, Planes]:
     """What `geometry` shows of `planes` (channel, y, x) and `labels` (label, y, x), patch_px wide, in float32.
 
-    Planes are bilinear and zero outside the tile. Labels are those of the nearest pixel, since nothing lies between
-    two labels, and unknown (-1) outside.
+    Planes are bilinear, and `outside` beyond the tile. Labels are those of the nearest pixel, since nothing lies
+    between two labels, and unknown (-1) beyond.
     """
     stacked, offset = _window((planes, labels), geometry, patch_px)
-    # Counted from unknown on, so that what pads with zeros pads with unknown.
+    # Counted from unknown and from `outside` on, so that what pads with zeros pads with them.
     stacked[len(planes) :] -= UNKNOWN
+    stacked[: len(planes)] -= outside
     grid = _sampling_grid(geometry, patch_px, offset, stacked.shape[1:])
-    image = _sampled(stacked[: len(planes)], grid, "bilinear")
+    image = _sampled(stacked[: len(planes)], grid, "bilinear") + np.float32(outside)
     return image, _sampled(stacked[len(planes) :], grid, "nearest") + UNKNOWN
 
 
@@ -107,7 +112,8 @@ def _sampled(stacked: Planes, grid: torch.Tensor, mode: str) -> Planes:
 
 def _window(arrays: tuple[Planes, Planes], geometry: Geometry, patch_px: int) -> tuple[Planes, tuple[int, int]]:
     """The part of the tile that the patch can touch, and where it begins: tiles may be large and on disk."""
-    reach = math.ceil(patch_px / geometry.scale / math.sqrt(2)) + 2
+    further = 0.0 if geometry.bend is None else float(np.hypot(*np.moveaxis(geometry.bend, -1, 0)).max())
+    reach = math.ceil(patch_px / geometry.scale / math.sqrt(2)) + math.ceil(further / geometry.scale) + 2
     height, width = arrays[0].shape[1:]
     y0, x0 = (max(0, math.floor(centre) - reach) for centre in geometry.centre)
     y1, x1 = min(height, y0 + 2 * reach + 2), min(width, x0 + 2 * reach + 2)
@@ -118,7 +124,10 @@ def _window(arrays: tuple[Planes, Planes], geometry: Geometry, patch_px: int) ->
 def _sampling_grid(geometry: Geometry, patch_px: int, offset: tuple[int, int], shape: tuple[int, ...]) -> torch.Tensor:
     """Places (y, x, 2) in a window of `shape`, as x and y from -1 to 1, that patch pixels are taken from."""
     steps = torch.arange(patch_px, dtype=torch.float64) - (patch_px - 1) / 2
-    away = torch.stack(torch.meshgrid(steps, steps, indexing="ij"), dim=-1) / geometry.scale
+    away = torch.stack(torch.meshgrid(steps, steps, indexing="ij"), dim=-1)
+    if geometry.bend is not None:
+        away = away + torch.from_numpy(geometry.bend)
+    away = away / geometry.scale
     start = torch.tensor(geometry.centre, dtype=torch.float64) - torch.tensor(offset, dtype=torch.float64)
     # Row vectors times the turn are column vectors times its inverse: from the patch back to the tile.
     places = away @ torch.from_numpy(geometry.turn) + start
