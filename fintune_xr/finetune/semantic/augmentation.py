@@ -97,8 +97,8 @@ def _coloured(patch: torch.Tensor, factors: NDArray[np.float64]) -> torch.Tensor
     scaled = patch / WHITE
     scaled = functional.adjust_brightness(scaled, float(factors[0]))
     scaled = functional.adjust_contrast(scaled, float(factors[1]))
-    scaled = functional.adjust_saturation(scaled, float(factors[2]))
-    return scaled * WHITE
+    saturated: torch.Tensor = functional.adjust_saturation(scaled, float(factors[2]))
+    return saturated * WHITE
 
 
 def _blurred(patch: torch.Tensor, sigma: float) -> torch.Tensor:
