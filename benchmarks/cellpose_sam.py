@@ -18,10 +18,10 @@ from table import Fact, Row, compared, medians, print_table
 from fintune_xr.finetune.settings import CpsamTrainSettings
 from fintune_xr.finetune.trainable import trainable
 from fintune_xr.models.cellpose.adapter import FULL_SIZE, EncoderSize, empty_network, load_cpsam, save_cpsam
-from fintune_xr.models.checkpoints import resolve_checkpoint
+from fintune_xr.models.cellpose.kind import CpsamSettings
 from fintune_xr.models.devices import finish, peak_memory, resolve_device, start_measuring
-from fintune_xr.models.kind import CpsamSettings
 from fintune_xr.models.protocol import segment
+from fintune_xr.models.registry import resolve_checkpoint
 from fintune_xr.seeds import stream
 from fintune_xr.simulation.phantoms import phantom_tile
 

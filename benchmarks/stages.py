@@ -17,7 +17,7 @@ from fintune_xr import names as n
 from fintune_xr.models.flows.dynamics import masks_from_flows
 from fintune_xr.models.flows.field import FLOW_SCALE, instance_flows
 from fintune_xr.models.flows.segmenter import normalised
-from fintune_xr.models.kind import DynamicsSettings
+from fintune_xr.models.flows.settings import DynamicsSettings
 from fintune_xr.pixels.cell_measurement import measure_cells
 from fintune_xr.store.cohort import create_cohort
 from fintune_xr.store.zarr_io import shards

@@ -11,8 +11,8 @@ def require_masks(cohort: Cohort, step: str) -> None:
     if cohort.kind == "em":
         raise FintuneValueError(
             f"{step}: expected a cohort whose annotations are masks of cells, found {cohort.url} of kind 'em', whose "
-            "annotations are particles. For micrographs there are: fintune-xr train STORE --model unet, selftrain, "
-            "infer, pick, evaluate, report, and export --to star, relion, box or csv."
+            "annotations are particles. For micrographs there are: fintune-xr train STORE --model particle_unet, "
+            "selftrain, infer, pick, evaluate, report, and export --to star, relion, box or csv."
         )
 
 

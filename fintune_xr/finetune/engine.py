@@ -27,8 +27,9 @@ from fintune_xr.finetune.progress import Progress, Report
 from fintune_xr.finetune.settings import FitSettings
 from fintune_xr.finetune.steps import NetworkTraining, WholeFiles
 from fintune_xr.finetune.trainable import Trainable, trainable
-from fintune_xr.models.checkpoints import RECORD_FILE, WEIGHTS_FILE, Checkpoint, resolve_checkpoint
+from fintune_xr.models.checkpoints import RECORD_FILE, WEIGHTS_FILE, Checkpoint
 from fintune_xr.models.devices import CPU, resolve_device, use_threads
+from fintune_xr.models.registry import resolve_checkpoint
 from fintune_xr.provenance import provenance, settings_digest
 from fintune_xr.seeds import stream
 

@@ -7,9 +7,12 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import Field, model_validator
 
 from fintune_xr.errors import unknown_name
+from fintune_xr.models.cellpose.kind import CPSAM
 from fintune_xr.models.channels import ChannelSettings
-from fintune_xr.models.checkpoints import CPSAM_KIND, FLOW_UNET_KIND, UNET_KIND
-from fintune_xr.models.kind import DynamicsSettings
+from fintune_xr.models.flow_unet.kind import FLOW_UNET
+from fintune_xr.models.flows.settings import DynamicsSettings
+from fintune_xr.models.particle_unet.kind import PARTICLE_UNET
+from fintune_xr.models.registry import kind_named
 from fintune_xr.settings import Settings
 
 ALL_BLOCKS: Final = "all"
@@ -134,10 +137,11 @@ def train_settings(kind: str) -> type[FitSettings]:
     Raises UnknownNameError for a kind that cannot be trained.
     """
     kinds: dict[str, type[FitSettings]] = {
-        FLOW_UNET_KIND: TrainSettings,
-        CPSAM_KIND: CpsamTrainSettings,
-        UNET_KIND: UnetTrainSettings,
+        FLOW_UNET.name: TrainSettings,
+        CPSAM.name: CpsamTrainSettings,
+        PARTICLE_UNET.name: UnetTrainSettings,
     }
-    if kind not in kinds:
+    name = kind_named(kind).name
+    if name not in kinds:
         raise unknown_name("trainable kind of model", kind, kinds)
-    return kinds[kind]
+    return kinds[name]

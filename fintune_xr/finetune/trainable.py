@@ -15,20 +15,17 @@ from fintune_xr.finetune.encoders import Encoder, frozen_blocks, unet_encoder
 from fintune_xr.finetune.instance.objective import FlowTask
 from fintune_xr.finetune.objective import Task
 from fintune_xr.finetune.settings import CpsamTrainSettings, FitSettings, TrainSettings, UnetTrainSettings
+from fintune_xr.models.cellpose.kind import CPSAM, CpsamSettings
 from fintune_xr.models.channels import ChannelChoice, choose_channels
-from fintune_xr.models.checkpoints import CPSAM_KIND, FLOW_UNET_KIND, UNET_KIND, Checkpoint
+from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.models.flow_unet.adapter import FlowUnet, load_flow_unet, save_flow_unet
+from fintune_xr.models.flow_unet.kind import FLOW_UNET, FlowUnetArchitecture, FlowUnetSettings
 from fintune_xr.models.flows.segmenter import FlowSegmenter
-from fintune_xr.models.kind import (
-    CpsamSettings,
-    FlowUnetArchitecture,
-    FlowUnetSettings,
-    UnetArchitecture,
-    UnetSettings,
-)
 from fintune_xr.models.particle_unet.adapter import ParticleUnet, UnetDetector, load_unet, save_unet
+from fintune_xr.models.particle_unet.kind import PARTICLE_UNET, ParticleUnetArchitecture, ParticleUnetSettings
+from fintune_xr.models.registry import kind_named
 
-TRAINABLE: Final = (FLOW_UNET_KIND, CPSAM_KIND, UNET_KIND)
+TRAINABLE: Final = (FLOW_UNET.name, CPSAM.name, PARTICLE_UNET.name)
 
 
 class Applied(Protocol):
@@ -69,12 +66,13 @@ def trainable(settings: FitSettings, *, start: Checkpoint | None, channels: Sequ
     Raises UnknownNameError for a kind of model that cannot be trained, SettingsError for settings that do not
     suit it.
     """
-    if start is not None and start.kind not in TRAINABLE:
-        raise unknown_name("trainable kind of model", start.kind, TRAINABLE)
-    kind = start.kind if start is not None else UNET_KIND if isinstance(settings, UnetTrainSettings) else FLOW_UNET_KIND
-    if kind == UNET_KIND and isinstance(settings, UnetTrainSettings):
+    new = PARTICLE_UNET if isinstance(settings, UnetTrainSettings) else FLOW_UNET
+    kind = new.name if start is None else kind_named(start.kind).name
+    if kind not in TRAINABLE:
+        raise unknown_name("trainable kind of model", kind, TRAINABLE)
+    if kind == PARTICLE_UNET.name and isinstance(settings, UnetTrainSettings):
         return _particle_unet(settings, start, channels, device)
-    if kind != UNET_KIND and isinstance(settings, TrainSettings):
+    if kind != PARTICLE_UNET.name and isinstance(settings, TrainSettings):
         return _flow_model(settings, start, channels, device)
     raise SettingsError(f"{type(settings).__name__} are not for a model of kind {kind}; see train_settings({kind!r})")
 
@@ -87,7 +85,7 @@ def _flow_model(settings: TrainSettings, start: Checkpoint | None, channels: Seq
         "zero_channels": settings.zero_channels,
         "dynamics": settings.dynamics,
     }
-    if start.kind == FLOW_UNET_KIND:
+    if start.kind == FLOW_UNET.name:
         segmenter = load_flow_unet(start, FlowUnetSettings(**chosen), channels=channels, device=device)
         return _trainable_flow_unet(settings, segmenter)
     from fintune_xr.models.cellpose.adapter import load_cpsam, save_cpsam
@@ -140,7 +138,7 @@ def _particle_unet(
     return model
 
 
-def _require_same_discs(settings: UnetTrainSettings, stated: UnetArchitecture) -> None:
+def _require_same_discs(settings: UnetTrainSettings, stated: ParticleUnetArchitecture) -> None:
     """What a network was taught cannot be taught otherwise afterwards, and its picking depends on it."""
     wanted = (settings.diameter_px or stated.diameter_px, settings.disc_fraction)
     if wanted != (stated.diameter_px, stated.disc_fraction):
@@ -155,12 +153,12 @@ def _detector(
 ) -> UnetDetector:
     chosen: dict[str, Any] = {"channels": settings.channels, "zero_channels": settings.zero_channels}
     if start is not None:
-        return load_unet(start, UnetSettings(**chosen), channels=channels, device=device)
+        return load_unet(start, ParticleUnetSettings(**chosen), channels=channels, device=device)
     if settings.diameter_px is None:
         raise SettingsError("diameter_px: expected the diameter of a particle in px for a new network, got none")
     choice = choose_channels(channels, settings, n_inputs=len(channels))
-    architecture = UnetArchitecture(
+    architecture = ParticleUnetArchitecture(
         channels=choice.names, filters=settings.filters, diameter_px=settings.diameter_px,
         disc_fraction=settings.disc_fraction,
     )  # fmt: skip
-    return UnetDetector(ParticleUnet(architecture).to(device), UnetSettings(**chosen), choice=choice)
+    return UnetDetector(ParticleUnet(architecture).to(device), ParticleUnetSettings(**chosen), choice=choice)

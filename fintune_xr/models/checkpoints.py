@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from fintune_xr.errors import CheckpointError, CheckpointNotFoundError, nearest
-from fintune_xr.models.published import cached_weights, published_names
+from fintune_xr.errors import CheckpointError, CheckpointNotFoundError
 from fintune_xr.provenance import file_sha256
 
 if TYPE_CHECKING:
     import torch
-
-THRESHOLD_KIND: Final = "threshold"
-FLOW_UNET_KIND: Final = "flow_unet"
-CPSAM_KIND: Final = "cpsam"
-SAM_KIND: Final = "sam"
-UNET_KIND: Final = "unet"
-MODEL_KINDS: Final = (THRESHOLD_KIND, FLOW_UNET_KIND, CPSAM_KIND, SAM_KIND, UNET_KIND)
 
 # A checkpoint folder holds these; what else lies there is for people.
 WEIGHTS_FILE: Final = "model.pt"
 RECORD_FILE: Final = "training.json"
 _ONLY_IN_RECORD: Final = frozenset({"tiles", "validation_tiles", "packages", "python"})
 
-# Kinds whose files are ours and say of themselves what they are.
-OWN_KINDS: Final = (FLOW_UNET_KIND, UNET_KIND)
+# A weights file of ours says what it is and holds what its network is built from.
 OWN_ENTRIES: Final = frozenset({"kind", "architecture", "settings", "state"})
-# Training states of micro-SAM hold the network under this entry; SAM's own files are the bare network.
-SAM_STATE_ENTRY: Final = "model_state"
-SAM_OTHER_DECODER: Final = "decoder_state"
-_SAM_PREFIXES: Final = ("module.", "sam.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,41 +43,12 @@ class Checkpoint:
         return {**asdict(self), "channels": list(self.channels), "zeroed": list(self.zeroed)}
 
 
-def model_names() -> tuple[str, ...]:
-    """Names that stand for a model: those without weights and those of published weights."""
-    return (THRESHOLD_KIND, *published_names())
+@dataclass(frozen=True, slots=True)
+class Planes:
+    """The image planes that weights were trained on, and those of them that were blank; empty where nothing tells."""
 
-
-def resolve_checkpoint(name_or_path: str | Path) -> Checkpoint:
-    """The checkpoint registered under a name, or in a weights file or checkpoint folder.
-
-    Raises CheckpointNotFoundError where there is none (no other model is taken instead), CheckpointError for
-    a file that is no checkpoint of a known kind.
-    """
-    name = str(name_or_path)
-    if name == THRESHOLD_KIND:
-        return Checkpoint(THRESHOLD_KIND, name, "", hashlib.sha256(name.encode()).hexdigest())
-    if name in published_names():
-        return _from_file(cached_weights(name), name, {})
-    path = Path(name_or_path).expanduser().absolute()
-    if path.name == WEIGHTS_FILE and (path.parent / RECORD_FILE).is_file():
-        # Weights of Cellpose do not say which planes they are for; the record of their training does.
-        path = path.parent
-    if path.is_dir():
-        weights = path / WEIGHTS_FILE
-        if not weights.is_file():
-            raise CheckpointNotFoundError(
-                f"{path} is a folder without {WEIGHTS_FILE}, so no checkpoint. Give the folder of a finished "
-                "training, or a weights file."
-            )
-        return _from_file(weights, path.name, _record(path / RECORD_FILE))
-    if not path.is_file():
-        known = model_names()
-        raise CheckpointNotFoundError(
-            f"no model {name!r}: neither a file or folder of that path nor a known name "
-            f"({', '.join(known)}).{nearest(name, known)}"
-        )
-    return _from_file(path, path.stem, {})
+    channels: tuple[str, ...] = ()
+    zeroed: tuple[str, ...] = ()
 
 
 def record_file(weights: str | Path) -> Path:
@@ -110,7 +67,7 @@ def training_facts(checkpoint: Checkpoint) -> dict[str, Any]:
     """
     if not checkpoint.path:
         return {}
-    record = _record(record_file(checkpoint.path))
+    record = read_record(record_file(checkpoint.path))
     return {key: value for key, value in record.items() if key not in _ONLY_IN_RECORD}
 
 
@@ -156,14 +113,19 @@ def load_weights_file(path: Path) -> dict[str, Any]:
     return entries
 
 
-def sam_state(entries: Mapping[str, Any]) -> dict[str, Any]:
-    """The network of a SAM or micro-SAM weights file under SAM's own key names.
+def bare_key(key: str) -> str:
+    """Name of an entry without what torch's parallel training puts before it."""
+    return key.removeprefix("module.")
 
-    The second decoder that micro-SAM adds for its own instance segmentation is left out.
-    """
-    nested = entries.get(SAM_STATE_ENTRY)
-    state = nested if isinstance(nested, dict) else entries
-    return {_sam_key(key): value for key, value in state.items() if key != SAM_OTHER_DECODER}
+
+def is_own(entries: Mapping[str, Any]) -> bool:
+    """Whether these are the entries of a weights file that this package, or one built on it, has written."""
+    return entries.keys() >= OWN_ENTRIES
+
+
+def own_planes(entries: Mapping[str, Any], record: Mapping[str, Any]) -> Planes:  # noqa: ARG001
+    """The planes that a weights file of ours states."""
+    return Planes(tuple(entries["architecture"]["channels"]), tuple(entries["settings"].get("zero_channels", ())))
 
 
 def load_strictly(network: torch.nn.Module, state: Mapping[str, torch.Tensor], *, source: str) -> None:
@@ -187,45 +149,8 @@ def load_strictly(network: torch.nn.Module, state: Mapping[str, torch.Tensor], *
     network.load_state_dict(copies, assign=True)
 
 
-def _from_file(path: Path, name: str, record: Mapping[str, Any]) -> Checkpoint:
-    path = path.resolve()
-    entries = load_weights_file(path)
-    kind = _kind(entries, path)
-    channels, zeroed = (), ()
-    if kind == CPSAM_KIND:
-        channels, zeroed = record.get("channels", ()), record.get("zero_channels", ())
-    elif kind in OWN_KINDS:
-        channels, zeroed = entries["architecture"]["channels"], entries["settings"].get("zero_channels", ())
-    return Checkpoint(kind, name, str(path), file_sha256(path), tuple(channels), tuple(zeroed))
-
-
-def _sam_key(key: str) -> str:
-    for prefix in _SAM_PREFIXES:
-        key = key.removeprefix(prefix)
-    return key
-
-
-def _kind(entries: Mapping[str, Any], path: Path) -> str:
-    keys = {key.removeprefix("module.") for key in entries}
-    stated = entries.get("kind")
-    if stated in OWN_KINDS and keys >= OWN_ENTRIES:
-        return str(stated)
-    if "encoder.cls_token" in keys:
-        raise CheckpointError(
-            f"{path} holds a Cellpose network with a DINOv3 encoder, which is not supported. Use cpsam weights."
-        )
-    if "W2" in keys:
-        return CPSAM_KIND
-    if any(key.startswith("image_encoder.") for key in sam_state(entries)):
-        return SAM_KIND
-    shown = ", ".join(sorted(keys)[:5])
-    raise CheckpointError(
-        f"{path} is neither a flow_unet or unet checkpoint nor Cellpose 4 weights (no entry W2) nor SAM "
-        f"(no image_encoder); it holds: {shown} ... Weights of Cellpose 3 and older cannot be used."
-    )
-
-
-def _record(path: Path) -> Mapping[str, Any]:
+def read_record(path: Path) -> Mapping[str, Any]:
+    """The record of a training; empty where there is none. Raises CheckpointError for one that cannot be read."""
     if not path.is_file():
         return {}
     try:

@@ -1,10 +1,10 @@
-"""The protocol that every segmenter follows: four stages that can run at the same time on different tiles."""
+"""The protocol that every model follows: stages that can run at the same time on different tiles."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,12 +24,32 @@ class Detections:
     candidates: CandidateTable
 
 
-@runtime_checkable
-class Segmenter(Protocol):
-    """Turns tiles into instance masks in stages, so that a device never waits for reading or reconstruction.
+@dataclass(frozen=True, slots=True, eq=False)
+class Classes:
+    """What each pixel is: `classes` (y, x) uint8, by the numbers that the checkpoint's classes have."""
 
-    A tile arrives cropped to its real height and width. `normalise` and `reconstruct` run on CPU threads and
-    must be safe to call from several at once; `predict` runs on one thread, the device's.
+    classes: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scores:
+    """What a tile as a whole is: named vectors float32, such as logits (class,) or an embedding (feature,)."""
+
+    columns: Mapping[str, NDArray[np.float32]]
+
+
+Made: TypeAlias = Mask | Detections | Classes | Scores
+"""What a model gives for one tile."""
+
+M_co = TypeVar("M_co", bound=Made, covariant=True)
+
+
+class Stages(Protocol[M_co]):
+    """Turns tiles into what it finds in them, in stages, so that a device never waits for reading or reconstruction.
+
+    A tile arrives cropped to its real height and width; a model of volumes gets (channel, z, y, x), cropped to its
+    real depth too. `normalise` and `reconstruct` run on CPU threads and must be safe to call from several at once;
+    `predict` runs on one thread, the device's.
     """
 
     def normalise(self, tile: Plane) -> Maps:
@@ -37,32 +57,26 @@ class Segmenter(Protocol):
         ...
 
     def predict(self, batch: Sequence[Maps]) -> list[Maps]:
-        """Network output maps (map, y, x) float32 for each input, of the input's height and width."""
+        """Network output maps of each input: (map, y, x) float32 of its height and width, or what has no pixels."""
         ...
 
-    def reconstruct(self, maps: Maps) -> Mask:
-        """Instance mask (y, x) uint32 with labels 1..N without gaps."""
+    def reconstruct(self, maps: Maps) -> M_co:
+        """What the maps of one tile say."""
         ...
 
 
 @runtime_checkable
-class Detector(Protocol):
-    """Turns tiles into maps of probability in the stages of a `Segmenter`, under the same rules."""
-
-    def normalise(self, tile: Plane) -> Maps:
-        """Network input (channel, y, x) float32 of raw counts (channel, y, x)."""
-        ...
-
-    def predict(self, batch: Sequence[Maps]) -> list[Maps]:
-        """Network output maps (map, y, x) float32 for each input, of the input's height and width."""
-        ...
-
-    def reconstruct(self, maps: Maps) -> Detections:
-        """Probability (y, x) of the object at each pixel, and the candidates picked from it."""
-        ...
+class Segmenter(Stages[Mask], Protocol):
+    """Gives instance masks (y, x) uint32 with labels 1..N without gaps."""
 
 
-Model: TypeAlias = Segmenter | Detector
+@runtime_checkable
+class Detector(Stages[Detections], Protocol):
+    """Gives the probability (y, x) of an object at each pixel, and the candidates picked from it."""
+
+
+Model: TypeAlias = Stages[Made]
+"""A model of any kind."""
 
 
 def segment(segmenter: Segmenter, tiles: Sequence[Plane]) -> list[Mask]:

@@ -1,36 +1,38 @@
-"""Published weights: which exist, which are on this machine, and how to fetch them before going offline."""
+"""Published weights: whether they are on this machine, and how to fetch them before going offline."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import Final
 
-from fintune_xr.errors import CheckpointError, CheckpointNotFoundError, unknown_name
+from fintune_xr.errors import CheckpointError, CheckpointNotFoundError
 from fintune_xr.provenance import file_sha256
 
-# Cellpose keeps its names and its address in cellpose.models, whose import takes many seconds and so happens
-# only to download. A test compares these names with the installed package.
-CPSAM_NAMES: Final = ("cpsam", "cpsam_v2")
-LOCAL_MODELS_VARIABLE: Final = "CELLPOSE_LOCAL_MODELS_PATH"
 
-# SAM's published files; the end of a file's name is how its SHA-256 begins.
-SAM_ADDRESS: Final = "https://dl.fbaipublicfiles.com/segment_anything/"
-SAM_FILES: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "sam_vit_b": "sam_vit_b_01ec64.pth",
-        "sam_vit_l": "sam_vit_l_0b3195.pth",
-        "sam_vit_h": "sam_vit_h_4b8939.pth",
-    }
-)
-TORCH_HOME_VARIABLE: Final = "TORCH_HOME"
+@dataclass(frozen=True, slots=True)
+class Published:
+    """Weights that a project publishes: their name here, and the file and folder that the project keeps them in.
+
+    The environment `variable` moves the folder. `address` is asked for only to download; `digest` is how the file's
+    SHA-256 begins, where the project says so.
+    """
+
+    name: str
+    file: str
+    folder: Callable[[], Path]
+    variable: str
+    address: Callable[[], str]
+    digest: str = ""
+
+    @property
+    def path(self) -> Path:
+        """Where the file lies on this machine, if it is there."""
+        return self.folder() / self.file
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,80 +49,41 @@ class WeightsFile:
         return bool(self.sha256)
 
 
-def published_names() -> tuple[str, ...]:
-    """Names of all published weights: those of Cellpose-SAM, then those of SAM."""
-    return (*CPSAM_NAMES, *SAM_FILES)
+def weights_file(published: Published) -> WeightsFile:
+    """The weights with their digest, whether on this machine or not."""
+    path = published.path
+    return WeightsFile(published.name, path, file_sha256(path) if path.is_file() else "")
 
 
-def weights_folder() -> Path:
-    """Folder in which Cellpose keeps its weights on this machine."""
-    chosen = os.environ.get(LOCAL_MODELS_VARIABLE)
-    return Path(chosen) if chosen else Path.home() / ".cellpose" / "models"
+def cached_weights(published: Published) -> Path:
+    """File of the weights on this machine; nothing is downloaded.
 
-
-def sam_folder() -> Path:
-    """Folder in which torch keeps downloaded weights on this machine, SAM's among them."""
-    chosen = os.environ.get(TORCH_HOME_VARIABLE)
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return (Path(chosen) if chosen else cache / "torch") / "hub" / "checkpoints"
-
-
-def list_weights() -> list[WeightsFile]:
-    """Published weights with their digests, whether on this machine or not."""
-    return [_weights_file(name) for name in published_names()]
-
-
-def cached_weights(name: str) -> Path:
-    """File of the published weights `name` on this machine; nothing is downloaded.
-
-    Raises UnknownNameError for a name that is not published, CheckpointNotFoundError if the file is missing.
+    Raises CheckpointNotFoundError if the file is missing.
     """
-    path = _place(name)
+    path = published.path
     if not path.is_file():
-        variable = TORCH_HOME_VARIABLE if name in SAM_FILES else LOCAL_MODELS_VARIABLE
         raise CheckpointNotFoundError(
-            f"the weights {name!r} are not on this machine (expected {path}). Where there is a network run "
-            f"`fintune-xr weights fetch {name}`; if that is another one, copy the file to that folder here, "
-            f"or set {variable}, from which that folder follows."
+            f"the weights {published.name!r} are not on this machine (expected {path}). Where there is a network run "
+            f"`fintune-xr weights fetch {published.name}`; if that is another one, copy the file to that folder here, "
+            f"or set {published.variable}, from which that folder follows."
         )
     return path
 
 
-def fetch_weights(name: str) -> WeightsFile:
-    """The published weights `name`, downloaded unless they are on this machine already.
+def fetch_weights(published: Published) -> WeightsFile:
+    """The weights, downloaded unless they are on this machine already.
 
-    Raises UnknownNameError for a name that is not published, CheckpointError where the download fails.
+    Raises CheckpointError where the download fails, or gives another file than the project says.
     """
-    path = _place(name)
-    if not path.is_file():
-        _download(_address(name), path)
-    found = _weights_file(name)
-    digest = path.stem.rpartition("_")[2]
-    if name in SAM_FILES and not found.sha256.startswith(digest):
+    if not published.path.is_file():
+        _download(published.address(), published.path)
+    found = weights_file(published)
+    if not found.sha256.startswith(published.digest):
         raise CheckpointError(
-            f"{path} is not {name}: expected a SHA-256 that begins with {digest}, found {found.sha256[:12]}. "
-            "Remove the file and run the command again."
+            f"{found.path} is not {published.name}: expected a SHA-256 that begins with {published.digest}, found "
+            f"{found.sha256[:12]}. Remove the file and run the command again."
         )
     return found
-
-
-def _place(name: str) -> Path:
-    if name not in published_names():
-        raise unknown_name("published weights", name, published_names())
-    return sam_folder() / SAM_FILES[name] if name in SAM_FILES else weights_folder() / name
-
-
-def _weights_file(name: str) -> WeightsFile:
-    path = _place(name)
-    return WeightsFile(name, path, file_sha256(path) if path.is_file() else "")
-
-
-def _address(name: str) -> str:
-    if name in SAM_FILES:
-        return SAM_ADDRESS + SAM_FILES[name]
-    from cellpose import models
-
-    return str(models._MODEL_URL) + name
 
 
 def _download(address: str, path: Path) -> None:

@@ -1,26 +1,120 @@
-"""From a checkpoint to a working segmenter, loaded once per process."""
+"""From a name or a file to a checkpoint, and from a checkpoint to a working model, loaded once per process."""
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import threading
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
 
-from fintune_xr.errors import FintuneValueError, SettingsError
-from fintune_xr.models.checkpoints import FLOW_UNET_KIND, SAM_KIND, THRESHOLD_KIND, UNET_KIND, Checkpoint
+from fintune_xr.errors import (
+    CheckpointError,
+    CheckpointNotFoundError,
+    FintuneValueError,
+    SettingsError,
+    nearest,
+    unknown_name,
+)
+from fintune_xr.models.cellpose.kind import CPSAM
+from fintune_xr.models.checkpoints import (
+    RECORD_FILE,
+    WEIGHTS_FILE,
+    Checkpoint,
+    Planes,
+    bare_key,
+    load_weights_file,
+    read_record,
+)
 from fintune_xr.models.devices import resolve_device
-from fintune_xr.models.kind import model_settings
+from fintune_xr.models.entry_points import kinds_of_packages
+from fintune_xr.models.flow_unet.kind import FLOW_UNET
+from fintune_xr.models.kind import ModelKind
+from fintune_xr.models.particle_unet.kind import PARTICLE_UNET
 from fintune_xr.models.protocol import Model, Segmenter
-from fintune_xr.models.threshold.adapter import ThresholdSegmenter
+from fintune_xr.models.published import Published, cached_weights
+from fintune_xr.models.sam.kind import SAM
+from fintune_xr.models.threshold.kind import THRESHOLD
+from fintune_xr.provenance import file_sha256
 from fintune_xr.settings import Settings
-from fintune_xr.tasks.product import INSTANCES, PROBABILITIES, Product
+from fintune_xr.tasks.product import INSTANCES
+
+KINDS: Final = (
+    THRESHOLD,
+    FLOW_UNET,
+    CPSAM,
+    SAM,
+    PARTICLE_UNET,
+)
 
 _LOADING = threading.Lock()
 
 
-def product_of(kind: str) -> Product:
-    """What a run of a model of this kind stores."""
-    return PROBABILITIES if kind == UNET_KIND else INSTANCES
+@functools.cache
+def kinds() -> Mapping[str, ModelKind]:
+    """Every kind of model by its name: those of this package, then those that installed packages bring.
+
+    Raises MissingPackageError for a package whose kind cannot be imported, FintuneValueError for one that gives
+    something else or a name that is taken.
+    """
+    return MappingProxyType({kind.name: kind for kind in (*KINDS, *kinds_of_packages(KINDS))})
+
+
+def kind_named(word: str) -> ModelKind:
+    """The kind of model that is, or was, called `word`.
+
+    Raises UnknownNameError for a kind that does not exist.
+    """
+    for kind in kinds().values():
+        if word in kind.words:
+            return kind
+    raise unknown_name("kind of model", word, kinds())
+
+
+def published_weights() -> Mapping[str, Published]:
+    """Published weights of every kind, by name."""
+    return {name: weights for kind in kinds().values() for name, weights in kind.published.items()}
+
+
+def published_named(name: str) -> Published:
+    """The published weights of this name. Raises UnknownNameError for a name that is not published."""
+    known = published_weights()
+    if name not in known:
+        raise unknown_name("published weights", name, known)
+    return known[name]
+
+
+def model_names() -> tuple[str, ...]:
+    """Names that stand for a model: those without weights and those of published weights."""
+    return (*(kind.name for kind in kinds().values() if not kind.has_weights), *published_weights())
+
+
+def resolve_checkpoint(name_or_path: str | Path) -> Checkpoint:
+    """The checkpoint registered under a name, or in a weights file or checkpoint folder.
+
+    Raises CheckpointNotFoundError where there is none (no other model is taken instead), CheckpointError for
+    a file that is no checkpoint of a known kind.
+    """
+    name = str(name_or_path)
+    if name in kinds() and not kinds()[name].has_weights:
+        return Checkpoint(name, name, "", hashlib.sha256(name.encode()).hexdigest())
+    if name in published_weights():
+        return _from_file(cached_weights(published_named(name)), name, {})
+    path = Path(name_or_path).expanduser().absolute()
+    if path.name == WEIGHTS_FILE and (path.parent / RECORD_FILE).is_file():
+        # Weights of other projects do not say which planes they are for; the record of their training does.
+        path = path.parent
+    if path.is_dir():
+        return _from_folder(path)
+    if not path.is_file():
+        known = model_names()
+        raise CheckpointNotFoundError(
+            f"no model {name!r}: neither a file or folder of that path nor a known name "
+            f"({', '.join(known)}).{nearest(name, known)}"
+        )
+    return _from_file(path, path.stem, {})
 
 
 def load_model(
@@ -33,7 +127,7 @@ def load_model(
 
     Raises DeviceError, CheckpointError, CheckpointNotFoundError, UnknownNameError or SettingsError.
     """
-    expected = model_settings(checkpoint.kind)
+    expected = kind_named(checkpoint.kind).settings
     if not isinstance(settings, expected):
         raise SettingsError(
             f"a model of kind {checkpoint.kind} takes {expected.__name__}, got {type(settings).__name__}"
@@ -50,10 +144,11 @@ def load_segmenter(
 
     Raises FintuneValueError for a model that gives anything else.
     """
-    if product_of(checkpoint.kind) is not INSTANCES:
+    product = kind_named(checkpoint.kind).product
+    if product is not INSTANCES:
         raise FintuneValueError(
-            f"{checkpoint.name!r} is a model of kind {checkpoint.kind}, which gives maps of probability: expected one "
-            "that gives instance masks"
+            f"{checkpoint.name!r} is a model of kind {checkpoint.kind}, whose runs store {product.pixels}: expected "
+            "one that gives instance masks"
         )
     model: Any = load_model(checkpoint, channels=channels, settings=settings, device=device, keep=keep)
     return model  # type: ignore[no-any-return]
@@ -65,21 +160,43 @@ def _loaded(checkpoint: Checkpoint, channels: tuple[str, ...], settings: Any, de
 
 
 def _built(checkpoint: Checkpoint, channels: tuple[str, ...], settings: Any, device: str) -> Model:
-    if checkpoint.kind == THRESHOLD_KIND:
-        return ThresholdSegmenter(settings, channels=channels)
-    # The network libraries take many seconds to import, and a classical run needs none of them.
-    if checkpoint.kind == FLOW_UNET_KIND:
-        from fintune_xr.models.flow_unet.adapter import load_flow_unet
+    return kind_named(checkpoint.kind).load(checkpoint, settings, channels=channels, device=device)
 
-        return load_flow_unet(checkpoint, settings, channels=channels, device=device)
-    if checkpoint.kind == SAM_KIND:
-        from fintune_xr.models.sam.adapter import load_sam_segmenter
 
-        return load_sam_segmenter(checkpoint, settings, channels=channels, device=device)
-    if checkpoint.kind == UNET_KIND:
-        from fintune_xr.models.particle_unet.adapter import load_unet
+def _from_folder(path: Path) -> Checkpoint:
+    weights = path / WEIGHTS_FILE
+    if not weights.is_file():
+        raise CheckpointNotFoundError(
+            f"{path} is a folder without {WEIGHTS_FILE}, so no checkpoint. Give the folder of a finished training, or "
+            "a weights file."
+        )
+    return _from_file(weights, path.name, read_record(path / RECORD_FILE))
 
-        return load_unet(checkpoint, settings, channels=channels, device=device)
-    from fintune_xr.models.cellpose.adapter import load_cpsam
 
-    return load_cpsam(checkpoint, settings, channels=channels, device=device)
+def _from_file(path: Path, name: str, record: Mapping[str, Any]) -> Checkpoint:
+    path = path.resolve()
+    entries = load_weights_file(path)
+    kind = _recognised(entries, path)
+    stated = entries.get("kind")
+    # Under its former name where the file says that: stored runs name the kind that made them in the same way.
+    word = str(stated) if stated in kind.words else kind.name
+    planes = kind.planes(entries, record) if kind.planes is not None else Planes()
+    return Checkpoint(word, name, str(path), file_sha256(path), planes.channels, planes.zeroed)
+
+
+def _recognised(entries: Mapping[str, Any], path: Path) -> ModelKind:
+    """The one kind that weights are of. Raises CheckpointError where none or several claim them, or cannot use them."""
+    claims = [kind for kind in kinds().values() if kind.recognises(entries)]
+    if len(claims) > 1:
+        raise CheckpointError(
+            f"{path}: expected weights of one kind of model, but {' and '.join(kind.name for kind in claims)} both "
+            "take them for theirs. Make what they recognise narrower."
+        )
+    if claims and (reason := claims[0].refuses(entries)):
+        raise CheckpointError(f"{path} {reason}")
+    if claims:
+        return claims[0]
+    own = " or ".join(kind.name for kind in kinds().values() if kind.has_weights and not kind.weights)
+    others = "".join(f" nor {kind.weights}" for kind in kinds().values() if kind.weights)
+    shown = ", ".join(sorted({bare_key(key) for key in entries})[:5])
+    raise CheckpointError(f"{path} is neither a {own} checkpoint{others}; it holds: {shown} ...")

@@ -28,7 +28,9 @@ from fintune_xr.pipelines.cli.arguments import (
 def train(
     store: Store,
     *overrides: Overrides,
-    model: Annotated[str, Parameter(help="flow_unet, unet, cpsam, or a checkpoint to go on from.")] = "flow_unet",
+    model: Annotated[
+        str, Parameter(help="flow_unet, particle_unet, cpsam, or a checkpoint to go on from.")
+    ] = "flow_unet",
     run_name: Annotated[str, Parameter(help="Name of the checkpoint folder.")],
     out: Annotated[Path, Parameter(help="Folder that holds checkpoint folders.")] = Path("models"),
     config: Config = None,

@@ -16,12 +16,12 @@ import zarr
 from numpy.typing import NDArray
 
 from fintune_xr import names as n
-from fintune_xr.errors import DeviceError, FintuneError, StoreWriteError
+from fintune_xr.errors import DeviceError, FintuneError, FintuneValueError, StoreWriteError
 from fintune_xr.execution.device_turns import turns_on
 from fintune_xr.execution.read_ahead import ahead, batches
 from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.models.devices import CPU
-from fintune_xr.models.protocol import Detections, Mask, Model
+from fintune_xr.models.protocol import Classes, Detections, Made, Model, Scores
 from fintune_xr.models.registry import load_model
 from fintune_xr.pipelines.inference.watchdog import Watch, may_die
 from fintune_xr.pixels.cell_measurement import measure_cells
@@ -226,10 +226,12 @@ _BACK_OFF_S = 0.2
 _NOT_THE_TILES_FAULT = (FintuneError, MemoryError, StoreWriteError)
 
 
-def _stored(made: Mask | Detections, image: Any) -> tuple[NDArray[Any], ObjectTable]:
+def _stored(made: Made, image: Any) -> tuple[NDArray[Any], ObjectTable]:
     """Pixels of one tile and the table of what is in it."""
     if isinstance(made, Detections):
         return made.probability, made.candidates
+    if isinstance(made, Classes | Scores):
+        raise FintuneValueError(f"a run stores masks or maps of probability, and the model gave {type(made).__name__}")
     return made, measure_cells(made, image)
 
 

@@ -12,10 +12,9 @@ from fintune_xr.cluster.profile import Profile
 from fintune_xr.datasets import SCHEMA_VERSION
 from fintune_xr.errors import FintuneValueError, RunMismatchError, SettingsError, UnknownNameError, nearest
 from fintune_xr.models.channels import ChannelSettings, with_planes
-from fintune_xr.models.checkpoints import CPSAM_KIND, Checkpoint, model_names, resolve_checkpoint
+from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.models.devices import CPU
-from fintune_xr.models.kind import POOLING_KINDS, model_settings
-from fintune_xr.models.registry import load_model, product_of
+from fintune_xr.models.registry import kind_named, kinds, load_model, model_names, resolve_checkpoint
 from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.inference.block import BlockContext
 from fintune_xr.pipelines.workers.devices import device_on
@@ -111,9 +110,10 @@ def run_context(
 
 def _model_settings(checkpoint: Checkpoint, settings: InferSettings, channels: tuple[str, ...]) -> Settings:
     """Settings of the model with its planes stated: what a record beside the weights says may change, a run may not."""
-    asked = validated(model_settings(checkpoint.kind), settings.model, where=f"settings of {checkpoint.kind}")
+    kind = kind_named(checkpoint.kind)
+    asked = validated(kind.settings, settings.model, where=f"settings of {checkpoint.kind}")
     stated = with_planes(asked, channels, trained=checkpoint.channels, zeroed=checkpoint.zeroed)
-    if checkpoint.kind == CPSAM_KIND and not checkpoint.channels and _unsaid(asked.as_dict()):
+    if kind.planes is not None and not checkpoint.channels and _unsaid(asked.as_dict()):
         shown, blank = (", ".join(stated.as_dict()[name]) or "none" for name in _PLANES)
         say(
             f"{checkpoint.name}: no record beside these weights says which planes they are for; assumed: {shown}; "
@@ -147,16 +147,18 @@ def _no_model(cohort: Cohort, run: str, *, restart: bool) -> str:
 def _check_counts(cohort: Cohort, checkpoint: Checkpoint) -> None:
     """Raises FintuneValueError for a model of cells on a store that holds no counts, such as binned micrographs."""
     dtype = cohort.images(lazy=False)[n.IMAGE].dtype
-    if product_of(checkpoint.kind) is INSTANCES and (dtype.kind != "u" or dtype.itemsize > 2):
+    if kind_named(checkpoint.kind).product is INSTANCES and (dtype.kind != "u" or dtype.itemsize > 2):
         raise FintuneValueError(
             f"model {checkpoint.name!r} finds cells and measures counts (uint8, uint16), and {cohort.url} holds "
-            f"{dtype}. For particles of micrographs: fintune-xr train STORE --model unet, or pick STORE --model log."
+            f"{dtype}. For particles of micrographs: fintune-xr train STORE --model particle_unet, or pick STORE "
+            "--model log."
         )
 
 
 def _check_batch(checkpoint: Checkpoint, settings: InferSettings) -> None:
-    if settings.batch_tiles > 1 and checkpoint.kind not in POOLING_KINDS:
+    if settings.batch_tiles > 1 and not kind_named(checkpoint.kind).pools:
+        pooling = [kind.name for kind in kinds().values() if kind.pools]
         raise SettingsError(
             f"batch_tiles: expected 1 for {checkpoint.kind}, which takes one tile at a time, got "
-            f"{settings.batch_tiles}. Kinds that fill their batches from several tiles: {', '.join(POOLING_KINDS)}."
+            f"{settings.batch_tiles}. Kinds that fill their batches from several tiles: {', '.join(pooling)}."
         )

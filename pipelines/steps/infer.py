@@ -18,7 +18,7 @@ from fintune_xr.cluster.session import session
 from fintune_xr.errors import unknown_name
 from fintune_xr.execution.dask_blocks import map_plans
 from fintune_xr.models.checkpoints import training_facts
-from fintune_xr.models.registry import product_of
+from fintune_xr.models.registry import kind_named
 from fintune_xr.pipelines.console import progress, say
 from fintune_xr.pipelines.inference.before_deadline import infer_block_in_time, infer_block_isolated_in_time
 from fintune_xr.pipelines.inference.block import BlockContext
@@ -83,13 +83,13 @@ def infer(
     )
     rule = _rule(cohort, run, settings, restart=restart)
     with writing_run(
-        cohort, run, identity=identity, facts=facts, product=product_of(checkpoint.kind), restart=restart,
+        cohort, run, identity=identity, facts=facts, product=kind_named(checkpoint.kind).product, restart=restart,
         retry=retry_quarantined,
     ) as writer:  # fmt: skip
         n_new = _segment_pending(writer, context, profile, in_parts(cohort, parts))
         has_ended = writer.finish()
         summary = _summary(run, writer.states(), n_new)
-    has_cells = product_of(checkpoint.kind) is INSTANCES and n.MARKER_CHANNEL in context.channels
+    has_cells = kind_named(checkpoint.kind).product is INSTANCES and n.MARKER_CHANNEL in context.channels
     if has_cells and (has_ended or not parts) and not is_counted(cohort, run, rule):
         apply_positivity(cohort, run, rule)
     return summary

@@ -15,10 +15,9 @@ from fintune_xr.analysis.figures.selftrain_stage import STAGE_DPI, stage_figure
 from fintune_xr.analysis.figures.style import figure_bytes
 from fintune_xr.finetune.detection.tiles import ParticleTiles, PseudoLabels
 from fintune_xr.finetune.engine import train as fit
-from fintune_xr.models.checkpoints import UNET_KIND, Checkpoint, record_file, resolve_checkpoint
-from fintune_xr.models.kind import model_settings
+from fintune_xr.models.checkpoints import Checkpoint, record_file
 from fintune_xr.models.particle_unet.adapter import UnetDetector
-from fintune_xr.models.registry import load_model
+from fintune_xr.models.registry import kind_named, load_model, resolve_checkpoint
 from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.detection.selftrain.plan import Study, plan_study
 from fintune_xr.pipelines.detection.selftrain.records import pseudo_agreement, stage_dataset, taught_pixels
@@ -127,7 +126,7 @@ def _detector(checkpoint: Checkpoint, study: Study) -> UnetDetector:
     model: Any = load_model(
         checkpoint,
         channels=study.labelled.channels,
-        settings=model_settings(UNET_KIND)(),
+        settings=kind_named(checkpoint.kind).settings(),
         device=study.train.device,
         keep=False,
     )

@@ -18,7 +18,10 @@ from fintune_xr.finetune.instance.objective import AP50
 from fintune_xr.finetune.instance.tiles import AnnotatedTiles
 from fintune_xr.finetune.progress import EpochRecord
 from fintune_xr.finetune.settings import FitSettings, UnetTrainSettings, train_settings
-from fintune_xr.models.checkpoints import FLOW_UNET_KIND, UNET_KIND, Checkpoint, model_names, resolve_checkpoint
+from fintune_xr.models.checkpoints import Checkpoint
+from fintune_xr.models.flow_unet.kind import FLOW_UNET
+from fintune_xr.models.particle_unet.kind import PARTICLE_UNET
+from fintune_xr.models.registry import kind_named, model_names, resolve_checkpoint
 from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.detection.training import annotated_micrographs, with_diameter
 from fintune_xr.pipelines.doors import require_masks, require_particles
@@ -39,7 +42,7 @@ def train(
     store: str | Path,
     *,
     run_name: str,
-    model: str = FLOW_UNET_KIND,
+    model: str = FLOW_UNET.name,
     out: str | Path = "models",
     config: Config = None,
     markers: Sequence[str] = (),
@@ -48,9 +51,10 @@ def train(
 ) -> Path:
     """Folder `out/run_name` with the checkpoint that is best on the val part: by AP50 of masks, or F1 of particles.
 
-    `model` is flow_unet or unet (small networks from random weights, for masks and for particles) or a checkpoint to
-    fine-tune. `markers` limits training and validation to tiles of these markers. Run it again to continue after an
-    interruption. `cluster` is the profile of a worker that does the training; by default this process does.
+    `model` is flow_unet or particle_unet (small networks from random weights, for masks and for particles) or a
+    checkpoint to fine-tune. `markers` limits training and validation to tiles of these markers. Run it again to
+    continue after an interruption. `cluster` is the profile of a worker that does the training; by default this process
+    does.
 
     Raises SplitError without a valid split or without tiles in a part, UnknownNameError for a marker.
     """
@@ -133,16 +137,19 @@ def model_to_train(model: str) -> tuple[str, Checkpoint | None]:
 
     Raises CheckpointNotFoundError for what is neither.
     """
-    if model in (FLOW_UNET_KIND, UNET_KIND):
-        return model, None
+    if model in (*FLOW_UNET.words, *PARTICLE_UNET.words):
+        kind = kind_named(model)
+        if model in kind.former:
+            say(f"--model {model} is called {kind.name} now")
+        return kind.name, None
     start = resolve_checkpoint(model)
-    return start.kind, start
+    return kind_named(start.kind).name, start
 
 
 def require_annotations_for(cohort: Cohort, kind: str) -> None:
     """Raises FintuneValueError where the cohort does not have the annotations that a kind of model learns from."""
     step = f"a training of {kind}"
-    if kind == UNET_KIND:
+    if kind == PARTICLE_UNET.name:
         require_particles(cohort, step)
     else:
         require_masks(cohort, step)

@@ -7,12 +7,14 @@ from pathlib import Path
 import pandas as pd
 
 from fintune_xr.errors import SettingsError
-from fintune_xr.models.published import fetch_weights, list_weights
+from fintune_xr.models.published import fetch_weights, weights_file
+from fintune_xr.models.registry import published_named, published_weights
 
 
 def listed() -> pd.DataFrame:
     """Name, place and digest of every published model that this installation knows."""
-    rows = [(one.name, "here" if one.is_here else "not here", str(one.path), one.sha256) for one in list_weights()]
+    files = map(weights_file, published_weights().values())
+    rows = [(one.name, "here" if one.is_here else "not here", str(one.path), one.sha256) for one in files]
     return pd.DataFrame(rows, columns=["name", "state", "path", "sha256"])
 
 
@@ -23,4 +25,4 @@ def fetch(name: str | None) -> Path:
     """
     if not name:
         raise SettingsError("weights fetch needs a name; `fintune-xr weights list` shows them")
-    return fetch_weights(name).path
+    return fetch_weights(published_named(name)).path

@@ -27,7 +27,10 @@ from fintune_xr.analysis.report.studies.benchmark import (
 from fintune_xr.errors import SettingsError
 from fintune_xr.finetune.settings import train_settings
 from fintune_xr.metrics.instance import instance_scores
-from fintune_xr.models.checkpoints import FLOW_UNET_KIND, THRESHOLD_KIND, Checkpoint, resolve_checkpoint
+from fintune_xr.models.checkpoints import Checkpoint
+from fintune_xr.models.flow_unet.kind import FLOW_UNET
+from fintune_xr.models.registry import resolve_checkpoint
+from fintune_xr.models.threshold.kind import THRESHOLD
 from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.doors import require_masks
 from fintune_xr.pipelines.inference.request import InferSettings
@@ -95,7 +98,7 @@ class _Plan:
 def benchmark(
     store: str | Path,
     *,
-    model: str = FLOW_UNET_KIND,
+    model: str = FLOW_UNET.name,
     out: str | Path = "models",
     cluster: str = HERE,
     config: Config = None,
@@ -140,14 +143,14 @@ def hybrid_line(found: xr.Dataset) -> str:
 def _plan(cohort: Cohort, model: str, settings: BenchmarkSettings) -> _Plan:
     """Everything that can be wrong with names and settings is found here, before the first training."""
     require_split(cohort)
-    kind = model if model == FLOW_UNET_KIND else resolve_checkpoint(model).kind
+    kind = model if model == FLOW_UNET.name else resolve_checkpoint(model).kind
     validated(train_settings(kind), settings.train, where="settings of train")
     for what in ("infer", "baseline_infer"):
         validated(InferSettings, getattr(settings, what), where=f"settings of {what}")
     if "zero_channels" in settings.train:
         raise SettingsError("train.zero_channels belongs to the marker-only model alone: set marker_only instead")
-    baseline = resolve_checkpoint(settings.baseline or (THRESHOLD_KIND if model == FLOW_UNET_KIND else model))
-    for checkpoint in (baseline, *([] if model == FLOW_UNET_KIND else [resolve_checkpoint(model)])):
+    baseline = resolve_checkpoint(settings.baseline or (THRESHOLD.name if model == FLOW_UNET.name else model))
+    for checkpoint in (baseline, *([] if model == FLOW_UNET.name else [resolve_checkpoint(model)])):
         for part in (n.VAL, n.TEST):
             require_unseen_by(cohort, checkpoint, texts(tiles_of_split(cohort, part)[n.TILE]))
     members, left_out = _members(cohort, settings)

@@ -23,10 +23,10 @@ from fintune_xr.finetune.instance.tiles import AnnotatedTiles
 from fintune_xr.finetune.settings import TrainSettings, train_settings
 from fintune_xr.metrics.instance import IOU_THRESHOLDS, instance_scores, match_masks
 from fintune_xr.models.channels import with_planes
-from fintune_xr.models.checkpoints import FLOW_UNET_KIND, RECORD_FILE, Checkpoint, resolve_checkpoint
-from fintune_xr.models.kind import model_settings
+from fintune_xr.models.checkpoints import RECORD_FILE, Checkpoint
+from fintune_xr.models.flow_unet.kind import FLOW_UNET
 from fintune_xr.models.protocol import segment
-from fintune_xr.models.registry import load_segmenter
+from fintune_xr.models.registry import kind_named, load_segmenter, resolve_checkpoint
 from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.doors import require_masks
 from fintune_xr.pipelines.steps.train import tiles_for_training, trained_on
@@ -57,7 +57,7 @@ def budget(
     *,
     budgets: Sequence[int] = (),
     seeds: int = 3,
-    model: str = FLOW_UNET_KIND,
+    model: str = FLOW_UNET.name,
     out: str | Path = "models",
     config: Config = None,
     overrides: Sequence[str] = (),
@@ -178,11 +178,11 @@ def _fitted_there(*, store: str, out: str, size: int, seed: int, **said: Any) ->
 
 def _plan(cohort: Cohort, *, model: str, out: Path, config: Config, overrides: Sequence[str]) -> _Plan:
     digest = require_split(cohort)
-    start = None if model == FLOW_UNET_KIND else resolve_checkpoint(model)
-    kind = FLOW_UNET_KIND if start is None else start.kind
+    start = None if model == FLOW_UNET.name else resolve_checkpoint(model)
+    kind = FLOW_UNET.name if start is None else start.kind
     settings = load_settings(train_settings(kind), config, overrides)
     if not isinstance(settings, TrainSettings):
-        raise FintuneValueError(f"budget: expected a model that learns masks, e.g. {FLOW_UNET_KIND}; got kind {kind}")
+        raise FintuneValueError(f"budget: expected a model that learns masks, e.g. {FLOW_UNET.name}; got kind {kind}")
     train, val, test = (tiles_for_training(cohort, part) for part in n.SPLITS)
     trained, zeroed = (start.channels, start.zeroed) if start is not None else ((), ())
     settings = with_planes(settings, train.channels, trained=trained, zeroed=zeroed)
@@ -275,7 +275,7 @@ def _fitted(plan: _Plan, size: int, seed: int) -> xr.Dataset:
 
 def _test_counts(plan: _Plan, checkpoint: Checkpoint) -> xr.Dataset:
     """tp, fp, fn (tile, threshold) of the test tiles, segmented one at a time."""
-    kind = model_settings(checkpoint.kind)
+    kind = kind_named(checkpoint.kind).settings
     settings = validated(kind, {"dynamics": plan.settings.dynamics.as_dict()}, where=f"settings of {checkpoint.kind}")
     segmenter = load_segmenter(
         checkpoint, channels=plan.test.channels, settings=settings, device=plan.settings.device, keep=False

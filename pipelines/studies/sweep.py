@@ -24,11 +24,12 @@ from fintune_xr.metrics.instance import (
     scores_by_donor_bootstrap,
 )
 from fintune_xr.models.channels import ChannelChoice
-from fintune_xr.models.checkpoints import SAM_KIND, Checkpoint, resolve_checkpoint
+from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.models.devices import finish, peak_memory, resolve_device, start_measuring
 from fintune_xr.models.protocol import Plane
+from fintune_xr.models.registry import resolve_checkpoint
 from fintune_xr.models.sam.adapter import Sam, composite, load_sam, sam_channels
-from fintune_xr.models.sam.kind import SamSweepSettings
+from fintune_xr.models.sam.kind import SAM, SamSweepSettings
 from fintune_xr.models.sam.masks import Candidates, candidate_masks, embed, painted, select
 from fintune_xr.pipelines.console import progress, say
 from fintune_xr.pipelines.doors import require_masks
@@ -108,7 +109,7 @@ class _Work:
 
 def _sam_checkpoint(model: str) -> Checkpoint:
     checkpoint = resolve_checkpoint(model)
-    if checkpoint.kind != SAM_KIND:
+    if checkpoint.kind != SAM.name:
         raise CheckpointError(
             f"{model} is a model of kind {checkpoint.kind}; a sweep varies SAM's automatic mask generation. "
             "Give weights of SAM or micro-SAM; `fintune-xr weights list` shows published ones."

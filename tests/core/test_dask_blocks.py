@@ -25,8 +25,8 @@ from fintune_xr.errors import FintuneValueError, StoreDamagedError, StoreWriteEr
 from fintune_xr.execution import dask_blocks as blocks
 from fintune_xr.execution.dask_blocks import BLOCKS_PER_WORKER_THREAD, map_plans
 from fintune_xr.execution.read_ahead import ahead, batches
-from fintune_xr.models.checkpoints import resolve_checkpoint
-from fintune_xr.models.kind import ThresholdSettings
+from fintune_xr.models.registry import resolve_checkpoint
+from fintune_xr.models.threshold.kind import ThresholdSettings
 from fintune_xr.pipelines.inference.block import BlockContext
 from fintune_xr.store.zarr_io.location import Location
 from fintune_xr.tasks.records import ShardPlan

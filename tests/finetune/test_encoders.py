@@ -19,7 +19,8 @@ from fintune_xr.finetune.settings import CpsamTrainSettings, TrainSettings
 from fintune_xr.finetune.steps import NetworkTraining
 from fintune_xr.finetune.trainable import Trainable, trainable
 from fintune_xr.models.cellpose.adapter import EncoderSize, empty_network, save_cpsam
-from fintune_xr.models.checkpoints import Checkpoint, resolve_checkpoint
+from fintune_xr.models.checkpoints import Checkpoint
+from fintune_xr.models.registry import resolve_checkpoint
 from fintune_xr.seeds import stream
 from fintune_xr.settings import validated
 from fintune_xr.simulation.phantoms import phantom_tile

@@ -21,10 +21,11 @@ from fintune_xr.finetune.instance.validation import average_precision
 from fintune_xr.finetune.progress import EpochRecord
 from fintune_xr.finetune.settings import CpsamTrainSettings, TrainSettings, train_settings
 from fintune_xr.models.cellpose.adapter import EncoderSize, _encoder, empty_network, save_cpsam
-from fintune_xr.models.checkpoints import Checkpoint, resolve_checkpoint
-from fintune_xr.models.kind import CpsamSettings, FlowUnetSettings
+from fintune_xr.models.cellpose.kind import CpsamSettings
+from fintune_xr.models.checkpoints import Checkpoint
+from fintune_xr.models.flow_unet.kind import FlowUnetSettings
 from fintune_xr.models.protocol import segment
-from fintune_xr.models.registry import load_segmenter
+from fintune_xr.models.registry import load_segmenter, resolve_checkpoint
 from fintune_xr.pipelines.steps.infer import infer
 from fintune_xr.seeds import stream
 from fintune_xr.simulation.phantoms import phantom_tile

@@ -25,7 +25,7 @@ from fintune_xr.metrics.detection import match_points, threshold_curve
 from fintune_xr.metrics.pixels import pixel_auc, pixel_histogram
 from fintune_xr.models.flows.dynamics import masks_from_flows
 from fintune_xr.models.flows.field import FLOW_SCALE
-from fintune_xr.models.kind import DynamicsSettings
+from fintune_xr.models.flows.settings import DynamicsSettings
 from fintune_xr.models.particle_unet.adapter import probability
 from fintune_xr.pixels.peaks import pick_peaks
 from fintune_xr.seeds import stream

@@ -27,7 +27,8 @@ from fintune_xr.finetune.progress import EpochRecord
 from fintune_xr.finetune.settings import CpsamTrainSettings, TrainSettings
 from fintune_xr.finetune.steps import NetworkTraining, WholeFiles
 from fintune_xr.models.cellpose.adapter import EncoderSize, empty_network, save_cpsam
-from fintune_xr.models.checkpoints import Checkpoint, resolve_checkpoint
+from fintune_xr.models.checkpoints import Checkpoint
+from fintune_xr.models.registry import resolve_checkpoint
 from fintune_xr.seeds import stream
 from fintune_xr.simulation.phantoms import phantom_tile
 

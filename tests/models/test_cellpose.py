@@ -22,9 +22,10 @@ from fintune_xr.models.cellpose.adapter import (
     load_cpsam,
     save_cpsam,
 )
-from fintune_xr.models.checkpoints import resolve_checkpoint
-from fintune_xr.models.kind import CpsamSettings, DynamicsSettings
+from fintune_xr.models.cellpose.kind import CpsamSettings
+from fintune_xr.models.flows.settings import DynamicsSettings
 from fintune_xr.models.protocol import Segmenter, segment
+from fintune_xr.models.registry import resolve_checkpoint
 from fintune_xr.seeds import stream
 from fintune_xr.simulation.phantoms import phantom_tile
 

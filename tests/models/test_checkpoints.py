@@ -20,13 +20,22 @@ from fintune_xr.errors import (
     SettingsError,
     UnknownNameError,
 )
-from fintune_xr.models import published as weights
-from fintune_xr.models.checkpoints import Checkpoint, read_state, resolve_checkpoint, training_facts
+from fintune_xr.models.cellpose import kind as cellpose
+from fintune_xr.models.checkpoints import Checkpoint, read_state, training_facts
 from fintune_xr.models.devices import resolve_device, use_threads
 from fintune_xr.models.flow_unet.adapter import FlowUnet, save_flow_unet
-from fintune_xr.models.kind import FlowUnetArchitecture, FlowUnetSettings, ThresholdSettings, model_settings
+from fintune_xr.models.flow_unet.kind import FlowUnetArchitecture, FlowUnetSettings
 from fintune_xr.models.protocol import Segmenter, segment
-from fintune_xr.models.registry import load_segmenter
+from fintune_xr.models.published import fetch_weights, weights_file
+from fintune_xr.models.registry import (
+    kind_named,
+    load_segmenter,
+    published_named,
+    published_weights,
+    resolve_checkpoint,
+)
+from fintune_xr.models.sam.kind import TORCH_HOME_VARIABLE
+from fintune_xr.models.threshold.kind import ThresholdSettings
 from fintune_xr.provenance import file_sha256
 from fintune_xr.seeds import stream
 
@@ -47,8 +56,8 @@ def saved(tmp_path: Path) -> Path:
 @pytest.fixture
 def no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "cache"
-    monkeypatch.setenv(weights.LOCAL_MODELS_VARIABLE, str(folder))
-    monkeypatch.setenv(weights.TORCH_HOME_VARIABLE, str(folder))
+    monkeypatch.setenv(cellpose.LOCAL_MODELS_VARIABLE, str(folder))
+    monkeypatch.setenv(TORCH_HOME_VARIABLE, str(folder))
     return folder
 
 
@@ -104,9 +113,9 @@ def test_weights_that_are_not_here_come_with_a_remedy(no_cache: Path) -> None:
         CheckpointNotFoundError, match=r"'cpsam'.*fintune-xr weights fetch cpsam.*CELLPOSE_LOCAL_MODELS_PATH"
     ):
         resolve_checkpoint("cpsam")
-    assert [one.is_here for one in weights.list_weights()] == [False] * 5
+    assert [one.is_here for one in map(weights_file, published_weights().values())] == [False] * 5
     with pytest.raises(UnknownNameError, match=r"no published weights 'cpsma'.*Did you mean 'cpsam"):
-        weights.fetch_weights("cpsma")
+        published_named("cpsma")
 
 
 def test_fetching_writes_whole_files_only(no_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,31 +125,31 @@ def test_fetching_writes_whole_files_only(no_cache: Path, tmp_path: Path, monkey
     source.mkdir()
     monkeypatch.setattr(stock, "_MODEL_URL", f"{source.as_uri()}/")
     with pytest.raises(CheckpointError, match=r"cannot download .*cpsam.*with a network"):
-        weights.fetch_weights("cpsam")
+        fetch_weights(published_named("cpsam"))
     assert list(no_cache.iterdir()) == []
     torch.save({"W2": torch.eye(2)}, source / "cpsam")
-    fetched = weights.fetch_weights("cpsam")
+    fetched = fetch_weights(published_named("cpsam"))
     assert fetched.path == no_cache / "cpsam"
     assert fetched.sha256 == file_sha256(source / "cpsam")
     assert resolve_checkpoint("cpsam").kind == "cpsam"
     (source / "cpsam").unlink()
-    assert weights.fetch_weights("cpsam") == fetched
+    assert fetch_weights(published_named("cpsam")) == fetched
     assert [path.name for path in no_cache.iterdir()] == ["cpsam"]
 
 
 def test_names_and_folder_are_those_of_the_installed_cellpose(monkeypatch: pytest.MonkeyPatch) -> None:
     from cellpose import models as stock
 
-    monkeypatch.delenv(weights.LOCAL_MODELS_VARIABLE, raising=False)
-    assert set(weights.CPSAM_NAMES) == {name for name in stock.MODEL_NAMES if name.startswith("cpsam")}
-    assert weights.weights_folder() == stock._MODEL_DIR_DEFAULT
+    monkeypatch.delenv(cellpose.LOCAL_MODELS_VARIABLE, raising=False)
+    assert set(cellpose.CPSAM_NAMES) == {name for name in stock.MODEL_NAMES if name.startswith("cpsam")}
+    assert cellpose.weights_folder() == stock._MODEL_DIR_DEFAULT
 
 
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
         ({"encoder.cls_token": torch.zeros(1), "W2": torch.zeros(1)}, "DINOv3 encoder, which is not supported"),
-        ({"downsample.weight": torch.zeros(1)}, r"no entry W2.*holds: downsample\.weight.*Cellpose 3"),
+        ({"downsample.weight": torch.zeros(1)}, r"no entry W2.*Cellpose 3.*holds: downsample\.weight"),
         ([torch.zeros(1)], "expected named tensors, got list"),
     ],
 )
@@ -197,9 +206,9 @@ def test_one_segmenter_per_process(saved: Path) -> None:
     assert isinstance(first, Segmenter)
     with pytest.raises(SettingsError, match="kind flow_unet takes FlowUnetSettings, got ThresholdSettings"):
         load_segmenter(checkpoint, settings=ThresholdSettings(), **load)
-    assert model_settings("threshold") is ThresholdSettings
+    assert kind_named("threshold").settings is ThresholdSettings
     with pytest.raises(UnknownNameError, match=r"no kind of model 'flow_unt'.*Did you mean 'flow_unet'"):
-        model_settings("flow_unt")
+        kind_named("flow_unt")
 
 
 def test_a_tile_gives_the_same_alone_and_in_company(saved: Path) -> None:

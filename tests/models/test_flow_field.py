@@ -14,7 +14,7 @@ from scipy import ndimage
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.models.flows.dynamics import masks_from_flows
 from fintune_xr.models.flows.field import FLOW_SCALE, flow_errors, instance_flows
-from fintune_xr.models.kind import DynamicsSettings
+from fintune_xr.models.flows.settings import DynamicsSettings
 from fintune_xr.seeds import stream
 from fintune_xr.simulation.phantoms import phantom_tile
 

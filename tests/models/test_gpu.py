@@ -11,9 +11,9 @@ from sam_weights import save_random_cpsam
 from fintune_xr import names as n
 from fintune_xr.metrics.instance import match_masks
 from fintune_xr.models.cellpose.adapter import FULL_SIZE, load_cpsam
-from fintune_xr.models.checkpoints import resolve_checkpoint
-from fintune_xr.models.kind import CpsamSettings
+from fintune_xr.models.cellpose.kind import CpsamSettings
 from fintune_xr.models.protocol import segment
+from fintune_xr.models.registry import resolve_checkpoint
 from fintune_xr.pipelines.steps.infer import infer
 from fintune_xr.pipelines.steps.ingest import ingest
 from fintune_xr.seeds import stream
@@ -93,7 +93,7 @@ def test_a_particle_network_learns_and_predicts_on_the_gpu(tmp_path: Path) -> No
     from fintune_xr.finetune.detection.tiles import ParticleTiles
     from fintune_xr.finetune.engine import train
     from fintune_xr.finetune.settings import UnetTrainSettings
-    from fintune_xr.models.kind import UnetSettings
+    from fintune_xr.models.particle_unet.kind import ParticleUnetSettings
     from fintune_xr.models.registry import load_model
 
     names = ["a", "b"]
@@ -106,6 +106,6 @@ def test_a_particle_network_learns_and_predicts_on_the_gpu(tmp_path: Path) -> No
     made = train(tiles, tiles, settings=settings, out=tmp_path)
     found = []
     for device in ("cpu", "cuda"):
-        model = load_model(made, channels=("micrograph",), settings=UnetSettings(), device=device)
+        model = load_model(made, channels=("micrograph",), settings=ParticleUnetSettings(), device=device)
         found.append(model.reconstruct(model.predict([model.normalise(images[0])])[0]).probability / 65535)
     np.testing.assert_allclose(found[1], found[0], atol=0.02)

@@ -14,9 +14,7 @@ from micrographs import DIAMETER_PX
 from fintune_xr.errors import CheckpointError, DeviceError, FintuneValueError, SettingsError, UnknownNameError
 from fintune_xr.metrics.detection import match_points
 from fintune_xr.models.channels import ChannelChoice
-from fintune_xr.models.checkpoints import resolve_checkpoint
 from fintune_xr.models.dynunet import reach_px, stride_px
-from fintune_xr.models.kind import ThresholdSettings, UnetArchitecture, UnetSettings
 from fintune_xr.models.particle_unet.adapter import (
     ParticleUnet,
     UnetDetector,
@@ -25,8 +23,10 @@ from fintune_xr.models.particle_unet.adapter import (
     standardised,
     windows,
 )
+from fintune_xr.models.particle_unet.kind import ParticleUnetArchitecture, ParticleUnetSettings
 from fintune_xr.models.protocol import Detector
-from fintune_xr.models.registry import load_model, load_segmenter
+from fintune_xr.models.registry import load_model, load_segmenter, resolve_checkpoint
+from fintune_xr.models.threshold.kind import ThresholdSettings
 from fintune_xr.seeds import stream
 
 CHANNELS = ("micrograph",)
@@ -38,7 +38,7 @@ def network(filters: tuple[int, ...] = (4, 8, 8)) -> ParticleUnet:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         made = ParticleUnet(
-            UnetArchitecture(channels=CHANNELS, filters=filters, diameter_px=DIAMETER_PX, disc_fraction=0.6)
+            ParticleUnetArchitecture(channels=CHANNELS, filters=filters, diameter_px=DIAMETER_PX, disc_fraction=0.6)
         )
         made.train()
         made(torch.randn(4, 1, 64, 64))
@@ -46,7 +46,7 @@ def network(filters: tuple[int, ...] = (4, 8, 8)) -> ParticleUnet:
 
 
 def detector(net: ParticleUnet, **settings: float) -> UnetDetector:
-    return UnetDetector(net, UnetSettings(**settings), choice=ONE)
+    return UnetDetector(net, ParticleUnetSettings(**settings), choice=ONE)
 
 
 @pytest.mark.parametrize("shape", [(301, 277), (64, 512), (33, 40)])
@@ -144,8 +144,8 @@ def test_the_weights_file_says_what_it_is(tmp_path: Path) -> None:
     net = network()
     save_unet(net, {"loss": "combined"}, tmp_path / "particles.pt")
     checkpoint = resolve_checkpoint(tmp_path / "particles.pt")
-    assert (checkpoint.kind, checkpoint.channels) == ("unet", CHANNELS)
-    loaded = load_model(checkpoint, channels=("other", "micrograph"), settings=UnetSettings(), device="cpu")
+    assert (checkpoint.kind, checkpoint.channels) == ("particle_unet", CHANNELS)
+    loaded = load_model(checkpoint, channels=("other", "micrograph"), settings=ParticleUnetSettings(), device="cpu")
     assert isinstance(loaded, Detector)
     assert isinstance(loaded, UnetDetector)
     assert loaded.diameter_px == DIAMETER_PX
@@ -154,11 +154,11 @@ def test_the_weights_file_says_what_it_is(tmp_path: Path) -> None:
     (expected,) = detector(net).predict([standardised(tile[1])[None]])
     np.testing.assert_array_equal(found, expected)
     with pytest.raises(UnknownNameError, match="no channel 'micrograph'"):
-        load_model(checkpoint, channels=("DAPI",), settings=UnetSettings(), device="cpu")
-    with pytest.raises(SettingsError, match="kind unet takes UnetSettings"):
+        load_model(checkpoint, channels=("DAPI",), settings=ParticleUnetSettings(), device="cpu")
+    with pytest.raises(SettingsError, match="kind particle_unet takes ParticleUnetSettings"):
         load_model(checkpoint, channels=CHANNELS, settings=ThresholdSettings(), device="cpu")
-    with pytest.raises(FintuneValueError, match="gives maps of probability: expected one that gives instance masks"):
-        load_segmenter(checkpoint, channels=CHANNELS, settings=UnetSettings(), device="cpu")
+    with pytest.raises(FintuneValueError, match="runs store probability: expected one that gives instance masks"):
+        load_segmenter(checkpoint, channels=CHANNELS, settings=ParticleUnetSettings(), device="cpu")
 
 
 def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
@@ -168,4 +168,6 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     entries["architecture"]["filters"] = [4, 8, 16]
     torch.save(entries, tmp_path / "b.pt")
     with pytest.raises(CheckpointError, match="does not fit ParticleUnet"):
-        load_model(resolve_checkpoint(tmp_path / "b.pt"), channels=CHANNELS, settings=UnetSettings(), device="cpu")
+        load_model(
+            resolve_checkpoint(tmp_path / "b.pt"), channels=CHANNELS, settings=ParticleUnetSettings(), device="cpu"
+        )

@@ -18,17 +18,13 @@ from sam_weights import TINY, save_random_cpsam
 from stores import assert_same_run, make_store, run_values
 
 from fintune_xr.models.cellpose.adapter import CpsamSegmenter, empty_network
+from fintune_xr.models.cellpose.kind import CpsamSettings
 from fintune_xr.models.channels import ChannelChoice
 from fintune_xr.models.flow_unet.adapter import FlowUnet
+from fintune_xr.models.flow_unet.kind import FlowUnetArchitecture, FlowUnetSettings
 from fintune_xr.models.flows.segmenter import FlowSegmenter
-from fintune_xr.models.kind import (
-    CpsamSettings,
-    FlowUnetArchitecture,
-    FlowUnetSettings,
-    UnetArchitecture,
-    UnetSettings,
-)
 from fintune_xr.models.particle_unet.adapter import ParticleUnet, UnetDetector
+from fintune_xr.models.particle_unet.kind import ParticleUnetArchitecture, ParticleUnetSettings
 from fintune_xr.models.patch_batches import Cut, PatchLimit, pooled
 from fintune_xr.pipelines.steps.infer import infer
 from fintune_xr.seeds import stream
@@ -94,10 +90,10 @@ def test_cellpose_sam_sees_full_batches_and_gives_what_cellpose_gives(diameter: 
 
 
 def test_windows_of_micrographs_share_batches_with_those_of_their_size() -> None:
-    architecture = UnetArchitecture(channels=("m",), filters=(4, 8, 8), diameter_px=20, disc_fraction=0.6)
+    architecture = ParticleUnetArchitecture(channels=("m",), filters=(4, 8, 8), diameter_px=20, disc_fraction=0.6)
     network = seeded(lambda: ParticleUnet(architecture))
     choice = ChannelChoice(("m",), (0,), (False,))
-    detector = UnetDetector(network, UnetSettings(window_px=64, patch_batch=8), choice=choice)
+    detector = UnetDetector(network, ParticleUnetSettings(window_px=64, patch_batch=8), choice=choice)
     tiles = images(1, [(150, 190), (40, 50), (150, 190), (150, 190), (40, 50)])
     alone = [detector.predict([tile])[0] for tile in tiles]
     seen = shown(network)

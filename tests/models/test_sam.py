@@ -13,13 +13,13 @@ from segment_anything import SamAutomaticMaskGenerator, sam_model_registry
 from segment_anything.modeling import Sam
 
 from fintune_xr.errors import CheckpointError, CheckpointNotFoundError, SettingsError, UnknownNameError
-from fintune_xr.models import published as weights
-from fintune_xr.models.checkpoints import load_weights_file, resolve_checkpoint, sam_state
-from fintune_xr.models.kind import model_settings
+from fintune_xr.models.checkpoints import load_weights_file
 from fintune_xr.models.protocol import Segmenter, segment
-from fintune_xr.models.registry import load_segmenter
+from fintune_xr.models.published import fetch_weights
+from fintune_xr.models.registry import kind_named, load_segmenter, published_named, resolve_checkpoint
+from fintune_xr.models.sam import kind as sam_kind
 from fintune_xr.models.sam.adapter import SamSize, build_sam, composite, empty_sam, load_sam, sam_channels, sam_size
-from fintune_xr.models.sam.kind import SamInputSettings, SamSettings, SamSweepSettings
+from fintune_xr.models.sam.kind import SamInputSettings, SamSettings, SamSweepSettings, sam_state
 from fintune_xr.models.sam.masks import Candidates, candidate_masks, embed, painted, select
 from fintune_xr.seeds import stream
 from fintune_xr.settings import load_settings, validated
@@ -125,15 +125,15 @@ def test_weights_that_do_not_fit_are_named(network: Sam) -> None:
 
 
 def test_published_names_come_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: Path) -> None:
-    monkeypatch.setenv(weights.TORCH_HOME_VARIABLE, str(tmp_path / "torch"))
+    monkeypatch.setenv(sam_kind.TORCH_HOME_VARIABLE, str(tmp_path / "torch"))
     with pytest.raises(CheckpointNotFoundError, match=r"'sam_vit_b'.*sam_vit_b_01ec64\.pth.*fetch sam_vit_b.*TORCH"):
         resolve_checkpoint("sam_vit_b")
     source = tmp_path / "published"
     source.mkdir()
     (source / "sam_vit_b_01ec64.pth").write_bytes(saved.read_bytes())
-    monkeypatch.setattr(weights, "SAM_ADDRESS", f"{source.as_uri()}/")
+    monkeypatch.setattr(sam_kind, "SAM_ADDRESS", f"{source.as_uri()}/")
     with pytest.raises(CheckpointError, match="SHA-256 that begins with 01ec64"):
-        weights.fetch_weights("sam_vit_b")
+        fetch_weights(published_named("sam_vit_b"))
     assert resolve_checkpoint("sam_vit_b").name == "sam_vit_b"
 
 
@@ -258,7 +258,7 @@ def test_sam_is_a_segmenter_like_any_other(saved: Path) -> None:
 
 
 def test_settings_are_checked() -> None:
-    assert model_settings("sam") is SamSettings
+    assert kind_named("sam").settings is SamSettings
     with pytest.raises(SettingsError, match=r"percentiles.*low < high"):
         validated(SamSettings, {"percentiles": [60, 40]})
     with pytest.raises(SettingsError, match=r"points_per_crop: no such setting.*Did you mean 'points_per_"):

@@ -22,7 +22,8 @@ from fintune_xr import names as n
 from fintune_xr.analysis.report.contents import Stale, Study
 from fintune_xr.cluster.profile import Profile
 from fintune_xr.errors import DeviceError, RunMismatchError, SettingsError
-from fintune_xr.models.checkpoints import RECORD_FILE, resolve_checkpoint
+from fintune_xr.models.checkpoints import RECORD_FILE
+from fintune_xr.models.registry import resolve_checkpoint
 from fintune_xr.pipelines.report import stored_studies as studies
 from fintune_xr.pipelines.report.report import report
 from fintune_xr.pipelines.report.stored_studies import stored_studies

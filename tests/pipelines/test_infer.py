@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,9 @@ from fintune_xr.errors import (
     StoreNotFoundError,
     UnknownNameError,
 )
-from fintune_xr.models.kind import ThresholdSettings
 from fintune_xr.models.protocol import segment
 from fintune_xr.models.threshold.adapter import ThresholdSegmenter
+from fintune_xr.models.threshold.kind import THRESHOLD, ThresholdSettings
 from fintune_xr.pipelines.cli import app as cli
 from fintune_xr.pipelines.inference import block as infer_block
 from fintune_xr.pipelines.steps.associate import associate
@@ -208,7 +209,8 @@ def with_fault(monkeypatch: pytest.MonkeyPatch, segmenter: Faulty) -> None:
 
 def in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets the classical model stand for one that is shown several tiles at once."""
-    monkeypatch.setattr("fintune_xr.pipelines.inference.request.POOLING_KINDS", ("threshold",))
+    pooling = replace(THRESHOLD, pools=True)
+    monkeypatch.setattr("fintune_xr.pipelines.inference.request.kind_named", lambda _: pooling)
 
 
 @pytest.mark.parametrize(("stage", "batch"), [("normalise", 1), ("predict", 1), ("predict", 4), ("reconstruct", 4)])
@@ -550,7 +552,7 @@ def test_cohort_type() -> None:
 def test_a_model_of_cells_is_refused_where_there_are_no_counts(tmp_path: Path) -> None:
     place = tmp_path / "em.zarr"
     cohort = create_cohort(place, kind="em", channels=["micrograph"], tile_shape=(64, 64), dtype="float32")
-    with pytest.raises(FintuneValueError, match=r"'threshold' finds cells .* holds float32\. .*--model unet"):
+    with pytest.raises(FintuneValueError, match=r"'threshold' finds cells .* holds float32\. .*--model particle_unet"):
         infer(cohort.url, run="r", model="threshold")
     assert open_cohort(cohort.url).run_names() == []
 

@@ -123,5 +123,7 @@ def test_no_run_is_made_without_a_named_model(trained: Path, run: str, restart: 
 
 
 def test_models_that_take_one_tile_at_a_time_have_no_batches(trained: Path) -> None:
-    with pytest.raises(SettingsError, match=r"batch_tiles: expected 1 for threshold.*got 2.*flow_unet, cpsam, unet"):
+    with pytest.raises(
+        SettingsError, match=r"batch_tiles: expected 1 for threshold.*got 2.*flow_unet, cpsam, particle_unet"
+    ):
         infer(trained / "c.zarr", run="x", model="threshold", overrides=["batch_tiles=2"])

@@ -16,7 +16,7 @@ from fintune_xr.analysis.report.render import render_report, report_tables
 from fintune_xr.analysis.report.studies.sweep import GRID, best_setting, sweep_study, sweep_table
 from fintune_xr.errors import CheckpointError, RunBusyError, RunMismatchError, SettingsError
 from fintune_xr.metrics.instance import match_masks
-from fintune_xr.models.checkpoints import resolve_checkpoint
+from fintune_xr.models.registry import resolve_checkpoint
 from fintune_xr.models.sam.adapter import SamSize, composite, empty_sam, load_sam, sam_channels
 from fintune_xr.models.sam.kind import SamSweepSettings
 from fintune_xr.pipelines.cli import app as cli

@@ -9,7 +9,7 @@ import pytest
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, SplitError
-from fintune_xr.models.checkpoints import resolve_checkpoint
+from fintune_xr.models.registry import resolve_checkpoint
 from fintune_xr.pipelines.steps.annotate import annotate
 from fintune_xr.pipelines.steps.evaluate import evaluate
 from fintune_xr.pipelines.steps.infer import infer

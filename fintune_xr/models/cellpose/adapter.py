@@ -19,11 +19,11 @@ from segment_anything.modeling import ImageEncoderViT
 from torch import nn
 
 from fintune_xr.errors import CheckpointError
+from fintune_xr.models.cellpose.kind import CpsamSettings
 from fintune_xr.models.channels import choose_channels
 from fintune_xr.models.checkpoints import Checkpoint, load_strictly, read_state
 from fintune_xr.models.flows.dynamics import masks_from_flows
 from fintune_xr.models.flows.segmenter import FlowSegmenter
-from fintune_xr.models.kind import CpsamSettings
 from fintune_xr.models.patch_batches import Cut
 from fintune_xr.models.protocol import Maps, Mask
 

@@ -11,7 +11,7 @@ from cellpose import dynamics, utils
 
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.models.flows.field import FLOW_SCALE, flow_errors
-from fintune_xr.models.kind import DynamicsSettings
+from fintune_xr.models.flows.settings import DynamicsSettings
 from fintune_xr.models.protocol import Maps, Mask
 
 _CPU = torch.device("cpu")

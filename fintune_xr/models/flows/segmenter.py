@@ -12,7 +12,7 @@ from cellpose import transforms
 from fintune_xr.errors import DeviceError, FintuneValueError
 from fintune_xr.models.channels import ChannelChoice
 from fintune_xr.models.flows.dynamics import masks_from_flows
-from fintune_xr.models.kind import FlowSettings
+from fintune_xr.models.flows.settings import FlowSettings
 from fintune_xr.models.patch_batches import Cut, PatchLimit, pooled
 from fintune_xr.models.protocol import Maps, Mask, Plane
 

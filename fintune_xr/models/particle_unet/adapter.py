@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from fintune_xr.datasets import PROBABILITY_STEPS
 from fintune_xr.errors import DeviceError, FintuneValueError
 from fintune_xr.models.channels import ChannelChoice, choose_channels
-from fintune_xr.models.checkpoints import UNET_KIND, Checkpoint, load_strictly, read_state
+from fintune_xr.models.checkpoints import Checkpoint, load_strictly, read_state
 from fintune_xr.models.dynunet import channels_last, channels_last_unet, reach_px, save_own, stride_px
-from fintune_xr.models.kind import UnetArchitecture, UnetSettings
+from fintune_xr.models.particle_unet.kind import PARTICLE_UNET, ParticleUnetArchitecture, ParticleUnetSettings
 from fintune_xr.models.patch_batches import Cut, PatchLimit, pooled
 from fintune_xr.models.protocol import Detections, Maps, Plane
 from fintune_xr.pixels.peaks import Peaks, pick_peaks
@@ -34,7 +34,7 @@ SMALLEST_WINDOW_PX = 64
 class ParticleUnet(torch.nn.Module):
     """MONAI's DynUNet from the planes of a micrograph to one logit per pixel."""
 
-    def __init__(self, architecture: UnetArchitecture) -> None:
+    def __init__(self, architecture: ParticleUnetArchitecture) -> None:
         super().__init__()
         self.architecture = architecture
         self.unet = channels_last_unet(len(architecture.channels), 1, architecture.filters)
@@ -53,7 +53,7 @@ class UnetDetector:
     would give. MONAI's sliding windows blend instead, and their borders differ from it.
     """
 
-    def __init__(self, network: ParticleUnet, settings: UnetSettings, *, choice: ChannelChoice) -> None:
+    def __init__(self, network: ParticleUnet, settings: ParticleUnetSettings, *, choice: ChannelChoice) -> None:
         self.network = network
         self.settings = settings
         self.choice = choice
@@ -195,13 +195,15 @@ def probability(maps: Maps) -> NDArray[np.float32]:
     return np.asarray(1 / (1 + np.exp(-logits)), np.float32)
 
 
-def load_unet(checkpoint: Checkpoint, settings: UnetSettings, *, channels: Sequence[str], device: str) -> UnetDetector:
+def load_unet(
+    checkpoint: Checkpoint, settings: ParticleUnetSettings, *, channels: Sequence[str], device: str
+) -> UnetDetector:
     """The trained network on `device`, ready for micrographs of a store with these `channels`.
 
     Raises CheckpointError for weights that do not fit, UnknownNameError for a plane that the store lacks.
     """
     entries = read_state(checkpoint)
-    architecture = validated(UnetArchitecture, entries["architecture"], where=checkpoint.path)
+    architecture = validated(ParticleUnetArchitecture, entries["architecture"], where=checkpoint.path)
     choice = choose_channels(
         channels, settings, trained=architecture.channels, zeroed=checkpoint.zeroed,
         n_inputs=len(architecture.channels),
@@ -215,7 +217,7 @@ def load_unet(checkpoint: Checkpoint, settings: UnetSettings, *, channels: Seque
 
 def save_unet(network: ParticleUnet, settings: Mapping[str, Any], path: Path) -> None:
     """Writes a checkpoint that holds everything needed to build the network again."""
-    save_own(UNET_KIND, network, network.architecture.as_dict(), settings, path)
+    save_own(PARTICLE_UNET.name, network, network.architecture.as_dict(), settings, path)
 
 
 def _table(peaks: Peaks) -> CandidateTable:

@@ -15,9 +15,9 @@ from torch import nn
 
 from fintune_xr.errors import CheckpointError
 from fintune_xr.models.channels import ChannelChoice, choose_channels
-from fintune_xr.models.checkpoints import Checkpoint, load_strictly, read_state, sam_state
+from fintune_xr.models.checkpoints import Checkpoint, load_strictly, read_state
 from fintune_xr.models.protocol import Maps, Mask, Plane
-from fintune_xr.models.sam.kind import SamInputSettings, SamSettings
+from fintune_xr.models.sam.kind import SamInputSettings, SamSettings, sam_state
 from fintune_xr.models.sam.masks import candidate_masks, embed, painted, select
 
 __all__ = [

@@ -1,13 +1,38 @@
-"""Settings of SAM's automatic mask generation, for one run and for a sweep; free of network libraries."""
+"""SAM and micro-SAM: settings for one run and for a sweep, and how their weights are known and had."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Final
 
 from pydantic import Field, field_validator, model_validator
 
 from fintune_xr import names as n
 from fintune_xr.models.channels import ChannelSettings
+from fintune_xr.models.checkpoints import Checkpoint
+from fintune_xr.models.kind import ModelKind
+from fintune_xr.models.protocol import Segmenter
+from fintune_xr.models.published import Published
+from fintune_xr.tasks.product import INSTANCES
+
+# SAM's published files; the end of a file's name is how its SHA-256 begins.
+SAM_ADDRESS: Final = "https://dl.fbaipublicfiles.com/segment_anything/"
+SAM_FILES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "sam_vit_b": "sam_vit_b_01ec64.pth",
+        "sam_vit_l": "sam_vit_l_0b3195.pth",
+        "sam_vit_h": "sam_vit_h_4b8939.pth",
+    }
+)
+TORCH_HOME_VARIABLE: Final = "TORCH_HOME"
+
+# Training states of micro-SAM hold the network under this entry; SAM's own files are the bare network.
+SAM_STATE_ENTRY: Final = "model_state"
+SAM_OTHER_DECODER: Final = "decoder_state"
+_SAM_PREFIXES: Final = ("module.", "sam.")
 
 Share = Annotated[float, Field(ge=0, le=1)]
 PointsPerSide = Annotated[int, Field(ge=1, le=256)]
@@ -69,3 +94,47 @@ class SamSweepSettings(SamInputSettings):
             if len(set(values)) != len(values):
                 raise ValueError(f"{name}: expected different values, got {list(values)}")
         return self
+
+
+def sam_folder() -> Path:
+    """Folder in which torch keeps downloaded weights on this machine, SAM's among them."""
+    chosen = os.environ.get(TORCH_HOME_VARIABLE)
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return (Path(chosen) if chosen else cache / "torch") / "hub" / "checkpoints"
+
+
+def sam_state(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """The network of a SAM or micro-SAM weights file under SAM's own key names.
+
+    The second decoder that micro-SAM adds for its own instance segmentation is left out.
+    """
+    nested = entries.get(SAM_STATE_ENTRY)
+    state = nested if isinstance(nested, dict) else entries
+    return {_sam_key(key): value for key, value in state.items() if key != SAM_OTHER_DECODER}
+
+
+def _sam_key(key: str) -> str:
+    for prefix in _SAM_PREFIXES:
+        key = key.removeprefix(prefix)
+    return key
+
+
+def _published(name: str, file: str) -> Published:
+    digest = Path(file).stem.rpartition("_")[2]
+    return Published(name, file, sam_folder, TORCH_HOME_VARIABLE, lambda: SAM_ADDRESS + file, digest)
+
+
+def _recognises(entries: Mapping[str, Any]) -> bool:
+    return any(key.startswith("image_encoder.") for key in sam_state(entries))
+
+
+def _load(checkpoint: Checkpoint, settings: Any, *, channels: Sequence[str], device: str) -> Segmenter:
+    from fintune_xr.models.sam.adapter import load_sam_segmenter
+
+    return load_sam_segmenter(checkpoint, settings, channels=channels, device=device)
+
+
+SAM: Final = ModelKind(
+    "sam", INSTANCES, SamSettings, load=_load, recognises=_recognises, weights="SAM (no image_encoder)",
+    published=MappingProxyType({name: _published(name, file) for name, file in SAM_FILES.items()}),
+)  # fmt: skip

@@ -14,8 +14,8 @@ from skimage.morphology import remove_small_holes
 from skimage.segmentation import relabel_sequential, watershed
 
 from fintune_xr.errors import unknown_name
-from fintune_xr.models.kind import ThresholdSettings
 from fintune_xr.models.protocol import Maps, Mask, Plane
+from fintune_xr.models.threshold.kind import ThresholdSettings
 
 # The background is estimated on means of squares of this many pixels: it varies slowly.
 _COARSE_PX = 8

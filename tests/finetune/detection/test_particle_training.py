@@ -24,10 +24,10 @@ from fintune_xr.finetune.engine import train as fit
 from fintune_xr.finetune.patches import PatchDataset
 from fintune_xr.finetune.progress import EpochRecord
 from fintune_xr.finetune.settings import AugmentationSettings, TrainSettings, UnetTrainSettings
-from fintune_xr.models.checkpoints import Checkpoint, resolve_checkpoint
-from fintune_xr.models.kind import UnetSettings
+from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.models.particle_unet.adapter import UnetDetector
-from fintune_xr.models.registry import load_model
+from fintune_xr.models.particle_unet.kind import ParticleUnetSettings
+from fintune_xr.models.registry import load_model, resolve_checkpoint
 from fintune_xr.pipelines.cli import app as cli
 from fintune_xr.pipelines.inference import block as infer_block
 from fintune_xr.pipelines.steps.check import check
@@ -174,7 +174,7 @@ def test_particles_of_another_size_need_another_network(tmp_path: Path) -> None:
     for update in ({"diameter_px": 20.0}, {"disc_fraction": 0.9}):
         with pytest.raises(SettingsError, match=r"was trained on discs of 0\.6 of 12 px; asked for is"):
             fit(TILES, HELD_OUT, settings=QUICK.model_copy(update=update), out=tmp_path / "x", start=start)
-    with pytest.raises(SettingsError, match=r"TrainSettings are not for a model of kind unet"):
+    with pytest.raises(SettingsError, match=r"TrainSettings are not for a model of kind particle_unet"):
         fit(TILES, HELD_OUT, settings=TrainSettings(), out=tmp_path / "x", start=start)
     with pytest.raises(SettingsError, match="diameter_px: expected the diameter of a particle"):
         fit(TILES, HELD_OUT, settings=QUICK.model_copy(update={"diameter_px": None}), out=tmp_path / "x")
@@ -216,7 +216,7 @@ def test_it_learns_to_find_particles(trained: tuple[Cohort, Path]) -> None:
     assert record["tiles"] == ["grid/m0", "grid/m1", "grid/m2"]
     assert record["validation_tiles"] == ["grid/m3"]
     assert record["best_particle_f1"] > 0.9
-    assert checkpoint.kind == "unet"
+    assert checkpoint.kind == "particle_unet"
     assert cohort.kind == "em"
 
 
@@ -227,7 +227,7 @@ def test_a_run_of_probabilities(trained: tuple[Cohort, Path]) -> None:
     run, cells = cohort.run("r", lazy=False).load(), cohort.cells("r", lazy=False).load()
     plain = xr.open_zarr(cohort.url, group="runs/r", consolidated=False)[n.PROBABILITY]
     assert plain.dtype.kind == "f"
-    model = load_model(resolve_checkpoint(folder), channels=CHANNELS, settings=UnetSettings(), device="cpu")
+    model = load_model(resolve_checkpoint(folder), channels=CHANNELS, settings=ParticleUnetSettings(), device="cpu")
     assert isinstance(model, UnetDetector)
     for index in range(6):
         made = model.reconstruct(model.predict([model.normalise(micrograph(f"grid/m{index}", 96))])[0])

@@ -21,7 +21,7 @@ OF_MASKS = (
     ("export", "--to", "cellpose", "--out", "OUT"),
 )
 OF_PARTICLES = (
-    ("train", "--run-name", "r", "--model", "unet"),
+    ("train", "--run-name", "r", "--model", "particle_unet"),
     ("selftrain", "--run-name", "r"),
     ("pick", "--run", "r"),
     ("export", "--to", "star", "--out", "OUT"),
@@ -54,7 +54,7 @@ def test_masks_are_not_expected_of_micrographs(
     assert words[0] in said
     assert "expected a cohort whose annotations are masks of cells, found" in said
     assert "of kind 'em', whose annotations are particles" in said
-    assert "fintune-xr train STORE --model unet" in said
+    assert "fintune-xr train STORE --model particle_unet" in said
 
 
 @pytest.mark.parametrize("words", OF_PARTICLES, ids=" ".join)

@@ -24,10 +24,9 @@ from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, RunBusyError, RunMismatchError, SettingsError, UnknownNameError
 from fintune_xr.finetune.steps import NetworkTraining
-from fintune_xr.models.checkpoints import resolve_checkpoint
-from fintune_xr.models.kind import UnetSettings
 from fintune_xr.models.particle_unet.adapter import UnetDetector, probability
-from fintune_xr.models.registry import load_model
+from fintune_xr.models.particle_unet.kind import ParticleUnetSettings
+from fintune_xr.models.registry import load_model, resolve_checkpoint
 from fintune_xr.pipelines.cli import app as cli
 from fintune_xr.pipelines.detection.selftrain.plan import plan_study
 from fintune_xr.pipelines.detection.selftrain.settings import SelfTrainSettings
@@ -85,7 +84,9 @@ def record(folder: Path, stage: str) -> dict:
 
 
 def detector(folder: Path) -> UnetDetector:
-    model = load_model(resolve_checkpoint(folder), channels=("micrograph",), settings=UnetSettings(), device="cpu")
+    model = load_model(
+        resolve_checkpoint(folder), channels=("micrograph",), settings=ParticleUnetSettings(), device="cpu"
+    )
     assert isinstance(model, UnetDetector)
     return model
 
@@ -347,7 +348,7 @@ def test_anew_begins_from_random_weights(done: tuple[Cohort, Path], tmp_path: Pa
     selftrain(cohort.url, run_name="anew", out=tmp_path, config=config)
     started = json.loads((tmp_path / "anew" / STAGES[1] / "training.json").read_text())["start"]
     assert started is None
-    assert json.loads((folder / STAGES[1] / "training.json").read_text())["start"]["kind"] == "unet"
+    assert json.loads((folder / STAGES[1] / "training.json").read_text())["start"]["kind"] == "particle_unet"
     assert digests(tmp_path / "anew")[f"{STAGES[0]}/model.pt"] == digests(folder)[f"{STAGES[0]}/model.pt"]
 
 

@@ -1,0 +1,39 @@
+"""The classical model: settings, and how it is had without weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from pydantic import Field
+
+from fintune_xr.models.checkpoints import Checkpoint
+from fintune_xr.models.kind import ModelKind
+from fintune_xr.models.protocol import Segmenter
+from fintune_xr.settings import Settings
+from fintune_xr.tasks.product import INSTANCES
+
+
+class ThresholdSettings(Settings):
+    """How a tile is thresholded and cut into instances."""
+
+    channel: str = Field(default="", description="Plane to segment; empty: the first.")
+    sigma_px: float = Field(default=1.0, ge=0.5, description="Gaussian smoothing.")
+    background_px: int = Field(default=64, ge=0, description="Width of what counts as background; 0: no correction.")
+    min_contrast: float = Field(
+        default=4.0,
+        ge=0,
+        description="Least height of foreground, in standard deviations of the noise and of the background.",
+    )
+    split_px: float = Field(default=5.0, ge=1, description="Least distance between centres of touching instances.")
+    min_area_px: int = Field(default=40, ge=1, description="Smaller instances are dropped.")
+    fill_holes_px: int = Field(default=64, ge=0, description="Holes up to this area are filled.")
+
+
+def _load(checkpoint: Checkpoint, settings: Any, *, channels: Sequence[str], device: str) -> Segmenter:  # noqa: ARG001
+    from fintune_xr.models.threshold.adapter import ThresholdSegmenter
+
+    return ThresholdSegmenter(settings, channels=channels)
+
+
+THRESHOLD: Final = ModelKind("threshold", INSTANCES, ThresholdSettings, load=_load, has_weights=False)
