@@ -1,0 +1,1 @@
+"""Encoders of volumes pretrained in the way of V-JEPA 2."""

@@ -1,0 +1,1 @@
+"""Volumes summed up without a network."""
