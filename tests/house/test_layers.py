@@ -27,6 +27,7 @@ ONLY_IN = {
     "cellpose": ("fintune_xr/models", "fintune_xr/finetune"),
     "monai": ("fintune_xr/models", "fintune_xr/finetune"),
     "segment_anything": ("fintune_xr/models",),
+    "transformers": ("fintune_xr/models",),
     "cyclopts": ("pipelines",),
 }
 

@@ -1,0 +1,1 @@
+"""SAM 2 on single images."""
