@@ -97,7 +97,7 @@ def receipt_at_once(plan: ShardPlan, _context: Any, *, n_cells: int = CELLS_PER_
     intensity = np.random.default_rng(plan.shard).uniform(200, 900, (n_cells, 2)).astype(np.float32)
     background = np.full(2, 200, np.float32)
     cells = CellTable(label, np.full(n_cells, 4, np.int32), place, place, intensity, background)
-    return ShardReceipt(plan, (TileResult(n.DONE, 0.0, cells=cells),) * len(plan.todo))
+    return ShardReceipt(plan, (TileResult(n.DONE, 0.0, values=cells.of_tile, objects=cells),) * len(plan.todo))
 
 
 def rows() -> list[Fact]:

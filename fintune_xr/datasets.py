@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 from fintune_xr import names as n
@@ -111,19 +112,30 @@ QUARANTINE: Final = DatasetSchema(
     },
 )
 
+PROGRESS: Final = {
+    n.REASON: VariableSpec(_TILE, "str", "Why the tile was quarantined.", initial=""),
+    n.SECONDS: VariableSpec(_TILE, "float32", "Processing time of the tile.", "s", initial=0),
+    n.STATE: VariableSpec(_TILE, "uint8", "0 pending, 1 done, 2 quarantined.", initial=n.PENDING),
+}
+"""What every run knows of each tile, whatever its task; `state` is written after all others."""
+
 RUN: Final = DatasetSchema(
     name="run",
     version=SCHEMA_VERSION,
     variables={
-        n.MASK: VariableSpec((n.TILE, n.Y, n.X), MASK_DTYPE, "Predicted instances: 0 background, 1..N."),
-        n.N_CELLS: VariableSpec(_TILE, "int32", "Instances in the mask; -1 where the tile is not done."),
-        n.N_POSITIVE: VariableSpec(_TILE, "int32", "Marker-positive cells by the active rule; -1 where unknown."),
-        n.BACKGROUND: VariableSpec(
-            (n.TILE, n.CHANNEL), "float32", "Median of the valid pixels that belong to no instance.", "counts"
+        n.MASK: VariableSpec((n.TILE, n.Y, n.X), MASK_DTYPE, "Predicted instances: 0 background, 1..N.", initial=0),
+        n.N_CELLS: VariableSpec(_TILE, "int32", "Instances in the mask; -1 where the tile is not done.", initial=-1),
+        n.N_POSITIVE: VariableSpec(
+            _TILE, "int32", "Marker-positive cells by the active rule; -1 where unknown.", initial=-1
         ),
-        n.STATE: VariableSpec(_TILE, "uint8", "0 pending, 1 done, 2 quarantined."),
-        n.REASON: VariableSpec(_TILE, "str", "Why the tile was quarantined."),
-        n.SECONDS: VariableSpec(_TILE, "float32", "Processing time of the tile.", "s"),
+        n.BACKGROUND: VariableSpec(
+            (n.TILE, n.CHANNEL),
+            "float32",
+            "Median of the valid pixels that belong to no instance.",
+            "counts",
+            initial=math.nan,
+        ),
+        **PROGRESS,
     },
     coords={n.TILE: _TILE_ID, n.CHANNEL: VariableSpec((n.CHANNEL,), "str", "Name of the image plane.")},
 )
@@ -151,9 +163,12 @@ PROBABILITY_RUN: Final = DatasetSchema(
             "uint16",
             "Probability that the pixel belongs to a particle.",
             scale=1 / PROBABILITY_STEPS,
+            initial=0,
         ),
-        n.N_CELLS: VariableSpec(_TILE, "int32", "Candidates picked at the run's floor; -1 where the tile is not done."),
-        **{name: RUN.variables[name] for name in (n.STATE, n.REASON, n.SECONDS)},
+        n.N_CELLS: VariableSpec(
+            _TILE, "int32", "Candidates picked at the run's floor; -1 where the tile is not done.", initial=-1
+        ),
+        **PROGRESS,
     },
     coords={n.TILE: _TILE_ID},
 )

@@ -18,6 +18,9 @@ class VariableSpec:
     `dtype` is what a new array is created with; `kinds` are the NumPy dtype
     kinds accepted on reading (by default the kind of `dtype`). Values are stored
     divided by `scale`, which readers of CF attributes, such as xarray, undo.
+
+    `initial` is what stands where nothing is known yet: in the rows of tiles that are pending or failed, and, of an
+    array of pixels, around and in place of tiles without any. Columns without one are written with all their values.
     """
 
     dims: tuple[str, ...]
@@ -27,6 +30,7 @@ class VariableSpec:
     kinds: str = ""
     required: bool = True
     scale: float = 1.0
+    initial: int | float | str | None = None
 
     @property
     def accepted_kinds(self) -> str:

@@ -83,7 +83,7 @@ class Cohort:
         return subgroups(self.location, n.RUNS)
 
     def run(self, name: str, *, lazy: bool = True) -> xr.Dataset:
-        """Masks or probabilities, counts and state of one run, with the donor, marker and split of each tile.
+        """Pixels, where it stores any, columns and state of one run, with the donor, marker and split of each tile.
 
         Stored `probability` is whole numbers; times its attribute `scale_factor` it is 0 to 1.
 
@@ -97,14 +97,17 @@ class Cohort:
     def cells(self, run: str, *, lazy: bool = True) -> xr.Dataset:
         """Per-cell measurements of a run, or its candidates, ordered by tile and label.
 
-        Raises StoreNotFoundError while the run has never come to its end.
+        Raises StoreNotFoundError while the run has never come to its end, FintuneValueError for a run whose product
+        has no objects.
         """
-        self.require_run(run)
+        schema = self.run_product(run).objects
+        if schema is None:
+            raise FintuneValueError(f"run {run!r} of {self.url} has no table of objects, only values of tiles")
         self._require(f"{n.CELLS}/{run}", f"fintune-xr infer {self.url} --run {run}")
-        return open_dataset(self.location, f"{n.CELLS}/{run}", self.run_product(run).objects, lazy=lazy)
+        return open_dataset(self.location, f"{n.CELLS}/{run}", schema, lazy=lazy)
 
     def run_product(self, name: str) -> Product:
-        """Whether the run holds instance masks or maps of probability."""
+        """What the run stores of each tile: instance masks, maps of probability, or columns alone."""
         self.require_run(name)
         return product_at(self.location, f"{n.RUNS}/{name}")
 

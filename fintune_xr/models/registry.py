@@ -147,7 +147,7 @@ def load_segmenter(
     product = kind_named(checkpoint.kind).product
     if product is not INSTANCES:
         raise FintuneValueError(
-            f"{checkpoint.name!r} is a model of kind {checkpoint.kind}, whose runs store {product.pixels}: expected "
+            f"{checkpoint.name!r} is a model of kind {checkpoint.kind}, whose runs store {product.array}: expected "
             "one that gives instance masks"
         )
     model: Any = load_model(checkpoint, channels=channels, settings=settings, device=device, keep=keep)

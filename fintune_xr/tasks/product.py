@@ -1,37 +1,66 @@
-"""What a run stores of each tile: instance masks with their cells, or maps of probability with their candidates."""
+"""What a run stores of each tile: an array of pixels, a table of objects, columns of numbers, or some of these."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.errors import StoreVersionError
-from fintune_xr.schema import DatasetSchema
+from fintune_xr.schema import DatasetSchema, VariableSpec
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Product:
-    """Schemas of a run and of its table of objects, and the array `pixels` (tile, y, x) that workers write."""
+    """Schemas of a run and of its table of objects, and the array (tile, …, y, x) of the run that workers write.
+
+    `objects` and `array` are None where a run of this product has no such thing. Every other variable of `run` is a
+    column (tile, …), written by the coordinator alone; it says itself what stands in it where a tile is not done.
+    """
 
     run: DatasetSchema
-    objects: DatasetSchema
-    pixels: str
+    objects: DatasetSchema | None
+    array: str | None
 
     @property
-    def dtype(self) -> str:
-        """Type of the stored pixels."""
-        return self.run.variables[self.pixels].dtype
+    def name(self) -> str:
+        """The name of the run's schema, which is how a stored run is known."""
+        return self.run.name
 
-    def of(self, columns: Iterable[str]) -> tuple[str, ...]:
-        """Those of `columns` that a run of this product has."""
-        return tuple(name for name in columns if name in self.run.variables)
+    @property
+    def pixels(self) -> VariableSpec:
+        """The declared array; its initial value fills tiles without pixels, and what lies outside of smaller ones.
+
+        Raises KeyError for a product without one.
+        """
+        return self.run.variables[self.array or ""]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns that a run may have, `state` last."""
+        names = [name for name in self.run.variables if name not in (self.array, n.STATE)]
+        return (*names, n.STATE)
+
+    def initial(self, column: str) -> int | float | str:
+        """What stands in the column where the tile is not done.
+
+        Raises KeyError for a column that the schema does not declare with such a value.
+        """
+        value = self.run.variables[column].initial
+        if value is None:
+            raise KeyError(f"{self.name}: {column} has no initial value")
+        return value
 
 
 INSTANCES: Final = Product(datasets.RUN, datasets.CELLS, n.MASK)
 PROBABILITIES: Final = Product(datasets.PROBABILITY_RUN, datasets.CANDIDATES, n.PROBABILITY)
+
+PRODUCTS: Final = {
+    "run": INSTANCES,
+    "probability_run": PROBABILITIES,
+}
+"""Every product by its name, which stores hold; `fintune_xr.pixels.tile_results` says how each comes about."""
 
 
 def product_named(schema: str) -> Product:
@@ -39,9 +68,8 @@ def product_named(schema: str) -> Product:
 
     Raises StoreVersionError for a name that this release does not know.
     """
-    known = {product.run.name: product for product in (INSTANCES, PROBABILITIES)}
-    if schema not in known:
+    if schema not in PRODUCTS:
         raise StoreVersionError(
-            f"a run of schema {schema!r} cannot be read; known: {', '.join(known)}. Use the release that wrote it."
+            f"a run of schema {schema!r} cannot be read; known: {', '.join(PRODUCTS)}. Use the release that wrote it."
         )
-    return known[schema]
+    return PRODUCTS[schema]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fintune_xr import names as n
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,11 @@ class CellTable:
         """Number of instances."""
         return int(self.label.size)
 
+    @property
+    def of_tile(self) -> dict[str, Any]:
+        """What a run stores of the tile beside the rows."""
+        return {n.N_CELLS: self.n_cells, n.BACKGROUND: self.background}
+
 
 @dataclass(frozen=True, slots=True)
 class CandidateTable:
@@ -48,24 +56,39 @@ class CandidateTable:
         """Number of candidates."""
         return int(self.label.size)
 
+    @property
+    def of_tile(self) -> dict[str, Any]:
+        """What a run stores of the tile beside the rows."""
+        return {n.N_CELLS: self.n_cells}
 
-ObjectTable: TypeAlias = CellTable | CandidateTable
-"""What was found in one tile: a row for each instance, or for each candidate."""
+
+class ObjectTable(Protocol):
+    """What was found in one tile, a row for each; the columns are attributes, named as in the product's schema."""
+
+    @property
+    def n_cells(self) -> int:
+        """Number of rows."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class TileResult:
-    """What became of one tile in a run: its state, the reason of a quarantine, and its cells when done."""
+    """What became of one tile in a run: its state, the reason of a quarantine, and what was found in it when done.
+
+    `values` holds the tile's row of every column that the step fills, without `tile`; `objects` a table, or None where
+    the product has none.
+    """
 
     state: int
     seconds: float
     reason: str = ""
-    cells: ObjectTable | None = None
+    values: Mapping[str, Any] = field(default_factory=dict)
+    objects: ObjectTable | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ShardPlan:
-    """Work on one mask shard: `todo` lists the slots to segment; the other slots up to `n_slots` are kept.
+    """Work on one shard of a run: `todo` lists the slots to segment; the other slots up to `n_slots` are kept.
 
     Slot `i` of shard `s` is tile `first + i` of the cohort. Slots in `later` stay pending: nothing is known of
     them yet, and an empty mask holds their place.

@@ -1,4 +1,4 @@
-"""What a worker does with one mask shard: read, segment, measure and encode its tiles, then write it whole."""
+"""What a worker does with one shard of a run: read, segment, measure and encode its tiles, then write it whole."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import contextlib
 import itertools
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,19 +16,21 @@ import zarr
 from numpy.typing import NDArray
 
 from fintune_xr import names as n
-from fintune_xr.errors import DeviceError, FintuneError, FintuneValueError, StoreWriteError
+from fintune_xr.errors import DeviceError, FintuneError, StoreWriteError
 from fintune_xr.execution.device_turns import turns_on
 from fintune_xr.execution.read_ahead import ahead, batches
 from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.models.devices import CPU
-from fintune_xr.models.protocol import Classes, Detections, Made, Model, Scores
+from fintune_xr.models.protocol import Model
 from fintune_xr.models.registry import load_model
 from fintune_xr.pipelines.inference.watchdog import Watch, may_die
-from fintune_xr.pixels.cell_measurement import measure_cells
+from fintune_xr.pixels.tile_results import TILE_RESULTS
 from fintune_xr.settings import Settings
-from fintune_xr.store.runs.writer import run_grid, write_mask_shard
+from fintune_xr.store.cohort import product_at
+from fintune_xr.store.runs.writer import run_grid, write_run_shard
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.store.zarr_io.location import Location, reading
+from fintune_xr.tasks.product import Product
 from fintune_xr.tasks.records import ObjectTable, ShardPlan, ShardReceipt, TileResult
 
 
@@ -47,9 +49,13 @@ class BlockContext:
     tile_timeout_s: float = 0.0
     creation: str = ""
 
-    def grid(self) -> shards.ShardGrid:
-        """How the run's mask is cut."""
-        return run_grid(self.location, self.run)
+    def product(self) -> Product:
+        """What the run stores of each tile."""
+        return product_at(self.location, f"{n.RUNS}/{self.run}")
+
+    def grid(self) -> shards.ShardGrid | None:
+        """How the run's pixels are cut; None for a run without pixels."""
+        return run_grid(self.location, self.run) if self.product().array is not None else None
 
     def load(self) -> Model:
         """The model, which stays loaded in this process."""
@@ -64,16 +70,17 @@ class _Work:
     image: NDArray[Any] | None = None
     maps: NDArray[np.float32] | None = None
     pixels: NDArray[Any] | None = None
-    cells: ObjectTable | None = None
+    objects: ObjectTable | None = None
+    values: Mapping[str, Any] = field(default_factory=dict)
     encoded: shards.Encoded = ()
     seconds: float = 0.0
     fault: str = ""
 
 
 def infer_block(plan: ShardPlan, context: BlockContext) -> ShardReceipt:
-    """Receipt of one mask shard, once it is durable on disk.
+    """Receipt of one shard of the run, once it is durable on disk.
 
-    A tile that fails `attempts` times is quarantined with its reason and stored as an empty mask; failures
+    A tile that fails `attempts` times is quarantined with its reason and stored without pixels; failures
     of the store itself are raised. A worker process in which no stage of a tile ends for `tile_timeout_s`, or no batch
     for that times its tiles, is given up.
     """
@@ -84,7 +91,7 @@ def infer_block(plan: ShardPlan, context: BlockContext) -> ShardReceipt:
             block = Block(plan, context, watch=watch)
         with ThreadPoolExecutor(_pool_size(), thread_name_prefix="tile") as pool:
             encoded = block.encoded_tiles(pool, finished)
-            write_mask_shard(context.location, context.run, plan, encoded, creation=context.creation)
+            write_run_shard(context.location, context.run, plan, encoded, creation=context.creation)
     return ShardReceipt(plan, tuple(finished))
 
 
@@ -104,10 +111,11 @@ class Block:
             for side in (n.HEIGHT, n.WIDTH)
         )
         self.grid = context.grid()
+        self.stored = TILE_RESULTS[context.product().name]
         self.model = context.load()
 
     def encoded_tiles(self, pool: ThreadPoolExecutor, finished: list[TileResult]) -> Iterator[shards.Encoded]:
-        """Encoded masks in order of slot, while the results gather in `finished`."""
+        """Encoded pixels in order of slot, empty of a run without any, while the results gather in `finished`."""
         depth = 2 * max(self.context.batch_tiles, _pool_size())
         prepared = ahead(pool, self.prepare, self.plan.todo, depth=depth)
         predicted = self.predicted(prepared)
@@ -155,12 +163,11 @@ class Block:
         return turns_on(self.context.device).turn(self.rank, while_waiting=self.watch.alive)
 
     def finish(self, work: _Work) -> _Work:
-        """Reconstructs, measures and encodes the mask of one tile, or its probabilities."""
+        """Reconstructs and measures one tile, and encodes its pixels where the run stores any."""
         began = time.perf_counter()
         if not work.fault:
             self._try(work, lambda: self._reconstruct(work))
-        pixels = work.pixels if work.pixels is not None and not work.fault else np.zeros((1, 1), self.grid.dtype)
-        work.encoded = shards.encode_tile(pixels, self.grid)
+        work.encoded = _encoded(None if work.fault else work.pixels, self.grid)
         work.image = work.maps = work.pixels = None
         work.seconds += time.perf_counter() - began
         self.watch.alive()
@@ -168,7 +175,7 @@ class Block:
 
     def _reconstruct(self, work: _Work) -> None:
         made = self.model.reconstruct(work.maps)  # type: ignore[arg-type]
-        work.pixels, work.cells = _stored(made, work.image)
+        work.pixels, work.objects, work.values = self.stored(made, work.image)  # type: ignore[arg-type]
 
     def _predict(self, works: Sequence[_Work]) -> None:
         """A batch that fails is tried again tile by tile, so that one bad tile does not take others along."""
@@ -226,19 +233,17 @@ _BACK_OFF_S = 0.2
 _NOT_THE_TILES_FAULT = (FintuneError, MemoryError, StoreWriteError)
 
 
-def _stored(made: Made, image: Any) -> tuple[NDArray[Any], ObjectTable]:
-    """Pixels of one tile and the table of what is in it."""
-    if isinstance(made, Detections):
-        return made.probability, made.candidates
-    if isinstance(made, Classes | Scores):
-        raise FintuneValueError(f"a run stores masks or maps of probability, and the model gave {type(made).__name__}")
-    return made, measure_cells(made, image)
+def _encoded(pixels: NDArray[Any] | None, grid: shards.ShardGrid | None) -> shards.Encoded:
+    """Pixels of a tile as they are stored; the filler alone where there are none, nothing where none are stored."""
+    if grid is None:
+        return ()
+    return shards.encode_empty(grid) if pixels is None else shards.encode_tile(pixels, grid)
 
 
 def _result(work: _Work) -> TileResult:
     if work.fault:
         return TileResult(n.QUARANTINED, work.seconds, work.fault)
-    return TileResult(n.DONE, work.seconds, cells=work.cells)
+    return TileResult(n.DONE, work.seconds, values=work.values, objects=work.objects)
 
 
 def _pool_size() -> int:

@@ -12,13 +12,11 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
 
-import numpy as np
-
 from fintune_xr import names as n
 from fintune_xr.errors import WorkerLostError
 from fintune_xr.pipelines.inference.block import SECONDS_TO_START, Block, BlockContext
 from fintune_xr.pipelines.inference.watchdog import Watch
-from fintune_xr.store.runs.writer import write_mask_shard
+from fintune_xr.store.runs.writer import write_run_shard
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.tasks.records import ShardPlan, ShardReceipt, TileResult
 
@@ -26,14 +24,14 @@ _GRACE_S = 30.0
 
 
 def infer_block_isolated(plan: ShardPlan, context: BlockContext) -> ShardReceipt:
-    """Receipt of one mask shard, once it is durable on disk, as `infer_block` gives it, only slower.
+    """Receipt of one shard of the run, once it is durable on disk, as `infer_block` gives it, only slower.
 
     A tile whose process dies, or gives no answer in time, `attempts` times is quarantined with that reason.
     """
     finished: list[TileResult] = []
     with contextlib.ExitStack() as children:
         encoded = _encoded_tiles(plan, context, finished, children)
-        write_mask_shard(context.location, context.run, plan, encoded, creation=context.creation)
+        write_run_shard(context.location, context.run, plan, encoded, creation=context.creation)
     return ShardReceipt(plan, tuple(finished))
 
 
@@ -57,8 +55,8 @@ def _encoded_tiles(
 
 
 def _given_up(fault: str, context: BlockContext) -> tuple[TileResult, shards.Encoded]:
-    empty = shards.encode_tile(np.zeros((1, 1)), context.grid())
-    return TileResult(n.QUARANTINED, 0.0, fault), empty
+    grid = context.grid()
+    return TileResult(n.QUARANTINED, 0.0, fault), () if grid is None else shards.encode_empty(grid)
 
 
 class _Child:

@@ -24,7 +24,7 @@ from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.lineage.depends_on import SOURCES
 from fintune_xr.store.lineage.training_exposure import SEEN, TRAINING, seen_by_choice
-from fintune_xr.store.runs.writer import IDENTITY, run_attrs, run_creation, run_grid, write_mask_shard, writing_run
+from fintune_xr.store.runs.writer import IDENTITY, run_attrs, run_creation, run_grid, write_run_shard, writing_run
 from fintune_xr.store.split import require_split
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.tasks.records import CellTable, ShardPlan, ShardReceipt, TileResult
@@ -165,7 +165,8 @@ class _Source:
         first = int(self.first_cell[tile])
         rows = self.cells.isel({n.CELL: slice(first, first + int(self.small[n.N_CELLS][tile]))})
         columns: dict[str, Any] = {name: rows[name].values for name in _PER_CELL}
-        return TileResult(state, seconds, cells=CellTable(background=self.small[n.BACKGROUND][tile], **columns))
+        cells = CellTable(background=self.small[n.BACKGROUND][tile], **columns)
+        return TileResult(state, seconds, values=cells.of_tile, objects=cells)
 
 
 def _copy_shard(cohort: Cohort, run_name: str, plan: ShardPlan, source_of_tile: Sequence[_Source]) -> ShardReceipt:
@@ -175,5 +176,5 @@ def _copy_shard(cohort: Cohort, run_name: str, plan: ShardPlan, source_of_tile: 
         for tile in tiles:
             yield source_of_tile[tile].encoded(tile)
 
-    write_mask_shard(cohort.location, run_name, plan, encoded(), creation=run_creation(cohort.location, run_name))
+    write_run_shard(cohort.location, run_name, plan, encoded(), creation=run_creation(cohort.location, run_name))
     return ShardReceipt(plan, tuple(source_of_tile[tile].result(tile) for tile in tiles))

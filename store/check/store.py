@@ -20,8 +20,8 @@ from fintune_xr.errors import FintuneError, StoreDamagedError
 from fintune_xr.execution.read_ahead import ahead
 from fintune_xr.store.check.detection import check_picks, check_points
 from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.runs.columns import is_state_of_run
 from fintune_xr.store.runs.object_log import CellLog
-from fintune_xr.store.runs.writer import is_state_of_run
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.store.zarr_io.groups import COMPLETE, read_column, subgroups
 from fintune_xr.store.zarr_io.location import DECODING_ERRORS
@@ -76,7 +76,8 @@ def check_store(cohort: Cohort, *, advance: Callable[[int], None] = lambda _: No
 def pixel_arrays(cohort: Cohort) -> list[str]:
     """Paths of the sharded arrays of a store."""
     paths = [f"{n.IMAGES}/{n.IMAGE}", f"{n.ANNOTATIONS}/{n.MASK}"]
-    paths += [f"{n.RUNS}/{run}/{_pixels(cohort, run)}" for run in cohort.run_names()]
+    arrays = {run: _pixels(cohort, run) for run in cohort.run_names()}
+    paths += [f"{n.RUNS}/{run}/{array}" for run, array in arrays.items() if array is not None]
     paths += [f"{n.PSEUDO}/{name}/{n.TARGET}" for name in subgroups(cohort.location, n.PSEUDO)]
     return [path for path in paths if cohort.has(path)]
 
@@ -210,6 +211,9 @@ def _broken_tiles(array: zarr.Array[Any], rows: Iterable[int]) -> Iterator[int]:
 
 def _check_counts(cohort: Cohort, run: str) -> Iterator[Problem]:
     """Objects per tile equal to the rows of their table; cells and their areas also to the labels in the mask."""
+    product = cohort.run_product(run)
+    if product.objects is None:
+        return
     stored = cohort.run(run, lazy=False)
     states, counts = stored[n.STATE].values, stored[n.N_CELLS].values
     done = np.flatnonzero(states == n.DONE)
@@ -219,7 +223,7 @@ def _check_counts(cohort: Cohort, run: str) -> Iterator[Problem]:
     if table is not None and table.fault:
         yield Problem(f"{n.CELLS}/{run}", table.fault, _remedy(f"{n.CELLS}/{run}"))
         table = None
-    if cohort.run_product(run) is INSTANCES:
+    if product is INSTANCES:
         yield from _check_masks(cohort, run, done, counts, table)
 
 
@@ -266,7 +270,7 @@ class _CellRows:
             self.fault = f"{tile_index.size} rows are not those of {n_cells.sum()} cells in order of tiles"
         self.last = np.cumsum(n_cells)
         self.first = self.last - n_cells
-        there = cohort.run_product(run).objects.variables
+        there = CellLog(cohort.location, run, cohort.run_product(run)).columns
         self.columns = [_array(cohort, f"{path}/{name}") for name in (n.LABEL, n.AREA_PX) if name in there]
 
     def agrees(self, tile: int, *expected: NDArray[Any]) -> bool:
@@ -285,10 +289,10 @@ def _expected_tiles(cohort: Cohort, path: str, n_tiles: int) -> NDArray[np.bool_
     return ~pending
 
 
-def _pixels(cohort: Cohort, run: str) -> str:
-    """Name of the array of pixels of a run; that of masks where the run cannot be opened, which is reported."""
+def _pixels(cohort: Cohort, run: str) -> str | None:
+    """Name of the array of pixels of a run, if any; that of masks where it cannot be opened, which is reported."""
     try:
-        return cohort.run_product(run).pixels
+        return cohort.run_product(run).array
     except (*DECODING_ERRORS, FintuneError):
         return n.MASK
 

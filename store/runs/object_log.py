@@ -18,6 +18,7 @@ import zarr
 from numpy.typing import NDArray
 
 from fintune_xr import names as n
+from fintune_xr.errors import FintuneValueError
 from fintune_xr.schema import DatasetSchema, VariableSpec
 from fintune_xr.store.zarr_io.groups import (
     CELLS_PER_CHUNK,
@@ -43,16 +44,23 @@ _FIRST_CELL = VariableSpec((n.TILE,), "int64", "Row of the log where the tile's 
 
 @dataclass(frozen=True, slots=True)
 class CellLog:
-    """Unordered cells of run `run`, kept under `staging/` until the run ends."""
+    """Unordered objects of run `run`, whose product has a table of them, kept under `staging/` until the run ends."""
 
     location: Location
     run: str
     product: Product = INSTANCES
 
     @property
+    def schema(self) -> DatasetSchema:
+        """The declared table. Raises FintuneValueError for a product without objects."""
+        if self.product.objects is None:
+            raise FintuneValueError(f"run {self.run!r} of {self.location.url} has no objects ({self.product.name})")
+        return self.product.objects
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """Columns of log and table."""
-        return tuple(self.product.objects.variables)
+        return tuple(self.schema.variables)
 
     @property
     def path(self) -> str:
@@ -71,7 +79,7 @@ class CellLog:
         """
         if not is_complete(self.location, self.path):
             remove_group(self.location, self.path)
-            group = _create(self.location, self.path, self.product.objects, channels)
+            group = _create(self.location, self.path, self.schema, channels)
             create_column(group, n.FIRST_CELL, _FIRST_CELL, shape=(n_tiles,))
             counts = self._counts_of_table(n_tiles)
             first = np.where(counts > 0, np.cumsum(counts) - counts, -1)
@@ -91,10 +99,10 @@ class CellLog:
             first = receipt.plan.first
             where = np.asarray(first_cell[first : first + receipt.plan.n_slots])
             for slot, result in zip(receipt.plan.todo, receipt.results, strict=True):
-                where[slot] = -1 if result.cells is None else row
-                if result.cells is not None:
-                    tables.append((first + slot, result.cells))
-                    row += result.cells.n_cells
+                where[slot] = -1 if result.objects is None else row
+                if result.objects is not None:
+                    tables.append((first + slot, result.objects))
+                    row += result.objects.n_cells
             first_cell[first : first + receipt.plan.n_slots] = where
         if tables:
             _extend(self.location, self.path, start, _joined(tables, self.columns))
@@ -109,7 +117,7 @@ class CellLog:
         local = self.location.is_local
         fresh = f"{n.STAGING}/{ordered(self.run)}{uuid.uuid4().hex}" if local else self.table
         remove_group(self.location, fresh)
-        _create(self.location, fresh, self.product.objects, channels)
+        _create(self.location, fresh, self.schema, channels)
         for rows in _in_chunks(self._rows(self.path, rows) for rows in _contiguous(first_cell, counts)):
             _extend(self.location, fresh, self._n_rows(fresh), rows)
         open_writable(self.location, fresh).attrs[COMPLETE] = True
@@ -141,7 +149,7 @@ class CellLog:
 
     def _channels(self) -> NDArray[Any]:
         """Names of the image planes, where the columns refer to them."""
-        if n.CHANNEL not in self.product.objects.coords:
+        if n.CHANNEL not in self.schema.coords:
             return np.empty(0, np.dtypes.StringDType())
         return read_column(self.location, f"{self.path}/{n.CHANNEL}")
 

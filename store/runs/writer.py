@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import uuid4
 
@@ -14,14 +14,22 @@ import zarr
 from numpy.typing import NDArray
 
 from fintune_xr import names as n
+from fintune_xr.datasets import PROGRESS
 from fintune_xr.errors import FintuneValueError, RunMismatchError, unknown_name
 from fintune_xr.store.cohort import Cohort, product_at
+from fintune_xr.store.runs.columns import (
+    Sizes,
+    create_columns,
+    grow_columns,
+    require_same_sizes,
+    set_back,
+    stored_columns,
+)
 from fintune_xr.store.runs.object_log import CellLog
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.store.zarr_io.groups import (
     COMPLETE,
     ROWS_PER_CHUNK,
-    create_column,
     ensure_group,
     group_attrs,
     is_complete,
@@ -29,27 +37,24 @@ from fintune_xr.store.zarr_io.groups import (
     open_writable,
     read_column,
     remove_group,
-    write_rows,
 )
 from fintune_xr.store.zarr_io.location import Location, sync_array, writing
 from fintune_xr.store.zarr_io.locks import holding
 from fintune_xr.store.zarr_io.recovery import ordered, sweep_staging
 from fintune_xr.tasks.product import INSTANCES, Product
-from fintune_xr.tasks.records import CellTable, ShardPlan, ShardReceipt, TileResult
+from fintune_xr.tasks.records import ShardPlan, ShardReceipt, TileResult
+from fintune_xr.text import texts
 
 IDENTITY = "identity"
+PROVENANCE = "provenance"
 # Tells a run from one of the same name that was thrown away, whose last workers may still be at work somewhere.
 CREATION = "creation"
 SHARDS_WANTED = 64
-_SMALL = (n.N_CELLS, n.N_POSITIVE, n.BACKGROUND, n.REASON, n.SECONDS, n.STATE)
-_INITIAL: dict[str, Any] = {
-    n.N_CELLS: -1,
-    n.N_POSITIVE: -1,
-    n.BACKGROUND: np.nan,
-    n.REASON: "",
-    n.SECONDS: 0,
-    n.STATE: n.PENDING,
-}
+# Of a run without pixels: tiles in one task, and tiles that it has grown to.
+TILES_PER_SHARD = "tiles_per_shard"
+N_TILES = "n_tiles"
+# Counted later and by another step, of tiles that are done.
+_COUNTED = (n.N_POSITIVE,)
 
 
 def tiles_per_task(n_tiles: int) -> int:
@@ -59,21 +64,25 @@ def tiles_per_task(n_tiles: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class RunWriter:
-    """The only writer of a run's small arrays; made by `writing_run`."""
+    """The only writer of a run's small arrays; made by `writing_run`.
+
+    `log` gathers the objects, where the product has any; `columns` are the small arrays, `state` last.
+    """
 
     cohort: Cohort
     name: str
-    log: CellLog
+    product: Product
+    log: CellLog | None
     columns: dict[str, zarr.Array[Any]] = field(repr=False)
 
     @property
     def small(self) -> tuple[str, ...]:
         """Names of the small arrays, `state` last."""
-        return self.log.product.of(_SMALL)
+        return tuple(self.columns)
 
     @property
     def grid(self) -> shards.ShardGrid:
-        """How the mask is cut; one shard is one task."""
+        """How the pixels are cut; one shard is one task. Raises FintuneValueError for a run without pixels."""
         return run_grid(self.cohort.location, self.name)
 
     def states(self) -> NDArray[np.uint8]:
@@ -82,7 +91,7 @@ class RunWriter:
 
     def plans(self, wanted: NDArray[np.bool_] | None = None) -> Iterator[ShardPlan]:
         """One plan for each shard that holds pending tiles, in order; with `wanted` (tile,) of those tiles only."""
-        states, size = self.states(), self.grid.tiles_per_shard
+        states, size = self.states(), run_tiles_per_shard(self.cohort.location, self.name)
         chosen = np.ones(len(states), bool) if wanted is None else wanted
         for shard in range(math.ceil(len(states) / size)):
             here = slice(shard * size, (shard + 1) * size)
@@ -92,18 +101,24 @@ class RunWriter:
                 yield ShardPlan(shard, shard * size, pending.size, tuple(todo), tuple(later))
 
     def commit(self, receipts: Sequence[ShardReceipt]) -> None:
-        """Writes the small numbers of finished shards, `state` after all others are durable."""
+        """Writes the small numbers of finished shards, `state` after all others are durable.
+
+        Raises FintuneValueError where a tile that is done lacks a value of some column, or brings one of another shape.
+        """
+        for result in (result for receipt in receipts for result in receipt.results):
+            self._require_values(result)
         with writing(f"{self.cohort.url}/{n.RUNS}/{self.name}"):
-            self.log.append(receipts)
+            if self.log is not None:
+                self.log.append(receipts)
             for name in self.small:
                 if name == n.STATE:
                     self._sync([c for c in self.small if c != n.STATE], receipts)
-                if name != n.N_POSITIVE:
+                if name not in _COUNTED:
                     self._write_column(name, receipts)
             self._sync([n.STATE], receipts)
 
     def begin(self, *, retry: bool) -> None:
-        """Gets the log of cells ready where anything is pending; `retry` sets quarantined tiles back.
+        """Gets the log of objects ready where anything is pending; `retry` sets quarantined tiles back.
 
         Positive cells counted before are then no longer those of the run, and are marked so.
         """
@@ -118,16 +133,19 @@ class RunWriter:
             if (states == n.PENDING).any():
                 if n.N_POSITIVE in self.columns:
                     self.columns[n.N_POSITIVE].attrs[n.RULE] = ""
-                self.log.open(states.size, _channels(self.cohort))
+                if self.log is not None:
+                    self.log.open(states.size, _channels(self.cohort))
 
     def finish(self) -> bool:
-        """Whether every tile is done or quarantined; then the table of cells is put in order.
+        """Whether every tile is done or quarantined; then the table of objects is put in order, where there is one.
 
         Called when no worker writes any more: what killed ones left unfinished is removed.
         """
         self.cohort.location.sweep(f"{n.RUNS}/{self.name}")
         if (self.states() == n.PENDING).any():
             return False
+        if self.log is None:
+            return True
         counts = read_column(self.cohort.location, f"{n.RUNS}/{self.name}/{n.N_CELLS}")
         with writing(f"{self.cohort.url}/{n.CELLS}/{self.name}"):
             self.log.put_in_order(np.maximum(counts, 0))
@@ -141,8 +159,24 @@ class RunWriter:
         values = np.asarray(column[first:last])
         for receipt in receipts:
             for slot, result in zip(receipt.plan.todo, receipt.results, strict=True):
-                values[receipt.plan.first - first + slot] = _value(name, result)
+                values[receipt.plan.first - first + slot] = self._value(name, result)
         column[first:last] = values
+
+    def _value(self, name: str, result: TileResult) -> Any:
+        if name in PROGRESS:
+            return {n.REASON: result.reason, n.SECONDS: result.seconds, n.STATE: result.state}[name]
+        return result.values[name] if result.state == n.DONE else self.product.initial(name)
+
+    def _require_values(self, result: TileResult) -> None:
+        """A missing value would be stored as one that is not known, and NumPy would stretch a short one."""
+        if result.state != n.DONE:
+            return
+        expected = {name: self.columns[name].shape[1:] for name in self.small if name not in (*PROGRESS, *_COUNTED)}
+        got = {name: np.shape(value) for name, value in result.values.items()}
+        if got != expected:
+            raise FintuneValueError(
+                f"run {self.name!r} of {self.cohort.url}: expected for each tile values of shapes {expected}, got {got}"
+            )
 
     def _sync(self, names: Sequence[str], receipts: Sequence[ShardReceipt]) -> None:
         rows = [row for r in receipts for row in (r.plan.first, r.plan.first + r.plan.n_slots - 1)]
@@ -159,12 +193,17 @@ def writing_run(
     identity: Mapping[str, Any],
     facts: Mapping[str, Any],
     product: Product = INSTANCES,
+    sizes: Sizes | None = None,
+    attrs: Mapping[str, Mapping[str, Any]] | None = None,
     restart: bool = False,
     retry: bool = False,
 ) -> Iterator[RunWriter]:
     """The writer of run `name` of this `product`, made or continued, with new tiles of the cohort added as pending.
 
-    `identity` (checkpoint and settings digests) must equal that of the stored run; `facts` is its provenance.
+    `identity` (checkpoint and settings digests) must equal that of the stored run; `facts` is its provenance. `sizes`
+    tells what lies along the dims of columns beyond `tile`: the names along a dim that has a coordinate, how many
+    along any other; those of the stored run must be the same. A new run's arrays get the attributes `attrs` holds
+    under their names.
     `restart` throws the stored run away first; `retry` sets its quarantined tiles back to pending.
 
     Raises RunMismatchError where it does not, RunBusyError where another process writes the run.
@@ -174,14 +213,20 @@ def writing_run(
         path = f"{n.RUNS}/{name}"
         if restart or not is_complete(cohort.location, path):
             remove_run(cohort, name)
-            _create(cohort, name, product, identity, facts)
+            _create(
+                cohort, name, product, sizes or {}, attrs or {}, {IDENTITY: dict(identity), PROVENANCE: dict(facts)}
+            )
         _check_identity(cohort, name, identity)
         cohort.location.sweep(path)
         sweep_staging(cohort.location, ordered(name))
         _grow(cohort, name)
         stored = cohort.run_product(name)
-        columns = {c: open_column(cohort.location, f"{path}/{c}") for c in stored.of(_SMALL)}
-        writer = RunWriter(cohort, name, CellLog(cohort.location, name, stored), columns)
+        if sizes is not None:
+            require_same_sizes(cohort.location, path, stored, sizes)
+        names = stored_columns(cohort.location, path, stored)
+        columns = {c: open_column(cohort.location, f"{path}/{c}") for c in names}
+        log = CellLog(cohort.location, name, stored) if stored.objects is not None else None
+        writer = RunWriter(cohort, name, stored, log, columns)
         writer.begin(retry=retry)
         yield writer
 
@@ -190,28 +235,38 @@ def _holding_run(cohort: Cohort, name: str) -> contextlib.AbstractContextManager
     return holding(cohort.location, f"run-{name}", what=f"writing run {name!r}")
 
 
-def write_mask_shard(
+def write_run_shard(
     location: Location, run: str, plan: ShardPlan, fresh: Iterator[shards.Encoded], *, creation: str
 ) -> int:
-    """Number of bytes of the mask shard: `fresh` tiles in the slots to do, the others carried over.
+    """Number of bytes of the shard of pixels: `fresh` tiles in the slots to do, the others carried over.
 
-    Slots that stay pending get an empty mask; a shard that should hold finished tiles and is gone is an error.
+    Slots that stay pending get a tile without pixels; a shard that should hold finished tiles and is gone is an error.
+    Of a run without pixels the tiles are made, and no file is written: all of them is in the receipt.
 
     Raises RunMismatchError where the run was thrown away and made anew since `creation` was given out.
     """
+    if product_at(location, f"{n.RUNS}/{run}").array is None:
+        for _ in fresh:
+            pass
+        _require_creation(location, run, plan, creation)
+        return 0
     grid = run_grid(location, run)
     todo, later = set(plan.todo), set(plan.later)
     kept = shards.read_encoded(location, grid, plan.shard) if len(todo | later) < plan.n_slots else []
-    empty = shards.encode_tile(np.zeros((1, 1), np.uint32), grid) if later else ()
+    empty = shards.encode_empty(grid) if later else ()
 
     def tiles() -> Iterator[shards.Encoded]:
         for slot in range(plan.n_slots):
             yield next(fresh) if slot in todo else empty if slot in later else kept[slot]
         # Last of all, because the tiles took their time; nothing is in its place yet.
-        if run_creation(location, run) != creation:
-            raise RunMismatchError(f"run {run!r} of {location.url} was restarted; shard {plan.shard} is given up")
+        _require_creation(location, run, plan, creation)
 
     return shards.write_shard(location, grid, plan.shard, tiles())
+
+
+def _require_creation(location: Location, run: str, plan: ShardPlan, creation: str) -> None:
+    if run_creation(location, run) != creation:
+        raise RunMismatchError(f"run {run!r} of {location.url} was restarted; shard {plan.shard} is given up")
 
 
 def run_creation(location: Location, run: str) -> str:
@@ -221,10 +276,20 @@ def run_creation(location: Location, run: str) -> str:
 
 
 def run_grid(location: Location, run: str) -> shards.ShardGrid:
-    """How the pixels of a run are cut."""
+    """How the pixels of a run are cut. Raises FintuneValueError for a run without pixels."""
     path = f"{n.RUNS}/{run}"
-    array = zarr.open_array(location.zarr(), path=f"{path}/{product_at(location, path).pixels}", mode="r")
-    return shards.grid_of(array)
+    product = product_at(location, path)
+    if product.array is None:
+        raise FintuneValueError(f"run {run!r} of {location.url} stores no pixels, only columns ({product.name})")
+    return shards.grid_of(zarr.open_array(location.zarr(), path=f"{path}/{product.array}", mode="r"))
+
+
+def run_tiles_per_shard(location: Location, run: str) -> int:
+    """Tiles in one task of a run: those of one shard of its pixels, or as many as were settled when it was made."""
+    path = f"{n.RUNS}/{run}"
+    if product_at(location, path).array is not None:
+        return run_grid(location, run).tiles_per_shard
+    return int(zarr.open_group(location.zarr(), path=path, mode="r").attrs[TILES_PER_SHARD])  # type: ignore[arg-type]
 
 
 def run_attrs(cohort: Cohort, name: str) -> dict[str, Any]:
@@ -257,34 +322,14 @@ def mark_pending(cohort: Cohort, run: str, tiles: Sequence[int]) -> None:
     Raises RunBusyError where another process writes the run.
     """
     rows = np.unique(np.asarray(tiles, np.int64))
-    small = cohort.run_product(run).of(_SMALL)
+    product, path = cohort.run_product(run), f"{n.RUNS}/{run}"
+    small = stored_columns(cohort.location, path, product)
     with _holding_run(cohort, run), writing(f"{cohort.url}/{n.RUNS}/{run}"):
         # First of all, what makes others refuse the counts, then the state: killed in between, nothing is believed.
         if n.N_POSITIVE in small:
             open_column(cohort.location, f"{n.RUNS}/{run}/{n.N_POSITIVE}").attrs[n.RULE] = ""
         for name in (n.STATE, *(c for c in small if c != n.STATE)):
-            _reset(cohort.location, f"{n.RUNS}/{run}/{name}", rows, _INITIAL[name])
-
-
-def _reset(location: Location, path: str, rows: NDArray[np.int64], value: Any) -> None:
-    """Puts `value` into rows of a small array; a chunk whose rows are all among them is not read before."""
-    column = open_column(location, path)
-    for chunk in np.unique(rows // ROWS_PER_CHUNK):
-        first = int(chunk) * ROWS_PER_CHUNK
-        last = min(first + ROWS_PER_CHUNK, column.shape[0])
-        here = rows[rows // ROWS_PER_CHUNK == chunk]
-        if here.size == last - first:
-            column[first:last] = value
-        else:
-            values = read_column(location, path, slice(first, last))
-            values[here - first] = value
-            column[first:last] = values
-
-
-def is_state_of_run(path: str) -> bool:
-    """Whether `path` is one of the small arrays of a run that `mark_pending` can write anew."""
-    group, _, name = path.rpartition("/")
-    return group.startswith(f"{n.RUNS}/") and name in _SMALL
+            set_back(cohort.location, f"{path}/{name}", rows, product.initial(name))
 
 
 def remove_run(cohort: Cohort, name: str) -> None:
@@ -300,58 +345,54 @@ def check_run_name(name: str) -> None:
         raise FintuneValueError(f"run name {name!r}: use letters, digits, '-', '_' and '.', e.g. generic-v1")
 
 
-def _value(name: str, result: TileResult) -> Any:
-    cells = result.cells
-    if name == n.N_CELLS:
-        return cells.n_cells if cells is not None else -1
-    if name == n.BACKGROUND:
-        return cells.background if isinstance(cells, CellTable) else np.nan
-    return {n.REASON: result.reason, n.SECONDS: result.seconds, n.STATE: result.state}[name]
-
-
-def _create(cohort: Cohort, name: str, product: Product, identity: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+def _create(
+    cohort: Cohort,
+    name: str,
+    product: Product,
+    sizes: Sizes,
+    array_attrs: Mapping[str, Mapping[str, Any]],
+    stated: Mapping[str, Any],
+) -> None:
     images = cohort.images(lazy=False)
     path = f"{n.RUNS}/{name}"
+    per_task = tiles_per_task(images.sizes[n.TILE])
+    settled = {TILES_PER_SHARD: per_task, N_TILES: 0} if product.array is None else {}
     ensure_group(cohort.location, n.RUNS)
     with writing(f"{cohort.url}/{path}"):
-        stated = {IDENTITY: dict(identity), "provenance": dict(facts), CREATION: uuid4().hex, COMPLETE: False}
-        attrs = group_attrs(product.run, **stated)
+        attrs = group_attrs(product.run, **{**stated, CREATION: uuid4().hex, **settled, COMPLETE: False})
         group = ensure_group(cohort.location, path, attrs)
-        sizes = (images.sizes[n.Y], images.sizes[n.X])
-        per_task = tiles_per_task(images.sizes[n.TILE])
-        grid = shards.plan_grid(f"{path}/{product.pixels}", product.dtype, sizes, per_task)
-        spec = product.run.variables[product.pixels]
-        shards.create_sharded(group, product.pixels, grid, shape=(0, *sizes), dims=spec.dims, attrs=spec.attrs)
-        for column in (n.TILE, *product.of(_SMALL)):
-            spec = product.run[column]
-            shape = (0, images.sizes[n.CHANNEL])[: len(spec.dims)]
-            create_column(group, column, spec, shape=shape)
-        group[n.STATE].attrs["flag_meanings"] = " ".join(n.STATE_MEANINGS.values())
-        if n.CHANNEL in product.run.coords:
-            create_column(group, n.CHANNEL, product.run.coords[n.CHANNEL], shape=(images.sizes[n.CHANNEL],))
-            open_column(cohort.location, f"{path}/{n.CHANNEL}")[:] = _channels(cohort)
+        if product.array is not None:
+            spec = product.pixels
+            shape = tuple(images.sizes[dim] for dim in spec.dims[1:])
+            grid = shards.plan_grid(f"{path}/{product.array}", spec.dtype, shape, per_task)
+            grid = replace(grid, filler=product.initial(product.array))
+            shards.create_sharded(group, product.array, grid, shape=(0, *shape), dims=spec.dims, attrs=spec.attrs)
+        planes: Sizes = {n.CHANNEL: texts(images[n.CHANNEL])} if n.CHANNEL in product.run.coords else {}
+        create_columns(cohort.location, group, product, {**planes, **sizes})
+        for array, told in array_attrs.items():
+            group[array].attrs.update(told)
         open_writable(cohort.location, path).attrs[COMPLETE] = True
 
 
 def _grow(cohort: Cohort, name: str) -> None:
-    """Adds the tiles that the cohort has gained; pixels last, so that a kill is seen and mended next time."""
+    """Adds the tiles that the cohort has gained; what tells how many there are last, so that a kill is mended."""
     path = f"{n.RUNS}/{name}"
     product = cohort.run_product(name)
-    names = (n.TILE, *product.of(_SMALL), product.pixels)
-    arrays = {c: open_column(cohort.location, f"{path}/{c}") for c in names}
-    before, after = min(array.shape[0] for array in arrays.values()), cohort.images_group().n_tiles
-    pixels = arrays.pop(product.pixels)
+    names = (n.TILE, *stored_columns(cohort.location, path, product), *filter(None, [product.array]))
+    lengths = [open_column(cohort.location, f"{path}/{c}").shape[0] for c in names]
+    if product.array is None:
+        lengths.append(int(run_attrs(cohort, name)[N_TILES]))
+    before, after = min(lengths), cohort.images_group().n_tiles
     if before == after:
         return
     tiles = read_column(cohort.location, f"{n.IMAGES}/{n.TILE}", slice(before, after))
     with writing(f"{cohort.url}/{path}"):
-        for column, array in arrays.items():
-            fresh = np.empty((after - before, *array.shape[1:]), array.dtype)
-            fresh[:] = tiles if column == n.TILE else _INITIAL[column]
-            write_rows(cohort.location, f"{path}/{column}", before, fresh)
-            touched = range(before // ROWS_PER_CHUNK, after // ROWS_PER_CHUNK + 1)
-            sync_array(cohort.location, f"{path}/{column}", touched)
-        pixels.resize((after, *pixels.shape[1:]))
+        grow_columns(cohort.location, path, product, tiles, before=before)
+        if product.array is None:
+            open_writable(cohort.location, path).attrs[N_TILES] = after
+        else:
+            pixels = open_column(cohort.location, f"{path}/{product.array}")
+            pixels.resize((after, *pixels.shape[1:]))
 
 
 def _channels(cohort: Cohort) -> NDArray[Any]:

@@ -37,12 +37,16 @@ Encoded = tuple[bytes, ...]
 
 @dataclass(frozen=True, slots=True)
 class ShardGrid:
-    """How an array (tile, …, y, x) is cut: `chunk` is what is compressed, `shard` is one stored object."""
+    """How an array (tile, …, y, x) is cut: `chunk` is what is compressed, `shard` is one stored object.
+
+    `filler` is what stands outside of tiles that are smaller than the array, and in tiles without pixels.
+    """
 
     path: str
     dtype: str
     chunk: tuple[int, ...]
     shard: tuple[int, ...]
+    filler: Any = 0
 
     @property
     def tiles_per_shard(self) -> int:
@@ -95,7 +99,7 @@ def create_sharded(
         compressors=[BloscCodec(cname=CODEC, clevel=LEVEL, shuffle="shuffle"), Crc32cCodec()],
         chunk_key_encoding={"name": "default", "separator": "."},
         dimension_names=dims,
-        fill_value=0,
+        fill_value=grid.filler,
         attributes=attrs,
     )
 
@@ -104,19 +108,30 @@ def grid_of(array: zarr.Array[Any]) -> ShardGrid:
     """The grid of an existing sharded array."""
     if array.shards is None:
         raise StoreDamagedError(f"{array.path}: expected a sharded array, found chunks of {array.chunks}")
-    return ShardGrid(array.path, array.dtype.name, array.chunks, array.shards)
+    return ShardGrid(array.path, array.dtype.name, array.chunks, array.shards, _filler(array))
 
 
 def encode_tile(tile: NDArray[Any], grid: ShardGrid) -> Encoded:
-    """Compressed, checksummed chunks of one tile (…, y, x); smaller tiles are padded with zeros.
+    """Compressed, checksummed chunks of one tile (…, y, x); smaller tiles are padded with the filler.
 
     Safe and parallel in threads: compression releases the interpreter lock.
     """
     padded = tile
     if tile.shape != grid.shard[1:] or tile.dtype.name != grid.dtype:
-        padded = np.zeros(grid.shard[1:], grid.dtype)
+        padded = np.full(grid.shard[1:], grid.filler, grid.dtype)
         padded[tuple(slice(0, n) for n in tile.shape)] = tile
     return tuple(_encode_chunk(chunk) for chunk in _chunks(padded, grid))
+
+
+def encode_empty(grid: ShardGrid) -> Encoded:
+    """The same for a tile without pixels, which holds the filler alone."""
+    return encode_tile(np.full((1,) * (len(grid.shard) - 1), grid.filler, grid.dtype), grid)
+
+
+def _filler(array: zarr.Array[Any]) -> Any:
+    """The array's fill value; stores of before there was another hold 0."""
+    value = array.fill_value
+    return 0 if value is None else value.item() if hasattr(value, "item") else value
 
 
 def write_shard(location: Location, grid: ShardGrid, shard: int, tiles: Iterable[Encoded]) -> int:

@@ -49,7 +49,7 @@ def receipt_at_once(plan: ShardPlan) -> ShardReceipt:
     intensity = rng.uniform(200, 900, (N_CELLS, 2)).astype(np.float32)
     label = np.arange(1, N_CELLS + 1, dtype=np.uint32)
     cells = CellTable(label, area, place, place, intensity, np.full(2, 100, np.float32))
-    return ShardReceipt(plan, tuple(TileResult(n.DONE, 0.0, cells=cells) for _ in plan.todo))
+    return ShardReceipt(plan, tuple(TileResult(n.DONE, 0.0, values=cells.of_tile, objects=cells) for _ in plan.todo))
 
 
 def one_after_another(

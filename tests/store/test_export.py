@@ -21,7 +21,7 @@ from fintune_xr.store.export import tables
 from fintune_xr.store.export.masks import write_masks
 from fintune_xr.store.export.tables import write_cells, write_tiles
 from fintune_xr.store.raw.layouts import safe_name
-from fintune_xr.store.runs.writer import run_creation, run_grid, write_mask_shard, writing_run
+from fintune_xr.store.runs.writer import run_creation, run_grid, write_run_shard, writing_run
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.store.zarr_io.appendable import append
 from fintune_xr.tasks.records import ShardReceipt, TileResult
@@ -58,11 +58,12 @@ def cohort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cohort:
             grid = run_grid(cohort.location, RUN)
             here = range(plan.first, plan.first + plan.n_slots)
             masks = (shards.encode_tile(MASKS[i], grid) for i in here)
-            write_mask_shard(cohort.location, RUN, plan, masks, creation=run_creation(cohort.location, RUN))
+            write_run_shard(cohort.location, RUN, plan, masks, creation=run_creation(cohort.location, RUN))
+            cells = {i: measure_cells(MASKS[i], IMAGES[i]) for i in here}
             results = tuple(
                 TileResult(n.QUARANTINED, 0.1, "out of memory")
                 if i == FAILED
-                else TileResult(n.DONE, 0.1, "", measure_cells(MASKS[i], IMAGES[i]))
+                else TileResult(n.DONE, 0.1, values=cells[i].of_tile, objects=cells[i])
                 for i in here
             )
             writer.commit([ShardReceipt(plan, results)])

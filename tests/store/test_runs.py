@@ -23,6 +23,7 @@ from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, RunBusyError, RunMismatchError, StoreDamagedError, UnknownNameError
 from fintune_xr.pipelines.steps.check import check
 from fintune_xr.store.cohort import Cohort, open_cohort
+from fintune_xr.store.runs import columns as run_columns
 from fintune_xr.store.runs import writer as runs
 from fintune_xr.store.runs.writer import (
     RunWriter,
@@ -33,8 +34,8 @@ from fintune_xr.store.runs.writer import (
     run_creation,
     run_grid,
     tiles_per_task,
-    write_mask_shard,
     write_positive,
+    write_run_shard,
     writing_run,
 )
 from fintune_xr.store.zarr_io import groups as tables
@@ -73,11 +74,11 @@ def receipt_of(cohort: Cohort, run: str, plan: ShardPlan, failing: Sequence[int]
     grid = run_grid(cohort.location, run)
     tiles = [plan.first + slot for slot in plan.todo]
     fresh = (shards.encode_tile(np.zeros((1, 1)) if t in failing else mask_of(t), grid) for t in tiles)
-    write_mask_shard(cohort.location, run, plan, fresh, creation=run_creation(cohort.location, run))
+    write_run_shard(cohort.location, run, plan, fresh, creation=run_creation(cohort.location, run))
     results = [
         TileResult(n.QUARANTINED, 0.5, "ValueError: no")
         if tile in failing
-        else TileResult(n.DONE, 0.25, cells=cells_of(tile))
+        else TileResult(n.DONE, 0.25, values=cells_of(tile).of_tile, objects=cells_of(tile))
         for tile in tiles
     ]
     return ShardReceipt(plan, tuple(results))
@@ -293,7 +294,7 @@ def test_growing_broken_off_is_mended(done: Cohort, column: str) -> None:
         written(location, path, first, values)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "write_rows", stopping)
+        patch.setattr(run_columns, "write_rows", stopping)
         with pytest.raises(Stopped):
             do_all(done)
     assert do_all(done) == 8
@@ -534,13 +535,13 @@ def test_slots_to_keep_come_from_the_stored_shard(done: Cohort) -> None:
     grid = run_grid(done.location, "r")
     before = shards.read_encoded(done.location, grid, 0)
     plan, creation = ShardPlan(0, 0, 3, (1,)), run_creation(done.location, "r")
-    write_mask_shard(done.location, "r", plan, iter([shards.encode_tile(mask_of(9), grid)]), creation=creation)
+    write_run_shard(done.location, "r", plan, iter([shards.encode_tile(mask_of(9), grid)]), creation=creation)
     after = shards.read_encoded(done.location, grid, 0)
     assert (after[0], after[2]) == (before[0], before[2])
     assert after[1] != before[1]
     (done.location.path / grid.key(0)).unlink()
     with pytest.raises(StoreDamagedError, match="expected a shard, found nothing"):
-        write_mask_shard(done.location, "r", plan, iter([shards.encode_tile(mask_of(9), grid)]), creation=creation)
+        write_run_shard(done.location, "r", plan, iter([shards.encode_tile(mask_of(9), grid)]), creation=creation)
 
 
 def test_a_worker_of_a_run_that_was_thrown_away_writes_nothing(done: Cohort) -> None:
@@ -551,5 +552,5 @@ def test_a_worker_of_a_run_that_was_thrown_away_writes_nothing(done: Cohort) -> 
     plan = ShardPlan(0, 0, 3, (0, 1, 2))
     late = iter([shards.encode_tile(mask_of(9), grid)] * 3)
     with pytest.raises(RunMismatchError, match=r"'r' of .* was restarted; shard 0 is given up"):
-        write_mask_shard(done.location, "r", plan, late, creation=creation)
+        write_run_shard(done.location, "r", plan, late, creation=creation)
     assert not list((done.location.path / grid.path).glob("c.*"))

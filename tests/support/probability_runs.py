@@ -12,7 +12,7 @@ from fintune_xr.pixels.peaks import pick_peaks
 from fintune_xr.points import tile_points
 from fintune_xr.seeds import stream
 from fintune_xr.store.cohort import Cohort
-from fintune_xr.store.runs.writer import run_creation, write_mask_shard, writing_run
+from fintune_xr.store.runs.writer import run_creation, write_run_shard, writing_run
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.tasks.product import PROBABILITIES
 from fintune_xr.tasks.records import CandidateTable, ShardPlan, ShardReceipt, TileResult
@@ -49,7 +49,7 @@ def store_run(cohort: Cohort, run: str, maps: list[NDArray[np.float32]], *, rest
             chosen = [maps[plan.first + slot] for slot in plan.todo]
             stored = [np.rint(one * 65535).astype(np.uint16) for one in chosen]
             encoded = (shards.encode_tile(one, writer.grid) for one in stored)
-            write_mask_shard(cohort.location, run, plan, encoded, creation=creation)
+            write_run_shard(cohort.location, run, plan, encoded, creation=creation)
             writer.commit([_receipt(plan, chosen, diameter)])
         assert writer.finish()
 
@@ -59,5 +59,6 @@ def _receipt(plan: ShardPlan, maps: list[NDArray[np.float32]], diameter: float) 
     for one in maps:
         peaks = pick_peaks(one, diameter_px=diameter, floor=FLOOR)
         label = np.arange(1, len(peaks) + 1, dtype=np.uint32)
-        results.append(TileResult(n.DONE, 0.1, cells=CandidateTable(label, peaks.y, peaks.x, peaks.score)))
+        found = CandidateTable(label, peaks.y, peaks.x, peaks.score)
+        results.append(TileResult(n.DONE, 0.1, values=found.of_tile, objects=found))
     return ShardReceipt(plan, tuple(results))

@@ -245,7 +245,7 @@ def test_a_killed_run_of_probabilities_goes_on(trained: tuple[Cohort, Path], mon
     cohort, folder = trained
     said = {"model": str(folder), "overrides": ["device=cpu"]}
     infer(cohort.url, run="whole", **said)
-    write = infer_block.write_mask_shard
+    write = infer_block.write_run_shard
     n_written = 0
 
     def fatal(*args: object, **kwargs: object) -> int:
@@ -255,12 +255,12 @@ def test_a_killed_run_of_probabilities_goes_on(trained: tuple[Cohort, Path], mon
             raise KilledError
         return write(*args, **kwargs)
 
-    monkeypatch.setattr(infer_block, "write_mask_shard", fatal)
+    monkeypatch.setattr(infer_block, "write_run_shard", fatal)
     with pytest.raises(KilledError):
         infer(cohort.url, run="killed", **said)
     states = cohort.run("killed", lazy=False)[n.STATE].values
     assert n.PENDING in states
-    monkeypatch.setattr(infer_block, "write_mask_shard", write)
+    monkeypatch.setattr(infer_block, "write_run_shard", write)
     summary = infer(cohort.url, run="killed", overrides=["device=cpu"])
     assert summary.n_done == 6
     assert summary.n_new == int((states == n.PENDING).sum())
