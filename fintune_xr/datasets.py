@@ -68,8 +68,6 @@ MICROGRAPHS: Final = DatasetSchema(
     },
 )
 
-IMAGES_OF: Final = {kind: MICROGRAPHS if kind == "em" else IMAGES for kind in n.COHORT_KINDS}
-
 ANNOTATIONS: Final = DatasetSchema(
     name="annotations",
     version=SCHEMA_VERSION,

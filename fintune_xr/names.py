@@ -197,6 +197,3 @@ PENDING: Final = 0
 DONE: Final = 1
 QUARANTINED: Final = 2
 STATE_MEANINGS: Final = {PENDING: "pending", DONE: "done", QUARANTINED: "quarantined"}
-
-# Kinds of cohort.
-COHORT_KINDS: Final = ("if", "he", "oct", "em")

@@ -27,7 +27,7 @@ class Points:
 
 
 def points_table(tiles: Mapping[str, Points], *, source: Mapping[str, str], sha256: Mapping[str, str]) -> xr.Dataset:
-    """The table of `Cohort.points` that holds the `tiles` (tile id -> its particles) in their order.
+    """The table of `Cohort.annotations` that holds the `tiles` (tile id -> its particles) in their order.
 
     `source` and `sha256` name the file of each tile's annotation and its digest.
     """
@@ -48,7 +48,7 @@ def points_table(tiles: Mapping[str, Points], *, source: Mapping[str, str], sha2
 
 
 def tile_points(points: xr.Dataset, tile: str) -> Points:
-    """The particles of one annotated tile, of a loaded table of `Cohort.points`.
+    """The particles of one annotated tile, of a loaded table of `Cohort.annotations`.
 
     Raises UnknownNameError where the tile is not annotated, which is not the same as holding no particle.
     """
@@ -57,7 +57,7 @@ def tile_points(points: xr.Dataset, tile: str) -> Points:
         raise unknown_name("annotated tile", tile, tiles)
     index = points[n.TILE_INDEX].values
     if index.size and np.any(np.diff(index) < 0):
-        raise FintuneValueError("points: expected rows ordered by tile. Open them with Cohort.points.")
+        raise FintuneValueError("points: expected rows ordered by tile. Open them with Cohort.annotations.")
     rows = slice(*np.searchsorted(index, [tiles.index(tile), tiles.index(tile) + 1]))
     yx = np.column_stack([points[n.Y].values[rows], points[n.X].values[rows]]).astype(np.float64)
     return Points(yx, points[n.DIAMETER_PX].values[rows].astype(np.float64))

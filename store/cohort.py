@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import zarr
 
 from fintune_xr import datasets
 from fintune_xr import names as n
+from fintune_xr.cohort_kinds import KINDS, CohortKind, kind_named, require, task_of
 from fintune_xr.errors import FintuneValueError, StoreNotFoundError, StoreVersionError, unknown_name
 from fintune_xr.schema import DatasetSchema
 from fintune_xr.store.group_index import GroupIndex
@@ -21,6 +22,7 @@ from fintune_xr.store.zarr_io.groups import group_exists, open_dataset, open_wri
 from fintune_xr.store.zarr_io.location import PARTIAL_SUFFIX, Location, reading, writing
 from fintune_xr.store.zarr_io.locks import recover_replaced
 from fintune_xr.tasks.product import Product, product_named
+from fintune_xr.tasks.task import Task
 from fintune_xr.text import texts
 
 INDEXED = (n.DONOR, n.MARKER, n.SPLIT)
@@ -44,35 +46,41 @@ class Cohort:
         """What is to be said wherever its results are shown; empty where nothing was noted."""
         return str(zarr.open_group(self.location.zarr(), mode="r").attrs.get("remark", ""))
 
+    @property
+    def kind_facts(self) -> CohortKind:
+        """What its kind holds: schema of the tiles, default split, steps."""
+        return kind_named(self.kind)
+
+    @property
+    def task(self) -> Task:
+        """What is learned and measured of it."""
+        return task_of(self.kind)
+
+    def require(self, verb: str, *, tasks: Iterable[str] = ()) -> None:
+        """Raises FintuneValueError where `verb` is for other kinds of cohorts, or for other `tasks`."""
+        require(verb, self.kind, url=self.url, tasks=tasks)
+
     def images(self, *, lazy: bool = True) -> xr.Dataset:
         """`image` (tile, channel, y, x), selectable by `tile`, `donor`, `marker`, `split` and `channel`."""
-        found = open_dataset(self.location, n.IMAGES, datasets.IMAGES_OF[self.kind], lazy=lazy)
+        found = open_dataset(self.location, n.IMAGES, self.kind_facts.images, lazy=lazy)
         return indexed(found)
 
     def annotations(self, *, lazy: bool = True) -> xr.Dataset:
-        """Annotated `mask` (tile, y, x) uint32 of the annotated tiles only.
+        """What is annotated, of the annotated tiles only, which are those along `tile`, in the schema of the task.
+
+        Of cells that is `mask` (tile, y, x) uint32. Of particles it is their centres `y`, `x` (point,) and
+        `diameter_px`, in px of the stored tiles; `tile_index` (point,) is the position of the point's tile among
+        `tile`. A tile that is listed and has no point is known to hold no particle; of a tile that is not listed
+        nothing is known. `fintune_xr.points.tile_points` gives the points of one tile.
 
         Raises StoreNotFoundError where nothing has been annotated yet.
         """
-        self._require(n.ANNOTATIONS, f"fintune-xr annotate MASKS {self.url}")
-        return open_dataset(self.location, n.ANNOTATIONS, datasets.ANNOTATIONS, lazy=lazy)
-
-    def points(self, *, lazy: bool = True) -> xr.Dataset:
-        """Annotated centres `y`, `x` (point,) and their `diameter_px`, in px of the stored tiles of an EM cohort.
-
-        `tile` are the annotated tiles; `tile_index` (point,) is the position of the point's tile among them. A tile
-        that is listed and has no point is known to hold no particle; of a tile that is not listed nothing is known.
-        `fintune_xr.points.tile_points` gives those of one tile.
-
-        Raises StoreNotFoundError where nothing has been annotated yet.
-        """
-        self._require(n.ANNOTATIONS, f"fintune-xr annotate COORDINATES {self.url}")
-        return open_dataset(self.location, n.ANNOTATIONS, datasets.POINTS, lazy=lazy)
+        self._require(n.ANNOTATIONS, f"fintune-xr annotate {self.task.source} {self.url}")
+        return open_dataset(self.location, n.ANNOTATIONS, self.task.annotations, lazy=lazy)
 
     def annotated_tiles(self) -> list[str]:
-        """Ids of the tiles that have an annotation, whether masks or points."""
-        found = self.points(lazy=False) if self.kind == "em" else self.annotations(lazy=False)
-        return texts(found[n.TILE])
+        """Ids of the tiles that have an annotation."""
+        return texts(self.annotations(lazy=False)[n.TILE])
 
     def quarantine(self) -> xr.Dataset:
         """Files that were left out at ingest, with the reason of each."""
@@ -157,11 +165,11 @@ class Cohort:
 
     def images_group(self) -> Growing:
         """The group of images, for appending."""
-        return Growing(self.location, datasets.IMAGES_OF[self.kind], n.IMAGES, n.IMAGE)
+        return Growing(self.location, self.kind_facts.images, n.IMAGES, n.IMAGE)
 
     def annotations_group(self) -> Growing:
-        """The group of annotations, for appending."""
-        return Growing(self.location, datasets.ANNOTATIONS, n.ANNOTATIONS, n.MASK)
+        """The group of annotations, for appending, of a task whose annotations are pixels."""
+        return Growing(self.location, self.task.annotations, n.ANNOTATIONS, self.task.array)
 
     def _require(self, path: str, command: str) -> None:
         if not group_exists(self.location, path):
@@ -198,8 +206,7 @@ def create_cohort(
     place cannot be written.
     """
     location = Location.of(where)
-    if kind not in n.COHORT_KINDS:
-        raise unknown_name("kind of cohort", kind, n.COHORT_KINDS)
+    kind_named(kind)
     if location.exists():
         raise FintuneValueError(f"{location.url} exists already; ingest into it to append, or choose another path.")
     attrs: dict[str, Any] = {
@@ -250,6 +257,11 @@ def open_cohort(where: str | Path | Location) -> Cohort:
         raise StoreVersionError(
             f"{location.url}: expected schema {datasets.SCHEMA} version {datasets.SCHEMA_VERSION}, found "
             f"{found[0]} version {found[1]}. Open it with the release that wrote it, or ingest again."
+        )
+    if attrs["cohort_kind"] not in KINDS:
+        raise StoreVersionError(
+            f"{location.url} is a cohort of kind {attrs['cohort_kind']!r}; this release reads {', '.join(KINDS)}. "
+            "Open it with a release that knows the kind."
         )
     recover_replaced(location)
     return Cohort(location, str(attrs["cohort_kind"]), str(attrs["title"]))

@@ -34,7 +34,7 @@ def particle_contents(cohort: Cohort) -> tuple[ParticleContents, tuple[Stale, ..
     """
     if not cohort.has(n.ANNOTATIONS):
         return ParticleContents(diameter_px=float("nan")), ()
-    points = cohort.points(lazy=False).load()
+    points = cohort.annotations(lazy=False).load()
     diameters = points[n.DIAMETER_PX].values
     picks, old_picks = _picks(cohort)
     split = evaluated_part(cohort)
@@ -63,7 +63,7 @@ def evaluated_part(cohort: Cohort) -> str:
 
 def stale_scores(cohort: Cohort, part: str, found: xr.Dataset, reason: str, *, section: str) -> Stale:
     """What is said of scores of a part that are left out."""
-    known = {*cohort.run_names(), *picked_names(cohort)} if cohort.kind == "em" else set(cohort.run_names())
+    known = {*cohort.run_names(), *picked_names(cohort)}
     runs = "".join(f" --run {run}" for run in texts(found[n.RUN]) if run in known)
     return Stale((section,), f"scores of part {part}", reason, f"fintune-xr evaluate STORE{runs} --split {part}")
 

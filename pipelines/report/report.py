@@ -34,6 +34,7 @@ from fintune_xr.store.runs.writer import run_attrs
 from fintune_xr.store.tile_counts import active_rule
 from fintune_xr.store.zarr_io.groups import subgroups
 from fintune_xr.store.zarr_io.location import Location, writing
+from fintune_xr.tasks.task import DETECTION
 from fintune_xr.text import text_array, texts
 
 N_EXAMPLES = 3
@@ -76,7 +77,7 @@ def report_contents(cohort: Cohort, *, baseline: str = "") -> ReportContents:
         "quarantine": cohort.quarantine().load(),
         "provenance": _provenance(cohort),
     }
-    if cohort.kind == "em":
+    if cohort.task.name == DETECTION:
         particles, stale = particle_contents(cohort)
         return ReportContents(**common, particles=particles, stale=stale)
     studies, (scores, old), (statistics, older) = (

@@ -12,9 +12,9 @@ from fintune_xr.store.annotations.instance import AnnotateReport, annotate_tiles
 from fintune_xr.store.annotations.instance_layouts import choose_mask_layout
 from fintune_xr.store.annotations.micrograph_frames import Reading
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.ingest.tiles import EM
 from fintune_xr.store.raw.coordinates import Frame
 from fintune_xr.store.raw.layouts import Layout
+from fintune_xr.tasks.task import DETECTION
 
 
 def annotate(
@@ -39,7 +39,7 @@ def annotate(
     """
     cohort = open_cohort(store)
     reading = Reading(frame, scale, diameter)
-    if cohort.kind == EM:
+    if cohort.task.name == DETECTION:
         return _points(cohort, source, choose_point_layout(layout or "coordinates", pattern=pattern), reading, restart)
     if reading != Reading():
         raise FintuneValueError("--diameter, --frame and --scale are about particles; this cohort has masks")

@@ -22,6 +22,7 @@ from fintune_xr.store.lineage.depends_on import RESTS_ON, require_sources, rests
 from fintune_xr.store.lineage.training_exposure import require_unseen
 from fintune_xr.store.runs.writer import require_known_run
 from fintune_xr.store.split import annotated_tiles, judging_part, require_split
+from fintune_xr.tasks.task import DETECTION
 from fintune_xr.text import text_array, texts
 
 # Scores are stored per group of tiles: one marker each, and all markers together.
@@ -49,7 +50,7 @@ def evaluate(
     """
     cohort = open_cohort(store)
     split = split or _said(judging_part(cohort))
-    if cohort.kind == "em":
+    if cohort.task.name == DETECTION:
         return evaluate_particles(cohort, runs=runs, split=split, resamples=resamples, seed=seed)
     names = list(runs) or cohort.run_names()
     if not names:

@@ -8,7 +8,6 @@ from typing import Any
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, unknown_name
-from fintune_xr.pipelines.doors import require_masks, require_particles
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.export.cellpose import write_training_folders
 from fintune_xr.store.export.masks import write_masks
@@ -19,6 +18,7 @@ from fintune_xr.store.runs.picks import picked_names
 from fintune_xr.store.runs.writer import require_known_run
 from fintune_xr.store.split import require_split
 from fintune_xr.tasks.product import PROBABILITIES
+from fintune_xr.tasks.task import DETECTION, INSTANCE
 
 MASKS = "masks"
 OF_A_RUN = (MASKS, "tables")
@@ -49,10 +49,10 @@ def export(
     if to not in KINDS:
         raise unknown_name("kind of export", to, KINDS)
     if to == CELLPOSE:
-        require_masks(cohort, f"export --to {to}")
+        cohort.require(f"export --to {to}", tasks=(INSTANCE,))
         return _cellpose(cohort, Path(out), runs)
     if to in PARTICLE_FORMATS:
-        require_particles(cohort, f"export --to {to}")
+        cohort.require(f"export --to {to}", tasks=(DETECTION,))
         return _particles(cohort, Path(out), runs, to=to, frame=frame, pixel_size_a=pixel_size_a)
     names = list(runs) or cohort.run_names()
     if not names:

@@ -50,8 +50,6 @@ def ingest(
 
 def _say_sizes(cohort: Cohort) -> None:
     """Says where pixels of several sizes are in one store: particles of one kind are of several sizes in px then."""
-    if cohort.kind != "em":
-        return
     images = cohort.images(lazy=False)
     known = images[n.PIXEL_SIZE_A].values if n.PIXEL_SIZE_A in images.coords else np.empty(0)
     sizes = sorted({f"{size:.4g}" for size in known if size > 0}, key=float)

@@ -17,7 +17,6 @@ from fintune_xr.metrics.detection import Found, average_precision, best_threshol
 from fintune_xr.metrics.pixels import best_pixel_threshold, pixel_histogram
 from fintune_xr.pipelines.detection.log_picker import LOG, write_log_candidates
 from fintune_xr.pipelines.done import require_done
-from fintune_xr.pipelines.doors import require_particles
 from fintune_xr.pixels.discs import disc_target
 from fintune_xr.points import tile_points
 from fintune_xr.provenance import provenance
@@ -149,7 +148,7 @@ def found_in(
     cohort: Cohort, candidates: xr.Dataset, tiles: dict[str, int], *, distance_px: float, border_px: float = 0.0
 ) -> list[Found]:
     """Candidates of each of `tiles` held against its annotated particles; those near an edge are left out."""
-    points = cohort.points(lazy=False).load()
+    points = cohort.annotations(lazy=False).load()
     kept = candidates.isel({n.CELL: np.flatnonzero(_inside(cohort, candidates, border_px))})
     found = []
     for tile, at in tiles.items():
@@ -162,7 +161,7 @@ def tile_histograms(cohort: Cohort, run: str, tiles: dict[str, int]) -> dict[str
     """Known pixels by target and probability of each of `tiles`; None where the run holds no probabilities."""
     if run not in cohort.run_names():
         return None
-    stored, points = cohort.run(run, lazy=False), cohort.points(lazy=False).load()
+    stored, points = cohort.run(run, lazy=False), cohort.annotations(lazy=False).load()
     scale = float(stored[n.PROBABILITY].attrs.get("scale_factor", 1.0))
     found = {}
     for tile, at in tiles.items():
@@ -176,8 +175,8 @@ def tile_histograms(cohort: Cohort, run: str, tiles: dict[str, int]) -> dict[str
 
 
 def _rules(cohort: Cohort, distance: float | None, border: float) -> _Rules:
-    require_particles(cohort, "pick")
-    diameters = cohort.points(lazy=False)[n.DIAMETER_PX].values
+    cohort.require("pick")
+    diameters = cohort.annotations(lazy=False)[n.DIAMETER_PX].values
     if not diameters.size:
         raise FintuneValueError(f"{cohort.url}: no annotated particle tells how large particles are. Annotate some.")
     diameter = float(np.median(diameters))

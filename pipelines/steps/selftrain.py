@@ -24,7 +24,6 @@ from fintune_xr.pipelines.detection.selftrain.records import pseudo_agreement, s
 from fintune_xr.pipelines.detection.selftrain.scores import labels_of, predicted, stage_scores
 from fintune_xr.pipelines.detection.selftrain.settings import SelfTrainSettings
 from fintune_xr.pipelines.detection.training import particle_tiles
-from fintune_xr.pipelines.doors import require_particles
 from fintune_xr.pipelines.steps.train import epoch_line
 from fintune_xr.provenance import provenance
 from fintune_xr.settings import Config, load_settings
@@ -65,7 +64,7 @@ def selftrain(
     """
     cohort = open_cohort(store)
     check_run_name(run_name)
-    require_particles(cohort, "selftrain")
+    cohort.require("selftrain")
     digest = require_split(cohort)
     study = plan_study(cohort, run_name, Path(out), load_settings(SelfTrainSettings, config, overrides), digest)
     say(

@@ -23,8 +23,6 @@ from fintune_xr.store.zarr_io.locks import writing_tiles
 from fintune_xr.text import text_array, texts
 
 _BEING_WRITTEN: Final = "being written: "
-_FRACTIONS: Final = (0.6, 0.2, 0.2)
-_FRACTIONS_EM: Final = (0.9, 0.1, 0.0)
 
 
 def split(
@@ -54,8 +52,8 @@ def split(
     tiles = annotated_tiles(cohort)
     if not force:
         _refuse_another(cohort, tiles)
-    by = by or ("tile" if cohort.kind == "em" else "donor")
-    fractions = fractions if fractions is not None else _FRACTIONS_EM if cohort.kind == "em" else _FRACTIONS
+    by = by or cohort.kind_facts.split_by
+    fractions = fractions if fractions is not None else cohort.kind_facts.fractions
     units = texts(tiles[unit_of(by)])
     part_of = split_donors(units, texts(tiles[n.MARKER]), fractions=_three(fractions), seed=seed, unit=by)
     parts = [part_of[unit] for unit in units]

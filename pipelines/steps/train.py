@@ -24,7 +24,6 @@ from fintune_xr.models.particle_unet.kind import PARTICLE_UNET
 from fintune_xr.models.registry import kind_named, model_names, resolve_checkpoint
 from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.detection.training import annotated_micrographs, with_diameter
-from fintune_xr.pipelines.doors import require_masks, require_particles
 from fintune_xr.pipelines.workers.devices import HERE, profile_and_rest
 from fintune_xr.pipelines.workers.remote_calls import results_from_workers, seen_everywhere, settings_there
 from fintune_xr.settings import Config, load_settings
@@ -33,6 +32,7 @@ from fintune_xr.store.lineage.annotations_digest import TRUTH_DIGEST, truth_dige
 from fintune_xr.store.lineage.training_exposure import SEEN, seen_in_training
 from fintune_xr.store.runs.writer import check_run_name
 from fintune_xr.store.split import annotated_part, require_split
+from fintune_xr.tasks.task import DETECTION, INSTANCE
 from fintune_xr.text import texts
 
 _SHOWN = {AP50: "AP50", PARTICLE_F1: "F1 of particles"}
@@ -148,11 +148,7 @@ def model_to_train(model: str) -> tuple[str, Checkpoint | None]:
 
 def require_annotations_for(cohort: Cohort, kind: str) -> None:
     """Raises FintuneValueError where the cohort does not have the annotations that a kind of model learns from."""
-    step = f"a training of {kind}"
-    if kind == PARTICLE_UNET.name:
-        require_particles(cohort, step)
-    else:
-        require_masks(cohort, step)
+    cohort.require(f"a training of {kind}", tasks=(DETECTION if kind == PARTICLE_UNET.name else INSTANCE,))
 
 
 def _tiles(

@@ -32,7 +32,6 @@ from fintune_xr.models.flow_unet.kind import FLOW_UNET
 from fintune_xr.models.registry import resolve_checkpoint
 from fintune_xr.models.threshold.kind import THRESHOLD
 from fintune_xr.pipelines.console import say
-from fintune_xr.pipelines.doors import require_masks
 from fintune_xr.pipelines.inference.request import InferSettings
 from fintune_xr.pipelines.steps.evaluate import match_tiles, scores_by_group, tiles_of_split
 from fintune_xr.pipelines.steps.infer import infer
@@ -118,7 +117,7 @@ def benchmark(
     a device that the workers lack.
     """
     cohort = open_cohort(store)
-    require_masks(cohort, "benchmark")
+    cohort.require("benchmark")
     workers, rest = of_cluster(overrides)
     plan = _plan(cohort, model, load_settings(BenchmarkSettings, config, rest))
     _check_devices(plan.settings, cluster, workers)

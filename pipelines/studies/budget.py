@@ -28,7 +28,6 @@ from fintune_xr.models.flow_unet.kind import FLOW_UNET
 from fintune_xr.models.protocol import segment
 from fintune_xr.models.registry import kind_named, load_segmenter, resolve_checkpoint
 from fintune_xr.pipelines.console import say
-from fintune_xr.pipelines.doors import require_masks
 from fintune_xr.pipelines.steps.train import tiles_for_training, trained_on
 from fintune_xr.pipelines.workers.devices import HERE, profile_and_rest
 from fintune_xr.pipelines.workers.remote_calls import results_from_workers, seen_everywhere
@@ -77,7 +76,7 @@ def budget(
     where stored fits were made with other settings, tiles or weights, RunBusyError where another process is at it.
     """
     cohort = open_cohort(store)
-    require_masks(cohort, "budget")
+    cohort.require("budget")
     profile, said, there = _where(cluster, model=model, config=config, overrides=overrides)
     plan = _plan(cohort, out=Path(out), **said)
     sizes = _sizes(plan, budgets)

@@ -23,7 +23,6 @@ from fintune_xr.analysis.report.studies.gate import AGREEMENT, IOU, N_KEPT
 from fintune_xr.metrics.instance import IOU_THRESHOLDS, match_subsets
 from fintune_xr.pipelines.console import progress
 from fintune_xr.pipelines.done import require_done
-from fintune_xr.pipelines.doors import require_masks
 from fintune_xr.pipelines.instance.cell_blocks import cell_blocks
 from fintune_xr.pipelines.steps.associate import CLINICAL
 from fintune_xr.pipelines.steps.evaluate import scores_by_group, tiles_of_split
@@ -63,7 +62,7 @@ def gate(
     cells have not been judged, SettingsError for a grid that makes no sense.
     """
     cohort = open_cohort(store)
-    require_masks(cohort, "gate")
+    cohort.require("gate")
     settings = load_settings(GateSettings, config, overrides)
     before = tile_counts(cohort, [run])
     digest = require_split(cohort) if split != "all" else ""

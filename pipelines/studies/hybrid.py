@@ -17,7 +17,6 @@ from fintune_xr.datasets import SCHEMA_VERSION
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.metrics.instance import score_name
 from fintune_xr.pipelines.console import progress, say
-from fintune_xr.pipelines.doors import require_masks
 from fintune_xr.pipelines.steps.evaluate import ALL_MARKERS, GROUP, evaluate
 from fintune_xr.pipelines.steps.positivity import apply_positivity, is_counted, last_rule
 from fintune_xr.provenance import provenance
@@ -53,7 +52,7 @@ def hybrid(
             f"a hybrid of {list(runs)} chosen on {part!r}: give two runs or more, and part val or train, not test"
         )
     cohort = open_cohort(store)
-    require_masks(cohort, "hybrid")
+    cohort.require("hybrid")
     scores, markers = evaluate(store, runs=runs, split=part), texts(cohort.images(lazy=False)[n.MARKER])
     choice = choose_by_marker(scores, markers)
     for marker in undecided(scores, markers):

@@ -32,7 +32,6 @@ from fintune_xr.models.sam.adapter import Sam, composite, load_sam, sam_channels
 from fintune_xr.models.sam.kind import SAM, SamSweepSettings
 from fintune_xr.models.sam.masks import Candidates, candidate_masks, embed, painted, select
 from fintune_xr.pipelines.console import progress, say
-from fintune_xr.pipelines.doors import require_masks
 from fintune_xr.pipelines.steps.evaluate import tiles_of_split
 from fintune_xr.provenance import provenance
 from fintune_xr.seeds import stream
@@ -71,7 +70,7 @@ def sweep(
     settings or tiles, RunBusyError where another process is sweeping.
     """
     cohort = open_cohort(store)
-    require_masks(cohort, "sweep")
+    cohort.require("sweep")
     settings = load_settings(SamSweepSettings, config, overrides)
     checkpoint = _sam_checkpoint(model)
     if split != "all":

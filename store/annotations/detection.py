@@ -209,7 +209,7 @@ def _found(
 
 
 def _stored(cohort: Cohort) -> dict[str, _Annotated]:
-    found = cohort.points(lazy=False).load()
+    found = cohort.annotations(lazy=False).load()
     facts = zip(*(texts(found[name]) for name in (n.TILE, n.SOURCE, n.SHA256)), strict=True)
     return {tile: _Annotated(tile_points(found, tile), source, digest) for tile, source, digest in facts}
 

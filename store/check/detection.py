@@ -26,11 +26,9 @@ _EDGE_PX = 0.5
 
 
 def check_points(cohort: Cohort) -> Iterator[Fault]:
-    """What is wrong with the annotated particles of an EM cohort."""
-    if cohort.kind != "em" or not cohort.has(n.ANNOTATIONS):
-        return
+    """What is wrong with the annotated particles of a cohort that has some."""
     remedy = "Annotate again with --restart"
-    points = cohort.points(lazy=False).load()
+    points = cohort.annotations(lazy=False).load()
     tiles, images = text_array(points[n.TILE]), cohort.images(lazy=False)
     stored = text_array(images[n.TILE])
     strange = sorted(set(tiles) - set(stored))

@@ -6,10 +6,10 @@ import contextlib
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import zarr
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneError, StoreDamagedError
 from fintune_xr.execution.read_ahead import ahead
-from fintune_xr.store.check.detection import check_picks, check_points
+from fintune_xr.store.check.detection import Fault, check_picks, check_points
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.runs.columns import is_state_of_run
 from fintune_xr.store.runs.object_log import CellLog
@@ -27,9 +27,13 @@ from fintune_xr.store.zarr_io.groups import COMPLETE, read_column, subgroups
 from fintune_xr.store.zarr_io.location import DECODING_ERRORS
 from fintune_xr.store.zarr_io.recovery import leftovers
 from fintune_xr.tasks.product import INSTANCES
+from fintune_xr.tasks.task import DETECTION
 from fintune_xr.text import text_array
 
 Nodes: TypeAlias = dict[str, zarr.Group | zarr.Array[Any]]
+
+# What is looked at in annotations besides their schema and their chunks, by task.
+ANNOTATION_CHECKS: Final[Mapping[str, Callable[[Cohort], Iterator[Fault]]]] = {DETECTION: check_points}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,7 @@ def check_store(cohort: Cohort, *, advance: Callable[[int], None] = lambda _: No
         (n.IMAGES, _check_labels(cohort)),
         *((path.rpartition("/")[0], _check_pixels(cohort, path, advance)) for path in pixel_arrays(cohort)),
         *((f"{n.RUNS}/{run}", _check_counts(cohort, run)) for run in cohort.run_names()),
-        (n.ANNOTATIONS, (Problem(*fault) for fault in check_points(cohort))),
+        *((n.ANNOTATIONS, (Problem(*fault) for fault in check(cohort))) for check in _annotation_checks(cohort)),
         (n.PICKS, (Problem(*fault) for fault in check_picks(cohort))),
     ]
     found = list(broken)
@@ -73,9 +77,15 @@ def check_store(cohort: Cohort, *, advance: Callable[[int], None] = lambda _: No
                 yield Problem(where, f"cannot be checked: {error}", _remedy(where))
 
 
+def _annotation_checks(cohort: Cohort) -> list[Callable[[Cohort], Iterator[Fault]]]:
+    is_there = cohort.has(n.ANNOTATIONS) and cohort.task.name in ANNOTATION_CHECKS
+    return [ANNOTATION_CHECKS[cohort.task.name]] if is_there else []
+
+
 def pixel_arrays(cohort: Cohort) -> list[str]:
     """Paths of the sharded arrays of a store."""
-    paths = [f"{n.IMAGES}/{n.IMAGE}", f"{n.ANNOTATIONS}/{n.MASK}"]
+    paths = [f"{n.IMAGES}/{n.IMAGE}"]
+    paths += [f"{n.ANNOTATIONS}/{cohort.task.array}"] if cohort.task.array else []
     arrays = {run: _pixels(cohort, run) for run in cohort.run_names()}
     paths += [f"{n.RUNS}/{run}/{array}" for run, array in arrays.items() if array is not None]
     paths += [f"{n.PSEUDO}/{name}/{n.TARGET}" for name in subgroups(cohort.location, n.PSEUDO)]

@@ -15,6 +15,7 @@ import numpy as np
 import zarr
 
 from fintune_xr import names as n
+from fintune_xr.cohort_kinds import KINDS, kind_named
 from fintune_xr.errors import FintuneValueError, TileReadError
 from fintune_xr.execution.read_ahead import ahead
 from fintune_xr.provenance import provenance
@@ -41,7 +42,6 @@ from fintune_xr.store.zarr_io.location import Location
 from fintune_xr.store.zarr_io.locks import writing_tiles
 
 INGESTS: Final = "ingests"
-EM: Final = "em"
 
 Labelled: TypeAlias = tuple[growing.Labels, shards.Encoded]
 
@@ -81,7 +81,7 @@ def open_or_create(where: Place, found: Scan, *, kind: str | None = None, title:
         tile_shape=(max(tile.height for tile in found.tiles), max(tile.width for tile in found.tiles)),
         dtype=found.dtype,
         title=title,
-        facts={BINNING: found.binning, POOLING: MEAN, ORIENTATION: TOP_FIRST} if kind == EM else {},
+        facts={BINNING: found.binning, POOLING: MEAN, ORIENTATION: TOP_FIRST} if kind_named(kind).joins_pixels else {},
     )
 
 
@@ -158,10 +158,11 @@ def _check_channels(cohort: Cohort, layout: Layout) -> None:
 
 
 def _check_binning(kind: str, found: Scan) -> None:
-    if found.binning != 1 and kind != EM:
+    if found.binning != 1 and not kind_named(kind).joins_pixels:
+        joining = ", ".join(repr(one.name) for one in KINDS.values() if one.joins_pixels)
         raise FintuneValueError(
             f"--binning {found.binning}: a cohort of kind {kind!r} holds pixels as they were counted, one per pixel of "
-            "the file. Leave --binning out; it is for micrographs (layouts of kind 'em')."
+            f"the file. Leave --binning out; it is for micrographs (layouts of kind {joining})."
         )
 
 

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Final
 from urllib.parse import unquote
 
+from fintune_xr.cohort_kinds import EM, IF
 from fintune_xr.errors import SettingsError, nearest, unknown_name
 from fintune_xr.names import CHANNEL, DAPI, DONOR, MARKER, MARKER_CHANNEL, MICROGRAPH, SPLIT, TILE
 from fintune_xr.store.raw.readers import IMAGE_DTYPES, MICROGRAPH_DTYPES
@@ -69,7 +70,7 @@ class Layout:
     suffixes: tuple[str, ...] = TIFF_SUFFIXES
     pages_are_tiles: bool = False
     ignore: str = NOT_TILES
-    kind: str = "if"
+    kind: str = IF.name
     dtypes: tuple[str, ...] = IMAGE_DTYPES
     planes: int = 0
     quoted: bool = False
@@ -201,13 +202,17 @@ def _check_channels(layout: Layout) -> None:
             )
 
 
+def _is_of_micrographs(layout: Layout) -> bool:
+    return list(layout.channels.values()) == [MICROGRAPH]
+
+
 def _with_pattern(base: Layout, pattern: str, channels: Mapping[str, str] | None) -> Layout:
     if channels is None:
         captured = CHANNEL in _compiled(pattern, donor="").groupindex
-        alone = base.channels if base.kind == "em" or base.planes else {"": MARKER_CHANNEL}
+        alone = base.channels if _is_of_micrographs(base) or base.planes else {"": MARKER_CHANNEL}
         channels = base.channels if captured else alone
     suffixes = IMAGE_SUFFIXES if base.name == "custom" else base.suffixes
-    donor = base.donor if base.kind == "em" else ""
+    donor = base.donor if _is_of_micrographs(base) else ""
     planes = base.planes and max(base.planes, len(channels))
     return replace(
         base, patterns=(pattern,), channels=channels, donor=donor, suffixes=suffixes, planes=planes, quoted=False
@@ -223,7 +228,7 @@ _END: Final = r"_b0c(?P<channel>\d+)(?P<part>[^/]*)\.(?i:tiff?)"
 def _micrographs(name: str, about: str, *patterns: str) -> Layout:
     return Layout(
         name, patterns, {"": MICROGRAPH}, about=about, donor=UNNAMED_SET, marker=PARTICLES,
-        suffixes=MICROGRAPH_SUFFIXES, kind="em", dtypes=MICROGRAPH_DTYPES,
+        suffixes=MICROGRAPH_SUFFIXES, kind=EM.name, dtypes=MICROGRAPH_DTYPES,
     )  # fmt: skip
 
 

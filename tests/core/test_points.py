@@ -33,9 +33,9 @@ FILES = {tile: f"{tile}.csv" for tile in TILES}
 def test_what_is_stored_comes_back(tmp_path: Path, lazy: bool) -> None:
     cohort = em_cohort(tmp_path / "c.zarr")
     with pytest.raises(StoreNotFoundError, match="fintune-xr annotate COORDINATES"):
-        cohort.points()
+        cohort.annotations()
     cohort.write(n.ANNOTATIONS, points_table(TILES, source=FILES, sha256=FILES), datasets.POINTS)
-    found = cohort.points(lazy=lazy).load()
+    found = cohort.annotations(lazy=lazy).load()
     assert found[n.TILE].values.tolist() == list(TILES)
     assert found.sel({n.TILE: "b"})[n.SOURCE].item() == "b.csv"
     for tile, points in TILES.items():
@@ -48,7 +48,7 @@ def test_a_tile_without_particles_is_not_one_without_annotation(tmp_path: Path) 
     table = points_table({"empty": particles()}, source=FILES, sha256=FILES)
     cohort = em_cohort(tmp_path / "c.zarr")
     cohort.write(n.ANNOTATIONS, table, datasets.POINTS)
-    found = cohort.points(lazy=False)
+    found = cohort.annotations(lazy=False)
     assert len(tile_points(found, "empty")) == 0
     with pytest.raises(UnknownNameError, match=r"no annotated tile 'emty'.*Did you mean 'empty'"):
         tile_points(found, "emty")

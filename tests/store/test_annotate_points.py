@@ -68,7 +68,7 @@ def cohort_of(root: Path, *, kind: str = "png", binning: int = 1) -> Cohort:
 
 def stored(cohort: Cohort, name: str = "a") -> np.ndarray:
     """Points of a tile as x, y, diameter, sorted."""
-    one = tile_points(cohort.points(lazy=False).load(), f"set/particles/{name}")
+    one = tile_points(cohort.annotations(lazy=False).load(), f"set/particles/{name}")
     return np.array(sorted(zip(one.yx[:, 1], one.yx[:, 0], one.diameter_px, strict=True)))
 
 
@@ -284,7 +284,7 @@ def test_real_coordinates_lie_on_the_dark_particles(real_data: Path, tmp_path: P
     cohort = open_cohort(tmp_path / "c.zarr")
     annotate(folder / "coordinates", cohort.url, scale=0.25)
     annotate(folder / "coordinates_from_masks", cohort.url, scale=0.25)
-    points = cohort.points(lazy=False).load()
+    points = cohort.annotations(lazy=False).load()
     assert len(cohort.annotated_tiles()) == 2
     for tile in cohort.annotated_tiles():
         raw = cohort.images(lazy=False)[n.IMAGE].sel({n.TILE: tile}).values[0].astype(float)

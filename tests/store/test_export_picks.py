@@ -45,7 +45,7 @@ def picked(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
 
 def points(cohort: Cohort, name: str) -> np.ndarray:
     """Stored points of a micrograph, sorted."""
-    yx = tile_points(cohort.points(lazy=False).load(), f"10017/particles/{name}").yx
+    yx = tile_points(cohort.annotations(lazy=False).load(), f"10017/particles/{name}").yx
     return yx[np.lexsort(yx.T)]
 
 
@@ -140,7 +140,7 @@ def test_real_coordinates_make_the_whole_round(real_data: Path, tmp_path: Path) 
     export(cohort.url, to="star", out=tmp_path / "out")
     ingest(folder / "mrc_binned4", tmp_path / "again.zarr", layout="micrographs", binning=2)
     annotate(tmp_path / "out", tmp_path / "again.zarr", diameter=27)
-    again = open_cohort(tmp_path / "again.zarr").points(lazy=False).load()
+    again = open_cohort(tmp_path / "again.zarr").annotations(lazy=False).load()
     for at, tile in enumerate(cohort.images()[n.TILE].values.tolist()):
         np.testing.assert_allclose(tile_points(again, tile).yx, picks_of(open_picks(cohort, "blobs"), at).yx, atol=0.01)
 

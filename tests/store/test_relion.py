@@ -143,7 +143,7 @@ def test_annotate_reads_the_folder_back(picked: Cohort, tmp_path: Path) -> None:
     ingest(Path(picked.url).parent / "raw", tmp_path / "c.zarr", layout="micrographs")
     report = annotate(tmp_path / "out", tmp_path / "c.zarr", diameter=DIAMETER)
     assert (report.n_added, report.left_out) == (2, ())
-    again = open_cohort(tmp_path / "c.zarr").points(lazy=False).load()
+    again = open_cohort(tmp_path / "c.zarr").annotations(lazy=False).load()
     binning = picked.images(lazy=False).attrs["binning"]
     for at, tile in enumerate(picked.images()[n.TILE].values.tolist()):
         expected = (picks_of(open_picks(picked, "blobs"), at).yx + 0.5) * binning - 0.5

@@ -23,7 +23,7 @@ FLOOR = 0.05
 
 def plausible_maps(cohort: Cohort, *, noise: float = 0.15, seed: int = 0) -> list[NDArray[np.float32]]:
     """Maps of probability: the annotated discs, blurred, with noise; noise alone where nothing is annotated."""
-    images, points = cohort.images(lazy=False), cohort.points(lazy=False).load()
+    images, points = cohort.images(lazy=False), cohort.annotations(lazy=False).load()
     shape = (images.sizes[n.Y], images.sizes[n.X])
     maps = []
     for tile in texts(images[n.TILE]):
@@ -39,7 +39,7 @@ def plausible_maps(cohort: Cohort, *, noise: float = 0.15, seed: int = 0) -> lis
 
 def store_run(cohort: Cohort, run: str, maps: list[NDArray[np.float32]], *, restart: bool = False) -> None:
     """A finished run of these maps, one for each tile, with the candidates that are picked in them."""
-    diameter = float(np.median(cohort.points(lazy=False)[n.DIAMETER_PX].values))
+    diameter = float(np.median(cohort.annotations(lazy=False)[n.DIAMETER_PX].values))
     with writing_run(
         cohort, run, identity={"made": "by hand"}, facts={"model": {"name": "by hand"}}, product=PROBABILITIES,
         restart=restart,

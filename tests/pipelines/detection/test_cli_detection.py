@@ -44,4 +44,4 @@ def test_from_micrographs_to_picks(tmp_path: Path, capsys: pytest.CaptureFixture
     fx.ingest(raw, again, layout="micrographs", binning=2)
     fx.annotate(tmp_path / "out", again, diameter=12)
     assert len(fx.open_cohort(again).annotated_tiles()) == 4
-    assert np.isfinite(fx.open_cohort(again).points(lazy=False)["y"].values).all()
+    assert np.isfinite(fx.open_cohort(again).annotations(lazy=False)["y"].values).all()

@@ -14,7 +14,7 @@ from skimage.feature import peak_local_max
 
 from fintune_xr import datasets
 from fintune_xr import names as n
-from fintune_xr.errors import FintuneValueError, SchemaError, SplitError, UnknownNameError
+from fintune_xr.errors import FintuneValueError, SplitError, UnknownNameError
 from fintune_xr.metrics.detection import match_points, threshold_curve
 from fintune_xr.pipelines.cli.app import run as run_cli
 from fintune_xr.pipelines.steps.check import check
@@ -66,7 +66,7 @@ def cohort(tmp_path: Path, made: Path) -> Cohort:
 
 def truth(cohort: Cohort, at: int) -> Any:
     tile = str(cohort.images()[n.TILE].values[at])
-    return tile_points(cohort.points(lazy=False).load(), tile)
+    return tile_points(cohort.annotations(lazy=False).load(), tile)
 
 
 @pytest.mark.parametrize("run", ["good", "poor", "blobs"])
@@ -160,9 +160,10 @@ def test_a_cohort_of_masks_has_no_particles(tmp_path: Path) -> None:
         pick(masks.url, run="r")
 
 
-def test_a_cohort_of_particles_has_no_masks(cohort: Cohort) -> None:
-    with pytest.raises(SchemaError, match="mask: variable missing"):
-        cohort.annotations()
+def test_annotations_of_micrographs_are_particles(cohort: Cohort) -> None:
+    found = cohort.annotations(lazy=False)
+    assert n.MASK not in found
+    assert found[n.DIAMETER_PX].dims == (n.POINT,)
 
 
 def test_scores_are_those_of_the_counts(picked: Cohort) -> None:
@@ -279,7 +280,7 @@ def test_without_val_there_is_no_pixel_threshold(cohort: Cohort) -> None:
 
 def test_a_pixel_threshold_of_other_annotations_is_refused(cohort: Cohort) -> None:
     pick(cohort.url, run="unet", threshold=0.3)
-    points = cohort.points(lazy=False).load()
+    points = cohort.annotations(lazy=False).load()
     cohort.write(n.ANNOTATIONS, points.assign(x=points[n.X] + 1), datasets.POINTS)
     with pytest.raises(FintuneValueError, match="annotations have changed"):
         evaluate(cohort.url, runs=["unet"], resamples=5)
@@ -366,7 +367,7 @@ def test_a_threshold_of_another_split_is_refused(cohort: Cohort, capsys: pytest.
 
 def test_a_threshold_of_other_annotations_is_refused(cohort: Cohort) -> None:
     pick(cohort.url, run="unet")
-    points = cohort.points(lazy=False).load()
+    points = cohort.annotations(lazy=False).load()
     cohort.write(n.ANNOTATIONS, points.assign({n.X: points[n.X] + 3}), datasets.POINTS)
     with pytest.raises(FintuneValueError, match=r"part 'val', but annotations have changed since\. Pick again"):
         evaluate(cohort.url, runs=["unet"], resamples=5)

@@ -129,7 +129,7 @@ def test_scores_of_other_picks_are_left_out_and_said_to_be(copy: Cohort, tmp_pat
 
 
 def test_picks_scores_and_stages_of_other_annotations_are_left_out(copy: Cohort) -> None:
-    points = copy.points(lazy=False).load()
+    points = copy.annotations(lazy=False).load()
     copy.write(n.ANNOTATIONS, points.assign({n.X: points[n.X] + 3}), datasets.POINTS)
     found = _stale(copy)
     assert set(found) == {SCORES, STAGES, UNET, BLOBS}

@@ -302,7 +302,7 @@ def test_other_annotations_are_another_training(done: tuple[Cohort, Path], tmp_p
     _, folder = done
     cohort = make_micrographs(tmp_path / "c.zarr", contrast=20)
     shutil.copytree(folder, tmp_path / "s")
-    points = cohort.points(lazy=False).load()
+    points = cohort.annotations(lazy=False).load()
     cohort.write(n.ANNOTATIONS, points.assign({n.X: points[n.X] + 3}), datasets.POINTS)
     with pytest.raises(RunMismatchError, match=r"another training \(different: annotations_digest\)"):
         selftrain(cohort.url, run_name="s", out=tmp_path, config=SETTINGS)

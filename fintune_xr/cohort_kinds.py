@@ -1,0 +1,92 @@
+"""The kinds of cohorts, named nowhere else: what each holds, which task it is for, which steps there are for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from fintune_xr import datasets
+from fintune_xr import names as n
+from fintune_xr.errors import FintuneValueError, unknown_name
+from fintune_xr.schema import DatasetSchema
+from fintune_xr.tasks.registry import TASKS
+from fintune_xr.tasks.task import DETECTION, INSTANCE, Task
+
+
+@dataclass(frozen=True, slots=True)
+class CohortKind:
+    """A kind of cohort, by the name that its stores hold.
+
+    `images` is the schema of its tiles, `annotated` what its annotations are in a word, `about` completes "a cohort …"
+    where another kind was found, `offers` says what there is for it. `verbs` are the steps that not every kind has;
+    those that name no kind are for all. `split_by` and `fractions` (train, val, test) are the default split;
+    `joins_pixels` whether several pixels of a file may be stored as their mean.
+    """
+
+    name: str
+    task: str
+    images: DatasetSchema
+    about: str
+    annotated: str
+    offers: str
+    verbs: tuple[str, ...] = ()
+    split_by: Literal["donor", "tile"] = n.DONOR
+    fractions: tuple[float, float, float] = (0.6, 0.2, 0.2)
+    joins_pixels: bool = False
+
+
+IF: Final = CohortKind(
+    "if",
+    INSTANCE,
+    datasets.IMAGES,
+    about="whose annotations are masks of cells",
+    annotated="masks",
+    offers="For masks there are: fintune-xr train STORE --model flow_unet or cpsam, infer, evaluate, report, and "
+    "export --to masks, tables or cellpose.",
+    verbs=("benchmark", "budget", "gate", "hybrid", "sweep"),
+)
+
+EM: Final = CohortKind(
+    "em",
+    DETECTION,
+    datasets.MICROGRAPHS,
+    about="of micrographs (kind 'em'), whose annotations are particles",
+    annotated="particles",
+    offers="For micrographs there are: fintune-xr train STORE --model particle_unet, selftrain, infer, pick, evaluate, "
+    "report, and export --to star, relion, box or csv.",
+    verbs=("pick", "selftrain"),
+    split_by=n.TILE,
+    fractions=(0.9, 0.1, 0.0),
+    joins_pixels=True,
+)
+
+KINDS: Final[Mapping[str, CohortKind]] = {kind.name: kind for kind in (IF, EM)}
+
+
+def kind_named(name: str) -> CohortKind:
+    """Raises UnknownNameError naming the kinds that are implemented."""
+    if name not in KINDS:
+        raise unknown_name("kind of cohort", name, list(KINDS))
+    return KINDS[name]
+
+
+def task_of(kind: str) -> Task:
+    """The task that a kind of cohort is for."""
+    return TASKS[kind_named(kind).task]
+
+
+def require(verb: str, kind: str, *, url: str, tasks: Iterable[str] = ()) -> None:
+    """Raises FintuneValueError where `verb` is not for cohorts of `kind`, saying what there is for them instead.
+
+    A verb is for the kinds that list it, or, where `tasks` are named, for all kinds of these tasks. `url` is the
+    cohort's place.
+    """
+    wanted = tuple(tasks)
+    meant = [one for one in KINDS.values() if (one.task in wanted if wanted else verb in one.verbs)]
+    found = kind_named(kind)
+    if found not in meant:
+        raise FintuneValueError(
+            f"{verb}: expected a cohort {', or '.join(one.about for one in meant)}, found {url} of kind {kind!r}, "
+            f"whose annotations are {found.annotated}. {found.offers}"
+        )

@@ -1,0 +1,12 @@
+"""The tasks that are implemented."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from fintune_xr.tasks.detection import DETECTION_TASK
+from fintune_xr.tasks.instance import INSTANCE_TASK
+from fintune_xr.tasks.task import Task
+
+TASKS: Final[Mapping[str, Task]] = {task.name: task for task in (INSTANCE_TASK, DETECTION_TASK)}
