@@ -183,6 +183,20 @@ CLASS_BALANCE: Final = "class_balance"
 SHARE: Final = "share"
 WEIGHT: Final = "weight"
 
+# Scores of classes: of participants, eyes or scans.
+ACCURACY: Final = "accuracy"
+BALANCED_ACCURACY: Final = "balanced_accuracy"
+MACRO_F1: Final = "macro_f1"
+AUROC: Final = "auroc"
+MEAN_AUROC: Final = "mean_auroc"
+N_AUROC: Final = "n_auroc"
+LOG_LOSS: Final = "log_loss"
+BRIER: Final = "brier"
+N_UNITS: Final = "n_units"
+CONFIDENCE: Final = "confidence"
+RIGHT: Final = "right"
+N_COMPLETE: Final = "n_complete"
+
 # Values of `split`; an empty string means that the tile has not been assigned.
 TRAIN: Final = "train"
 VAL: Final = "val"

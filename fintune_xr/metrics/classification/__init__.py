@@ -1,0 +1,1 @@
+"""Agreement of predicted with true classes of participants."""
