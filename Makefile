@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # One thread per numerical library: processes and Dask threads already use all cores.
 export OMP_NUM_THREADS ?= 1
+# Processes that run the tests, each a file at a time; tests of one file share what they have made.
+WORKERS ?= logical
 
 .PHONY: demo test lint bench clean
 
@@ -12,7 +14,7 @@ demo: $(STAMP)
 	$(BIN)/fintune-xr demo demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -368,7 +368,8 @@ def test_stopped_while_a_shard_is_committed(
 
 KILLED = """
 import os, signal, sys
-from fintune_xr.store import ingest, shards
+from fintune_xr.store.ingest import tiles as ingest
+from fintune_xr.store.zarr_io import shards
 from fintune_xr.store.raw.layouts import choose_layout
 from fintune_xr.store.raw.scan import scan
 shards.MAX_TILES_PER_SHARD = 3

@@ -246,7 +246,7 @@ def test_threads_that_send_large_objects_at_once_do_not_touch_each_others(
 def test_memory_holds_parts_of_a_large_object_and_not_the_whole() -> None:
     code = f"""
 import tracemalloc
-from fintune_xr.store import location as module
+from fintune_xr.store.zarr_io import location as module
 module.PART_BYTES = {S3_SMALLEST_PART}
 location = module.Location("s3://{BUCKET}/large")
 location.write_whole("small", [b"the client is made"])
@@ -288,7 +288,7 @@ def test_a_second_writer_is_refused_and_a_dead_ones_lease_is_taken_over(monkeypa
             pass
     code = f"""
 import os, time
-from fintune_xr.store import locks
+from fintune_xr.store.zarr_io import locks
 from fintune_xr.store.zarr_io.location import Location
 locks.RENEW_S = 0.2
 with locks.holding(Location("{location.url}"), "run-r", what="x"):
@@ -308,7 +308,7 @@ def test_a_writer_that_lost_its_lease_stops(sigint: str, status: int) -> None:
     location = Location(f"s3://{BUCKET}/lost.zarr")
     code = f"""
 import signal, time
-from fintune_xr.store import locks
+from fintune_xr.store.zarr_io import locks
 from fintune_xr.store.zarr_io.location import Location
 signal.signal(signal.SIGINT, signal.{sigint})
 locks.RENEW_S = 0.2
@@ -368,7 +368,7 @@ def test_storage_that_does_not_answer(tmp_path: Path, tokens: list[str], what: s
     code = f"""
 import os
 os.environ |= {{"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}}
-from fintune_xr.pipelines import cli
+from fintune_xr.pipelines.cli import app as cli
 raise SystemExit(cli.run({[token.replace("{here}", str(tmp_path)) for token in tokens]!r}))
 """
     secret = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET, "PATH": "/usr/bin:/bin"}
