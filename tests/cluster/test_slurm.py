@@ -407,7 +407,8 @@ def test_a_queue_that_does_not_answer_changes_nothing_and_jobs_end_with_their_wo
 def driver_of(store: Path, cluster: str) -> Iterator[subprocess.Popen[str]]:
     """The command line, at work on a run in a process of its own."""
     program = (
-        f"import sys; from fintune_xr.store.runs import writer as runs; runs.tiles_per_task = lambda _: {TILES_PER_TASK}\n"
+        "import sys; from fintune_xr.store.runs import writer as runs\n"
+        f"runs.tiles_per_task = lambda _: {TILES_PER_TASK}\n"
         "from fintune_xr.pipelines.cli import app as cli; sys.exit(cli.run(sys.argv[1:]))"
     )
     said = ["infer", str(store), "--run", "r", "--model", "threshold", "--cluster", cluster, *SETTINGS]
