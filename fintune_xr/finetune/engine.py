@@ -24,9 +24,10 @@ from fintune_xr.finetune.encoders import Freezing
 from fintune_xr.finetune.objective import NamedTiles, Validation
 from fintune_xr.finetune.patches import PatchDataset, PatchSampler, PreparedTile
 from fintune_xr.finetune.progress import Progress, Report
+from fintune_xr.finetune.registry import trainable
 from fintune_xr.finetune.settings import FitSettings
 from fintune_xr.finetune.steps import NetworkTraining, WholeFiles
-from fintune_xr.finetune.trainable import Trainable, trainable
+from fintune_xr.finetune.trainable import Trainable
 from fintune_xr.models.checkpoints import RECORD_FILE, WEIGHTS_FILE, Checkpoint
 from fintune_xr.models.devices import CPU, resolve_device, use_threads
 from fintune_xr.models.registry import resolve_checkpoint
@@ -96,7 +97,7 @@ def _to_the_end(
         progress = _fit(model, tiles, validation, best, report)
     tally = progress.tally
     best.publish(tally.best_epoch, out / WEIGHTS_FILE)
-    told = {"best_epoch": tally.best_epoch, f"best_{model.task.score}": tally.best_score}
+    told = {"best_epoch": tally.best_epoch, f"best_{model.objective.score}": tally.best_score}
     _write_record(out, {**record, **told, "n_epochs": len(progress.records), "state": FINISHED})
 
 
@@ -111,8 +112,8 @@ def _clear(out: Path) -> None:
 def _fit(
     model: Trainable, tiles: NamedTiles, validation: NamedTiles, best: BestWeights, report: Report | None
 ) -> Progress:
-    settings, task, out = model.settings, model.task, best.folder
-    held_out = task.held_out(validation)
+    settings, objective, out = model.settings, model.objective, best.folder
+    held_out = objective.held_out(validation)
 
     def measure(always: bool) -> Validation:
         mode = model.network.training
@@ -125,8 +126,8 @@ def _fit(
     progress = Progress(
         measure,
         best,
-        score=task.score,
-        measures=task.measures,
+        score=objective.score,
+        measures=objective.measures,
         log_path=out / LOG_FILE,
         validate_every=settings.validate_every,
         patience=settings.patience,
@@ -134,8 +135,8 @@ def _fit(
     )
     folder = out / PREPARED_FOLDER
     try:
-        prepared = task.prepare(tiles, folder)
-        loader = _loader(prepared, settings, task.cut)
+        prepared = objective.prepare(tiles, folder)
+        loader = _loader(prepared, settings, objective.cut)
         module = NetworkTraining(model, n_batches=len(loader))
         with _quiet():
             _trainer(settings, out, [Freezing(model.encoder, settings), progress]).fit(

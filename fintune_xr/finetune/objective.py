@@ -14,7 +14,7 @@ from fintune_xr.finetune.patches import PreparedTile
 
 
 class NamedTiles(Protocol):
-    """Tiles that a training is given; what else they hold is between them and the task."""
+    """Tiles that a training is given; what else they hold is between them and the objective."""
 
     @property
     def names(self) -> Sequence[str]:
@@ -44,7 +44,7 @@ Measure: TypeAlias = Callable[[bool], Validation]
 """Validates the network as it is; where the argument is true, the score is computed whatever it takes."""
 
 
-class Task(Protocol):
+class Objective(Protocol):
     """Targets, loss and validation of one kind of network."""
 
     @property

@@ -23,7 +23,7 @@ class NetworkTraining(LightningModule):  # type: ignore[misc]
         self.network = model.network
         self.settings = model.settings
         self._encoder = model.encoder
-        self._task = model.task
+        self._objective = model.objective
         self._steps_per_epoch = n_batches // model.settings.accumulate_batches
 
     def training_step(self, batch: Sequence[torch.Tensor], index: int) -> torch.Tensor:
@@ -32,7 +32,7 @@ class NetworkTraining(LightningModule):  # type: ignore[misc]
         drawn = stream(self.settings.seed, "step", self.current_epoch, index).integers(2**63)
         torch.manual_seed(int(drawn))
         patches, target = batch
-        loss = self._task.loss(self.network(patches), target)
+        loss = self._objective.loss(self.network(patches), target)
         self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(patches))
         return loss
 

@@ -9,8 +9,8 @@ import xarray as xr
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
+from fintune_xr.finetune.detection.settings import UnetTrainSettings
 from fintune_xr.finetune.detection.tiles import ParticleTiles, Truth
-from fintune_xr.finetune.settings import UnetTrainSettings
 from fintune_xr.models.checkpoints import Checkpoint, read_state
 from fintune_xr.points import Points, tile_points
 from fintune_xr.store.cohort import Cohort

@@ -15,8 +15,10 @@ from fintune_xr.analysis.figures.selftrain_stage import STAGE_DPI, stage_figure
 from fintune_xr.analysis.figures.style import figure_bytes
 from fintune_xr.finetune.detection.tiles import ParticleTiles, PseudoLabels
 from fintune_xr.finetune.engine import train as fit
+from fintune_xr.finetune.registry import trainer_named
 from fintune_xr.models.checkpoints import Checkpoint, record_file
 from fintune_xr.models.particle_unet.adapter import UnetDetector
+from fintune_xr.models.particle_unet.kind import PARTICLE_UNET
 from fintune_xr.models.registry import kind_named, load_model, resolve_checkpoint
 from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.detection.selftrain.plan import Study, plan_study
@@ -24,7 +26,7 @@ from fintune_xr.pipelines.detection.selftrain.records import pseudo_agreement, s
 from fintune_xr.pipelines.detection.selftrain.scores import labels_of, predicted, stage_scores
 from fintune_xr.pipelines.detection.selftrain.settings import SelfTrainSettings
 from fintune_xr.pipelines.detection.training import particle_tiles
-from fintune_xr.pipelines.steps.train import epoch_line
+from fintune_xr.pipelines.steps.train import epoch_lines
 from fintune_xr.provenance import provenance
 from fintune_xr.settings import Config, load_settings
 from fintune_xr.store.cohort import open_cohort
@@ -90,9 +92,8 @@ def _stage(study: Study, number: int, teacher: Checkpoint | None) -> tuple[Check
     seen = seen_in_training(study.cohort, learned=tiles.names, judged=study.parts[n.VAL].names, start=teacher)
     facts = {"split_digest": study.split_digest, TRUTH_DIGEST: truth, SEEN: seen, **facts}
     say(f"{study.stage(number)}: {len(tiles)} micrographs")
-    checkpoint = fit(
-        tiles, study.parts[n.VAL], settings=settings, out=folder, start=start, facts=facts, report=epoch_line
-    )
+    report = epoch_lines(trainer_named(PARTICLE_UNET.name).score)
+    checkpoint = fit(tiles, study.parts[n.VAL], settings=settings, out=folder, start=start, facts=facts, report=report)
     judged = truth_digest(study.cohort, [tile for part in study.parts.values() for tile in part.names])
     record = _read_record(folder / METRICS_FILE, {"checkpoint_sha256": checkpoint.sha256, TRUTH_DIGEST: judged})
     if record is None:

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeAlias
 
 import xarray as xr
 
 from fintune_xr import names as n
 from fintune_xr.cluster.profile import Profile
-from fintune_xr.finetune.detection.objective import PARTICLE_F1
 from fintune_xr.finetune.engine import is_finished
 from fintune_xr.finetune.engine import train as fit
-from fintune_xr.finetune.instance.objective import AP50
 from fintune_xr.finetune.instance.tiles import AnnotatedTiles
-from fintune_xr.finetune.progress import EpochRecord
-from fintune_xr.finetune.settings import FitSettings, UnetTrainSettings, train_settings
+from fintune_xr.finetune.progress import EpochRecord, Report
+from fintune_xr.finetune.registry import is_new, train_settings, trainer_named
+from fintune_xr.finetune.settings import FitSettings
 from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.models.flow_unet.kind import FLOW_UNET
-from fintune_xr.models.particle_unet.kind import PARTICLE_UNET
 from fintune_xr.models.registry import kind_named, model_names, resolve_checkpoint
 from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.detection.training import annotated_micrographs, with_diameter
@@ -35,7 +33,7 @@ from fintune_xr.store.split import annotated_part, require_split
 from fintune_xr.tasks.task import DETECTION, INSTANCE
 from fintune_xr.text import texts
 
-_SHOWN = {AP50: "AP50", PARTICLE_F1: "F1 of particles"}
+TrainingTiles: TypeAlias = tuple[dict[str, Any], FitSettings]
 
 
 def train(
@@ -70,7 +68,7 @@ def train(
     require_annotations_for(cohort, kind)
     digest = require_split(cohort)
     settings = load_settings(train_settings(kind), config, overrides)
-    parts, settings = _tiles(cohort, settings, start, markers)
+    parts, settings = TILES[trainer_named(kind).task](cohort, settings, start, markers)
     folder = Path(out) / run_name
     learned, judged = parts[n.TRAIN].names, parts[n.VAL].names
     truth = truth_digest(cohort, [*learned, *judged])
@@ -83,7 +81,7 @@ def train(
         out=folder,
         start=start,
         facts={"split_digest": digest, TRUTH_DIGEST: truth, SEEN: seen},
-        report=epoch_line,
+        report=epoch_lines(trainer_named(kind).score),
     )
     return Path(made.path).parent
 
@@ -137,7 +135,7 @@ def model_to_train(model: str) -> tuple[str, Checkpoint | None]:
 
     Raises CheckpointNotFoundError for what is neither.
     """
-    if model in (*FLOW_UNET.words, *PARTICLE_UNET.words):
+    if is_new(model):
         kind = kind_named(model)
         if model in kind.former:
             say(f"--model {model} is called {kind.name} now")
@@ -148,23 +146,38 @@ def model_to_train(model: str) -> tuple[str, Checkpoint | None]:
 
 def require_annotations_for(cohort: Cohort, kind: str) -> None:
     """Raises FintuneValueError where the cohort does not have the annotations that a kind of model learns from."""
-    cohort.require(f"a training of {kind}", tasks=(DETECTION if kind == PARTICLE_UNET.name else INSTANCE,))
+    cohort.require(f"a training of {kind}", tasks=(trainer_named(kind).task,))
 
 
-def _tiles(
-    cohort: Cohort, settings: FitSettings, start: Checkpoint | None, markers: Sequence[str]
-) -> tuple[dict[str, Any], FitSettings]:
-    """Tiles of train and val in the form that this kind of model learns from, and the settings with their diameter."""
-    if not isinstance(settings, UnetTrainSettings):
-        return {part: tiles_for_training(cohort, part, markers) for part in (n.TRAIN, n.VAL)}, settings
+def _annotated_tiles(
+    cohort: Cohort, settings: Any, start: Checkpoint | None, markers: Sequence[str]  # noqa: ARG001
+) -> TrainingTiles:  # fmt: skip
+    return {part: tiles_for_training(cohort, part, markers) for part in (n.TRAIN, n.VAL)}, settings
+
+
+def _annotated_micrographs(
+    cohort: Cohort, settings: Any, start: Checkpoint | None, markers: Sequence[str]
+) -> TrainingTiles:
     parts = {part: annotated_micrographs(cohort, part, markers) for part in (n.TRAIN, n.VAL)}
     return parts, with_diameter(settings, parts[n.TRAIN], start)
 
 
-def epoch_line(epoch: EpochRecord) -> None:
-    told = "" if math.isnan(epoch.score) else f", {_SHOWN[epoch.score_name]} {epoch.score:.3f}"
-    best = " (best so far)" if epoch.is_best else ""
-    say(f"epoch {epoch.epoch + 1}: loss {epoch.loss:.3f}{told}{best}, {epoch.seconds:.1f} s")
+TILES: Final[Mapping[str, Callable[[Cohort, Any, Checkpoint | None, Sequence[str]], TrainingTiles]]] = {
+    INSTANCE: _annotated_tiles,
+    DETECTION: _annotated_micrographs,
+}
+"""By task: tiles of train and val in the form that is learnt from, and the settings with what those tiles tell."""
+
+
+def epoch_lines(score: str) -> Report:
+    """Says what became of each epoch, the measure that the best one is chosen by under the name `score`."""
+
+    def line(epoch: EpochRecord) -> None:
+        told = "" if math.isnan(epoch.score) else f", {score} {epoch.score:.3f}"
+        best = " (best so far)" if epoch.is_best else ""
+        say(f"epoch {epoch.epoch + 1}: loss {epoch.loss:.3f}{told}{best}, {epoch.seconds:.1f} s")
+
+    return line
 
 
 def tiles_for_training(cohort: Cohort, part: str, markers: Sequence[str] = ()) -> AnnotatedTiles:

@@ -25,7 +25,7 @@ from fintune_xr.analysis.report.studies.benchmark import (
     specific_name,
 )
 from fintune_xr.errors import SettingsError
-from fintune_xr.finetune.settings import train_settings
+from fintune_xr.finetune.registry import train_settings
 from fintune_xr.metrics.instance import instance_scores
 from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.models.flow_unet.kind import FLOW_UNET
@@ -35,7 +35,7 @@ from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.inference.request import InferSettings
 from fintune_xr.pipelines.steps.evaluate import match_tiles, scores_by_group, tiles_of_split
 from fintune_xr.pipelines.steps.infer import infer
-from fintune_xr.pipelines.steps.train import train, train_on_workers
+from fintune_xr.pipelines.steps.train import model_to_train, train, train_on_workers
 from fintune_xr.pipelines.studies.hybrid import choose_by_marker, undecided
 from fintune_xr.pipelines.workers.devices import HERE, THREADS, device_on, of_cluster, profile_and_rest
 from fintune_xr.provenance import provenance
@@ -142,14 +142,14 @@ def hybrid_line(found: xr.Dataset) -> str:
 def _plan(cohort: Cohort, model: str, settings: BenchmarkSettings) -> _Plan:
     """Everything that can be wrong with names and settings is found here, before the first training."""
     require_split(cohort)
-    kind = model if model == FLOW_UNET.name else resolve_checkpoint(model).kind
+    kind, start = model_to_train(model)
     validated(train_settings(kind), settings.train, where="settings of train")
     for what in ("infer", "baseline_infer"):
         validated(InferSettings, getattr(settings, what), where=f"settings of {what}")
     if "zero_channels" in settings.train:
         raise SettingsError("train.zero_channels belongs to the marker-only model alone: set marker_only instead")
-    baseline = resolve_checkpoint(settings.baseline or (THRESHOLD.name if model == FLOW_UNET.name else model))
-    for checkpoint in (baseline, *([] if model == FLOW_UNET.name else [resolve_checkpoint(model)])):
+    baseline = resolve_checkpoint(settings.baseline or (THRESHOLD.name if start is None else model))
+    for checkpoint in (baseline, *([] if start is None else [start])):
         for part in (n.VAL, n.TEST):
             require_unseen_by(cohort, checkpoint, texts(tiles_of_split(cohort, part)[n.TILE]))
     members, left_out = _members(cohort, settings)

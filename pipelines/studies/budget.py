@@ -19,16 +19,17 @@ from fintune_xr.cluster.profile import Profile
 from fintune_xr.errors import FintuneValueError, RunMismatchError, SplitError
 from fintune_xr.finetune.engine import train as fit
 from fintune_xr.finetune.engine import training_in
+from fintune_xr.finetune.instance.settings import TrainSettings
 from fintune_xr.finetune.instance.tiles import AnnotatedTiles
-from fintune_xr.finetune.settings import TrainSettings, train_settings
+from fintune_xr.finetune.registry import train_settings
 from fintune_xr.metrics.instance import IOU_THRESHOLDS, instance_scores, match_masks
 from fintune_xr.models.channels import with_planes
 from fintune_xr.models.checkpoints import RECORD_FILE, Checkpoint
 from fintune_xr.models.flow_unet.kind import FLOW_UNET
 from fintune_xr.models.protocol import segment
-from fintune_xr.models.registry import kind_named, load_segmenter, resolve_checkpoint
+from fintune_xr.models.registry import kind_named, load_segmenter
 from fintune_xr.pipelines.console import say
-from fintune_xr.pipelines.steps.train import tiles_for_training, trained_on
+from fintune_xr.pipelines.steps.train import model_to_train, tiles_for_training, trained_on
 from fintune_xr.pipelines.workers.devices import HERE, profile_and_rest
 from fintune_xr.pipelines.workers.remote_calls import results_from_workers, seen_everywhere
 from fintune_xr.provenance import provenance
@@ -177,8 +178,7 @@ def _fitted_there(*, store: str, out: str, size: int, seed: int, **said: Any) ->
 
 def _plan(cohort: Cohort, *, model: str, out: Path, config: Config, overrides: Sequence[str]) -> _Plan:
     digest = require_split(cohort)
-    start = None if model == FLOW_UNET.name else resolve_checkpoint(model)
-    kind = FLOW_UNET.name if start is None else start.kind
+    kind, start = model_to_train(model)
     settings = load_settings(train_settings(kind), config, overrides)
     if not isinstance(settings, TrainSettings):
         raise FintuneValueError(f"budget: expected a model that learns masks, e.g. {FLOW_UNET.name}; got kind {kind}")

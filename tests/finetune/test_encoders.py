@@ -14,10 +14,11 @@ from torch.autograd.graph import saved_tensors_hooks
 from fintune_xr.errors import SettingsError
 from fintune_xr.finetune.encoders import Encoder, frozen_blocks
 from fintune_xr.finetune.engine import train
+from fintune_xr.finetune.instance.settings import CpsamTrainSettings, TrainSettings
 from fintune_xr.finetune.instance.tiles import AnnotatedTiles
-from fintune_xr.finetune.settings import CpsamTrainSettings, TrainSettings
+from fintune_xr.finetune.registry import trainable
 from fintune_xr.finetune.steps import NetworkTraining
-from fintune_xr.finetune.trainable import Trainable, trainable
+from fintune_xr.finetune.trainable import Trainable
 from fintune_xr.models.cellpose.adapter import EncoderSize, empty_network, save_cpsam
 from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.models.registry import resolve_checkpoint

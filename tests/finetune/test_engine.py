@@ -16,10 +16,11 @@ from stores import make_store
 
 from fintune_xr.errors import FintuneValueError, RunMismatchError, UnknownNameError
 from fintune_xr.finetune.engine import train
+from fintune_xr.finetune.instance.settings import CpsamTrainSettings, TrainSettings
 from fintune_xr.finetune.instance.tiles import AnnotatedTiles
 from fintune_xr.finetune.instance.validation import average_precision
 from fintune_xr.finetune.progress import EpochRecord
-from fintune_xr.finetune.settings import CpsamTrainSettings, TrainSettings, train_settings
+from fintune_xr.finetune.registry import train_settings
 from fintune_xr.models.cellpose.adapter import EncoderSize, _encoder, empty_network, save_cpsam
 from fintune_xr.models.cellpose.kind import CpsamSettings
 from fintune_xr.models.checkpoints import Checkpoint

@@ -16,10 +16,11 @@ from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.finetune.augmentation import Geometry, cut_patch, draw_geometry, vary_intensity
 from fintune_xr.finetune.instance.loss import flow_loss
+from fintune_xr.finetune.instance.settings import TrainSettings
 from fintune_xr.finetune.instance.tiles import AnnotatedTiles, flow_target, prepare
 from fintune_xr.finetune.patches import PatchDataset, PatchSampler
 from fintune_xr.finetune.schedules import parameter_groups, warmup_cosine
-from fintune_xr.finetune.settings import AugmentationSettings, TrainSettings
+from fintune_xr.finetune.settings import AugmentationSettings
 from fintune_xr.models.channels import ChannelChoice
 from fintune_xr.seeds import stream
 from fintune_xr.simulation.phantoms import phantom_tile

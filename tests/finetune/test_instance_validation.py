@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.finetune.dense_losses import combined_loss
-from fintune_xr.finetune.detection.objective import ParticleTask
+from fintune_xr.finetune.detection.objective import ParticleObjective
+from fintune_xr.finetune.detection.settings import UnetTrainSettings
 from fintune_xr.finetune.detection.tiles import ParticleTiles
 from fintune_xr.finetune.instance.loss import flow_loss
 from fintune_xr.finetune.instance.tiles import AnnotatedTiles, flow_target
 from fintune_xr.finetune.instance.validation import average_precision, require_cells, validate
-from fintune_xr.finetune.settings import UnetTrainSettings
 from fintune_xr.metrics.detection import match_points, threshold_curve
 from fintune_xr.metrics.pixels import pixel_auc, pixel_histogram
 from fintune_xr.models.flows.dynamics import masks_from_flows
@@ -134,7 +134,7 @@ def test_particles_are_judged_micrograph_by_micrograph() -> None:
     truth = [particles(name, PX) for name in names]
     tiles = ParticleTiles(names, ("micrograph",), images, truth, [PX] * 3, [PX] * 3)
     network = Detector()
-    found = ParticleTask(settings, network).held_out(tiles)(False)  # type: ignore[arg-type]
+    found = ParticleObjective(settings, network).held_out(tiles)(False)  # type: ignore[arg-type]
     losses, matched, pixels = [], [], []
     for index in range(3):
         maps = network.maps(images[index])

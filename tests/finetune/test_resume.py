@@ -22,9 +22,9 @@ from fintune_xr.errors import RunBusyError
 from fintune_xr.finetune import engine
 from fintune_xr.finetune.best_weights import BestWeights
 from fintune_xr.finetune.engine import train
+from fintune_xr.finetune.instance.settings import CpsamTrainSettings, TrainSettings
 from fintune_xr.finetune.instance.tiles import AnnotatedTiles
 from fintune_xr.finetune.progress import EpochRecord
-from fintune_xr.finetune.settings import CpsamTrainSettings, TrainSettings
 from fintune_xr.finetune.steps import NetworkTraining, WholeFiles
 from fintune_xr.models.cellpose.adapter import EncoderSize, empty_network, save_cpsam
 from fintune_xr.models.checkpoints import Checkpoint

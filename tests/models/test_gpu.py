@@ -90,9 +90,9 @@ def test_full_size_cellpose_sam_has_the_masks_of_stock_cellpose(tmp_path: Path, 
 def test_a_particle_network_learns_and_predicts_on_the_gpu(tmp_path: Path) -> None:
     from micrographs import DIAMETER_PX, micrograph, particles
 
+    from fintune_xr.finetune.detection.settings import UnetTrainSettings
     from fintune_xr.finetune.detection.tiles import ParticleTiles
     from fintune_xr.finetune.engine import train
-    from fintune_xr.finetune.settings import UnetTrainSettings
     from fintune_xr.models.particle_unet.kind import ParticleUnetSettings
     from fintune_xr.models.registry import load_model
 

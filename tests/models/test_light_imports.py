@@ -16,6 +16,7 @@ LIGHT = (
     "fintune_xr.models.threshold.adapter",
     "fintune_xr.models.registry",
     "fintune_xr.finetune.settings",
+    "fintune_xr.finetune.registry",
 )
 
 

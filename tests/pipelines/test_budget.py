@@ -18,6 +18,7 @@ from fintune_xr.analysis import learning_curve as curves
 from fintune_xr.analysis.report.studies.budget import CURVE_SCORE, budget_study, budget_table, curve_page
 from fintune_xr.errors import FintuneValueError, RunMismatchError
 from fintune_xr.models.checkpoints import RECORD_FILE, Checkpoint
+from fintune_xr.models.registry import resolve_checkpoint
 from fintune_xr.pipelines.report.stored_studies import stored_studies
 from fintune_xr.pipelines.steps.annotate import annotate
 from fintune_xr.pipelines.steps.evaluate import evaluate
@@ -70,7 +71,7 @@ def run(folder: Path, **said: Any) -> xr.Dataset:
 def stand_in(folder: Path, calls: list[int]) -> Callable[..., Checkpoint]:
     """A training that returns the checkpoint of another one and notes how many tiles it was given."""
     shutil.copytree(folder / "models" / "budget-flow_unet-002-seed0", folder / "ready")
-    ready = module.resolve_checkpoint(folder / "ready")
+    ready = resolve_checkpoint(folder / "ready")
 
     def train(tiles: Any, *_: object, **__: object) -> Checkpoint:
         calls.append(len(tiles))

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from fintune_xr.errors import FintuneValueError
-from fintune_xr.finetune.settings import TrainSettings
+from fintune_xr.finetune.instance.settings import TrainSettings
 from fintune_xr.pipelines import demo as module
 from fintune_xr.pipelines.demo import MARK, REMARK, demo
 from fintune_xr.pipelines.studies.benchmark import BenchmarkSettings

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.finetune.augmentation import cut_labels
 from fintune_xr.finetune.dense_losses import combined_loss, cross_entropy
+from fintune_xr.finetune.detection.settings import UnetTrainSettings
 from fintune_xr.finetune.detection.tiles import ParticleTiles, Target
 from fintune_xr.finetune.objective import Measure, Validation
 from fintune_xr.finetune.patches import PreparedTile
-from fintune_xr.finetune.settings import UnetTrainSettings
 from fintune_xr.metrics.detection import Found, match_points, threshold_curve
 from fintune_xr.metrics.pixels import pixel_auc, pixel_histogram
 from fintune_xr.models.particle_unet.adapter import UnetDetector, probability
@@ -37,7 +37,7 @@ class _Judged:
     pixels: NDArray[np.int64]
 
 
-class ParticleTask:
+class ParticleObjective:
     """A network with one logit per pixel.
 
     The score is the F1 of particles at the threshold that is best on the very tiles of the validation: what a network

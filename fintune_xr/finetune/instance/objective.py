@@ -9,18 +9,18 @@ import torch
 
 from fintune_xr.finetune.augmentation import cut_patch
 from fintune_xr.finetune.instance.loss import flow_loss
+from fintune_xr.finetune.instance.settings import TrainSettings
 from fintune_xr.finetune.instance.tiles import AnnotatedTiles, prepare
 from fintune_xr.finetune.instance.validation import require_cells, validate
 from fintune_xr.finetune.objective import Measure, Validation
 from fintune_xr.finetune.patches import PreparedTile
-from fintune_xr.finetune.settings import TrainSettings
 from fintune_xr.models.flows.segmenter import FlowSegmenter
 
 AP50: Final = "ap50"
 UNEXPLAINED: Final = "unexplained_flow"
 
 
-class FlowTask:
+class FlowObjective:
     """A network with Cellpose's outputs."""
 
     score = AP50

@@ -11,8 +11,8 @@ import xarray as xr
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, unknown_name
+from fintune_xr.finetune.detection.settings import UnetTrainSettings
 from fintune_xr.finetune.detection.tiles import ParticleTiles, Target
-from fintune_xr.finetune.settings import UnetTrainSettings
 from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.detection.selftrain.settings import SelfTrainSettings
 from fintune_xr.pipelines.detection.training import annotated_micrographs, particle_tiles, with_diameter

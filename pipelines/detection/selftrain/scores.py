@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fintune_xr import names as n
+from fintune_xr.finetune.detection.settings import UnetTrainSettings
 from fintune_xr.finetune.detection.tiles import ParticleTiles
-from fintune_xr.finetune.settings import UnetTrainSettings
 from fintune_xr.metrics.detection import Found, best_threshold, match_points, threshold_curve
 from fintune_xr.metrics.instance import f1, precision, recall
 from fintune_xr.metrics.pixels import (

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from fintune_xr.finetune.settings import UnetTrainSettings
+from fintune_xr.finetune.detection.settings import UnetTrainSettings
 from fintune_xr.settings import Settings
 
 

@@ -19,11 +19,13 @@ from stores import assert_same_run, run_values
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, RunMismatchError, SettingsError
 from fintune_xr.finetune.augmentation import Geometry, cut_labels, draw_geometry
+from fintune_xr.finetune.detection.settings import UnetTrainSettings
 from fintune_xr.finetune.detection.tiles import ParticleTiles, PseudoLabels
 from fintune_xr.finetune.engine import train as fit
+from fintune_xr.finetune.instance.settings import TrainSettings
 from fintune_xr.finetune.patches import PatchDataset
 from fintune_xr.finetune.progress import EpochRecord
-from fintune_xr.finetune.settings import AugmentationSettings, TrainSettings, UnetTrainSettings
+from fintune_xr.finetune.settings import AugmentationSettings
 from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.models.particle_unet.adapter import UnetDetector
 from fintune_xr.models.particle_unet.kind import ParticleUnetSettings

@@ -276,7 +276,7 @@ def _kill_in_epoch(patch: pytest.MonkeyPatch) -> None:
         if getattr(epoch, "epoch", 0) == 3:
             raise KilledError
 
-    patch.setattr(module, "epoch_line", fatal)
+    patch.setattr(module, "epoch_lines", lambda _: fatal)
 
 
 def _kill_while_labels_are_written(patch: pytest.MonkeyPatch) -> None:
