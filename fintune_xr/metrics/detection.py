@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from fintune_xr.errors import FintuneValueError
-from fintune_xr.metrics.instance import f1, precision, recall
+from fintune_xr.metrics.counts import f1, precision, recall
 
 
 @dataclass(frozen=True, slots=True, eq=False)

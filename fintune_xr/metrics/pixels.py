@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from fintune_xr.errors import FintuneValueError
+from fintune_xr.metrics.counts import f1, quotient
 
 N_BINS: Final = 4096
 
@@ -36,27 +37,6 @@ def pixel_histogram(
     return np.bincount(truth * n_bins + bins, minlength=2 * n_bins).reshape(2, n_bins)
 
 
-def pixel_precision(tp: ArrayLike, fp: ArrayLike) -> NDArray[np.float64]:
-    """tp / (tp + fp): NaN where nothing was predicted."""
-    return _quotient(tp, np.add(tp, fp))
-
-
-def pixel_recall(tp: ArrayLike, fn: ArrayLike) -> NDArray[np.float64]:
-    """tp / (tp + fn): NaN where no pixel is foreground."""
-    return _quotient(tp, np.add(tp, fn))
-
-
-def pixel_f1(tp: ArrayLike, fp: ArrayLike, fn: ArrayLike) -> NDArray[np.float64]:
-    """2 tp / (2 tp + fp + fn), the Dice coefficient: NaN where truth and prediction are both empty."""
-    twice = np.multiply(2, tp)
-    return _quotient(twice, np.add(twice, np.add(fp, fn)))
-
-
-def pixel_iou(tp: ArrayLike, fp: ArrayLike, fn: ArrayLike) -> NDArray[np.float64]:
-    """tp / (tp + fp + fn), intersection over union: NaN where truth and prediction are both empty."""
-    return _quotient(tp, np.add(tp, np.add(fp, fn)))
-
-
 def pixel_auc(histogram: NDArray[Any]) -> NDArray[np.float64]:
     """Area under the ROC curve (…) of histograms (…, 2, bin) of `pixel_histogram`: NaN where one class is missing.
 
@@ -67,7 +47,7 @@ def pixel_auc(histogram: NDArray[Any]) -> NDArray[np.float64]:
     counts = np.asarray(histogram, np.float64)
     background, foreground = counts[..., 0, :], counts[..., 1, :]
     below = np.cumsum(background, axis=-1) - background / 2
-    return _quotient(np.sum(foreground * below, axis=-1), foreground.sum(axis=-1) * background.sum(axis=-1))
+    return quotient(np.sum(foreground * below, axis=-1), foreground.sum(axis=-1) * background.sum(axis=-1))
 
 
 def histogram_counts(histogram: NDArray[Any], threshold: float) -> tuple[NDArray[np.int64], ...]:
@@ -90,7 +70,7 @@ def best_pixel_threshold(histogram: NDArray[Any]) -> float:
     if not foreground.sum():
         raise FintuneValueError("no threshold can be chosen: no pixel is foreground. Annotate more micrographs.")
     tp, fp = (np.cumsum(row[::-1])[::-1] for row in (foreground, background))
-    scores = pixel_f1(tp, fp, foreground.sum() - tp)
+    scores = f1(tp, fp, foreground.sum() - tp)
     return float(scores.size - 1 - int(np.argmax(scores[::-1]))) / scores.size
 
 
@@ -100,9 +80,3 @@ def _known(target: NDArray[np.int8], other: NDArray[Any]) -> NDArray[np.bool_]:
     if target.size and not (target.min() >= -1 and target.max() <= 1):
         raise FintuneValueError(f"target: expected -1, 0 or 1, got {target.min()} to {target.max()}")
     return np.asarray(target != -1)
-
-
-def _quotient(part: ArrayLike, whole: ArrayLike) -> NDArray[np.float64]:
-    whole = np.asarray(whole, np.float64)
-    result: NDArray[np.float64] = np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
-    return result

@@ -13,8 +13,9 @@ import xarray as xr
 from fintune_xr import names as n
 from fintune_xr.analysis.report.detection.intervals import RESAMPLED
 from fintune_xr.errors import FintuneValueError
+from fintune_xr.metrics.counts import SCORES, score_name
 from fintune_xr.metrics.detection import Curve, Found, average_precision, threshold_curve
-from fintune_xr.metrics.instance import SCORES, instance_scores, score_name, scores_by_donor_bootstrap
+from fintune_xr.metrics.intervals import instance_scores, scores_by_donor_bootstrap
 from fintune_xr.metrics.pixels import histogram_counts, pixel_auc
 from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.steps.pick import (

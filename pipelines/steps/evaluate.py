@@ -12,7 +12,9 @@ import xarray as xr
 from fintune_xr import names as n
 from fintune_xr.analysis.report.detection.intervals import interval_line
 from fintune_xr.errors import FintuneValueError
-from fintune_xr.metrics.instance import instance_scores, match_counts, score_name, scores_by_donor_bootstrap
+from fintune_xr.metrics.counts import score_name
+from fintune_xr.metrics.instance import match_counts
+from fintune_xr.metrics.intervals import instance_scores, scores_by_donor_bootstrap
 from fintune_xr.pipelines.console import progress, say
 from fintune_xr.pipelines.detection.evaluate import evaluate_particles, particle_table
 from fintune_xr.pipelines.done import require_done

@@ -26,7 +26,7 @@ from fintune_xr.analysis.report.studies.benchmark import (
 )
 from fintune_xr.errors import SettingsError
 from fintune_xr.finetune.registry import train_settings
-from fintune_xr.metrics.instance import instance_scores
+from fintune_xr.metrics.intervals import instance_scores
 from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.models.flow_unet.kind import FLOW_UNET
 from fintune_xr.models.registry import resolve_checkpoint

@@ -14,7 +14,7 @@ import xarray as xr
 
 from fintune_xr import names as n
 from fintune_xr.analysis.learning_curve import budget_spread, learning_curve
-from fintune_xr.analysis.report.studies.budget import CURVE_SCORE, GROUP_PATH, IOU
+from fintune_xr.analysis.report.studies.budget import CURVE_SCORE, GROUP_PATH
 from fintune_xr.cluster.profile import Profile
 from fintune_xr.errors import FintuneValueError, RunMismatchError, SplitError
 from fintune_xr.finetune.engine import train as fit
@@ -22,7 +22,9 @@ from fintune_xr.finetune.engine import training_in
 from fintune_xr.finetune.instance.settings import TrainSettings
 from fintune_xr.finetune.instance.tiles import AnnotatedTiles
 from fintune_xr.finetune.registry import train_settings
-from fintune_xr.metrics.instance import IOU_THRESHOLDS, instance_scores, match_masks
+from fintune_xr.metrics.counts import IOU
+from fintune_xr.metrics.instance import IOU_THRESHOLDS, match_masks
+from fintune_xr.metrics.intervals import instance_scores
 from fintune_xr.models.channels import with_planes
 from fintune_xr.models.checkpoints import RECORD_FILE, Checkpoint
 from fintune_xr.models.flow_unet.kind import FLOW_UNET

@@ -19,7 +19,8 @@ from fintune_xr.analysis.kernels.thresholds import holds_nucleus
 from fintune_xr.analysis.positivity.rules import DetectedRule, IntensityRule, PositivityRule
 from fintune_xr.analysis.positivity.under_gates import BOUND, gated_counts, marker_intensity, rank_agreement
 from fintune_xr.analysis.ratio import marker_ratio
-from fintune_xr.analysis.report.studies.gate import AGREEMENT, IOU, N_KEPT
+from fintune_xr.analysis.report.studies.gate import AGREEMENT, N_KEPT
+from fintune_xr.metrics.counts import IOU
 from fintune_xr.metrics.instance import IOU_THRESHOLDS, match_subsets
 from fintune_xr.pipelines.console import progress
 from fintune_xr.pipelines.done import require_done

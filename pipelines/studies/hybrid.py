@@ -15,7 +15,7 @@ from fintune_xr import names as n
 from fintune_xr.analysis.positivity.rules import PositivityRule
 from fintune_xr.datasets import SCHEMA_VERSION
 from fintune_xr.errors import FintuneValueError
-from fintune_xr.metrics.instance import score_name
+from fintune_xr.metrics.counts import AP50
 from fintune_xr.pipelines.console import progress, say
 from fintune_xr.pipelines.steps.evaluate import ALL_MARKERS, GROUP, evaluate
 from fintune_xr.pipelines.steps.positivity import apply_positivity, is_counted, last_rule
@@ -31,7 +31,6 @@ from fintune_xr.text import texts
 
 _PER_TILE = (n.N_CELLS, n.BACKGROUND, n.STATE, n.REASON, n.SECONDS)
 _PER_CELL = (n.LABEL, n.AREA_PX, n.CENTROID_Y, n.CENTROID_X, n.MEAN_INTENSITY)
-AP50 = score_name(n.AVERAGE_PRECISION, n.IMAGE_MEAN)
 
 
 def hybrid(

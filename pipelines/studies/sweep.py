@@ -16,13 +16,8 @@ from numpy.typing import NDArray
 from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.errors import CheckpointError, RunMismatchError
-from fintune_xr.metrics.instance import (
-    IOU_THRESHOLDS,
-    Matches,
-    instance_scores,
-    match_masks,
-    scores_by_donor_bootstrap,
-)
+from fintune_xr.metrics.instance import IOU_THRESHOLDS, Matches, match_masks
+from fintune_xr.metrics.intervals import instance_scores, scores_by_donor_bootstrap
 from fintune_xr.models.channels import ChannelChoice
 from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.models.devices import finish, peak_memory, resolve_device, start_measuring

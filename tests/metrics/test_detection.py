@@ -12,17 +12,9 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from fintune_xr.errors import FintuneValueError
+from fintune_xr.metrics.counts import f1, iou, precision, recall
 from fintune_xr.metrics.detection import Found, average_precision, best_threshold, match_points, threshold_curve
-from fintune_xr.metrics.pixels import (
-    best_pixel_threshold,
-    histogram_counts,
-    pixel_auc,
-    pixel_f1,
-    pixel_histogram,
-    pixel_iou,
-    pixel_precision,
-    pixel_recall,
-)
+from fintune_xr.metrics.pixels import best_pixel_threshold, histogram_counts, pixel_auc, pixel_histogram
 
 SEEDS = st.integers(0, 100_000)
 
@@ -215,11 +207,11 @@ def test_histograms_add_up_and_auc_runs_over_tiles() -> None:
 
 
 def test_scores_of_pixels() -> None:
-    assert pixel_precision(3, 1) == 0.75
-    assert pixel_recall(3, 3) == 0.5
-    assert pixel_f1(3, 1, 3) == 0.6
-    assert pixel_iou(3, 1, 3) == pytest.approx(3 / 7)
-    for empty in (pixel_precision(0, 0), pixel_recall(0, 0), pixel_f1(0, 0, 0), pixel_iou(0, 0, 0)):
+    assert precision(3, 1, 3) == 0.75
+    assert recall(3, 1, 3) == 0.5
+    assert f1(3, 1, 3) == 0.6
+    assert iou(3, 1, 3) == pytest.approx(3 / 7)
+    for empty in (precision(0, 0, 0), recall(0, 0, 0), f1(0, 0, 0), iou(0, 0, 0)):
         assert np.isnan(empty)
 
 

@@ -18,7 +18,7 @@ from fintune_xr.analysis.report.contents import Note, ReportContents, Study, Tab
 from fintune_xr.analysis.report.instance.scores import verdicts
 from fintune_xr.analysis.report.render import render_report, report_sections, report_tables
 from fintune_xr.analysis.report.sections.associations import association_table, findings
-from fintune_xr.metrics.instance import instance_scores, scores_by_donor_bootstrap
+from fintune_xr.metrics.intervals import instance_scores, scores_by_donor_bootstrap
 from fintune_xr.seeds import stream
 
 RUNS, MARKERS = ["base", "tuned"], ["GFAP", "IBA1"]

@@ -15,14 +15,12 @@ from fintune_xr.analysis.figures.statistics import difference_figure, score_bars
 from fintune_xr.analysis.figures.style import data_uri
 from fintune_xr.analysis.report.contents import Note, Part, Picture, ReportContents, Section, Study, Table
 from fintune_xr.analysis.report.numbers import decimals, with_interval
-from fintune_xr.metrics.instance import score_name
+from fintune_xr.metrics.counts import AP50, IOU, score_name
 
 EVALUATE: Final = "fintune-xr evaluate STORE --run RUN --split test"
-IOU: Final = 0.5
 # Fewer donors that all agree may do so by chance: 2 * 0.5**n is below 0.05 from six on.
 ENOUGH_DONORS: Final = 6
 
-AP50: Final = score_name(n.AVERAGE_PRECISION, n.IMAGE_MEAN)
 SHOWN_SCORES: Final = {
     AP50: "AP50, image mean",
     score_name(n.AVERAGE_PRECISION, n.POOLED): "AP50, pooled",

@@ -16,7 +16,7 @@ from fintune_xr.analysis.published import METRIC, MODEL, published_segmentation
 from fintune_xr.analysis.report.contents import Note, Part, Picture, ReportContents, Study, Table
 from fintune_xr.analysis.report.instance.scores import score_parts
 from fintune_xr.analysis.report.numbers import counted, decimals
-from fintune_xr.metrics.instance import SCORES, score_name
+from fintune_xr.metrics.counts import IOU, SCORES, score_name
 
 GROUP_PATH: Final = f"{n.METRICS}/benchmark"
 BASELINE: Final = "baseline"
@@ -24,7 +24,6 @@ GENERIC: Final = "generic"
 MARKER_ONLY: Final = "marker-only"
 HYBRID: Final = "hybrid"
 UNDECIDED: Final = "hybrid_undecided"
-IOU: Final = 0.5
 
 _AP: Final = score_name(n.AVERAGE_PRECISION, n.IMAGE_MEAN)
 _COUNTS: Final = (n.TP, n.FP, n.FN)

@@ -14,11 +14,10 @@ from fintune_xr.analysis import learning_curve as curves
 from fintune_xr.analysis.figures.studies import learning_curve_figure
 from fintune_xr.analysis.report.contents import Study, Table
 from fintune_xr.analysis.report.numbers import MISSING, counted, decimals, whole, with_interval
-from fintune_xr.metrics.instance import SCORES, score_name
+from fintune_xr.metrics.counts import AP50, IOU, SCORES, score_name
 
 GROUP_PATH: Final = f"{n.METRICS}/{n.BUDGET}"
-IOU: Final = 0.5
-CURVE_SCORE: Final = score_name(n.AVERAGE_PRECISION, n.IMAGE_MEAN)
+CURVE_SCORE: Final = AP50
 _NAMES: Final = [score_name(score, way) for score in SCORES for way in (n.IMAGE_MEAN, n.POOLED)]
 _SHOWN: Final = {
     CURVE_SCORE: "AP50",

@@ -12,13 +12,11 @@ from fintune_xr import names as n
 from fintune_xr.analysis.figures.studies import grid_figure
 from fintune_xr.analysis.report.contents import Study, Table
 from fintune_xr.analysis.report.numbers import decimals, percent, whole, with_interval
-from fintune_xr.metrics.instance import SCORES, score_name
+from fintune_xr.metrics.counts import AP50, IOU, SCORES, score_name
 from fintune_xr.names import ALL_MARKERS
 from fintune_xr.pixels.cell_gates import UNGATED
 
-IOU: Final = 0.5
 ALPHA: Final = 0.05
-AP50: Final = score_name(n.AVERAGE_PRECISION, n.IMAGE_MEAN)
 N_KEPT: Final = "n_kept"
 AGREEMENT: Final = "rank_agreement"
 GATE: Final = (n.Q_LO, n.Q_HI, n.MIN_AREA)

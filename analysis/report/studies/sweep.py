@@ -13,11 +13,9 @@ from fintune_xr.analysis.figures.studies import grid_figure
 from fintune_xr.analysis.published import PUBLISHED_CHOICES
 from fintune_xr.analysis.report.contents import Study
 from fintune_xr.analysis.report.numbers import with_interval
-from fintune_xr.metrics.instance import score_name
+from fintune_xr.metrics.counts import AP50, IOU, score_name
 
 GRID: Final = (n.POINTS_PER_SIDE, n.PRED_IOU_THRESH, n.STABILITY_SCORE_THRESH, n.BOX_NMS_THRESH)
-AP50: Final = score_name(n.AVERAGE_PRECISION, n.IMAGE_MEAN)
-IOU: Final = 0.5
 _SHOWN: Final = {
     "AP50": AP50,
     "AP50_pooled": score_name(n.AVERAGE_PRECISION, n.POOLED),

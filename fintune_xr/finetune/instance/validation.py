@@ -10,11 +10,10 @@ import torch
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.finetune.instance.loss import flow_loss
 from fintune_xr.finetune.instance.tiles import AnnotatedTiles, flow_target
+from fintune_xr.metrics.counts import IOU
 from fintune_xr.metrics.instance import match_masks
 from fintune_xr.models.flows.segmenter import FlowSegmenter
 from fintune_xr.models.protocol import Mask
-
-IOU = 0.5
 
 
 @dataclass(frozen=True, slots=True)

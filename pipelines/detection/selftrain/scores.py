@@ -12,18 +12,9 @@ from numpy.typing import NDArray
 from fintune_xr import names as n
 from fintune_xr.finetune.detection.settings import UnetTrainSettings
 from fintune_xr.finetune.detection.tiles import ParticleTiles
+from fintune_xr.metrics.counts import f1, iou, precision, recall
 from fintune_xr.metrics.detection import Found, best_threshold, match_points, threshold_curve
-from fintune_xr.metrics.instance import f1, precision, recall
-from fintune_xr.metrics.pixels import (
-    best_pixel_threshold,
-    histogram_counts,
-    pixel_auc,
-    pixel_f1,
-    pixel_histogram,
-    pixel_iou,
-    pixel_precision,
-    pixel_recall,
-)
+from fintune_xr.metrics.pixels import best_pixel_threshold, histogram_counts, pixel_auc, pixel_histogram
 from fintune_xr.models.particle_unet.adapter import UnetDetector, probability
 from fintune_xr.pixels.pseudo_labels import pseudo_target
 
@@ -122,10 +113,10 @@ def _particle_scores(part: _Part, threshold: float) -> dict[str, float]:
 def _pixel_scores(pixels: NDArray[np.int64], threshold: float) -> dict[str, float]:
     tp, fp, fn = histogram_counts(pixels, threshold)
     scores = {
-        n.PRECISION: pixel_precision(tp, fp),
-        n.RECALL: pixel_recall(tp, fn),
-        n.F1: pixel_f1(tp, fp, fn),
-        n.IOU: pixel_iou(tp, fp, fn),
+        n.PRECISION: precision(tp, fp, fn),
+        n.RECALL: recall(tp, fp, fn),
+        n.F1: f1(tp, fp, fn),
+        n.IOU: iou(tp, fp, fn),
         n.AUC: pixel_auc(pixels),
     }
     return {name: float(value) for name, value in scores.items()} | {"n_pixels": int(pixels.sum())}
