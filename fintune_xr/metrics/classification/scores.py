@@ -14,7 +14,7 @@ from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.metrics.classification import kernels
 from fintune_xr.metrics.classification.units import Floats, Ints, most_probable
-from fintune_xr.metrics.instance import INTERVAL_QUANTILES
+from fintune_xr.metrics.intervals import INTERVAL_QUANTILES
 from fintune_xr.seeds import stream
 
 # One number of a run, and one for each of its classes.
