@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -18,8 +17,7 @@ from fintune_xr.datasets import CLINICAL
 from fintune_xr.errors import FintuneValueError, unknown_name
 from fintune_xr.names import COVARIATE, COVARIATE_VALUE, DIRECTION, DONOR, MEANING, OUTCOME, OUTCOME_VALUE, REASON
 from fintune_xr.schema import check_dataset
-
-SEPARATORS: Final = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t"}
+from fintune_xr.text_tables import read_text_table
 
 _TOP_CODED = re.compile(r"(\d+(?:\.\d+)?)\s*\+")
 _WHOLE_NUMBER = re.compile(r"0*(\d+)(?:\.0+)?")
@@ -34,23 +32,7 @@ def read_clinical(path: Path | str) -> pd.DataFrame:
 
     Raises FintuneValueError for another suffix, no such file, or a file that holds no such table.
     """
-    path = Path(path)
-    separator = SEPARATORS.get(path.suffix.lower())
-    if separator is None:
-        known = ", ".join(SEPARATORS)
-        raise FintuneValueError(f"{path}: expected a clinical table ending in {known}, got {path.suffix!r}")
-    if not path.is_file():
-        raise FintuneValueError(f"no clinical table {path}. Give the path of an existing CSV or TSV file.")
-    try:
-        table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise FintuneValueError(f"{path}: cannot be read as a table of text: {error}") from error
-    if table.shape[1] < 2:
-        raise FintuneValueError(
-            f"{path}: expected several columns separated by {separator!r}, found one: {table.columns[0]!r}. "
-            "Save the table with that separator, or correct the suffix."
-        )
-    return table
+    return read_text_table(path, "clinical table")
 
 
 def clinical_outcomes(

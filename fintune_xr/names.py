@@ -197,6 +197,30 @@ CONFIDENCE: Final = "confidence"
 RIGHT: Final = "right"
 N_COMPLETE: Final = "n_complete"
 
+# Volumes and their labels.
+Z: Final = "z"
+FEATURE: Final = "feature"
+PARTICIPANTS: Final = "participants"
+DEPTH: Final = "depth"
+SOURCE_DEPTH: Final = "source_depth"
+SPACING_Z: Final = "spacing_z"
+SPACING_Y: Final = "spacing_y"
+SPACING_X: Final = "spacing_x"
+LATERALITY: Final = "laterality"
+PROTOCOL: Final = "protocol"
+VALUE_OFFSET: Final = "value_offset"
+VALUE_STEP: Final = "value_step"
+STUDY_GROUP: Final = "study_group"
+RECOMMENDED_SPLIT: Final = "recommended_split"
+RETINAL_OCT: Final = "retinal_oct"
+AGE: Final = "age"
+CLINICAL_SITE: Final = "clinical_site"
+LOGITS: Final = "logits"
+EMBEDDING: Final = "embedding"
+
+# The channel of an OCT volume.
+OCT: Final = "oct"
+
 # Values of `split`; an empty string means that the tile has not been assigned.
 TRAIN: Final = "train"
 VAL: Final = "val"
