@@ -21,12 +21,12 @@ from fintune_xr.models.particle_unet.adapter import (
     probability,
     save_unet,
     standardised,
-    windows,
 )
 from fintune_xr.models.particle_unet.kind import ParticleUnetArchitecture, ParticleUnetSettings
 from fintune_xr.models.protocol import Detector
 from fintune_xr.models.registry import load_model, load_segmenter, resolve_checkpoint
 from fintune_xr.models.threshold.kind import ThresholdSettings
+from fintune_xr.models.windows import windows
 from fintune_xr.seeds import stream
 
 CHANNELS = ("micrograph",)

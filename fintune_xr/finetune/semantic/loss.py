@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
 from fintune_xr.errors import FintuneValueError
-from fintune_xr.models.class_logits import SIGMOID, SOFTMAX, ClassLogits, Competition, at_size, winners, with_none
+from fintune_xr.models.classes.logits import SIGMOID, SOFTMAX, ClassLogits, Competition, at_size, winners, with_none
 from fintune_xr.pixels.discs import UNKNOWN
 
 MASK: Final = "mask"

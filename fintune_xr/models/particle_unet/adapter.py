@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ from fintune_xr.datasets import PROBABILITY_STEPS
 from fintune_xr.errors import DeviceError, FintuneValueError
 from fintune_xr.models.channels import ChannelChoice, choose_channels
 from fintune_xr.models.checkpoints import Checkpoint, load_strictly, read_state
-from fintune_xr.models.dynunet import channels_last, channels_last_unet, reach_px, save_own, stride_px
+from fintune_xr.models.dynunet import channels_last, channels_last_unet, save_own
 from fintune_xr.models.particle_unet.kind import PARTICLE_UNET, ParticleUnetArchitecture, ParticleUnetSettings
 from fintune_xr.models.patch_batches import Cut, PatchLimit, pooled
 from fintune_xr.models.protocol import Detections, Maps, Plane
+from fintune_xr.models.windows import seamless_cut
 from fintune_xr.pixels.peaks import Peaks, pick_peaks
 from fintune_xr.settings import validated
 from fintune_xr.tasks.records import CandidateTable
@@ -46,12 +47,7 @@ class ParticleUnet(torch.nn.Module):
 
 
 class UnetDetector:
-    """The network applied to micrographs of any size, in windows that leave no seams.
-
-    Norm layers use the statistics of the training, so the value of a pixel depends on the input within
-    `reach_px` of it and on nothing else: windows that overlap by that much give what the whole micrograph at once
-    would give. MONAI's sliding windows blend instead, and their borders differ from it.
-    """
+    """The network applied to micrographs of any size, in windows that leave no seams."""
 
     def __init__(self, network: ParticleUnet, settings: ParticleUnetSettings, *, choice: ChannelChoice) -> None:
         self.network = network
@@ -107,24 +103,7 @@ class UnetDetector:
         )
 
     def _cut(self, image: Maps) -> Cut:
-        height, width = image.shape[1:]
-        stride = stride_px(len(self.network.architecture.filters))
-        padded = np.pad(image, ((0, 0), (0, -height % stride), (0, -width % stride)))
-        spans = [list(windows(length, self._window_px, stride, self._halo())) for length in padded.shape[1:]]
-        places = [(y, x) for y in spans[0] for x in spans[1]]
-
-        def join(found: Sequence[Maps]) -> Maps:
-            logits = np.empty((1, *padded.shape[1:]), np.float32)
-            for (y, x), one in zip(places, found, strict=True):
-                logits[:, y.kept, x.kept] = one[:, y.inside, x.inside]
-            return logits[:, :height, :width]
-
-        return Cut(len(places), (padded[:, y.seen, x.seen] for y, x in places), join)
-
-    def _halo(self) -> int:
-        n_levels = len(self.network.architecture.filters)
-        stride = stride_px(n_levels)
-        return -(-reach_px(n_levels) // stride) * stride
+        return seamless_cut(image, self._window_px, n_levels=len(self.network.architecture.filters))
 
     def _run(self, patches: Maps) -> Maps:
         weight = next(self.network.parameters())
@@ -144,30 +123,6 @@ class UnetDetector:
                 f"out of memory with a single window of {self._window_px} px. Free the GPU's memory, or use one "
                 "that has more."
             ) from error
-
-
-class Window:
-    """A stretch of an axis: `seen` by the network, `kept` of the result, which lies at `inside` of what it saw."""
-
-    __slots__ = ("inside", "kept", "seen")
-
-    def __init__(self, seen: tuple[int, int], kept: tuple[int, int]) -> None:
-        self.seen, self.kept = slice(*seen), slice(*kept)
-        self.inside = slice(kept[0] - seen[0], kept[1] - seen[0])
-
-
-def windows(length: int, window_px: int, stride: int, halo: int) -> Iterator[Window]:
-    """Windows that keep every pixel of an axis once and see `halo` more on both sides, or up to the image's edge.
-
-    `length` and `halo` are multiples of `stride`, and so are all places: the network halves resolution on the same
-    grid everywhere. All windows see equally much, so that they fit into one batch.
-    """
-    core = max(stride, window_px // stride * stride)
-    whole = min(length, core + 2 * halo)
-    for first in range(0, length, core):
-        last = min(length, first + core)
-        start = min(max(0, first - halo), length - whole)
-        yield Window((start, start + whole), (first, last))
 
 
 def standardised(plane: Plane) -> NDArray[np.float32]:

@@ -102,7 +102,9 @@ def grid_positions(network: Sam2Model, grid: tuple[int, int]) -> torch.Tensor:
     weight = embedding.positional_embedding
     y, x = ((torch.arange(length, device=weight.device, dtype=weight.dtype) + 0.5) / length for length in grid)
     places = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1)
-    found: torch.Tensor = embedding(places).permute(2, 0, 1)[None]
+    # Half precision would round places to some hundredths of a turn.
+    with torch.autocast(weight.device.type, enabled=False):
+        found: torch.Tensor = embedding(places).permute(2, 0, 1)[None]
     return found
 
 

@@ -22,7 +22,7 @@ from fintune_xr.finetune.semantic.loss import (
     mean_one,
     semantic_loss,
 )
-from fintune_xr.models.class_logits import ClassLogits, probabilities, winners
+from fintune_xr.models.classes.logits import ClassLogits, probabilities, winners
 from fintune_xr.seeds import stream
 
 K = 3

@@ -1,0 +1,1 @@
+"""What all models share that give each pixel a class."""

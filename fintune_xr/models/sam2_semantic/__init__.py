@@ -1,0 +1,1 @@
+"""SAM 2 that gives each pixel a class by itself."""

@@ -1,0 +1,74 @@
+"""SAM 2 as a classifier of pixels: built on SAM 2's weights, applied to tiles, and its weights file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from fintune_xr.models.channels import choose_channels
+from fintune_xr.models.checkpoints import Checkpoint, load_strictly, read_state
+from fintune_xr.models.classes.mapper import ClassMapper, whole_or_blended
+from fintune_xr.models.classes.settings import ClassSettings
+from fintune_xr.models.dynunet import save_own
+from fintune_xr.models.sam2.keys import published_size, published_state, transformers_state
+from fintune_xr.models.sam2.kind import STRIDE_PX, Sam2Architecture
+from fintune_xr.models.sam2_semantic.kind import Sam2SemanticArchitecture
+from fintune_xr.models.sam2_semantic.network import Sam2Semantic
+from fintune_xr.settings import validated
+
+KIND: Final = "sam2_semantic"
+
+
+def on_published(checkpoint: Checkpoint, **chosen: Any) -> Sam2Semantic:
+    """A new classifier of pixels on the published SAM 2 weights of `checkpoint`; `chosen` is what else it is built of.
+
+    Raises CheckpointError for weights that do not fit, SettingsError for `chosen` that do not.
+    """
+    state = published_state(read_state(checkpoint), source=checkpoint.path)
+    built = {"sam2": published_size(state, source=checkpoint.path), **chosen}
+    network = Sam2Semantic(validated(Sam2SemanticArchitecture, built))
+    load_strictly(network.sam2, transformers_state(state), source=checkpoint.path)
+    return network
+
+
+def from_nothing(sam2: Sam2Architecture, **chosen: Any) -> Sam2Semantic:
+    """The same on random weights of a network of any size. Raises SettingsError for `chosen` that do not fit."""
+    return Sam2Semantic(validated(Sam2SemanticArchitecture, {"sam2": sam2, **chosen}))
+
+
+def sam2_mapper(network: Sam2Semantic, settings: ClassSettings, *, channels: Sequence[str]) -> ClassMapper:
+    """What applies `network` to tiles of a store with these `channels`.
+
+    Raises UnknownNameError for a colour that the store lacks.
+    """
+    built = network.architecture
+    choice = choose_channels(channels, settings, trained=built.channels, n_inputs=len(built.channels))
+    cut = whole_or_blended(settings, stride=STRIDE_PX)
+    return ClassMapper(network, settings, choice, built.competition, cut)
+
+
+def trained_network(checkpoint: Checkpoint) -> Sam2Semantic:
+    """The network of a checkpoint of this kind, on the CPU.
+
+    Raises CheckpointError for weights that do not fit.
+    """
+    entries = read_state(checkpoint)
+    network = Sam2Semantic(validated(Sam2SemanticArchitecture, entries["architecture"], where=checkpoint.path))
+    load_strictly(network, entries["state"], source=checkpoint.path)
+    return network.eval()
+
+
+def load_sam2_semantic(
+    checkpoint: Checkpoint, settings: ClassSettings, *, channels: Sequence[str], device: str
+) -> ClassMapper:
+    """The trained network on `device`, ready for tiles of a store with these `channels`.
+
+    Raises CheckpointError for weights that do not fit, UnknownNameError for a colour that the store lacks.
+    """
+    return sam2_mapper(trained_network(checkpoint).to(device), settings, channels=channels)
+
+
+def save_sam2_semantic(network: Sam2Semantic, settings: Mapping[str, Any], path: Path) -> None:
+    """Writes a checkpoint that holds everything needed to build the network again."""
+    save_own(KIND, network, network.architecture.as_dict(), settings, path)

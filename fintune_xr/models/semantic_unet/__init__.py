@@ -1,0 +1,1 @@
+"""A small U-Net that gives each pixel a class."""

@@ -1,0 +1,67 @@
+"""MONAI's DynUNet with an output for each class, applied in windows that leave no seams."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from fintune_xr.models.channels import choose_channels
+from fintune_xr.models.checkpoints import Checkpoint, load_strictly, read_state
+from fintune_xr.models.classes.logits import ClassLogits
+from fintune_xr.models.classes.mapper import ClassMapper
+from fintune_xr.models.classes.settings import ClassSettings
+from fintune_xr.models.dynunet import channels_last, channels_last_unet, save_own
+from fintune_xr.models.semantic_unet.kind import SemanticUnetArchitecture
+from fintune_xr.models.windows import seamless_cut
+from fintune_xr.settings import validated
+
+KIND: Final = "semantic_unet"
+
+
+class SemanticUnet(torch.nn.Module):
+    """From colours to a logit for each class and pixel."""
+
+    def __init__(self, architecture: SemanticUnetArchitecture) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.unet = channels_last_unet(
+            len(architecture.channels), architecture.class_map.n_classes, architecture.filters
+        )
+
+    def forward(self, patches: torch.Tensor) -> ClassLogits:
+        """Logits of `patches` (n, colour, y, x) whose edges are multiples of the stride."""
+        return ClassLogits(self.unet(channels_last(patches)))
+
+
+def unet_mapper(network: SemanticUnet, settings: ClassSettings, *, channels: Sequence[str]) -> ClassMapper:
+    """What applies `network` to tiles of a store with these `channels`.
+
+    Raises UnknownNameError for a colour that the store lacks.
+    """
+    built = network.architecture
+    choice = choose_channels(channels, settings, trained=built.channels, n_inputs=len(built.channels))
+    cut = partial(seamless_cut, window_px=settings.window_px, n_levels=len(built.filters))
+    return ClassMapper(network, settings, choice, built.competition, cut)
+
+
+def load_semantic_unet(
+    checkpoint: Checkpoint, settings: ClassSettings, *, channels: Sequence[str], device: str
+) -> ClassMapper:
+    """The trained network on `device`, ready for tiles of a store with these `channels`.
+
+    Raises CheckpointError for weights that do not fit, UnknownNameError for a colour that the store lacks.
+    """
+    entries = read_state(checkpoint)
+    network = SemanticUnet(validated(SemanticUnetArchitecture, entries["architecture"], where=checkpoint.path))
+    load_strictly(network, entries["state"], source=checkpoint.path)
+    network.to(device).to(memory_format=torch.channels_last).eval()
+    return unet_mapper(network, settings, channels=channels)
+
+
+def save_semantic_unet(network: SemanticUnet, settings: Mapping[str, Any], path: Path) -> None:
+    """Writes a checkpoint that holds everything needed to build the network again."""
+    save_own(KIND, network, network.architecture.as_dict(), settings, path)
