@@ -82,21 +82,21 @@ def test_ranks_by_hand() -> None:
     assert shared_ranks([0.7, 0.8, 0.5, 0.4, np.nan], difference).tolist() == [1, 1, 3, 3, 5]
 
 
-def test_a_hundred_runs_of_noise_do_not_beat_the_majority() -> None:
+def test_forty_runs_of_noise_do_not_beat_the_majority() -> None:
     rng = np.random.default_rng(8)
     truth = np.arange(160) % 4
-    noise = softmax(rng.normal(size=(100, 160, 4)))
+    noise = softmax(rng.normal(size=(40, 160, 4)))
     majority = np.broadcast_to(np.eye(4)[0] * 0.9 + 0.025, (1, 160, 4))
     found = scores_by_participant_bootstrap(np.concatenate([majority, noise]), truth, n_resamples=200, seed=2)
     low = found[f"{n.BALANCED_ACCURACY}_difference_interval"].isel({n.REFERENCE: 0, n.QUANTILE: 0})
-    # Two and a half in a hundred are expected to; of a hundred, more than eight in one draw of a thousand.
-    assert int((low > 0).sum()) <= 8
+    # One of forty is expected to; more than five do in one draw of a thousand.
+    assert int((low > 0).sum()) <= 5
 
 
 def test_what_cannot_be_scored() -> None:
     probability, truth = runs(n_runs=1)
     with pytest.raises(FintuneValueError, match="finite numbers"):
-        classification_scores(np.where(probability > 0.9, np.nan, probability), truth)
+        classification_scores(np.where(probability > 0.5, np.nan, probability), truth)
     with pytest.raises(FintuneValueError, match="classes 0 to 3"):
         classification_scores(probability, truth + 1)
     with pytest.raises(FintuneValueError, match="two units"):
