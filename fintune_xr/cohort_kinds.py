@@ -11,7 +11,8 @@ from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, unknown_name
 from fintune_xr.schema import DatasetSchema
 from fintune_xr.tasks.registry import TASKS
-from fintune_xr.tasks.task import DETECTION, INSTANCE, Task
+from fintune_xr.tasks.semantic import RGB
+from fintune_xr.tasks.task import DETECTION, INSTANCE, SEMANTIC, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,16 @@ IF: Final = CohortKind(
     verbs=("benchmark", "budget", "gate", "hybrid", "sweep"),
 )
 
+HE: Final = CohortKind(
+    "he",
+    SEMANTIC,
+    RGB,
+    about="of patches of stained tissue (kind 'he'), whose annotations are maps of classes",
+    annotated="class masks",
+    offers="For patches of stained tissue there are: fintune-xr train STORE --model semantic_unet or sam2_semantic, "
+    "infer, evaluate, report, and export --to masks.",
+)
+
 EM: Final = CohortKind(
     "em",
     DETECTION,
@@ -61,7 +72,7 @@ EM: Final = CohortKind(
     joins_pixels=True,
 )
 
-KINDS: Final[Mapping[str, CohortKind]] = {kind.name: kind for kind in (IF, EM)}
+KINDS: Final[Mapping[str, CohortKind]] = {kind.name: kind for kind in (IF, HE, EM)}
 
 
 def kind_named(name: str) -> CohortKind:

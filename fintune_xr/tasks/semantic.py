@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
+
+import xarray as xr
 
 from fintune_xr import datasets
 from fintune_xr import names as n
+from fintune_xr.provenance import settings_digest
 from fintune_xr.schema import DatasetSchema, VariableSpec
+from fintune_xr.tasks.class_map import IGNORED
+from fintune_xr.tasks.task import SEMANTIC, Task, files_digest
 
 RGB_CHANNELS: Final = (n.RED, n.GREEN, n.BLUE)
 CODE_DTYPE: Final = "uint8"
@@ -32,6 +38,8 @@ RGB: Final = DatasetSchema(
     },
     coords={
         **datasets.IMAGES.coords,
+        n.SOURCE_HEIGHT: datasets.MICROGRAPHS.coords[n.SOURCE_HEIGHT],
+        n.SOURCE_WIDTH: datasets.MICROGRAPHS.coords[n.SOURCE_WIDTH],
         n.ORIGIN_Y: VariableSpec(_TILE, "int32", "Row of the file at which the tile begins.", "px", required=False),
         n.ORIGIN_X: VariableSpec(_TILE, "int32", "Column of the file at which the tile begins.", "px", required=False),
         n.MPP: VariableSpec(_TILE, "float64", "Side of a pixel; 0 where it is not known.", "um", required=False),
@@ -59,9 +67,10 @@ CLASS_RUN: Final = DatasetSchema(
             (n.TILE, n.Y, n.X),
             CODE_DTYPE,
             "Predicted classes 1, 2, … in the order of `class`; 0 none of them, 255 outside of the tile or ignored.",
+            initial=IGNORED,
         ),
-        n.CLASS_PX: VariableSpec(_TILE_CLASS, "int64", "Pixels of each class.", "px"),
-        **{name: datasets.RUN.variables[name] for name in (n.STATE, n.REASON, n.SECONDS)},
+        n.CLASS_PX: VariableSpec(_TILE_CLASS, "int64", "Pixels of each class; -1 where not done.", "px", initial=-1),
+        **datasets.PROGRESS,
     },
     coords={
         n.TILE: datasets.RUN.coords[n.TILE],
@@ -85,3 +94,12 @@ CLASS_BALANCE: Final = DatasetSchema(
         n.CLASS: CLASS_RUN.coords[n.CLASS],
     },
 )
+
+
+def _classes_digest(annotations: xr.Dataset, tiles: Sequence[str]) -> str:
+    """Of the files of the tiles and of what their codes mean."""
+    legend = str(annotations.attrs.get(n.LEGEND_SHA256, ""))
+    return settings_digest({"files": files_digest(annotations, tiles), "legend": legend})
+
+
+SEMANTIC_TASK: Final = Task(SEMANTIC, ANNOTATED_CLASSES, "MASKS", n.CLASSES, _classes_digest)

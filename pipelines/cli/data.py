@@ -50,6 +50,7 @@ def ingest(
     workers: Annotated[int | None, Parameter(help="Threads that read and compress.")] = None,
     title: Annotated[str, Parameter(help="Title of a new cohort.")] = "",
     binning: Annotated[int, Parameter(help="Micrographs: join N x N pixels into their mean.")] = 1,
+    cut: Annotated[int, Parameter(help="Patches of stained tissue: cut images into tiles of about N px.")] = 0,
 ) -> int:
     """Store the tiles of a folder; run again to resume or to add donors.
 
@@ -60,12 +61,14 @@ def ingest(
 
     chosen = choose_layout(layout, pattern=pattern, channels=_channels(channels), marker=marker)
     if dry_run:
-        planned = step.plan_ingest(source, layout=chosen, binning=binning)
+        planned = step.plan_ingest(source, layout=chosen, binning=binning, cut=cut)
         show(table(planned.tiles), "", *_left_out(planned.left_out))
         for what, count in planned.ignored.items():
             show(f"ignored: {count} x {what}")
         return DONE
-    report = step.ingest(source, store, layout=chosen, workers=workers, verify=verify, title=title, binning=binning)
+    report = step.ingest(
+        source, store, layout=chosen, workers=workers, verify=verify, title=title, binning=binning, cut=cut
+    )
     show(f"{report.n_added} tiles added, {report.n_present} there before, {len(report.left_out)} left out")
     for item in report.left_out:
         show(f"  quarantined {item.path}: {item.reason}")

@@ -28,19 +28,20 @@ class Planned:
 
 def ingest(
     source: str | Path, store: str | Path, *, layout: str | Layout = "rosmap", workers: int | None = None,
-    verify: bool = False, kind: str | None = None, title: str = "", binning: int = 1,
+    verify: bool = False, kind: str | None = None, title: str = "", binning: int = 1, cut: int = 0,
 ) -> IngestReport:  # fmt: skip
     """Appends the tiles under `source` that `store` lacks; files that cannot be used are quarantined.
 
     `layout` is a name or a record from `choose_layout`. Run it again to continue after an interruption or
     to add donors. `verify` reads files of stored tiles again and compares their digests. `kind` is the layout's;
-    micrographs may be stored with `binning` times `binning` pixels joined into their mean.
+    micrographs may be stored with `binning` times `binning` pixels joined into their mean, and patches of stained
+    tissue be cut into tiles of about `cut` px, without loss.
 
     Raises UnknownNameError for a layout, FintuneValueError where nothing fits, sizes differ too much, or the store
-    was made with another binning.
+    was made with another binning or cut.
     """
     chosen = choose_layout(layout) if isinstance(layout, str) else layout
-    found = scan(source, chosen, binning=binning)
+    found = scan(source, chosen, binning=binning, cut=cut)
     cohort = open_or_create(store, found, kind=kind, title=title)
     with progress("ingest", len(found.tiles)) as advance:
         report = ingest_tiles(cohort, found, workers=workers, verify=verify, progress=Steps(advance))
@@ -60,8 +61,8 @@ def _say_sizes(cohort: Cohort) -> None:
         )
 
 
-def plan_ingest(source: str | Path, *, layout: str | Layout = "rosmap", binning: int = 1) -> Planned:
+def plan_ingest(source: str | Path, *, layout: str | Layout = "rosmap", binning: int = 1, cut: int = 0) -> Planned:
     """What `ingest` would find under `source`; nothing is written."""
     chosen = choose_layout(layout) if isinstance(layout, str) else layout
-    found = check_sizes(scan(source, chosen, binning=binning))
+    found = check_sizes(scan(source, chosen, binning=binning, cut=cut))
     return Planned(scan_table(found), left_out_table(found), found.ignored)

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import zarr
@@ -28,13 +28,14 @@ from fintune_xr.store.ingest.changed_files import (
     suspects,
     update_attr,
 )
+from fintune_xr.store.ingest.last_planes import LastPlanes
 from fintune_xr.store.ingest.quarantine import replace_quarantine
 from fintune_xr.store.raw.binning import BINNING, MEAN, ORIENTATION, POOLING, TOP_FIRST, binned
+from fintune_xr.store.raw.cutting import CUT
 from fintune_xr.store.raw.layouts import Layout
 from fintune_xr.store.raw.pairing import LeftOut, TileFiles, one_family, tile_left_out
-from fintune_xr.store.raw.readers import read_plane_with_digest
 from fintune_xr.store.raw.scan import Progress, Scan, check_sizes
-from fintune_xr.store.raw.sources import Place, is_url, place_in
+from fintune_xr.store.raw.sources import Place, is_url
 from fintune_xr.store.zarr_io import appendable as growing
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.store.zarr_io.groups import remove_group
@@ -63,6 +64,7 @@ def open_or_create(where: Place, found: Scan, *, kind: str | None = None, title:
     """
     kind = kind or found.layout.kind
     _check_binning(kind, found)
+    _check_cut(found)
     location = Location.of(where)
     if location.exists():
         if not _is_stillborn(location):
@@ -81,7 +83,7 @@ def open_or_create(where: Place, found: Scan, *, kind: str | None = None, title:
         tile_shape=(max(tile.height for tile in found.tiles), max(tile.width for tile in found.tiles)),
         dtype=found.dtype,
         title=title,
-        facts={BINNING: found.binning, POOLING: MEAN, ORIENTATION: TOP_FIRST} if kind_named(kind).joins_pixels else {},
+        facts=_facts(kind, found),
     )
 
 
@@ -106,6 +108,7 @@ def ingest_tiles(
     with writing_tiles(cohort.location):
         _check_channels(cohort, found.layout)
         _check_stored_binning(cohort, found.binning)
+        _check_stored_cut(cohort, found.cut)
         cohort.location.sweep(n.IMAGES)
         root, began = _root(found.source), time.time()
         stored = stored_digests(cohort.images_group())
@@ -180,6 +183,34 @@ def stored_binning(cohort: Cohort) -> int:
     return int(group_attrs_of(cohort).get(BINNING, 1))
 
 
+def stored_cut(cohort: Cohort) -> int:
+    """Side in px of the tiles that images of files are cut into; 0 where they are stored whole."""
+    return int(group_attrs_of(cohort).get(CUT, 0))
+
+
+def _facts(kind: str, found: Scan) -> dict[str, Any]:
+    if kind_named(kind).joins_pixels:
+        return {BINNING: found.binning, POOLING: MEAN, ORIENTATION: TOP_FIRST}
+    return {CUT: found.cut} if found.layout.colour else {}
+
+
+def _check_cut(found: Scan) -> None:
+    if found.cut and not found.layout.colour:
+        raise FintuneValueError(
+            f"--cut {found.cut}: only patches of stained tissue are cut, and layout {found.layout.name!r} has none. "
+            "Leave --cut out, or choose a layout of kind 'he'."
+        )
+
+
+def _check_stored_cut(cohort: Cohort, asked: int) -> None:
+    stored = stored_cut(cohort)
+    if stored != asked:
+        raise FintuneValueError(
+            f"{cohort.url} was made with --cut {stored}, asked for is {asked}. Ingest with --cut {stored}, or into "
+            "another store."
+        )
+
+
 def _fitting(cohort: Cohort, tiles: Sequence[TileFiles]) -> tuple[list[TileFiles], list[LeftOut]]:
     """Tiles that the store's array was made for, and the others."""
     array = cohort.images_group().array
@@ -213,7 +244,7 @@ def _append(
     target = cohort.images_group()
     before = target.n_tiles
     with ThreadPoolExecutor(workers) as pool:
-        read = partial(_read_tile, found, target.grid)
+        read = partial(_read_tile, found, target.grid, LastPlanes(found, workers))
         results = ahead(pool, read, fresh, depth=2 * workers)
         for _ in growing.append(target, _good(results, left_out, len(fresh), progress)):
             pass
@@ -232,43 +263,23 @@ def _good(
             progress(done, total)
 
 
-def _read_tile(scanned: Scan, grid: shards.ShardGrid, tile: TileFiles) -> Labelled | LeftOut:
+def _read_tile(scanned: Scan, grid: shards.ShardGrid, planes: LastPlanes, tile: TileFiles) -> Labelled | LeftOut:
     pixels = np.zeros(grid.shard[1:], grid.dtype)
     digests = []
     for channel, file in enumerate(tile.planes):
-        place = place_in(scanned.source, file.path)
         try:
-            whole, digest = read_plane_with_digest(
-                place, page=file.page, dtypes=scanned.layout.dtypes, channels=scanned.layout.planes > 0
-            )
+            whole, digest = planes.read(tile, channel)
         except TileReadError as error:
             return tile_left_out(tile, file, error.reason)
         plane = binned(whole, scanned.binning)
-        expected, found = (tile.height, tile.width, tile.dtype), (*plane.shape, plane.dtype.name)
+        top, left = tile.origin
+        part = plane[top : top + tile.height, left : left + tile.width] if scanned.cut else plane
+        expected, found = (tile.height, tile.width, tile.dtype), (*part.shape, part.dtype.name)
         if found != expected:
             return tile_left_out(tile, file, f"changed while it was read: expected {expected}, found {found}")
-        pixels[channel, : tile.height, : tile.width] = plane
+        pixels[channel, : tile.height, : tile.width] = part
         digests.append(digest)
-    fault = _in_empty_planes(scanned, tile)
-    if fault:
-        return tile_left_out(tile, tile.planes[0], fault)
     return _labels(tile, digests, whole.shape), shards.encode_tile(pixels, grid)
-
-
-def _in_empty_planes(scanned: Scan, tile: TileFiles) -> str:
-    """What is wrong with planes of the file that belong to no channel: pixels there would be lost unnoticed."""
-    place = place_in(scanned.source, tile.planes[0].path)
-    for page in scanned.layout.empty_planes:
-        try:
-            extra, _ = read_plane_with_digest(place, page=page, dtypes=scanned.layout.dtypes, channels=True)
-        except TileReadError as error:
-            return error.reason
-        if extra.any():
-            return (
-                f"wrong values: expected plane {page} to be empty, found counts up to {extra.max()}; "
-                f"name it, e.g. --channels {page}=other"
-            )
-    return ""
 
 
 def _labels(tile: TileFiles, digests: Sequence[str], whole: tuple[int, ...]) -> growing.Labels:
@@ -276,6 +287,7 @@ def _labels(tile: TileFiles, digests: Sequence[str], whole: tuple[int, ...]) -> 
         n.TILE: tile.tile, n.DONOR: tile.donor, n.MARKER: tile.marker, n.SPLIT: tile.split,
         n.HEIGHT: tile.height, n.WIDTH: tile.width, n.SOURCE_HEIGHT: whole[0], n.SOURCE_WIDTH: whole[1],
         n.SOURCE: [str(file) for file in tile.planes], n.SHA256: list(digests), n.PIXEL_SIZE_A: tile.pixel_size_a,
+        n.ORIGIN_Y: tile.origin[0], n.ORIGIN_X: tile.origin[1], n.MPP: tile.mpp,
     }  # fmt: skip
 
 
@@ -287,6 +299,6 @@ def _note_ingest(cohort: Cohort, found: Scan, root: str, n_added: int) -> None:
     layout = found.layout
     facts = provenance(
         source=root, layout=layout.name, patterns=list(layout.patterns), channels=dict(layout.channels),
-        binning=found.binning, n_added=n_added,
+        binning=found.binning, cut=found.cut, n_added=n_added,
     )  # fmt: skip
     update_attr(cohort, INGESTS, lambda before: [*(before or []), facts])

@@ -10,9 +10,23 @@ from types import MappingProxyType
 from typing import Final
 from urllib.parse import unquote
 
-from fintune_xr.cohort_kinds import EM, IF
+from fintune_xr.cohort_kinds import EM, HE, IF
 from fintune_xr.errors import SettingsError, nearest, unknown_name
-from fintune_xr.names import CHANNEL, DAPI, DONOR, MARKER, MARKER_CHANNEL, MICROGRAPH, SPLIT, TILE
+from fintune_xr.names import (
+    BLUE,
+    CHANNEL,
+    DAPI,
+    DONOR,
+    GREEN,
+    HE_STAIN,
+    MARKER,
+    MARKER_CHANNEL,
+    MICROGRAPH,
+    MPP,
+    RED,
+    SPLIT,
+    TILE,
+)
 from fintune_xr.store.raw.readers import IMAGE_DTYPES, MICROGRAPH_DTYPES
 
 TIFF_SUFFIXES: Final = (".tif", ".tiff")
@@ -21,7 +35,7 @@ MICROGRAPH_SUFFIXES: Final = (".mrc", *IMAGE_SUFFIXES)
 
 # `part` is text after the channel that still belongs to the tile's name, as in scan_b0c0x0-1388y0-1040.tif.
 PART: Final = "part"
-GROUPS: Final = (DONOR, MARKER, TILE, CHANNEL, PART, SPLIT)
+GROUPS: Final = (DONOR, MARKER, TILE, CHANNEL, PART, SPLIT, MPP)
 
 UNKNOWN_MARKER: Final = "unknown"
 # Micrographs carry no stain, and lie in one folder where there is one data set.
@@ -41,6 +55,7 @@ class PlaneName:
     tile: str
     channel: str
     split: str = ""
+    mpp: float = 0.0
 
     @property
     def tile_id(self) -> str:
@@ -58,7 +73,8 @@ class Layout:
     entry, `""`. `donor` and `marker` stand in where no group captures them. `kind` is that of the cohort that such
     a folder makes, `dtypes` what its pixels may be. With `planes`, each file holds so many planes, which are the
     channels named by their positions from 0 on; planes without a name must be empty. `quoted` file names are
-    unquoted, as `safe_name` writes them.
+    unquoted, as `safe_name` writes them. With `colour`, the planes are red, green and blue of one image, and nothing
+    else is accepted.
     """
 
     name: str
@@ -74,6 +90,7 @@ class Layout:
     dtypes: tuple[str, ...] = IMAGE_DTYPES
     planes: int = 0
     quoted: bool = False
+    colour: bool = False
     _compiled: tuple[re.Pattern[str], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -102,6 +119,7 @@ class Layout:
             tile=_joined(parts[TILE], parts.get(PART, "")),
             channel=channel_token(parts.get(CHANNEL, "")),
             split=parts.get(SPLIT, ""),
+            mpp=_number(parts.get(MPP, "")),
         )
 
     @property
@@ -155,6 +173,13 @@ def _quoted(part: str) -> str:
     # An underscore at an end or beside another would blur the `__` between parts; a leading dot hides a file.
     blurring = re.compile(r"(?<=_)_|^_|_$|^\.|[^A-Za-z0-9._-]")
     return blurring.sub(lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode()), part)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text or 0)
+    except ValueError:
+        raise SettingsError(f"the part {MPP!r} of a name: expected a number, found {text!r}") from None
 
 
 def _joined(tile: str, part: str) -> str:
@@ -231,6 +256,16 @@ def _micrographs(name: str, about: str, *patterns: str) -> Layout:
         suffixes=MICROGRAPH_SUFFIXES, kind=EM.name, dtypes=MICROGRAPH_DTYPES,
     )  # fmt: skip
 
+
+def _patches(name: str, about: str, *patterns: str) -> Layout:
+    return Layout(
+        name, patterns, {"0": RED, "1": GREEN, "2": BLUE}, about=about, marker=HE_STAIN, suffixes=IMAGE_SUFFIXES,
+        ignore=r"(?!)", kind=HE.name, dtypes=("uint8",), planes=3, colour=True,
+    )  # fmt: skip
+
+
+# A hidden file, or one of the folders that macOS adds to archives, lies beside the images and is none.
+_VISIBLE: Final = r"(?!(?:.*/)?(?:__MACOSX/|\.))(?:.*/)?"
 
 LAYOUTS: Final[Mapping[str, Layout]] = MappingProxyType(
     {
@@ -315,6 +350,23 @@ LAYOUTS: Final[Mapping[str, Layout]] = MappingProxyType(
                 "NAME.mrc, .tif, .png or .jpg in one folder, or in a folder for each set, which is the donor",
                 r"(?P<tile>[^/]+)\.[^./]+",
                 r"(?:.*/)?(?P<donor>[^/]+)/(?P<tile>[^/]+)\.[^./]+",
+            ),
+            _patches(
+                "bcss",
+                "images/ or rgbs_colorNormalized/ with TCGA-XX-XXXX-DX1_xmin…_ymin…_MPP-0.2500.png, masks beside",
+                _VISIBLE + r"(?:images|rgbs_colorNormalized)/"
+                r"(?P<tile>(?P<donor>TCGA-[^-/_]+-[^-/_]+)-[^/_]+_xmin[^/]*?(?:_MPP-(?P<mpp>\d+(?:\.\d+)?))?)\.[^./]+",
+            ),
+            _patches(
+                "ebhi",
+                "images/ with A-GT2001814-2-400-001.png, the number after GT being the slide; masks_class/ beside",
+                _VISIBLE + r"images/(?P<tile>[^/]*?GT(?:DC)?(?P<donor>\d+)-[^/]+)\.[^./]+",
+            ),
+            _patches(
+                "classes",
+                "images/ with DONOR_ANYTHING.png, or DONOR/NAME.png in it, and masks/ of equal names beside",
+                _VISIBLE + r"images/(?P<donor>[^/]+)/(?P<tile>[^/]+)\.[^./]+",
+                _VISIBLE + r"images/(?P<tile>(?P<donor>[^/_]+)[^/]*)\.[^./]+",
             ),
         )
     }

@@ -35,19 +35,24 @@ class PlaneFile:
 
 @dataclass(frozen=True, slots=True)
 class FoundPlane:
-    """One plane as found: what its name says, and its header or why there is none."""
+    """One plane as found: what its name says, and its header or why there is none.
+
+    `origin` is the row and column of the file at which it begins, where it is a part of the file's image.
+    """
 
     name: PlaneName
     file: PlaneFile
     header: Header | None
     fault: str = ""
+    origin: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class TileFiles:
     """A complete tile: one file per channel, in the layout's order of channels; size in px.
 
-    `pixel_size_a` is the side of a pixel of the tile in angstrom, 0 where the file does not tell it.
+    `pixel_size_a` is the side of a pixel of the tile in angstrom, 0 where the file does not tell it; `mpp` the same in
+    um where the name tells it. `origin` is the row and column of the file at which the tile begins.
     """
 
     tile: str
@@ -59,6 +64,8 @@ class TileFiles:
     dtype: str
     split: str = ""
     pixel_size_a: float = 0.0
+    mpp: float = 0.0
+    origin: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,4 +200,6 @@ def _tile(group: Sequence[FoundPlane], layout: Layout) -> TileFiles:
         header.dtype,
         name.split,
         header.pixel_size_a,
+        name.mpp,
+        planes[0].origin,
     )

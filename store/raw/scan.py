@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
+from typing import Final
 
 import pandas as pd
 
 from fintune_xr.errors import FintuneValueError, TileReadError
 from fintune_xr.names import DONOR, HEIGHT, MARKER, REASON, TILE, WIDTH
 from fintune_xr.store.raw.binning import binned_header, check_binning
+from fintune_xr.store.raw.cutting import check_cut, cut_planes
 from fintune_xr.store.raw.layouts import Layout, PlaneName
 from fintune_xr.store.raw.pairing import (
     SIZE_FACTOR,
@@ -26,7 +28,7 @@ from fintune_xr.store.raw.pairing import (
     one_family,
     without_strays,
 )
-from fintune_xr.store.raw.readers import read_header
+from fintune_xr.store.raw.readers import Header, read_header
 from fintune_xr.store.raw.sources import Place, list_files, place_in
 
 __all__ = [
@@ -42,6 +44,9 @@ __all__ = [
     "scan_table",
 ]
 
+# Networks for patches halve them five times.
+SMALLEST_PATCH: Final = 32
+
 Progress = Callable[[int, int], None]
 """Called with how many are done, and of how many."""
 
@@ -50,7 +55,8 @@ Progress = Callable[[int, int], None]
 class Scan:
     """What was found under `source`; `ignored` counts files that are no tiles, by what they are.
 
-    `binning` pixels of a file along each side make one of the tile; sizes and dtype are those of the tiles.
+    `binning` pixels of a file along each side make one of the tile; images of files are cut into tiles of about `cut`
+    px, or are tiles as they are where it is 0. Sizes and dtype are those of the tiles.
     """
 
     source: str
@@ -59,6 +65,7 @@ class Scan:
     left_out: tuple[LeftOut, ...]
     ignored: Mapping[str, int] = field(default_factory=dict)
     binning: int = 1
+    cut: int = 0
 
     @property
     def dtype(self) -> str:
@@ -72,6 +79,7 @@ def scan(
     *,
     dtype: str | None = None,
     binning: int = 1,
+    cut: int = 0,
     workers: int = 8,
     progress: Progress | None = None,
 ) -> Scan:
@@ -83,12 +91,14 @@ def scan(
     Raises FintuneValueError where `source` is no folder, or none of its files fits the layout.
     """
     check_binning(binning)
+    check_cut(cut)
     named, unusable, ignored = named_files(source, layout)
     planes = [_binned(plane, binning) for plane in _read_headers(source, named, layout, workers, progress)]
+    planes = [part for plane in planes for part in cut_planes(plane, cut)]
     tiles, left_out = assemble(planes, layout, dtype=dtype)
     tiles, strays = without_strays(tiles)
     everything = sorted([*unusable, *left_out, *strays], key=lambda item: natural_key(item.path))
-    return Scan(str(source), layout, tuple(tiles), tuple(everything), ignored, binning)
+    return Scan(str(source), layout, tuple(tiles), tuple(everything), ignored, binning, cut)
 
 
 def check_sizes(found: Scan) -> Scan:
@@ -257,7 +267,10 @@ def _planes_of_pages(source: Place, layout: Layout, path: str, name: PlaneName) 
 
 def _channels_of_file(source: Place, layout: Layout, path: str, name: PlaneName) -> list[FoundPlane]:
     place = place_in(source, path)
-    found = read_header(place, dtypes=layout.dtypes, channels=True).pages
+    header = read_header(place, dtypes=layout.dtypes, channels=True)
+    found = header.pages
+    if layout.colour:
+        _check_colour(header)
     if found != layout.planes:
         expected = [layout.channels.get(str(plane), "empty") for plane in range(layout.planes)]
         raise TileReadError(f"wrong number of planes: expected {layout.planes} ({', '.join(expected)}), found {found}")
@@ -269,3 +282,15 @@ def _channels_of_file(source: Place, layout: Layout, path: str, name: PlaneName)
         )
         for token in layout.channels
     ]
+
+
+def _check_colour(header: Header) -> None:
+    if not header.is_colour:
+        raise TileReadError(
+            "wrong number of planes: expected red, green and blue of one image, "
+            f"found {header.pages} plane(s) without colour"
+        )
+    if min(header.height, header.width) < SMALLEST_PATCH:
+        raise TileReadError(
+            f"wrong shape: expected {SMALLEST_PATCH} px or more along each side, found {header.height} x {header.width}"
+        )

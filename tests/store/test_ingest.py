@@ -22,6 +22,7 @@ from fintune_xr.simulation.if_cohort import CohortSettings, simulate_cohort
 from fintune_xr.store.annotations.instance import annotate_tiles
 from fintune_xr.store.annotations.instance_layouts import choose_mask_layout
 from fintune_xr.store.cohort import Cohort, open_cohort
+from fintune_xr.store.ingest import last_planes
 from fintune_xr.store.ingest import tiles as ingest
 from fintune_xr.store.ingest.quarantine import quarantine_rows
 from fintune_xr.store.ingest.tiles import IngestReport, ingest_tiles, open_or_create
@@ -66,7 +67,7 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files whose pixels or bytes are read, in any order."""
     seen: list[str] = []
-    for module, name in ((ingest, "read_plane_with_digest"), (sources, "place_sha256")):
+    for module, name in ((last_planes, "read_plane_with_digest"), (sources, "place_sha256")):
         original = getattr(module, name)
 
         def recorded(place: Any, _original: Any = original, **options: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import PurePosixPath
 from types import ModuleType
@@ -20,6 +20,7 @@ from fintune_xr.store.raw.sources import Place, open_place
 
 __all__ = [
     "IMAGE_DTYPES", "MICROGRAPH_DTYPES", "Header", "read_header", "read_labels", "read_plane", "read_plane_with_digest",
+    "read_planes_with_digest",
 ]  # fmt: skip
 
 
@@ -73,6 +74,25 @@ def read_plane_with_digest(
         else:
             plane = raster.raster_plane(memory, page=page, dtypes=dtypes, channels=channels)
         return checked_pixels(plane), hashlib.sha256(content).hexdigest()
+
+
+def read_planes_with_digest(
+    place: Place, *, pages: Sequence[int], dtypes: Collection[str] = IMAGE_DTYPES
+) -> tuple[list[NDArray[Any]], str]:
+    """Pixels (y, x) of each of `pages`, channels of a colour image being pages, and the SHA-256 of the file's bytes.
+
+    The file is read once and its image decoded once. Raises TileReadError as `read_plane` does.
+    """
+    with _opened(place) as file:
+        content = file.read()
+        kind = _format(place)
+        if kind is mrc:
+            planes = [mrc.mrc_plane(io.BytesIO(content), page=page, dtypes=dtypes) for page in pages]
+        elif kind is tiff:
+            planes = tiff.tiff_planes(io.BytesIO(content), pages=pages, dtypes=dtypes, channels=True)
+        else:
+            planes = raster.raster_planes(io.BytesIO(content), pages=pages, dtypes=dtypes, channels=True)
+        return [checked_pixels(plane) for plane in planes], hashlib.sha256(content).hexdigest()
 
 
 def _format(place: Place) -> ModuleType:

@@ -23,7 +23,8 @@ MOST_PIXELS: Final = 2**31
 class Header:
     """One plane as its file describes it; `pages` is how many planes the file holds.
 
-    `pixel_size_a` is the side of a pixel in the specimen in angstrom, 0 where the file does not tell it.
+    `pixel_size_a` is the side of a pixel in the specimen in angstrom, 0 where the file does not tell it; `is_colour`
+    whether the planes are red, green and blue of one image.
     """
 
     height: int
@@ -31,6 +32,7 @@ class Header:
     dtype: str
     pages: int = 1
     pixel_size_a: float = 0.0
+    is_colour: bool = False
 
 
 def checked(header: Header, dtypes: Collection[str]) -> Header:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from fintune_xr.errors import TileReadError
 from fintune_xr.store.raw.readers.header import Header, checked, page_index
@@ -26,6 +26,17 @@ def raster_header(file: BinaryIO, *, page: int | None, dtypes: Collection[str], 
     """
     with _image(file) as image:
         return _header(image, page, dtypes, channels=channels)
+
+
+def raster_planes(
+    file: BinaryIO, *, pages: Sequence[int], dtypes: Collection[str], channels: bool
+) -> list[NDArray[Any]]:
+    """Pixels (y, x) of each of `pages`, the image decoded once. Raises TileReadError as `raster_plane` does."""
+    with _image(file) as image:
+        headers = [_header(image, page, dtypes, channels=channels) for page in pages]
+        pixels = np.asarray(image)
+        planes = [pixels[..., page_index(page, pixels.shape[2])] if pixels.ndim == 3 else pixels for page in pages]
+        return [np.ascontiguousarray(plane).astype(headers[0].dtype, copy=False) for plane in planes]
 
 
 def raster_plane(file: BinaryIO, *, page: int | None, dtypes: Collection[str], channels: bool = False) -> NDArray[Any]:
@@ -66,9 +77,20 @@ def _check_ending(file: BinaryIO, kind: str) -> None:
 
 def _header(image: Image.Image, page: int | None, dtypes: Collection[str], *, channels: bool) -> Header:
     if channels and image.mode == _COLOURS:
+        _check_colours(image)
         page_index(page or 0, len(_COLOURS))
-        return checked(Header(image.height, image.width, "uint8", len(_COLOURS)), dtypes)
+        return checked(Header(image.height, image.width, "uint8", len(_COLOURS), is_colour=True), dtypes)
     page_index(page, 1)
     if image.mode not in _DTYPES:
-        raise TileReadError(f"wrong shape: expected one grey plane (y, x), found {image.mode} pixels")
+        expected = "grey, or red, green and blue" if channels else "one grey plane (y, x)"
+        raise TileReadError(f"wrong shape: expected {expected}, found {image.mode} pixels")
     return checked(Header(image.height, image.width, _DTYPES[image.mode]), dtypes)
+
+
+def _check_colours(image: Image.Image) -> None:
+    """Pillow gives 16-bit colours as their upper 8 bits, and a transparent colour as any other, and says neither."""
+    coded = image.tile if isinstance(image, ImageFile.ImageFile) else []
+    if any("16" in str(part) for tile in coded for part in np.atleast_1d(np.asarray(tile[3], object)).ravel()):
+        raise TileReadError("wrong dtype: expected red, green and blue of 8 bits each, found 16 bits")
+    if "transparency" in image.info:
+        raise TileReadError("wrong shape: expected red, green and blue, found a transparent colour beside them")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO, Final
 
@@ -17,6 +17,8 @@ from fintune_xr.errors import TileReadError
 from fintune_xr.store.raw.readers.header import Header, checked, page_index
 
 _MINISWHITE: Final = 0
+# Red, green and blue; or their luminance and chroma, which tifffile turns back where JPEG compressed them.
+_COLOURS: Final = (2, 6)
 # How the channels of a page are stored: one after the other, not pixel by pixel.
 _SEPARATE: Final = 2
 
@@ -58,11 +60,37 @@ def tiff_plane(file: BinaryIO, *, page: int | None, dtypes: Collection[str], cha
         pixels: NDArray[Any] = np.asarray(plane.asarray(maxworkers=1))
         if pixels.ndim == 3:
             pixels = np.take(pixels, index, axis=_channel_axis(plane))
+    return _checked_shape(pixels, header)
+
+
+def _decoded(plane: Any, decoded: dict[int, NDArray[Any]]) -> NDArray[Any]:
+    there = decoded.get(plane.index)
+    return np.asarray(plane.asarray(maxworkers=1)) if there is None else there
+
+
+def _checked_shape(pixels: NDArray[Any], header: Header) -> NDArray[Any]:
     if pixels.shape != (header.height, header.width):
         raise TileReadError(
             f"wrong shape: expected {header.height} x {header.width} as in the header, found {pixels.shape}"
         )
     return pixels.astype(header.dtype, copy=False)
+
+
+def tiff_planes(file: BinaryIO, *, pages: Sequence[int], dtypes: Collection[str], channels: bool) -> list[NDArray[Any]]:
+    """Pixels (y, x) of each of `pages`; a page that holds several of them is decoded once.
+
+    Raises TileReadError as `tiff_plane` does.
+    """
+    found = []
+    with _pages(file) as stored:
+        count = _n_channels(stored) if channels else len(stored)
+        decoded: dict[int, NDArray[Any]] = {}
+        for page in pages:
+            plane, header = _header(stored, page_index(page, count), _size(file), dtypes, channels=channels)
+            pixels = decoded.setdefault(plane.index, _decoded(plane, decoded))
+            one = np.take(pixels, page, axis=_channel_axis(plane)) if pixels.ndim == 3 else pixels
+            found.append(_checked_shape(one, header))
+    return found
 
 
 @contextmanager
@@ -89,7 +117,8 @@ def _header(pages: Any, index: int, size: int, dtypes: Collection[str], *, chann
     plane = pages[0 if is_joined else index]
     _check_one_plane(pages, plane, shape=_shape(plane) if is_joined else plane.shape)
     height, width = _shape(plane) if is_joined else plane.shape
-    header = checked(Header(height, width, np.dtype(plane.dtype).name, n_pages), dtypes)
+    is_colour = is_joined and n_pages == 3 and int(plane.photometric) in _COLOURS
+    header = checked(Header(height, width, np.dtype(plane.dtype).name, n_pages, is_colour=is_colour), dtypes)
     _check_complete(plane, size)
     return plane, header
 

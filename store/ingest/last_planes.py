@@ -1,0 +1,73 @@
+"""Planes of files that hold several of them: each file is read and decoded once, whatever it is needed for."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from threading import Lock
+from typing import Any, TypeAlias
+
+from numpy.typing import NDArray
+
+from fintune_xr.errors import TileReadError
+from fintune_xr.store.raw.pairing import TileFiles
+from fintune_xr.store.raw.readers import read_plane_with_digest, read_planes_with_digest
+from fintune_xr.store.raw.scan import Scan
+from fintune_xr.store.raw.sources import place_in
+
+_Decoded: TypeAlias = tuple[list[NDArray[Any]], str]
+
+
+class _File:
+    """One file that may be decoded already; who comes while another decodes it waits."""
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self.decoded: _Decoded | None = None
+
+
+class LastPlanes:
+    """Reads planes of the tiles of a scan; the files read last stay decoded, one more than there are `readers`.
+
+    Channels of a tile follow each other, and so do tiles that were cut from one file: nothing else is needed again.
+    """
+
+    def __init__(self, scanned: Scan, readers: int) -> None:
+        self._scan = scanned
+        self._most = readers + 1
+        self._lock = Lock()
+        self._files: OrderedDict[str, _File] = OrderedDict()
+
+    def read(self, tile: TileFiles, channel: int) -> tuple[NDArray[Any], str]:
+        """The whole plane (y, x) that the channel of a tile lies on, and the SHA-256 of its file.
+
+        Raises TileReadError where the file cannot be read, or holds counts in a plane that belongs to no channel.
+        """
+        layout, file = self._scan.layout, tile.planes[channel]
+        if not layout.planes:
+            return read_plane_with_digest(place_in(self._scan.source, file.path), page=file.page, dtypes=layout.dtypes)
+        planes, digest = self._decoded(file.path, [int(token) for token in layout.channels])
+        return planes[channel], digest
+
+    def _decoded(self, path: str, pages: list[int]) -> _Decoded:
+        with self._lock:
+            file = self._files.setdefault(path, _File())
+            self._files.move_to_end(path)
+            while len(self._files) > self._most:
+                self._files.popitem(last=False)
+        with file.lock:
+            if file.decoded is None:
+                file.decoded = self._read(path, pages)
+            return file.decoded
+
+    def _read(self, path: str, pages: list[int]) -> _Decoded:
+        layout = self._scan.layout
+        place = place_in(self._scan.source, path)
+        wanted = [*pages, *layout.empty_planes]
+        planes, digest = read_planes_with_digest(place, pages=wanted, dtypes=layout.dtypes)
+        for page, extra in zip(layout.empty_planes, planes[len(pages) :], strict=True):
+            if extra.any():
+                raise TileReadError(
+                    f"wrong values: expected plane {page} to be empty, found counts up to {extra.max()}; "
+                    f"name it, e.g. --channels {page}=other"
+                )
+        return planes[: len(pages)], digest
