@@ -18,6 +18,7 @@ from fintune_xr.metrics.detection import Curve, Found, average_precision, thresh
 from fintune_xr.metrics.intervals import instance_scores, scores_by_donor_bootstrap
 from fintune_xr.metrics.pixels import histogram_counts, pixel_auc
 from fintune_xr.pipelines.console import say
+from fintune_xr.pipelines.requests import EvaluateRequest
 from fintune_xr.pipelines.steps.pick import (
     BORDER_PX,
     DISTANCE_PX,
@@ -47,10 +48,8 @@ _KEPT: Final = {PARTICLE: (n.PRECISION, n.RECALL, n.F1), PIXEL: (n.PRECISION, n.
 _RENAMED: Final = {n.AVERAGE_PRECISION: n.IOU}
 
 
-def evaluate_particles(
-    cohort: Cohort, *, runs: Sequence[str] = (), split: str = n.TEST, resamples: int = 1000, seed: int = 0
-) -> xr.Dataset:
-    """Scores of the picks of `runs` on the annotated micrographs of `split`, stored under `metrics/<split>`.
+def evaluate_particles(cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:
+    """Scores of the picks of runs on the annotated micrographs of a part.
 
     All runs with picks by default. `particle_<score>_pooled` counts the particles of all micrographs, `_image_mean`
     averages those of single ones, each with an `_interval` from a bootstrap and, between runs, a `_difference` on the
@@ -62,7 +61,8 @@ def evaluate_particles(
     Raises UnknownNameError for a run without picks, FintuneValueError where runs were picked for different distances,
     on annotations that have changed, or have not looked at a micrograph.
     """
-    names = list(runs) or picked_names(cohort)
+    split = request.split
+    names = list(request.runs) or picked_names(cohort)
     if not names:
         raise FintuneValueError(f"{cohort.url} has no picks to evaluate. Run: fintune-xr pick {cohort.url} --run R")
     picks = {run: open_picks(cohort, run) for run in names}
@@ -72,21 +72,19 @@ def evaluate_particles(
     tiles = annotated_positions(cohort, split)
     found = {run: _found(cohort, run, picks[run], tiles) for run in names}
     thresholds = {run: float(picks[run].attrs[n.THRESHOLD]) for run in names}
-    draws = _draws(cohort, tiles, resamples, seed)
+    draws = _draws(cohort, tiles, request.resamples, request.seed)
     parts = [_particle_scores(found, thresholds, list(tiles), draws), _curves(found)]
     pixels = _pixel_scores(cohort, picks, tiles, draws)
     if pixels is not None:
         parts.append(pixels.reindex({n.RUN: names}).transpose(n.RUN, ...))
-    result = _labelled(cohort, xr.merge(parts, join="outer"), tiles).assign_attrs(
+    return _labelled(cohort, xr.merge(parts, join="outer"), tiles).assign_attrs(
         {
             DISTANCE_PX: distance,
             RESAMPLED: draws.unit,
             RESTS_ON: {**rests_on(cohort, tiles=tiles, split=digest), n.PICKS: picks_digests(picks)},
-            "provenance": provenance(split=split, split_digest=digest, resamples=resamples, seed=seed),
+            "provenance": provenance(split=split, split_digest=digest, resamples=request.resamples, seed=request.seed),
         }
     )
-    cohort.write(f"{n.METRICS}/{split}", result)
-    return result
 
 
 def picks_digests(picks: Mapping[str, xr.Dataset]) -> dict[str, str]:

@@ -27,7 +27,6 @@ from fintune_xr.pipelines.steps.associate import (
     association_doubt,
 )
 from fintune_xr.pipelines.steps.bootstrap import INPUTS
-from fintune_xr.pipelines.steps.evaluate import ALL_MARKERS, GROUP
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.lineage.depends_on import doubt, tiles_in
 from fintune_xr.store.runs.writer import run_attrs
@@ -126,15 +125,15 @@ def _scores(cohort: Cohort) -> _Shown:
         return {}, (stale_scores(cohort, part, stored, reason, section="segmentation"),)
     by_tile = [name for name, array in stored.variables.items() if n.TILE in array.dims]
     scores = stored.drop_vars([str(name) for name in by_tile])
-    groups = texts(scores[GROUP])
+    groups = texts(scores[n.GROUP])
     found: dict[str, Any] = {
-        "scores": scores.sel({GROUP: ALL_MARKERS}, drop=True),
+        "scores": scores.sel({n.GROUP: n.ALL_MARKERS}, drop=True),
         "n_scored_donors": len(set(texts(stored[n.DONOR]))),
         "scored_part": part,
     }
     if len(groups) > 1:
-        markers = scores.sel({GROUP: [g for g in groups if g != ALL_MARKERS]})
-        found["scores_by_marker"] = markers.rename({GROUP: n.MARKER})
+        markers = scores.sel({n.GROUP: [g for g in groups if g != n.ALL_MARKERS]})
+        found["scores_by_marker"] = markers.rename({n.GROUP: n.MARKER})
     return found, ()
 
 

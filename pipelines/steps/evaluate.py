@@ -1,78 +1,56 @@
-"""Metrics of runs against the annotations: of masks here, of particles in `evaluate_particles`."""
+"""Metrics of runs against the annotations, in the form of the cohort's task."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import xarray as xr
 
 from fintune_xr import names as n
-from fintune_xr.analysis.report.detection.intervals import interval_line
-from fintune_xr.errors import FintuneValueError
-from fintune_xr.metrics.counts import score_name
-from fintune_xr.metrics.instance import match_counts
-from fintune_xr.metrics.intervals import instance_scores, scores_by_donor_bootstrap
-from fintune_xr.pipelines.console import progress, say
-from fintune_xr.pipelines.detection.evaluate import evaluate_particles, particle_table
-from fintune_xr.pipelines.done import require_done
-from fintune_xr.provenance import provenance
-from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.lineage.depends_on import RESTS_ON, require_sources, rests_on
-from fintune_xr.store.lineage.training_exposure import require_unseen
-from fintune_xr.store.runs.writer import require_known_run
-from fintune_xr.store.split import annotated_tiles, judging_part, require_split
-from fintune_xr.tasks.task import DETECTION
-from fintune_xr.text import text_array, texts
-
-# Scores are stored per group of tiles: one marker each, and all markers together.
-GROUP = n.GROUP
-ALL_MARKERS = n.ALL_MARKERS
-SHOWN = (
-    score_name(n.AVERAGE_PRECISION, n.IMAGE_MEAN),
-    score_name(n.PRECISION, n.POOLED),
-    score_name(n.RECALL, n.POOLED),
-    score_name(n.F1, n.POOLED),
-)
+from fintune_xr.pipelines.console import say
+from fintune_xr.pipelines.requests import EvaluateRequest
+from fintune_xr.pipelines.tasks import STEPS, TaskSteps, steps_of
+from fintune_xr.store.cohort import open_cohort
+from fintune_xr.store.split import judging_part
+from fintune_xr.tasks.task import DETECTION, INSTANCE
 
 
 def evaluate(
     store: str | Path, *, runs: Sequence[str] = (), split: str = "", resamples: int = 1000, seed: int = 0
 ) -> xr.Dataset:
-    """Scores (group, run, threshold) of `runs` on the annotated tiles of `split`, stored under `metrics/`.
+    """Scores of `runs` on the annotated tiles of `split`, stored under `metrics/<split>`, all runs by default.
 
-    All runs of the store by default; `split` is train, val, test, or all, by default test, or val where the split has
-    no test part. A group is one marker; the group `all`
+    `split` is train, val, test, or all, by default test, or val where the split has no test part.
+    Of cells they are scores (group, run, threshold): a group is one marker; the group `all`
     holds all of them. Scores, their intervals and differences between runs are those of `scores_by_donor_bootstrap`;
-    the counts of each tile are stored beside them. In an EM cohort the scores are those of `evaluate_particles`.
+    the counts of each tile are stored beside them. Of particles they are those of `evaluate_particles`.
 
     Raises UnknownNameError for a run that is not there, FintuneValueError where a run is not done on a tile.
     """
     cohort = open_cohort(store)
     split = split or _said(judging_part(cohort))
-    if cohort.task.name == DETECTION:
-        return evaluate_particles(cohort, runs=runs, split=split, resamples=resamples, seed=seed)
-    names = list(runs) or cohort.run_names()
-    if not names:
-        raise FintuneValueError(
-            f"{cohort.url} has no run to evaluate. Run: fintune-xr infer {cohort.url} --run R --model M"
-        )
-    require_known_run(cohort, names)
-    require_sources(cohort, names)
-    digest = require_split(cohort) if split != "all" else ""
-    tiles = tiles_of_split(cohort, split)
-    counts = match_tiles(cohort, names, tiles)
-    scores = scores_by_group(counts, resamples, seed)
-    result = xr.merge([counts, scores]).assign_attrs(
-        {
-            RESTS_ON: rests_on(cohort, runs=names, tiles=texts(tiles[n.TILE]), split=digest),
-            "provenance": provenance(split=split, split_digest=digest, resamples=resamples, seed=seed),
-        }
-    )
-    cohort.write(f"{n.METRICS}/{split}", result)
-    return result
+    request = EvaluateRequest(runs=tuple(runs), split=split, resamples=resamples, seed=seed)
+    scores = steps_of(cohort).evaluate(cohort, request).assign_attrs({n.TASK: cohort.task.name})
+    cohort.write(f"{n.METRICS}/{split}", scores)
+    return scores
+
+
+def score_table(scores: xr.Dataset) -> pd.DataFrame:
+    """Stored scores for people, with 95 % intervals: of cells a row per group and run, of particles per run."""
+    return _steps_behind(scores).score_table(scores)
+
+
+def score_lines(scores: xr.Dataset) -> list[str]:
+    """What must be known to read the table of scores."""
+    return _steps_behind(scores).score_lines(scores)
+
+
+def _steps_behind(scores: xr.Dataset) -> TaskSteps:
+    """The task whose steps made the scores; older ones do not say it, and only those of masks are by threshold."""
+    older = INSTANCE if n.THRESHOLD in scores.dims else DETECTION
+    return STEPS[scores.attrs.get(n.TASK, older)]
 
 
 def _said(part: str) -> str:
@@ -80,95 +58,3 @@ def _said(part: str) -> str:
     if part != n.TEST:
         say(f"evaluate: on part {part}, because the split has no test part; what was chosen on {part} is flattered")
     return part
-
-
-def score_table(scores: xr.Dataset, *, threshold: float = 0.5) -> pd.DataFrame:
-    """One row per group and run: scores at IoU `threshold` with 95 % intervals over donors; particles: per run."""
-    if n.THRESHOLD not in scores.dims:
-        return particle_table(scores)
-    at = scores.sel({n.THRESHOLD: threshold}, method="nearest")
-    rows = []
-    for group in at[GROUP].values:
-        for run in at[n.RUN].values:
-            one = at.sel({GROUP: group, n.RUN: run})
-            rows.append({GROUP: group, n.RUN: run} | {name: _with_interval(one, name) for name in SHOWN})
-    return pd.DataFrame(rows)
-
-
-def score_lines(scores: xr.Dataset) -> list[str]:
-    """What must be known to read the table of scores of particles: what their intervals are over."""
-    return [] if n.THRESHOLD in scores.dims else [interval_line(scores)]
-
-
-def _with_interval(one: xr.Dataset, name: str) -> str:
-    value, interval = float(one[name]), f"{name}_{n.INTERVAL}"
-    if interval not in one or np.isnan(one[interval].values).any():
-        return f"{value:.3f}"
-    low, high = one[interval].values
-    return f"{value:.3f} ({low:.3f} to {high:.3f})"
-
-
-def tiles_of_split(cohort: Cohort, split: str) -> xr.Dataset:
-    """Images of the annotated tiles of `split`, or of all annotated tiles where it is `all`.
-
-    Raises FintuneValueError where there is none.
-    """
-    tiles = annotated_tiles(cohort)
-    if split != "all":
-        tiles = tiles.isel({n.TILE: np.flatnonzero(tiles[n.SPLIT].values == split)})
-    if not tiles.sizes[n.TILE]:
-        known = sorted(set(text_array(annotated_tiles(cohort)[n.SPLIT])) - {""})
-        raise FintuneValueError(f"no annotated tile in split {split!r}; parts with tiles: {', '.join(known) or 'none'}")
-    return tiles
-
-
-def match_tiles(cohort: Cohort, names: Sequence[str], tiles: xr.Dataset) -> xr.Dataset:
-    """tp, fp, fn (run, tile, threshold); the masks of one tile are in memory at a time."""
-    truth = cohort.annotations(lazy=False)
-    predictions = {name: cohort.run(name, lazy=False) for name in names}
-    for name, run in predictions.items():
-        require_done(name, run, tiles)
-        require_unseen(cohort, name, texts(tiles[n.TILE]))
-    rows = []
-    with progress("evaluate", tiles.sizes[n.TILE]) as advance:
-        for tile in tiles[n.TILE].values:
-            mask = truth[n.MASK].sel({n.TILE: tile}).load().drop_vars(truth.coords, errors="ignore")
-            found = [
-                match_counts(mask, run[n.MASK].sel({n.TILE: tile}).load().drop_vars(run.coords, errors="ignore"))
-                for run in predictions.values()
-            ]
-            rows.append(xr.concat(found, n.RUN))
-            advance(1)
-    counts = xr.concat(rows, n.TILE).transpose(n.RUN, n.TILE, n.THRESHOLD)
-    labels = {c: (n.TILE, tiles[c].values) for c in (n.TILE, n.DONOR, n.MARKER, n.SPLIT)}
-    return counts.assign_coords({n.RUN: list(names), **labels})
-
-
-def scores_by_group(counts: xr.Dataset, resamples: int, seed: int) -> xr.Dataset:
-    """Scores (group, …) of counts (…, tile, threshold) with donor, marker and split along tile: all, and each marker.
-
-    Intervals are those of `scores_by_donor_bootstrap`; without two donors there are none.
-    """
-    markers = sorted(set(text_array(counts[n.MARKER])))
-    parts = [(ALL_MARKERS, counts)]
-    if len(markers) > 1:
-        chosen = [(m, np.flatnonzero(counts[n.MARKER].values == m)) for m in markers]
-        parts += [(m, counts.isel({n.TILE: where})) for m, where in chosen]
-    scored = [_scores(part, resamples, seed) for _, part in parts]
-    alike = [scored[0], *(_with_all_of(scored[0], part) for part in scored[1:])]
-    return xr.concat(alike, GROUP, join="exact").assign_coords({GROUP: [name for name, _ in parts]})
-
-
-def _with_all_of(whole: xr.Dataset, part: xr.Dataset) -> xr.Dataset:
-    """`part` with NaN for the intervals and differences that `whole` has and a single donor cannot give."""
-    missing = {name: xr.full_like(whole[name], np.nan, dtype=float) for name in whole if name not in part}
-    return part.assign(missing)
-
-
-def _scores(counts: xr.Dataset, resamples: int, seed: int) -> xr.Dataset:
-    """Scores with intervals; without intervals where a single donor leaves nothing to resample."""
-    bare = counts[[n.TP, n.FP, n.FN]].drop_vars([n.MARKER, n.SPLIT])
-    donor = counts[n.DONOR].reset_coords(drop=True)
-    if len(set(texts(donor))) < 2:
-        return instance_scores(bare.drop_vars([n.DONOR, n.TILE]), over=n.TILE)
-    return scores_by_donor_bootstrap(bare, donor, n_resamples=resamples, seed=seed)

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeAlias
-
-import xarray as xr
+from typing import Any
 
 from fintune_xr import names as n
 from fintune_xr.cluster.profile import Profile
 from fintune_xr.finetune.engine import is_finished
 from fintune_xr.finetune.engine import train as fit
-from fintune_xr.finetune.instance.tiles import AnnotatedTiles
 from fintune_xr.finetune.progress import EpochRecord, Report
 from fintune_xr.finetune.registry import is_new, train_settings, trainer_named
-from fintune_xr.finetune.settings import FitSettings
 from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.models.flow_unet.kind import FLOW_UNET
 from fintune_xr.models.registry import kind_named, model_names, resolve_checkpoint
 from fintune_xr.pipelines.console import say
-from fintune_xr.pipelines.detection.training import annotated_micrographs, with_diameter
+from fintune_xr.pipelines.tasks import steps_of
 from fintune_xr.pipelines.workers.devices import HERE, profile_and_rest
 from fintune_xr.pipelines.workers.remote_calls import results_from_workers, seen_everywhere, settings_there
 from fintune_xr.settings import Config, load_settings
@@ -29,11 +25,7 @@ from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.lineage.annotations_digest import TRUTH_DIGEST, truth_digest
 from fintune_xr.store.lineage.training_exposure import SEEN, seen_in_training
 from fintune_xr.store.runs.writer import check_run_name
-from fintune_xr.store.split import annotated_part, require_split
-from fintune_xr.tasks.task import DETECTION, INSTANCE
-from fintune_xr.text import texts
-
-TrainingTiles: TypeAlias = tuple[dict[str, Any], FitSettings]
+from fintune_xr.store.split import require_split
 
 
 def train(
@@ -68,7 +60,7 @@ def train(
     require_annotations_for(cohort, kind)
     digest = require_split(cohort)
     settings = load_settings(train_settings(kind), config, overrides)
-    parts, settings = TILES[trainer_named(kind).task](cohort, settings, start, markers)
+    parts, settings = steps_of(cohort).training_tiles(cohort, settings, start, markers)
     folder = Path(out) / run_name
     learned, judged = parts[n.TRAIN].names, parts[n.VAL].names
     truth = truth_digest(cohort, [*learned, *judged])
@@ -149,26 +141,6 @@ def require_annotations_for(cohort: Cohort, kind: str) -> None:
     cohort.require(f"a training of {kind}", tasks=(trainer_named(kind).task,))
 
 
-def _annotated_tiles(
-    cohort: Cohort, settings: Any, start: Checkpoint | None, markers: Sequence[str]  # noqa: ARG001
-) -> TrainingTiles:  # fmt: skip
-    return {part: tiles_for_training(cohort, part, markers) for part in (n.TRAIN, n.VAL)}, settings
-
-
-def _annotated_micrographs(
-    cohort: Cohort, settings: Any, start: Checkpoint | None, markers: Sequence[str]
-) -> TrainingTiles:
-    parts = {part: annotated_micrographs(cohort, part, markers) for part in (n.TRAIN, n.VAL)}
-    return parts, with_diameter(settings, parts[n.TRAIN], start)
-
-
-TILES: Final[Mapping[str, Callable[[Cohort, Any, Checkpoint | None, Sequence[str]], TrainingTiles]]] = {
-    INSTANCE: _annotated_tiles,
-    DETECTION: _annotated_micrographs,
-}
-"""By task: tiles of train and val in the form that is learnt from, and the settings with what those tiles tell."""
-
-
 def epoch_lines(score: str) -> Report:
     """Says what became of each epoch, the measure that the best one is chosen by under the name `score`."""
 
@@ -178,25 +150,3 @@ def epoch_lines(score: str) -> Report:
         say(f"epoch {epoch.epoch + 1}: loss {epoch.loss:.3f}{told}{best}, {epoch.seconds:.1f} s")
 
     return line
-
-
-def tiles_for_training(cohort: Cohort, part: str, markers: Sequence[str] = ()) -> AnnotatedTiles:
-    """Annotated tiles of one part of the split, read one at a time.
-
-    Raises UnknownNameError for a marker without annotated tiles, SplitError where none is left.
-    """
-    tiles = annotated_part(cohort, part, markers)
-    return AnnotatedTiles(
-        names=texts(tiles[n.TILE]),
-        channels=tuple(texts(tiles[n.CHANNEL])),
-        image=tiles[n.IMAGE],
-        mask=_masks_of(cohort, tiles),
-        height=tiles[n.HEIGHT].values.tolist(),
-        width=tiles[n.WIDTH].values.tolist(),
-    )
-
-
-def _masks_of(cohort: Cohort, tiles: xr.Dataset) -> xr.DataArray:
-    truth = cohort.annotations(lazy=False)
-    place = {name: i for i, name in enumerate(texts(truth[n.TILE]))}
-    return truth[n.MASK].isel({n.TILE: [place[name] for name in texts(tiles[n.TILE])]})

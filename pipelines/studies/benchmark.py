@@ -33,7 +33,7 @@ from fintune_xr.models.registry import resolve_checkpoint
 from fintune_xr.models.threshold.kind import THRESHOLD
 from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.inference.request import InferSettings
-from fintune_xr.pipelines.steps.evaluate import match_tiles, scores_by_group, tiles_of_split
+from fintune_xr.pipelines.instance.evaluate import match_tiles, scores_by_group, tiles_of_split
 from fintune_xr.pipelines.steps.infer import infer
 from fintune_xr.pipelines.steps.train import model_to_train, train, train_on_workers
 from fintune_xr.pipelines.studies.hybrid import choose_by_marker, undecided

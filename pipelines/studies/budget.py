@@ -31,7 +31,8 @@ from fintune_xr.models.flow_unet.kind import FLOW_UNET
 from fintune_xr.models.protocol import segment
 from fintune_xr.models.registry import kind_named, load_segmenter
 from fintune_xr.pipelines.console import say
-from fintune_xr.pipelines.steps.train import model_to_train, tiles_for_training, trained_on
+from fintune_xr.pipelines.instance.training import tiles_for_training
+from fintune_xr.pipelines.steps.train import model_to_train, trained_on
 from fintune_xr.pipelines.workers.devices import HERE, profile_and_rest
 from fintune_xr.pipelines.workers.remote_calls import results_from_workers, seen_everywhere
 from fintune_xr.provenance import provenance

@@ -25,8 +25,8 @@ from fintune_xr.metrics.instance import IOU_THRESHOLDS, match_subsets
 from fintune_xr.pipelines.console import progress
 from fintune_xr.pipelines.done import require_done
 from fintune_xr.pipelines.instance.cell_blocks import cell_blocks
+from fintune_xr.pipelines.instance.evaluate import scores_by_group, tiles_of_split
 from fintune_xr.pipelines.steps.associate import CLINICAL
-from fintune_xr.pipelines.steps.evaluate import scores_by_group, tiles_of_split
 from fintune_xr.pixels.cell_gates import UNGATED, Gate, GateSettings, intensity_bounds, is_kept
 from fintune_xr.provenance import provenance
 from fintune_xr.settings import load_settings

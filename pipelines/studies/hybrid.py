@@ -17,7 +17,7 @@ from fintune_xr.datasets import SCHEMA_VERSION
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.metrics.counts import AP50
 from fintune_xr.pipelines.console import progress, say
-from fintune_xr.pipelines.steps.evaluate import ALL_MARKERS, GROUP, evaluate
+from fintune_xr.pipelines.steps.evaluate import evaluate
 from fintune_xr.pipelines.steps.positivity import apply_positivity, is_counted, last_rule
 from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import Cohort, open_cohort
@@ -84,10 +84,10 @@ def choose_by_marker(scores: xr.Dataset, markers: Sequence[str]) -> dict[str, st
     Of equal runs the first counts.
     """
     ap50 = scores[AP50].sel({n.THRESHOLD: 0.5})
-    groups = texts(ap50[GROUP])
+    groups = texts(ap50[n.GROUP])
     best = {}
     for marker in sorted(set(markers)):
-        row = ap50.sel({GROUP: marker if marker in groups else ALL_MARKERS})
+        row = ap50.sel({n.GROUP: marker if marker in groups else n.ALL_MARKERS})
         best[marker] = texts(ap50[n.RUN])[int(np.argmax(row.fillna(-1).values))]
     return best
 

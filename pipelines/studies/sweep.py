@@ -27,7 +27,7 @@ from fintune_xr.models.sam.adapter import Sam, composite, load_sam, sam_channels
 from fintune_xr.models.sam.kind import SAM, SamSweepSettings
 from fintune_xr.models.sam.masks import Candidates, candidate_masks, embed, painted, select
 from fintune_xr.pipelines.console import progress, say
-from fintune_xr.pipelines.steps.evaluate import tiles_of_split
+from fintune_xr.pipelines.instance.evaluate import tiles_of_split
 from fintune_xr.provenance import provenance
 from fintune_xr.seeds import stream
 from fintune_xr.settings import load_settings

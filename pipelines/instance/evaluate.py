@@ -1,0 +1,142 @@
+"""Scores of masks against the annotated masks, by marker and over all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from fintune_xr import names as n
+from fintune_xr.errors import FintuneValueError
+from fintune_xr.metrics.counts import score_name
+from fintune_xr.metrics.instance import match_counts
+from fintune_xr.metrics.intervals import instance_scores, scores_by_donor_bootstrap
+from fintune_xr.pipelines.console import progress
+from fintune_xr.pipelines.done import require_done
+from fintune_xr.pipelines.requests import EvaluateRequest
+from fintune_xr.provenance import provenance
+from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.lineage.depends_on import ALL, RESTS_ON, require_sources, rests_on
+from fintune_xr.store.lineage.training_exposure import require_unseen
+from fintune_xr.store.runs.writer import require_known_run
+from fintune_xr.store.split import annotated_tiles, require_split
+from fintune_xr.text import text_array, texts
+
+SHOWN = (
+    score_name(n.AVERAGE_PRECISION, n.IMAGE_MEAN),
+    score_name(n.PRECISION, n.POOLED),
+    score_name(n.RECALL, n.POOLED),
+    score_name(n.F1, n.POOLED),
+)
+
+
+def evaluate_masks(cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:
+    """Scores (group, run, threshold) of masks on the annotated tiles of a part, with the counts of each tile.
+
+    Raises UnknownNameError for a run that is not there, FintuneValueError where a run is not done on a tile.
+    """
+    split = request.split
+    names = list(request.runs) or cohort.run_names()
+    if not names:
+        raise FintuneValueError(
+            f"{cohort.url} has no run to evaluate. Run: fintune-xr infer {cohort.url} --run R --model M"
+        )
+    require_known_run(cohort, names)
+    require_sources(cohort, names)
+    digest = require_split(cohort) if split != ALL else ""
+    tiles = tiles_of_split(cohort, split)
+    counts = match_tiles(cohort, names, tiles)
+    scores = scores_by_group(counts, request.resamples, request.seed)
+    return xr.merge([counts, scores]).assign_attrs(
+        {
+            RESTS_ON: rests_on(cohort, runs=names, tiles=texts(tiles[n.TILE]), split=digest),
+            "provenance": provenance(split=split, split_digest=digest, resamples=request.resamples, seed=request.seed),
+        }
+    )
+
+
+def mask_table(scores: xr.Dataset, *, threshold: float = 0.5) -> pd.DataFrame:
+    """One row per group and run: scores at IoU `threshold` with 95 % intervals over donors."""
+    at = scores.sel({n.THRESHOLD: threshold}, method="nearest")
+    rows = []
+    for group in at[n.GROUP].values:
+        for run in at[n.RUN].values:
+            one = at.sel({n.GROUP: group, n.RUN: run})
+            rows.append({n.GROUP: group, n.RUN: run} | {name: _with_interval(one, name) for name in SHOWN})
+    return pd.DataFrame(rows)
+
+
+def _with_interval(one: xr.Dataset, name: str) -> str:
+    value, interval = float(one[name]), f"{name}_{n.INTERVAL}"
+    if interval not in one or np.isnan(one[interval].values).any():
+        return f"{value:.3f}"
+    low, high = one[interval].values
+    return f"{value:.3f} ({low:.3f} to {high:.3f})"
+
+
+def tiles_of_split(cohort: Cohort, split: str) -> xr.Dataset:
+    """Images of the annotated tiles of `split`, or of all annotated tiles where it is `all`.
+
+    Raises FintuneValueError where there is none.
+    """
+    tiles = annotated_tiles(cohort)
+    if split != ALL:
+        tiles = tiles.isel({n.TILE: np.flatnonzero(tiles[n.SPLIT].values == split)})
+    if not tiles.sizes[n.TILE]:
+        known = sorted(set(text_array(annotated_tiles(cohort)[n.SPLIT])) - {""})
+        raise FintuneValueError(f"no annotated tile in split {split!r}; parts with tiles: {', '.join(known) or 'none'}")
+    return tiles
+
+
+def match_tiles(cohort: Cohort, names: Sequence[str], tiles: xr.Dataset) -> xr.Dataset:
+    """tp, fp, fn (run, tile, threshold); the masks of one tile are in memory at a time."""
+    truth = cohort.annotations(lazy=False)
+    predictions = {name: cohort.run(name, lazy=False) for name in names}
+    for name, run in predictions.items():
+        require_done(name, run, tiles)
+        require_unseen(cohort, name, texts(tiles[n.TILE]))
+    rows = []
+    with progress("evaluate", tiles.sizes[n.TILE]) as advance:
+        for tile in tiles[n.TILE].values:
+            mask = truth[n.MASK].sel({n.TILE: tile}).load().drop_vars(truth.coords, errors="ignore")
+            found = [
+                match_counts(mask, run[n.MASK].sel({n.TILE: tile}).load().drop_vars(run.coords, errors="ignore"))
+                for run in predictions.values()
+            ]
+            rows.append(xr.concat(found, n.RUN))
+            advance(1)
+    counts = xr.concat(rows, n.TILE).transpose(n.RUN, n.TILE, n.THRESHOLD)
+    labels = {c: (n.TILE, tiles[c].values) for c in (n.TILE, n.DONOR, n.MARKER, n.SPLIT)}
+    return counts.assign_coords({n.RUN: list(names), **labels})
+
+
+def scores_by_group(counts: xr.Dataset, resamples: int, seed: int) -> xr.Dataset:
+    """Scores (group, …) of counts (…, tile, threshold) with donor, marker and split along tile: all, and each marker.
+
+    Intervals are those of `scores_by_donor_bootstrap`; without two donors there are none.
+    """
+    markers = sorted(set(text_array(counts[n.MARKER])))
+    parts = [(n.ALL_MARKERS, counts)]
+    if len(markers) > 1:
+        chosen = [(m, np.flatnonzero(counts[n.MARKER].values == m)) for m in markers]
+        parts += [(m, counts.isel({n.TILE: where})) for m, where in chosen]
+    scored = [_scores(part, resamples, seed) for _, part in parts]
+    alike = [scored[0], *(_with_all_of(scored[0], part) for part in scored[1:])]
+    return xr.concat(alike, n.GROUP, join="exact").assign_coords({n.GROUP: [name for name, _ in parts]})
+
+
+def _with_all_of(whole: xr.Dataset, part: xr.Dataset) -> xr.Dataset:
+    """`part` with NaN for the intervals and differences that `whole` has and a single donor cannot give."""
+    missing = {name: xr.full_like(whole[name], np.nan, dtype=float) for name in whole if name not in part}
+    return part.assign(missing)
+
+
+def _scores(counts: xr.Dataset, resamples: int, seed: int) -> xr.Dataset:
+    """Scores with intervals; without intervals where a single donor leaves nothing to resample."""
+    bare = counts[[n.TP, n.FP, n.FN]].drop_vars([n.MARKER, n.SPLIT])
+    donor = counts[n.DONOR].reset_coords(drop=True)
+    if len(set(texts(donor))) < 2:
+        return instance_scores(bare.drop_vars([n.DONOR, n.TILE]), over=n.TILE)
+    return scores_by_donor_bootstrap(bare, donor, n_resamples=resamples, seed=seed)

@@ -1,0 +1,66 @@
+"""What cohorts of cells do in the steps that all cohorts go through."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import xarray as xr
+
+from fintune_xr import names as n
+from fintune_xr.errors import FintuneValueError
+from fintune_xr.models.checkpoints import Checkpoint
+from fintune_xr.pipelines.console import say
+from fintune_xr.pipelines.requests import AnnotateRequest, EvaluateRequest, Export, TrainingTiles
+from fintune_xr.store.annotations.instance import AnnotateReport, annotate_tiles
+from fintune_xr.store.annotations.instance_layouts import choose_mask_layout
+from fintune_xr.store.annotations.micrograph_frames import Reading
+from fintune_xr.store.cohort import Cohort
+
+
+def annotate(cohort: Cohort, source: str | Path, request: AnnotateRequest) -> AnnotateReport:
+    """Masks, of which binary ones become instances by 8-connected components."""
+    if request.reading != Reading():
+        raise FintuneValueError("--diameter, --frame and --scale are about particles; this cohort has masks")
+    chosen = choose_mask_layout(request.layout or "rosmap", pattern=request.pattern)
+    report = annotate_tiles(cohort, source, chosen, restart=request.restart)
+    if report.from_components:
+        say(f"annotate: {len(report.from_components)} binary masks became instances by 8-connected components")
+    return report
+
+
+def training_tiles(
+    cohort: Cohort, settings: Any, start: Checkpoint | None, markers: Sequence[str]  # noqa: ARG001
+) -> TrainingTiles:  # fmt: skip
+    """Images and masks of the parts train and val; the settings as they are."""
+    from fintune_xr.pipelines.instance.training import tiles_for_training
+
+    return {part: tiles_for_training(cohort, part, markers) for part in (n.TRAIN, n.VAL)}, settings
+
+
+def evaluate(cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:
+    """Scores (group, run, threshold) of the masks of runs."""
+    from fintune_xr.pipelines.instance.evaluate import evaluate_masks
+
+    return evaluate_masks(cohort, request)
+
+
+def score_table(scores: xr.Dataset) -> pd.DataFrame:
+    """A row per group and run."""
+    from fintune_xr.pipelines.instance.evaluate import mask_table
+
+    return mask_table(scores)
+
+
+def score_lines(scores: xr.Dataset) -> list[str]:  # noqa: ARG001
+    """Nothing: intervals are over donors throughout."""
+    return []
+
+
+def exports() -> Mapping[str, Export]:
+    """Masks and tables of runs, and the annotated tiles as Cellpose trains on them."""
+    from fintune_xr.pipelines.instance.exports import EXPORTS
+
+    return EXPORTS

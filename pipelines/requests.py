@@ -1,0 +1,69 @@
+"""What is asked of a task, by the steps that every task has in its own form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+from fintune_xr.finetune.settings import FitSettings
+from fintune_xr.store.annotations.micrograph_frames import Reading
+from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.raw.coordinates import Frame
+from fintune_xr.store.raw.pairing import LeftOut
+
+TrainingTiles: TypeAlias = tuple[dict[str, Any], FitSettings]
+"""Tiles of the parts train and val in the form that is learnt from, and the settings with what those tiles tell."""
+
+
+class Annotated(Protocol):
+    """What became of annotations: tiles annotated now and before, and what was left out and why."""
+
+    @property
+    def n_added(self) -> int: ...
+
+    @property
+    def n_present(self) -> int: ...
+
+    @property
+    def left_out(self) -> tuple[LeftOut, ...]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnnotateRequest:
+    """How annotations are to be read: the folder's `layout` and `pattern`, and how coordinates are meant."""
+
+    layout: str | None = None
+    pattern: str | None = None
+    restart: bool = False
+    reading: Reading = field(default_factory=Reading)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateRequest:
+    """Which runs, all where none is named, are scored on which part of the split, and how often it is resampled."""
+
+    runs: tuple[str, ...]
+    split: str
+    resamples: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportRequest:
+    """Where to, which runs (all where none is named), and how picks are written."""
+
+    to: str
+    out: Path
+    runs: tuple[str, ...] = ()
+    frame: Frame | None = None
+    pixel_size_a: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """A format that a cohort is written in: `about` says what of it, `write` writes it and returns the paths."""
+
+    about: str
+    write: Callable[[Cohort, ExportRequest], list[Path]]
