@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -10,6 +11,9 @@ from urllib.parse import urlsplit
 import fsspec
 
 from fintune_xr.errors import FintuneValueError, MissingPackageError, StoreUnreachableError
+
+# Another word for AWS_ENDPOINT_URL, which botocore reads by itself.
+ENDPOINT = "S3_ENDPOINT_URL"
 
 # Libraries of object storage raise errors of their own families, which need not be installed here.
 _LIBRARIES = ("botocore", "aiobotocore", "aiohttp", "gcsfs", "adlfs", "azure")
@@ -22,7 +26,9 @@ _S3_OPTIONS: dict[str, Any] = {"max_concurrency": 1}
 def check_url(url: str) -> None:
     """Raises FintuneValueError for a URL that carries a password, key or token: URLs are stored and printed."""
     parts = urlsplit(url)
-    if "@" in parts.netloc or parts.query:
+    # A secret may hold a slash, behind which nothing is part of the host's name any more: a colon tells it then.
+    is_bucket = parts.scheme in ("s3", "s3a", "gs", "gcs")
+    if "@" in parts.netloc or parts.query or (is_bucket and ":" in parts.netloc):
         raise FintuneValueError(
             f"the URL of a store on {parts.scheme} carries more than bucket and path. Keys belong in the environment, "
             "e.g. AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, never in a URL."
@@ -31,7 +37,17 @@ def check_url(url: str) -> None:
 
 def options(url: str) -> dict[str, Any]:
     """How fsspec is to reach `url`; keys are not among them."""
-    return {**_OPTIONS, **(_S3_OPTIONS if url.startswith(("s3://", "s3a://")) else {})}
+    if not url.startswith(("s3://", "s3a://")):
+        return dict(_OPTIONS)
+    endpoint = os.environ.get(ENDPOINT, "")
+    return {**_OPTIONS, **_S3_OPTIONS, **({"endpoint_url": endpoint} if endpoint else {})}
+
+
+def once_options(url: str) -> dict[str, Any]:
+    """The same, with libraries that try once: the caller counts tries."""
+    if not url.startswith(("s3://", "s3a://")):
+        return options(url)
+    return {**options(url), "config_kwargs": {"retries": {"total_max_attempts": 1}}}
 
 
 def file_system(url: str) -> tuple[Any, str]:

@@ -1,0 +1,207 @@
+"""Whole files from a folder or a bucket: tried again where the way there fails, staged in a folder where one is given.
+
+How often is counted here alone: the libraries below try once. Refusals (403), absence (404) and damaged files are final
+at the first try.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import hashlib
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Final, TypeVar, cast
+
+import fsspec
+import numpy as np
+
+from fintune_xr.errors import FintuneError, FintuneValueError
+from fintune_xr.store.raw.sources import Place, is_url
+from fintune_xr.store.zarr_io.object_storage import check_url, once_options
+
+DELAYS_S: Final = (0.5, 1.0, 2.0, 4.0)
+# Waiting times of many workers are spread, so that they do not come back all at once.
+_JITTER: Final = 0.25
+_BLOCK_BYTES: Final = 1 << 18
+_NETWORK_ERRNO: Final = (
+    errno.EIO, errno.EBUSY, errno.EAGAIN, errno.ETIMEDOUT, errno.ECONNRESET, errno.ECONNREFUSED, errno.ECONNABORTED,
+    errno.EPIPE, errno.EHOSTUNREACH, errno.ENETUNREACH,
+)  # fmt: skip
+_FINAL: Final = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FintuneError)
+_LIBRARIES: Final = ("botocore", "aiobotocore", "aiohttp", "urllib3", "fsspec")
+_TOO_MANY: Final = 429
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Staging:
+    """A folder in which files of a bucket are kept, up to so many bytes, the ones used longest ago out first."""
+
+    folder: Path
+    most_bytes: int
+    _lock: threading.Lock = field(default_factory=threading.Lock, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.most_bytes < 1:
+            raise FintuneValueError(f"--cache-gb: expected more than 0, got {self.most_bytes / 1e9:g}")
+
+    def read(self, key: str, fetch: Callable[[], bytes]) -> bytes:
+        """The bytes kept under `key`, or what `fetch` gives, which is kept then; a kill leaves no half of a file."""
+        file = self.folder / hashlib.sha256(key.encode()).hexdigest()
+        try:
+            content = file.read_bytes()
+            os.utime(file)
+        except FileNotFoundError:
+            content = fetch()
+            self._keep(file, content)
+        return content
+
+    def _keep(self, file: Path, content: bytes) -> None:
+        if len(content) > self.most_bytes:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = file.with_name(f"{file.name}.{uuid.uuid4().hex}.partial")
+        with self._lock:
+            self._make_room(len(content))
+            partial.write_bytes(content)
+            partial.replace(file)
+
+    def _make_room(self, n_bytes: int) -> None:
+        kept = sorted(_used_and_size(file) for file in self.folder.iterdir())
+        used = sum(size for _, size, _ in kept)
+        for _, size, file in kept:
+            if used + n_bytes <= self.most_bytes:
+                return
+            file.unlink(missing_ok=True)
+            used -= size
+
+
+def _used_and_size(file: Path) -> tuple[float, int, Path]:
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        # Another process made room meanwhile.
+        return 0.0, 0, file
+    return status.st_mtime, status.st_size, file
+
+
+def read_file(place: Place, staging: Staging | None = None) -> bytes:
+    """All bytes of the file at `place`.
+
+    Raises OSError, or an error of the storage's library, where they cannot be had; see `is_passing`.
+    """
+    if not is_url(place):
+        return Path(place).read_bytes()
+    url = str(place)
+    check_url(url)
+
+    def fetch() -> bytes:
+        system, path = once_system(url)
+        return bytes(system.cat_file(path))
+
+    if staging is None:
+        return tried(fetch, url)
+    system, path = once_system(url)
+    told = tried(lambda: system.info(path), url)
+    stamp = [str(told.get(key)) for key in ("size", "ETag", "LastModified", "mtime", "created")]
+    return staging.read("|".join([url, *stamp]), lambda: tried(fetch, url))
+
+
+def with_file(place: Place, use: Callable[[BinaryIO], T]) -> T:
+    """What `use` makes of the opened file, of which only the parts that it asks for are read; tried as `read_file`."""
+    if not is_url(place):
+        with Path(place).open("rb") as file:
+            return use(file)
+    url = str(place)
+    check_url(url)
+
+    def attempt() -> T:
+        system, path = once_system(url)
+        with system.open(path, "rb", block_size=_BLOCK_BYTES) as file:
+            return use(cast(BinaryIO, file))
+
+    return tried(attempt, url)
+
+
+def tried(attempt: Callable[[], T], what: str) -> T:
+    """What `attempt` gives; while the way there fails, up to four more tries after 0.5, 1, 2 and 4 s, with jitter.
+
+    Raises what the last try raised. `what` tells the jitter of one file from another's.
+    """
+    seed = int.from_bytes(hashlib.sha256(what.encode()).digest()[:8], "little")
+    for number, delay in enumerate(DELAYS_S):
+        try:
+            return attempt()
+        except Exception as error:
+            if not is_passing(error):
+                raise
+            spread = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(number,))).uniform(-_JITTER, _JITTER)
+            _sleep(delay * (1 + float(spread)))
+    return attempt()
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether another try may help: a failed connection, or an answer of 5xx or 429."""
+    if isinstance(error, _FINAL):
+        return False
+    status = _status(error)
+    if status is not None:
+        return status >= 500 or status == _TOO_MANY
+    if isinstance(error, ConnectionError | TimeoutError):
+        return True
+    if isinstance(error, OSError):
+        return error.errno in _NETWORK_ERRNO
+    return type(error).__module__.partition(".")[0] in _LIBRARIES
+
+
+def in_few_words(error: BaseException) -> str:
+    """What went wrong, for people: short, on one line, without a request's headers or addresses."""
+    status = _status(error)
+    told = {403: "access denied", 404: "not found"}.get(status or 0, "")
+    if isinstance(error, FileNotFoundError):
+        told = "not found"
+    if isinstance(error, PermissionError):
+        told = "access denied"
+    where = f" (HTTP {status})" if status is not None else ""
+    return f"{told or type(error).__name__}{where}"
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status that an error, or one that it came from, carries."""
+    seen: BaseException | None = error
+    while seen is not None:
+        response = getattr(seen, "response", None)
+        if isinstance(response, dict):
+            code = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+            return int(code) if code else None
+        status = getattr(seen, "status", None)
+        if isinstance(status, int):
+            return status
+        seen = seen.__cause__
+    return None
+
+
+@functools.cache
+def _system_of(root: str) -> Any:
+    system, _ = fsspec.core.url_to_fs(root, **once_options(root))
+    if hasattr(system, "retries"):
+        system.retries = 1
+    return system
+
+
+def once_system(url: str) -> tuple[Any, str]:
+    """The file system of `url`, which tries once, and the path there."""
+    protocol, _, path = url.partition("://")
+    system = _system_of(f"{protocol}://{path.partition('/')[0]}")
+    return system, system._strip_protocol(url)
+
+
+def _sleep(seconds: float) -> None:
+    time.sleep(seconds)
