@@ -13,7 +13,7 @@ from fintune_xr import names as n
 from fintune_xr.errors import SplitError
 from fintune_xr.splits.assignment import find_leaks
 from fintune_xr.splits.image_hash import looks
-from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.cohort import Cohort, tile_pixels
 from fintune_xr.store.split import By, annotated_tiles, stored_by, unit_of
 from fintune_xr.text import text_array, texts
 
@@ -67,6 +67,4 @@ def copies_of_judges(cohort: Cohort, among: NDArray[np.bool_]) -> dict[str, str]
 def _pictures(tiles: xr.Dataset) -> Iterator[NDArray[np.generic]]:
     """The image (channel, y, x) of each tile without its padding; one is in memory at a time."""
     for i in range(tiles.sizes[n.TILE]):
-        tile = tiles.isel({n.TILE: i})
-        real = {n.Y: slice(0, int(tile[n.HEIGHT])), n.X: slice(0, int(tile[n.WIDTH]))}
-        yield tile[n.IMAGE].isel(real).values
+        yield tile_pixels(tiles, i)

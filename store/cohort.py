@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 import zarr
+from numpy.typing import NDArray
 
 from fintune_xr import datasets
 from fintune_xr import names as n
@@ -26,6 +27,7 @@ from fintune_xr.tasks.task import Task
 from fintune_xr.text import texts
 
 INDEXED = (n.DONOR, n.MARKER, n.SPLIT)
+SIDES = {n.Z: n.DEPTH, n.Y: n.HEIGHT, n.X: n.WIDTH}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,8 @@ class Cohort:
         self.require_run(name)
         found = open_dataset(self.location, f"{n.RUNS}/{name}", self.run_product(name).run, lazy=lazy)
         labels = self.images(lazy=lazy).isel({n.TILE: slice(0, found.sizes[n.TILE])})
-        return indexed(found.assign_coords({c: labels[c].variable for c in (*INDEXED, n.HEIGHT, n.WIDTH)}))
+        sides = [side for side in SIDES.values() if side in labels.coords]
+        return indexed(found.assign_coords({c: labels[c].variable for c in (*INDEXED, *sides)}))
 
     def cells(self, run: str, *, lazy: bool = True) -> xr.Dataset:
         """Per-cell measurements of a run, or its candidates, ordered by tile and label.
@@ -176,6 +179,20 @@ class Cohort:
             raise StoreNotFoundError(f"{self.url} holds no {path} yet. Run: {command}")
 
 
+def tile_pixels(images: xr.Dataset, at: int, variable: str = n.IMAGE) -> NDArray[Any]:
+    """Pixels (…, y, x) of the tile at this position along `tile`, in memory, without what fills it up at its ends.
+
+    `images` are those of a cohort, or a run or annotations with the sizes of their tiles.
+    """
+    array = images[variable].isel({n.TILE: at})
+    return array.isel(real_part(images, at, array.dims)).values
+
+
+def real_part(images: xr.Dataset, at: int, dims: Iterable[Hashable]) -> dict[str, slice]:
+    """The part of each of `dims` that holds pixels of the tile at this position."""
+    return {dim: slice(0, int(images[side].values[at])) for dim, side in SIDES.items() if dim in dims}
+
+
 def indexed(dataset: xr.Dataset) -> xr.Dataset:
     """`dataset` with an index on donor, marker and split, so that `.sel(donor=…)` works on each."""
     for name in INDEXED:
@@ -195,18 +212,21 @@ def create_cohort(
     *,
     kind: str,
     channels: Sequence[str],
-    tile_shape: tuple[int, int],
+    tile_shape: tuple[int, ...],
     dtype: str,
     title: str = "",
     facts: Mapping[str, Any] | None = None,
 ) -> Cohort:
-    """A new, empty cohort for tiles up to `tile_shape` (y, x) px; `facts` are attributes of its images.
+    """A new, empty cohort for tiles up to `tile_shape` (y, x) px, of volumes (z, y, x); `facts` are attributes of its
+    images.
 
-    Raises FintuneValueError where a store lies already or `kind` is unknown, StoreWriteError where the
-    place cannot be written.
+    Raises FintuneValueError where a store lies already, `kind` is unknown or has tiles of other dims, StoreWriteError
+    where the place cannot be written.
     """
     location = Location.of(where)
-    kind_named(kind)
+    _, _, *dims = kind_named(kind).images[n.IMAGE].dims
+    if len(dims) != len(tile_shape):
+        raise FintuneValueError(f"a cohort of kind {kind!r} has tiles ({', '.join(dims)}), got ones of {tile_shape}")
     if location.exists():
         raise FintuneValueError(f"{location.url} exists already; ingest into it to append, or choose another path.")
     attrs: dict[str, Any] = {

@@ -106,10 +106,8 @@ class Block:
         store = context.location.zarr()
         self.images = zarr.open_array(store, path=f"{n.IMAGES}/{n.IMAGE}", mode="r")
         rows = slice(plan.first, plan.first + plan.n_slots)
-        self.heights, self.widths = (
-            np.asarray(zarr.open_array(store, path=f"{n.IMAGES}/{side}", mode="r")[rows])
-            for side in (n.HEIGHT, n.WIDTH)
-        )
+        sides = (n.DEPTH, n.HEIGHT, n.WIDTH)[-(self.images.ndim - 2) :]
+        self.sizes = [np.asarray(zarr.open_array(store, path=f"{n.IMAGES}/{side}", mode="r")[rows]) for side in sides]
         self.grid = context.grid()
         self.stored = TILE_RESULTS[context.product().name]
         self.model = context.load()
@@ -131,12 +129,12 @@ class Block:
             yield work.encoded
 
     def prepare(self, slot: int) -> _Work:
-        """Reads and normalises one tile, cropped to its valid height and width."""
+        """Reads and normalises one tile, cropped to its valid height and width, and depth."""
         began = time.perf_counter()
         work = _Work(slot)
         with reading(f"tile {self.plan.first + slot} of {self.images.store_path}"):
             image = np.asarray(self.images[self.plan.first + slot])
-        work.image = image[..., : self.heights[slot], : self.widths[slot]]
+        work.image = image[(slice(None), *(slice(0, int(lengths[slot])) for lengths in self.sizes))]
         self._try(work, lambda: setattr(work, "maps", self.model.normalise(work.image)))
         work.seconds += time.perf_counter() - began
         self.watch.alive()

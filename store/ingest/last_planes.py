@@ -6,11 +6,13 @@ from collections import OrderedDict
 from threading import Lock
 from typing import Any, TypeAlias
 
+import numpy as np
 from numpy.typing import NDArray
 
 from fintune_xr.errors import TileReadError
 from fintune_xr.store.raw.pairing import TileFiles
 from fintune_xr.store.raw.readers import read_plane_with_digest, read_planes_with_digest
+from fintune_xr.store.raw.readers.header import shown
 from fintune_xr.store.raw.scan import Scan
 from fintune_xr.store.raw.sources import place_in
 
@@ -38,15 +40,26 @@ class LastPlanes:
         self._files: OrderedDict[str, _File] = OrderedDict()
 
     def read(self, tile: TileFiles, channel: int) -> tuple[NDArray[Any], str]:
-        """The whole plane (y, x) that the channel of a tile lies on, and the SHA-256 of its file.
+        """The whole plane (y, x) that the channel of a tile lies on, or its volume (z, y, x), and its file's SHA-256.
 
         Raises TileReadError where the file cannot be read, or holds counts in a plane that belongs to no channel.
         """
         layout, file = self._scan.layout, tile.planes[channel]
+        if layout.pages_are_depth:
+            return self._volume(file.path, tile.depth)
         if not layout.planes:
             return read_plane_with_digest(place_in(self._scan.source, file.path), page=file.page, dtypes=layout.dtypes)
         planes, digest = self._decoded(file.path, [int(token) for token in layout.channels])
         return planes[channel], digest
+
+    def _volume(self, path: str, depth: int) -> tuple[NDArray[Any], str]:
+        place, dtypes = place_in(self._scan.source, path), self._scan.layout.dtypes
+        planes, digest = read_planes_with_digest(place, pages=range(depth), dtypes=dtypes)
+        kinds = {(plane.shape, plane.dtype.name) for plane in planes}
+        if len(kinds) > 1:
+            listed = ", ".join(sorted(f"{shown(shape)} {dtype}" for shape, dtype in kinds))
+            raise TileReadError(f"wrong shape: expected planes of one size and dtype, found {listed}")
+        return np.stack(planes), digest
 
     def _decoded(self, path: str, pages: list[int]) -> _Decoded:
         with self._lock:

@@ -34,6 +34,7 @@ from fintune_xr.store.raw.binning import BINNING, MEAN, ORIENTATION, POOLING, TO
 from fintune_xr.store.raw.cutting import CUT
 from fintune_xr.store.raw.layouts import Layout
 from fintune_xr.store.raw.pairing import LeftOut, TileFiles, one_family, tile_left_out
+from fintune_xr.store.raw.readers.header import shown
 from fintune_xr.store.raw.scan import Progress, Scan, check_sizes
 from fintune_xr.store.raw.sources import Place, is_url
 from fintune_xr.store.zarr_io import appendable as growing
@@ -80,7 +81,7 @@ def open_or_create(where: Place, found: Scan, *, kind: str | None = None, title:
         where,
         kind=kind,
         channels=list(found.layout.channels.values()),
-        tile_shape=(max(tile.height for tile in found.tiles), max(tile.width for tile in found.tiles)),
+        tile_shape=tuple(max(lengths) for lengths in zip(*(tile.shape for tile in found.tiles), strict=True)),
         dtype=found.dtype,
         title=title,
         facts=_facts(kind, found),
@@ -214,22 +215,21 @@ def _check_stored_cut(cohort: Cohort, asked: int) -> None:
 def _fitting(cohort: Cohort, tiles: Sequence[TileFiles]) -> tuple[list[TileFiles], list[LeftOut]]:
     """Tiles that the store's array was made for, and the others."""
     array = cohort.images_group().array
-    faults = [_misfit(tile, array.shape[-2:], array.dtype.name) for tile in tiles]
+    faults = [_misfit(tile, array.shape[2:], array.dtype.name) for tile in tiles]
     kept = [tile for tile, fault in zip(tiles, faults, strict=True) if not fault]
     unfit = [tile_left_out(tile, tile.planes[0], fault) for tile, fault in zip(tiles, faults, strict=True) if fault]
     return kept, unfit
 
 
 def _misfit(tile: TileFiles, shape: tuple[int, ...], dtype: str) -> str:
-    height, width = shape
     if tile.dtype != dtype:
         return f"wrong dtype: expected {dtype} as in the store, found {tile.dtype}"
-    fits = tile.height <= height and tile.width <= width
-    if fits and one_family([(height, width), (tile.height, tile.width)]):
+    is_alike = len(tile.shape) == len(shape)
+    if is_alike and all(map(int.__le__, tile.shape, shape)) and one_family([shape, tile.shape]):
         return ""
     return (
-        f"wrong shape: expected at most {height} x {width}, which the store was made for, and at least half "
-        f"of that, found {tile.height} x {tile.width}; ingest tiles of this size into a store of their own"
+        f"wrong shape: expected at most {shown(shape)}, which the store was made for, and at least half "
+        f"of that, found {shown(tile.shape)}; ingest tiles of this size into a store of their own"
     )
 
 
@@ -264,7 +264,7 @@ def _good(
 
 
 def _read_tile(scanned: Scan, grid: shards.ShardGrid, planes: LastPlanes, tile: TileFiles) -> Labelled | LeftOut:
-    pixels = np.zeros(grid.shard[1:], grid.dtype)
+    pixels = np.full(grid.shard[1:], grid.filler, grid.dtype)
     digests = []
     for channel, file in enumerate(tile.planes):
         try:
@@ -274,18 +274,19 @@ def _read_tile(scanned: Scan, grid: shards.ShardGrid, planes: LastPlanes, tile: 
         plane = binned(whole, scanned.binning)
         top, left = tile.origin
         part = plane[top : top + tile.height, left : left + tile.width] if scanned.cut else plane
-        expected, found = (tile.height, tile.width, tile.dtype), (*part.shape, part.dtype.name)
+        expected, found = (*tile.shape, tile.dtype), (*part.shape, part.dtype.name)
         if found != expected:
             return tile_left_out(tile, file, f"changed while it was read: expected {expected}, found {found}")
-        pixels[channel, : tile.height, : tile.width] = part
+        pixels[channel][tuple(slice(0, length) for length in part.shape)] = part
         digests.append(digest)
-    return _labels(tile, digests, whole.shape), shards.encode_tile(pixels, grid)
+    return _labels(tile, digests, whole.shape[-2:]), shards.encode_tile(pixels, grid)
 
 
 def _labels(tile: TileFiles, digests: Sequence[str], whole: tuple[int, ...]) -> growing.Labels:
     return {
         n.TILE: tile.tile, n.DONOR: tile.donor, n.MARKER: tile.marker, n.SPLIT: tile.split,
-        n.HEIGHT: tile.height, n.WIDTH: tile.width, n.SOURCE_HEIGHT: whole[0], n.SOURCE_WIDTH: whole[1],
+        n.DEPTH: tile.depth, n.HEIGHT: tile.height, n.WIDTH: tile.width,
+        n.SOURCE_HEIGHT: whole[0], n.SOURCE_WIDTH: whole[1], n.SOURCE_DEPTH: tile.depth,
         n.SOURCE: [str(file) for file in tile.planes], n.SHA256: list(digests), n.PIXEL_SIZE_A: tile.pixel_size_a,
         n.ORIGIN_Y: tile.origin[0], n.ORIGIN_X: tile.origin[1], n.MPP: tile.mpp,
     }  # fmt: skip

@@ -75,6 +75,8 @@ class Layout:
     channels named by their positions from 0 on; planes without a name must be empty. `quoted` file names are
     unquoted, as `safe_name` writes them. With `colour`, the planes are red, green and blue of one image, and nothing
     else is accepted.
+    Of `pages_are_tiles` each page is a tile, of `pages_are_depth` all pages of a file are one volume, along z in their
+    order.
     """
 
     name: str
@@ -85,6 +87,7 @@ class Layout:
     marker: str = UNKNOWN_MARKER
     suffixes: tuple[str, ...] = TIFF_SUFFIXES
     pages_are_tiles: bool = False
+    pages_are_depth: bool = False
     ignore: str = NOT_TILES
     kind: str = IF.name
     dtypes: tuple[str, ...] = IMAGE_DTYPES

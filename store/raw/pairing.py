@@ -12,6 +12,7 @@ import numpy as np
 
 from fintune_xr.store.raw.layouts import Layout, PlaneName
 from fintune_xr.store.raw.readers import Header
+from fintune_xr.store.raw.readers.header import shape_of, shown
 
 # Tiles of one store lie within this factor of each other in height and in width.
 SIZE_FACTOR: Final = 2
@@ -49,7 +50,7 @@ class FoundPlane:
 
 @dataclass(frozen=True, slots=True)
 class TileFiles:
-    """A complete tile: one file per channel, in the layout's order of channels; size in px.
+    """A complete tile: one file per channel, in the layout's order of channels; size in px, `depth` in planes.
 
     `pixel_size_a` is the side of a pixel of the tile in angstrom, 0 where the file does not tell it; `mpp` the same in
     um where the name tells it. `origin` is the row and column of the file at which the tile begins.
@@ -66,6 +67,12 @@ class TileFiles:
     pixel_size_a: float = 0.0
     mpp: float = 0.0
     origin: tuple[int, int] = (0, 0)
+    depth: int = 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of the tile: height and width, and the depth before them where it is a volume."""
+        return shape_of(self.depth, self.height, self.width)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,24 +109,24 @@ def assemble(
 
 def without_strays(tiles: Sequence[TileFiles]) -> tuple[list[TileFiles], list[LeftOut]]:
     """`tiles` less a few of quite another size; a cohort of mixed sizes comes back whole, to be refused."""
-    sizes = Counter((tile.height, tile.width) for tile in tiles)
+    sizes = Counter(tile.shape for tile in tiles)
     if one_family(sizes):
         return list(tiles), []
     usual = max(sizes, key=lambda size: (sizes[size], size))
-    strays = {tile.tile for tile in tiles if not one_family([usual, (tile.height, tile.width)])}
+    strays = {tile.tile for tile in tiles if not one_family([usual, tile.shape])}
     kept = [tile for tile in tiles if tile.tile not in strays]
-    if len(strays) > STRAY_SHARE * len(tiles) or not one_family((tile.height, tile.width) for tile in kept):
+    if len(strays) > STRAY_SHARE * len(tiles) or not one_family(tile.shape for tile in kept):
         return list(tiles), []
-    expected = f"wrong shape: expected within a factor of {SIZE_FACTOR} of {usual[0]} x {usual[1]}"
+    expected = f"wrong shape: expected within a factor of {SIZE_FACTOR} of {shown(usual)}"
     return kept, [
-        tile_left_out(tile, tile.planes[0], f"{expected}, found {tile.height} x {tile.width}")
+        tile_left_out(tile, tile.planes[0], f"{expected}, found {shown(tile.shape)}")
         for tile in tiles
         if tile.tile in strays
     ]
 
 
-def one_family(sizes: Iterable[tuple[int, int]]) -> bool:
-    """True where no height or width is more than twice another."""
+def one_family(sizes: Iterable[tuple[int, ...]]) -> bool:
+    """True where no height, width or depth is more than twice another."""
     return all(max(lengths) <= SIZE_FACTOR * min(lengths) for lengths in zip(*sizes, strict=True))
 
 
@@ -170,11 +177,10 @@ def _wrong_shapes(group: Sequence[FoundPlane]) -> list[Fault]:
     return [
         (
             str(file),
-            f"wrong shape: expected {expected.height} x {expected.width} as in {first}, "
-            f"found {header.height} x {header.width}",
+            f"wrong shape: expected {shown(expected.shape)} as in {first}, found {shown(header.shape)}",
         )
         for file, header in others
-        if (header.height, header.width) != (expected.height, expected.width)
+        if header.shape != expected.shape
     ]
 
 
@@ -202,4 +208,5 @@ def _tile(group: Sequence[FoundPlane], layout: Layout) -> TileFiles:
         header.pixel_size_a,
         name.mpp,
         planes[0].origin,
+        header.depth,
     )

@@ -29,6 +29,7 @@ from fintune_xr.store.raw.pairing import (
     without_strays,
 )
 from fintune_xr.store.raw.readers import Header, read_header
+from fintune_xr.store.raw.readers.header import shown
 from fintune_xr.store.raw.sources import Place, list_files, place_in
 
 __all__ = [
@@ -106,10 +107,10 @@ def check_sizes(found: Scan) -> Scan:
 
     Raises FintuneValueError that lists the sizes and says what to do.
     """
-    sizes = Counter((tile.height, tile.width) for tile in found.tiles)
+    sizes = Counter(tile.shape for tile in found.tiles)
     if one_family(sizes):
         return found
-    listed = "\n  ".join(f"{size[0]} x {size[1]}: {count} tile(s)" for size, count in sorted(sizes.items()))
+    listed = "\n  ".join(f"{shown(size)}: {count} tile(s)" for size, count in sorted(sizes.items()))
     raise FintuneValueError(
         f"expected tiles within a factor of {SIZE_FACTOR} in height and width, found under {found.source}:\n"
         f"  {listed}\nMake one store per size: ingest each group from a folder of its own, or with a "
@@ -207,7 +208,13 @@ def _read_headers(
     workers: int,
     progress: Progress | None,
 ) -> list[FoundPlane]:
-    read = _channels_of_file if layout.planes else _planes_of_pages if layout.pages_are_tiles else _plane_of_file
+    read = _plane_of_file
+    if layout.planes:
+        read = _channels_of_file
+    elif layout.pages_are_tiles:
+        read = _planes_of_pages
+    elif layout.pages_are_depth:
+        read = _volume_of_file
     planes: list[FoundPlane] = []
     with ThreadPoolExecutor(max_workers=workers) as pool:
         found = pool.map(lambda item: _planes_or_fault(read, source, layout, *item), named)
@@ -263,6 +270,13 @@ def _planes_of_pages(source: Place, layout: Layout, path: str, name: PlaneName) 
         )
         for page in range(read_header(place, dtypes=layout.dtypes).pages)
     ]
+
+
+def _volume_of_file(source: Place, layout: Layout, path: str, name: PlaneName) -> list[FoundPlane]:
+    header = read_header(place_in(source, path), dtypes=layout.dtypes)
+    if header.pages < 2:
+        raise TileReadError("wrong shape: expected a volume of two planes or more, found one plane", path)
+    return [FoundPlane(name, PlaneFile(path), replace(header, depth=header.pages, pages=1))]
 
 
 def _channels_of_file(source: Place, layout: Layout, path: str, name: PlaneName) -> list[FoundPlane]:

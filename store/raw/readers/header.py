@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ MOST_PIXELS: Final = 2**31
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """One plane as its file describes it; `pages` is how many planes the file holds.
+    """One plane as its file describes it; `pages` is how many planes the file holds, `depth` how many make the tile.
 
     `pixel_size_a` is the side of a pixel in the specimen in angstrom, 0 where the file does not tell it; `is_colour`
     whether the planes are red, green and blue of one image.
@@ -33,6 +33,22 @@ class Header:
     pages: int = 1
     pixel_size_a: float = 0.0
     is_colour: bool = False
+    depth: int = 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of the tile: height and width, and the depth before them where it is a volume."""
+        return shape_of(self.depth, self.height, self.width)
+
+
+def shape_of(depth: int, height: int, width: int) -> tuple[int, ...]:
+    """(height, width) of a plane, (depth, height, width) of a volume, which has two planes or more."""
+    return (height, width) if depth == 1 else (depth, height, width)
+
+
+def shown(shape: Sequence[int]) -> str:
+    """A shape as messages give it: 512 x 640."""
+    return " x ".join(map(str, shape))
 
 
 def checked(header: Header, dtypes: Collection[str]) -> Header:

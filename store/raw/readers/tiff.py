@@ -98,6 +98,8 @@ def _pages(file: BinaryIO) -> Iterator[Any]:
     try:
         # OME metadata may send the reader to other files; one plane of this file is all that is wanted.
         with tifffile.TiffFile(file, is_ome=False) as tif:
+            if len(tif.pages) > 1:
+                _check_last_page(tif)
             yield tif.pages
     except TileReadError:
         raise
@@ -106,6 +108,18 @@ def _pages(file: BinaryIO) -> Iterator[Any]:
     except _DAMAGE as error:
         reason = f"{type(error).__name__}: {error}"
         raise TileReadError(f"unreadable: truncated or damaged TIFF ({reason[:120]})") from error
+
+
+def _check_last_page(tif: tifffile.TiffFile) -> None:
+    """Of a stack that is cut off, tifffile gives the pages that are left: the last one must point to no other."""
+    form, file = tif.tiff, tif.filehandle
+    start = tif.pages[len(tif.pages) - 1].offset
+    file.seek(start)
+    (n_tags,) = struct.unpack(form.tagnoformat, file.read(form.tagnosize))
+    file.seek(start + form.tagnosize + n_tags * form.tagsize)
+    (following,) = struct.unpack(form.offsetformat, file.read(form.offsetsize))
+    if following:
+        raise TileReadError(f"truncated: expected a page behind the {len(tif.pages)} found, at byte {following:,}")
 
 
 def _header(pages: Any, index: int, size: int, dtypes: Collection[str], *, channels: bool) -> tuple[Any, Header]:
