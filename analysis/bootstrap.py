@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fintune_xr.analysis.groups import TileGroups, of_donors, tile_groups, with_runs
 from fintune_xr.analysis.kernels import correlation as kernels
+from fintune_xr.analysis.kernels import permutation
 from fintune_xr.analysis.kernels import resampling as kernels_resample
 from fintune_xr.datasets import BOOTSTRAP
 from fintune_xr.errors import FintuneValueError, unknown_name
@@ -21,6 +22,7 @@ from fintune_xr.names import (
     N_DRAWN,
     N_POSITIVE,
     OUTCOME,
+    P_METHOD,
     P_RESAMPLED,
     RATIO_RESAMPLED,
     RESAMPLE,
@@ -38,6 +40,9 @@ SCHEMES: Final[dict[str, str]] = {
     "tiles": "as many tiles of each donor and marker as there are, with replacement",
     "donors": "as many donors as there are, with replacement; their tiles stay nested and come whole",
 }
+
+P_OF_RESAMPLES: Final = "orders without ties to 9 pairs, Student t beyond"
+"""How p_resampled is found, stored as `p_method`; resamples that lack the attribute used Student's t throughout."""
 
 RESAMPLES_PER_BLOCK: Final = 100
 
@@ -69,7 +74,7 @@ def resample(
     rho, p = _rho(ratio, drawn, of_donors(outcomes, draws.groups.donors))
     parts = {RATIO_RESAMPLED: ratio.where(drawn > 0), RHO_RESAMPLED: rho, P_RESAMPLED: p, N_DRAWN: drawn}
     named = {name: part.assign_attrs(BOOTSTRAP[name].attrs) for name, part in parts.items()}
-    facts = {"scheme": scheme, "scheme_meaning": SCHEMES[scheme], "seed": seed}
+    facts = {"scheme": scheme, "scheme_meaning": SCHEMES[scheme], "seed": seed, P_METHOD: P_OF_RESAMPLES}
     return check_dataset(xr.Dataset(named, attrs=facts), BOOTSTRAP)
 
 
@@ -183,4 +188,4 @@ def _rho_block(
     ratio: NDArray[np.float64], drawn: NDArray[np.int32], outcomes: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     rho, n = kernels.spearman_blocks(ratio, drawn, outcomes)
-    return rho, kernels.p_value(rho, n)
+    return rho, permutation.resampled_p(rho, n)

@@ -244,6 +244,10 @@ ANALYSIS: Final = DatasetSchema(
         n.Q: VariableSpec(_RMO, "float64", "Benjamini-Hochberg q-value of p over the stored family."),
         n.N: VariableSpec(_RMO, "int32", "Donors with both a ratio and the outcome."),
         n.REASON: VariableSpec(_RMO, "str", "Why rho is missing, empty where it is not."),
+        n.P_METHOD: VariableSpec(
+            _RMO, "str", "How p was found; where the variable is absent, by Student's t.", required=False
+        ),
+        n.P_RESOLUTION: VariableSpec(_RMO, "float64", "Smallest p that the method can tell.", required=False),
     },
     coords={
         n.RUN: VariableSpec((n.RUN,), "str", "Model with its weights and settings applied to the cohort."),

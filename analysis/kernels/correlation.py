@@ -130,14 +130,22 @@ def _partial_row(a: Floats, b: Floats, covariates: Floats) -> tuple[float, int, 
     spread = np.abs(ranks).max(axis=0)
     if spread[0] == 0 or spread[1] == 0:
         return np.nan, n, _CONSTANT_A if spread[0] == 0 else _CONSTANT_B, 0
-    fit, _, lost, _ = np.linalg.lstsq(ranks[:, 2:], ranks[:, :2])
-    left = ranks[:, :2] - ranks[:, 2:] @ fit
+    basis = covariate_space(ranks[:, 2:])
+    lost = basis.shape[1]
+    left = ranks[:, :2] - basis @ (basis.T @ ranks[:, :2])
     squares = (left**2).sum(axis=0)
     # Rounding leaves about 1e-16 of the variance where the covariates explain all of it.
     if n - 2 - lost < 1 or np.any(squares < 1e-12 * (ranks[:, :2] ** 2).sum(axis=0)):
-        return np.nan, n, _EXPLAINED, int(lost)
+        return np.nan, n, _EXPLAINED, lost
     rho = (left[:, 0] @ left[:, 1]) / np.sqrt(squares.prod())
-    return float(np.clip(rho, -1, 1)), n, _OK, int(lost)
+    return float(np.clip(rho, -1, 1)), n, _OK, lost
+
+
+def covariate_space(ranks: Floats) -> Floats:
+    """Orthonormal basis (n, rank) of what the centred ranks (n, k) of covariates span; constant ones add nothing."""
+    basis, size, _ = np.linalg.svd(ranks, full_matrices=False)
+    tolerance = size.max(initial=0.0) * max(ranks.shape) * np.finfo(np.float64).eps
+    return np.asarray(basis[:, size > tolerance], np.float64)
 
 
 @compiled

@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Keys = NDArray[np.uint64]
 
-_STEP: Final = np.uint64(0x9E3779B97F4A7C15)
+SEED_STEP: Final = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1: Final = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2: Final = np.uint64(0x94D049BB133111EB)
 _30, _27, _31, _32 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(32)
@@ -95,7 +95,7 @@ def _mixed(state: np.uint64) -> np.uint64:
 
 
 @compiled
-def _below(state: np.uint64, n: int) -> int:
+def below(state: np.uint64, n: int) -> int:
     """A whole number from 0 to n - 1; its bias of n / 2**32 is far below what any resample shows."""
     return np.int64(((_mixed(state) >> _32) * np.uint64(n)) >> _32)  # type: ignore[return-value]
 
@@ -106,9 +106,9 @@ def _n_kept(n: int) -> int:
 
 
 @compiled
-def _place(key: np.uint64, resample: np.uint64, group: np.uint64) -> np.uint64:
+def place_of(key: np.uint64, resample: np.uint64, group: np.uint64) -> np.uint64:
     """State of the stream of one resample of one group."""
-    return _mixed(_mixed(key + resample * _STEP) ^ group)
+    return _mixed(_mixed(key + resample * SEED_STEP) ^ group)
 
 
 @compiled
@@ -134,12 +134,12 @@ def _ratios_left_out(counts: Ints, start: Ints, group_key: Keys, key: np.uint64,
     for r in range(resample.size):
         for group in range(group_key.size):
             first, size = start[group], start[group + 1] - start[group]
-            state = _place(key, resample[r], group_key[group])
+            state = place_of(key, resample[r], group_key[group])
             sums[:] = whole[group]
             # Floyd's sample without replacement of the few that are left out, not of the many kept.
             for last in range(min(_n_kept(size), size), size):
-                state += _STEP
-                tile = first + _below(state, last + 1)
+                state += SEED_STEP
+                tile = first + below(state, last + 1)
                 if left_out_in[tile] == r:
                     tile = first + last
                 left_out_in[tile] = r
@@ -159,11 +159,11 @@ def _ratios_redrawn(counts: Ints, start: Ints, group_key: Keys, key: np.uint64, 
         times[:] = 0
         for group in range(group_key.size):
             first, stop = start[group], start[group + 1]
-            state = _place(key, resample[r], group_key[group])
+            state = place_of(key, resample[r], group_key[group])
             drawn = times[first:stop]
             for _ in range(stop - first):
-                state += _STEP
-                drawn[_below(state, stop - first)] += 1
+                state += SEED_STEP
+                drawn[below(state, stop - first)] += 1
             for run in range(sums.shape[0]):
                 for kind in range(2):
                     sums[run, kind] = _weighted_sum(columns[run, kind, first:stop], drawn)
@@ -181,7 +181,7 @@ def _weighted_sum(values: NDArray[np.int32], times: NDArray[np.int32]) -> int:
 @compiled
 def _donors_drawn(key: np.uint64, resample: Keys, drawn: NDArray[np.int32]) -> None:
     for r in range(resample.size):
-        state = _place(key, resample[r], np.uint64(0))
+        state = place_of(key, resample[r], np.uint64(0))
         for _ in range(drawn.shape[1]):
-            state += _STEP
-            drawn[r, _below(state, drawn.shape[1])] += 1
+            state += SEED_STEP
+            drawn[r, below(state, drawn.shape[1])] += 1

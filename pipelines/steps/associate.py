@@ -11,6 +11,7 @@ import xarray as xr
 from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.analysis.association import associate as correlate
+from fintune_xr.analysis.association import rank_correlation
 from fintune_xr.analysis.clinical import clinical_outcomes, read_clinical
 from fintune_xr.analysis.outcomes import DEFAULT_OUTCOMES
 from fintune_xr.analysis.ratio import marker_ratio, ratio_bounds
@@ -114,8 +115,8 @@ def _bounds(cohort: Cohort, names: Sequence[str], ratio: xr.Dataset, facts: xr.D
     outcomes = facts[n.OUTCOME_VALUE]
     return bounds.assign(
         {
-            RHO_LOW: correlate(bounds[n.RATIO_LOW], outcomes)[n.RHO],
-            RHO_HIGH: correlate(bounds[n.RATIO_HIGH], outcomes)[n.RHO],
+            RHO_LOW: rank_correlation(bounds[n.RATIO_LOW], outcomes),
+            RHO_HIGH: rank_correlation(bounds[n.RATIO_HIGH], outcomes),
         }
     )
 
@@ -136,6 +137,6 @@ def _by_rule(cohort: Cohort, names: Sequence[str], facts: xr.Dataset) -> xr.Data
     return xr.Dataset(
         {
             RATIO_BY_RULE: ratio,
-            RHO_BY_RULE: correlate(ratio, facts[n.OUTCOME_VALUE])[n.RHO],
+            RHO_BY_RULE: rank_correlation(ratio, facts[n.OUTCOME_VALUE]),
         }
     )

@@ -8,7 +8,7 @@ import xarray as xr
 
 from fintune_xr import datasets
 from fintune_xr import names as n
-from fintune_xr.analysis.bootstrap import RESAMPLES_PER_BLOCK, SCHEMES, Scheme, resample
+from fintune_xr.analysis.bootstrap import P_OF_RESAMPLES, RESAMPLES_PER_BLOCK, SCHEMES, Scheme, resample
 from fintune_xr.errors import FintuneValueError, unknown_name
 from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.steps.associate import CLINICAL
@@ -18,6 +18,7 @@ from fintune_xr.store.tile_counts import inputs_digest, tile_counts
 from fintune_xr.store.zarr_io.locks import holding
 
 INPUTS = "inputs_sha256"
+_T = "Student t"
 
 
 def bootstrap(
@@ -66,10 +67,16 @@ def _stored(cohort: Cohort, scheme: str, seed: int, digest: str) -> xr.Dataset |
     if not cohort.has(f"{n.BOOTSTRAP}/{scheme}"):
         return None
     stored = cohort.bootstrap(scheme)
-    if stored.attrs["seed"] != seed or stored.attrs[INPUTS] != digest:
+    faults = []
+    if stored.attrs["seed"] != seed:
+        faults.append(f"seed {stored.attrs['seed']}, now {seed}")
+    if stored.attrs[INPUTS] != digest:
+        faults.append("counts or outcomes that are others now")
+    if stored.attrs.get(n.P_METHOD, _T) != P_OF_RESAMPLES:
+        faults.append(f"p by {stored.attrs.get(n.P_METHOD, _T)}, now by {P_OF_RESAMPLES}")
+    if faults:
         raise FintuneValueError(
-            f"{n.BOOTSTRAP}/{scheme} of {cohort.url} was drawn with seed {stored.attrs['seed']} from "
-            f"{'the same' if stored.attrs[INPUTS] == digest else 'other'} counts; now seed {seed}. "
-            "Use the stored seed to extend it, or --restart to draw anew."
+            f"{n.BOOTSTRAP}/{scheme} of {cohort.url} was drawn with {'; '.join(faults)}. "
+            "Resamples of two kinds are never mixed. Take the stored ones as they are, or --restart to draw anew."
         )
     return stored

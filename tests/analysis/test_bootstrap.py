@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections import Counter
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fintune_xr.analysis import bootstrap
-from fintune_xr.analysis.bootstrap import SCHEMES, Scheme, resample
+from fintune_xr.analysis.bootstrap import P_OF_RESAMPLES, SCHEMES, Scheme, resample
 from fintune_xr.analysis.kernels import correlation as kernels
 from fintune_xr.analysis.kernels import resampling as kernels_resample
 from fintune_xr.analysis.ratio import marker_ratio
@@ -65,7 +66,7 @@ def drawn(counts: xr.Dataset, scheme: Scheme, n: int = 30, first: int = 0, seed:
 def test_result_fits_its_schema(scheme: Scheme) -> None:
     counts = cohort()
     found = check_dataset(drawn(counts, scheme), BOOTSTRAP)
-    assert found.attrs == {"scheme": scheme, "scheme_meaning": SCHEMES[scheme], "seed": 7}
+    assert found.attrs == {"scheme": scheme, "scheme_meaning": SCHEMES[scheme], "seed": 7, "p_method": P_OF_RESAMPLES}
     assert found.ratio_resampled.shape == (30, 2, 8, 2)
     assert found.rho_resampled.shape == (30, 2, 2, 2)
 
@@ -141,6 +142,18 @@ def test_runs_see_the_same_draws(scheme: Scheme) -> None:
         np.testing.assert_array_equal(found[name].sel(run="a"), found[name].sel(run="b"))
 
 
+@functools.cache
+def rho_of_every_order(n: int) -> np.ndarray:
+    """|rho| of every order of n pairs without ties, from the sum of squared differences of ranks."""
+    orders = np.array(list(itertools.permutations(range(n))))
+    return np.abs(1 - 6 * ((orders - np.arange(n)) ** 2).sum(axis=1) / (n * (n**2 - 1)))
+
+
+def every_order(n: int, rho: float) -> float:
+    """Share of the orders of n pairs without ties whose rho is as far from zero; NaN without a rho."""
+    return np.nan if np.isnan(rho) else float((rho_of_every_order(n) >= abs(rho) - 1e-9).mean())
+
+
 @schemes
 def test_rho_and_p_follow_from_the_stored_ratio(scheme: Scheme) -> None:
     counts = cohort()
@@ -151,7 +164,8 @@ def test_rho_and_p_follow_from_the_stored_ratio(scheme: Scheme) -> None:
         ratio = found.ratio_resampled.values[r, run, :, marker]
         expected = kernels.spearman(np.repeat(ratio, times), np.repeat(outcomes.values[:, k], times))
         np.testing.assert_allclose(found.rho_resampled.values[r, run, marker, k], expected.rho, atol=1e-12)
-        np.testing.assert_allclose(found.p_resampled.values[r, run, marker, k], expected.p, atol=1e-12)
+        p = every_order(int(expected.n), float(expected.rho))
+        np.testing.assert_allclose(found.p_resampled.values[r, run, marker, k], p, atol=1e-12)
 
 
 @schemes

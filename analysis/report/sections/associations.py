@@ -11,6 +11,7 @@ import xarray as xr
 
 from fintune_xr import names as n
 from fintune_xr.analysis import comparison, outcomes
+from fintune_xr.analysis.association import MIN_DONORS_FOR_Q
 from fintune_xr.analysis.figures.statistics import SIGNIFICANT, association_figure, bootstrap_figure, ratio_figure
 from fintune_xr.analysis.figures.style import data_uri
 from fintune_xr.analysis.report.contents import Note, Part, Picture, ReportContents, Section, Table
@@ -50,8 +51,9 @@ def association_section(contents: ReportContents) -> Section:
     family = contents.analysis.attrs.get("family", [])
     family_text = " and ".join(map(str, np.atleast_1d(family))) or "the stored family"
     text = (
-        "Spearman correlation of the donor ratio with each outcome, over the donors that have both. q is the "
-        f"Benjamini–Hochberg value, adjusted jointly over {family_text}."
+        "Spearman correlation of the donor ratio with each outcome, over the donors that have both. "
+        f"{_methods_text(contents.analysis)} q is the Benjamini–Hochberg value, adjusted jointly over {family_text}; "
+        f"below {MIN_DONORS_FOR_Q} donors there is none."
     )
     picture = Picture(
         data_uri(association_figure(contents.analysis), "svg"),
@@ -68,9 +70,18 @@ def association_section(contents: ReportContents) -> Section:
     return Section("associations", "Association with outcomes", tuple(parts))
 
 
+def _methods_text(analysis: xr.Dataset) -> str:
+    """How the p-values of this table were found; stores without the variable hold those of Student's t."""
+    if n.P_METHOD not in analysis:
+        return "p is from Student's t."
+    names, times = np.unique(analysis[n.P_METHOD].values[analysis[n.P].notnull().values], return_counts=True)
+    told = [f"{name} ({whole(count)})" for name, count in zip(map(str, names), times.tolist(), strict=True)]
+    return f"p is two-sided, by {', '.join(told)}." if told else "No p exists."
+
+
 def association_table(analysis: xr.Dataset, clinical: xr.Dataset | None) -> pd.DataFrame:
-    """Rows run, marker, outcome, rho, n, p, q, mark, direction of the outcome, reason; smallest q first."""
-    names = [n.RHO, n.N, n.P, n.Q, n.REASON]
+    """Rows run, marker, outcome, rho, n, p, q, mark, direction of the outcome, reason, method; smallest q first."""
+    names = [n.RHO, n.N, n.P, n.Q, n.REASON, *(name for name in (n.P_METHOD,) if name in analysis)]
     table = analysis[names].to_dataframe().reset_index()[[*_RMO, *names]]
     table = table.sort_values([n.Q, n.P], kind="stable", na_position="last")
     directions = _directions(clinical)
@@ -98,7 +109,9 @@ def _lost_parts(analysis: xr.Dataset, bounds: xr.Dataset | None) -> list[Part]:
 def _page(table: pd.DataFrame) -> pd.DataFrame:
     """`table` with one remark: the direction of the outcome, or why there is no rho."""
     remark = table[n.REASON].where(table[n.RHO].isna() & (table[n.REASON] != ""), table[n.DIRECTION])
-    return table.drop(columns=[n.DIRECTION, n.REASON]).assign(remark=remark)
+    few = table[n.P].notna() & table[n.Q].isna()
+    remark = remark.where(~few, remark + f"; no q below {MIN_DONORS_FOR_Q} donors")
+    return table.drop(columns=[n.DIRECTION, n.REASON, n.P_METHOD], errors="ignore").assign(remark=remark)
 
 
 def findings(contents: ReportContents) -> list[Note]:
