@@ -55,7 +55,13 @@ def rows() -> list[Fact]:
             ours, by_t = shares(n_donors, n_covariates)
             what = f"{n_donors} donors" + (f", {n_covariates} covariate" if n_covariates else "")
             found.append(
-                Fact(what=what, ours=f"{ours:.1%}", reach="<= 6.4 %", reached=ours <= 0.064, peer=f"{by_t:.1%} (Student t)")
+                Fact(
+                    what=what,
+                    ours=f"{ours:.1%}",
+                    reach="<= 6.4 %",
+                    reached=ours <= 0.064,
+                    peer=f"{by_t:.1%} (Student t)",
+                )
             )
     return found
 
