@@ -6,7 +6,6 @@ the product (permutations, no q below 5 donors) the same table with Student's t,
 
 from __future__ import annotations
 
-import numpy as np
 import xarray as xr
 from table import Fact, print_table
 

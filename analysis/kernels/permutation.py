@@ -65,14 +65,15 @@ def permutation_p(
 
 def smallest_p(n: NDArray[Any] | int) -> Floats:
     """Smallest two-sided p that the order of `n` pairs can have: 2 / n!, never 0."""
-    return np.maximum(2 * np.exp(-gammaln(np.asarray(n, np.float64) + 1)), np.finfo(np.float64).tiny)
+    smallest: Floats = np.maximum(2 * np.exp(-gammaln(np.asarray(n, np.float64) + 1)), np.finfo(np.float64).tiny)
+    return smallest
 
 
 def resampled_p(rho: Floats, n: NDArray[Any], n_covariates: NDArray[Any] | int = 0) -> Floats:
     """P (...) of many resamples at once: `rho` (...) over `n` (...) pairs, too many to permute each of them.
 
-    To MAX_EXACT pairs from the distribution of rho over all orders of pairs without ties, beyond from Student's t. Every
-    covariate counts as a pair less. NaN where rho is; never 0.
+    To MAX_EXACT pairs from the distribution of rho over all orders of pairs without ties, beyond from Student's t.
+    Every covariate counts as a pair less. NaN where rho is; never 0.
     """
     size = np.broadcast_to(np.asarray(n) - n_covariates, rho.shape)
     p = np.fmax(p_value(rho, n, n_covariates), smallest_p(size)) + 0 * rho
