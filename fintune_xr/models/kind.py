@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol, TypeAlias
 
@@ -15,6 +16,13 @@ from fintune_xr.tasks.product import Product
 
 Recognises: TypeAlias = Callable[[Mapping[str, Any]], bool]
 """Whether the entries of a weights file are of this kind, by their names alone."""
+
+
+Opens: TypeAlias = Callable[[Path], Mapping[str, Any]]
+"""Entries of a weights file that the package's own reading refuses, with nothing in it run."""
+
+RunSizes: TypeAlias = Callable[[Checkpoint, Any, tuple[int, ...]], Mapping[str, int | Sequence[str]]]
+"""What lies along the further dims of a run's columns, of checkpoint, settings and the shape (…, y, x) of tiles."""
 
 
 class Load(Protocol):
@@ -41,8 +49,10 @@ class ModelKind:
     weights file is of this kind, `refuses` why one that is cannot be used, and `weights` describes such a file where
     another was given. `published` are weights that have a name. `planes` finds in the entries of a weights file and
     in the record beside it which image planes they were trained on; None for models that are shown the planes that
-    the settings name. `pools` is whether patches of several tiles fit into one batch. Weights, runs and commands
-    written under a `former` name go on to be understood.
+    the settings name. `opens` reads files of this kind that hold more than tensors and plain values, and `sizes`
+    says what lies along the dims of a run's columns beyond `tile`, for products that have such. `pools` is whether
+    patches of several tiles fit into one batch. Weights, runs and commands written under a `former` name go on to
+    be understood.
     """
 
     name: str
@@ -57,6 +67,8 @@ class ModelKind:
     pools: bool = False
     has_weights: bool = True
     former: tuple[str, ...] = ()
+    opens: Opens | None = None
+    sizes: RunSizes | None = None
 
     @property
     def words(self) -> tuple[str, ...]:

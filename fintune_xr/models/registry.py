@@ -37,6 +37,8 @@ from fintune_xr.models.protocol import Model, Segmenter
 from fintune_xr.models.published import Published, cached_weights
 from fintune_xr.models.sam.kind import SAM
 from fintune_xr.models.threshold.kind import THRESHOLD
+from fintune_xr.models.vjepa2.kind import RANDOM_KIND, VIT3D_KIND, VJEPA2_KIND
+from fintune_xr.models.volume_profile.kind import VOLUME_PROFILE
 from fintune_xr.provenance import file_sha256
 from fintune_xr.settings import Settings
 from fintune_xr.tasks.product import INSTANCES
@@ -47,6 +49,10 @@ KINDS: Final = (
     CPSAM,
     SAM,
     PARTICLE_UNET,
+    VIT3D_KIND,
+    VJEPA2_KIND,
+    RANDOM_KIND,
+    VOLUME_PROFILE,
 )
 
 _LOADING = threading.Lock()
@@ -175,13 +181,32 @@ def _from_folder(path: Path) -> Checkpoint:
 
 def _from_file(path: Path, name: str, record: Mapping[str, Any]) -> Checkpoint:
     path = path.resolve()
-    entries = load_weights_file(path)
-    kind = _recognised(entries, path)
+    entries, kind = _opened(path)
     stated = entries.get("kind")
     # Under its former name where the file says that: stored runs name the kind that made them in the same way.
     word = str(stated) if stated in kind.words else kind.name
     planes = kind.planes(entries, record) if kind.planes is not None else Planes()
     return Checkpoint(word, name, str(path), file_sha256(path), planes.channels, planes.zeroed)
+
+
+def _opened(path: Path) -> tuple[Mapping[str, Any], ModelKind]:
+    """Entries of a weights file, and the kind that they are of.
+
+    A file that holds more than tensors and plain values is only for kinds that open it themselves, without running it.
+    """
+    try:
+        entries = load_weights_file(path)
+    except CheckpointError as refused:
+        for opens in dict.fromkeys(kind.opens for kind in kinds().values() if kind.opens is not None):
+            try:
+                inert = opens(path)
+            except CheckpointError:
+                continue
+            for kind in kinds().values():
+                if kind.opens is opens and kind.recognises(inert):
+                    return inert, kind
+        raise refused
+    return entries, _recognised(entries, path)
 
 
 def _recognised(entries: Mapping[str, Any], path: Path) -> ModelKind:

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fintune_xr.errors import FintuneValueError
+from fintune_xr.errors import FintuneValueError, TileReadError
 from fintune_xr.pixels.cell_measurement import measure_cells
 from fintune_xr.tasks.records import ObjectTable
 
@@ -29,6 +29,16 @@ def _probabilities(made: Any, _image: NDArray[Any]) -> Stored:
     if not hasattr(made, "probability"):
         raise FintuneValueError(f"a run of maps of probability needs those, and the model gave {type(made).__name__}")
     return made.probability, made.candidates, made.candidates.of_tile
+
+
+def _scores(made: Any, _image: NDArray[Any]) -> Stored:
+    """Of `fintune_xr.models.protocol.Scores`: its vectors."""
+    if not hasattr(made, "columns"):
+        raise FintuneValueError(f"a run of scores needs vectors, and the model gave {type(made).__name__}")
+    for name, values in made.columns.items():
+        if not np.isfinite(values).all():
+            raise TileReadError(f"{name} is not finite")
+    return None, None, made.columns
 
 
 TILE_RESULTS: Final[dict[str, Callable[[Any, NDArray[Any]], Stored]]] = {

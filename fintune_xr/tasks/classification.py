@@ -13,7 +13,6 @@ from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, unknown_name
 from fintune_xr.provenance import settings_digest
 from fintune_xr.schema import DatasetSchema, VariableSpec
-from fintune_xr.tasks.product import Product
 from fintune_xr.tasks.task import CLASSIFICATION, Task
 from fintune_xr.text import texts
 
@@ -157,8 +156,6 @@ SCORE_RUN: Final = DatasetSchema(
         n.CLASS: VariableSpec((n.CLASS,), "str", "Name of the class, in the order of the labels.", required=False),
     },
 )  # fmt: skip
-
-SCORES: Final = Product(SCORE_RUN, None, None)
 
 
 def labels_digest(annotations: xr.Dataset, tiles: Sequence[str]) -> str:

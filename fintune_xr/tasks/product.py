@@ -9,6 +9,7 @@ from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.errors import StoreVersionError
 from fintune_xr.schema import DatasetSchema, VariableSpec
+from fintune_xr.tasks.classification import SCORE_RUN
 from fintune_xr.tasks.semantic import CLASS_RUN
 
 
@@ -57,11 +58,13 @@ class Product:
 INSTANCES: Final = Product(datasets.RUN, datasets.CELLS, n.MASK)
 PROBABILITIES: Final = Product(datasets.PROBABILITY_RUN, datasets.CANDIDATES, n.PROBABILITY)
 CLASSES: Final = Product(CLASS_RUN, None, n.CLASSES)
+SCORES: Final = Product(SCORE_RUN, None, None)
 
 PRODUCTS: Final = {
     "run": INSTANCES,
     "probability_run": PROBABILITIES,
     "class_run": CLASSES,
+    "score_run": SCORES,
 }
 """Every product by its name, which stores hold; `fintune_xr.pixels.tile_results` says how each comes about."""
 

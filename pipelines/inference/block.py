@@ -16,7 +16,7 @@ import zarr
 from numpy.typing import NDArray
 
 from fintune_xr import names as n
-from fintune_xr.errors import DeviceError, FintuneError, StoreWriteError
+from fintune_xr.errors import DeviceError, FintuneError, StoreWriteError, TileReadError
 from fintune_xr.execution.device_turns import turns_on
 from fintune_xr.execution.read_ahead import ahead, batches
 from fintune_xr.models.checkpoints import Checkpoint
@@ -196,6 +196,10 @@ class Block:
         for attempt in range(1, self.context.attempts + 1):
             try:
                 stage()
+                return
+            except TileReadError as error:
+                # What the tile itself is: no second try would find another.
+                work.fault = error.reason
                 return
             except _NOT_THE_TILES_FAULT:
                 raise

@@ -20,6 +20,7 @@ from fintune_xr.pipelines.inference.block import BlockContext
 from fintune_xr.pipelines.workers.devices import device_on
 from fintune_xr.settings import Settings, validated
 from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.runs.columns import Sizes
 from fintune_xr.store.runs.writer import IDENTITY, check_run_name, run_attrs
 from fintune_xr.tasks.product import INSTANCES
 from fintune_xr.text import texts
@@ -81,6 +82,18 @@ def run_identity(checkpoint: Checkpoint, settings: Settings) -> dict[str, Any]:
         "settings_digest": settings.digest,
         "schema_version": SCHEMA_VERSION,
     }
+
+
+def run_sizes(cohort: Cohort, checkpoint: Checkpoint, settings: Settings) -> Sizes | None:
+    """What lies along the further dims of the run's columns; None where its product has none.
+
+    Raises FintuneValueError or SettingsError where the model does not take tiles of the cohort's shape.
+    """
+    sizes = kind_named(checkpoint.kind).sizes
+    if sizes is None:
+        return None
+    images = cohort.images(lazy=False)[n.IMAGE]
+    return sizes(checkpoint, settings, tuple(images.shape[2:]))
 
 
 def run_context(

@@ -14,12 +14,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from volume_weights import DEPTH, GRID, HEADS, N_TOKENS, PATCH, WIDTH, learned_state, meta_state, reference_embedding
 
-from fintune_xr.errors import CheckpointError, CheckpointNotFoundError, FintuneValueError, SettingsError
+from fintune_xr.errors import (
+    CheckpointError,
+    CheckpointNotFoundError,
+    FintuneValueError,
+    SettingsError,
+    TileReadError,
+)
+from fintune_xr.models.registry import kind_named, load_model, resolve_checkpoint
 from fintune_xr.models.vjepa2.adapter import load_vjepa2_encoder, random_encoder
 from fintune_xr.models.vjepa2.checkpoint import find_encoder
 from fintune_xr.models.vjepa2.keys import architecture_of, with_names_of_transformers, with_our_names
 from fintune_xr.models.vjepa2.kind import RandomEncoderSettings, VolumeArchitecture, VolumeEncoderSettings
 from fintune_xr.models.vjepa2.vit3d import Vit3d
+from fintune_xr.settings import validated
 
 THREE_HEADS = VolumeEncoderSettings(heads=HEADS)
 CROP = 16
@@ -333,3 +341,61 @@ def test_random_encoders_depend_on_their_seed_alone() -> None:
     assert first(torch.zeros(1, 1, *GRID)).shape == (1, 24)
     with pytest.raises(SettingsError, match="expected divisors of the grid"):
         random_encoder(chosen, (9, 16, 16))
+
+
+def test_kinds_are_told_apart_by_what_files_hold(tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    state = learned_state()
+    files = {
+        "study.pt": {"model_state_dict": prefixed(state, "context_encoder."), "config": Attack(marker)},
+        "plain.pt": {"encoder": state},
+        "meta.pt": {"encoder": prefixed(meta_state(**ROTARY_SIZE), "module.backbone."), "opt": {}},
+    }
+    kinds = [resolve_checkpoint(saved(tmp_path / name, entries)).kind for name, entries in files.items()]
+    assert kinds == ["vit3d", "vit3d", "vjepa2"]
+    assert not marker.exists()
+    # What no kind knows is refused as before, whatever it holds.
+    with pytest.raises(CheckpointError, match="cannot|not a weights file that can be read safely"):
+        resolve_checkpoint(saved(tmp_path / "other.pt", {"state": torch.zeros(1), "config": Attack(marker)}))
+    assert not marker.exists()
+
+
+def test_stages_of_a_run(tmp_path: Path) -> None:
+    path = saved(tmp_path / "w.pt", learned_state())
+    checkpoint = resolve_checkpoint(path)
+    kind = kind_named(checkpoint.kind)
+    chosen = validated(kind.settings, {"heads": HEADS})
+    model = load_model(checkpoint, channels=("oct",), settings=chosen, device="cpu", keep=False)
+    tiles = np.random.default_rng(1).integers(0, 255, (3, 1, *GRID), dtype=np.uint8)
+    found = [model.reconstruct(one) for one in model.predict([model.normalise(tile) for tile in tiles])]
+    state = learned_state()
+    for made, tile in zip(found, tiles, strict=True):
+        values = (tile[0] - tile[0].mean()) / tile[0].std()
+        np.testing.assert_allclose(made.columns["embedding"], reference_embedding(state, values), atol=2e-5)
+    assert kind.sizes is not None
+    assert kind.sizes(checkpoint, chosen, GRID) == {"feature": WIDTH}
+    with pytest.raises(FintuneValueError, match="has learned"):
+        kind.sizes(checkpoint, chosen, (16, 16, 16))
+    with pytest.raises(TileReadError, match="constant volume"):
+        model.normalise(np.zeros((1, *GRID), np.uint8))
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(CheckpointError, match="other weights than the run refers to"):
+        load_model(checkpoint, channels=("oct",), settings=chosen, device="cpu", keep=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "width"),
+    [
+        ("vit3d_random", {"width": 24, "depth": 1, "heads": 3, "patch": PATCH, "random": 3}, 24),
+        ("volume_profile", {}, 2 * (8 + 16 + 16)),
+    ],
+)
+def test_floors_are_models_by_name(name: str, given: dict[str, Any], width: int) -> None:
+    checkpoint, kind = resolve_checkpoint(name), kind_named(name)
+    chosen = validated(kind.settings, given)
+    model = load_model(checkpoint, channels=("oct",), settings=chosen, device="cpu", keep=False)
+    tile = np.random.default_rng(1).integers(0, 255, (1, *GRID), dtype=np.uint8)
+    (maps,) = model.predict([model.normalise(tile)])
+    assert model.reconstruct(maps).columns["embedding"].shape == (width,)
+    assert kind.sizes is not None
+    assert kind.sizes(checkpoint, chosen, GRID) == {"feature": width}

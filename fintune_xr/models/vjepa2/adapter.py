@@ -30,6 +30,8 @@ from fintune_xr.models.vjepa2.kind import (
     Shape,
     VolumeArchitecture,
     VolumeEncoderSettings,
+    by_x,
+    check_patches,
 )
 from fintune_xr.models.vjepa2.vit3d import Vit3d, random_vit3d
 from fintune_xr.pixels.volume_values import IMAGENET
@@ -116,13 +118,21 @@ def load_vjepa2_encoder(
     return frozen(encoder) if freeze else encoder
 
 
+def read_size(checkpoint: str | Path, settings: VolumeEncoderSettings) -> VolumeArchitecture:
+    """Sizes of the encoder in a weights file, from the shapes of its entries.
+
+    Raises what `load_vjepa2_encoder` raises for the file.
+    """
+    found = find_encoder(checkpoint, which=settings.which)
+    return architecture_of(with_our_names(found.state), heads=settings.heads, source=str(checkpoint))
+
+
 def random_encoder(settings: RandomEncoderSettings, grid: Shape) -> VolumeEncoder:
     """An encoder with the random weights of a seed, for volumes of this `grid`; it does not learn.
 
     Raises SettingsError for a grid that the patches do not divide, or a width that has no heads.
     """
-    if any(length % edge for length, edge in zip(grid, settings.patch, strict=True)):
-        raise SettingsError(f"patch: expected divisors of the grid {_x(grid)}, got {_x(settings.patch)}")
+    check_patches(grid, settings.patch)
     heads = settings.heads or max(1, settings.width // 64)
     size = VolumeArchitecture(
         kind="vit3d", width=settings.width, depth=settings.depth, heads=heads, mlp_width=4 * settings.width,
@@ -143,16 +153,16 @@ def check_grid(size: VolumeArchitecture, grid: Shape, crop_px: int) -> None:
     """
     if any(length % edge or not length for length, edge in zip(grid, size.patch, strict=True)):
         raise FintuneValueError(
-            f"grid {_x(grid)}: expected multiples of the encoder's patches, {_x(size.patch)} (z, y, x)"
+            f"grid {by_x(grid)}: expected multiples of the encoder's patches, {by_x(size.patch)} (z, y, x)"
         )
     if size.kind == VIT3D and _n_tokens(grid, size.patch) != size.positions:
         raise FintuneValueError(
-            f"grid {_x(grid)} gives {_n_tokens(grid, size.patch)} tokens of {_x(size.patch)} voxels, but the encoder "
-            f"has learned {size.positions} positions. Ingest with the grid of its pretraining: {_grids(size, grid)}."
+            f"grid {by_x(grid)} gives {_n_tokens(grid, size.patch)} tokens of {by_x(size.patch)} voxels, but the "
+            f"encoder has learned {size.positions} positions. Ingest with the grid of its pretraining: {_grids(size, grid)}."
         )
     if size.kind == VJEPA2 and (grid[1], grid[2]) != (crop_px, crop_px):
         raise FintuneValueError(
-            f"grid {_x(grid)}: this encoder counts positions in a square of {crop_px} px, and would place those of "
+            f"grid {by_x(grid)}: this encoder counts positions in a square of {crop_px} px, and would place those of "
             f"{grid[1]} x {grid[2]} px elsewhere. Give crop_px={grid[1]} if that is meant, or ingest a square grid."
         )
 
@@ -199,7 +209,7 @@ def _say(encoder: VolumeEncoder, found: FoundEncoder, source: str) -> None:
     size = encoder.size
     LOGGER.info(
         "%s: %s, %d wide, %d deep, %d heads, patches of %s; %d entries",
-        source, size.kind, size.width, size.depth, size.heads, _x(size.patch), len(found.state),
+        source, size.kind, size.width, size.depth, size.heads, by_x(size.patch), len(found.state),
     )  # fmt: skip
 
 
@@ -215,8 +225,4 @@ def _grids(size: VolumeArchitecture, grid: Shape) -> str:
     for edge in range(int(size.positions**0.5), 0, -1):
         if size.positions % edge**2 == 0:
             fitting.append((size.positions // edge**2 * depth, edge * height, edge * width))
-    return " or ".join(_x(one) for one in dict.fromkeys(fitting[:MOST_GRIDS]))
-
-
-def _x(shape: Shape) -> str:
-    return " x ".join(str(length) for length in shape)
+    return " or ".join(by_x(one) for one in dict.fromkeys(fitting[:MOST_GRIDS]))

@@ -61,14 +61,21 @@ def find_encoder(path: Path | str, *, which: str = "") -> FoundEncoder:
     entries, replaced = _opened(path)
     if replaced:
         LOGGER.info("%s holds objects that were not made: %s", path, ", ".join(replaced))
-    entries = _unwrapped(entries)
-    encoders = _encoders(entries)
+    encoders = encoders_in(entries)
     taken = which or next(iter(encoders), None)
     if taken not in encoders:
-        raise CheckpointError(_not_found(path, which, entries, encoders))
+        raise CheckpointError(_not_found(path, which, _unwrapped(entries), encoders))
     found = FoundEncoder(_tensors(encoders[taken], path, taken), taken, tuple(encoders), replaced)
     LOGGER.info("%s: took %s of %s", path, taken or "all of it", ", ".join(filter(None, encoders)) or "one encoder")
     return found
+
+
+def open_inertly(path: Path) -> dict[str, Any]:
+    """Entries of a weights file, in which whatever is neither tensor nor plain value is a placeholder.
+
+    Raises CheckpointError for a file that cannot be read.
+    """
+    return _opened(path)[0]
 
 
 def _opened(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -119,8 +126,9 @@ def _without_prefixes(entries: Mapping[str, Any]) -> dict[str, Any]:
     return _without_prefixes({key.removeprefix(shared): value for key, value in entries.items()})
 
 
-def _encoders(entries: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Every encoder of the file under the name that it is asked for by."""
+def encoders_in(entries: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Every encoder among the entries of a file, under the name that it is asked for by, the first choice first."""
+    entries = _unwrapped(entries)
     if any(key.startswith(BARE) for key in entries):
         return {"": dict(entries)}
     found = {}

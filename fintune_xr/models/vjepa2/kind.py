@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal
 
 from pydantic import Field, model_validator
 
+from fintune_xr import names as n
+from fintune_xr.errors import SettingsError
+from fintune_xr.models.checkpoints import Checkpoint
+from fintune_xr.models.kind import ModelKind, Recognises
+from fintune_xr.models.protocol import Model
+from fintune_xr.models.vjepa2.checkpoint import encoders_in, open_inertly
 from fintune_xr.pixels.volume_values import NORMALISATIONS, ZSCORE
 from fintune_xr.settings import Settings
+from fintune_xr.tasks.product import SCORES
 
 VIT3D: Final = "vit3d"
 VJEPA2: Final = "vjepa2"
@@ -51,10 +59,6 @@ class VolumeSettings(Settings):
     )
 
 
-class VolumeProfileSettings(VolumeSettings):
-    """How a volume is summed up by the means and standard deviations along its axes."""
-
-
 class VolumeEncoderSettings(VolumeSettings):
     """How a pretrained encoder of volumes is applied."""
 
@@ -79,3 +83,71 @@ class RandomEncoderSettings(VolumeEncoderSettings):
     width: int = Field(default=768, ge=1, description="Length of a token, and of the embedding.")
     depth: int = Field(default=12, ge=1, description="Transformer blocks.")
     patch: Shape = Field(default=(4, 16, 16), description="Voxels of a token along z, y and x.")
+
+
+def _load(checkpoint: Checkpoint, settings: Any, *, channels: Sequence[str], device: str) -> Model:  # noqa: ARG001
+    from fintune_xr.models.vjepa2.embedding import load_embedding_model
+
+    return load_embedding_model(checkpoint, settings, device=device)
+
+
+def _load_random(checkpoint: Checkpoint, settings: Any, *, channels: Sequence[str], device: str) -> Model:  # noqa: ARG001
+    from fintune_xr.models.vjepa2.embedding import random_embedding_model
+
+    return random_embedding_model(settings, device=device)
+
+
+def _sizes(checkpoint: Checkpoint, settings: Any, shape: tuple[int, ...]) -> Mapping[str, int]:
+    """Length of the embedding, once volumes of this `shape` are known to fit."""
+    from fintune_xr.models.vjepa2.adapter import check_grid, read_size
+
+    size = read_size(checkpoint.path, settings)
+    depth, height, width = shape
+    check_grid(size, (depth, height, width), settings.crop_px if size.kind == VJEPA2 else 0)
+    return {n.FEATURE: size.width}
+
+
+def _random_sizes(checkpoint: Checkpoint, settings: Any, shape: tuple[int, ...]) -> Mapping[str, int]:  # noqa: ARG001
+    check_patches(shape, settings.patch)
+    return {n.FEATURE: settings.width}
+
+
+def check_patches(grid: Sequence[int], patch: Sequence[int]) -> None:
+    """Raises SettingsError where patches do not divide a grid."""
+    if len(grid) != len(patch) or any(length % edge for length, edge in zip(grid, patch, strict=False)):
+        raise SettingsError(f"patch: expected divisors of the grid {by_x(grid)}, got {by_x(patch)}")
+
+
+def by_x(shape: Sequence[int]) -> str:
+    """A shape for people: 64 x 384 x 384."""
+    return " x ".join(str(length) for length in shape)
+
+
+def _is(kind: str) -> Recognises:
+    """Recognises files that hold an encoder of three-dimensional patches, with learned positions or without."""
+
+    def recognises(entries: Mapping[str, Any]) -> bool:
+        found = [inside for inside in encoders_in(entries).values() if _patches_are_3d(inside)]
+        return bool(found) and (VIT3D if "pos_embed" in found[0] else VJEPA2) == kind
+
+    return recognises
+
+
+def _patches_are_3d(entries: Mapping[str, Any]) -> bool:
+    kernels = [entries.get(name) for name in ("patch_embed.proj.weight", "embeddings.patch_embeddings.proj.weight")]
+    return any(getattr(kernel, "ndim", 0) == 5 for kernel in kernels)
+
+
+_WEIGHTS: Final = "an encoder of volumes (patch_embed.proj with depth)"
+VIT3D_KIND: Final = ModelKind(
+    VIT3D, SCORES, VolumeEncoderSettings, load=_load, recognises=_is(VIT3D), weights=_WEIGHTS, pools=True,
+    opens=open_inertly, sizes=_sizes,
+)  # fmt: skip
+VJEPA2_KIND: Final = ModelKind(
+    VJEPA2, SCORES, VolumeEncoderSettings, load=_load, recognises=_is(VJEPA2), weights=_WEIGHTS, pools=True,
+    opens=open_inertly, sizes=_sizes,
+)  # fmt: skip
+RANDOM_KIND: Final = ModelKind(
+    "vit3d_random", SCORES, RandomEncoderSettings, load=_load_random, pools=True, has_weights=False,
+    sizes=_random_sizes,
+)  # fmt: skip
