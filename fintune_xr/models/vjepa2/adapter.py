@@ -158,7 +158,8 @@ def check_grid(size: VolumeArchitecture, grid: Shape, crop_px: int) -> None:
     if size.kind == VIT3D and _n_tokens(grid, size.patch) != size.positions:
         raise FintuneValueError(
             f"grid {by_x(grid)} gives {_n_tokens(grid, size.patch)} tokens of {by_x(size.patch)} voxels, but the "
-            f"encoder has learned {size.positions} positions. Ingest with the grid of its pretraining: {_grids(size, grid)}."
+            f"encoder has learned {size.positions} positions. Ingest with the grid of its pretraining: "
+            f"{_grids(size, grid)}."
         )
     if size.kind == VJEPA2 and (grid[1], grid[2]) != (crop_px, crop_px):
         raise FintuneValueError(
