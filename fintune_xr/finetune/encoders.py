@@ -11,15 +11,20 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.checkpoint import checkpoint
 
 from fintune_xr.errors import SettingsError
-from fintune_xr.finetune.settings import ALL_BLOCKS, FitSettings
+from fintune_xr.finetune.schedules import step_at
+from fintune_xr.finetune.settings import ALL_BLOCKS, FitSettings, Unfreezing
 
 
 @dataclass(frozen=True, eq=False)
 class Encoder:
-    """What a network sees with: parameters of the `stem`, then `blocks` in the order of computation."""
+    """What a network sees with: parameters of the `stem`, then `blocks` in the order of computation.
+
+    `stages` says to which stage, counted from 1, each block belongs; empty where every block is a stage of its own.
+    """
 
     blocks: tuple[torch.nn.Module, ...]
     stem: tuple[torch.nn.Parameter, ...] = ()
+    stages: tuple[int, ...] = ()
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """All that the encoder's learning rate is for."""
@@ -51,12 +56,17 @@ def unet_encoder(unet: Any) -> Encoder:
     return Encoder((unet.input_block, *unet.downsamples, unet.bottleneck))
 
 
-def frozen_blocks(settings: FitSettings, n_blocks: int, epoch: int) -> int:
-    """How many of the first of `n_blocks` encoder blocks rest in this epoch.
+def frozen_blocks(settings: FitSettings, encoder: Encoder, epoch: int) -> int:
+    """How many of the first blocks of `encoder` rest in this epoch.
 
-    Raises SettingsError where there are not as many as shall be frozen.
+    Raises SettingsError where there are not as many as shall be frozen, or no such stages.
     """
-    wanted = n_blocks if settings.freeze_encoder_blocks == ALL_BLOCKS else settings.freeze_encoder_blocks
+    step = step_at(settings.unfreezing, epoch)
+    if step is not None and step.stages is not None:
+        return _before_stages(step, encoder)
+    asked = settings.freeze_encoder_blocks if step is None else step.blocks or 0
+    n_blocks = len(encoder.blocks)
+    wanted = n_blocks if asked == ALL_BLOCKS else asked
     if wanted > n_blocks:
         raise SettingsError(
             f"freeze_encoder_blocks: expected at most {n_blocks}, as many as this encoder has, got {wanted}. "
@@ -64,6 +74,25 @@ def frozen_blocks(settings: FitSettings, n_blocks: int, epoch: int) -> int:
         )
     is_over = settings.unfreeze_at_epoch is not None and epoch >= settings.unfreeze_at_epoch
     return 0 if is_over else wanted
+
+
+def check_freezing(settings: FitSettings, encoder: Encoder) -> None:
+    """Raises SettingsError where in some epoch more of `encoder` shall rest, or learn, than it has."""
+    for epoch in (0, *(step.from_epoch for step in settings.unfreezing)):
+        frozen_blocks(settings, encoder, epoch)
+
+
+def _before_stages(step: Unfreezing, encoder: Encoder) -> int:
+    """Blocks before the stages that learn, which must be the last ones: gradients stop at what rests."""
+    of_blocks = encoder.stages or tuple(range(1, len(encoder.blocks) + 1))
+    last = max(of_blocks)
+    wanted = tuple(sorted(step.stages or ()))
+    if wanted != tuple(range(wanted[0], last + 1)):
+        raise SettingsError(
+            f"unfreezing from epoch {step.from_epoch}: expected the last stages of the {last} that this encoder has, "
+            f"e.g. stages=[{last - 1},{last}], got {list(step.stages or ())}"
+        )
+    return of_blocks.index(wanted[0])
 
 
 class Freezing(Callback):  # type: ignore[misc]
@@ -78,5 +107,4 @@ class Freezing(Callback):  # type: ignore[misc]
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Freezes for this epoch."""
-        n_blocks = frozen_blocks(self._settings, len(self._encoder.blocks), trainer.current_epoch)
-        self._encoder.freeze(n_blocks)
+        self._encoder.freeze(frozen_blocks(self._settings, self._encoder, trainer.current_epoch))

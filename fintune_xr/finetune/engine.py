@@ -18,11 +18,10 @@ from torch.utils.data import DataLoader
 
 from fintune_xr.errors import RunMismatchError
 from fintune_xr.execution.file_lock import holding_file
-from fintune_xr.finetune.augmentation import Cut
 from fintune_xr.finetune.best_weights import BestWeights
 from fintune_xr.finetune.encoders import Freezing
 from fintune_xr.finetune.objective import NamedTiles, Validation
-from fintune_xr.finetune.patches import PatchDataset, PatchSampler, PreparedTile
+from fintune_xr.finetune.patches import PatchDataset, PatchSampler, PreparedTile, Recipe
 from fintune_xr.finetune.progress import Progress, Report
 from fintune_xr.finetune.registry import trainable
 from fintune_xr.finetune.settings import FitSettings
@@ -132,11 +131,12 @@ def _fit(
         validate_every=settings.validate_every,
         patience=settings.patience,
         report=report,
+        min_gain=settings.min_gain,
     )
     folder = out / PREPARED_FOLDER
     try:
         prepared = objective.prepare(tiles, folder)
-        loader = _loader(prepared, settings, objective.cut)
+        loader = _loader(prepared, settings, objective.recipe)
         module = NetworkTraining(model, n_batches=len(loader))
         with _quiet():
             _trainer(settings, out, [Freezing(model.encoder, settings), progress]).fit(
@@ -147,9 +147,9 @@ def _fit(
     return progress
 
 
-def _loader(prepared: Sequence[PreparedTile], settings: FitSettings, cut: Cut) -> DataLoader[Any]:
+def _loader(prepared: Sequence[PreparedTile], settings: FitSettings, recipe: Recipe) -> DataLoader[Any]:
     return DataLoader(
-        PatchDataset(prepared, settings, cut=cut),
+        PatchDataset(prepared, settings, recipe=recipe),
         batch_size=settings.batch_size,
         sampler=PatchSampler(len(prepared), settings),
         num_workers=settings.workers,

@@ -9,8 +9,7 @@ from typing import Any, Protocol, TypeAlias
 
 import torch
 
-from fintune_xr.finetune.augmentation import Cut
-from fintune_xr.finetune.patches import PreparedTile
+from fintune_xr.finetune.patches import PreparedTile, Recipe
 
 
 class NamedTiles(Protocol):
@@ -40,6 +39,9 @@ class Validation:
     measures: Mapping[str, float]
 
 
+Loss: TypeAlias = torch.Tensor | tuple[torch.Tensor, Mapping[str, torch.Tensor]]
+"""What is learnt from, with named parts for the log where there are some."""
+
 Measure: TypeAlias = Callable[[bool], Validation]
 """Validates the network as it is; where the argument is true, the score is computed whatever it takes."""
 
@@ -58,16 +60,16 @@ class Objective(Protocol):
         ...
 
     @property
-    def cut(self) -> Cut:
-        """How a patch is taken from a tile."""
+    def recipe(self) -> Recipe:
+        """How a patch is made of a tile."""
         ...
 
     def prepare(self, tiles: Any, folder: Path) -> list[PreparedTile]:
         """Network input and target of each tile, written to `folder`; tiles that teach nothing are left out."""
         ...
 
-    def loss(self, output: Any, target: torch.Tensor) -> torch.Tensor:
-        """Loss of the network's `output` for a batch of patches."""
+    def loss(self, output: Any, target: torch.Tensor) -> Loss:
+        """Loss of the network's `output` for a batch of patches, alone or with the parts that it is made of."""
         ...
 
     def held_out(self, tiles: Any) -> Measure:

@@ -5,17 +5,34 @@ Processes that load patches import this module and so must not need the model li
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from fintune_xr.finetune.augmentation import Cut, Planes, cut_patch, draw_geometry, vary_intensity
-from fintune_xr.finetune.settings import FitSettings
+from fintune_xr.finetune.augmentation import Cut, Geometry, Planes, cut_patch, draw_geometry, vary_intensity
+from fintune_xr.finetune.schedules import view_at
+from fintune_xr.finetune.settings import AugmentationSettings, FitSettings
 from fintune_xr.seeds import stream
+
+Draw: TypeAlias = Callable[[np.random.Generator, tuple[int, int], int, AugmentationSettings], Geometry]
+"""Which part of a tile of a shape (y, x) a patch of so many pixels shows."""
+
+Vary: TypeAlias = Callable[[np.random.Generator, Planes, AugmentationSettings], Planes]
+"""Network input of the planes of a patch, with values that differ at random."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a patch comes about: `draw` its place, `cut` planes and target there, `vary` the planes' values."""
+
+    draw: Draw = draw_geometry
+    cut: Cut = cut_patch
+    vary: Vary = vary_intensity
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +44,7 @@ class PreparedTile:
     target_path: Path
 
     def open(self) -> tuple[Planes, Planes]:
-        """Network input (input, y, x) float32, and target (map, y, x) in the type that it was prepared in."""
+        """Planes (input, y, x) and target (map, y, x), each in the type that it was prepared in."""
         return np.load(self.image_path, mmap_mode="r"), np.load(self.target_path, mmap_mode="r")
 
 
@@ -39,13 +56,10 @@ def patches_per_epoch(n_tiles: int, settings: FitSettings) -> int:
 
 
 class PatchDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
-    """Random patches with an address: (epoch, index) gives the same patch in any process and order.
+    """Random patches with an address: (epoch, index) gives the same patch in any process and order."""
 
-    `cut` takes patch and target from a tile.
-    """
-
-    def __init__(self, tiles: Sequence[PreparedTile], settings: FitSettings, *, cut: Cut = cut_patch) -> None:
-        self.cut = cut
+    def __init__(self, tiles: Sequence[PreparedTile], settings: FitSettings, *, recipe: Recipe | None = None) -> None:
+        self.recipe = Recipe() if recipe is None else recipe
         self.tiles = list(tiles)
         self.settings = settings
         self.n_patches = patches_per_epoch(len(self.tiles), settings)
@@ -56,9 +70,10 @@ class PatchDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         rng = stream(settings.seed, "patch", epoch, index)
         planes, target = self.tiles[(epoch * self.n_patches + index) % len(self.tiles)].open()
         shape = (planes.shape[1], planes.shape[2])
-        geometry = draw_geometry(rng, shape, settings.patch_px, settings.augmentation)
-        image, moved = self.cut(planes, target, geometry, settings.patch_px)
-        image = vary_intensity(rng, image, settings.augmentation)
+        patch_px, augmentation = view_at(settings, epoch)
+        geometry = self.recipe.draw(rng, shape, patch_px, augmentation)
+        image, moved = self.recipe.cut(planes, target, geometry, patch_px)
+        image = self.recipe.vary(rng, image, augmentation)
         return torch.from_numpy(image), torch.from_numpy(moved)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -16,10 +17,17 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from fintune_xr.finetune.best_weights import BestWeights
 from fintune_xr.finetune.objective import Validation
 from fintune_xr.finetune.schedules import ENCODER, REST
+from fintune_xr.finetune.settings import MIN_GAIN
 from fintune_xr.models.devices import finish, peak_memory, start_measuring
 
-# A score must rise by this much to count as better.
-MIN_GAIN = 0.001
+LOGGER = logging.getLogger(__name__)
+
+# Name of the loss in the log; its parts are that and their own name.
+LOSS: Final = "loss"
+
+# A training whose score is below this part of its best for so many validations has collapsed.
+_LOW: Final = 0.5
+_N_LOW: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +36,8 @@ class EpochRecord:
 
     `score_name` is what the best epoch is chosen by, `measures` all that was measured. Learning rates are those of
     the last step. `images_per_second` counts patches, without validation. `peak_memory` in bytes: on a GPU of the
-    epoch, on the CPU of the process since its start.
+    epoch, on the CPU of the process since its start. `parts` are those of the loss, before they are weighted.
+    `is_collapsed` says that the score has been below half of its best for three validations running.
     """
 
     epoch: int
@@ -43,12 +52,14 @@ class EpochRecord:
     seconds: float
     images_per_second: float
     peak_memory: int
+    is_collapsed: bool = False
+    parts: dict[str, float] = field(default_factory=dict)
 
     def row(self) -> dict[str, Any]:
-        """Columns of the log: each measure under its name, the score being one of them."""
+        """Columns of the log: each measure and each part of the loss under its name, the score being a measure."""
         columns: dict[str, Any] = {}
         for key, value in asdict(self).items():
-            columns |= value if key == "measures" else {} if key.startswith("score") else {key: value}
+            columns |= value if key in ("measures", "parts") else {} if key.startswith("score") else {key: value}
         return columns
 
 
@@ -57,20 +68,28 @@ Report = Callable[[EpochRecord], None]
 
 @dataclass(slots=True)
 class Tally:
-    """Best validation so far, and for how many validations nothing was better."""
+    """Best validation so far, for how many validations nothing was better, and for how many it was far worse."""
 
     best_epoch: int = -1
     best_score: float = -math.inf
     best_loss: float = math.inf
     n_stale: int = 0
+    n_low: int = 0
 
-    def count(self, epoch: int, validation: Validation) -> bool:
+    @property
+    def is_collapsed(self) -> bool:
+        """Whether the last validations were all far below the best one."""
+        return self.n_low >= _N_LOW
+
+    def count(self, epoch: int, validation: Validation, *, min_gain: float = MIN_GAIN) -> bool:
         """Whether `validation` is the best so far: by the score, and by the loss until there is one."""
         measured = not math.isnan(validation.score)
+        if measured:
+            self.n_low = self.n_low + 1 if validation.score < _LOW * self.best_score else 0
         if measured and self.best_score == -math.inf:
             better = True
         elif measured:
-            better = validation.score > self.best_score + MIN_GAIN
+            better = validation.score > self.best_score + min_gain
         else:
             better = self.best_score == -math.inf and validation.loss < self.best_loss
         if better:
@@ -96,12 +115,14 @@ class Progress(Callback):  # type: ignore[misc]
         validate_every: int,
         patience: int,
         report: Report | None,
+        min_gain: float = MIN_GAIN,
     ) -> None:
         self.tally = Tally()
         self.records: list[EpochRecord] = []
         self._validate, self._best, self._report = validate, best, report
         self._score, self._measures = score, tuple(measures)
         self._log_path, self._every, self._patience = log_path, validate_every, patience
+        self._min_gain = min_gain
         self._started, self._n_images = 0.0, 0
         self._rates: dict[str, float] = {}
 
@@ -147,14 +168,20 @@ class Progress(Callback):  # type: ignore[misc]
         if is_last or (epoch + 1) % self._every == 0:
             # A training whose flows never took shape still ends with a score, bad as it may be.
             validation = self._validate(is_last and self.tally.best_score == -math.inf)
-            is_best = self.tally.count(epoch, validation)
+            is_best = self.tally.count(epoch, validation, min_gain=self._min_gain)
+            if self.tally.n_low == _N_LOW:
+                LOGGER.warning(
+                    "epoch %d: %s is below half of its best (%.3f of epoch %d) for the third time running: this "
+                    "training has collapsed. The weights of its best epoch stand.",
+                    epoch, self._score, self.tally.best_score, self.tally.best_epoch,
+                )  # fmt: skip
             if is_best:
                 self._best.save(epoch)
             trainer.should_stop = trainer.should_stop or self._is_over()
         self._note(
             EpochRecord(
                 epoch=epoch,
-                loss=float(trainer.callback_metrics["loss"]),
+                loss=float(trainer.callback_metrics[LOSS]),
                 learning_rate=self._rates[REST],
                 encoder_learning_rate=self._rates[ENCODER],
                 validation_loss=validation.loss,
@@ -165,6 +192,12 @@ class Progress(Callback):  # type: ignore[misc]
                 seconds=time.perf_counter() - self._started,
                 images_per_second=speed,
                 peak_memory=peak_memory(device),
+                is_collapsed=self.tally.is_collapsed,
+                parts={
+                    name: float(value)
+                    for name, value in trainer.callback_metrics.items()
+                    if name.startswith(f"{LOSS}_")
+                },
             )
         )
 
@@ -184,7 +217,8 @@ class Progress(Callback):  # type: ignore[misc]
         self.records.append(record)
         partial = self._log_path.with_name(f".{self._log_path.name}.partial")
         with partial.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(record.row()))
+            columns = dict.fromkeys(name for one in self.records for name in one.row())
+            writer = csv.DictWriter(file, list(columns), restval=math.nan)
             writer.writeheader()
             writer.writerows(one.row() for one in self.records)
         partial.replace(self._log_path)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal, Self
+from itertools import pairwise
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -10,6 +11,9 @@ from fintune_xr.models.channels import ChannelSettings
 from fintune_xr.settings import Settings
 
 ALL_BLOCKS: Final = "all"
+
+# A score must rise by this much to count as better.
+MIN_GAIN: Final = 0.001
 
 
 class AugmentationSettings(Settings):
@@ -23,6 +27,35 @@ class AugmentationSettings(Settings):
     gain: float = Field(default=0.2, ge=0, lt=1, description="Each plane is multiplied by 1 +- this.")
     offset: float = Field(default=0.05, ge=0, description="Each plane is shifted by +- this.")
     noise: float = Field(default=0.0, ge=0, description="Largest standard deviation of added noise.")
+
+
+class View(Settings):
+    """What patches show from an epoch on."""
+
+    from_epoch: int = Field(ge=0, description="First epoch, counted from 0.")
+    patch_px: int = Field(ge=32, multiple_of=16, description="Edge of a patch.")
+    scale: float = Field(default=1.0, gt=0, description="Magnification, times that of the augmentation.")
+
+
+class Unfreezing(Settings):
+    """What of the encoder learns from an epoch on, and how fast; `blocks` or `stages` says it, without them all."""
+
+    from_epoch: int = Field(ge=0, description="First epoch, counted from 0.")
+    blocks: Annotated[int, Field(ge=0)] | Literal["all"] | None = Field(
+        default=None, description="First blocks of the encoder that do not learn, or all."
+    )
+    stages: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
+        default=None, min_length=1, description="Stages that learn, counted from 1: the last ones."
+    )
+    encoder_learning_rate: float | None = Field(
+        default=None, gt=0, description="Constant learning rate of the encoder; default: as without this."
+    )
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if self.blocks is not None and self.stages is not None:
+            raise ValueError("expected blocks or stages, got both")
+        return self
 
 
 class FitSettings(ChannelSettings):
@@ -45,13 +78,21 @@ class FitSettings(ChannelSettings):
     unfreeze_at_epoch: int | None = Field(
         default=None, ge=1, description="Epoch, counted from 0, from which frozen blocks learn; default: never."
     )
+    unfreezing: tuple[Unfreezing, ...] = Field(
+        default=(), description="What of the encoder learns from which epoch on, in more than two steps."
+    )
     final_rate: float = Field(default=0.01, ge=0, le=1, description="Last learning rate as part of it.")
     weight_decay: float = Field(default=1e-4, ge=0)
     warmup_epochs: float = Field(default=1, ge=0, description="Linear rise of the learning rate.")
+    warmup_steps: int | None = Field(
+        default=None, ge=0, description="Steps of that rise; default: as warmup_epochs says."
+    )
+    views: tuple[View, ...] = Field(default=(), description="Patches from which epoch on; default: patch_px always.")
     gradient_clip: float = Field(default=0.0, ge=0, description="Largest gradient norm; 0: any.")
     seed: int = Field(default=0, ge=0)
     precision: Literal["float32", "bfloat16"] = "float32"
     patience: int = Field(default=10, ge=1, description="Validations without a better score before stopping.")
+    min_gain: float = Field(default=MIN_GAIN, ge=0, description="What a score must rise by to count as better.")
     validate_every: int = Field(default=2, ge=1, description="Epochs between validations.")
     device: str = Field(default="cpu", description="cpu, cuda, cuda:N or auto.")
     threads: int = Field(default=0, ge=0, description="CPU threads of torch; 0: its own choice.")
@@ -61,8 +102,22 @@ class FitSettings(ChannelSettings):
     )
     augmentation: AugmentationSettings = AugmentationSettings()
 
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values; what later releases added is left out where it says nothing, so that digests stay."""
+        values = super().as_dict()
+        return {key: value for key, value in values.items() if key not in _ADDED or getattr(self, key) != _ADDED[key]}
+
     @model_validator(mode="after")
     def _something_to_unfreeze(self) -> Self:
         if self.unfreeze_at_epoch is not None and self.freeze_encoder_blocks == 0:
             raise ValueError("unfreeze_at_epoch has nothing to unfreeze: freeze_encoder_blocks is 0")
+        if self.unfreezing and self.freeze_encoder_blocks != 0:
+            raise ValueError("expected unfreezing or freeze_encoder_blocks, got both")
+        for name, steps in (("unfreezing", self.unfreezing), ("views", self.views)):
+            epochs = [step.from_epoch for step in steps]
+            if epochs and (epochs[0] != 0 or any(late <= early for early, late in pairwise(epochs))):
+                raise ValueError(f"{name}: expected from_epoch 0 first and then later ones, got {epochs}")
         return self
+
+
+_ADDED: Final[dict[str, Any]] = {"unfreezing": (), "warmup_steps": None, "views": (), "min_gain": MIN_GAIN}

@@ -10,7 +10,8 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from fintune_xr.finetune.schedules import parameter_groups, warmup_cosine
+from fintune_xr.finetune.progress import LOSS
+from fintune_xr.finetune.schedules import parameter_groups, rate_factors
 from fintune_xr.finetune.trainable import Trainable
 from fintune_xr.seeds import stream
 
@@ -23,6 +24,7 @@ class NetworkTraining(LightningModule):  # type: ignore[misc]
         self.network = model.network
         self.settings = model.settings
         self._encoder = model.encoder
+        self._undecayed = model.undecayed
         self._objective = model.objective
         self._steps_per_epoch = n_batches // model.settings.accumulate_batches
 
@@ -32,8 +34,10 @@ class NetworkTraining(LightningModule):  # type: ignore[misc]
         drawn = stream(self.settings.seed, "step", self.current_epoch, index).integers(2**63)
         torch.manual_seed(int(drawn))
         patches, target = batch
-        loss = self._objective.loss(self.network(patches), target)
-        self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(patches))
+        found = self._objective.loss(self.network(patches), target)
+        loss, parts = (found, {}) if isinstance(found, torch.Tensor) else found
+        for name, value in {LOSS: loss, **{f"{LOSS}_{part}": value for part, value in parts.items()}}.items():
+            self.log(name, value, on_step=False, on_epoch=True, batch_size=len(patches))
         return loss
 
     def configure_optimizers(self) -> Any:
@@ -45,14 +49,11 @@ class NetworkTraining(LightningModule):  # type: ignore[misc]
             learning_rate=settings.learning_rate,
             encoder_learning_rate=settings.encoder_learning_rate or settings.learning_rate,
             weight_decay=settings.weight_decay,
+            undecayed=self._undecayed,
         )
         optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate)
-        factor = warmup_cosine(
-            settings.epochs * self._steps_per_epoch,
-            n_warmup=round(settings.warmup_epochs * self._steps_per_epoch),
-            final=settings.final_rate,
-        )
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        factors = rate_factors(settings, groups, self._steps_per_epoch)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import torch
 
-from fintune_xr.finetune.encoders import Encoder, frozen_blocks
+from fintune_xr.finetune.encoders import Encoder, check_freezing
 from fintune_xr.finetune.objective import Objective
 from fintune_xr.finetune.settings import FitSettings
 from fintune_xr.models.channels import ChannelChoice
@@ -23,7 +23,10 @@ class Applied(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Trainable:
-    """A network in float32 with the objective that it learns by, what applies it while it does, and its way to disk."""
+    """A network in float32 with the objective that it learns by, what applies it while it does, and its way to disk.
+
+    `undecayed` are weights of several dims that do not decay.
+    """
 
     settings: FitSettings
     network: torch.nn.Module
@@ -31,10 +34,11 @@ class Trainable:
     applied: Applied
     objective: Objective
     save: Callable[[Path], None]
+    undecayed: tuple[torch.nn.Parameter, ...] = ()
 
     def __post_init__(self) -> None:
         # A number of blocks that the encoder lacks is found before anything is prepared.
-        frozen_blocks(self.settings, len(self.encoder.blocks), epoch=0)
+        check_freezing(self.settings, self.encoder)
 
     @property
     def choice(self) -> ChannelChoice:

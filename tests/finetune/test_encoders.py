@@ -157,7 +157,8 @@ def test_frozen_blocks_learn_from_the_epoch_on(start: Checkpoint, tmp_path: Path
 @pytest.mark.parametrize(("frozen", "epoch", "expected"), [(0, 9, 0), (2, 0, 2), (2, 3, 2), (2, 4, 0), ("all", 3, 5)])
 def test_the_epoch_says_what_is_frozen(frozen: int | str, epoch: int, expected: int) -> None:
     settings = TrainSettings(freeze_encoder_blocks=frozen, unfreeze_at_epoch=4 if frozen else None)
-    assert frozen_blocks(settings, 5, epoch) == expected
+    encoder = Encoder(tuple(torch.nn.Linear(1, 1) for _ in range(5)))
+    assert frozen_blocks(settings, encoder, epoch) == expected
 
 
 def test_norm_layers_at_rest_do_not_follow_the_data() -> None:

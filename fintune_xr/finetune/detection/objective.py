@@ -17,7 +17,7 @@ from fintune_xr.finetune.dense_losses import combined_loss, cross_entropy
 from fintune_xr.finetune.detection.settings import UnetTrainSettings
 from fintune_xr.finetune.detection.tiles import ParticleTiles, Target
 from fintune_xr.finetune.objective import Measure, Validation
-from fintune_xr.finetune.patches import PreparedTile
+from fintune_xr.finetune.patches import PreparedTile, Recipe
 from fintune_xr.metrics.detection import Found, match_points, threshold_curve
 from fintune_xr.metrics.pixels import pixel_auc, pixel_histogram
 from fintune_xr.models.particle_unet.adapter import UnetDetector, probability
@@ -46,7 +46,7 @@ class ParticleObjective:
 
     score = PARTICLE_F1
     measures = (PARTICLE_F1, PIXEL_AUC)
-    cut = staticmethod(cut_labels)
+    recipe = Recipe(cut=cut_labels)
 
     def __init__(self, settings: UnetTrainSettings, detector: UnetDetector) -> None:
         self.settings = settings

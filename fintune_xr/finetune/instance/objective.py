@@ -7,13 +7,12 @@ from typing import Any, Final
 
 import torch
 
-from fintune_xr.finetune.augmentation import cut_patch
 from fintune_xr.finetune.instance.loss import flow_loss
 from fintune_xr.finetune.instance.settings import TrainSettings
 from fintune_xr.finetune.instance.tiles import AnnotatedTiles, prepare
 from fintune_xr.finetune.instance.validation import require_cells, validate
 from fintune_xr.finetune.objective import Measure, Validation
-from fintune_xr.finetune.patches import PreparedTile
+from fintune_xr.finetune.patches import PreparedTile, Recipe
 from fintune_xr.models.flows.segmenter import FlowSegmenter
 
 AP50: Final = "ap50"
@@ -25,7 +24,7 @@ class FlowObjective:
 
     score = AP50
     measures = (UNEXPLAINED, AP50)
-    cut = staticmethod(cut_patch)
+    recipe = Recipe()
 
     def __init__(self, settings: TrainSettings, segmenter: FlowSegmenter) -> None:
         self.settings = settings

@@ -23,7 +23,7 @@ from fintune_xr.finetune.detection.settings import UnetTrainSettings
 from fintune_xr.finetune.detection.tiles import ParticleTiles, PseudoLabels
 from fintune_xr.finetune.engine import train as fit
 from fintune_xr.finetune.instance.settings import TrainSettings
-from fintune_xr.finetune.patches import PatchDataset
+from fintune_xr.finetune.patches import PatchDataset, Recipe
 from fintune_xr.finetune.progress import EpochRecord
 from fintune_xr.finetune.settings import AugmentationSettings
 from fintune_xr.models.checkpoints import Checkpoint
@@ -190,7 +190,7 @@ def test_without_augmentation_patches_are_copies(tmp_path: Path) -> None:
     from fintune_xr.finetune.patches import PreparedTile
 
     tile = PreparedTile("a", tmp_path / "i.npy", tmp_path / "t.npy")
-    image, target = PatchDataset([tile], settings, cut=cut_labels)[(0, 0)]
+    image, target = PatchDataset([tile], settings, recipe=Recipe(cut=cut_labels))[(0, 0)]
     planes, labels = tile.open()
     places = [
         (y, x) for y in range(33) for x in range(33) if np.allclose(planes[:, y : y + 64, x : x + 64], image, atol=1e-4)
