@@ -254,7 +254,7 @@ def test_a_state_is_never_half_written(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_training_that_had_stopped_early_does_not_go_on(
     start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fintune_xr.finetune.progress.Tally.count", lambda tally, epoch, _: _count(tally, epoch))
+    monkeypatch.setattr("fintune_xr.finetune.progress.Tally.count", lambda tally, epoch, _, **__: _count(tally, epoch))
     settings = SETTINGS.model_copy(update={"patience": 2, "epochs": 9, "validate_every": 1})
     write = WholeFiles.save_checkpoint
 
