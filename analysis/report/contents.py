@@ -1,17 +1,15 @@
-"""What a report is made of: stored datasets going in, sections of tables and pictures coming out."""
+"""What a report is made of: sections of tables, pictures and notes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import pandas as pd
-import xarray as xr
 from matplotlib.figure import Figure
 
 from fintune_xr import names as n
-from fintune_xr.analysis.report.detection.contents import ParticleContents
 from fintune_xr.analysis.report.numbers import Format, shown
 
 _HEADERS: Final = {
@@ -46,63 +44,12 @@ class Study:
 class Stale:
     """A stored result that is left out, because what it rests on is no longer what the store holds.
 
-    `sections` are the keys of those in which it would stand, `command` is what makes it anew.
+    `command` is what makes it anew.
     """
 
-    sections: tuple[str, ...]
     what: str
     reason: str
     command: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReportContents:
-    """Everything a report may show. A part that is None appears as the command that would make it.
-
-    `remark` is what readers must know before all numbers.
-    `images` has the coordinates of IMAGES along tile (its pixels are not read); `annotated_tiles` are the
-    ids of the tiles with an annotation; `quarantine` follows QUARANTINE. `examples` holds a few tiles:
-    image (tile, channel, y, x), mask (run, tile, y, x), annotated (tile, y, x), with the coordinates of
-    IMAGES. `scores` comes from `scores_by_donor_bootstrap` with dims run and threshold,
-    `scores_by_marker` has the dim marker as well, `n_scored_donors` says of how many donors both are, 0 unknown,
-    `scored_part` of which part of the split; `baseline` is the run that others are compared to;
-    `published` is (model, metric). `analysis` follows ANALYSIS, `clinical` CLINICAL (for the direction of
-    outcomes), `bootstrap` BOOTSTRAP; `stability` and `comparisons` come from `comparison.summarise` and
-    `comparison.compare_runs`. `rho_if_lost` has low and high (run, marker, outcome): rho if every cell of
-    the quarantined tiles were negative, or positive. `positivity` follows POSITIVITY, by run, with
-    `marker` along tile; `ratio_by_rule` is (run, rule, donor, marker), `rho_by_rule` (run, rule, marker,
-    outcome), `active_rules` the rule of each run behind `analysis`. `provenance` holds the stored record
-    of each run. With `particles` the report is that of an EM cohort: about them, and about no cells. `stale` names
-    what the store holds and the report leaves out.
-    """
-
-    title: str
-    subtitle: str = ""
-    remark: str = ""
-    images: xr.Dataset | None = None
-    annotated_tiles: tuple[str, ...] = ()
-    quarantine: xr.Dataset | None = None
-    examples: xr.Dataset | None = None
-    scores: xr.Dataset | None = None
-    scores_by_marker: xr.Dataset | None = None
-    n_scored_donors: int = 0
-    scored_part: str = ""
-    baseline: str = ""
-    published: xr.DataArray | None = None
-    studies: tuple[Study, ...] = ()
-    analysis: xr.Dataset | None = None
-    clinical: xr.Dataset | None = None
-    bootstrap: xr.Dataset | None = None
-    stability: xr.Dataset | None = None
-    comparisons: tuple[xr.Dataset, ...] = ()
-    rho_if_lost: xr.Dataset | None = None
-    positivity: Mapping[str, xr.Dataset] = field(default_factory=dict)
-    ratio_by_rule: xr.DataArray | None = None
-    rho_by_rule: xr.DataArray | None = None
-    active_rules: Mapping[str, str] = field(default_factory=dict)
-    provenance: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    particles: ParticleContents | None = None
-    stale: tuple[Stale, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,9 +128,14 @@ Part = Table | Picture | Note
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One section of the report; without parts it names the `command` that fills it."""
+    """One section of the report; without parts it names the `command` that fills it.
+
+    `findings` are what the summary says of it, `stale` what would stand in it and is left out.
+    """
 
     key: str
     title: str
     parts: tuple[Part, ...] = ()
     command: str = ""
+    findings: tuple[Note, ...] = ()
+    stale: tuple[Stale, ...] = ()

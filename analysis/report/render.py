@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -10,59 +10,16 @@ from typing import Final
 import jinja2
 import pandas as pd
 
-from fintune_xr.analysis.report.contents import Note, ReportContents, Section, Stale, Table
-from fintune_xr.analysis.report.detection.sections import (
-    particle_notes,
-    picks_section,
-    picture_section,
-    stages_section,
-)
-from fintune_xr.analysis.report.instance.scores import (
-    score_notes,
-    segmentation_section,
-    study_sections,
-    study_verdicts,
-    verdicts,
-)
-from fintune_xr.analysis.report.sections.associations import (
-    association_section,
-    bootstrap_section,
-    comparison_section,
-    findings,
-    ratio_section,
-)
-from fintune_xr.analysis.report.sections.cohort import (
-    cohort_section,
-    cohort_sentence,
-    examples_section,
-    provenance_section,
-    quarantine_section,
-)
-from fintune_xr.analysis.report.sections.positivity import positivity_section
+from fintune_xr.analysis.report.contents import Note, Section, Stale, Table
 
 _TEMPLATE: Final = "report.html.jinja"
 
 
-def render_report(contents: ReportContents) -> str:
+def page_of(title: str, subtitle: str, sections: Iterable[Section]) -> str:
     """A complete HTML page that needs no network and no other file.
 
     Every text is escaped; figures are embedded; sections without data name the command that fills them.
     """
-    return _page(contents, report_sections(contents))
-
-
-def report_tables(contents: ReportContents) -> dict[str, pd.DataFrame]:
-    """Every table of the report by its key, unrounded, ready to be written as TSV."""
-    return _tables(_data_sections(contents))
-
-
-def page_and_tables(contents: ReportContents) -> tuple[str, dict[str, pd.DataFrame]]:
-    """Both at once: figures, which take most of the time, are drawn once."""
-    sections = report_sections(contents)
-    return _page(contents, sections), _tables(sections)
-
-
-def _page(contents: ReportContents, sections: Iterable[Section]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -71,56 +28,33 @@ def _page(contents: ReportContents, sections: Iterable[Section]) -> str:
         lstrip_blocks=True,
     )
     template = environment.get_template(_TEMPLATE)
-    return template.render(title=contents.title, subtitle=contents.subtitle, sections=list(sections))
+    return template.render(title=title, subtitle=subtitle, sections=list(sections))
 
 
-def _tables(sections: Iterable[Section]) -> dict[str, pd.DataFrame]:
+def tables_of(sections: Iterable[Section]) -> dict[str, pd.DataFrame]:
+    """Every table of the sections by its key, unrounded, ready to be written as TSV."""
     parts = (part for section in sections for part in section.parts)
     return {part.key: part.data for part in parts if isinstance(part, Table)}
 
 
-def report_sections(contents: ReportContents) -> list[Section]:
-    """The sections in reading order: first what was found, then what it rests on."""
-    summary = [*score_notes(contents), *verdicts(contents), *study_verdicts(contents), *findings(contents)]
-    if contents.particles is not None:
-        summary = particle_notes(contents.particles)
-    summary += [_out_of_date(one) for one in contents.stale]
-    if not summary:
-        summary = [Note("Nothing has been measured yet. The sections below name the commands that do it.")]
-    if contents.images is not None:
-        summary.insert(0, Note(cohort_sentence(contents.images, contents.annotated_tiles)))
-    if contents.remark:
-        summary.insert(0, Note(contents.remark, "doubtful"))
-    return [Section("summary", "Summary", tuple(summary)), *_data_sections(contents)]
+def with_summary(sections: Sequence[Section], *, foreword: Sequence[Note] = ()) -> list[Section]:
+    """The sections in reading order behind a summary: `foreword`, their findings, and what is out of date.
+
+    Each section begins with what would stand in it and is out of date.
+    """
+    findings = [note for section in sections for note in section.findings]
+    findings += [_out_of_date(one) for one in dict.fromkeys(left_out(sections))]
+    if not findings:
+        findings = [Note("Nothing has been measured yet. The sections below name the commands that do it.")]
+    shown = [replace(one, parts=(*map(_out_of_date, one.stale), *one.parts)) for one in sections]
+    return [Section("summary", "Summary", (*foreword, *findings)), *shown]
 
 
-def _data_sections(contents: ReportContents) -> Iterator[Section]:
-    """The sections with their data; each begins with what would stand in it and is out of date."""
-    for section in _up_to_date_sections(contents):
-        notes = tuple(_out_of_date(one) for one in contents.stale if section.key in one.sections)
-        yield replace(section, parts=(*notes, *section.parts))
+def left_out(sections: Iterable[Section]) -> list[Stale]:
+    """What is out of date, section by section; what would stand in several comes as often."""
+    return [one for section in sections for one in section.stale]
 
 
 def _out_of_date(one: Stale) -> Note:
     reason = one.reason.rstrip(".")
     return Note(f"Out of date, left out: {one.what}, because {reason}. What makes it anew:", "bad", one.command)
-
-
-def _up_to_date_sections(contents: ReportContents) -> Iterator[Section]:
-    yield cohort_section(contents)
-    yield quarantine_section(contents)
-    if contents.particles is not None:
-        yield picture_section(contents.particles)
-        yield picks_section(contents.particles)
-        yield stages_section(contents.particles)
-        yield provenance_section(contents)
-        return
-    yield examples_section(contents)
-    yield segmentation_section(contents)
-    yield from study_sections(contents)
-    yield positivity_section(contents)
-    yield ratio_section(contents)
-    yield association_section(contents)
-    yield bootstrap_section(contents)
-    yield comparison_section(contents)
-    yield provenance_section(contents)

@@ -26,9 +26,10 @@ from fintune_xr.store.zarr_io.groups import subgroups
 from fintune_xr.text import texts
 
 
-def stored_studies(cohort: Cohort) -> tuple[Study | Stale, ...]:
-    """Every study of the store, by kind and name; those that are out of date are named and not shown."""
-    return (*_benchmark(cohort), *_budget(cohort), *_gates(cohort), *_sweeps(cohort))
+def stored_studies(cohort: Cohort) -> dict[str, tuple[Study | Stale, ...]]:
+    """Every study of the store, by its section and name; those that are out of date are named and not shown."""
+    readers = {"benchmark": _benchmark, n.BUDGET: _budget, "gate": _gates, n.SWEEP: _sweeps}
+    return {key: tuple(read(cohort)) for key, read in readers.items()}
 
 
 def _benchmark(cohort: Cohort) -> Iterator[Study | Stale]:
@@ -38,7 +39,7 @@ def _benchmark(cohort: Cohort) -> Iterator[Study | Stale]:
     reason = doubt(cohort, found, tiles_in(cohort, n.VAL, n.TEST))
     if reason:
         command = f"fintune-xr benchmark STORE --model {found.attrs['provenance']['model']} prefix=NEW-"
-        yield Stale(("benchmark",), f"the ways to train, {BENCHMARK_PATH}", reason, command)
+        yield Stale(f"the ways to train, {BENCHMARK_PATH}", reason, command)
         return
     published = bool(STUDY_MARKERS & set(texts(found[n.MARKER])))
     yield benchmark_study(found, gallery=benchmark_gallery(cohort, found), beside_published=published)
@@ -51,7 +52,7 @@ def _gates(cohort: Cohort) -> Iterator[Study | Stale]:
             run, part = found.attrs[n.RUN], found.attrs["provenance"]["split"]
             reason = _gate_doubt(cohort, found, run, part)
             command = f"fintune-xr gate STORE --run {run} --split {part}"
-            yield Stale(("gate",), f"the gates of run {run}", reason, command) if reason else gate_study(found)
+            yield Stale(f"the gates of run {run}", reason, command) if reason else gate_study(found)
 
 
 def _gate_doubt(cohort: Cohort, found: xr.Dataset, run: str, part: str) -> str:
@@ -71,7 +72,7 @@ def _sweeps(cohort: Cohort) -> Iterator[Study | Stale]:
     found = cohort.metrics(n.SWEEP)
     reason = _sweep_doubt(cohort, found.attrs[IDENTITY])
     command = "fintune-xr sweep STORE --model WEIGHTS --restart"
-    yield Stale((n.SWEEP,), "the SAM sweep", reason, command) if reason else sweep_study(found)
+    yield Stale("the SAM sweep", reason, command) if reason else sweep_study(found)
 
 
 def _sweep_doubt(cohort: Cohort, identity: Mapping[str, Any]) -> str:
@@ -91,4 +92,4 @@ def _budget(cohort: Cohort) -> Iterator[Study | Stale]:
     found = cohort.read(GROUP_PATH)
     reason = truth_doubt(cohort, found.attrs[IDENTITY], tiles_in(cohort, *n.SPLITS))
     command = f"fintune-xr budget STORE --model {found.attrs['provenance']['model']} --no-skip-existing"
-    yield Stale((n.BUDGET,), "the label budget", reason, command) if reason else budget_study(found)
+    yield Stale("the label budget", reason, command) if reason else budget_study(found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,11 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from fintune_xr import names as n
-from fintune_xr.analysis.report.contents import ReportContents, Study
-from fintune_xr.analysis.report.render import render_report
+from fintune_xr.analysis.report.contents import Section, Study, Table
+from fintune_xr.analysis.report.render import left_out, page_of, with_summary
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.pipelines.report import stored_studies as studies
-from fintune_xr.pipelines.report.report import report, report_contents
+from fintune_xr.pipelines.report.report import report, report_sections
 from fintune_xr.pipelines.steps.annotate import annotate
 from fintune_xr.pipelines.steps.associate import associate
 from fintune_xr.pipelines.steps.bootstrap import bootstrap
@@ -143,16 +143,25 @@ CHANGES: list[tuple[Callable[[Cohort], None], set[str], str]] = [
 ]
 
 
-def _left_out(contents: ReportContents) -> set[str]:
-    return {key for one in contents.stale for key in one.sections} & EVERYTHING
+def _left_out(sections: Sequence[Section]) -> set[str]:
+    return {one.key for one in sections if one.stale} & EVERYTHING
+
+
+def _shown(sections: Sequence[Section]) -> set[str]:
+    """Keys of the sections that hold a table."""
+    return {one.key for one in sections if any(isinstance(part, Table) for part in one.parts)}
+
+
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Figures are not what this is about, and take longest.
+    monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)
 
 
 def test_what_is_current_is_shown(cohort: Cohort) -> None:
-    contents = report_contents(cohort)
-    assert contents.stale == ()
-    assert {study.key for study in contents.studies} == {"gate", "benchmark", "budget", "sweep"}
-    assert contents.scores is not None
-    assert contents.stability is not None
+    sections = report_sections(cohort)
+    assert left_out(sections) == []
+    assert {"gate", "benchmark", "budget", "sweep", "segmentation", "associations", "bootstrap"} <= _shown(sections)
 
 
 @pytest.mark.parametrize(("change", "stale", "reason"), CHANGES)
@@ -160,24 +169,20 @@ def test_what_is_not_is_named_with_the_reason_and_left_out(
     cohort: Cohort, change: Callable[[Cohort], None], stale: set[str], reason: str
 ) -> None:
     change(cohort)
-    contents = report_contents(cohort)
+    sections = report_sections(cohort)
     # A split that is drawn anew may give the drawn tiles of the sweep the same part again.
-    assert _left_out(contents) - {"sweep"} == stale - {"sweep"}
-    assert any(reason in one.reason for one in contents.stale)
-    assert (contents.scores is None) == ("segmentation" in stale)
-    assert (contents.analysis is None) == (contents.bootstrap is None) == ("associations" in stale)
-    assert not {study.key for study in contents.studies} & stale
-    page = render_report(ReportContents(title="Only what is stale", stale=contents.stale))
-    for one in contents.stale:
-        assert page.count(f"Out of date, left out: {one.what}") == 1 + len(one.sections)
-        assert page.count(f"<code>{one.command}</code>") >= 1 + len(one.sections)
+    assert _left_out(sections) - {"sweep"} == stale - {"sweep"}
+    assert any(reason in one.reason for one in left_out(sections))
+    assert not _shown(sections) & (stale - {"sweep"})
+    assert EVERYTHING - stale - {"sweep"} <= _shown(sections)
+    page = page_of("Stale", "", with_summary(sections))
+    for one in set(left_out(sections)):
+        wherever = sum(one in section.stale for section in sections)
+        assert page.count(f"Out of date, left out: {one.what}") == 1 + wherever
+        assert page.count(f"<code>{one.command}</code>") >= 1 + wherever
 
 
-def test_the_command_makes_it_anew_and_old_tables_do_not_stay(
-    cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Figures are not what this is about, and take longest.
-    monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)
+def test_the_command_makes_it_anew_and_old_tables_do_not_stay(cohort: Cohort, tmp_path: Path) -> None:
     page, tables = tmp_path / "r.html", tmp_path / "r_tables"
     report(cohort.url, out=page)
     assert (tables / "scores.tsv").is_file()
@@ -197,26 +202,27 @@ def test_the_command_makes_it_anew_and_old_tables_do_not_stay(
 def test_a_hybrid_of_masks_that_were_made_anew_is_named(cohort: Cohort) -> None:
     associate(cohort.url, clinical=Path(cohort.url).with_name("clinical.csv"), outcomes=("nft",), runs=("mixed",))
     evaluate(cohort.url, runs=("mixed",), resamples=5)
-    assert _left_out(report_contents(cohort)) == {"bootstrap"}
+    assert _left_out(report_sections(cohort)) == {"bootstrap"}
     for run in ("cells", "other"):
         infer(cohort.url, run=run, model="threshold", overrides=("model.sigma_px=2",), restart=True)
-    reasons = [one.reason for one in report_contents(cohort).stale]
+    reasons = [one.reason for one in set(left_out(report_sections(cohort)))]
     assert sum("run mixed holds masks of run" in reason for reason in reasons) == 2
 
 
 def test_resamples_of_other_outcomes_are_left_out(cohort: Cohort) -> None:
     associate(cohort.url, clinical=Path(cohort.url).with_name("clinical.csv"), outcomes=("gpath",))
-    contents = report_contents(cohort)
-    (one,) = [one for one in contents.stale if "bootstrap" in one.sections]
-    assert (one.reason, one.sections) == ("they were drawn from other counts or outcomes", ("bootstrap", "comparison"))
-    assert contents.analysis is not None
+    sections = report_sections(cohort)
+    (one,) = {one for section in sections if section.key == "bootstrap" for one in section.stale}
+    assert one.reason == "they were drawn from other counts or outcomes"
+    assert [section.key for section in sections if one in section.stale] == ["bootstrap", "comparison"]
+    assert "associations" in _shown(sections)
 
 
 def test_scores_that_do_not_say_what_they_rest_on_are_left_out(cohort: Cohort) -> None:
     stored = cohort.metrics(n.TEST).load()
     kept: dict[str, Any] = {key: value for key, value in stored.attrs.items() if key != RESTS_ON}
     cohort.write(f"{n.METRICS}/{n.TEST}", stored.drop_attrs(deep=False).assign_attrs(kept))
-    (one,) = report_contents(cohort).stale
+    (one,) = left_out(report_sections(cohort))
     assert "without a record of what they rest on" in one.reason
 
 

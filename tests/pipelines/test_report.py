@@ -14,10 +14,26 @@ import xarray as xr
 from fintune_xr import names as n
 from fintune_xr.analysis import comparison, outcomes
 from fintune_xr.analysis.report import numbers
-from fintune_xr.analysis.report.contents import Note, ReportContents, Study, Table
-from fintune_xr.analysis.report.instance.scores import verdicts
-from fintune_xr.analysis.report.render import render_report, report_sections, report_tables
-from fintune_xr.analysis.report.sections.associations import association_table, findings
+from fintune_xr.analysis.report.contents import Note, Section, Study, Table
+from fintune_xr.analysis.report.instance.scores import RunScores, segmentation_section, study_sections, verdicts
+from fintune_xr.analysis.report.render import page_of, tables_of, with_summary
+from fintune_xr.analysis.report.sections.associations import (
+    association_section,
+    association_table,
+    bootstrap_section,
+    comparison_section,
+    findings,
+    ratio_section,
+)
+from fintune_xr.analysis.report.sections.cohort import (
+    cohort_section,
+    cohort_sentence,
+    examples_section,
+    provenance_section,
+    quarantine_section,
+)
+from fintune_xr.analysis.report.sections.positivity import positivity_section
+from fintune_xr.analysis.report.sections.statistics import Statistics
 from fintune_xr.metrics.intervals import instance_scores, scores_by_donor_bootstrap
 from fintune_xr.seeds import stream
 
@@ -89,30 +105,59 @@ def _examples() -> xr.Dataset:
     return examples.assign_coords(coords)
 
 
+OF_DONORS = (positivity_section, ratio_section, association_section, bootstrap_section, comparison_section)
+SCORES = RunScores(scores=_scores(), baseline="base")
+
+
 @pytest.fixture(scope="module")
-def contents() -> ReportContents:
+def statistics() -> Statistics:
     bootstrap, analysis = _bootstrap(), _analysis()
-    quarantine = {"path": ["a/b.tif"], n.DONOR: [DONORS[3]], n.MARKER: ["GFAP"], n.REASON: ["truncated & <b>"]}
     direction = [outcomes.outcome(name).direction for name in OUTCOMES]
     by_rule = analysis[n.RATIO].expand_dims({n.RULE: ["otsu", "mixture"]})
-    return ReportContents(
-        title="A <cohort> & more", subtitle="Store", images=_images(), annotated_tiles=("t0", "t1"),
-        quarantine=xr.Dataset({name: (n.ITEM, values) for name, values in quarantine.items()}),
-        examples=_examples(), scores=_scores(), baseline="base",
-        studies=(Study("budget", "Five budgets.", pd.DataFrame({"budget": [2, 5], "score": [0.1, 0.2]})),),
+    return Statistics(
         analysis=analysis, bootstrap=bootstrap, stability=comparison.summarise(bootstrap),
         comparisons=(comparison.compare_runs(bootstrap, baseline="base", other="tuned"),),
         clinical=xr.Dataset(coords={n.OUTCOME: OUTCOMES, n.DIRECTION: (n.OUTCOME, direction)}),
         rho_if_lost=xr.Dataset({"low": analysis[n.RHO] - 0.1, "high": analysis[n.RHO]}),
         positivity={"tuned": _positivity()}, ratio_by_rule=by_rule.transpose(n.RUN, n.RULE, ...),
         rho_by_rule=analysis[n.RHO].expand_dims({n.RULE: ["otsu", "mixture"]}), active_rules={"tuned": "otsu"},
-        provenance={"tuned": {"model": "flow_unet", "settings": {"diameter": 20}, "packages": {"numpy": "2"}}},
     )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def page(contents: ReportContents) -> str:
-    return render_report(contents)
+def sections(statistics: Statistics) -> tuple[Section, ...]:
+    quarantine = {"path": ["a/b.tif"], n.DONOR: [DONORS[3]], n.MARKER: ["GFAP"], n.REASON: ["truncated & <b>"]}
+    study = Study("budget", "Five budgets.", pd.DataFrame({"budget": [2, 5], "score": [0.1, 0.2]}))
+    return (
+        cohort_section(_images(), ("t0", "t1")),
+        quarantine_section(xr.Dataset({name: (n.ITEM, values) for name, values in quarantine.items()})),
+        examples_section(_examples()),
+        segmentation_section(SCORES),
+        *study_sections({"budget": (study,)}),
+        *(section(statistics) for section in OF_DONORS),
+        provenance_section({"tuned": {"model": "flow_unet", "settings": {"diameter": 20}, "packages": {"numpy": "2"}}}),
+    )
+
+
+EMPTY = (
+    cohort_section(None),
+    quarantine_section(None),
+    examples_section(None),
+    segmentation_section(RunScores()),
+    *study_sections({}),
+    *(section(Statistics()) for section in OF_DONORS),
+    provenance_section({}),
+)
+
+
+def _page_of(sections: tuple[Section, ...]) -> str:
+    foreword = [Note(cohort_sentence(_images(), ("t0", "t1")))]
+    return page_of("A <cohort> & more", "Store", with_summary(sections, foreword=foreword))
+
+
+@pytest.fixture(scope="module")
+def page(sections: tuple[Section, ...]) -> str:
+    return _page_of(sections)
 
 
 class _Outline(html.parser.HTMLParser):
@@ -161,9 +206,9 @@ def test_page_needs_nothing_else(page: str) -> None:
     assert not re.search(r"url\(|@import|https?://(?!www\.w3\.org)", page)
 
 
-def test_contents_list_leads_to_every_section(page: str, contents: ReportContents) -> None:
+def test_contents_list_leads_to_every_section(page: str, sections: tuple[Section, ...]) -> None:
     outline = _outline(page)
-    for section in report_sections(contents):
+    for section in with_summary(sections):
         assert f"#{section.key}" in outline.addresses
         assert section.key in outline.ids
 
@@ -181,21 +226,29 @@ def test_every_picture_has_words_for_it(page: str) -> None:
 
 
 def test_an_empty_report_names_the_command_of_every_section() -> None:
-    page = render_report(ReportContents(title="Empty"))
+    page = page_of("Empty", "", with_summary(EMPTY))
     for verb in ("ingest", "infer", "evaluate", "budget", "gate", "sweep", "positivity", "associate", "bootstrap"):
         assert f"<code>fintune-xr {verb} " in page
     assert "<img" not in page
-    assert report_tables(ReportContents(title="Empty")) == {}
+    assert tables_of(EMPTY) == {}
 
 
-def test_the_same_contents_give_the_same_page(contents: ReportContents, page: str) -> None:
-    assert render_report(contents) == page
+def test_the_same_sections_give_the_same_page(sections: tuple[Section, ...], page: str) -> None:
+    assert _page_of(sections) == page
 
 
-def test_tables_hold_the_stored_numbers_unrounded(contents: ReportContents) -> None:
-    tables = report_tables(contents)
-    assert contents.analysis is not None
-    stored = contents.analysis
+def test_the_summary_is_what_the_sections_found_in_their_order(sections: tuple[Section, ...]) -> None:
+    summary = with_summary(sections)[0]
+    assert [note.text.split(" ")[0] for note in summary.parts if isinstance(note, Note)][:2] == ["Did", "3"]
+    nothing = with_summary(EMPTY)[0]
+    assert [part.text for part in nothing.parts if isinstance(part, Note)] == [
+        "Nothing has been measured yet. The sections below name the commands that do it."
+    ]
+
+
+def test_tables_hold_the_stored_numbers_unrounded(sections: tuple[Section, ...]) -> None:
+    tables = tables_of(sections)
+    stored = _analysis()
     for row in tables["associations"].to_dict("records"):
         found = stored.sel({n.RUN: row[n.RUN], n.MARKER: row[n.MARKER], n.OUTCOME: row[n.OUTCOME]})
         np.testing.assert_equal(row[n.RHO], float(found[n.RHO]))
@@ -203,21 +256,21 @@ def test_tables_hold_the_stored_numbers_unrounded(contents: ReportContents) -> N
     for row in tables["ratios"].to_dict("records"):
         found = stored.sel({n.RUN: row[n.RUN], n.DONOR: row[n.DONOR], n.MARKER: row[n.MARKER]})
         assert row[n.RATIO] == float(found[n.RATIO])
-    assert contents.scores is not None
+    assert SCORES.scores is not None
     first = tables["scores"].iloc[0]
     name = "average_precision_image_mean"
-    assert first[name] == float(contents.scores[name].sel({n.RUN: "base", n.THRESHOLD: 0.5}))
+    assert first[name] == float(SCORES.scores[name].sel({n.RUN: "base", n.THRESHOLD: 0.5}))
 
 
-def test_tables_survive_a_round_trip_through_tsv(contents: ReportContents) -> None:
-    for table in report_tables(contents).values():
+def test_tables_survive_a_round_trip_through_tsv(sections: tuple[Section, ...]) -> None:
+    for table in tables_of(sections).values():
         again = pd.read_csv(io.StringIO(table.to_csv(sep="\t", index=False)), sep="\t")
         for name in table.select_dtypes("number"):
             np.testing.assert_array_equal(again[name], table[name])
 
 
-def test_tile_tables_count_tiles_donors_and_annotations(contents: ReportContents) -> None:
-    tables = report_tables(contents)
+def test_tile_tables_count_tiles_donors_and_annotations(sections: tuple[Section, ...]) -> None:
+    tables = tables_of(sections)
     assert tables["tiles_by_donor"]["all"].sum() == 8
     by_split = tables["tiles_by_marker"]
     assert by_split["annotated"].sum() == 2
@@ -234,8 +287,8 @@ def test_associations_begin_with_the_smallest_q_and_end_with_the_missing() -> No
     assert set(table[n.DIRECTION]) == {"not stated"}
 
 
-def test_a_reversed_outcome_is_read_the_right_way_round(contents: ReportContents) -> None:
-    texts = [note.text for note in findings(contents)]
+def test_a_reversed_outcome_is_read_the_right_way_round(statistics: Statistics) -> None:
+    texts = [note.text for note in findings(statistics)]
     assert texts[0] == "3 of 6 associations have q < 0.05."
     (cerad,) = [text for text in texts if "ceradsc" in text]
     assert "falls with ceradsc (higher is better (reversed scale)): more positive cells go with worse" in cerad
@@ -244,54 +297,55 @@ def test_a_reversed_outcome_is_read_the_right_way_round(contents: ReportContents
 def test_nothing_found_is_said_plainly() -> None:
     analysis = _analysis()
     analysis[n.Q] = analysis[n.Q] * 0 + 0.5
-    (note,) = findings(ReportContents(title="x", analysis=analysis))
+    (note,) = findings(Statistics(analysis=analysis))
     assert note.text == "None of 6 associations has q < 0.05."
 
 
-def test_the_verdict_follows_the_interval_of_the_difference(contents: ReportContents) -> None:
-    (better,) = verdicts(contents)
+def test_the_verdict_follows_the_interval_of_the_difference() -> None:
+    (better,) = verdicts(SCORES)
     assert better.tone == "good"
     assert "Did it help? Yes: tuned segments better than base. AP50 +" in better.text
-    (worse,) = verdicts(ReportContents(title="x", scores=contents.scores, baseline="tuned"))
+    (worse,) = verdicts(RunScores(scores=SCORES.scores, baseline="tuned"))
     assert worse.tone == "bad"
-    few = ReportContents(title="x", scores=contents.scores, baseline="base", n_scored_donors=2)
+    few = RunScores(scores=SCORES.scores, baseline="base", n_scored_donors=2)
     (open_,) = verdicts(few)
     assert open_.tone == "doubtful"
     assert "Open: tuned segments better than base on 2 donors, too few to be sure" in open_.text
     same = _counts().isel({n.RUN: [0, 0]}).assign_coords({n.RUN: RUNS})
     donor = xr.DataArray(np.repeat(DONORS, 2), dims=n.TILE)
     scores = scores_by_donor_bootstrap(same, donor, n_resamples=20, seed=1)
-    (unclear,) = verdicts(ReportContents(title="x", scores=scores, baseline="base"))
+    (unclear,) = verdicts(RunScores(scores=scores, baseline="base"))
     assert "Not shown: for tuned the interval contains zero" in unclear.text
 
 
 def test_scores_of_a_single_donor_come_without_intervals() -> None:
-    contents = ReportContents(title="x", scores=instance_scores(_counts(), over=n.TILE), baseline="base")
+    contents = RunScores(scores=instance_scores(_counts(), over=n.TILE), baseline="base")
     assert verdicts(contents) == []
-    table = report_tables(contents)["scores"]
+    section = segmentation_section(contents)
+    table = tables_of([section])["scores"]
     assert table["f1_pooled"].notna().all()
     assert table["f1_pooled_low"].isna().all()
-    assert "<section" in render_report(contents)
+    assert "<section" in page_of("x", "", [section])
 
 
-def test_tiles_without_a_count_are_left_out_of_the_rule_table(contents: ReportContents) -> None:
-    table = report_tables(contents)["positivity"].set_index([n.RULE, n.MARKER])
+def test_tiles_without_a_count_are_left_out_of_the_rule_table(sections: tuple[Section, ...]) -> None:
+    table = tables_of(sections)["positivity"].set_index([n.RULE, n.MARKER])
     assert table.loc[("otsu", "GFAP"), "tiles"] == 4
     assert table.loc[("mixture", "GFAP"), "tiles"] == 3
     assert table.loc[("mixture", "GFAP"), "positive_cells"] == 60
 
 
-def test_bounds_of_quarantine_list_only_what_changes(contents: ReportContents) -> None:
-    assert len(report_tables(contents)["quarantine_sensitivity"]) == 6
+def test_bounds_of_quarantine_list_only_what_changes(sections: tuple[Section, ...]) -> None:
+    assert len(tables_of(sections)["quarantine_sensitivity"]) == 6
     analysis = _analysis()
     same = xr.Dataset({"low": analysis[n.RHO], "high": analysis[n.RHO]})
-    sections = report_sections(ReportContents(title="x", analysis=analysis, rho_if_lost=same))
-    notes = [part.text for section in sections for part in section.parts if isinstance(part, Note)]
+    section = association_section(Statistics(analysis=analysis, rho_if_lost=same))
+    notes = [part.text for part in section.parts if isinstance(part, Note)]
     assert "No correlation would change if the quarantined tiles had been read." in notes
 
 
-def test_provenance_has_a_column_per_run_and_packages_apart(contents: ReportContents) -> None:
-    tables = report_tables(contents)
+def test_provenance_has_a_column_per_run_and_packages_apart(sections: tuple[Section, ...]) -> None:
+    tables = tables_of(sections)
     facts = tables["provenance"].set_index("fact")["tuned"]
     assert facts["settings.diameter"] == "20"
     assert list(tables["packages"]["package"]) == ["numpy"]

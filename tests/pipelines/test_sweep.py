@@ -12,7 +12,7 @@ from segment_anything import SamAutomaticMaskGenerator
 
 from fintune_xr import datasets
 from fintune_xr import names as n
-from fintune_xr.analysis.report.render import render_report, report_tables
+from fintune_xr.analysis.report.render import page_of, tables_of
 from fintune_xr.analysis.report.studies.sweep import GRID, best_setting, sweep_study, sweep_table
 from fintune_xr.errors import CheckpointError, RunBusyError, RunMismatchError, SettingsError
 from fintune_xr.metrics.instance import match_masks
@@ -20,7 +20,7 @@ from fintune_xr.models.registry import resolve_checkpoint
 from fintune_xr.models.sam.adapter import SamSize, composite, empty_sam, load_sam, sam_channels
 from fintune_xr.models.sam.kind import SamSweepSettings
 from fintune_xr.pipelines.cli import app as cli
-from fintune_xr.pipelines.report.report import report_contents
+from fintune_xr.pipelines.report.report import report_sections
 from fintune_xr.pipelines.steps.annotate import annotate
 from fintune_xr.pipelines.steps.ingest import ingest
 from fintune_xr.pipelines.steps.split import split
@@ -237,12 +237,11 @@ def test_the_best_setting_comes_first() -> None:
 
 
 def test_the_report_shows_the_sweep(store: Path, swept: xr.Dataset) -> None:
-    contents = report_contents(open_cohort(store))
-    assert [study.key for study in contents.studies] == [n.SWEEP]
-    assert len(report_tables(contents)[n.SWEEP]) == 16
-    page = render_report(contents)
-    assert "reduced_sam" in page
-    assert contents.scores is None, "a sweep is no evaluation of a run"
+    sections = {one.key: one for one in report_sections(open_cohort(store))}
+    assert [key for key in ("benchmark", "budget", "gate", n.SWEEP) if sections[key].parts] == [n.SWEEP]
+    assert len(tables_of(sections.values())[n.SWEEP]) == 16
+    assert "reduced_sam" in page_of("Sweep", "", sections.values())
+    assert not sections["segmentation"].parts, "a sweep is no evaluation of a run"
 
 
 def test_the_verb_prints_the_table_and_the_best(

@@ -11,6 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from fintune_xr.analysis.figures.detection import ShownPicks
+from fintune_xr.analysis.report.contents import Stale
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,17 +26,14 @@ class ExampleMicrograph:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ParticleContents:
-    """What a report of an EM cohort shows besides the cohort itself.
+class PickScores:
+    """Scores that `evaluate` stores, of part `split`, and the attributes of the picks of each run.
 
-    `scores` are those that `evaluate` stores, of part `split`; `facts` the attributes of the picks of each run;
-    `stages` the stored self-trainings by name, with scores (stage, part).
+    `diameter_px` is that of a particle, `stale` what is out of date and left out.
     """
 
     diameter_px: float
-    binning: int = 1
-    examples: tuple[ExampleMicrograph, ...] = ()
     scores: xr.Dataset | None = None
     split: str = ""
     facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    stages: Mapping[str, xr.Dataset] = field(default_factory=dict)
+    stale: tuple[Stale, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -11,8 +12,8 @@ import xarray as xr
 from fintune_xr import names as n
 from fintune_xr.analysis.figures.detection import micrograph_figure, precision_recall_curves, stages_figure
 from fintune_xr.analysis.figures.style import data_uri
-from fintune_xr.analysis.report.contents import Note, Part, Picture, Section, Table
-from fintune_xr.analysis.report.detection.contents import ExampleMicrograph, ParticleContents
+from fintune_xr.analysis.report.contents import Note, Part, Picture, Section, Stale, Table
+from fintune_xr.analysis.report.detection.contents import ExampleMicrograph, PickScores
 from fintune_xr.analysis.report.detection.intervals import RESAMPLED, interval_line
 from fintune_xr.analysis.report.numbers import counted, decimals, with_interval
 from fintune_xr.text import texts
@@ -29,7 +30,7 @@ _STAGE_COLUMNS: Final = ("particle_precision", "particle_recall", "particle_f1",
 _F1: Final = "particle_f1_pooled"
 
 
-def particle_notes(particles: ParticleContents) -> list[Note]:
+def particle_notes(particles: PickScores) -> list[Note]:
     """The best run on the evaluated part, in a sentence."""
     scores = particles.scores
     if scores is None:
@@ -40,26 +41,29 @@ def particle_notes(particles: ParticleContents) -> list[Note]:
     return [Note(f"Particle-level F1 of {best} is {number} on {found} of part {particles.split}.")]
 
 
-def picture_section(particles: ParticleContents) -> Section:
-    """Micrographs with circles around annotated and picked particles."""
-    pictures = tuple(_picture(one, particles.diameter_px) for one in particles.examples)
-    return Section("examples", "Example micrographs", pictures, command="" if pictures else PICK)
+def picture_section(
+    examples: Sequence[ExampleMicrograph], *, diameter_px: float, stale: tuple[Stale, ...] = ()
+) -> Section:
+    """Micrographs with circles of `diameter_px` around annotated and picked particles."""
+    pictures = tuple(_picture(one, diameter_px) for one in examples)
+    return Section("examples", "Example micrographs", pictures, command="" if pictures else PICK, stale=stale)
 
 
-def picks_section(particles: ParticleContents) -> Section:
+def picks_section(particles: PickScores) -> Section:
     """Particle-level scores of every run, with intervals, then pixel-wise ones, and all thresholds."""
     scores = particles.scores
     if scores is None:
-        return Section("picks", "Particles found", command=EVALUATE)
-    return Section("picks", "Particles found", tuple(_score_parts(particles, scores)))
+        return Section("picks", "Particles found", command=EVALUATE, stale=particles.stale)
+    parts = tuple(_score_parts(particles, scores))
+    return Section("picks", "Particles found", parts, findings=tuple(particle_notes(particles)), stale=particles.stale)
 
 
-def stages_section(particles: ParticleContents) -> Section:
-    """Scores of each stage of the self-trainings in the store."""
+def stages_section(stages: Mapping[str, xr.Dataset], *, stale: tuple[Stale, ...] = ()) -> Section:
+    """Scores (stage, part) of the self-trainings in the store, by name."""
     parts: list[Part] = []
-    for name, study in particles.stages.items():
+    for name, study in stages.items():
         parts += _stage_parts(name, study)
-    return Section("selftrain", "Self-training", tuple(parts), command="" if parts else SELFTRAIN)
+    return Section("selftrain", "Self-training", tuple(parts), command="" if parts else SELFTRAIN, stale=stale)
 
 
 def _picture(one: ExampleMicrograph, diameter_px: float) -> Picture:
@@ -68,7 +72,7 @@ def _picture(one: ExampleMicrograph, diameter_px: float) -> Picture:
     return Picture(data_uri(figure, "png", dpi=130), f"{label}: annotated and picked particles", f"{label}.")
 
 
-def _score_parts(particles: ParticleContents, scores: xr.Dataset) -> list[Part]:
+def _score_parts(particles: PickScores, scores: xr.Dataset) -> list[Part]:
     distance, diameter = float(scores.attrs["distance_px"]), particles.diameter_px
     found = counted(scores.sizes[n.TILE], "micrograph", "micrographs")
     about = (
@@ -164,7 +168,7 @@ def _per_micrograph(scores: xr.Dataset) -> Table:
     return Table("particle_scores_by_micrograph", "Particles of each micrograph", frame, code=("micrograph",))
 
 
-def _facts(particles: ParticleContents) -> Table:
+def _facts(particles: PickScores) -> Table:
     rows = []
     for run, facts in particles.facts.items():
         rows.append({

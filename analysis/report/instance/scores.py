@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -13,7 +14,7 @@ import xarray as xr
 from fintune_xr import names as n
 from fintune_xr.analysis.figures.statistics import difference_figure, score_bars_figure, threshold_figure
 from fintune_xr.analysis.figures.style import data_uri
-from fintune_xr.analysis.report.contents import Note, Part, Picture, ReportContents, Section, Study, Table
+from fintune_xr.analysis.report.contents import Note, Part, Picture, Section, Stale, Study, Table
 from fintune_xr.analysis.report.numbers import decimals, with_interval
 from fintune_xr.metrics.counts import AP50, IOU, score_name
 
@@ -37,19 +38,37 @@ STUDIES: Final = {
 }
 
 
-def segmentation_section(contents: ReportContents) -> Section:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunScores:
+    """Scores of the masks of runs.
+
+    `scores` comes from `scores_by_donor_bootstrap` with dims run and threshold, `scores_by_marker` has the dim marker
+    as well, `n_scored_donors` says of how many donors both are, 0 unknown, `scored_part` of which part of the split;
+    `baseline` is the run that others are compared to; `published` is (model, metric).
+    """
+
+    scores: xr.Dataset | None = None
+    scores_by_marker: xr.Dataset | None = None
+    n_scored_donors: int = 0
+    scored_part: str = ""
+    baseline: str = ""
+    published: xr.DataArray | None = None
+
+
+def segmentation_section(contents: RunScores) -> Section:
     """Scores per run, overall and per marker, with intervals, differences to the baseline and a verdict."""
     if contents.scores is None:
         return Section("segmentation", "Segmentation", command=EVALUATE)
     parts = score_parts(contents)
-    if contents.published is not None and not any(study.key == "benchmark" for study in contents.studies):
+    if contents.published is not None:
         caption = "The original study, on its own data: AP50 is an image mean, the others are pooled"
         frame = contents.published.to_pandas().rename_axis("model").reset_index()
         parts.append(Table("published", caption, frame))
-    return Section("segmentation", "Segmentation", tuple(parts))
+    findings = (*score_notes(contents), *verdicts(contents))
+    return Section("segmentation", "Segmentation", tuple(parts), findings=findings)
 
 
-def score_parts(contents: ReportContents, *, prefix: str = "") -> list[Part]:
+def score_parts(contents: RunScores, *, prefix: str = "") -> list[Part]:
     """Verdicts, tables and pictures of `contents.scores`, which is there; keys of tables begin with `prefix`."""
     scores = contents.scores
     if scores is None:
@@ -69,12 +88,16 @@ def score_parts(contents: ReportContents, *, prefix: str = "") -> list[Part]:
     return parts
 
 
-def study_sections(contents: ReportContents) -> list[Section]:
+def study_sections(studies: Mapping[str, Sequence[Study | Stale]]) -> list[Section]:
     """A section for each kind of study, done or not; several of one kind follow one another."""
     sections = []
     for key, (title, command) in STUDIES.items():
-        parts = [part for study in contents.studies if study.key == key for part in _study_parts(study, title)]
-        sections.append(Section(key, title, tuple(parts)) if parts else Section(key, title, command=command))
+        stored = studies.get(key, ())
+        shown = [study for study in stored if isinstance(study, Study)]
+        stale = tuple(study for study in stored if isinstance(study, Stale))
+        parts = [part for study in shown for part in _study_parts(study, title)]
+        findings = tuple(note for study in shown for note in study_verdicts(study))
+        sections.append(Section(key, title, tuple(parts), "" if parts else command, findings, stale))
     return sections
 
 
@@ -92,7 +115,7 @@ def _study_parts(study: Study, title: str) -> list[Part]:
     return [*parts, Table(key, f"{named}: {what}", study.table, formats, page=study.page), *study.more]
 
 
-def score_notes(contents: ReportContents) -> list[Note]:
+def score_notes(contents: RunScores) -> list[Note]:
     """AP50 of each run where there is nothing to compare it to."""
     if contents.scores is None or contents.scores.sizes[n.RUN] > 1:
         return []
@@ -101,7 +124,7 @@ def score_notes(contents: ReportContents) -> list[Note]:
     return [Note(f"AP50 of {at[n.RUN].item()} is {number}, the mean over annotated images.")]
 
 
-def verdicts(contents: ReportContents) -> list[Note]:
+def verdicts(contents: RunScores) -> list[Note]:
     """Whether each run is better than the baseline, by AP50 and the interval of its paired difference."""
     if contents.scores is None or not _has_differences(contents):
         return []
@@ -114,19 +137,19 @@ def verdicts(contents: ReportContents) -> list[Note]:
     ]
 
 
-def study_verdicts(contents: ReportContents) -> list[Note]:
-    """What the studies of the report say with a mark of good, doubtful or bad, each beginning with its study."""
-    parts = ((STUDIES[study.key][0], part) for study in contents.studies for part in study.parts)
-    notes = [(title, part) for title, part in parts if isinstance(part, Note) and part.tone != "plain"]
-    return [replace(note, text=f"{title}. {note.text}") for title, note in notes]
+def study_verdicts(study: Study) -> list[Note]:
+    """What a study says with a mark of good, doubtful or bad, beginning with its title."""
+    title = STUDIES[study.key][0]
+    notes = [part for part in study.parts if isinstance(part, Note) and part.tone != "plain"]
+    return [replace(note, text=f"{title}. {note.text}") for note in notes]
 
 
-def _has_differences(contents: ReportContents) -> bool:
+def _has_differences(contents: RunScores) -> bool:
     scores = contents.scores
     return scores is not None and bool(contents.baseline) and f"{AP50}_{n.DIFFERENCE}" in scores
 
 
-def _verdict(run: str, scores: xr.Dataset, contents: ReportContents, level: str) -> Note:
+def _verdict(run: str, scores: xr.Dataset, contents: RunScores, level: str) -> Note:
     baseline, n_donors = contents.baseline, contents.n_scored_donors
     gain = float(scores[f"{AP50}_{n.DIFFERENCE}"])
     low, high = _ends(scores, f"{AP50}_{n.DIFFERENCE}")
@@ -168,7 +191,7 @@ def _level(scores: xr.Dataset) -> str:
     return f"{100 * (high - low):.0f}\u202f%"
 
 
-def _scores_caption(contents: ReportContents, scores: xr.Dataset) -> str:
+def _scores_caption(contents: RunScores, scores: xr.Dataset) -> str:
     part = f" on the annotated tiles of part {contents.scored_part}" if contents.scored_part else ""
     doubt = f"in brackets the {_level(scores)} interval of a bootstrap over donors"
     if n.QUANTILE not in scores.coords:
@@ -207,7 +230,7 @@ def _positions(scores: xr.Dataset, dims: list[str]) -> list[tuple[dict[str, str]
     return found
 
 
-def _difference_parts(contents: ReportContents, overall: xr.Dataset, *, key: str) -> list[Part]:
+def _difference_parts(contents: RunScores, overall: xr.Dataset, *, key: str) -> list[Part]:
     if not _has_differences(contents) or overall.sizes[n.RUN] < 2:
         return []
     versus = overall.sel({n.REFERENCE: contents.baseline})

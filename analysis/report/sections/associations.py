@@ -14,8 +14,9 @@ from fintune_xr.analysis import comparison, outcomes
 from fintune_xr.analysis.association import MIN_DONORS_FOR_Q
 from fintune_xr.analysis.figures.statistics import SIGNIFICANT, association_figure, bootstrap_figure, ratio_figure
 from fintune_xr.analysis.figures.style import data_uri
-from fintune_xr.analysis.report.contents import Note, Part, Picture, ReportContents, Section, Table
+from fintune_xr.analysis.report.contents import Note, Part, Picture, Section, Table
 from fintune_xr.analysis.report.numbers import Format, decimals, percent, probability, whole, with_interval
+from fintune_xr.analysis.report.sections.statistics import Statistics
 
 ASSOCIATE: Final = "fintune-xr associate STORE --clinical CSV"
 BOOTSTRAP: Final = "fintune-xr bootstrap STORE --resamples 1000"
@@ -25,7 +26,7 @@ _MEDIAN_TEXT: Final = "median [interval]"
 _RMO: Final = (n.RUN, n.MARKER, n.OUTCOME)
 
 
-def ratio_section(contents: ReportContents) -> Section:
+def ratio_section(contents: Statistics) -> Section:
     """The positive ratio of every donor, as a picture and a table."""
     if contents.analysis is None:
         return Section("ratios", "Donor ratios", command=ASSOCIATE)
@@ -43,7 +44,7 @@ def ratio_section(contents: ReportContents) -> Section:
     return Section("ratios", "Donor ratios", (picture, listed))
 
 
-def association_section(contents: ReportContents) -> Section:
+def association_section(contents: Statistics) -> Section:
     """Rho of every ratio and outcome: heat map and a table that begins with the smallest q."""
     if contents.analysis is None:
         return Section("associations", "Association with outcomes", command=ASSOCIATE)
@@ -67,7 +68,7 @@ def association_section(contents: ReportContents) -> Section:
     )  # fmt: skip
     parts: list[Part] = [Note(text), *_reversed_scales(table), picture, listed]
     parts += _lost_parts(contents.analysis, contents.rho_if_lost)
-    return Section("associations", "Association with outcomes", tuple(parts))
+    return Section("associations", "Association with outcomes", tuple(parts), findings=tuple(findings(contents)))
 
 
 def _methods_text(analysis: xr.Dataset) -> str:
@@ -114,7 +115,7 @@ def _page(table: pd.DataFrame) -> pd.DataFrame:
     return table.drop(columns=[n.DIRECTION, n.REASON, n.P_METHOD], errors="ignore").assign(remark=remark)
 
 
-def findings(contents: ReportContents) -> list[Note]:
+def findings(contents: Statistics) -> list[Note]:
     """The associations with q below ALPHA in plain words, or that there are none."""
     if contents.analysis is None:
         return []
@@ -127,7 +128,7 @@ def findings(contents: ReportContents) -> list[Note]:
     return [head, *(_finding(row) for row in hits.to_dict("records"))]
 
 
-def bootstrap_section(contents: ReportContents) -> Section:
+def bootstrap_section(contents: Statistics) -> Section:
     """Distribution of rho over resamples and its summary."""
     analysis, bootstrap, stability = contents.analysis, contents.bootstrap, contents.stability
     if analysis is None or bootstrap is None or stability is None:
@@ -163,7 +164,7 @@ def _stability_table(analysis: xr.Dataset, stability: xr.Dataset) -> Table:
     return Table("bootstrap", caption, data, formats, page, (n.OUTCOME,))
 
 
-def comparison_section(contents: ReportContents) -> Section:
+def comparison_section(contents: Statistics) -> Section:
     """Differences of rho between runs within the same resamples."""
     if not contents.comparisons:
         return Section("comparison", "Runs compared", command=BOOTSTRAP)

@@ -12,7 +12,7 @@ import xarray as xr
 from fintune_xr import names as n
 from fintune_xr.analysis.figures.overlays import plane_names, tile_figure
 from fintune_xr.analysis.figures.style import data_uri
-from fintune_xr.analysis.report.contents import Note, Part, Picture, ReportContents, Section, Table
+from fintune_xr.analysis.report.contents import Note, Part, Picture, Section, Table
 from fintune_xr.analysis.report.numbers import counted, whole
 
 INGEST = "fintune-xr ingest SOURCE STORE --layout rosmap"
@@ -20,17 +20,20 @@ _PACKAGES = "packages"
 _LONGEST_LIST = 8
 
 
-def cohort_section(contents: ReportContents) -> Section:
-    """Donors by markers, tiles by split, and how many tiles are annotated."""
-    images = contents.images
-    if images is None:
+def cohort_section(images: xr.Dataset | None, annotated: tuple[str, ...] = ()) -> Section:
+    """Donors by markers, tiles by split, and how many tiles are annotated.
+
+    `images` has the coordinates of IMAGES along tile (its pixels are not read); `annotated` are the ids of the tiles
+    with an annotation.
+    """
+    if images is None or not images.sizes[n.TILE]:
         return Section("cohort", "Cohort", command=INGEST)
-    tiles = tile_table(images, contents.annotated_tiles)
+    tiles = tile_table(images, annotated)
     by_donor = tiles.groupby([n.DONOR, n.MARKER])[n.TILE].count().unstack(fill_value=0)
     by_donor = by_donor.assign(all=by_donor.sum(axis=1)).reset_index()
     by_donor.columns.name = None
     parts: tuple[Part, ...] = (
-        Note(cohort_sentence(images, contents.annotated_tiles)),
+        Note(cohort_sentence(images, annotated)),
         Table("tiles_by_marker", "Tiles and donors per marker and split", _by_marker(tiles)),
         Table("tiles_by_donor", "Tiles per donor and marker", by_donor, code=(n.DONOR,)),
     )
@@ -48,9 +51,8 @@ def tile_table(images: xr.Dataset, annotated: tuple[str, ...]) -> pd.DataFrame:
     return table
 
 
-def quarantine_section(contents: ReportContents) -> Section:
-    """What was left out, with its reason."""
-    quarantine = contents.quarantine
+def quarantine_section(quarantine: xr.Dataset | None) -> Section:
+    """What was left out, with its reason, as in QUARANTINE."""
     if quarantine is None:
         return Section("quarantine", "Left out", command=INGEST)
     if quarantine.sizes[n.ITEM] == 0:
@@ -63,21 +65,24 @@ def quarantine_section(contents: ReportContents) -> Section:
     return Section("quarantine", "Left out", (note, listed))
 
 
-def examples_section(contents: ReportContents) -> Section:
-    """Pictures of some tiles with the outlines of every run."""
-    examples = contents.examples
+def examples_section(examples: xr.Dataset | None) -> Section:
+    """Pictures of some tiles with the outlines of every run.
+
+    `examples` has image (tile, channel, y, x), mask (run, tile, y, x), annotated (tile, y, x), and the coordinates of
+    IMAGES.
+    """
     if examples is None or examples.sizes[n.TILE] == 0:
         return Section("examples", "Example tiles", command="fintune-xr infer STORE --run RUN --model MODEL")
     pictures = tuple(_example(examples, at) for at in range(examples.sizes[n.TILE]))
     return Section("examples", "Example tiles", pictures)
 
 
-def provenance_section(contents: ReportContents) -> Section:
+def provenance_section(records: Mapping[str, Mapping[str, Any]]) -> Section:
     """Model, weights, settings, versions and time of every run, a column per run."""
-    if not contents.provenance:
+    if not records:
         return Section("provenance", "Provenance", command="fintune-xr infer STORE --run RUN --model MODEL")
     rows: dict[str, dict[str, str]] = {}
-    for run, record in contents.provenance.items():
+    for run, record in records.items():
         for key, value in _flat(record):
             rows.setdefault(key, {})[run] = value
     packages = {key.partition(".")[2]: row for key, row in rows.items() if key.startswith(f"{_PACKAGES}.")}
@@ -90,6 +95,8 @@ def provenance_section(contents: ReportContents) -> Section:
 
 def cohort_sentence(images: xr.Dataset, annotated: tuple[str, ...]) -> str:
     """How many tiles, donors and markers there are, of which size, and how many tiles are annotated."""
+    if not images.sizes[n.TILE]:
+        return "No tiles yet."
     tiles = tile_table(images, annotated)
     sizes = sorted({(int(h), int(w)) for h, w in zip(tiles[n.HEIGHT], tiles[n.WIDTH], strict=True)})
     smallest, largest = sizes[0], sizes[-1]

@@ -8,13 +8,14 @@ import xarray as xr
 from fintune_xr import names as n
 from fintune_xr.analysis.figures.statistics import ratio_figure
 from fintune_xr.analysis.figures.style import data_uri
-from fintune_xr.analysis.report.contents import Note, Part, Picture, ReportContents, Section, Table
+from fintune_xr.analysis.report.contents import Note, Part, Picture, Section, Table
 from fintune_xr.analysis.report.numbers import decimals
+from fintune_xr.analysis.report.sections.statistics import Statistics
 
 _TITLE = "Which cells are positive"
 
 
-def positivity_section(contents: ReportContents) -> Section:
+def positivity_section(contents: Statistics) -> Section:
     """The rules that were applied, the ratio of each donor and rho under every rule."""
     parts: list[Part] = [
         Note(f"Donor ratios of the run {run} use the rule {rule}.") for run, rule in contents.active_rules.items()
@@ -28,7 +29,7 @@ def positivity_section(contents: ReportContents) -> Section:
     return Section("positivity", _TITLE, tuple(parts), "fintune-xr positivity STORE --run RUN")
 
 
-def _rules_table(contents: ReportContents) -> Table:
+def _rules_table(contents: Statistics) -> Table:
     frames = [_rules(one).assign(**{n.RUN: run}) for run, one in contents.positivity.items()]
     table = pd.concat(frames, ignore_index=True)
     table = table[[n.RUN, *table.columns.drop(n.RUN)]]

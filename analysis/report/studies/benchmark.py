@@ -13,8 +13,8 @@ from fintune_xr.analysis.figures.overlays import plane_names, tile_figure
 from fintune_xr.analysis.figures.studies import precision_recall_figure
 from fintune_xr.analysis.figures.style import data_uri
 from fintune_xr.analysis.published import METRIC, MODEL, published_segmentation
-from fintune_xr.analysis.report.contents import Note, Part, Picture, ReportContents, Study, Table
-from fintune_xr.analysis.report.instance.scores import score_parts
+from fintune_xr.analysis.report.contents import Note, Part, Picture, Study, Table
+from fintune_xr.analysis.report.instance.scores import RunScores, score_parts
 from fintune_xr.analysis.report.numbers import counted, decimals
 from fintune_xr.metrics.counts import IOU, SCORES, score_name
 
@@ -43,7 +43,7 @@ def specific_name(marker: str) -> str:
 def benchmark_study(found: xr.Dataset, *, gallery: xr.Dataset | None, beside_published: bool) -> Study:
     """The study from its stored dataset, `metrics/benchmark`.
 
-    `gallery` holds tiles with image, mask (run, tile, y, x) and annotated, as `ReportContents.examples`; with
+    `gallery` holds tiles with image, mask (run, tile, y, x) and annotated, as in `examples_section`; with
     `beside_published` the figures of the original study stand in the table beside ours.
     """
     table = benchmark_table(found)
@@ -83,14 +83,13 @@ def _counts(at: xr.Dataset, group: str) -> xr.Dataset:
     return at[list(_COUNTS)].isel({n.TILE: member}).sum(n.TILE)
 
 
-def _contents(found: xr.Dataset) -> ReportContents:
+def _contents(found: xr.Dataset) -> RunScores:
     """The scores in the form in which the report shows scores of runs."""
     by_tile = [str(name) for name, array in found.variables.items() if n.TILE in array.dims]
     scores = found.drop_vars(by_tile)
     markers = [group for group in map(str, scores[n.GROUP].values) if group != n.ALL_MARKERS]
     by_marker = scores.sel({n.GROUP: markers}).rename({n.GROUP: n.MARKER}) if markers else None
-    return ReportContents(
-        title="",
+    return RunScores(
         scores=scores.sel({n.GROUP: n.ALL_MARKERS}, drop=True),
         scores_by_marker=by_marker,
         baseline=BASELINE,

@@ -18,13 +18,17 @@ from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.analysis.figures.detection import ShownPicks, micrograph_figure, precision_recall_curves
 from fintune_xr.analysis.report.contents import Note
+from fintune_xr.analysis.report.detection.contents import ExampleMicrograph, PickScores
 from fintune_xr.analysis.report.detection.sections import picks_section
-from fintune_xr.pipelines.report.report import report, report_contents
+from fintune_xr.analysis.report.render import left_out
+from fintune_xr.pipelines.report import detection as of_particles
+from fintune_xr.pipelines.report.report import report, report_sections
 from fintune_xr.pipelines.steps.evaluate import evaluate
 from fintune_xr.pipelines.steps.pick import pick
 from fintune_xr.pipelines.steps.split import split
 from fintune_xr.store.cohort import Cohort, create_cohort, open_cohort
 from fintune_xr.store.lineage.depends_on import RESTS_ON, rests_on, tiles_in
+from fintune_xr.store.runs.picks import open_picks, picked_names
 from fintune_xr.store.split import require_split
 
 
@@ -74,9 +78,14 @@ def test_the_report_tells_particles_from_pixels(cohort: Cohort, tmp_path: Path) 
     assert set(chosen["chosen on"]) == {"val"}
 
 
+def scored(cohort: Cohort) -> PickScores:
+    """Scores of all picks, as the report shows them."""
+    picks = {run: open_picks(cohort, run) for run in picked_names(cohort)}
+    return of_particles.pick_scores(cohort, picks, 8.0)
+
+
 def test_the_report_says_what_intervals_are_over_and_what_flatters(cohort: Cohort) -> None:
-    particles = report_contents(cohort).particles
-    assert particles is not None
+    particles = scored(cohort)
     told = [part.text for part in picks_section(particles).parts if isinstance(part, Note)]
     assert "a bootstrap over 2 micrographs, all of one donor (data set)" in told[0]
     assert "The intervals rest on 2 micrographs" in told[1]
@@ -91,12 +100,13 @@ def test_the_report_says_what_intervals_are_over_and_what_flatters(cohort: Cohor
     assert "The threshold of unet was chosen on micrographs that are scored here" in told[2]
 
 
-def test_examples_are_test_micrographs_with_their_picks(cohort: Cohort) -> None:
-    particles = report_contents(cohort).particles
-    assert particles is not None
-    assert [one.split for one in particles.examples] == ["test", "test"]
+def test_examples_are_test_micrographs_with_their_picks(cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
+    examples: list[ExampleMicrograph] = []
+    monkeypatch.setattr(of_particles, "picture_section", lambda shown, **_: examples.extend(shown))
+    of_particles.particle_sections(cohort, "")
+    assert [one.split for one in examples] == ["test", "test"]
     stored = cohort.metrics(n.TEST).load()
-    for at, one in enumerate(particles.examples):
+    for at, one in enumerate(examples):
         assert one.true is not None
         for shown in one.picks:
             counts = stored.sel({n.RUN: shown.run}).isel({n.TILE: at})
@@ -106,7 +116,7 @@ def test_examples_are_test_micrographs_with_their_picks(cohort: Cohort) -> None:
 
 
 def _stale(cohort: Cohort) -> dict[str, str]:
-    return {one.what: one.reason for one in report_contents(cohort).stale}
+    return {one.what: one.reason for one in left_out(report_sections(cohort))}
 
 
 SCORES, STAGES, UNET, BLOBS = "scores of part test", "stages of the self-training em", "picks of unet", "picks of blobs"
@@ -115,10 +125,8 @@ SCORES, STAGES, UNET, BLOBS = "scores of part test", "stages of the self-trainin
 def test_scores_of_other_picks_are_left_out_and_said_to_be(copy: Cohort, tmp_path: Path) -> None:
     assert _stale(copy) == {}
     pick(copy.url, run="unet", threshold=0.01)
-    contents = report_contents(copy)
-    assert contents.particles is not None
-    assert contents.particles.scores is None
-    (one,) = contents.stale
+    assert scored(copy).scores is None
+    (one,) = left_out(report_sections(copy))
     assert (one.what, one.reason) == (SCORES, "unet has other picks now, or none")
     assert one.command == "fintune-xr evaluate STORE --run blobs --run unet --split test"
     page = report(copy.url, out=tmp_path / "r.html").read_text()
@@ -167,9 +175,9 @@ class Stopping(list):
 
 def test_a_new_cohort_has_a_report_that_says_what_to_do(tmp_path: Path) -> None:
     made = create_cohort(tmp_path / "c.zarr", kind="em", channels=["micrograph"], tile_shape=(32, 32), dtype="uint8")
-    particles = report_contents(made).particles
-    assert particles is not None
-    assert particles.examples == ()
+    commands = {one.key: one.command for one in report_sections(made) if not one.parts}
+    assert set(commands) == {"cohort", "examples", "picks", "selftrain", "provenance"}
+    assert all(commands.values())
 
 
 def test_figures_show_every_circle() -> None:

@@ -1,4 +1,4 @@
-"""What a report of an EM cohort is made of: example micrographs, stored scores, stages of self-trainings."""
+"""What a report of micrographs is made of: example micrographs, stored scores, stages of self-trainings."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import xarray as xr
 
 from fintune_xr import names as n
 from fintune_xr.analysis.figures.detection import ShownPicks
-from fintune_xr.analysis.report.contents import Stale
-from fintune_xr.analysis.report.detection.contents import ExampleMicrograph, ParticleContents
+from fintune_xr.analysis.report.contents import Section, Stale
+from fintune_xr.analysis.report.detection.contents import ExampleMicrograph, PickScores
+from fintune_xr.analysis.report.detection.sections import picks_section, picture_section, stages_section
 from fintune_xr.metrics.detection import match_points
 from fintune_xr.pipelines.detection.evaluate import particle_doubt
+from fintune_xr.pipelines.stale import evaluated_part, stale_scores
 from fintune_xr.pipelines.steps.pick import DISTANCE_PX, threshold_doubt
 from fintune_xr.points import tile_points
 from fintune_xr.store.cohort import Cohort
-from fintune_xr.store.ingest.tiles import stored_binning
-from fintune_xr.store.lineage.depends_on import ALL, doubt, tiles_in
+from fintune_xr.store.lineage.depends_on import doubt, tiles_in
 from fintune_xr.store.runs.picks import open_picks, picked_names, picks_of, stale_reason
 from fintune_xr.store.zarr_io.groups import subgroups
 from fintune_xr.text import texts
@@ -27,45 +28,33 @@ N_EXAMPLES: Final = 2
 N_RUNS_SHOWN: Final = 3
 
 
-def particle_contents(cohort: Cohort) -> tuple[ParticleContents, tuple[Stale, ...]]:
-    """All that the store holds about particles, and what of it is out of date and left out.
+def particle_sections(cohort: Cohort, baseline: str) -> tuple[Section, ...]:  # noqa: ARG001
+    """Examples, scores of the picks and stages of self-trainings; nothing is compared to a baseline.
 
-    There are no examples while nothing has been annotated.
+    All name their commands while nothing has been annotated.
     """
     if not cohort.has(n.ANNOTATIONS):
-        return ParticleContents(diameter_px=float("nan")), ()
+        nothing = PickScores(diameter_px=float("nan"))
+        return picture_section((), diameter_px=nothing.diameter_px), picks_section(nothing), stages_section({})
     points = cohort.annotations(lazy=False).load()
     diameters = points[n.DIAMETER_PX].values
+    diameter = float(np.median(diameters)) if diameters.size else float("nan")
     picks, old_picks = _picks(cohort)
-    split = evaluated_part(cohort)
-    scores, old_scores = _scores(cohort, split, picks) if split else (None, ())
+    scores = pick_scores(cohort, picks, diameter)
     stages, old_stages = _stages(cohort)
-    contents = ParticleContents(
-        diameter_px=float(np.median(diameters)) if diameters.size else float("nan"),
-        binning=stored_binning(cohort),
-        examples=_examples(cohort, points, picks, scores),
-        scores=scores,
-        split=split,
-        facts={run: found.attrs for run, found in picks.items()},
-        stages=stages,
+    return (
+        picture_section(_examples(cohort, points, picks, scores.scores), diameter_px=diameter, stale=old_picks),
+        picks_section(scores),
+        stages_section(stages, stale=old_stages),
     )
-    return contents, (*old_picks, *old_scores, *old_stages)
 
 
-def evaluated_part(cohort: Cohort) -> str:
-    """The part of the split whose scores are shown: test where it was evaluated, else another; empty for none.
-
-    A part that has no tiles any more comes last: nothing could make its scores anew.
-    """
-    stored = [part for part in (n.TEST, n.VAL, n.TRAIN, ALL) if cohort.has(f"{n.METRICS}/{part}")]
-    return next((part for part in stored if tiles_in(cohort, part)), stored[0] if stored else "")
-
-
-def stale_scores(cohort: Cohort, part: str, found: xr.Dataset, reason: str, *, section: str) -> Stale:
-    """What is said of scores of a part that are left out."""
-    known = {*cohort.run_names(), *picked_names(cohort)}
-    runs = "".join(f" --run {run}" for run in texts(found[n.RUN]) if run in known)
-    return Stale((section,), f"scores of part {part}", reason, f"fintune-xr evaluate STORE{runs} --split {part}")
+def pick_scores(cohort: Cohort, picks: dict[str, xr.Dataset], diameter_px: float) -> PickScores:
+    """The scores of the evaluated part, unless they are those of other picks or annotations."""
+    split = evaluated_part(cohort)
+    scores, stale = _scores(cohort, split, picks) if split else (None, ())
+    facts = {run: found.attrs for run, found in picks.items()}
+    return PickScores(diameter_px=diameter_px, scores=scores, split=split, facts=facts, stale=stale)
 
 
 def _picks(cohort: Cohort) -> tuple[dict[str, xr.Dataset], tuple[Stale, ...]]:
@@ -75,7 +64,7 @@ def _picks(cohort: Cohort) -> tuple[dict[str, xr.Dataset], tuple[Stale, ...]]:
         picks = cohort.read(f"{n.PICKS}/{run}").load()
         reason = stale_reason(cohort, run, picks) or threshold_doubt(cohort, run, picks)
         if reason:
-            stale.append(Stale(("examples",), f"picks of {run}", reason, f"fintune-xr pick STORE --run {run}"))
+            stale.append(Stale(f"picks of {run}", reason, f"fintune-xr pick STORE --run {run}"))
         else:
             current[run] = open_picks(cohort, run)
     return current, tuple(stale)
@@ -84,7 +73,7 @@ def _picks(cohort: Cohort) -> tuple[dict[str, xr.Dataset], tuple[Stale, ...]]:
 def _scores(cohort: Cohort, part: str, picks: dict[str, xr.Dataset]) -> tuple[xr.Dataset | None, tuple[Stale, ...]]:
     found = cohort.metrics(part).load()
     reason = particle_doubt(cohort, found, picks, tiles_in(cohort, part))
-    return (None, (stale_scores(cohort, part, found, reason, section="picks"),)) if reason else (found, ())
+    return (None, (stale_scores(cohort, part, found, reason),)) if reason else (found, ())
 
 
 def _stages(cohort: Cohort) -> tuple[dict[str, xr.Dataset], tuple[Stale, ...]]:
@@ -96,7 +85,7 @@ def _stages(cohort: Cohort) -> tuple[dict[str, xr.Dataset], tuple[Stale, ...]]:
         reason = doubt(cohort, found, {*labelled, *tiles_in(cohort, n.VAL, n.TEST)})
         if reason:
             command = "fintune-xr selftrain STORE --run-name NEW"
-            stale.append(Stale(("selftrain",), f"stages of the self-training {name}", reason, command))
+            stale.append(Stale(f"stages of the self-training {name}", reason, command))
         else:
             current[name] = found
     return current, tuple(stale)

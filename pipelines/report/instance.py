@@ -1,0 +1,201 @@
+"""What a report of cells is made of: examples, scores, studies, and the statistics of the donors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+import xarray as xr
+
+from fintune_xr import datasets
+from fintune_xr import names as n
+from fintune_xr.analysis.comparison import HIGH, LOW, compare_runs, summarise
+from fintune_xr.analysis.published import STUDY_MARKERS, published_segmentation
+from fintune_xr.analysis.report.contents import Section, Stale, Study
+from fintune_xr.analysis.report.instance.scores import RunScores, segmentation_section, study_sections
+from fintune_xr.analysis.report.sections.associations import (
+    association_section,
+    bootstrap_section,
+    comparison_section,
+    ratio_section,
+)
+from fintune_xr.analysis.report.sections.cohort import examples_section
+from fintune_xr.analysis.report.sections.positivity import positivity_section
+from fintune_xr.analysis.report.sections.statistics import Statistics
+from fintune_xr.pipelines.report.stored_studies import stored_studies
+from fintune_xr.pipelines.stale import evaluated_part, stale_scores
+from fintune_xr.pipelines.steps.associate import (
+    CLINICAL,
+    RATIO_BY_RULE,
+    RHO_BY_RULE,
+    RHO_HIGH,
+    RHO_LOW,
+    association_doubt,
+)
+from fintune_xr.pipelines.steps.bootstrap import INPUTS
+from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.lineage.depends_on import doubt, tiles_in
+from fintune_xr.store.tile_counts import active_rule
+from fintune_xr.store.zarr_io.groups import subgroups
+from fintune_xr.text import text_array, texts
+
+N_EXAMPLES: Final = 3
+
+
+def cell_sections(cohort: Cohort, baseline: str) -> tuple[Section, ...]:
+    """Examples, scores of masks, studies, and the statistics of the donors, held against the run `baseline`."""
+    annotated = tuple(cohort.annotated_tiles()) if cohort.has(n.ANNOTATIONS) else ()
+    studies = stored_studies(cohort)
+    scores, old_scores = run_scores(cohort, baseline)
+    if not any(isinstance(study, Study) for study in studies["benchmark"]):
+        scores = replace(scores, published=_published(cohort))
+    return (
+        examples_section(_examples(cohort, annotated)),
+        replace(segmentation_section(scores), stale=old_scores),
+        *study_sections(studies),
+        *statistics_sections(cohort, baseline),
+    )
+
+
+def statistics_sections(cohort: Cohort, baseline: str) -> tuple[Section, ...]:
+    """Positivity, ratios, associations and their stability; all of them are out of date where the associations are."""
+    statistics, stale = _statistics(cohort, baseline)
+    made = (positivity_section, ratio_section, association_section, bootstrap_section, comparison_section)
+    return tuple(replace(section, stale=stale.get(section.key, ())) for section in (one(statistics) for one in made))
+
+
+def _published(cohort: Cohort) -> xr.DataArray | None:
+    markers = set(texts(cohort.images(lazy=False)[n.MARKER]))
+    return published_segmentation() if STUDY_MARKERS & markers else None
+
+
+def run_scores(cohort: Cohort, baseline: str) -> tuple[RunScores, tuple[Stale, ...]]:
+    """Scores of the test part, or of the first part that was evaluated."""
+    part, nothing = evaluated_part(cohort), RunScores(baseline=baseline)
+    if not part:
+        return nothing, ()
+    stored = cohort.metrics(part).load()
+    reason = doubt(cohort, stored, tiles_in(cohort, part))
+    if reason:
+        return nothing, (stale_scores(cohort, part, stored, reason),)
+    by_tile = [name for name, array in stored.variables.items() if n.TILE in array.dims]
+    scores = stored.drop_vars([str(name) for name in by_tile])
+    groups = texts(scores[n.GROUP])
+    markers = scores.sel({n.GROUP: [g for g in groups if g != n.ALL_MARKERS]}).rename({n.GROUP: n.MARKER})
+    found = RunScores(
+        scores=scores.sel({n.GROUP: n.ALL_MARKERS}, drop=True),
+        scores_by_marker=markers if len(groups) > 1 else None,
+        n_scored_donors=len(set(texts(stored[n.DONOR]))),
+        scored_part=part,
+        baseline=baseline,
+    )
+    return found, ()
+
+
+_OF_DONORS: Final = ("positivity", "ratios", "associations", "bootstrap", "comparison")
+_StaleBySection = dict[str, tuple[Stale, ...]]
+
+
+def _statistics(cohort: Cohort, baseline: str) -> tuple[Statistics, _StaleBySection]:
+    """What is stored of the donors, and what of it is out of date, by section."""
+    if not cohort.has(n.ANALYSIS):
+        return Statistics(), {}
+    analysis = cohort.analysis().load()
+    reason = association_doubt(cohort, analysis)
+    if reason:
+        what = "donor ratios, their associations with outcomes, and their stability"
+        stale = Stale(what, reason, "fintune-xr associate STORE --clinical CSV")
+        return Statistics(), dict.fromkeys(_OF_DONORS, (stale,))
+    runs = texts(analysis[n.RUN])
+    stability, old = _stability(cohort, analysis, baseline)
+    found = Statistics(
+        analysis=analysis,
+        clinical=cohort.read(CLINICAL, datasets.CLINICAL).load(),
+        rho_if_lost=xr.Dataset({LOW: analysis[RHO_LOW], HIGH: analysis[RHO_HIGH]}),
+        positivity={run: _positivity(cohort, run) for run in runs},
+        ratio_by_rule=analysis[RATIO_BY_RULE],
+        rho_by_rule=analysis[RHO_BY_RULE],
+        active_rules={run: active_rule(cohort, run) for run in runs},
+        **stability,
+    )
+    return found, old
+
+
+def _stability(cohort: Cohort, analysis: xr.Dataset, baseline: str) -> tuple[dict[str, Any], _StaleBySection]:
+    """Resamples, their summary and the runs compared on them; nothing of it where they are of other inputs."""
+    schemes = subgroups(cohort.location, n.BOOTSTRAP)
+    if not schemes:
+        return {}, {}
+    scheme = schemes[0] if "tiles_80" not in schemes else "tiles_80"
+    resampled = cohort.bootstrap(scheme)
+    if resampled.attrs[INPUTS] != analysis.attrs[INPUTS]:
+        command = f"fintune-xr bootstrap STORE --scheme {scheme} --resamples {resampled.sizes[n.RESAMPLE]} --restart"
+        stale = Stale(f"the resamples {scheme}", "they were drawn from other counts or outcomes", command)
+        return {}, dict.fromkeys(("bootstrap", "comparison"), (stale,))
+    found = {"bootstrap": resampled.compute(), "stability": summarise(resampled).compute()}
+    return {**found, "comparisons": _comparisons(resampled, baseline)}, {}
+
+
+def _comparisons(resampled: xr.Dataset, baseline: str) -> tuple[xr.Dataset, ...]:
+    runs = texts(resampled[n.RUN])
+    if baseline not in runs:
+        return ()
+    return tuple(compare_runs(resampled, baseline=baseline, other=run).compute() for run in runs if run != baseline)
+
+
+def _positivity(cohort: Cohort, run: str) -> xr.Dataset:
+    markers = text_array(cohort.images(lazy=False)[n.MARKER])
+    return cohort.positivity(run).load().assign_coords({n.MARKER: (n.TILE, markers)})
+
+
+def _examples(cohort: Cohort, annotated: Sequence[str]) -> xr.Dataset | None:
+    """A few tiles with the masks of every run that has ended; one per marker where there are several.
+
+    Runs on parts of the cohort, as studies leave them, are shown where there is no other.
+    """
+    images = cohort.images(lazy=False)
+    runs = {name: cohort.run(name, lazy=False) for name in cohort.run_names()}
+    ended = {name: run for name, run in runs.items() if _has_ended(run, images.sizes[n.TILE])}
+    runs = ended or runs
+    names = list(runs)
+    done = np.ones(images.sizes[n.TILE], bool)
+    for run in runs.values():
+        state = np.zeros(done.size, bool)
+        state[: run.sizes[n.TILE]] = run[n.STATE].values == n.DONE
+        done &= state
+    where = _chosen(images, done, annotated)
+    if not where or not names:
+        return None
+    tiles = images.isel({n.TILE: where}).load()
+    masks = [run[n.MASK].isel({n.TILE: where}).load().reset_coords(drop=True) for run in runs.values()]
+    found = tiles.assign({n.MASK: xr.concat(masks, n.RUN, join="exact").assign_coords({n.RUN: names})})
+    if set(texts(tiles[n.TILE])) <= set(annotated):
+        truth = cohort.annotations(lazy=False)
+        place = {name: i for i, name in enumerate(texts(truth[n.TILE]))}
+        order = [place[name] for name in texts(tiles[n.TILE])]
+        mask = truth[n.MASK].isel({n.TILE: order}).load().reset_coords(drop=True)
+        found = found.assign({n.ANNOTATED: (mask.dims, mask.values)})
+    return found
+
+
+def _has_ended(run: xr.Dataset, n_tiles: int) -> bool:
+    return run.sizes[n.TILE] == n_tiles and not bool((run[n.STATE] == n.PENDING).any())
+
+
+def _chosen(images: xr.Dataset, done: np.ndarray[Any, Any], annotated: Sequence[str]) -> list[int]:
+    """Positions of example tiles: annotated test tiles first, then annotated ones, then any; markers in turn."""
+    tiles, markers, splits = (text_array(images[name]) for name in (n.TILE, n.MARKER, n.SPLIT))
+    known = np.isin(tiles, list(annotated))
+    preference = np.where(known & (splits == n.TEST), 0, np.where(known, 1, 2))
+    candidates = [int(i) for i in np.flatnonzero(done)]
+    if known[candidates].any():
+        candidates = [i for i in candidates if known[i]]
+    seen: dict[str, int] = {}
+    ranked = []
+    for i in sorted(candidates, key=lambda i: (preference[i], i)):
+        turn = seen.get(markers[i], 0)
+        seen[markers[i]] = turn + 1
+        ranked.append((turn, int(preference[i]), i))
+    return [i for *_, i in sorted(ranked)[:N_EXAMPLES]]
