@@ -86,7 +86,7 @@ def _one_step(weights: Path, device: str, n_patches: int, *, recompute: bool) ->
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=device != "cpu"):
             maps = model.network(patches)
         optimizer.zero_grad()
-        model.task.loss(maps, target).backward()
+        model.objective.loss(maps, target).backward()
         optimizer.step()
         finish(device)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -33,11 +33,13 @@ class Settings(BaseModel):
 S = TypeVar("S", bound=Settings)
 
 Config: TypeAlias = Path | str | Mapping[str, Any] | None
-"""Where settings come from: a YAML file, or what such a file would hold."""
+"""Where settings come from: a YAML file, the name of a configuration of this package, or what a file would hold."""
+
+_CONFIGS: Final = Path(__file__).with_name("configs")
 
 
 def load_settings(kind: type[S], config: Config = None, overrides: Sequence[str] = ()) -> S:
-    """Settings of `kind` from defaults, then a YAML file or its values, then `key=value` overrides.
+    """Settings of `kind` from defaults, then `config`, then `key=value` overrides.
 
     Nested keys are written with dots (`train.epochs=3`); values follow Hydra's override grammar.
 
@@ -45,12 +47,22 @@ def load_settings(kind: type[S], config: Config = None, overrides: Sequence[str]
     """
     where, values = "settings", {}
     if isinstance(config, Path | str):
-        where, values = str(config), _read_yaml(Path(config))
+        where, values = str(config), _read_yaml(shipped_config(config) or Path(config))
     elif config is not None:
         values = deepcopy(dict(config))
     for override in overrides:
         _apply(values, override)
     return validated(kind, values, where=where)
+
+
+def config_names() -> tuple[str, ...]:
+    """Names of the configurations that come with this package."""
+    return tuple(sorted(file.stem for file in _CONFIGS.glob("*.yaml")))
+
+
+def shipped_config(config: Path | str) -> Path | None:
+    """The file of a configuration of this package, where `config` is the name of one; others are paths."""
+    return _CONFIGS / f"{config}.yaml" if str(config) in config_names() else None
 
 
 def validated(kind: type[S], values: Mapping[str, Any], *, where: str = "settings") -> S:
@@ -67,7 +79,11 @@ def validated(kind: type[S], values: Mapping[str, Any], *, where: str = "setting
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise SettingsError(f"no settings file {path}. Give --config an existing YAML file.")
+        known = config_names()
+        raise SettingsError(
+            f"no settings file {path}. Give --config an existing YAML file, or one of {', '.join(known)}."
+            f"{nearest(str(path), known)}"
+        )
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -20,8 +20,8 @@ from fintune_xr.errors import RunMismatchError
 from fintune_xr.execution.file_lock import holding_file
 from fintune_xr.finetune.best_weights import BestWeights
 from fintune_xr.finetune.encoders import Freezing
-from fintune_xr.finetune.objective import NamedTiles, Validation
-from fintune_xr.finetune.patches import PatchDataset, PatchSampler, PreparedTile, Recipe
+from fintune_xr.finetune.objective import NamedTiles, Objective, SampleObjective, Samples, Validation
+from fintune_xr.finetune.patches import AddressSampler, PatchDataset
 from fintune_xr.finetune.progress import Progress, Report
 from fintune_xr.finetune.registry import trainable
 from fintune_xr.finetune.settings import FitSettings
@@ -135,8 +135,7 @@ def _fit(
     )
     folder = out / PREPARED_FOLDER
     try:
-        prepared = objective.prepare(tiles, folder)
-        loader = _loader(prepared, settings, objective.recipe)
+        loader = _loader(_samples(objective, tiles, settings, folder), settings)
         module = NetworkTraining(model, n_batches=len(loader))
         with _quiet():
             _trainer(settings, out, [Freezing(model.encoder, settings), progress]).fit(
@@ -147,11 +146,18 @@ def _fit(
     return progress
 
 
-def _loader(prepared: Sequence[PreparedTile], settings: FitSettings, recipe: Recipe) -> DataLoader[Any]:
+def _samples(objective: Objective, tiles: NamedTiles, settings: FitSettings, folder: Path) -> Samples:
+    if isinstance(objective, SampleObjective):
+        return objective.samples(tiles, folder)
+    return PatchDataset(objective.prepare(tiles, folder), settings, recipe=objective.recipe)
+
+
+def _loader(samples: Samples, settings: FitSettings) -> DataLoader[Any]:
+    addressed: Any = samples
     return DataLoader(
-        PatchDataset(prepared, settings, recipe=recipe),
+        addressed,
         batch_size=settings.batch_size,
-        sampler=PatchSampler(len(prepared), settings),
+        sampler=AddressSampler(samples.n_samples, settings.seed),
         num_workers=settings.workers,
         # A forked copy of a process with threads can hang for good.
         multiprocessing_context="forkserver" if settings.workers else None,
@@ -182,6 +188,7 @@ def _trainer(settings: FitSettings, out: Path, callbacks: Sequence[Callback]) ->
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
+        deterministic=settings.deterministic or None,
         log_every_n_steps=1,
     )
 
@@ -239,7 +246,7 @@ def _write_record(out: Path, record: dict[str, Any]) -> None:
 @contextlib.contextmanager
 def _torch_state(settings: FitSettings) -> Iterator[None]:
     """Random numbers and threads for a training, and the caller's own again afterwards."""
-    n_threads = torch.get_num_threads()
+    n_threads, was_deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     with torch.random.fork_rng():
         torch.manual_seed(int(stream(settings.seed, "weights").integers(2**63)))
         use_threads(settings.threads)
@@ -247,6 +254,7 @@ def _torch_state(settings: FitSettings) -> Iterator[None]:
             yield
         finally:
             torch.set_num_threads(n_threads)
+            torch.use_deterministic_algorithms(was_deterministic)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 
@@ -46,8 +46,25 @@ Measure: TypeAlias = Callable[[bool], Validation]
 """Validates the network as it is; where the argument is true, the score is computed whatever it takes."""
 
 
-class Objective(Protocol):
-    """Targets, loss and validation of one kind of network."""
+class Samples(Protocol):
+    """What a network is shown in an epoch: pairs of input and target, each at its address.
+
+    Inputs are whatever the network takes, of one shape in an epoch: patches, or whole tiles. The same address
+    (epoch, index) is the same pair in any process.
+    """
+
+    @property
+    def n_samples(self) -> int:
+        """Pairs of an epoch, in whole steps."""
+        ...
+
+    def __getitem__(self, address: tuple[int, int]) -> tuple[Any, Any]:
+        """Input and target at (epoch, index), as torch's collate function takes them."""
+        ...
+
+
+class Learning(Protocol):
+    """Loss and validation of one kind of network."""
 
     @property
     def score(self) -> str:
@@ -59,6 +76,18 @@ class Objective(Protocol):
         """Names of all that a validation measures."""
         ...
 
+    def loss(self, output: Any, target: Any) -> Loss:
+        """Loss of the network's `output` for a batch of inputs, alone or with the parts that it is made of."""
+        ...
+
+    def held_out(self, tiles: Any) -> Measure:
+        """The validation on `tiles`, which are read again, one at a time, whenever it is called."""
+        ...
+
+
+class PatchObjective(Learning, Protocol):
+    """What is learnt from patches that are cut from tiles made ready once."""
+
     @property
     def recipe(self) -> Recipe:
         """How a patch is made of a tile."""
@@ -68,10 +97,15 @@ class Objective(Protocol):
         """Network input and target of each tile, written to `folder`; tiles that teach nothing are left out."""
         ...
 
-    def loss(self, output: Any, target: torch.Tensor) -> Loss:
-        """Loss of the network's `output` for a batch of patches, alone or with the parts that it is made of."""
+
+@runtime_checkable
+class SampleObjective(Learning, Protocol):
+    """What is learnt from samples of its own, such as whole volumes read from the store."""
+
+    def samples(self, tiles: Any, folder: Path) -> Samples:
+        """What is learnt from `tiles`; what has to be prepared lies in `folder`, which is removed at the end."""
         ...
 
-    def held_out(self, tiles: Any) -> Measure:
-        """The validation on `tiles`, which are read again, one at a time, whenever it is called."""
-        ...
+
+Objective: TypeAlias = PatchObjective | SampleObjective
+"""Samples, loss and validation of one kind of network."""

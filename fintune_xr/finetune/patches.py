@@ -62,13 +62,13 @@ class PatchDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         self.recipe = Recipe() if recipe is None else recipe
         self.tiles = list(tiles)
         self.settings = settings
-        self.n_patches = patches_per_epoch(len(self.tiles), settings)
+        self.n_samples = patches_per_epoch(len(self.tiles), settings)
 
     def __getitem__(self, address: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
         epoch, index = address
         settings = self.settings
         rng = stream(settings.seed, "patch", epoch, index)
-        planes, target = self.tiles[(epoch * self.n_patches + index) % len(self.tiles)].open()
+        planes, target = self.tiles[(epoch * self.n_samples + index) % len(self.tiles)].open()
         shape = (planes.shape[1], planes.shape[2])
         patch_px, augmentation = view_at(settings, epoch)
         geometry = self.recipe.draw(rng, shape, patch_px, augmentation)
@@ -77,12 +77,12 @@ class PatchDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return torch.from_numpy(image), torch.from_numpy(moved)
 
 
-class PatchSampler(Sampler[tuple[int, int]]):
-    """Addresses of the patches of an epoch: every tile equally often, in an order drawn for the epoch."""
+class AddressSampler(Sampler[tuple[int, int]]):
+    """Addresses of the `n_samples` of an epoch, in an order drawn for the epoch."""
 
-    def __init__(self, n_tiles: int, settings: FitSettings) -> None:
-        self.n_patches = patches_per_epoch(n_tiles, settings)
-        self._seed = settings.seed
+    def __init__(self, n_samples: int, seed: int) -> None:
+        self.n_samples = n_samples
+        self._seed = seed
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -90,8 +90,8 @@ class PatchSampler(Sampler[tuple[int, int]]):
         self._epoch = epoch
 
     def __len__(self) -> int:
-        return self.n_patches
+        return self.n_samples
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = stream(self._seed, "order", self._epoch).permutation(self.n_patches)
+        order = stream(self._seed, "order", self._epoch).permutation(self.n_samples)
         return iter([(self._epoch, int(index)) for index in order])

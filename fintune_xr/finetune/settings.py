@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from fintune_xr.models.channels import ChannelSettings
 from fintune_xr.settings import Settings
@@ -101,10 +101,14 @@ class FitSettings(ChannelSettings):
         default=(16, 32, 64, 128), min_length=3, description="Feature maps per level of a new U-Net."
     )
     augmentation: AugmentationSettings = AugmentationSettings()
+    deterministic: bool = Field(
+        default=False, description="Only algorithms of torch that give the same each time, where a GPU has others."
+    )
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values; what later releases added is left out where it says nothing, so that digests stay."""
-        values = super().as_dict()
+    @model_serializer(mode="wrap")
+    def _without_what_was_added(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves out what later releases added where it says nothing, so that digests stay, inside of others too."""
+        values: dict[str, Any] = handler(self)
         return {key: value for key, value in values.items() if key not in _ADDED or getattr(self, key) != _ADDED[key]}
 
     @model_validator(mode="after")
@@ -120,4 +124,10 @@ class FitSettings(ChannelSettings):
         return self
 
 
-_ADDED: Final[dict[str, Any]] = {"unfreezing": (), "warmup_steps": None, "views": (), "min_gain": MIN_GAIN}
+_ADDED: Final[dict[str, Any]] = {
+    "unfreezing": (),
+    "warmup_steps": None,
+    "views": (),
+    "min_gain": MIN_GAIN,
+    "deterministic": False,
+}

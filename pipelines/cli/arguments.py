@@ -18,7 +18,7 @@ Runs = Annotated[
     Parameter(name=["--run"], negative="", help="A run; give it several times. Default: all."),
 ]
 Part = Annotated[str, Parameter(help="Part of the split: train, val, test, or all.")]
-Config = Annotated[Path | None, Parameter(help="YAML file with settings.")]
+Config = Annotated[Path | None, Parameter(help="YAML file with settings, or the name of a shipped one.")]
 Overrides = Annotated[str, Parameter(help="Settings as key=value, e.g. model.sigma_px=2.", show_default=False)]
 Cluster = Annotated[
     str,

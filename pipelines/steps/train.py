@@ -147,6 +147,7 @@ def epoch_lines(score: str) -> Report:
     def line(epoch: EpochRecord) -> None:
         told = "" if math.isnan(epoch.score) else f", {score} {epoch.score:.3f}"
         best = " (best so far)" if epoch.is_best else ""
-        say(f"epoch {epoch.epoch + 1}: loss {epoch.loss:.3f}{told}{best}, {epoch.seconds:.1f} s")
+        collapsed = " (collapsed)" if epoch.is_collapsed else ""
+        say(f"epoch {epoch.epoch + 1}: loss {epoch.loss:.3f}{told}{best}{collapsed}, {epoch.seconds:.1f} s")
 
     return line

@@ -18,7 +18,7 @@ from fintune_xr.errors import RunBusyError, WorkerLostError
 from fintune_xr.models.devices import AUTO
 from fintune_xr.pipelines.console import heard_by, say
 from fintune_xr.pipelines.workers.devices import device_on
-from fintune_xr.settings import Config
+from fintune_xr.settings import Config, shipped_config
 
 R = TypeVar("R")
 
@@ -79,7 +79,10 @@ def settings_there(
     """
     chosen = device_on(profile, device) if profile.is_remote or profile.has_gpu else device
     there = [f"device={chosen}"] if device == AUTO and chosen != device else []
-    return (seen_everywhere(config) if isinstance(config, (str, Path)) else config), [*overrides, *there]
+    if isinstance(config, (str, Path)):
+        # A folder that happens to have the name of a configuration is not meant.
+        config = str(config) if shipped_config(config) else seen_everywhere(config)
+    return config, [*overrides, *there]
 
 
 @contextlib.contextmanager

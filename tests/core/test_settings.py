@@ -80,6 +80,21 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         load_settings(Outer, tmp_path / "absent.yaml")
 
 
+def test_a_shipped_configuration_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fintune_xr.settings._CONFIGS", tmp_path / "shipped")
+    (tmp_path / "shipped").mkdir()
+    (tmp_path / "shipped" / "gentle.yaml").write_text("epochs: 2\n")
+    assert load_settings(Outer, "gentle", ["inner.rate=1"]) == Outer(epochs=2, inner=Inner(rate=1))
+    # What comes from the command line is a path.
+    assert load_settings(Outer, Path("gentle")).epochs == 2
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gentle").mkdir()
+    (tmp_path / "own").write_text("epochs: 5\n")
+    assert (load_settings(Outer, "gentle").epochs, load_settings(Outer, "own").epochs) == (2, 5)
+    with pytest.raises(SettingsError, match=r"no settings file gentel\. .* one of gentle\. Did you mean 'gentle'\?"):
+        load_settings(Outer, "gentel")
+
+
 def test_an_empty_file_leaves_the_defaults(tmp_path: Path) -> None:
     path = tmp_path / "empty.yaml"
     path.write_text("# nothing yet\n")

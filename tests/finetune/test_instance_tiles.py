@@ -18,7 +18,7 @@ from fintune_xr.finetune.augmentation import Geometry, cut_patch, draw_geometry,
 from fintune_xr.finetune.instance.loss import flow_loss
 from fintune_xr.finetune.instance.settings import TrainSettings
 from fintune_xr.finetune.instance.tiles import AnnotatedTiles, flow_target, prepare
-from fintune_xr.finetune.patches import PatchDataset, PatchSampler
+from fintune_xr.finetune.patches import AddressSampler, PatchDataset, patches_per_epoch
 from fintune_xr.finetune.schedules import parameter_groups, warmup_cosine
 from fintune_xr.finetune.settings import AugmentationSettings
 from fintune_xr.models.channels import ChannelChoice
@@ -103,7 +103,7 @@ def test_a_patch_has_an_address(tmp_path: Path) -> None:
 @given(st.integers(1, 9), st.integers(0, 20), st.integers(1, 5))
 def test_an_epoch_is_whole_batches_in_a_drawn_order(n_tiles: int, wanted: int, batch_size: int) -> None:
     settings = TrainSettings(patches_per_epoch=wanted, batch_size=batch_size)
-    sampler = PatchSampler(n_tiles, settings)
+    sampler = AddressSampler(patches_per_epoch(n_tiles, settings), settings.seed)
     first = list(sampler)
     assert len(first) == len(sampler)
     assert len(first) % batch_size == 0

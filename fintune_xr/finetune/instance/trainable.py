@@ -38,8 +38,9 @@ def cpsam(settings: TrainSettings, start: Checkpoint | None, channels: Sequence[
 
     if start is None:
         raise SettingsError(f"{CPSAM.name}: expected weights to begin with, got none. Name published ones, or a file.")
-    if settings.patch_px != FlowSegmenter.patch_px:
-        raise SettingsError(f"patch_px: Cellpose-SAM takes {FlowSegmenter.patch_px} px, got {settings.patch_px}")
+    for patch_px in (settings.patch_px, *(view.patch_px for view in settings.views)):
+        if patch_px != FlowSegmenter.patch_px:
+            raise SettingsError(f"patch_px: Cellpose-SAM takes {FlowSegmenter.patch_px} px, got {patch_px}")
     adapted = load_cpsam(start, CpsamSettings(**_applied(settings)), channels=channels, device=device)
     network: Any = adapted.network
     network.train()
