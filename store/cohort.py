@@ -194,11 +194,11 @@ def real_part(images: xr.Dataset, at: int, dims: Iterable[Hashable]) -> dict[str
 
 
 def indexed(dataset: xr.Dataset) -> xr.Dataset:
-    """`dataset` with an index on donor, marker and split, so that `.sel(donor=…)` works on each."""
-    for name in INDEXED:
-        if name in dataset.coords and name not in dataset.xindexes:
-            dataset = dataset.set_xindex(name, GroupIndex)
-    return dataset
+    """`dataset` with one index over tile, donor, marker and split: `.sel(donor=…, marker=…)` takes any of them."""
+    if any(isinstance(index, GroupIndex) for index in dataset.xindexes.values()):
+        return dataset
+    names = [name for name in (n.TILE, *INDEXED) if name in dataset.coords]
+    return dataset.drop_indexes(names, errors="ignore").set_xindex(names, GroupIndex)
 
 
 def product_at(location: Location, path: str) -> Product:
