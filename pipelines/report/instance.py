@@ -169,7 +169,8 @@ def _examples(cohort: Cohort, annotated: Sequence[str]) -> xr.Dataset | None:
     if not where or not names:
         return None
     tiles = images.isel({n.TILE: where}).load()
-    masks = [run[n.MASK].isel({n.TILE: where}).load().reset_coords(drop=True) for run in runs.values()]
+    masks = [run[n.MASK].isel({n.TILE: where}).load() for run in runs.values()]
+    masks = [mask.drop_vars(mask.coords) for mask in masks]
     found = tiles.assign({n.MASK: xr.concat(masks, n.RUN, join="exact").assign_coords({n.RUN: names})})
     if set(texts(tiles[n.TILE])) <= set(annotated):
         truth = cohort.annotations(lazy=False)

@@ -185,7 +185,8 @@ def _ratios(cohort: Cohort, gated: _GatedRun, before: xr.Dataset) -> xr.Dataset:
     rule: PositivityRule = TypeAdapter(PositivityRule).validate_python(_active_rule(cohort, gated.run))
     counts = _detected(cohort, gated, rule) if isinstance(rule, DetectedRule) else _by_intensity(cohort, gated, rule)
     labels = {c: (n.TILE, before[c].values) for c in (n.TILE, n.DONOR, n.MARKER)}
-    counts = counts.assign_coords(labels | {n.RUN: [one.name for one in gated.gates]})
+    bare = counts.drop_vars([c for c in counts.coords if c != n.RUN])
+    counts = bare.assign_coords(labels | {n.RUN: [one.name for one in gated.gates]})
     ratio = marker_ratio(counts[n.N_POSITIVE], counts[n.N_ALL])
     found = ratio.assign({AGREEMENT: rank_agreement(ratio[n.RATIO], ratio[n.RATIO].sel({n.RUN: UNGATED.name}))})
     if cohort.has(CLINICAL):
