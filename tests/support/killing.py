@@ -50,17 +50,17 @@ def run_infer(store: str, cluster: str, hold: str = "") -> None:
 def run_ingest(source: str, store: str) -> None:
     """`ingest` with slow reading and small shards."""
     from fintune_xr.pipelines.cli import app as cli
-    from fintune_xr.store.ingest import tiles as ingest
+    from fintune_xr.store.ingest import last_planes
     from fintune_xr.store.zarr_io import shards
 
     own_group()
-    read = ingest.read_plane_with_digest
+    read = last_planes.read_plane_with_digest
 
     def slowly(*arguments: Any, **options: Any) -> Any:
         time.sleep(SECONDS_PER_TILE / 2)
         return read(*arguments, **options)
 
-    ingest.read_plane_with_digest = slowly
+    last_planes.read_plane_with_digest = slowly
     shards.MAX_TILES_PER_SHARD = TILES_PER_SHARD
     os._exit(cli.run(["ingest", source, store, "--workers", "2"]))
 
