@@ -98,7 +98,7 @@ CLASS_BALANCE: Final = DatasetSchema(
 
 def _classes_digest(annotations: xr.Dataset, tiles: Sequence[str]) -> str:
     """Of the files of the tiles and of what their codes mean."""
-    legend = str(annotations.attrs.get(n.LEGEND_SHA256, ""))
+    legend = str(annotations[n.CLASSES].attrs.get(n.LEGEND_SHA256, ""))
     return settings_digest({"files": files_digest(annotations, tiles), "legend": legend})
 
 

@@ -24,7 +24,7 @@ class Header:
     """One plane as its file describes it; `pages` is how many planes the file holds, `depth` how many make the tile.
 
     `pixel_size_a` is the side of a pixel in the specimen in angstrom, 0 where the file does not tell it; `is_colour`
-    whether the planes are red, green and blue of one image.
+    whether the planes are red, green and blue of one image, `is_palette` whether its values number colours of a list.
     """
 
     height: int
@@ -33,6 +33,7 @@ class Header:
     pages: int = 1
     pixel_size_a: float = 0.0
     is_colour: bool = False
+    is_palette: bool = False
     depth: int = 1
 
     @property

@@ -84,7 +84,7 @@ def _header(image: Image.Image, page: int | None, dtypes: Collection[str], *, ch
     if image.mode not in _DTYPES:
         expected = "grey, or red, green and blue" if channels else "one grey plane (y, x)"
         raise TileReadError(f"wrong shape: expected {expected}, found {image.mode} pixels")
-    return checked(Header(image.height, image.width, _DTYPES[image.mode]), dtypes)
+    return checked(Header(image.height, image.width, _DTYPES[image.mode], is_palette=image.mode == "P"), dtypes)
 
 
 def _check_colours(image: Image.Image) -> None:

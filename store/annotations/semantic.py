@@ -1,0 +1,194 @@
+"""Class masks into the store: each paired with the tiles of its image, its codes held against the legend."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
+import zarr
+
+from fintune_xr import names as n
+from fintune_xr.errors import SettingsError, StoreNotFoundError
+from fintune_xr.execution.read_ahead import ahead
+from fintune_xr.store.annotations.class_codes import MaskFile, MaskPart, ReadMask, read_mask
+from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.ingest.changed_files import stored_digests
+from fintune_xr.store.ingest.tiles import stored_cut
+from fintune_xr.store.raw.cutting import whole_name
+from fintune_xr.store.raw.layouts import Layout, PlaneName
+from fintune_xr.store.raw.pairing import LeftOut, natural_key
+from fintune_xr.store.raw.scan import Progress, named_files
+from fintune_xr.store.raw.sources import Place
+from fintune_xr.store.zarr_io import appendable as growing
+from fintune_xr.store.zarr_io import shards
+from fintune_xr.store.zarr_io.groups import open_writable, remove_group
+from fintune_xr.store.zarr_io.location import writing
+from fintune_xr.store.zarr_io.locks import writing_tiles
+from fintune_xr.tasks.legends import Legend, stored_legend, unnamed_legend
+
+_Pairs: TypeAlias = Mapping[str, Sequence[MaskPart]]
+
+
+@dataclass(frozen=True, slots=True)
+class ClassMasksReport:
+    """Tiles annotated now and before, what was left out and why, masks of a palette, and files of other kinds.
+
+    `legend` is what the codes mean, as it is stored.
+    """
+
+    n_added: int
+    n_present: int
+    left_out: tuple[LeftOut, ...]
+    from_palette: tuple[str, ...]
+    ignored: Mapping[str, int]
+    legend: Legend | None
+
+
+def annotated_legend(cohort: Cohort) -> Legend:
+    """What the codes of the stored annotations mean.
+
+    Raises StoreNotFoundError where nothing is annotated.
+    """
+    path = f"{n.ANNOTATIONS}/{n.CLASSES}"
+    if not cohort.has(n.ANNOTATIONS):
+        raise StoreNotFoundError(f"{cohort.url} holds no {path} yet. Run: fintune-xr annotate MASKS {cohort.url}")
+    return stored_legend(zarr.open_array(cohort.location.zarr(), path=path, mode="r").attrs.asdict())
+
+
+def annotate_classes(
+    cohort: Cohort,
+    source: Place,
+    layout: Layout,
+    *,
+    legend: Legend | None,
+    restart: bool = False,
+    progress: Progress | None = None,
+) -> ClassMasksReport:
+    """Stores the class masks under `source` as annotations of the tiles of the images that they are named after.
+
+    Codes are stored as they are. A mask of an image that was cut is cut alike. Without a `legend` the codes name
+    themselves. Masks that are stored already are skipped; a file that changed since is left out, unless `restart`
+    throws the stored annotations away first. Killed anywhere, it continues when called again.
+
+    Raises FintuneValueError where `source` is no folder or holds no mask of this layout, SettingsError where the store
+    has another legend, RunBusyError where another process adds tiles or annotations.
+    """
+    named, unusable, ignored = named_files(source, layout)
+    workers = len(os.sched_getaffinity(0))
+    with writing_tiles(cohort.location):
+        if restart or not cohort.has(f"{n.ANNOTATIONS}/{n.CLASSES}"):
+            remove_group(cohort.location, n.ANNOTATIONS)
+        masks, unmatched = _matched(cohort, named)
+        target = _made(cohort, legend)
+        cohort.location.sweep(n.ANNOTATIONS)
+        before = {tile: next(iter(digests.values())) for tile, digests in stored_digests(target).items()}
+        noted = _Noted([*unusable, *unmatched])
+        with ThreadPoolExecutor(workers) as pool:
+            read = partial(read_mask, source, target.grid, before, legend)
+            results = ahead(pool, read, masks, depth=2 * workers)
+            for _ in growing.append(target, noted.good(results, len(masks), progress)):
+                pass
+        n_added = target.n_tiles - len(before)
+        legend = _ended(cohort, target, noted, legend)
+    return ClassMasksReport(n_added, noted.n_present, tuple(noted.left_out), tuple(noted.palettes), ignored, legend)
+
+
+class _Noted:
+    """What is learned of masks on their way into the store."""
+
+    def __init__(self, left_out: list[LeftOut]) -> None:
+        self.left_out = left_out
+        self.palettes: list[str] = []
+        self.codes: set[int] = set()
+        self.n_present = 0
+
+    def good(
+        self, results: Iterable[ReadMask | LeftOut], total: int, progress: Progress | None
+    ) -> Iterator[tuple[growing.Labels, shards.Encoded]]:
+        """Labels and pixels of the tiles that the store lacks."""
+        for done, result in enumerate(results, start=1):
+            if progress is not None:
+                progress(done, total)
+            if isinstance(result, LeftOut):
+                self.left_out.append(result)
+                continue
+            self.codes |= result.codes
+            self.n_present += result.n_present
+            if result.is_palette:
+                self.palettes.append(result.path)
+            yield from result.parts
+
+
+def _matched(cohort: Cohort, named: Iterable[tuple[str, PlaneName]]) -> tuple[list[MaskFile], list[LeftOut]]:
+    tiles = _tiles_of_images(cohort)
+    masks: dict[str, MaskFile] = {}
+    left_out: list[LeftOut] = []
+    for path, name in named:
+        image = name.tile_id
+        reason = ""
+        if image not in tiles:
+            reason = f"unpaired: the store has no tile of an image {image}"
+        elif image in masks:
+            reason = f"duplicate: same image as {masks[image].path}"
+        if reason:
+            left_out.append(LeftOut(path, name.donor, name.marker, reason, image))
+        else:
+            masks[image] = MaskFile(path, image, name.donor, name.marker, tuple(tiles[image]))
+    return sorted(masks.values(), key=lambda mask: natural_key(mask.image)), left_out
+
+
+def _tiles_of_images(cohort: Cohort) -> _Pairs:
+    """Stored tiles by the id of the image that they are, or are parts of."""
+    images = cohort.images(lazy=False)
+    is_cut = stored_cut(cohort) > 0
+    columns = (n.TILE, n.HEIGHT, n.WIDTH, n.ORIGIN_Y, n.ORIGIN_X, n.SOURCE_HEIGHT, n.SOURCE_WIDTH)
+    found: defaultdict[str, list[MaskPart]] = defaultdict(list)
+    for tile, *numbers in zip(*(images[name].values.tolist() for name in columns), strict=True):
+        part = MaskPart(str(tile), *map(int, numbers))
+        found[whole_name(part.tile) if is_cut else part.tile].append(part)
+    return found
+
+
+def _made(cohort: Cohort, legend: Legend | None) -> growing.Growing:
+    target = cohort.annotations_group()
+    if not cohort.has(n.ANNOTATIONS):
+        shape = tuple(cohort.images_group().array.shape[-2:])
+        dtype = cohort.task.annotations[n.CLASSES].dtype
+        growing.create_growing(target, dtype=dtype, tile_shape=shape, constants={}, attrs={})
+    stored = target.array.attrs.asdict()
+    if n.LEGEND not in stored:
+        _write_legend(cohort, legend or unnamed_legend([]))
+    elif not _is_same(stored_legend(stored), legend):
+        now = legend.name if legend else "none"
+        raise SettingsError(
+            f"{cohort.url}: the annotations have legend {stored_legend(stored).name!r}, asked for is {now!r} "
+            "with other codes or meanings. Give the same --legend, or --restart to throw the stored annotations away."
+        )
+    return target
+
+
+def _is_same(stored: Legend, asked: Legend | None) -> bool:
+    return not stored.is_named if asked is None else stored.sha256 == asked.sha256
+
+
+def _ended(cohort: Cohort, target: growing.Growing, noted: _Noted, legend: Legend | None) -> Legend | None:
+    """The legend as it is stored now; without a given one it grows by the codes that were found."""
+    if target.n_tiles == 0:
+        remove_group(cohort.location, n.ANNOTATIONS)
+        return legend
+    stored = stored_legend(target.array.attrs.asdict())
+    if legend is None and not noted.codes <= set(stored.meanings):
+        _write_legend(cohort, unnamed_legend([*stored.meanings, *noted.codes]))
+    return annotated_legend(cohort)
+
+
+def _write_legend(cohort: Cohort, legend: Legend) -> None:
+    with writing(f"{cohort.url}/{n.ANNOTATIONS}"):
+        group = open_writable(cohort.location, n.ANNOTATIONS)
+        array: Any = group[n.CLASSES]
+        array.attrs.update(legend.attrs)
