@@ -32,11 +32,16 @@ class Annotated(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnnotateRequest:
-    """How annotations are to be read: the folder's `layout` and `pattern`, and how coordinates are meant."""
+    """How annotations are to be read: the folder's `layout` and `pattern`, and how coordinates are meant.
+
+    `legend` is a table of what the codes of class masks mean, `ignore` the codes of pixels that are unknown.
+    """
 
     layout: str | None = None
     pattern: str | None = None
     restart: bool = False
+    legend: Path | None = None
+    ignore: tuple[int, ...] | None = None
     reading: Reading = field(default_factory=Reading)
 
 

@@ -92,16 +92,23 @@ def annotate(
     scale: Annotated[
         float, Parameter(help="Particles: pixels of the micrograph's file per pixel of the coordinates.")
     ] = 1.0,
+    legend: Annotated[
+        Path | None, Parameter(help="Class masks: table of what the codes mean (label, tab, code).")
+    ] = None,
+    ignore: Annotated[
+        list[int] | None, Parameter(help="Class masks: codes of pixels that are unknown.", consume_multiple=True)
+    ] = None,
 ) -> int:
-    """Store ground truth: masks of tiles (binary ones become connected components), or particles of micrographs.
+    """Store ground truth: masks of tiles (binary ones become connected components), particles, or class masks.
 
     Example: fintune-xr annotate masks/ cohort.zarr
     """
     from fintune_xr.pipelines.steps.annotate import annotate as step
 
     report = step(
-        source, store, layout=layout, pattern=pattern, restart=restart, diameter=diameter, frame=frame, scale=scale
-    )
+        source, store, layout=layout, pattern=pattern, restart=restart, diameter=diameter, frame=frame, scale=scale,
+        legend=legend, ignore=ignore,
+    )  # fmt: skip
     show(f"{report.n_added} tiles annotated, {report.n_present} there before, {len(report.left_out)} left out")
     for item in report.left_out:
         show(f"  left out {item.path}: {item.reason}")

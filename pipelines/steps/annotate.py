@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from fintune_xr.pipelines.requests import Annotated, AnnotateRequest
@@ -21,17 +22,28 @@ def annotate(
     diameter: float | None = None,
     frame: Frame | None = None,
     scale: float = 1.0,
+    legend: str | Path | None = None,
+    ignore: Sequence[int] | None = None,
 ) -> Annotated:
     """Stores the masks under `source` as annotations of the tiles that they are named after; particles of micrographs.
 
     Binary masks become instances by 8-connected components, which the store records. `restart` throws
     stored annotations away first. In a cohort of micrographs `source` is a folder or file of particle coordinates (CSV,
     STAR, BOX, JSON): `diameter` in pixels of the coordinates where they tell none, `frame` image or file where rows are
-    not counted as usual for the format, `scale` pixels of the micrograph's file per pixel of the coordinates.
+    not counted as usual for the format, `scale` pixels of the micrograph's file per pixel of the coordinates. In a
+    cohort of stained tissue `source` holds class masks, `legend` is a table of what their codes mean (label, tab, code;
+    built in for the layouts bcss and ebhi), and `ignore` lists the codes of pixels of which nothing is known.
 
     Raises UnknownNameError for a layout, FintuneValueError where nothing fits it or a diameter is missing.
     """
     cohort = open_cohort(store)
     reading = Reading(frame, scale, diameter)
-    request = AnnotateRequest(layout=layout, pattern=pattern, restart=restart, reading=reading)
+    request = AnnotateRequest(
+        layout=layout,
+        pattern=pattern,
+        restart=restart,
+        reading=reading,
+        legend=None if legend is None else Path(legend),
+        ignore=None if ignore is None else tuple(ignore),
+    )
     return steps_of(cohort).annotate(cohort, source, request)
