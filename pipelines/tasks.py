@@ -13,8 +13,9 @@ from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.pipelines.detection import steps as detection
 from fintune_xr.pipelines.instance import steps as instance
 from fintune_xr.pipelines.requests import Annotated, AnnotateRequest, EvaluateRequest, Export, TrainingTiles
+from fintune_xr.pipelines.semantic import steps as semantic
 from fintune_xr.store.cohort import Cohort
-from fintune_xr.tasks.task import DETECTION, INSTANCE
+from fintune_xr.tasks.task import DETECTION, INSTANCE, SEMANTIC
 
 
 class TaskSteps(Protocol):
@@ -44,7 +45,7 @@ class TaskSteps(Protocol):
         """Formats that a cohort of this task is written in, by name."""
 
 
-STEPS: Final[Mapping[str, TaskSteps]] = {INSTANCE: instance, DETECTION: detection}
+STEPS: Final[Mapping[str, TaskSteps]] = {INSTANCE: instance, SEMANTIC: semantic, DETECTION: detection}
 
 
 def steps_of(cohort: Cohort) -> TaskSteps:

@@ -7,24 +7,25 @@ pieces follows from the confusion matrix of each image.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeAlias
+from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 import xarray as xr
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
+from fintune_xr.metrics.counts import COUNTS, average_precision, f1
+from fintune_xr.metrics.intervals import Total
 from fintune_xr.tasks.class_map import IGNORED
 from fintune_xr.tasks.semantic import SIZE_BINS
 
-Total: TypeAlias = Callable[[xr.DataArray], xr.DataArray]
-"""Sum over images, which is where a resample puts its weights."""
-
-COUNTS: Final = (n.TP, n.FP, n.FN)
 STATISTICS: Final = ("sd", "q25", "median", "q75", "worst")
+
+# By another name: Dice is F1, and the Jaccard index has the formula of average precision at one threshold.
+_SCORES: Final = {n.DICE: f1, n.IOU: average_precision}
 
 _EIGHT_NEIGHBOURS: Final = np.ones((3, 3), np.bool_)
 
@@ -81,17 +82,6 @@ def foreground_counts(matrices: xr.DataArray) -> xr.Dataset:
     return xr.Dataset({n.TP: tp, n.FP: fp, n.FN: fn})
 
 
-def dice(tp: ArrayLike, fp: ArrayLike, fn: ArrayLike) -> NDArray[np.float64]:
-    """2 tp / (2 tp + fp + fn), which is F1: NaN where truth and prediction are both empty."""
-    twice = np.multiply(2, tp)
-    return _quotient(twice, np.add(twice, np.add(fp, fn)))
-
-
-def iou(tp: ArrayLike, fp: ArrayLike, fn: ArrayLike) -> NDArray[np.float64]:
-    """tp / (tp + fp + fn), the Jaccard index: NaN where truth and prediction are both empty."""
-    return _quotient(tp, np.add(tp, np.add(fp, fn)))
-
-
 def class_scores(counts: xr.Dataset, total: Total) -> xr.Dataset:
     """Dice and IoU of each class and their means over classes, from counts (…, tile, class) of `class_counts`.
 
@@ -105,7 +95,7 @@ def class_scores(counts: xr.Dataset, total: Total) -> xr.Dataset:
     holds = (tp + fn) > 0
     n_images = total(holds)
     found: dict[str, xr.DataArray] = {}
-    for name, score in ((n.DICE, dice), (n.IOU, iou)):
+    for name, score in _SCORES.items():
         single = xr.apply_ufunc(score, tp, fp, fn).where(holds)
         of_images = total(single.fillna(0.0))
         image_mean = of_images / n_images.where(n_images > 0)
@@ -129,14 +119,26 @@ def foreground_scores(counts: xr.Dataset, total: Total) -> xr.Dataset:
     tp, fp, fn = (counts[name] for name in COUNTS)
     holds = (tp + fn) > 0
     n_images = total(holds)
-    single = xr.apply_ufunc(dice, tp, fp, fn).where(holds)
-    pooled = xr.apply_ufunc(dice, *(total(counts[count]) for count in COUNTS))
+    single = xr.apply_ufunc(f1, tp, fp, fn).where(holds)
+    pooled = xr.apply_ufunc(f1, *(total(counts[count]) for count in COUNTS))
     return xr.Dataset(
         {
             _named(n.FOREGROUND, n.DICE, n.IMAGE_MEAN): total(single.fillna(0.0)) / n_images.where(n_images > 0),
             _named(n.FOREGROUND, n.DICE, n.POOLED): pooled,
         }
     )
+
+
+def semantic_counts(matrices: xr.DataArray) -> xr.Dataset:
+    """What `semantic_scores` are made of: counts of each class, and those of any class as `foreground_tp` and so on."""
+    foreground = foreground_counts(matrices)
+    return class_counts(matrices).assign({_named(n.FOREGROUND, name): foreground[name] for name in COUNTS})
+
+
+def semantic_scores(counts: xr.Dataset, total: Total) -> xr.Dataset:
+    """`class_scores` and `foreground_scores` of `semantic_counts`."""
+    foreground = xr.Dataset({name: counts[_named(n.FOREGROUND, name)] for name in COUNTS})
+    return xr.merge([class_scores(counts[list(COUNTS)], total), foreground_scores(foreground, total)])
 
 
 def dice_of_tiles(counts: xr.Dataset) -> xr.DataArray:
@@ -190,23 +192,11 @@ def small_pieces(
     return n_pieces, n_found
 
 
-def sum_over(dim: str) -> Total:
-    """The plain sum over images that lie along `dim`."""
-    return lambda array: array.sum(dim)
-
-
 def _held_dice(counts: xr.Dataset) -> xr.DataArray:
-    single = xr.apply_ufunc(dice, *(counts[name] for name in COUNTS))
+    single = xr.apply_ufunc(f1, *(counts[name] for name in COUNTS))
     held: xr.DataArray = single.where((counts[n.TP] + counts[n.FN]) > 0)
     return held
 
 
 def _named(*parts: str) -> str:
     return "_".join(parts)
-
-
-def _quotient(part: ArrayLike, whole: ArrayLike) -> NDArray[np.float64]:
-    denominator = np.asarray(whole, np.float64)
-    empty: NDArray[Any] = np.full(denominator.shape, np.nan)
-    result: NDArray[np.float64] = np.divide(part, denominator, out=empty, where=denominator > 0)
-    return result

@@ -41,8 +41,17 @@ def _scores(made: Any, _image: NDArray[Any]) -> Stored:
     return None, None, made.columns
 
 
+def _classes(made: Any, _image: NDArray[Any]) -> Stored:
+    """Of `fintune_xr.tasks.records.ClassTile`: its map, and the pixels of each class."""
+    if not hasattr(made, "classes"):
+        raise FintuneValueError(f"a run of maps of classes needs those, and the model gave {type(made).__name__}")
+    return made.classes, None, made.of_tile
+
+
 TILE_RESULTS: Final[dict[str, Callable[[Any, NDArray[Any]], Stored]]] = {
     "run": _instances,
     "probability_run": _probabilities,
+    "class_run": _classes,
+    "score_run": _scores,
 }
 """By the name of the product: (made, image (channel, …, y, x)) to what is stored."""

@@ -84,7 +84,7 @@ def tissue_patch(
 
 def _regions(rng: np.random.Generator, tile_px: int) -> NDArray[np.uint8]:
     fields = [_smooth(rng, tile_px, tile_px / 11) + advantage for advantage in _ADVANTAGE.values()]
-    return np.array(list(_ADVANTAGE), np.uint8)[np.argmax(fields, axis=0)]
+    return np.asarray(np.array(list(_ADVANTAGE), np.uint8)[np.argmax(fields, axis=0)])
 
 
 def _with_vessels(

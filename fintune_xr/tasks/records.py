@@ -62,6 +62,20 @@ class CandidateTable:
         return {n.N_CELLS: self.n_cells}
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ClassTile:
+    """Classes (y, x) uint8 of one tile: 0 for none of them, 1 to `n_classes`."""
+
+    classes: NDArray[np.uint8]
+    n_classes: int
+
+    @property
+    def of_tile(self) -> dict[str, Any]:
+        """What a run stores of the tile beside its pixels."""
+        counts = np.bincount(self.classes.ravel(), minlength=self.n_classes + 1)
+        return {n.CLASS_PX: counts[1 : self.n_classes + 1].astype(np.int64)}
+
+
 class ObjectTable(Protocol):
     """What was found in one tile, a row for each; the columns are attributes, named as in the product's schema."""
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from fintune_xr import datasets
 from fintune_xr import names as n
@@ -103,3 +105,20 @@ def _classes_digest(annotations: xr.Dataset, tiles: Sequence[str]) -> str:
 
 
 SEMANTIC_TASK: Final = Task(SEMANTIC, ANNOTATED_CLASSES, "MASKS", n.CLASSES, _classes_digest)
+
+# After Okabe & Ito 2008, distinguishable with every common colour vision; repeated where there are more classes.
+_COLOURS: Final = ("#D55E00", "#F0E442", "#0072B2", "#000000", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+_REST_COLOUR: Final = "#d9dce1"
+
+
+def class_colours(n_classes: int) -> NDArray[np.uint8]:
+    """Red, green and blue (256, 3) of each label: grey for the rest, a colour for each class, white for others."""
+    table = np.full((256, 3), 255, np.uint8)
+    table[0] = _rgb(_REST_COLOUR)
+    for label in range(1, n_classes + 1):
+        table[label] = _rgb(_COLOURS[(label - 1) % len(_COLOURS)])
+    return table
+
+
+def _rgb(colour: str) -> list[int]:
+    return [int(colour[at : at + 2], 16) for at in (1, 3, 5)]

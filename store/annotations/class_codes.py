@@ -23,6 +23,7 @@ from fintune_xr.tasks.legends import MAX_CODE, Legend
 # A mask that was resampled or compressed with loss has values between its codes, most of them on a few pixels of edges.
 MOST_CODES: Final = 32
 RARE_SHARE: Final = 1e-4
+RARE_PX: Final = 32
 
 _CHANGED: Final = "changed since it was stored: the stored annotation is the earlier one; annotate with --restart"
 
@@ -96,10 +97,10 @@ def checked_codes(codes: NDArray[Any], legend: Legend | None) -> frozenset[int]:
     lowest, highest = int(values[0]), int(values[-1])
     if lowest < 0 or highest > MAX_CODE:
         raise TileReadError(f"wrong values: expected codes from 0 to {MAX_CODE}, found {lowest} to {highest}")
-    rare = int(np.count_nonzero(counts < RARE_SHARE * codes.size))
+    rare = int(np.count_nonzero(counts < max(RARE_PX, RARE_SHARE * codes.size)))
     if values.size > MOST_CODES and 2 * rare > values.size:
         raise TileReadError(
-            f"lossy mask: {values.size} values, {rare} of them on less than {RARE_SHARE:.2%} of the pixels: it was "
+            f"lossy mask: {values.size} values, {rare} of them on hardly any pixels: it was "
             "resampled or compressed with loss. Export the masks as PNG in their own size."
         )
     found = frozenset(int(value) for value in values)

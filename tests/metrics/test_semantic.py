@@ -16,6 +16,7 @@ from sklearn.metrics import confusion_matrix, f1_score, jaccard_score
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
+from fintune_xr.metrics.intervals import sum_over
 from fintune_xr.metrics.semantic import (
     class_counts,
     class_scores,
@@ -25,7 +26,6 @@ from fintune_xr.metrics.semantic import (
     foreground_scores,
     small_pieces,
     spread,
-    sum_over,
 )
 from fintune_xr.seeds import stream
 

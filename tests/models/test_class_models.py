@@ -62,7 +62,7 @@ def test_tiles_of_any_size_get_classes(name: str) -> None:
     for one, found in zip(tiles, maps, strict=True):
         assert found.shape == (3, *one.shape[1:])
         np.testing.assert_allclose(found.sum(0), 1, atol=1e-5)
-        labels = mapper.reconstruct(found)
+        labels = mapper.reconstruct(found).classes
         assert labels.dtype == np.uint8
         np.testing.assert_array_equal(labels, found.argmax(0))
     alone = mapper.predict([mapper.normalise(tiles[1])])[0]

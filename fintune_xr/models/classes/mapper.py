@@ -19,9 +19,7 @@ from fintune_xr.models.classes.settings import ClassSettings
 from fintune_xr.models.colours import WHITE, standardised_colours
 from fintune_xr.models.patch_batches import Cut, PatchLimit, pooled
 from fintune_xr.models.protocol import Maps, Plane
-
-ClassLabels: TypeAlias = NDArray[np.uint8]
-"""Classes (y, x): 0 for none of them, 1, 2, ... in the order of the class map."""
+from fintune_xr.tasks.records import ClassTile
 
 # Tiles of up to so many windows' edges are seen whole.
 WHOLE: Final = 1.5
@@ -64,9 +62,9 @@ class ClassMapper:
             sums = [total + restored(one, turns, mirrored) for total, one in zip(sums, found, strict=True)]
         return [total / np.float32(len(ORIENTATIONS)) for total in sums]
 
-    def reconstruct(self, maps: Maps) -> ClassLabels:
+    def reconstruct(self, maps: Maps) -> ClassTile:
         """The most probable class of each pixel."""
-        return np.asarray(maps.argmax(0), np.uint8)
+        return ClassTile(np.asarray(maps.argmax(0), np.uint8), len(maps) - 1)
 
     def _probable(self, batch: Sequence[Maps]) -> list[Maps]:
         limit: PatchLimit = self._limit  # type: ignore[attr-defined]

@@ -1,0 +1,203 @@
+"""Scores of maps of classes against the annotated ones: confusion of pixels, and all that follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from fintune_xr import names as n
+from fintune_xr.errors import FintuneValueError
+from fintune_xr.metrics.counts import score_name
+from fintune_xr.metrics.intervals import sum_over, with_donor_intervals
+from fintune_xr.metrics.semantic import (
+    confusion,
+    dice_of_tiles,
+    semantic_counts,
+    semantic_scores,
+    small_pieces,
+    spread,
+)
+from fintune_xr.pipelines.console import progress, say
+from fintune_xr.pipelines.done import require_done
+from fintune_xr.pipelines.requests import EvaluateRequest
+from fintune_xr.pipelines.semantic.annotated import patches_of, store_balance
+from fintune_xr.provenance import provenance
+from fintune_xr.store.annotations.semantic import annotated_legend
+from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.lineage.depends_on import ALL, RESTS_ON, rests_on
+from fintune_xr.store.lineage.training_exposure import require_unseen
+from fintune_xr.store.runs.writer import require_known_run
+from fintune_xr.store.split import annotated_tiles, require_split
+from fintune_xr.tasks.class_map import ClassMap, check_class_map
+from fintune_xr.tasks.product import CLASSES
+from fintune_xr.tasks.semantic import SIZE_BIN_NAMES
+from fintune_xr.text import text_array, texts
+
+PRIMARY = score_name(f"{n.PERCLASS}_{n.DICE}", n.IMAGE_MEAN)
+SHOWN = (PRIMARY, score_name(f"{n.PERCLASS}_{n.DICE}", n.POOLED), score_name(f"{n.PERCLASS}_{n.IOU}", n.IMAGE_MEAN))
+FOREGROUND_DICE = score_name(f"{n.FOREGROUND}_{n.DICE}", n.IMAGE_MEAN)
+DICE_OF_CLASS = score_name(n.DICE, n.IMAGE_MEAN)
+DICE_OF_TILE = f"{n.DICE}_of_tile"
+
+
+def evaluate_classes(cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:
+    """Scores (run, class) of maps of classes on the annotated tiles of a part, with the confusion of each tile.
+
+    `perclass_dice_image_mean` is what runs are compared by. Only pixels that are not ignored count; tiles without any
+    have no score, and their number is the attribute `n_ignored_tiles`. The balance of classes is stored beside.
+
+    Raises UnknownNameError for a run that is not there, FintuneValueError where runs are of different classes, have not
+    looked at a tile, or have learnt from one.
+    """
+    names = list(request.runs) or class_runs(cohort)
+    if not names:
+        raise FintuneValueError(
+            f"{cohort.url} has no run of classes to evaluate. Run: fintune-xr infer {cohort.url} --run R --model M"
+        )
+    require_known_run(cohort, names)
+    digest = require_split(cohort) if request.split != ALL else ""
+    tiles = tiles_of(cohort, request.split)
+    class_map = shared_class_map(cohort, names)
+    counted = _confusions(cohort, names, tiles, class_map)
+    scores = _scores(counted[n.CONFUSION], request)
+    store_balance(cohort, class_map)
+    n_ignored = int((counted[n.CONFUSION].isel({n.RUN: 0}).sum([n.TRUTH, n.PREDICTED]) == 0).sum())
+    if n_ignored:
+        say(f"evaluate: {n_ignored} of {tiles.sizes[n.TILE]} tiles have no pixel that counts, and no score")
+    return xr.merge([counted, scores]).assign_attrs(
+        {
+            n.CLASS_MAP: class_map.as_dict(),
+            "n_ignored_tiles": n_ignored,
+            RESTS_ON: rests_on(cohort, runs=names, tiles=texts(tiles[n.TILE]), split=digest),
+            "provenance": provenance(
+                split=request.split, split_digest=digest, resamples=request.resamples, seed=request.seed
+            ),
+        }
+    )
+
+
+def class_runs(cohort: Cohort) -> list[str]:
+    """Names of the runs that hold maps of classes."""
+    return [name for name in cohort.run_names() if cohort.run_product(name) is CLASSES]
+
+
+def run_class_map(cohort: Cohort, run: str) -> ClassMap:
+    """Classes of a run. Raises FintuneValueError for a run of anything else."""
+    if cohort.run_product(run) is not CLASSES:
+        raise FintuneValueError(f"run {run!r} of {cohort.url} holds no maps of classes; name others with --run")
+    return ClassMap.model_validate(cohort.run(run, lazy=False)[n.CLASSES].attrs[n.CLASS_MAP])
+
+
+def shared_class_map(cohort: Cohort, runs: Sequence[str]) -> ClassMap:
+    """The classes of `runs`, once all have the same and they fit the annotations.
+
+    Raises FintuneValueError for runs of different classes, SettingsError where they do not fit the legend.
+    """
+    maps = {run: run_class_map(cohort, run) for run in runs}
+    first = maps[runs[0]]
+    other = [run for run, one in maps.items() if (one.classes, one.rest) != (first.classes, first.rest)]
+    if other:
+        raise FintuneValueError(
+            f"runs of different classes cannot be compared: {runs[0]} has {', '.join(first.names)}, {other[0]} has "
+            f"{', '.join(maps[other[0]].names)} or other codes. Evaluate them apart: --run."
+        )
+    return check_class_map(first, annotated_legend(cohort))
+
+
+def tiles_of(cohort: Cohort, split: str) -> xr.Dataset:
+    """Images of the annotated tiles of `split`, or of all annotated tiles where it is `all`.
+
+    Raises FintuneValueError where there is none.
+    """
+    tiles = annotated_tiles(cohort)
+    known = sorted(set(text_array(tiles[n.SPLIT])) - {""})
+    if split != ALL:
+        tiles = tiles.isel({n.TILE: np.flatnonzero(text_array(tiles[n.SPLIT]) == split)})
+    if not tiles.sizes[n.TILE]:
+        raise FintuneValueError(f"no annotated tile in split {split!r}; parts with tiles: {', '.join(known) or 'none'}")
+    return tiles
+
+
+def class_table(scores: xr.Dataset) -> pd.DataFrame:
+    """One row per run: means over classes with 95 % intervals over donors, Dice of each class, foreground."""
+    rows = []
+    for run in texts(scores[n.RUN]):
+        one = scores.sel({n.RUN: run})
+        row = {n.RUN: run} | {name: with_interval(one, name) for name in SHOWN}
+        row |= {f"{n.DICE} {c}": with_interval(one.sel({n.CLASS: c}), DICE_OF_CLASS) for c in texts(scores[n.CLASS])}
+        rows.append(row | {FOREGROUND_DICE: with_interval(one, FOREGROUND_DICE)})
+    return pd.DataFrame(rows)
+
+
+def with_interval(one: xr.Dataset, name: str) -> str:
+    """A score with its interval, as text; without one where it does not exist."""
+    value, interval = float(one[name]), f"{name}_{n.INTERVAL}"
+    if np.isnan(value):
+        return "–"
+    if interval not in one or np.isnan(one[interval].values).any():
+        return f"{value:.3f}"
+    low, high = one[interval].values
+    return f"{value:.3f} ({low:.3f} to {high:.3f})"
+
+
+def _confusions(cohort: Cohort, names: Sequence[str], tiles: xr.Dataset, class_map: ClassMap) -> xr.Dataset:
+    """Confusion (run, tile, truth, predicted) and small pieces (run, tile, class, size bin); a tile in memory."""
+    runs = {name: cohort.run(name, lazy=False) for name in names}
+    for name, run in runs.items():
+        require_done(name, run, tiles)
+        require_unseen(cohort, name, texts(tiles[n.TILE]))
+    patches = patches_of(cohort, tiles)
+    places = {name: _places(run, patches.names) for name, run in runs.items()}
+    n_classes, n_tiles = class_map.n_classes, len(patches)
+    matrices = np.zeros((len(names), n_tiles, n_classes + 1, n_classes + 1), np.int64)
+    pieces, found = (np.zeros((len(names), n_classes, len(SIZE_BIN_NAMES)), np.int64) for _ in range(2))
+    with progress("evaluate", n_tiles) as advance:
+        for at in range(n_tiles):
+            truth = patches.labels(at, class_map)
+            for r, name in enumerate(names):
+                predicted = _predicted(runs[name], places[name][at], truth.shape)
+                matrices[r, at] = confusion(truth, predicted, n_classes)
+                there, hit = small_pieces(truth, predicted, n_classes)
+                pieces[r] += there
+                found[r] += hit
+            advance(1)
+    labels = [n.REST, *class_map.names]
+    size_dims = (n.RUN, n.CLASS, n.SIZE_BIN)
+    return xr.Dataset(
+        {
+            n.CONFUSION: ((n.RUN, n.TILE, n.TRUTH, n.PREDICTED), matrices),
+            n.N_PIECES: (size_dims, pieces),
+            n.N_FOUND: (size_dims, found),
+        },
+        {
+            n.RUN: list(names), n.TRUTH: labels, n.PREDICTED: labels, n.CLASS: labels[1:],
+            n.SIZE_BIN: list(SIZE_BIN_NAMES), n.PROTOCOL: (n.RUN, [n.AUTOMATIC] * len(names)),
+            **{c: (n.TILE, text_array(tiles[c])) for c in (n.TILE, n.DONOR, n.MARKER, n.SPLIT)},
+        },
+    )  # fmt: skip
+
+
+def _places(run: xr.Dataset, tiles: Sequence[str]) -> list[int]:
+    place: Mapping[str, int] = {name: i for i, name in enumerate(texts(run[n.TILE]))}
+    return [place[tile] for tile in tiles]
+
+
+def _predicted(run: xr.Dataset, at: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    height, width = shape
+    return np.asarray(run[n.CLASSES][at, :height, :width].values, np.uint8)
+
+
+def _scores(matrices: xr.DataArray, request: EvaluateRequest) -> xr.Dataset:
+    """Scores with intervals over donors; without where a single donor leaves nothing to resample."""
+    donor = matrices[n.DONOR].reset_coords(drop=True)
+    bare = matrices.drop_vars([n.DONOR, n.MARKER, n.SPLIT, n.PROTOCOL])
+    counts = semantic_counts(bare)
+    if len(set(texts(donor))) < 2:
+        scored = semantic_scores(counts.drop_vars(n.TILE), sum_over(n.TILE))
+    else:
+        scored = with_donor_intervals(counts, donor, semantic_scores, n_resamples=request.resamples, seed=request.seed)
+    return xr.merge([scored, spread(counts), dice_of_tiles(counts).rename(DICE_OF_TILE)])

@@ -1,0 +1,64 @@
+"""What cohorts of stained tissue do in the steps that all cohorts go through."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import xarray as xr
+
+from fintune_xr import names as n
+from fintune_xr.models.checkpoints import Checkpoint
+from fintune_xr.pipelines.requests import AnnotateRequest, EvaluateRequest, Export, TrainingTiles
+from fintune_xr.store.annotations.semantic import ClassMasksReport
+from fintune_xr.store.cohort import Cohort
+
+
+def annotate(cohort: Cohort, source: str | Path, request: AnnotateRequest) -> ClassMasksReport:
+    """Class masks with the legend of their codes."""
+    from fintune_xr.pipelines.semantic.annotating import annotate_tissue
+
+    return annotate_tissue(cohort, source, request)
+
+
+def training_tiles(
+    cohort: Cohort, settings: Any, start: Checkpoint | None, markers: Sequence[str]  # noqa: ARG001
+) -> TrainingTiles:  # fmt: skip
+    """Patches of the parts train and val; settings with the classes stated, which fit the legend."""
+    from fintune_xr.pipelines.semantic.annotated import patches_for_training, require_classes, stated_class_map
+
+    class_map = stated_class_map(cohort, settings.class_map)
+    parts = {part: patches_for_training(cohort, part, markers) for part in (n.TRAIN, n.VAL)}
+    require_classes(parts, class_map)
+    return dict(parts), settings.model_copy(update={n.CLASS_MAP: class_map})
+
+
+def evaluate(cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:
+    """Scores (run, class) of the maps of classes of runs."""
+    from fintune_xr.pipelines.semantic.evaluate import evaluate_classes
+
+    return evaluate_classes(cohort, request)
+
+
+def score_table(scores: xr.Dataset) -> pd.DataFrame:
+    """A row per run."""
+    from fintune_xr.pipelines.semantic.evaluate import class_table
+
+    return class_table(scores)
+
+
+def score_lines(scores: xr.Dataset) -> list[str]:  # noqa: ARG001
+    """What the two kinds of score are."""
+    return [
+        "perclass: mean over the classes that the truth holds; foreground: any class against none, which tells nothing "
+        "of the classes"
+    ]
+
+
+def exports() -> Mapping[str, Export]:
+    """Maps of classes of runs."""
+    from fintune_xr.pipelines.semantic.exports import EXPORTS
+
+    return EXPORTS
