@@ -30,8 +30,8 @@ def pick(
 
     Example: fintune-xr pick cohort.zarr --run unet
     """
+    from fintune_xr.pipelines.detection.picking import pick_summary
     from fintune_xr.pipelines.steps.pick import pick as step
-    from fintune_xr.pipelines.steps.pick import pick_summary
     from fintune_xr.store.cohort import open_cohort
 
     made = step(store, run=run, model=model, part=part, threshold=threshold, distance=distance, border=border)

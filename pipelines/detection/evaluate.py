@@ -18,8 +18,7 @@ from fintune_xr.metrics.detection import Curve, Found, average_precision, thresh
 from fintune_xr.metrics.intervals import instance_scores, scores_by_donor_bootstrap
 from fintune_xr.metrics.pixels import histogram_counts, pixel_auc
 from fintune_xr.pipelines.console import say
-from fintune_xr.pipelines.requests import EvaluateRequest
-from fintune_xr.pipelines.steps.pick import (
+from fintune_xr.pipelines.detection.picking import (
     BORDER_PX,
     DISTANCE_PX,
     PIXEL_THRESHOLD,
@@ -30,6 +29,7 @@ from fintune_xr.pipelines.steps.pick import (
     threshold_doubt,
     tile_histograms,
 )
+from fintune_xr.pipelines.requests import EvaluateRequest
 from fintune_xr.provenance import provenance, settings_digest
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.depends_on import ALL, RESTS_ON, doubt, rests_on

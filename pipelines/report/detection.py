@@ -14,8 +14,8 @@ from fintune_xr.analysis.report.detection.contents import ExampleMicrograph, Pic
 from fintune_xr.analysis.report.detection.sections import picks_section, picture_section, stages_section
 from fintune_xr.metrics.detection import match_points
 from fintune_xr.pipelines.detection.evaluate import particle_doubt
+from fintune_xr.pipelines.detection.picking import DISTANCE_PX, threshold_doubt
 from fintune_xr.pipelines.stale import evaluated_part, stale_scores
-from fintune_xr.pipelines.steps.pick import DISTANCE_PX, threshold_doubt
 from fintune_xr.points import tile_points
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.depends_on import doubt, tiles_in

@@ -17,9 +17,10 @@ from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, SplitError, UnknownNameError
 from fintune_xr.metrics.detection import match_points, threshold_curve
 from fintune_xr.pipelines.cli.app import run as run_cli
+from fintune_xr.pipelines.detection.picking import pick_summary
 from fintune_xr.pipelines.steps.check import check
 from fintune_xr.pipelines.steps.evaluate import evaluate, score_lines, score_table
-from fintune_xr.pipelines.steps.pick import pick, pick_summary
+from fintune_xr.pipelines.steps.pick import pick
 from fintune_xr.pipelines.steps.positivity import positivity
 from fintune_xr.pipelines.steps.split import split
 from fintune_xr.pixels.discs import disc_target
