@@ -55,7 +55,9 @@ def test_every_part_opens_and_the_store_is_sound(old: Path) -> None:
     if old.name == "cells":
         assert cohort.analysis().sizes[n.DONOR] == 5
         assert cohort.bootstrap("tiles_80").sizes[n.RESAMPLE] == 20
-        assert cohort.positivity("a")[n.N_POSITIVE].sum() > 0
+        counted = cohort.positivity("a")[n.N_POSITIVE].sel({n.RULE: "fixed_50"})
+        np.testing.assert_array_equal(counted, cohort.run("a", lazy=False)[n.N_POSITIVE])
+        assert counted.sum() == 16
     assert check(cohort.url) == []
 
 
