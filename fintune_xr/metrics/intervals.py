@@ -7,18 +7,25 @@ from typing import Final, TypeAlias
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.metrics.counts import COUNTS, SCORES, Score, score_name
-from fintune_xr.seeds import stream
+from fintune_xr.metrics.donor_tests import jackknife_interval, sign_flip_p
 
 INTERVAL_QUANTILES: Final = (0.025, 0.975)
+INTERVAL_METHOD: Final = "interval_method"
+STUDENT_T: Final = "Student's t over donors, each left out in turn"
+"""Value of the attribute INTERVAL_METHOD; scores that lack it have percentiles of a bootstrap over donors."""
 
 _WAYS = (n.IMAGE_MEAN, n.POOLED)
 
 Total: TypeAlias = Callable[[xr.DataArray], xr.DataArray]
 """Sum over images, which is where a resample puts its weights."""
+
+Kept: TypeAlias = Callable[[NDArray[np.bool_]], NDArray[np.float64]]
+"""From which images are a donor's (donor, image) to their weights."""
 
 ScoresOf: TypeAlias = Callable[[xr.Dataset, Total], xr.Dataset]
 """From counts of single images and the way to add them up to scores."""
@@ -41,55 +48,55 @@ def instance_scores(counts: xr.Dataset, *, over: str, only_with_truth: bool = Fa
     return _scores(counts, sum_over(over), only_with_truth)
 
 
-def scores_by_donor_bootstrap(
-    counts: xr.Dataset, donor: xr.DataArray, *, n_resamples: int, seed: int, only_with_truth: bool = False
+def scores_by_donor(
+    counts: xr.Dataset, donor: xr.DataArray, *, n_flips: int, seed: int, only_with_truth: bool = False
 ) -> xr.Dataset:
-    """Scores with 95 % percentile intervals over donors, and differences between runs on the same resamples.
+    """Scores with 95 % intervals over donors, and paired differences between runs with their p.
 
-    `counts` and `only_with_truth` as in `instance_scores`; `donor` (tile,) names the donor of each image. A resample
-    draws as many donors as there are, with replacement, each with all its images; its random stream depends on `seed`
-    and its index only. Variables: `<score>` as in `instance_scores`, `<score>_interval` (…, quantile) and, with a
-    dim `run`, `<score>_difference` (run, reference, …) = run − reference, with its `_interval`. A resample in
-    which a score does not exist is left out of that score's quantiles.
+    `counts` and `only_with_truth` as in `instance_scores`; `donor` (tile,) names the donor of each image. Variables:
+    `<score>` as in `instance_scores`, `<score>_interval` (…, quantile) and, with a dim `run`, `<score>_difference`
+    (run, reference, …) = run − reference, with its `_interval` and its `_p`. An interval is Student's t over donors,
+    from leaving each of them out with all its images; p flips the signs of the donors' own differences (all of them to
+    14 donors, `n_flips` drawn by `seed` beyond). A donor without the score takes no part; below 4 donors intervals and
+    p are NaN. The ends of scores, not of differences, stay within 0 to 1. The attribute `interval_method` names it.
 
-    Raises FintuneValueError for fewer than two donors or one resample, or where tiles do not agree.
-    Reference: Efron & Tibshirani 1993, An Introduction to the Bootstrap, ch. 13.
+    Raises FintuneValueError for fewer than two donors or one flip, or where tiles do not agree.
     """
     _check_counts(counts, _dim_of(donor))
-    return with_donor_intervals(
-        counts,
-        donor,
-        lambda counts, total: _scores(counts, total, only_with_truth),
-        n_resamples=n_resamples,
-        seed=seed,
+    found = with_donor_intervals(
+        counts, donor, lambda counts, total: _scores(counts, total, only_with_truth), n_flips=n_flips, seed=seed
     )
+    ends = [name for name in found if str(name).endswith(n.INTERVAL) and n.DIFFERENCE not in str(name)]
+    return found.assign({name: found[name].clip(0.0, 1.0) for name in ends})
 
 
 def with_donor_intervals(
-    counts: xr.Dataset, donor: xr.DataArray, scores: ScoresOf, *, n_resamples: int, seed: int
+    counts: xr.Dataset, donor: xr.DataArray, scores: ScoresOf, *, n_flips: int, seed: int
 ) -> xr.Dataset:
     """Any `scores` of what was counted in each image, with intervals and differences as above.
 
     `counts` are variables along the dim of `donor` and any others; `scores` makes scores of them, adding up over
     images by the function that it is given and in no other way. Scores whose names end in `n_images` have no interval.
 
-    Raises FintuneValueError for fewer than two donors or one resample, or where tiles do not agree.
+    Raises FintuneValueError for fewer than two donors or one flip, or where tiles do not agree.
     """
     over = _dim_of(donor)
     _check_alike(counts, donor, over)
-    if n_resamples < 1:
-        raise FintuneValueError(f"n_resamples: expected 1 or more, got {n_resamples}. Take 1,000 or more.")
+    if n_flips < 1:
+        raise FintuneValueError(f"n_flips: expected 1 or more, got {n_flips}. Take 1,000 or more.")
     # Whatever is known of single tiles has no place in a table by donor, and its names may clash with it.
     bare = counts.drop_vars([name for name, array in counts.coords.items() if over in array.dims])
-    estimate = scores(bare, sum_over(over))
-    total = _resampled_total(donor, over, n_resamples, seed)
-    resampled = _with_differences(scores(bare, total)[_score_names(estimate)])
-    intervals = resampled.quantile(INTERVAL_QUANTILES, dim=n.RESAMPLE).transpose(..., n.QUANTILE)
-    return xr.merge(
-        [
-            _with_differences(estimate),
-            intervals.rename({name: f"{name}_{n.INTERVAL}" for name in intervals}),
-        ]
+    estimate = _with_differences(scores(bare, sum_over(over)))
+    names = _score_names(estimate)
+    without, own = (_of_donors(bare, donor, scores, kept=kept)[names] for kept in (_all_but_one, _one))
+    found = {f"{name}_{n.INTERVAL}": _interval(estimate[name], without[name], own[name]) for name in names}
+    for name in names:
+        if name.endswith(n.DIFFERENCE):
+            found[f"{name}_{n.P}"] = _sign_flips(own[name], n_flips, seed)
+    return (
+        estimate.assign(found)
+        .assign_coords({n.QUANTILE: list(INTERVAL_QUANTILES)})
+        .assign_attrs({INTERVAL_METHOD: STUDENT_T})
     )
 
 
@@ -171,17 +178,47 @@ def _score_names(scores: xr.Dataset) -> list[str]:
     return [str(name) for name in scores if not str(name).endswith(n.N_IMAGES)]
 
 
-def _resampled_total(donor: xr.DataArray, over: str, n_resamples: int, seed: int) -> Total:
-    """Sum over tiles in each resample: one sum per donor, weighed by how often the donor was drawn."""
+def _of_donors(counts: xr.Dataset, donor: xr.DataArray, scores: ScoresOf, *, kept: Kept) -> xr.Dataset:
+    """Scores and differences (donor, …) of the images of the donors that are `kept` at each place."""
+    over = _dim_of(donor)
     donors, of_tile = np.unique(donor, return_inverse=True)
-    belongs = np.equal.outer(np.arange(donors.size), of_tile).astype(np.float64)
-    member = xr.DataArray(belongs, dims=(n.DONOR, over))
-    drawn = np.empty((n_resamples, donors.size), np.float64)
-    for resample in range(n_resamples):
-        picks = stream(seed, "donors of instance scores", resample).integers(donors.size, size=donors.size)
-        drawn[resample] = np.bincount(picks, minlength=donors.size)
-    weights = xr.DataArray(drawn, dims=(n.RESAMPLE, n.DONOR))
-    return lambda array: xr.dot(weights, xr.dot(member, array.astype(np.float64), dim=over), dim=n.DONOR)
+    weights = xr.DataArray(kept(np.equal.outer(np.arange(donors.size), of_tile)), dims=(n.DONOR, over))
+    return _with_differences(scores(counts, lambda array: xr.dot(weights, array.astype(np.float64), dim=over)))
+
+
+def _one(belongs: NDArray[np.bool_]) -> NDArray[np.float64]:
+    return belongs.astype(np.float64)
+
+
+def _all_but_one(belongs: NDArray[np.bool_]) -> NDArray[np.float64]:
+    return (~belongs).astype(np.float64)
+
+
+def _interval(whole: xr.DataArray, without: xr.DataArray, own: xr.DataArray) -> xr.DataArray:
+    ends: xr.DataArray = xr.apply_ufunc(
+        jackknife_interval,
+        whole,
+        without,
+        own.notnull(),
+        input_core_dims=[[], [n.DONOR], [n.DONOR]],
+        output_core_dims=[[n.QUANTILE]],
+        dask="parallelized",
+        output_dtypes=[np.float64],
+        dask_gufunc_kwargs={"output_sizes": {n.QUANTILE: len(INTERVAL_QUANTILES)}},
+    )
+    return ends
+
+
+def _sign_flips(own: xr.DataArray, n_flips: int, seed: int) -> xr.DataArray:
+    p: xr.DataArray = xr.apply_ufunc(
+        sign_flip_p,
+        own,
+        kwargs={"n_flips": n_flips, "seed": seed},
+        input_core_dims=[[n.DONOR]],
+        dask="parallelized",
+        output_dtypes=[np.float64],
+    )
+    return p
 
 
 def _with_differences(scores: xr.Dataset) -> xr.Dataset:

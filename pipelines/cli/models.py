@@ -118,8 +118,8 @@ def evaluate(
         str,
         Parameter(help="train, val, test or all. Default: test, or val without a test part.", show_default=False),
     ] = "",
-    resamples: Annotated[int, Parameter(help="Donor resamples for the intervals.")] = 1000,
-    seed: Annotated[int, Parameter(help="Seed of the resamples.")] = 0,
+    resamples: Annotated[int, Parameter(help="Sign flips drawn for p beyond 14 donors.")] = 1000,
+    seed: Annotated[int, Parameter(help="Seed of the sign flips.")] = 0,
 ) -> int:
     """Compare the masks of runs with the annotations, or the picks of micrographs.
 

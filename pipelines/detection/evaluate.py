@@ -15,7 +15,7 @@ from fintune_xr.analysis.report.detection.intervals import RESAMPLED
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.metrics.counts import SCORES, score_name
 from fintune_xr.metrics.detection import Curve, Found, average_precision, threshold_curve
-from fintune_xr.metrics.intervals import instance_scores, scores_by_donor_bootstrap
+from fintune_xr.metrics.intervals import INTERVAL_METHOD, STUDENT_T, instance_scores, scores_by_donor
 from fintune_xr.metrics.pixels import histogram_counts, pixel_auc
 from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.detection.picking import (
@@ -52,11 +52,11 @@ def evaluate_particles(cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:
     """Scores of the picks of runs on the annotated micrographs of a part.
 
     All runs with picks by default. `particle_<score>_pooled` counts the particles of all micrographs, `_image_mean`
-    averages those of single ones, each with an `_interval` from a bootstrap and, between runs, a `_difference` on the
-    same resamples. What is resampled are donors (data sets), or micrographs where all of them are of one donor, and the
-    attribute `resampled` says which. `particle_average_precision` (run) and `particle_curve_<score>` (run, level)
-    look at all thresholds. `pixel_<score>_…` say the same of single pixels of discs, for runs that hold probabilities;
-    `pixel_auc` (run) too. `particle_tp` and so on are the counts of each micrograph.
+    averages those of single ones, each with an `_interval` and, between runs, a paired `_difference`, as
+    `scores_by_donor` gives them. They are over donors (data sets), or over micrographs where all of them are of one
+    donor, and the attribute `resampled` says which. `particle_average_precision` (run) and `particle_curve_<score>`
+    (run, level) look at all thresholds. `pixel_<score>_…` say the same of single pixels of discs, for runs that hold
+    probabilities; `pixel_auc` (run) too. `particle_tp` and so on are the counts of each micrograph.
 
     Raises UnknownNameError for a run without picks, FintuneValueError where runs were picked for different distances,
     on annotations that have changed, or have not looked at a micrograph.
@@ -81,6 +81,7 @@ def evaluate_particles(cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:
         {
             DISTANCE_PX: distance,
             RESAMPLED: draws.unit,
+            INTERVAL_METHOD: STUDENT_T,
             RESTS_ON: {**rests_on(cohort, tiles=tiles, split=digest), n.PICKS: picks_digests(picks)},
             "provenance": provenance(split=split, split_digest=digest, resamples=request.resamples, seed=request.seed),
         }
@@ -160,20 +161,20 @@ def _found(cohort: Cohort, run: str, picks: xr.Dataset, tiles: dict[str, int]) -
 
 @dataclass(frozen=True, slots=True)
 class _Draws:
-    """What a bootstrap resamples: the `unit` (donor or tile, empty where there is one alone), and each tile's own."""
+    """What intervals are over: the `unit` (donor or tile, empty where there is one alone), and each tile's own."""
 
     unit: str
     of_tile: tuple[str, ...]
-    n_resamples: int
+    n_flips: int
     seed: int
 
 
-def _draws(cohort: Cohort, tiles: dict[str, int], n_resamples: int, seed: int) -> _Draws:
+def _draws(cohort: Cohort, tiles: dict[str, int], n_flips: int, seed: int) -> _Draws:
     """Donors where there are two: micrographs of one are alike, and resampled alone they make intervals too narrow."""
     donors = texts(cohort.images(lazy=False)[n.DONOR].isel({n.TILE: list(tiles.values())}))
     if len(set(donors)) > 1:
-        return _Draws(n.DONOR, tuple(donors), n_resamples, seed)
-    return _Draws(n.TILE if len(tiles) > 1 else "", tuple(tiles), n_resamples, seed)
+        return _Draws(n.DONOR, tuple(donors), n_flips, seed)
+    return _Draws(n.TILE if len(tiles) > 1 else "", tuple(tiles), n_flips, seed)
 
 
 def _particle_scores(
@@ -214,7 +215,7 @@ def _scored(counts: xr.Dataset, prefix: str, draws: _Draws) -> xr.Dataset:
     """Counts and scores under names that begin with `prefix`; without intervals for a single micrograph."""
     if draws.unit:
         unit = xr.DataArray(list(draws.of_tile), {n.TILE: counts[n.TILE]}, (n.TILE,), name=n.DONOR)
-        scores = scores_by_donor_bootstrap(counts, unit, n_resamples=draws.n_resamples, seed=draws.seed)
+        scores = scores_by_donor(counts, unit, n_flips=draws.n_flips, seed=draws.seed)
     else:
         scores = instance_scores(counts, over=n.TILE)
     kept = {str(name): _named(str(name), prefix) for name in scores if _named(str(name), prefix)}

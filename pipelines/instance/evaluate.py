@@ -12,7 +12,7 @@ from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.metrics.counts import score_name
 from fintune_xr.metrics.instance import match_counts
-from fintune_xr.metrics.intervals import instance_scores, scores_by_donor_bootstrap
+from fintune_xr.metrics.intervals import INTERVAL_METHOD, instance_scores, scores_by_donor
 from fintune_xr.pipelines.console import progress
 from fintune_xr.pipelines.done import require_done
 from fintune_xr.pipelines.requests import EvaluateRequest
@@ -51,6 +51,7 @@ def evaluate_masks(cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:
     scores = scores_by_group(counts, request.resamples, request.seed)
     return xr.merge([counts, scores]).assign_attrs(
         {
+            **{name: scores.attrs[name] for name in (INTERVAL_METHOD,) if name in scores.attrs},
             RESTS_ON: rests_on(cohort, runs=names, tiles=texts(tiles[n.TILE]), split=digest),
             "provenance": provenance(split=split, split_digest=digest, resamples=request.resamples, seed=request.seed),
         }
@@ -112,17 +113,17 @@ def match_tiles(cohort: Cohort, names: Sequence[str], tiles: xr.Dataset) -> xr.D
     return counts.assign_coords({n.RUN: list(names), **labels})
 
 
-def scores_by_group(counts: xr.Dataset, resamples: int, seed: int) -> xr.Dataset:
+def scores_by_group(counts: xr.Dataset, n_flips: int, seed: int) -> xr.Dataset:
     """Scores (group, …) of counts (…, tile, threshold) with donor, marker and split along tile: all, and each marker.
 
-    Intervals are those of `scores_by_donor_bootstrap`; without two donors there are none.
+    Intervals are those of `scores_by_donor`; without two donors there are none.
     """
     markers = sorted(set(text_array(counts[n.MARKER])))
     parts = [(n.ALL_MARKERS, counts)]
     if len(markers) > 1:
         chosen = [(m, np.flatnonzero(counts[n.MARKER].values == m)) for m in markers]
         parts += [(m, counts.isel({n.TILE: where})) for m, where in chosen]
-    scored = [_scores(part, resamples, seed) for _, part in parts]
+    scored = [_scores(part, n_flips, seed) for _, part in parts]
     alike = [scored[0], *(_with_all_of(scored[0], part) for part in scored[1:])]
     return xr.concat(alike, n.GROUP, join="exact").assign_coords({n.GROUP: [name for name, _ in parts]})
 
@@ -133,10 +134,10 @@ def _with_all_of(whole: xr.Dataset, part: xr.Dataset) -> xr.Dataset:
     return part.assign(missing)
 
 
-def _scores(counts: xr.Dataset, resamples: int, seed: int) -> xr.Dataset:
-    """Scores with intervals; without intervals where a single donor leaves nothing to resample."""
+def _scores(counts: xr.Dataset, n_flips: int, seed: int) -> xr.Dataset:
+    """Scores with intervals; without intervals where there is a single donor."""
     bare = counts[[n.TP, n.FP, n.FN]].drop_vars([n.MARKER, n.SPLIT])
     donor = counts[n.DONOR].reset_coords(drop=True)
     if len(set(texts(donor))) < 2:
         return instance_scores(bare.drop_vars([n.DONOR, n.TILE]), over=n.TILE)
-    return scores_by_donor_bootstrap(bare, donor, n_resamples=resamples, seed=seed)
+    return scores_by_donor(bare, donor, n_flips=n_flips, seed=seed)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.metrics.counts import score_name
-from fintune_xr.metrics.intervals import sum_over, with_donor_intervals
+from fintune_xr.metrics.intervals import INTERVAL_METHOD, STUDENT_T, sum_over, with_donor_intervals
 from fintune_xr.metrics.semantic import (
     confusion,
     dice_of_tiles,
@@ -70,6 +70,7 @@ def evaluate_classes(cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:
         say(f"evaluate: {n_ignored} of {tiles.sizes[n.TILE]} tiles have no pixel that counts, and no score")
     return xr.merge([counted, scores]).assign_attrs(
         {
+            INTERVAL_METHOD: STUDENT_T,
             n.CLASS_MAP: class_map.as_dict(),
             "n_ignored_tiles": n_ignored,
             RESTS_ON: rests_on(cohort, runs=names, tiles=texts(tiles[n.TILE]), split=digest),
@@ -192,12 +193,12 @@ def _predicted(run: xr.Dataset, at: int, shape: tuple[int, ...]) -> NDArray[np.u
 
 
 def _scores(matrices: xr.DataArray, request: EvaluateRequest) -> xr.Dataset:
-    """Scores with intervals over donors; without where a single donor leaves nothing to resample."""
+    """Scores with intervals over donors; without where there is a single donor."""
     donor = matrices[n.DONOR].reset_coords(drop=True)
     bare = matrices.drop_vars([n.DONOR, n.MARKER, n.SPLIT, n.PROTOCOL])
     counts = semantic_counts(bare)
     if len(set(texts(donor))) < 2:
         scored = semantic_scores(counts.drop_vars(n.TILE), sum_over(n.TILE))
     else:
-        scored = with_donor_intervals(counts, donor, semantic_scores, n_resamples=request.resamples, seed=request.seed)
+        scored = with_donor_intervals(counts, donor, semantic_scores, n_flips=request.resamples, seed=request.seed)
     return xr.merge([scored, spread(counts), dice_of_tiles(counts).rename(DICE_OF_TILE)])

@@ -24,7 +24,7 @@ def evaluate(
 
     `split` is train, val, test, or all, by default test, or val where the split has no test part.
     Of cells they are scores (group, run, threshold): a group is one marker; the group `all`
-    holds all of them. Scores, their intervals and differences between runs are those of `scores_by_donor_bootstrap`;
+    holds all of them. Scores, their intervals and differences between runs are those of `scores_by_donor`;
     the counts of each tile are stored beside them. Of particles they are those of `evaluate_particles`.
 
     Raises UnknownNameError for a run that is not there, FintuneValueError where a run is not done on a tile.

@@ -17,7 +17,7 @@ from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.errors import CheckpointError, RunMismatchError
 from fintune_xr.metrics.instance import IOU_THRESHOLDS, Matches, match_masks
-from fintune_xr.metrics.intervals import instance_scores, scores_by_donor_bootstrap
+from fintune_xr.metrics.intervals import instance_scores, scores_by_donor
 from fintune_xr.models.channels import ChannelChoice
 from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.models.devices import finish, peak_memory, resolve_device, start_measuring
@@ -186,7 +186,7 @@ def _scores(counts: xr.Dataset, tiles: xr.Dataset, *, seed: int) -> xr.Dataset:
     donor = xr.DataArray(texts(tiles[n.DONOR])[:n_done], dims=n.TILE, coords={n.TILE: counts[n.TILE].values})
     if n_done < tiles.sizes[n.TILE] or len(set(texts(donor))) < 2:
         return instance_scores(counts, over=n.TILE)
-    return scores_by_donor_bootstrap(counts, donor, n_resamples=RESAMPLES, seed=seed)
+    return scores_by_donor(counts, donor, n_flips=RESAMPLES, seed=seed)
 
 
 def _of_tile(work: _Work, tile: Plane, true: NDArray[np.uint32]) -> xr.Dataset:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
+import scipy.stats
 import xarray as xr
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from numpy.testing import assert_allclose, assert_array_equal
+from statsmodels.stats.multitest import multipletests
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
+from fintune_xr.metrics import donor_tests
 from fintune_xr.metrics.counts import average_precision, f1, precision, recall
+from fintune_xr.metrics.donor_tests import holm, sign_flip_p
 from fintune_xr.metrics.instance import match_counts
-from fintune_xr.metrics.intervals import Total, instance_scores, scores_by_donor_bootstrap, with_donor_intervals
-from fintune_xr.seeds import stream
+from fintune_xr.metrics.intervals import STUDENT_T, Total, instance_scores, scores_by_donor, with_donor_intervals
 
 
 def test_scores_worked_by_hand() -> None:
@@ -77,7 +85,7 @@ def test_scores_stay_lazy(no_compute: None) -> None:
     donor = drawn_counts()[n.DONOR]
     counts = drawn_counts().chunk({n.TILE: 3})
     scores = instance_scores(counts, over=n.TILE)
-    resampled = scores_by_donor_bootstrap(counts, donor, n_resamples=10, seed=0)
+    resampled = scores_by_donor(counts, donor, n_flips=10, seed=0)
     masks = xr.DataArray(np.zeros((4, 8, 8), np.uint32), dims=(n.TILE, n.Y, n.X)).chunk({n.TILE: 1})
     assert all(array.chunks for array in scores.values())
     assert all(array.chunks for array in resampled.values())
@@ -92,8 +100,8 @@ def test_scores_do_not_depend_on_chunks(chunk: int) -> None:
         instance_scores(counts, over=n.TILE), instance_scores(chunked, over=n.TILE).compute(scheduler="sync")
     )
     xr.testing.assert_allclose(
-        scores_by_donor_bootstrap(counts, counts[n.DONOR], n_resamples=20, seed=3),
-        scores_by_donor_bootstrap(chunked, counts[n.DONOR], n_resamples=20, seed=3).compute(scheduler="sync"),
+        scores_by_donor(counts, counts[n.DONOR], n_flips=20, seed=3),
+        scores_by_donor(chunked, counts[n.DONOR], n_flips=20, seed=3).compute(scheduler="sync"),
     )
 
 
@@ -110,46 +118,103 @@ def test_counts_that_cannot_be_scored(change: object, over: str, message: str) -
         instance_scores(change(drawn_counts()), over=over)
 
 
-def test_bootstrap_intervals_equal_a_loop_over_the_same_draws() -> None:
+def test_intervals_equal_leaving_donors_out_one_by_one() -> None:
     counts = drawn_counts()
-    n_resamples = 60
-    found = scores_by_donor_bootstrap(counts, counts[n.DONOR], n_resamples=n_resamples, seed=9)
-    slow = [slow_scores(counts, tiles) for tiles in drawn_tiles(n_resamples, 9)]
-    image_mean, pooled = zip(*slow, strict=True)
-    for name, values in (("image_mean", np.array(image_mean)), ("pooled", np.array(pooled))):
-        low_high = np.quantile(values, [0.025, 0.975], axis=0)
-        interval = found[f"average_precision_{name}_interval"].transpose(n.QUANTILE, ...)
-        assert_allclose(interval, low_high)
-        difference = np.quantile(values[:, 1] - values[:, 0], [0.025, 0.975], axis=0)
+    found = scores_by_donor(counts, counts[n.DONOR], n_flips=60, seed=9)
+    without = [slow_scores(counts, [t for t in range(11) if t % 4 != donor]) for donor in range(4)]
+    whole = slow_scores(counts, list(range(11)))
+    for way, name in enumerate(("image_mean", "pooled")):
+        left = np.array([one[way] for one in without])
+        score = np.concatenate([whole[way][None], left])
+        paired = score[:, 1] - score[:, 0]
+        assert_allclose(found[f"average_precision_{name}_interval"], t_interval(score, clipped=True))
         at = {n.RUN: "generic", n.REFERENCE: "baseline"}
-        paired = found[f"average_precision_{name}_difference_interval"].sel(at).transpose(n.QUANTILE, ...)
-        assert_allclose(paired, difference)
+        assert_allclose(found[f"average_precision_{name}_difference_interval"].sel(at), t_interval(paired))
     assert found["f1_pooled_difference"].dims == (n.RUN, n.REFERENCE, n.THRESHOLD)
+    assert found.attrs["interval_method"] == STUDENT_T
     xr.testing.assert_allclose(found["f1_pooled"], instance_scores(counts, over=n.TILE)["f1_pooled"])
 
 
-def drawn_tiles(n_resamples: int, seed: int) -> list[list[int]]:
-    """Tiles of each resample, donor by donor, from the documented stream."""
-    drawn = []
-    for resample in range(n_resamples):
-        donors = stream(seed, "donors of instance scores", resample).integers(4, size=4)
-        drawn.append([tile for donor in donors for tile in range(11) if tile % 4 == donor])
-    return drawn
+def t_interval(values: np.ndarray, *, clipped: bool = False) -> np.ndarray:
+    """95 % interval (…, 2) from the value of all donors and those without each (1 + donor, …)."""
+    m = len(values) - 1
+    error = np.sqrt((m - 1) * values[1:].var(axis=0))
+    half = scipy.stats.t(m - 1).ppf(0.975) * error
+    ends = np.stack([values[0] - half, values[0] + half], axis=-1)
+    return ends.clip(0, 1) if clipped else ends
+
+
+def test_one_image_a_donor_gives_the_t_test_of_textbooks() -> None:
+    counts = drawn_counts(5).isel({n.TILE: slice(1, None)}).drop_vars(n.TILE)
+    donor = xr.DataArray([f"d{i}" for i in range(10)], dims=n.TILE)
+    found = scores_by_donor(counts, donor, n_flips=5, seed=0)
+    tp, fp, fn = (counts[name].values.astype(float) for name in (n.TP, n.FP, n.FN))
+    own = tp / (tp + fp + fn)
+    paired = own[2, :, 0] - own[0, :, 0]
+    expected = scipy.stats.ttest_1samp(paired, 0).confidence_interval(0.95)
+    at = {n.RUN: "hybrid", n.REFERENCE: "baseline", n.THRESHOLD: 0.5}
+    name = "average_precision_image_mean_difference"
+    assert_allclose(found[f"{name}_interval"].sel(at), expected)
+    signs = np.array(list(itertools.product((1, -1), repeat=10)))
+    share = (np.abs(signs @ paired) >= abs(paired.sum()) - 1e-12).mean()
+    assert found[f"{name}_p"].sel(at) == pytest.approx(share)
+    exact = scipy.stats.permutation_test(
+        (paired, np.zeros(10)), lambda x, y, axis: np.mean(x - y, axis=axis), permutation_type="samples",
+        n_resamples=np.inf, vectorized=True,
+    )  # fmt: skip
+    assert found[f"{name}_p"].sel(at) == pytest.approx(exact.pvalue)
+
+
+def test_three_donors_have_neither_interval_nor_p() -> None:
+    counts = drawn_counts().isel({n.TILE: slice(1, 4)})
+    found = scores_by_donor(counts, counts[n.DONOR], n_flips=5, seed=0)
+    assert found["f1_pooled_interval"].isnull().all()
+    assert found["f1_pooled_difference_p"].isnull().all()
+    assert found["f1_pooled"].notnull().any()
+
+
+def test_a_donor_without_the_score_takes_no_part() -> None:
+    counts = drawn_counts()
+    more = counts.isel({n.TILE: [*range(11), 0]}).drop_vars([n.TILE, n.DONOR])
+    donor = xr.DataArray([*counts[n.DONOR].values, "empty"], dims=n.TILE)
+    found = scores_by_donor(more, donor, n_flips=5, seed=0)
+    alone = scores_by_donor(counts, counts[n.DONOR], n_flips=5, seed=0)
+    for name in ("average_precision_image_mean", "f1_pooled_difference"):
+        assert_allclose(found[f"{name}_interval"], alone[f"{name}_interval"], atol=1e-12)
+
+
+def test_drawn_signs_are_within_chance_of_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(3).normal(0.4, 1, (5, 12))
+    every = sign_flip_p(values, n_flips=1, seed=0)
+    monkeypatch.setattr(donor_tests, "MAX_ALL_SIGNS", 2)
+    drawn = sign_flip_p(values, n_flips=20_000, seed=0)
+    assert (np.abs(drawn - every) < 5 * np.sqrt(every * (1 - every) / 20_000) + 1e-4).all()
+    assert (sign_flip_p(values + 100, n_flips=99, seed=0) == 0.01).all(), "never 0"
+    identical = sign_flip_p(np.zeros((1, 12)), n_flips=99, seed=0)
+    assert identical == 1
+
+
+@given(hnp.arrays(np.float64, st.integers(1, 8), elements=st.one_of(st.just(np.nan), st.floats(0, 1))))
+def test_holm_equals_statsmodels(p: np.ndarray) -> None:
+    found, known = holm(p), ~np.isnan(p)
+    assert np.isnan(found[~known]).all()
+    if known.any():
+        assert_allclose(found[known], multipletests(p[known], method="holm")[1])
 
 
 def test_order_of_tiles_does_not_matter_to_the_interval() -> None:
     counts = drawn_counts()
     turned = counts.isel({n.TILE: slice(None, None, -1)})
     xr.testing.assert_allclose(
-        scores_by_donor_bootstrap(counts, counts[n.DONOR], n_resamples=15, seed=1),
-        scores_by_donor_bootstrap(turned, turned[n.DONOR], n_resamples=15, seed=1),
+        scores_by_donor(counts, counts[n.DONOR], n_flips=15, seed=1),
+        scores_by_donor(turned, turned[n.DONOR], n_flips=15, seed=1),
     )
 
 
 def test_equal_donors_leave_no_width() -> None:
-    counts = drawn_counts().isel({n.TILE: [1, 1, 1]}).drop_vars([n.TILE, n.DONOR])
-    donor = xr.DataArray(["a", "b", "c"], dims=n.TILE)
-    found = scores_by_donor_bootstrap(counts, donor, n_resamples=25, seed=4)
+    counts = drawn_counts().isel({n.TILE: [1, 1, 1, 1]}).drop_vars([n.TILE, n.DONOR])
+    donor = xr.DataArray(["a", "b", "c", "d"], dims=n.TILE)
+    found = scores_by_donor(counts, donor, n_flips=25, seed=4)
     for name in ("average_precision_pooled", "f1_image_mean", "recall_pooled_difference"):
         width = found[f"{name}_interval"].diff(n.QUANTILE)
         assert_allclose(width, 0, atol=1e-12)
@@ -157,25 +222,25 @@ def test_equal_donors_leave_no_width() -> None:
 
 def test_without_runs_there_are_no_differences() -> None:
     counts = drawn_counts().isel({n.RUN: 0}, drop=True)
-    found = scores_by_donor_bootstrap(counts, counts[n.DONOR], n_resamples=5, seed=0)
+    found = scores_by_donor(counts, counts[n.DONOR], n_flips=5, seed=0)
     assert not [name for name in found if n.DIFFERENCE in str(name)]
     assert found["precision_pooled_interval"].dims == (n.THRESHOLD, n.QUANTILE)
 
 
 @pytest.mark.parametrize(
-    ("donor", "n_resamples", "message"),
+    ("donor", "n_flips", "message"),
     [
         (lambda d: d.isel({n.TILE: slice(5)}), 5, "donor and counts differ along 'tile'"),
         (lambda d: d.copy(data=["one"] * 11), 5, "needs two or more, got 1"),
         (lambda d: d.expand_dims("z"), 5, "donor: expected names along one dim and in memory"),
         (lambda d: d.drop_vars(n.DONOR).chunk({n.TILE: 2}), 5, "donor: expected names along one dim"),
-        (lambda d: d, 0, "n_resamples: expected 1 or more, got 0"),
+        (lambda d: d, 0, "n_flips: expected 1 or more, got 0"),
     ],
 )
-def test_bootstraps_that_make_no_sense(donor: object, n_resamples: int, message: str) -> None:
+def test_intervals_that_make_no_sense(donor: object, n_flips: int, message: str) -> None:
     counts = drawn_counts()
     with pytest.raises(FintuneValueError, match=message):
-        scores_by_donor_bootstrap(counts, donor(counts[n.DONOR]), n_resamples=n_resamples, seed=0)
+        scores_by_donor(counts, donor(counts[n.DONOR]), n_flips=n_flips, seed=0)
 
 
 def test_an_image_without_the_class_does_not_count_for_its_mean() -> None:
@@ -194,13 +259,9 @@ def test_an_image_without_the_class_does_not_count_for_its_mean() -> None:
     assert scores["f1_pooled"].values.tolist() == [16 / 22, 6 / 12]
     assert scores["f1_n_images"].values.tolist() == [1, 1]
     assert instance_scores(counts, over=n.TILE)["f1_image_mean"].values.tolist() == [16 / 36, 6 / 14]
-    donor = xr.DataArray(["a", "b"], dims=n.TILE)
-    resampled = scores_by_donor_bootstrap(counts, donor, n_resamples=40, seed=0, only_with_truth=True)
-    # A resample of one donor alone lacks one of the classes, and has no score for it; so no interval has a width.
-    assert_allclose(resampled["f1_image_mean_interval"].sel({"class": "gland"}), 6 / 7)
 
 
-def test_any_score_gets_its_interval_from_the_same_draws() -> None:
+def test_any_score_gets_its_interval_in_the_same_way() -> None:
     rng = np.random.default_rng(8)
     dims = (n.RUN, n.TILE, "truth", "predicted")
     confusion = xr.DataArray(rng.integers(0, 5, (2, 11, 3, 3)), dims=dims, coords={n.RUN: ["a", "b"]})
@@ -215,16 +276,14 @@ def test_any_score_gets_its_interval_from_the_same_draws() -> None:
             {"accuracy": right / matrix.sum(["truth", "predicted"]), "accuracy_n_images": total(donor != "")}
         )
 
-    found = with_donor_intervals(xr.Dataset({"confusion": confusion}), donor, accuracy, n_resamples=30, seed=9)
+    found = with_donor_intervals(xr.Dataset({"confusion": confusion}), donor, accuracy, n_flips=30, seed=9)
+    kept = [list(range(11)), *([t for t in range(11) if t % 4 != donor] for donor in range(4))]
     values = np.array(
-        [
-            [np.trace(m := confusion.values[run, tiles].sum(axis=0)) / m.sum() for run in range(2)]
-            for tiles in drawn_tiles(30, 9)
-        ]
+        [[np.trace(m := confusion.values[run, tiles].sum(axis=0)) / m.sum() for run in range(2)] for tiles in kept]
     )
-    assert_allclose(found["accuracy_interval"].values.T, np.quantile(values, [0.025, 0.975], axis=0))
+    assert_allclose(found["accuracy_interval"], t_interval(values))
     paired = found["accuracy_difference_interval"].sel({n.RUN: "b", n.REFERENCE: "a"})
-    assert_allclose(paired, np.quantile(values[:, 1] - values[:, 0], [0.025, 0.975]))
+    assert_allclose(paired, t_interval(values[:, 1] - values[:, 0]))
     assert "accuracy_n_images_interval" not in found
     with pytest.raises(FintuneValueError, match="whole: no dim 'tile' to score over"):
-        with_donor_intervals(xr.Dataset({"whole": 1}), donor, accuracy, n_resamples=5, seed=0)
+        with_donor_intervals(xr.Dataset({"whole": 1}), donor, accuracy, n_flips=5, seed=0)

@@ -34,7 +34,7 @@ from fintune_xr.analysis.report.sections.cohort import (
 )
 from fintune_xr.analysis.report.sections.positivity import positivity_section
 from fintune_xr.analysis.report.sections.statistics import Statistics
-from fintune_xr.metrics.intervals import instance_scores, scores_by_donor_bootstrap
+from fintune_xr.metrics.intervals import instance_scores, scores_by_donor
 from fintune_xr.seeds import stream
 
 RUNS, MARKERS = ["base", "tuned"], ["GFAP", "IBA1"]
@@ -76,7 +76,7 @@ def _counts() -> xr.Dataset:
 
 def _scores() -> xr.Dataset:
     donor = xr.DataArray(np.repeat(DONORS, 2), dims=n.TILE)
-    return scores_by_donor_bootstrap(_counts(), donor, n_resamples=60, seed=1)
+    return scores_by_donor(_counts(), donor, n_flips=60, seed=1)
 
 
 def _bootstrap() -> xr.Dataset:
@@ -301,21 +301,42 @@ def test_nothing_found_is_said_plainly() -> None:
     assert note.text == "None of 6 associations has q < 0.05."
 
 
-def test_the_verdict_follows_the_interval_of_the_difference() -> None:
-    (better,) = verdicts(SCORES)
+def _six_donors(runs: list[int], names: list[str]) -> xr.Dataset:
+    """Scores of some of the two runs on 18 tiles of six donors."""
+    counts = xr.concat([_counts()] * 3, n.TILE).isel({n.TILE: slice(0, 18), n.RUN: runs}).assign_coords({n.RUN: names})
+    donor = xr.DataArray(np.repeat([f"d{i}" for i in range(6)], 3), dims=n.TILE)
+    return scores_by_donor(counts, donor, n_flips=20, seed=1)
+
+
+def test_the_verdict_follows_the_interval_and_the_sign_flips() -> None:
+    scores = _six_donors([0, 1], RUNS)
+    (better,) = verdicts(RunScores(scores=scores, baseline="base", n_scored_donors=6))
     assert better.tone == "good"
     assert "Did it help? Yes: tuned segments better than base. AP50 +" in better.text
-    (worse,) = verdicts(RunScores(scores=SCORES.scores, baseline="tuned"))
+    assert "p 0.031 from flipping the signs of 6 donors)" in better.text
+    (worse,) = verdicts(RunScores(scores=scores, baseline="tuned"))
     assert worse.tone == "bad"
-    few = RunScores(scores=SCORES.scores, baseline="base", n_scored_donors=2)
-    (open_,) = verdicts(few)
+    (open_,) = verdicts(SCORES)
     assert open_.tone == "doubtful"
-    assert "Open: tuned segments better than base on 2 donors, too few to be sure" in open_.text
-    same = _counts().isel({n.RUN: [0, 0]}).assign_coords({n.RUN: RUNS})
-    donor = xr.DataArray(np.repeat(DONORS, 2), dims=n.TILE)
-    scores = scores_by_donor_bootstrap(same, donor, n_resamples=20, seed=1)
-    (unclear,) = verdicts(RunScores(scores=scores, baseline="base"))
+    assert "Open: tuned segments better than base, but too few donors" in open_.text
+    assert "p 0.125" in open_.text
+    (unclear,) = verdicts(RunScores(scores=_six_donors([0, 0], RUNS), baseline="base"))
     assert "Not shown: for tuned the interval contains zero" in unclear.text
+
+
+def test_several_runs_against_a_baseline_are_corrected_for_their_number() -> None:
+    scores = _six_donors([0, 1, 1], ["base", "tuned", "twin"])
+    notes = verdicts(RunScores(scores=scores, baseline="base"))
+    assert [note.tone for note in notes] == ["doubtful", "doubtful"]
+    assert all("p 0.062 from flipping the signs of donors, corrected for 2 runs" in note.text for note in notes)
+
+
+def test_older_intervals_give_no_verdict() -> None:
+    assert SCORES.scores is not None
+    older = SCORES.scores.drop_vars([name for name in SCORES.scores if str(name).endswith("_p")]).drop_attrs()
+    (note,) = verdicts(RunScores(scores=older, baseline="base"))
+    assert "older kind that is too narrow" in note.text
+    assert note.tone == "doubtful"
 
 
 def test_scores_of_a_single_donor_come_without_intervals() -> None:

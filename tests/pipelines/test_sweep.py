@@ -206,17 +206,10 @@ def scored(values: dict[tuple[int, float], float]) -> xr.Dataset:
     return whole.assign_attrs(identity={"model": "sam_vit_b", "tiles": ["a", "b"], n.SPLIT: n.TEST})
 
 
-def test_finished_scores_have_intervals_over_donors(swept: xr.Dataset) -> None:
+def test_finished_scores_of_two_donors_have_no_interval(swept: xr.Dataset) -> None:
     assert len(set(texts(swept[n.DONOR]))) == swept.sizes[n.TILE] == 2
-    low, high = swept[f"average_precision_image_mean_{n.INTERVAL}"].transpose(n.QUANTILE, ...).values
-    # A resample of two donors holds the one, the other or both: the ends are the scores of the single donors.
-    tp, fp, fn = (swept[name].transpose(n.TILE, ...).values.astype(float) for name in (n.TP, n.FP, n.FN))
-    with np.errstate(invalid="ignore"):
-        single = tp / (tp + fp + fn)
-    known = np.isfinite(single).all(axis=0) & np.isfinite(low)
-    np.testing.assert_allclose(low[known], single.min(axis=0)[known], atol=1e-12)
-    np.testing.assert_allclose(high[known], single.max(axis=0)[known], atol=1e-12)
-    assert known.any()
+    assert swept[f"average_precision_image_mean_{n.INTERVAL}"].isnull().all()
+    assert swept["average_precision_image_mean"].notnull().any()
 
 
 def test_the_best_setting_comes_first() -> None:

@@ -1,4 +1,4 @@
-"""What the intervals of scores of particles were resampled over, as it is stored and as it is said."""
+"""What the intervals of scores of particles are over, as it is stored and as it is said."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Final
 import xarray as xr
 
 from fintune_xr import names as n
+from fintune_xr.metrics.donor_tests import MIN_DONORS
+from fintune_xr.metrics.intervals import INTERVAL_METHOD, STUDENT_T
 from fintune_xr.text import texts
 
 RESAMPLED: Final = "resampled"
@@ -14,20 +16,20 @@ RESAMPLED: Final = "resampled"
 
 
 def interval_line(scores: xr.Dataset) -> str:
-    """In one sentence, what a resample of the stored scores is made of, and how many of them there are."""
+    """In one sentence, what the intervals of the stored scores are over, and how many of them there are."""
     unit = scores.attrs.get(RESAMPLED, n.TILE if scores.sizes[n.TILE] > 1 else "")
     n_donors = len(set(texts(scores[n.DONOR])))
     n_tiles = scores.sizes[n.TILE]
+    if scores.attrs.get(INTERVAL_METHOD) != STUDENT_T and unit:
+        return "Intervals: percentiles of a bootstrap, as older stores hold them, too narrow. Run evaluate again."
+    too_few = f" There are none below {MIN_DONORS}." if (n_donors if unit == n.DONOR else n_tiles) < MIN_DONORS else ""
     if unit == n.DONOR:
-        return f"Intervals: 95 % of a bootstrap over {n_donors} donors (data sets), each with all its micrographs."
-    if unit == n.TILE and n_donors == 1:
         return (
-            f"Intervals: 95 % of a bootstrap over {n_tiles} micrographs, all of one donor (data set): they say nothing "
-            "about another one."
+            f"Intervals: 95 %, Student's t over {n_donors} donors (data sets), each with all its micrographs.{too_few}"
         )
     if unit == n.TILE:
         return (
-            f"Intervals: 95 % of a bootstrap over {n_tiles} micrographs of {n_donors} donors (data sets), too narrow. "
-            "Run evaluate again: donors are resampled now."
+            f"Intervals: 95 %, Student's t over {n_tiles} micrographs, all of one donor (data set): they say nothing "
+            f"about another one.{too_few}"
         )
-    return "No intervals: they need two micrographs or more."
+    return f"No intervals: they need {MIN_DONORS} micrographs or more."

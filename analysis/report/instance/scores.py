@@ -15,13 +15,16 @@ from fintune_xr import names as n
 from fintune_xr.analysis.figures.statistics import difference_figure, score_bars_figure, threshold_figure
 from fintune_xr.analysis.figures.style import data_uri
 from fintune_xr.analysis.report.contents import Note, Part, Picture, Section, Stale, Study, Table
-from fintune_xr.analysis.report.numbers import decimals, with_interval
+from fintune_xr.analysis.report.numbers import decimals, probability, with_interval
 from fintune_xr.metrics.counts import AP50, IOU, score_name
+from fintune_xr.metrics.donor_tests import MIN_DONORS, holm
+from fintune_xr.metrics.intervals import INTERVAL_METHOD, STUDENT_T
 
+_BOOTSTRAP: Final = "percentiles of a bootstrap over donors, too narrow where they are few"
 EVALUATE: Final = "fintune-xr evaluate STORE --run RUN --split test"
-# Fewer donors that all agree may do so by chance: 2 * 0.5**n is below 0.05 from six on.
-ENOUGH_DONORS: Final = 6
+ALPHA: Final = 0.05
 
+_P_AP50: Final = f"{AP50}_{n.DIFFERENCE}_{n.P}"
 SHOWN_SCORES: Final = {
     AP50: "AP50, image mean",
     score_name(n.AVERAGE_PRECISION, n.POOLED): "AP50, pooled",
@@ -42,7 +45,7 @@ STUDIES: Final = {
 class RunScores:
     """Scores of the masks of runs.
 
-    `scores` comes from `scores_by_donor_bootstrap` with dims run and threshold, `scores_by_marker` has the dim marker
+    `scores` comes from `scores_by_donor` with dims run and threshold, `scores_by_marker` has the dim marker
     as well, `n_scored_donors` says of how many donors both are, 0 unknown, `scored_part` of which part of the split;
     `baseline` is the run that others are compared to; `published` is (model, metric).
     """
@@ -125,15 +128,20 @@ def score_notes(contents: RunScores) -> list[Note]:
 
 
 def verdicts(contents: RunScores) -> list[Note]:
-    """Whether each run is better than the baseline, by AP50 and the interval of its paired difference."""
+    """Whether each run is better than the baseline, by AP50: the interval of its difference, and p over all runs."""
     if contents.scores is None or not _has_differences(contents):
         return []
     versus = contents.scores.sel({n.THRESHOLD: IOU, n.REFERENCE: contents.baseline})
-    level = _level(contents.scores)
+    others = [run for run in map(str, versus[n.RUN].values) if run != contents.baseline]
+    versus = versus.sel({n.RUN: others})
+    if _P_AP50 not in versus:
+        return [_of_older_kind(run, versus.sel({n.RUN: run}), contents.baseline) for run in others]
+    corrected = holm(versus[_P_AP50].values)
     return [
-        _verdict(run, versus.sel({n.RUN: run}), contents, level)
-        for run in map(str, versus[n.RUN].values)
-        if run != contents.baseline
+        _verdict(
+            run, versus.sel({n.RUN: run}), contents.baseline, _Chance(float(p), len(others), contents.n_scored_donors)
+        )
+        for run, p in zip(others, corrected, strict=True)
     ]
 
 
@@ -149,24 +157,45 @@ def _has_differences(contents: RunScores) -> bool:
     return scores is not None and bool(contents.baseline) and f"{AP50}_{n.DIFFERENCE}" in scores
 
 
-def _verdict(run: str, scores: xr.Dataset, contents: RunScores, level: str) -> Note:
-    baseline, n_donors = contents.baseline, contents.n_scored_donors
+@dataclass(frozen=True, slots=True)
+class _Chance:
+    """P of a difference that is none, corrected for the number of runs that are compared with the baseline."""
+
+    p: float
+    n_runs: int
+    n_donors: int
+
+    def __str__(self) -> str:
+        corrected = f", corrected for {self.n_runs} runs" if self.n_runs > 1 else ""
+        donors = f"{self.n_donors} donors" if self.n_donors else "donors"
+        return f"p {probability(self.p)} from flipping the signs of {donors}{corrected}"
+
+
+def _verdict(run: str, scores: xr.Dataset, baseline: str, chance: _Chance) -> Note:
     gain = float(scores[f"{AP50}_{n.DIFFERENCE}"])
     low, high = _ends(scores, f"{AP50}_{n.DIFFERENCE}")
     if math.isnan(low) or math.isnan(high):
         text = f"AP50 {decimals(2, signed=True)(gain)} against {baseline}, without an interval"
-        return Note(f"Did it help? Not known for {run}: {text}. It takes two annotated donors.", "doubtful")
+        return Note(f"Did it help? Not known for {run}: {text}. It takes {MIN_DONORS} annotated donors.", "doubtful")
     number = with_interval(gain, low, high, signed=True)
-    change = f"AP50 {number} against {baseline} ({level} interval over donors)"
-    if 0 < n_donors < ENOUGH_DONORS and not low <= 0 <= high:
-        way = "better" if low > 0 else "worse"
-        text = f"{run} segments {way} than {baseline} on {n_donors} donors, too few to be sure. {change}."
-        return Note(f"Did it help? Open: {text}", "doubtful")
-    if low > 0:
-        return Note(f"Did it help? Yes: {run} segments better than {baseline}. {change}.", "good")
-    if high < 0:
-        return Note(f"Did it help? No: {run} segments worse than {baseline}. {change}.", "bad")
-    return Note(f"Did it help? Not shown: for {run} the interval contains zero. {change}.", "doubtful")
+    change = f"AP50 {number} against {baseline} ({_level(scores)} interval over donors; {chance})"
+    way = "better" if gain > 0 else "worse"
+    if low <= 0 <= high:
+        return Note(f"Did it help? Not shown: for {run} the interval contains zero. {change}.", "doubtful")
+    if not chance.p <= ALPHA:
+        text = f"{run} segments {way} than {baseline}, but too few donors or too many runs were looked at to be sure"
+        return Note(f"Did it help? Open: {text}. {change}.", "doubtful")
+    answer = "Yes" if gain > 0 else "No"
+    tone = "good" if gain > 0 else "bad"
+    return Note(f"Did it help? {answer}: {run} segments {way} than {baseline}. {change}.", tone)
+
+
+def _of_older_kind(run: str, scores: xr.Dataset, baseline: str) -> Note:
+    gain = decimals(2, signed=True)(float(scores[f"{AP50}_{n.DIFFERENCE}"]))
+    text = (
+        f"AP50 {gain} against {baseline}. The stored intervals are of an older kind that is too narrow with few donors"
+    )
+    return Note(f"Did it help? Open for {run}: {text}. Run evaluate again.", "doubtful")
 
 
 def _ends(scores: xr.Dataset, name: str) -> tuple[float, float]:
@@ -193,7 +222,8 @@ def _level(scores: xr.Dataset) -> str:
 
 def _scores_caption(contents: RunScores, scores: xr.Dataset) -> str:
     part = f" on the annotated tiles of part {contents.scored_part}" if contents.scored_part else ""
-    doubt = f"in brackets the {_level(scores)} interval of a bootstrap over donors"
+    method = STUDENT_T if _P_AP50 in scores or scores.attrs.get(INTERVAL_METHOD) == STUDENT_T else _BOOTSTRAP
+    doubt = f"in brackets the {_level(scores)} interval: {method}"
     if n.QUANTILE not in scores.coords:
         doubt = "one donor, so no interval"
     return (
@@ -239,7 +269,7 @@ def _difference_parts(contents: RunScores, overall: xr.Dataset, *, key: str) -> 
     difference = xr.concat([versus[f"{name}_{n.DIFFERENCE}"] for name in names], n.ITEM)
     interval = xr.concat([_interval(versus, f"{name}_{n.DIFFERENCE}") for name in names], n.ITEM)
     figure = difference_figure(difference, interval, labels=labels, unit=f"difference to {contents.baseline}")
-    caption = f"Differences to {contents.baseline} on the same resamples of donors; a line is the interval."
+    caption = f"Paired differences to {contents.baseline}; a line is the interval over donors."
     return [
         _difference_table(key, versus, names, contents.baseline),
         Picture(data_uri(figure, "svg"), f"Differences of scores to {contents.baseline}", caption),
@@ -258,7 +288,10 @@ def _difference_table(key: str, versus: xr.Dataset, names: list[str], baseline: 
             text[SHOWN_SCORES[name]] = with_interval(value, low, high, signed=True).replace(" [", "\n[")
         page.append(text)
     formats = dict.fromkeys([SHOWN_SCORES[name] for name in names], str)
-    caption = f"Difference to {baseline}, paired: both runs on the same tiles and resamples"
+    caption = (
+        f"Difference to {baseline}, paired by donor, with its interval. Only AP50 is judged above; the others are not "
+        "corrected for their number: exploratory"
+    )
     return Table(key, caption, pd.DataFrame(rows), formats, page=pd.DataFrame(page))
 
 

@@ -87,7 +87,7 @@ def scored(cohort: Cohort) -> PickScores:
 def test_the_report_says_what_intervals_are_over_and_what_flatters(cohort: Cohort) -> None:
     particles = scored(cohort)
     told = [part.text for part in picks_section(particles).parts if isinstance(part, Note)]
-    assert "a bootstrap over 2 micrographs, all of one donor (data set)" in told[0]
+    assert "Student's t over 2 micrographs, all of one donor (data set)" in told[0]
     assert "The intervals rest on 2 micrographs" in told[1]
     assert not any("flatters" in text for text in told)
     assert particles.scores is not None
@@ -95,7 +95,7 @@ def test_the_report_says_what_intervals_are_over_and_what_flatters(cohort: Cohor
     facts = {"unet": {**particles.facts["unet"], "chosen_on": "test"}}
     other = picks_section(replace(particles, scores=scores, facts=facts))
     told = [part.text for part in other.parts if isinstance(part, Note)]
-    assert "a bootstrap over 2 donors (data sets), each with all its micrographs" in told[0]
+    assert "Student's t over 2 donors (data sets), each with all its micrographs" in told[0]
     assert "The intervals rest on 2 donors" in told[1]
     assert "The threshold of unet was chosen on micrographs that are scored here" in told[2]
 

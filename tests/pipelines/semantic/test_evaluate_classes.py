@@ -60,7 +60,7 @@ def test_scores_are_those_of_scikit_learn(store: Path) -> None:
     )
 
 
-def test_runs_are_compared_on_the_same_resamples(store: Path) -> None:
+def test_runs_are_compared_donor_by_donor(store: Path) -> None:
     scores = evaluate(store, split="all", resamples=200)
     difference = scores["perclass_dice_image_mean_difference"].sel({n.RUN: "good", n.REFERENCE: "poor"})
     low, high = scores["perclass_dice_image_mean_difference_interval"].sel({n.RUN: "good", n.REFERENCE: "poor"}).values
