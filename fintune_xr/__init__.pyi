@@ -1,4 +1,5 @@
 # The public face: what is imported here is offered lazily by the package, and nothing else.
+from .models.vjepa2.adapter import load_vjepa2_encoder as load_vjepa2_encoder
 from .pipelines.demo import demo as demo
 from .pipelines.report.report import report as report
 from .pipelines.steps.annotate import annotate as annotate
@@ -18,6 +19,7 @@ from .pipelines.studies.benchmark import benchmark as benchmark
 from .pipelines.studies.budget import budget as budget
 from .pipelines.studies.gate import gate as gate
 from .pipelines.studies.hybrid import hybrid as hybrid
+from .pipelines.studies.probe import probe as probe
 from .pipelines.studies.sweep import sweep as sweep
 from .store.cohort import open_cohort as open_cohort
 
@@ -35,9 +37,11 @@ __all__ = [
     "hybrid",
     "infer",
     "ingest",
+    "load_vjepa2_encoder",
     "open_cohort",
     "pick",
     "positivity",
+    "probe",
     "report",
     "selftrain",
     "split",

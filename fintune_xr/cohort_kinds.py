@@ -10,9 +10,10 @@ from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, unknown_name
 from fintune_xr.schema import DatasetSchema
+from fintune_xr.tasks.classification import VOLUMES
 from fintune_xr.tasks.registry import TASKS
 from fintune_xr.tasks.semantic import RGB
-from fintune_xr.tasks.task import DETECTION, INSTANCE, SEMANTIC, Task
+from fintune_xr.tasks.task import CLASSIFICATION, DETECTION, INSTANCE, SEMANTIC, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,16 @@ EM: Final = CohortKind(
     joins_pixels=True,
 )
 
-KINDS: Final[Mapping[str, CohortKind]] = {kind.name: kind for kind in (IF, HE, EM)}
+OCT: Final = CohortKind(
+    "oct",
+    CLASSIFICATION,
+    VOLUMES,
+    about="of volumes (kind 'oct'), whose annotations are labels of participants",
+    annotated="labels",
+    offers="For volumes there are: fintune-xr split STORE --keep, infer STORE --model ENCODER, evaluate and report.",
+)
+
+KINDS: Final[Mapping[str, CohortKind]] = {kind.name: kind for kind in (IF, HE, OCT, EM)}
 
 
 def kind_named(name: str) -> CohortKind:

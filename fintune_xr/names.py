@@ -199,6 +199,9 @@ N_UNITS: Final = "n_units"
 CONFIDENCE: Final = "confidence"
 RIGHT: Final = "right"
 N_COMPLETE: Final = "n_complete"
+ENCODER: Final = "encoder"
+HEAD: Final = "head"
+FOLD: Final = "fold"
 
 # Volumes and their labels.
 Z: Final = "z"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from fintune_xr.pipelines.cli import data, models, statistics
+from fintune_xr.pipelines.cli import classification, data, models, statistics
 from fintune_xr.pipelines.cli import detection as particles
 
 VERBS: Mapping[str, Callable[..., int]] = {
@@ -19,6 +19,7 @@ VERBS: Mapping[str, Callable[..., int]] = {
         models.infer,
         statistics.positivity,
         particles.pick,
+        classification.probe,
         models.evaluate,
         models.hybrid,
         models.benchmark,

@@ -59,7 +59,11 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ("infer {store} --run x --model threshold model.sigma=2", 2, "Did you mean 'sigma_px'?"),
         ("infer {store} --run baseline model.sigma_px=3", 2, "settings.sigma_px: stored 1.0, now 3"),
         ("infer {store} --run basline", 2, "no run 'basline' to continue (stored: baseline). Did you mean 'baseline'?"),
-        ("infer {store} --run basline --dry-run", 2, "a model has to be named: --model threshold, cpsam"),
+        (
+            "infer {store} --run basline --dry-run",
+            2,
+            "a model has to be named: --model threshold, vit3d_random, volume_profile, cpsam",
+        ),
         ("infer {store} --run baseline --restart", 2, "run 'baseline' is to be made anew, so a model has to be named"),
         ("infer {store} --run x --model threshold batch_tiles=2", 2, "batch_tiles: expected 1 for threshold"),
         ("infer {store} --run x --cluster slurmm", 2, "no cluster profile 'slurmm'"),

@@ -1,0 +1,1 @@
+"""Steps of cohorts whose tiles have a class each."""

@@ -1,0 +1,268 @@
+"""Heads fitted to the stored embeddings of runs, each stored as a run made of the one that it is on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import xarray as xr
+
+from fintune_xr import names as n
+from fintune_xr.datasets import SCHEMA_VERSION
+from fintune_xr.errors import FintuneValueError, RunMismatchError
+from fintune_xr.finetune.classification.features import (
+    Labelled,
+    first_scans,
+    folds_of,
+    participants_balanced_accuracy,
+    require_every_class,
+)
+from fintune_xr.finetune.classification.heads import Head, fit_head
+from fintune_xr.finetune.classification.probe_settings import ProbeSettings
+from fintune_xr.pipelines.classification.scans import Scans, labelled_scans, require_column, with_vectors
+from fintune_xr.pipelines.console import progress, say
+from fintune_xr.provenance import provenance
+from fintune_xr.settings import Config, load_settings
+from fintune_xr.store.cohort import Cohort, open_cohort
+from fintune_xr.store.lineage.annotations_digest import TRUTH_DIGEST, truth_digest
+from fintune_xr.store.lineage.depends_on import SOURCES, require_sources
+from fintune_xr.store.lineage.training_exposure import SEEN, TRAINING, seen_by_choice, seen_in_training
+from fintune_xr.store.runs.writer import IDENTITY, run_attrs, run_creation, write_run_shard, writing_run
+from fintune_xr.store.split import require_split
+from fintune_xr.tasks.product import SCORES
+from fintune_xr.tasks.records import ShardPlan, ShardReceipt, TileResult
+from fintune_xr.tasks.task import CLASSIFICATION
+
+PROBE: Final = "probe"
+METRICS: Final = "metrics/probe"
+_LISTED: Final = ("head", "c", "k", "weight_decay")
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """A head that was fitted, or was there: its run, the run that it is on, its name and the score on val."""
+
+    run: str
+    source: str
+    head: str
+    val_balanced_accuracy: float
+    is_new: bool
+
+
+def probe(
+    store: str | Path,
+    *,
+    runs: Sequence[str],
+    config: Config = None,
+    overrides: Sequence[str] = (),
+    restart: bool = False,
+) -> list[Probed]:
+    """Fits heads to the embeddings of `runs` on the train part; each becomes a run `<run>-<head>` with logits.
+
+    No image is read. What a head is told (penalty, neighbours, decay) is chosen by folds inside train; val says when
+    `linear` and `mlp` have learnt enough and is the part to compare heads on; test plays no part. With `folds` all
+    heads are also fitted and scored in folds over train and val together, stored under `metrics/probe`. Every
+    combination is validated before the first is fitted, and a head that is stored already is not fitted again.
+
+    Raises FintuneValueError for a run without embeddings or with pending scans, or a class that train lacks, SplitError
+    without a valid split, RunMismatchError where a run of that name was made otherwise.
+    """
+    cohort = open_cohort(store)
+    cohort.require("probe", tasks=[CLASSIFICATION])
+    settings = load_settings(ProbeSettings, config, listed(overrides))
+    if not runs:
+        raise FintuneValueError("probe: name the runs with embeddings that heads are fitted to, with --run")
+    digest = require_split(cohort)
+    require_sources(cohort, runs)
+    for run in runs:
+        require_column(cohort, run, n.EMBEDDING)
+    scans = labelled_scans(cohort, n.TRAIN, n.VAL)
+    _check_classes(scans)
+    made = [
+        _probed(cohort, run, head, settings, scans, digest, restart=restart) for run in runs for head in settings.head
+    ]
+    if settings.folds:
+        cohort.write(METRICS, _in_folds(cohort, runs, settings, scans))
+    return made
+
+
+def listed(overrides: Sequence[str]) -> list[str]:
+    """Overrides with the values of settings that take several as lists: `head=logistic,linear` is `head=[…]`."""
+    written = []
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        is_list = key in _LISTED and equals and value and not value.startswith("[")
+        written.append(f"{key}=[{value}]" if is_list else override)
+    return written
+
+
+def probed_name(run: str, head: str) -> str:
+    """Name of the run of a head."""
+    return f"{run}-{head}"
+
+
+def fitted(
+    cohort: Cohort, run: str, head: str, settings: ProbeSettings, scans: Scans, *, val: bool = True
+) -> Head:  # fmt: skip
+    """The head as it is fitted to the train scans of `scans`, the same each time."""
+    train = _labelled(cohort, run, scans.within(n.TRAIN), settings)
+    held_out = _labelled(cohort, run, scans.within(n.VAL), settings) if val and n.VAL in scans.part else None
+    return fit_head(head, train, held_out, settings, n_classes=len(scans.classes))
+
+
+def _labelled(cohort: Cohort, run: str, scans: Scans, settings: ProbeSettings) -> Labelled:
+    done, value = with_vectors(cohort, run, n.EMBEDDING, scans)
+    if settings.scans == "first":
+        chosen = first_scans(done.participant, done.tile)
+        done, value = done.only(chosen), value[chosen]
+    return done.with_values(value)
+
+
+def _probed(
+    cohort: Cohort, run: str, head: str, settings: ProbeSettings, scans: Scans, digest: str, *, restart: bool
+) -> Probed:
+    name = probed_name(run, head)
+    identity = {
+        PROBE: {"head": head, **_of_head(settings)},
+        SOURCES: {run: run_attrs(cohort, run)[IDENTITY]},
+        "split_digest": digest,
+        TRUTH_DIGEST: truth_digest(cohort, scans.tile.tolist()),
+        "schema_version": SCHEMA_VERSION,
+    }
+    if not restart and _is_done(cohort, name, run, identity):
+        say(f"probe: {name} is stored already")
+        return Probed(name, run, head, _val_score(cohort, name, scans), False)
+    made = fitted(cohort, run, head, settings, scans)
+    seen = _seen(cohort, run, scans)
+    facts = provenance(
+        settings=settings.as_dict(), chosen=dict(made.chosen), n_scans=_counts(scans), **{TRAINING: {SEEN: seen}}
+    )
+    with writing_run(
+        cohort, name, identity=identity, facts=facts, product=SCORES, sizes={n.CLASS: list(scans.classes)},
+        restart=restart,
+    ) as writer:  # fmt: skip
+        source = _Source(cohort, run, made)
+        # Numbers that are at hand are written at once, and not shard by shard.
+        receipts = [source.receipt(name, plan) for plan in writer.plans(source.is_known)]
+        if receipts:
+            writer.commit(receipts)
+        writer.finish()
+    return Probed(name, run, head, _val_score(cohort, name, scans), True)
+
+
+def _of_head(settings: ProbeSettings) -> dict[str, Any]:
+    """Settings that a single head is made with; which others were asked for plays no part."""
+    return {key: value for key, value in settings.as_dict().items() if key not in ("head", "folds")}
+
+
+def _seen(cohort: Cohort, run: str, scans: Scans) -> dict[str, list[str]]:
+    """Scans that the head, or the encoder before it, has learned from, and those that judged them."""
+    learned, judged = (scans.within(part).tile.tolist() for part in (n.TRAIN, n.VAL))
+    own = seen_in_training(cohort, learned=learned, judged=judged, start=None)
+    before = seen_by_choice(cohort, [run], judged)
+    return {key: sorted({*own[key], *before.get(key, ())}) for key in own}
+
+
+def _counts(scans: Scans) -> dict[str, int]:
+    return {part: len(scans.within(part).tile) for part in (n.TRAIN, n.VAL)}
+
+
+def _is_done(cohort: Cohort, name: str, source: str, identity: dict[str, Any]) -> bool:
+    """Whether the run of a head is there, made the same way, and has what its source has.
+
+    Raises RunMismatchError where it is there and was made otherwise.
+    """
+    if name not in cohort.run_names():
+        return False
+    stored = run_attrs(cohort, name)[IDENTITY]
+    if stored != identity:
+        changed = sorted(key for key in {*stored, *identity} if stored.get(key) != identity.get(key))
+        raise RunMismatchError(
+            f"run {name!r} was made with something else (different: {', '.join(changed)}). Give --restart to fit it "
+            "anew."
+        )
+    states, before = (cohort.run(one, lazy=False)[n.STATE].values for one in (name, source))
+    return states.size == before.size and bool(((states != n.PENDING) == (before != n.PENDING)).all())
+
+
+class _Source:
+    """The run that a head is on, and what the head says of its tiles."""
+
+    def __init__(self, cohort: Cohort, run: str, head: Head) -> None:
+        stored = cohort.run(run, lazy=False)
+        self.cohort, self.head = cohort, head
+        self.state, self.reason = stored[n.STATE].values, stored[n.REASON].values
+        self.embedding = stored[n.EMBEDDING].values
+        n_tiles = cohort.images(lazy=False).sizes[n.TILE]
+        self.is_known = np.zeros(n_tiles, np.bool_)
+        self.is_known[: self.state.size] = self.state != n.PENDING
+
+    def receipt(self, name: str, plan: ShardPlan) -> ShardReceipt:
+        """Logits of the tiles of a plan; tiles without an embedding keep their reason."""
+        tiles = np.array([plan.first + slot for slot in plan.todo])
+        done = self.state[tiles] == n.DONE
+        logits = np.zeros((tiles.size, 0), np.float32)
+        if done.any():
+            found = self.head.logits(self.embedding[tiles[done]]).astype(np.float32)
+            logits = np.zeros((tiles.size, found.shape[1]), np.float32)
+            logits[done] = found
+        results = tuple(
+            TileResult(n.DONE, 0.0, values={n.LOGITS: logits[at]})
+            if done[at]
+            else TileResult(int(self.state[tile]), 0.0, str(self.reason[tile]))
+            for at, tile in enumerate(tiles)
+        )
+        creation = run_creation(self.cohort.location, name)
+        write_run_shard(self.cohort.location, name, plan, iter(() for _ in tiles), creation=creation)
+        return ShardReceipt(plan, results)
+
+
+def _val_score(cohort: Cohort, name: str, scans: Scans) -> float:
+    """Balanced accuracy of val's participants; NaN where val has none."""
+    held_out = scans.within(n.VAL)
+    if not held_out.tile.size:
+        return float("nan")
+    done, logits = with_vectors(cohort, name, n.LOGITS, held_out)
+    return participants_balanced_accuracy(logits, done.with_values(logits)) if done.tile.size else float("nan")
+
+
+def _check_classes(scans: Scans) -> None:
+    """A class that train lacks is an error, one that val lacks a sentence."""
+    n_classes = len(scans.classes)
+    require_every_class(scans.within(n.TRAIN).label, n_classes)
+    held_out = set(scans.within(n.VAL).label.tolist())
+    missing = [scans.classes[label] for label in range(n_classes) if label not in held_out]
+    if missing:
+        say(f"probe: val has no participant of {', '.join(missing)}; its balanced accuracy is that of the others")
+
+
+def _in_folds(cohort: Cohort, runs: Sequence[str], settings: ProbeSettings, scans: Scans) -> xr.Dataset:
+    """Balanced accuracy (encoder, head, fold) of held-out participants of train and val together."""
+    scores = np.full((len(runs), len(settings.head), settings.folds), np.nan)
+    with progress("probe in folds", scores.size) as advance:
+        for at, score in _fold_scores(cohort, runs, settings, scans):
+            scores[at] = score
+            advance(1)
+    coords = {n.ENCODER: list(runs), n.HEAD: list(settings.head), n.FOLD: np.arange(settings.folds)}
+    dims = (n.ENCODER, n.HEAD, n.FOLD)
+    found = xr.Dataset({n.BALANCED_ACCURACY: (dims, scores)}, coords)
+    for name, values in (("mean", scores.mean(-1)), ("sd", scores.std(-1, ddof=1))):
+        found[f"{n.BALANCED_ACCURACY}_{name}"] = (dims[:2], values)
+    facts = provenance(settings=settings.as_dict(), split_digest=require_split(cohort), parts=[n.TRAIN, n.VAL])
+    return found.assign_attrs(provenance=facts)
+
+
+def _fold_scores(
+    cohort: Cohort, runs: Sequence[str], settings: ProbeSettings, scans: Scans
+) -> Iterator[tuple[tuple[int, int, int], float]]:
+    for encoder, run in enumerate(runs):
+        data = _labelled(cohort, run, scans, settings)
+        fold = folds_of(data.label, data.participant, settings.folds, settings.seed)
+        for head, name in enumerate(settings.head):
+            for one in range(settings.folds):
+                made = fit_head(name, data.only(fold != one), None, settings, n_classes=len(scans.classes))
+                held_out = data.only(fold == one)
+                yield (encoder, head, one), participants_balanced_accuracy(made.logits(held_out.value), held_out)
