@@ -9,7 +9,7 @@ from fintune_xr.pipelines.console import progress
 from fintune_xr.pixels.log_blobs import FLOOR, log_candidates
 from fintune_xr.pixels.peaks import Peaks
 from fintune_xr.provenance import provenance
-from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.cohort import Cohort, tile_pixels
 from fintune_xr.store.runs.picks import write_candidates
 
 LOG: Final = "log"
@@ -21,9 +21,7 @@ def write_log_candidates(cohort: Cohort, run: str, *, diameter_px: float) -> Non
     found: list[Peaks] = []
     with progress(f"pick {run}", images.sizes[n.TILE]) as advance:
         for at in range(images.sizes[n.TILE]):
-            tile = images.isel({n.TILE: at, n.CHANNEL: 0})
-            valid = {n.Y: slice(int(tile[n.HEIGHT])), n.X: slice(int(tile[n.WIDTH]))}
-            found.append(log_candidates(tile[n.IMAGE].isel(valid).values, diameter_px=diameter_px))
+            found.append(log_candidates(tile_pixels(images, at)[0], diameter_px=diameter_px))
             advance(1)
     facts = provenance(model=LOG, diameter_px=diameter_px, floor=FLOOR)
     write_candidates(cohort, run, found, facts={"provenance": facts})

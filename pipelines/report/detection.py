@@ -17,7 +17,7 @@ from fintune_xr.pipelines.detection.evaluate import particle_doubt
 from fintune_xr.pipelines.detection.picking import DISTANCE_PX, threshold_doubt
 from fintune_xr.pipelines.stale import evaluated_part, stale_scores
 from fintune_xr.points import tile_points
-from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.cohort import Cohort, tile_pixels
 from fintune_xr.store.lineage.depends_on import doubt, tiles_in
 from fintune_xr.store.runs.picks import open_picks, picked_names, picks_of, stale_reason
 from fintune_xr.store.zarr_io.groups import subgroups
@@ -103,11 +103,9 @@ def _examples(
     shown = _best(picks, scores)
     found = []
     for at in order[:N_EXAMPLES]:
-        tile = images.isel({n.TILE: at, n.CHANNEL: 0})
-        valid = {n.Y: slice(int(tile[n.HEIGHT])), n.X: slice(int(tile[n.WIDTH]))}
         true = tile_points(points, names[at]).yx if names[at] in annotated else None
         of_runs = tuple(_shown(run, picks[run], at, true) for run in shown)
-        image: Any = tile[n.IMAGE].isel(valid).values
+        image: Any = tile_pixels(images, at)[0]
         found.append(ExampleMicrograph(names[at], splits[at], image, true, of_runs))
     return tuple(found)
 

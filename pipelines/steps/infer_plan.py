@@ -24,7 +24,7 @@ from fintune_xr.pipelines.inference.request import InferSettings, asked_or_store
 from fintune_xr.pipelines.steps.infer import in_parts
 from fintune_xr.pipelines.workers.devices import profile_and_rest
 from fintune_xr.settings import Config, load_settings
-from fintune_xr.store.cohort import Cohort, open_cohort
+from fintune_xr.store.cohort import Cohort, open_cohort, tile_pixels
 from fintune_xr.store.runs.writer import run_tiles_per_shard, tiles_per_task
 
 PILOT_TILES: Final = 3
@@ -126,16 +126,11 @@ def _timed(images: xr.Dataset, tiles: NDArray[np.intp], context: BlockContext) -
     took = []
     for batch in batches([tiles[0], *tiles], 1 if len(tiles) <= context.batch_tiles else context.batch_tiles):
         began = time.perf_counter()
-        maps = model.predict([model.normalise(_pixels(images, int(tile))) for tile in batch])
+        maps = model.predict([model.normalise(tile_pixels(images, int(tile))) for tile in batch])
         for one in maps:
             model.reconstruct(one)
         took.append((time.perf_counter() - began) / len(batch))
     return statistics.median(took[1:] or took)
-
-
-def _pixels(images: xr.Dataset, tile: int) -> NDArray[Any]:
-    here = images.isel({n.TILE: tile})
-    return np.asarray(here[n.IMAGE].values[..., : int(here[n.HEIGHT]), : int(here[n.WIDTH])])
 
 
 def _hours(pace: _Pace, blocks: Sequence[int], jobs: int, profile: Profile) -> dict[str, Any]:
