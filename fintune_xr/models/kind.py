@@ -50,9 +50,10 @@ class ModelKind:
     another was given. `published` are weights that have a name. `planes` finds in the entries of a weights file and
     in the record beside it which image planes they were trained on; None for models that are shown the planes that
     the settings name. `opens` reads files of this kind that hold more than tensors and plain values, and `sizes`
-    says what lies along the dims of a run's columns beyond `tile`, for products that have such. `pools` is whether
-    patches of several tiles fit into one batch. Weights, runs and commands written under a `former` name go on to
-    be understood.
+    says what lies along the dims of a run's columns beyond `tile`, for products that have such. `promptable`
+    loads, onto a device, the `fintune_xr.models.sam.masks.Promptable` of weights that can be asked by points. `pools`
+    is whether patches of several tiles fit into one batch. Weights, runs and commands written under a `former` name
+    go on to be understood.
     """
 
     name: str
@@ -64,6 +65,7 @@ class ModelKind:
     weights: str = ""
     published: Mapping[str, Published] = field(default_factory=lambda: MappingProxyType({}))
     planes: Callable[[Mapping[str, Any], Mapping[str, Any]], Planes] | None = None
+    promptable: Callable[[Checkpoint, str], Any] | None = None
     pools: bool = False
     has_weights: bool = True
     former: tuple[str, ...] = ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -22,10 +22,10 @@ from fintune_xr.models.channels import ChannelChoice
 from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.models.devices import finish, peak_memory, resolve_device, start_measuring
 from fintune_xr.models.protocol import Plane
-from fintune_xr.models.registry import resolve_checkpoint
-from fintune_xr.models.sam.adapter import Sam, composite, load_sam, sam_channels
-from fintune_xr.models.sam.kind import SAM, SamSweepSettings
-from fintune_xr.models.sam.masks import Candidates, candidate_masks, embed, painted, select
+from fintune_xr.models.registry import kind_named, resolve_checkpoint
+from fintune_xr.models.sam.colours import composite, sam_channels
+from fintune_xr.models.sam.kind import SamSweepSettings
+from fintune_xr.models.sam.masks import Candidates, Promptable, candidate_masks, painted, select
 from fintune_xr.pipelines.console import progress, say
 from fintune_xr.pipelines.instance.evaluate import tiles_of_split
 from fintune_xr.provenance import provenance
@@ -67,7 +67,7 @@ def sweep(
     cohort = open_cohort(store)
     cohort.require("sweep")
     settings = load_settings(SamSweepSettings, config, overrides)
-    checkpoint = _sam_checkpoint(model)
+    checkpoint, load = _promptable(model)
     if split != "all":
         require_split(cohort)
     tiles = drawn_tiles(tiles_of_split(cohort, split), settings)
@@ -78,7 +78,7 @@ def sweep(
         done = [] if restart else _stored_tiles(cohort, identity)
         if len(done) == tiles.sizes[n.TILE]:
             return cohort.metrics(n.SWEEP).load()
-        work = _Work(load_sam(checkpoint, device=device), settings, choice, device)
+        work = _Work(load(checkpoint, device), settings, choice, device)
         facts = provenance(checkpoint=checkpoint.as_dict(), device=device)
         return _swept(cohort, work, tiles, done, {IDENTITY: identity, "provenance": facts})
 
@@ -95,20 +95,22 @@ def drawn_tiles(tiles: xr.Dataset, settings: SamSweepSettings) -> xr.Dataset:
 class _Work:
     """What is done to every tile."""
 
-    network: Sam
+    network: Promptable[Any]
     settings: SamSweepSettings
     choice: ChannelChoice
     device: str
 
 
-def _sam_checkpoint(model: str) -> Checkpoint:
+def _promptable(model: str) -> tuple[Checkpoint, Callable[[Checkpoint, str], Any]]:
+    """The checkpoint, and how its network is loaded to be asked by points."""
     checkpoint = resolve_checkpoint(model)
-    if checkpoint.kind != SAM.name:
+    load = kind_named(checkpoint.kind).promptable
+    if load is None:
         raise CheckpointError(
             f"{model} is a model of kind {checkpoint.kind}; a sweep varies SAM's automatic mask generation. "
             "Give weights of SAM or micro-SAM; `fintune-xr weights list` shows published ones."
         )
-    return checkpoint
+    return checkpoint, load
 
 
 def _identity(
@@ -194,7 +196,7 @@ def _of_tile(work: _Work, tile: Plane, true: NDArray[np.uint32]) -> xr.Dataset:
     settings = work.settings
     loosest = (min(settings.pred_iou_thresh), min(settings.stability_score_thresh))
     began = time.perf_counter()
-    embedded = embed(work.network, composite(tile, work.choice, settings))
+    embedded = work.network.embed(composite(tile, work.choice, settings))
     finish(work.device)
     embedding = time.perf_counter() - began
     parts = []

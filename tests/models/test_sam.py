@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import ndimage
 from segment_anything import SamAutomaticMaskGenerator, sam_model_registry
 from segment_anything.modeling import Sam
 
@@ -18,9 +20,11 @@ from fintune_xr.models.protocol import Segmenter, segment
 from fintune_xr.models.published import fetch_weights
 from fintune_xr.models.registry import kind_named, load_segmenter, published_named, resolve_checkpoint
 from fintune_xr.models.sam import kind as sam_kind
-from fintune_xr.models.sam.adapter import SamSize, build_sam, composite, empty_sam, load_sam, sam_channels, sam_size
+from fintune_xr.models.sam.adapter import SamSize, build_sam, empty_sam, load_sam, sam_size
+from fintune_xr.models.sam.colours import composite, sam_channels
 from fintune_xr.models.sam.kind import SamInputSettings, SamSettings, SamSweepSettings, sam_state
-from fintune_xr.models.sam.masks import Candidates, candidate_masks, embed, painted, select
+from fintune_xr.models.sam.masks import Candidates, candidate_masks, painted, select
+from fintune_xr.models.sam.prompts import SamPrompts
 from fintune_xr.seeds import stream
 from fintune_xr.settings import load_settings, validated
 
@@ -72,9 +76,8 @@ def picture(height: int, width: int, seed: int) -> np.ndarray:
 
 
 def candidates_of(network: Sam, image: np.ndarray, side: int, loosest: tuple[float, float]) -> Candidates:
-    return candidate_masks(
-        network, embed(network, image), points_per_side=side, loosest=loosest, options=SamInputSettings()
-    )
+    asked = SamPrompts(network)
+    return candidate_masks(asked, asked.embed(image), points_per_side=side, loosest=loosest, options=SamInputSettings())
 
 
 def test_a_file_says_that_it_is_sam(saved: Path, network: Sam) -> None:
@@ -265,3 +268,35 @@ def test_settings_are_checked() -> None:
         load_settings(SamSweepSettings, overrides=["points_per_crop=64"])
     with pytest.raises(SettingsError, match=r"pred_iou_thresh: expected different values"):
         validated(SamSweepSettings, {"pred_iou_thresh": [0.5, 0.5]})
+
+
+class Regions:
+    """Anything but SAM: the mask of a point is the bright region that it lies in, at the size of the image."""
+
+    mask_threshold = 0.0
+
+    def embed(self, image: np.ndarray) -> SimpleNamespace:
+        return SimpleNamespace(shape=image.shape[:2], regions=ndimage.label(image[..., 0] > 100)[0])
+
+    def decode(self, embedded: SimpleNamespace, points: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        at = embedded.regions[points[:, 1].astype(int), points[:, 0].astype(int)]
+        masks = (embedded.regions == at[:, None, None]) & (at > 0)[:, None, None]
+        return torch.from_numpy(np.where(masks, np.float32(10), np.float32(-10))), torch.from_numpy(
+            np.where(at > 0, np.float32(0.9), np.float32(0.1))
+        )
+
+    def at_full_size(self, embedded: SimpleNamespace, logits: torch.Tensor) -> torch.Tensor:
+        return logits
+
+
+def test_any_network_that_takes_points_can_be_asked() -> None:
+    image = np.zeros((60, 90, 3), np.uint8)
+    image[10:25, 10:30] = image[35:50, 50:80] = 200
+    asked, options = Regions(), SamInputSettings(points_per_batch=7)
+    found = candidate_masks(asked, asked.embed(image), points_per_side=8, loosest=(0.5, 0.5), options=options)
+    kept = select(found, (0.5, 0.5), box_nms_thresh=0.7)
+    expected = ndimage.label(image[..., 0] > 100)[0]
+    got = painted(found, kept, options)
+    assert sorted(np.unique(got)) == [0, 1, 2]
+    np.testing.assert_array_equal(got > 0, expected > 0)
+    assert len(np.unique(got[expected == 1])) == len(np.unique(got[expected == 2])) == 1

@@ -17,7 +17,8 @@ from fintune_xr.analysis.report.studies.sweep import GRID, best_setting, sweep_s
 from fintune_xr.errors import CheckpointError, RunBusyError, RunMismatchError, SettingsError
 from fintune_xr.metrics.instance import match_masks
 from fintune_xr.models.registry import resolve_checkpoint
-from fintune_xr.models.sam.adapter import SamSize, composite, empty_sam, load_sam, sam_channels
+from fintune_xr.models.sam.adapter import SamSize, empty_sam, load_sam
+from fintune_xr.models.sam.colours import composite, sam_channels
 from fintune_xr.models.sam.kind import SamSweepSettings
 from fintune_xr.pipelines.cli import app as cli
 from fintune_xr.pipelines.report.report import report_sections

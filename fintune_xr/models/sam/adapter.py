@@ -9,32 +9,17 @@ from functools import partial
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import nn
 
 from fintune_xr.errors import CheckpointError
-from fintune_xr.models.channels import ChannelChoice, choose_channels
+from fintune_xr.models.channels import ChannelChoice
 from fintune_xr.models.checkpoints import Checkpoint, load_strictly, read_state
 from fintune_xr.models.protocol import Maps, Mask, Plane
-from fintune_xr.models.sam.kind import SamInputSettings, SamSettings, sam_state
-from fintune_xr.models.sam.masks import candidate_masks, embed, painted, select
-
-__all__ = [
-    "Sam",
-    "SamSegmenter",
-    "SamSize",
-    "build_sam",
-    "composite",
-    "empty_sam",
-    "load_sam",
-    "load_sam_segmenter",
-    "sam_channels",
-    "sam_size",
-]
-
-# SAM looks at three colours.
-N_INPUTS = 3
+from fintune_xr.models.sam.colours import composite, sam_channels
+from fintune_xr.models.sam.kind import SamSettings, sam_state
+from fintune_xr.models.sam.masks import candidate_masks, painted, select
+from fintune_xr.models.sam.prompts import SamPrompts
 
 _WINDOW = 14
 _POSITIONS = re.compile(r"image_encoder\.blocks\.(\d+)\.attn\.rel_pos_h")
@@ -79,9 +64,10 @@ class SamSegmenter:
 
     def _labels(self, image: Maps) -> Mask:
         chosen = self.settings
-        embedded = embed(self.network, np.moveaxis(image, 0, -1).astype(np.uint8))
+        network = SamPrompts(self.network)
+        embedded = network.embed(np.moveaxis(image, 0, -1).astype(np.uint8))
         candidates = candidate_masks(
-            self.network, embedded, points_per_side=chosen.points_per_side, loosest=_loosest(chosen), options=chosen
+            network, embedded, points_per_side=chosen.points_per_side, loosest=_loosest(chosen), options=chosen
         )
         kept = select(candidates, _loosest(chosen), box_nms_thresh=chosen.box_nms_thresh)
         return painted(candidates, kept, chosen)
@@ -164,32 +150,6 @@ def sam_size(state: Mapping[str, torch.Tensor], *, source: str) -> SamSize:
         mlp_ratio=state["image_encoder.blocks.0.mlp.lin1.weight"].shape[0] / width,
         embedding=state["image_encoder.neck.0.weight"].shape[0],
     )
-
-
-def sam_channels(available: Sequence[str], settings: SamInputSettings) -> ChannelChoice:
-    """The planes that become colours. Raises UnknownNameError for one that is not among `available`."""
-    return choose_channels(available, settings, n_inputs=N_INPUTS)
-
-
-def composite(tile: Plane, choice: ChannelChoice, settings: SamInputSettings) -> NDArray[np.uint8]:
-    """Colour image (y, x, 3) uint8 of raw counts (channel, y, x), each plane stretched between percentiles.
-
-    One plane becomes grey; with two, blue is black.
-    """
-    planes = [_stretched(plane, settings.percentiles) for plane in choice.take(tile)]
-    if len(planes) == 1:
-        planes *= N_INPUTS
-    planes += [np.zeros_like(planes[0])] * (N_INPUTS - len(planes))
-    return np.stack(planes, axis=-1)
-
-
-def _stretched(plane: Plane, percentiles: tuple[float, float]) -> NDArray[np.uint8]:
-    values = plane.astype(np.float32)
-    low, high = np.percentile(values, percentiles)
-    if high <= low:
-        return np.zeros(plane.shape, np.uint8)
-    scaled: NDArray[np.uint8] = np.rint(np.clip((values - low) / (high - low), 0, 1) * 255).astype(np.uint8)
-    return scaled
 
 
 def _loosest(settings: SamSettings) -> tuple[float, float]:

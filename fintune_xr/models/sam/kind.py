@@ -134,7 +134,15 @@ def _load(checkpoint: Checkpoint, settings: Any, *, channels: Sequence[str], dev
     return load_sam_segmenter(checkpoint, settings, channels=channels, device=device)
 
 
+def _promptable(checkpoint: Checkpoint, device: str) -> Any:
+    from fintune_xr.models.sam.adapter import load_sam
+    from fintune_xr.models.sam.prompts import SamPrompts
+
+    return SamPrompts(load_sam(checkpoint, device=device))
+
+
 SAM: Final = ModelKind(
     "sam", INSTANCES, SamSettings, load=_load, recognises=_recognises, weights="SAM (no image_encoder)",
     published=MappingProxyType({name: _published(name, file) for name, file in SAM_FILES.items()}),
+    promptable=_promptable,
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Automatic mask generation by SAM, cut so that a sweep embeds once per tile and decodes once per grid of points.
+"""Automatic mask generation by SAM, or any network that takes points, one embedding per tile and decoding per grid.
 
 Every number comes out of segment_anything's own functions, in the order of its SamAutomaticMaskGenerator without
 crops. Only what cannot change the result is left out: masks are not upsampled before the filter by predicted IoU,
@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from segment_anything import SamPredictor
-from segment_anything.modeling import Sam
 from segment_anything.utils.amg import batched_mask_to_box, build_point_grid, calculate_stability_score
 from torchvision.ops.boxes import batched_nms
 
@@ -28,13 +27,40 @@ Thresholds = tuple[float, float]
 """Least predicted IoU and least stability score; 0 switches a filter off, as in segment_anything."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Embedded:
-    """The embedding of one image and the sizes (y, x) of the resized and the original image."""
+class Embedded(Protocol):
+    """What a network has seen of one image; all but its shape is the network's own."""
 
-    features: torch.Tensor
-    input_size: tuple[int, int]
-    shape: tuple[int, int]
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the image in px."""
+        ...
+
+
+E = TypeVar("E", bound=Embedded)
+
+
+class Promptable(Protocol[E]):
+    """A network that gives masks for points: an image is embedded once, and decoded for any number of prompts."""
+
+    @property
+    def mask_threshold(self) -> float:
+        """Logit above which a pixel belongs to a mask."""
+        ...
+
+    def embed(self, image: NDArray[np.uint8]) -> E:
+        """The embedding of a colour image (y, x, 3)."""
+        ...
+
+    def decode(self, embedded: E, points: NDArray[np.float64]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (mask, y, x), at any size, and predicted IoU (mask,), both float32, of all masks of `points`.
+
+        `points` (point, 2) are x and y in px of the image, each a prompt by itself.
+        """
+        ...
+
+    def at_full_size(self, embedded: E, logits: torch.Tensor) -> torch.Tensor:
+        """Logits (mask, y, x) at the size of the image."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,21 +94,13 @@ class Candidates:
 
 
 @torch.no_grad()
-def embed(network: Sam, image: NDArray[np.uint8]) -> Embedded:
-    """The embedding of a colour image (y, x, 3), resized as SAM was trained."""
-    predictor = SamPredictor(network)
-    predictor.set_image(np.ascontiguousarray(image))
-    return Embedded(predictor.features, predictor.input_size, (image.shape[0], image.shape[1]))
-
-
-@torch.no_grad()
 def candidate_masks(
-    network: Sam, embedded: Embedded, *, points_per_side: int, loosest: Thresholds, options: SamInputSettings
+    network: Promptable[E], embedded: E, *, points_per_side: int, loosest: Thresholds, options: SamInputSettings
 ) -> Candidates:
     """Masks of a square grid of prompts that pass the `loosest` thresholds, to be filtered further by `select`."""
     passed = [
         _measured(network, embedded, logits, iou, loosest[1], options.stability_score_offset)
-        for batch in _prompts(network, embedded, points_per_side, options.points_per_batch)
+        for batch in _prompts(embedded.shape, points_per_side, options.points_per_batch)
         for logits, iou in _decoded(network, embedded, batch, loosest[0])
     ]
     bits = [crop for part in passed for crop in part[3]]
@@ -129,40 +147,29 @@ def painted(candidates: Candidates, kept: Sequence[int] | NDArray[np.int64], rul
     return renamed[labels]
 
 
-def _prompts(network: Sam, embedded: Embedded, points_per_side: int, size: int) -> Iterator[torch.Tensor]:
-    """Batches of points (point, 1, 2) as x and y in the resized image."""
-    transform = SamPredictor(network).transform
-    points = build_point_grid(points_per_side) * np.array(embedded.shape)[None, ::-1]
+def _prompts(shape: tuple[int, int], points_per_side: int, size: int) -> Iterator[NDArray[np.float64]]:
+    """Batches of points (point, 2) as x and y in an image of `shape`."""
+    points = build_point_grid(points_per_side) * np.array(shape)[None, ::-1]
     for first in range(0, len(points), size):
-        scaled = transform.apply_coords(points[first : first + size], embedded.shape)
-        yield torch.as_tensor(scaled, device=network.device)[:, None, :]
+        yield points[first : first + size]
 
 
 def _decoded(
-    network: Sam, embedded: Embedded, points: torch.Tensor, least_iou: float
+    network: Promptable[E], embedded: E, points: NDArray[np.float64], least_iou: float
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Logits at decoder size and predicted IoU of the masks of `points` that pass, few at a time."""
-    labels = torch.ones(points.shape[:2], dtype=torch.int, device=points.device)
-    sparse, dense = network.prompt_encoder(points=(points, labels), boxes=None, masks=None)
-    logits, iou = network.mask_decoder(
-        image_embeddings=embedded.features,
-        image_pe=network.prompt_encoder.get_dense_pe(),
-        sparse_prompt_embeddings=sparse,
-        dense_prompt_embeddings=dense,
-        multimask_output=True,
-    )
-    logits, iou = logits.flatten(0, 1), iou.flatten(0, 1)
+    logits, iou = network.decode(embedded, points)
     if least_iou > 0:
         logits, iou = logits[iou > least_iou], iou[iou > least_iou]
     if len(iou):
-        yield from zip(logits.split(UPSAMPLED_AT_ONCE), iou.split(UPSAMPLED_AT_ONCE), strict=True)
+        yield from zip(torch.split(logits, UPSAMPLED_AT_ONCE), torch.split(iou, UPSAMPLED_AT_ONCE), strict=True)
 
 
 def _measured(
-    network: Sam, embedded: Embedded, logits: torch.Tensor, iou: torch.Tensor, least_stability: float, offset: float
+    network: Promptable[E], embedded: E, logits: torch.Tensor, iou: torch.Tensor, least_stability: float, offset: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[NDArray[np.uint8]]]:
     """Predicted IoU, stability, boxes and packed pixels of the masks that are stable enough at full size."""
-    full = network.postprocess_masks(logits[None], embedded.input_size, embedded.shape)[0]
+    full = network.at_full_size(embedded, logits)
     stability = calculate_stability_score(full, network.mask_threshold, offset)
     if least_stability > 0:
         stable = stability >= least_stability
