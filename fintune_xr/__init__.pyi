@@ -15,6 +15,7 @@ from .pipelines.steps.positivity import positivity as positivity
 from .pipelines.steps.selftrain import selftrain as selftrain
 from .pipelines.steps.split import split as split
 from .pipelines.steps.train import train as train
+from .pipelines.steps.weights import weights as weights
 from .pipelines.studies.benchmark import benchmark as benchmark
 from .pipelines.studies.budget import budget as budget
 from .pipelines.studies.gate import gate as gate
@@ -47,4 +48,5 @@ __all__ = [
     "split",
     "sweep",
     "train",
+    "weights",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Group
 from rich.console import Console
 
 from fintune_xr.errors import FAILED, WRONG_USE, FintuneError
@@ -36,8 +36,9 @@ The usual way, from raw tiles to a report:
 def build_app() -> App:
     """The command line with all its verbs."""
     app = App(name="fintune-xr", help=_HELP, help_format="markdown", version=_version, result_action="return_value")
+    groups = {name: Group(name, sort_key=place) for place, name in enumerate(verbs.GROUPS)}
     for name, verb in verbs.VERBS.items():
-        app.command(verb, name=name)
+        app.command(verb.call, name=name, group=groups[verb.group])
     app.register_install_completion_command()
     return app
 

@@ -166,8 +166,8 @@ def export(
     store: Store,
     *,
     to: Annotated[
-        Literal["masks", "tables", "cellpose", "star", "relion", "box", "csv"],
-        Parameter(help="What to write; star, relion, box and csv are picks of micrographs."),
+        str,
+        Parameter(help="What to write: masks, tables or cellpose; of picks of micrographs star, relion, box or csv."),
     ],
     out: Annotated[Path, Parameter(help="Folder to write into.")],
     runs: Runs = (),

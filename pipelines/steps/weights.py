@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
 from fintune_xr.errors import SettingsError
 from fintune_xr.models.published import fetch_weights, weights_file
 from fintune_xr.models.registry import published_named, published_weights
+
+
+def weights(action: Literal["list", "fetch"] = "list", name: str | None = None) -> pd.DataFrame | Path:
+    """The published weights as a table, or the path of those that are to be fetched by `name`.
+
+    Raises SettingsError for a fetch without a name or another action, UnknownNameError for a name that is not known.
+    """
+    if action not in ("list", "fetch"):
+        raise SettingsError(f"weights {action!r}: expected list or fetch")
+    return listed() if action == "list" else fetch(name)
 
 
 def listed() -> pd.DataFrame:
