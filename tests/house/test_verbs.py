@@ -23,7 +23,6 @@ def test_every_verb_is_a_function_of_the_package() -> None:
     assert {name: f"pipelines.{verb.module}" for name, verb in VERBS.items()} == {
         name: module for name, module in face.items() if name in VERBS
     }
-    assert set(face) - set(VERBS) == {"open_cohort"}
     assert set(face) == set(fintune_xr.__all__)
 
 
