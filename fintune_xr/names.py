@@ -215,6 +215,8 @@ SPACING_X: Final = "spacing_x"
 LATERALITY: Final = "laterality"
 VALUE_OFFSET: Final = "value_offset"
 VALUE_STEP: Final = "value_step"
+VALUE_MEAN: Final = "value_mean"
+VALUE_SD: Final = "value_sd"
 STUDY_GROUP: Final = "study_group"
 RECOMMENDED_SPLIT: Final = "recommended_split"
 RETINAL_OCT: Final = "retinal_oct"
@@ -222,9 +224,6 @@ AGE: Final = "age"
 CLINICAL_SITE: Final = "clinical_site"
 LOGITS: Final = "logits"
 EMBEDDING: Final = "embedding"
-
-# The channel of an OCT volume.
-OCT: Final = "oct"
 
 # Values of `split`; an empty string means that the tile has not been assigned.
 TRAIN: Final = "train"

@@ -65,6 +65,7 @@ def copies_of_judges(cohort: Cohort, among: NDArray[np.bool_]) -> dict[str, str]
 
 
 def _pictures(tiles: xr.Dataset) -> Iterator[NDArray[np.generic]]:
-    """The image (channel, y, x) of each tile without its padding; one is in memory at a time."""
+    """The image (channel, y, x) of each tile without its padding, of a volume its middle plane; one at a time."""
     for i in range(tiles.sizes[n.TILE]):
-        yield tile_pixels(tiles, i)
+        pixels = tile_pixels(tiles, i)
+        yield pixels[:, pixels.shape[1] // 2] if pixels.ndim == 4 else pixels

@@ -10,12 +10,13 @@ import pandas as pd
 import xarray as xr
 
 from fintune_xr.models.checkpoints import Checkpoint
+from fintune_xr.pipelines.classification import steps as classification
 from fintune_xr.pipelines.detection import steps as detection
 from fintune_xr.pipelines.instance import steps as instance
 from fintune_xr.pipelines.requests import Annotated, AnnotateRequest, EvaluateRequest, Export, TrainingTiles
 from fintune_xr.pipelines.semantic import steps as semantic
 from fintune_xr.store.cohort import Cohort
-from fintune_xr.tasks.task import DETECTION, INSTANCE, SEMANTIC
+from fintune_xr.tasks.task import CLASSIFICATION, DETECTION, INSTANCE, SEMANTIC
 
 
 class TaskSteps(Protocol):
@@ -45,7 +46,12 @@ class TaskSteps(Protocol):
         """Formats that a cohort of this task is written in, by name."""
 
 
-STEPS: Final[Mapping[str, TaskSteps]] = {INSTANCE: instance, SEMANTIC: semantic, DETECTION: detection}
+STEPS: Final[Mapping[str, TaskSteps]] = {
+    INSTANCE: instance,
+    SEMANTIC: semantic,
+    DETECTION: detection,
+    CLASSIFICATION: classification,
+}
 
 
 def steps_of(cohort: Cohort) -> TaskSteps:

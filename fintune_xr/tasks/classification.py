@@ -110,6 +110,8 @@ VOLUMES: Final = DatasetSchema(
         n.PROTOCOL: _column("str", "How was scanned, where it is known."),
         n.VALUE_OFFSET: _column("float64", "Value of the file that is stored as 0."),
         n.VALUE_STEP: _column("float64", "Difference of values of the file between stored ones; 0: a constant volume."),
+        n.VALUE_MEAN: _column("float64", "Mean of the values on the grid, as the file counts them."),
+        n.VALUE_SD: _column("float64", "Standard deviation of the values on the grid; 0: a constant volume."),
     },
 )  # fmt: skip
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from fintune_xr.pipelines.cli.arguments import DONE, WITH_QUARANTINE, Runs, Store, show, table
+from fintune_xr.pipelines.cli.volumes import Volumes, volume_request
 
 
 def demo(
@@ -51,6 +52,7 @@ def ingest(
     title: Annotated[str, Parameter(help="Title of a new cohort.")] = "",
     binning: Annotated[int, Parameter(help="Micrographs: join N x N pixels into their mean.")] = 1,
     cut: Annotated[int, Parameter(help="Patches of stained tissue: cut images into tiles of about N px.")] = 0,
+    volumes: Annotated[Volumes | None, Parameter(name="*")] = None,
 ) -> int:
     """Store the tiles of a folder; run again to resume or to add donors.
 
@@ -59,15 +61,24 @@ def ingest(
     from fintune_xr.pipelines.steps import ingest as step
     from fintune_xr.store.raw.layouts import choose_layout
 
+    asked = volume_request(volumes)
     chosen = choose_layout(layout, pattern=pattern, channels=_channels(channels), marker=marker)
     if dry_run:
-        planned = step.plan_ingest(source, layout=chosen, binning=binning, cut=cut)
+        planned = step.plan_ingest(source, layout=chosen, binning=binning, cut=cut, volumes=asked)
         show(table(planned.tiles), "", *_left_out(planned.left_out))
         for what, count in planned.ignored.items():
             show(f"ignored: {count} x {what}")
         return DONE
     report = step.ingest(
-        source, store, layout=chosen, workers=workers, verify=verify, title=title, binning=binning, cut=cut
+        source,
+        store,
+        layout=chosen,
+        workers=workers,
+        verify=verify,
+        title=title,
+        binning=binning,
+        cut=cut,
+        volumes=asked,
     )
     show(f"{report.n_added} tiles added, {report.n_present} there before, {len(report.left_out)} left out")
     for item in report.left_out:

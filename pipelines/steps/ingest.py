@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from fintune_xr import names as n
+from fintune_xr.cohort_kinds import OCT
+from fintune_xr.errors import FintuneValueError
+from fintune_xr.pipelines.classification.ingest import VolumeRequest, ingest_study, plan_study
 from fintune_xr.pipelines.console import Steps, progress, say
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.ingest.tiles import IngestReport, ingest_tiles, open_or_create
@@ -29,24 +32,38 @@ class Planned:
 def ingest(
     source: str | Path, store: str | Path, *, layout: str | Layout = "rosmap", workers: int | None = None,
     verify: bool = False, kind: str | None = None, title: str = "", binning: int = 1, cut: int = 0,
+    volumes: VolumeRequest | None = None,
 ) -> IngestReport:  # fmt: skip
     """Appends the tiles under `source` that `store` lacks; files that cannot be used are quarantined.
 
     `layout` is a name or a record from `choose_layout`. Run it again to continue after an interruption or
     to add donors. `verify` reads files of stored tiles again and compares their digests. `kind` is the layout's;
     micrographs may be stored with `binning` times `binning` pixels joined into their mean, and patches of stained
-    tissue be cut into tiles of about `cut` px, without loss.
+    tissue be cut into tiles of about `cut` px, without loss. `volumes` says how volumes are found and stored.
 
     Raises UnknownNameError for a layout, FintuneValueError where nothing fits, sizes differ too much, or the store
     was made with another binning or cut.
     """
     chosen = choose_layout(layout) if isinstance(layout, str) else layout
+    if chosen.kind == OCT.name:
+        asked = volumes or VolumeRequest()
+        asked = replace(asked, workers=workers, verify=verify, title=title)
+        return ingest_study(source, store, chosen, asked)
+    _refuse_volumes(chosen, volumes)
     found = scan(source, chosen, binning=binning, cut=cut)
     cohort = open_or_create(store, found, kind=kind, title=title)
     with progress("ingest", len(found.tiles)) as advance:
         report = ingest_tiles(cohort, found, workers=workers, verify=verify, progress=Steps(advance))
     _say_sizes(cohort)
     return report
+
+
+def _refuse_volumes(layout: Layout, volumes: VolumeRequest | None) -> None:
+    if volumes is not None and volumes != VolumeRequest():
+        raise FintuneValueError(
+            f"layout {layout.name!r} is of tiles that are no volumes: --grid, --axes, --participants, --where, "
+            "--limit, --cache, --errors, --refresh and --drop-outliers are for layouts ai-readi, volumes and heyex."
+        )
 
 
 def _say_sizes(cohort: Cohort) -> None:
@@ -61,8 +78,14 @@ def _say_sizes(cohort: Cohort) -> None:
         )
 
 
-def plan_ingest(source: str | Path, *, layout: str | Layout = "rosmap", binning: int = 1, cut: int = 0) -> Planned:
+def plan_ingest(
+    source: str | Path, *, layout: str | Layout = "rosmap", binning: int = 1, cut: int = 0,
+    volumes: VolumeRequest | None = None,
+) -> Planned:  # fmt: skip
     """What `ingest` would find under `source`; nothing is written."""
     chosen = choose_layout(layout) if isinstance(layout, str) else layout
+    if chosen.kind == OCT.name:
+        return Planned(*plan_study(source, chosen, volumes or VolumeRequest()))
+    _refuse_volumes(chosen, volumes)
     found = check_sizes(scan(source, chosen, binning=binning, cut=cut))
     return Planned(scan_table(found), left_out_table(found), found.ignored)

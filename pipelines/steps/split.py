@@ -16,6 +16,7 @@ from fintune_xr.errors import SplitError
 from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.leak_check import refuse_leaks
 from fintune_xr.splits.assignment import split_digest, split_donors
+from fintune_xr.store.annotations.participants import parts_not_recommended, recommended_parts
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.split import BY, DIGEST, By, annotated_tiles, split_column, split_table, unit_of
 from fintune_xr.store.zarr_io.location import writing
@@ -40,8 +41,9 @@ def split(
 
     Tiles without an annotation keep an empty split. The split is stored as the coordinate `split` of the
     images, with its seed, fractions and digest. `force` replaces a split that exists. With `keep` the split that
-    came with the folders of the tiles is checked and taken; nothing is drawn then. `by` tile assigns each tile for
-    itself, for cohorts of a single donor or data set: scores then say nothing about another one.
+    came with the folders of the tiles, or that a study recommends, is checked and taken; nothing is drawn then. `by`
+    tile assigns each tile for itself, for cohorts of a single donor or data set: scores then say nothing about another
+    one.
 
     Raises SplitError for leaks (same donor, same file or nearly the same image on two sides), a split that
     exists or none to keep, or too few donors.
@@ -65,6 +67,9 @@ def split(
     if by == n.TILE:
         say(_weaker(texts(tiles[n.DONOR]), parts))
     _store_split(cohort, assigned, facts)
+    moved = parts_not_recommended(cohort)
+    if moved:
+        say(f"split: not the recommended split: {moved} tile(s) are in another part than the study recommends")
     return split_table(cohort)
 
 
@@ -94,7 +99,7 @@ def _weaker(donors: Sequence[str], parts: Sequence[str]) -> str:
 def _kept(cohort: Cohort) -> pd.DataFrame:
     """The stored assignment of the annotated tiles, once it is known to leak nothing."""
     tiles = annotated_tiles(cohort)
-    parts = texts(tiles[n.SPLIT])
+    parts = recommended_parts(cohort, tiles) or texts(tiles[n.SPLIT])
     if not any(parts):
         raise SplitError(
             f"{cohort.url}: no annotated tile came with a part of a split. Ingest folders called train_cells, "
@@ -102,7 +107,7 @@ def _kept(cohort: Cohort) -> pd.DataFrame:
         )
     refuse_leaks(cohort, parts)
     assigned = {tile: part for tile, part in zip(texts(tiles[n.TILE]), parts, strict=True) if part}
-    _store_split(cohort, assigned, {"origin": "folders"})
+    _store_split(cohort, assigned, {"origin": n.PARTICIPANTS if cohort.has(n.PARTICIPANTS) else "folders"})
     return split_table(cohort)
 
 

@@ -14,10 +14,12 @@ import xarray as xr
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.store.cohort import Cohort
-from fintune_xr.store.raw.sources import Place, open_place
+from fintune_xr.store.raw.fetching import table_bytes
+from fintune_xr.store.raw.sources import Place, place_in
+from fintune_xr.store.split import annotated_tiles
 from fintune_xr.tasks.classification import GROUP_ALIASES, PARTICIPANTS, STUDY_GROUPS
 from fintune_xr.text import texts
-from fintune_xr.text_tables import text_table
+from fintune_xr.text_tables import SEPARATORS, text_table
 
 FILE_NAME: Final = "participants.tsv"
 ID_COLUMNS: Final = ("participant_id", "person_id")
@@ -62,17 +64,27 @@ def read_participants(place: Place) -> Participants:
     Raises FintuneValueError that names everything that is wrong: columns that are missing, ids with unequal rows,
     groups, parts or values of `retinal_oct` that are not known.
     """
-    try:
-        with open_place(place) as file:
-            content = file.read()
-    except FileNotFoundError as error:
+    content = table_bytes(place)
+    if content is None:
         raise FintuneValueError(
             f"no table of participants at {place}. Name it with --participants, or put {FILE_NAME} into SOURCE."
-        ) from error
+        )
+    return _read(content, place)
+
+
+def find_participants(source: Place) -> Participants | None:
+    """The table in the folder or bucket `source`, or the one that `source` itself is; None where there is none."""
+    if str(source).lower().endswith(tuple(SEPARATORS)):
+        return read_participants(source)
+    place = place_in(source, FILE_NAME)
+    content = table_bytes(place)
+    return None if content is None else _read(content, place)
+
+
+def _read(content: bytes, place: Place) -> Participants:
     table = text_table(content, str(place), "table of participants")
     table.columns = [str(column).strip() for column in table.columns]
-    people = _people(table, str(place))
-    return Participants(people, str(place), hashlib.sha256(content).hexdigest())
+    return Participants(_people(table, str(place)), str(place), hashlib.sha256(content).hexdigest())
 
 
 def participants_dataset(found: Participants) -> xr.Dataset:
@@ -117,6 +129,30 @@ def stored_participants(cohort: Cohort) -> Participants:
     ]
     attrs = found.attrs
     return Participants({one.id: one for one in people}, str(attrs[SOURCE_ATTR]), str(attrs[SHA256_ATTR]))
+
+
+def study_groups(cohort: Cohort) -> dict[str, str]:
+    """The study group of each participant that is stored; empty without a table."""
+    if not cohort.has(n.PARTICIPANTS):
+        return {}
+    return {one.id: one.study_group for one in stored_participants(cohort).people.values()}
+
+
+def recommended_parts(cohort: Cohort, tiles: xr.Dataset) -> list[str]:
+    """The part that the study recommends for each of `tiles`, empty where it has none; empty without a table."""
+    if not cohort.has(n.PARTICIPANTS):
+        return []
+    people = stored_participants(cohort).people
+    return [people[donor].recommended_split if donor in people else "" for donor in texts(tiles[n.DONOR])]
+
+
+def parts_not_recommended(cohort: Cohort) -> int:
+    """How many annotated tiles of the stored split lie in another part than the study recommends; 0 without a table."""
+    if not cohort.has(n.PARTICIPANTS) or not cohort.has(n.ANNOTATIONS):
+        return 0
+    tiles = annotated_tiles(cohort)
+    pairs = zip(texts(tiles[n.SPLIT]), recommended_parts(cohort, tiles), strict=True)
+    return sum(bool(part and told) and part != told for part, told in pairs)
 
 
 def _people(table: pd.DataFrame, where: str) -> dict[str, Participant]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -37,17 +37,25 @@ def quarantined_tiles(cohort: Cohort, root: str) -> set[str]:
     return {row[tile] for row in quarantine_rows(cohort) if row[at] == root}
 
 
-def replace_quarantine(cohort: Cohort, left_out: Sequence[LeftOut], *, root: str, layout: Layout) -> None:
-    """Puts `left_out` in place of earlier items of the same folder whose names fit the same layout."""
+def replace_quarantine(
+    cohort: Cohort, left_out: Sequence[LeftOut], *, root: str, layout: Layout,
+    covers: Callable[[str], bool] | None = None,
+) -> None:  # fmt: skip
+    """Puts `left_out` in place of earlier items of the same folder whose names fit the same layout.
+
+    `covers` says of a path whether this ingest has looked at it, where that is not told by the layout alone.
+    """
     before = quarantine_rows(cohort)
-    after = [row for row in before if not _is_superseded(row, root, layout)]
+    after = [row for row in before if not _is_superseded(row, root, layout, covers)]
     after += [_row(item, root) for item in left_out]
     if after != before or not cohort.has(n.QUARANTINE):
         cohort.write(n.QUARANTINE, _dataset(after), datasets.QUARANTINE)
 
 
-def _is_superseded(row: Row, root: str, layout: Layout) -> bool:
+def _is_superseded(row: Row, root: str, layout: Layout, covers: Callable[[str], bool] | None) -> bool:
     path = row[COLUMNS.index(n.PATH)]
+    if covers is not None:
+        return row[COLUMNS.index(n.ROOT)] == root and covers(path)
     named = re.sub(r"#\d+$", "", path) if layout.pages_are_tiles or layout.planes else path
     return row[COLUMNS.index(n.ROOT)] == root and layout.parse(named) is not None
 

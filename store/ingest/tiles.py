@@ -68,9 +68,9 @@ def open_or_create(where: Place, found: Scan, *, kind: str | None = None, title:
     _check_cut(found)
     location = Location.of(where)
     if location.exists():
-        if not _is_stillborn(location):
+        if not is_stillborn(location):
             return open_cohort(location)
-        _clear(location)
+        clear_stillborn(location)
     if not found.tiles:
         raise FintuneValueError(
             f"no complete tile under {found.source}, {len(found.left_out)} left out; so no store was made. "
@@ -111,7 +111,7 @@ def ingest_tiles(
         _check_stored_binning(cohort, found.binning)
         _check_stored_cut(cohort, found.cut)
         cohort.location.sweep(n.IMAGES)
-        root, began = _root(found.source), time.time()
+        root, began = root_of(found.source), time.time()
         stored = stored_digests(cohort.images_group())
         present = [tile for tile in found.tiles if tile.tile in stored]
         fresh, unfit = _fitting(cohort, [tile for tile in found.tiles if tile.tile not in stored])
@@ -134,7 +134,7 @@ def stored_channels(cohort: Cohort) -> list[str]:
     return [str(name) for name in np.asarray(column[:])]
 
 
-def _is_stillborn(location: Location) -> bool:
+def is_stillborn(location: Location) -> bool:
     """Whether the store was killed while it was made, before it could hold any tile."""
     array = f"{n.IMAGES}/{n.IMAGE}"
     if location.size(f"{n.QUARANTINE}/zarr.json") is not None:
@@ -144,7 +144,8 @@ def _is_stillborn(location: Location) -> bool:
     return int(zarr.open_array(location.zarr(), path=array, mode="r").shape[0]) == 0
 
 
-def _clear(location: Location) -> None:
+def clear_stillborn(location: Location) -> None:
+    """Removes what was made of a store that was killed then, so that it can be made anew."""
     for path in (n.IMAGES, n.QUARANTINE):
         remove_group(location, path)
     location.remove("zarr.json")
@@ -246,14 +247,15 @@ def _append(
     with ThreadPoolExecutor(workers) as pool:
         read = partial(_read_tile, found, target.grid, LastPlanes(found, workers))
         results = ahead(pool, read, fresh, depth=2 * workers)
-        for _ in growing.append(target, _good(results, left_out, len(fresh), progress)):
+        for _ in growing.append(target, good(results, left_out, len(fresh), progress)):
             pass
     return target.n_tiles - before
 
 
-def _good(
+def good(
     results: Iterable[Labelled | LeftOut], left_out: list[LeftOut], total: int, progress: Progress | None
 ) -> Iterator[Labelled]:
+    """Those of `results` that can be stored; the others are added to `left_out`."""
     for done, result in enumerate(results, start=1):
         if isinstance(result, LeftOut):
             left_out.append(result)
@@ -292,7 +294,8 @@ def _labels(tile: TileFiles, digests: Sequence[str], whole: tuple[int, ...]) -> 
     }  # fmt: skip
 
 
-def _root(source: str) -> str:
+def root_of(source: str) -> str:
+    """What a source is called in the store: its absolute path, or its URL."""
     return source if is_url(source) else str(Path(source).resolve())
 
 

@@ -21,9 +21,9 @@ from typing import Any, BinaryIO, Final, TypeVar, cast
 import fsspec
 import numpy as np
 
-from fintune_xr.errors import FintuneError, FintuneValueError
+from fintune_xr.errors import FintuneError, FintuneValueError, StoreUnreachableError, TileReadError
 from fintune_xr.store.raw.sources import Place, is_url
-from fintune_xr.store.zarr_io.object_storage import check_url, once_options
+from fintune_xr.store.zarr_io.object_storage import ENDPOINT, check_url, once_options
 
 DELAYS_S: Final = (0.5, 1.0, 2.0, 4.0)
 # Waiting times of many workers are spread, so that they do not come back all at once.
@@ -112,6 +112,42 @@ def read_file(place: Place, staging: Staging | None = None) -> bytes:
     told = tried(lambda: system.info(path), url)
     stamp = [str(told.get(key)) for key in ("size", "ETag", "LastModified", "mtime", "created")]
     return staging.read("|".join([url, *stamp]), lambda: tried(fetch, url))
+
+
+def fetched(place: Place, staging: Staging | None = None) -> bytes:
+    """The same as `read_file`, for a tile: raises TileReadError, in few words, where the bytes cannot be had."""
+    try:
+        return read_file(place, staging)
+    except FintuneError:
+        raise
+    except Exception as error:
+        if not (isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _LIBRARIES):
+            raise
+        raise TileReadError(f"not fetched: {in_few_words(error)}", str(place)) from error
+
+
+def table_bytes(place: Place) -> bytes | None:
+    """The bytes of a small file; None where there is none.
+
+    Storage that may not be listed says "denied" of what is not there, so that is None too.
+
+    Raises StoreUnreachableError where the storage does not answer.
+    """
+    try:
+        return read_file(place)
+    except (FileNotFoundError, PermissionError, NotADirectoryError):
+        return None
+    except FintuneError:
+        raise
+    except Exception as error:
+        if not is_url(place):
+            raise
+        if _status(error) in (403, 404):
+            return None
+        raise StoreUnreachableError(
+            f"cannot reach {place}: {in_few_words(error)}. Endpoint and keys come from the environment: "
+            f"{ENDPOINT} or AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY (or ~/.aws)."
+        ) from error
 
 
 def with_file(place: Place, use: Callable[[BinaryIO], T]) -> T:

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Final
 from urllib.parse import unquote
 
-from fintune_xr.cohort_kinds import EM, HE, IF
+from fintune_xr.cohort_kinds import EM, HE, IF, OCT
 from fintune_xr.errors import SettingsError, nearest, unknown_name
 from fintune_xr.names import (
     BLUE,
@@ -32,6 +32,7 @@ from fintune_xr.store.raw.readers import IMAGE_DTYPES, MICROGRAPH_DTYPES
 TIFF_SUFFIXES: Final = (".tif", ".tiff")
 IMAGE_SUFFIXES: Final = (*TIFF_SUFFIXES, ".png", ".jpg", ".jpeg")
 MICROGRAPH_SUFFIXES: Final = (".mrc", *IMAGE_SUFFIXES)
+VOLUME_SUFFIXES: Final = (".dcm", ".dicom", ".nii", ".gz", ".npy", ".npz", ".vol")
 
 # `part` is text after the channel that still belongs to the tile's name, as in scan_b0c0x0-1388y0-1040.tif.
 PART: Final = "part"
@@ -237,7 +238,9 @@ def _is_of_micrographs(layout: Layout) -> bool:
 def _with_pattern(base: Layout, pattern: str, channels: Mapping[str, str] | None) -> Layout:
     if channels is None:
         captured = CHANNEL in _compiled(pattern, donor="").groupindex
-        alone = base.channels if _is_of_micrographs(base) or base.planes else {"": MARKER_CHANNEL}
+        alone = (
+            base.channels if _is_of_micrographs(base) or base.planes or base.kind == OCT.name else {"": MARKER_CHANNEL}
+        )
         channels = base.channels if captured else alone
     suffixes = IMAGE_SUFFIXES if base.name == "custom" else base.suffixes
     donor = base.donor if _is_of_micrographs(base) else ""
@@ -247,6 +250,7 @@ def _with_pattern(base: Layout, pattern: str, channels: Mapping[str, str] | None
     )
 
 
+_VOLUME_END: Final = r"\.(?i:dcm|dicom|nii|nii\.gz|npy|npz|vol)"
 _IF_CHANNELS: Final = {"0": DAPI, "1": MARKER_CHANNEL}
 # The folders of a Cellpose training, or whatever lies above an image.
 _PART_FOLDER: Final = r"(?:(?:.*/)?(?P<split>train|val|test)_cells/|.*/)?"
@@ -257,6 +261,13 @@ def _micrographs(name: str, about: str, *patterns: str) -> Layout:
     return Layout(
         name, patterns, {"": MICROGRAPH}, about=about, donor=UNNAMED_SET, marker=PARTICLES,
         suffixes=MICROGRAPH_SUFFIXES, kind=EM.name, dtypes=MICROGRAPH_DTYPES,
+    )  # fmt: skip
+
+
+def _volumes(name: str, about: str, *patterns: str) -> Layout:
+    return Layout(
+        name, patterns, {"": OCT.name}, about=about, suffixes=VOLUME_SUFFIXES, ignore=r"(?!)", kind=OCT.name,
+        dtypes=("uint8",),
     )  # fmt: skip
 
 
@@ -353,6 +364,22 @@ LAYOUTS: Final[Mapping[str, Layout]] = MappingProxyType(
                 "NAME.mrc, .tif, .png or .jpg in one folder, or in a folder for each set, which is the donor",
                 r"(?P<tile>[^/]+)\.[^./]+",
                 r"(?:.*/)?(?P<donor>[^/]+)/(?P<tile>[^/]+)\.[^./]+",
+            ),
+            _volumes(
+                "ai-readi",
+                "PARTICIPANT/FILE below any folders, the last one the device; with manifest.tsv, what that says",
+                r"(?:.*/)?(?P<marker>[^/]+)/(?P<donor>[^/]+)/(?P<tile>[^/]+?)" + _VOLUME_END,
+                r"(?P<donor>[^/]+)/(?P<tile>[^/]+?)" + _VOLUME_END,
+            ),
+            _volumes(
+                "volumes",
+                "PARTICIPANT/FILE.dcm, .nii, .nii.gz, .npy, .npz or .vol, or whatever --pattern says",
+                r"(?:.*/)?(?P<donor>[^/]+)/(?P<tile>[^/]+?)" + _VOLUME_END,
+            ),
+            _volumes(
+                "heyex",
+                "a folder of .vol, each a participant of its own; --pattern says which belong together",
+                r"(?:.*/)?(?P<tile>(?P<donor>[^/]+))\.(?i:vol)",
             ),
             _patches(
                 "bcss",

@@ -10,7 +10,7 @@ from typing import Final
 import pandas as pd
 
 from fintune_xr.errors import FintuneValueError, nearest
-from fintune_xr.store.raw.fetching import read_file
+from fintune_xr.store.raw.fetching import table_bytes
 from fintune_xr.store.raw.readers.volume_header import side_of
 from fintune_xr.store.raw.sources import Place, is_url
 from fintune_xr.text_tables import text_table
@@ -56,9 +56,8 @@ def find_manifest(source: Place, where: Mapping[str, str]) -> Manifest | None:
     folders = [(root, ""), (above, f"{name}/")] if is_url(above) or not is_url(source) else [(root, "")]
     for folder, prefix in folders:
         place = f"{folder}/{FILE_NAME}"
-        try:
-            content = read_file(place)
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
+        content = table_bytes(place)
+        if content is None:
             continue
         table = text_table(content, place, "manifest")
         return _manifest(_kept_rows(table, where, place), place, folder.rpartition("/")[2], prefix)

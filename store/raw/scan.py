@@ -145,12 +145,16 @@ def left_out_table(found: Scan) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["path", DONOR, MARKER, TILE, REASON])
 
 
-def named_files(source: Place, layout: Layout) -> tuple[list[tuple[str, PlaneName]], list[LeftOut], dict[str, int]]:
+def named_files(
+    source: Place, layout: Layout, paths: Iterable[str] | None = None
+) -> tuple[list[tuple[str, PlaneName]], list[LeftOut], dict[str, int]]:
     """Files under `source` that fit `layout`, those of unreadable names, and counts of all others by kind.
+
+    `paths` are what lies there, where that is known already.
 
     Raises FintuneValueError where `source` is no folder, or none of its files fits the layout.
     """
-    named, unusable, ignored = _named(list_files(source), layout)
+    named, unusable, ignored = _named(list_files(source) if paths is None else paths, layout)
     if not named and not unusable:
         raise _nothing_fits(source, layout, ignored)
     return named, unusable, dict(sorted(ignored.items()))

@@ -308,7 +308,7 @@ def test_only_a_few_tiles_are_held_at_once(source: Path, tmp_path: Path, monkeyp
     for tile in range(30):
         pair(source, f"d5/GFAP/t{tile}")
     drawn = written = most = 0
-    original = ingest._good
+    original = ingest.good
 
     def watched(results: Any, *rest: Any) -> Iterator[Any]:
         nonlocal written, most
@@ -324,7 +324,7 @@ def test_only_a_few_tiles_are_held_at_once(source: Path, tmp_path: Path, monkeyp
         drawn += 1
         return read(*arguments)
 
-    monkeypatch.setattr(ingest, "_good", watched)
+    monkeypatch.setattr(ingest, "good", watched)
     monkeypatch.setattr(ingest, "_read_tile", counted)
     run(source, tmp_path / "c.zarr")
     assert written == 38

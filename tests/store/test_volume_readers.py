@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import volumes as v
+import volume_files as v
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -15,6 +15,10 @@ from urllib.parse import unquote, urlsplit
 
 KEY, SECRET = "AKIDNOTTOBESEEN", "secret-not-to-be-seen/anywhere"
 
+# As S3 words it.
+CODES = {403: "AccessDenied", 404: "NoSuchKey", 429: "TooManyRequests", 500: "InternalError", 502: "BadGateway",
+         503: "ServiceUnavailable"}  # fmt: skip
+
 Judge = Callable[[str, str, int], int]
 """Of the method, the path and how often it was asked for: the status to fail with, or 0 to let it through."""
 
@@ -76,7 +80,7 @@ def _handler(door: Door) -> type[BaseHTTPRequestHandler]:
             time.sleep(door.delay_s)
             status = door.judge(self.command, unquote(self.path), times)
             if status:
-                self._answer(status, b"<Error><Code>Injected</Code></Error>", {})
+                self._answer(status, f"<Error><Code>{CODES[status]}</Code></Error>".encode(), {})
                 return
             passed = {name: value for name, value in self.headers.items() if name.lower() != "host"}
             connection = http.client.HTTPConnection(door.behind.hostname or "", door.behind.port, timeout=30)
