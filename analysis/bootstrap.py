@@ -16,6 +16,7 @@ from fintune_xr.analysis.kernels import resampling as kernels_resample
 from fintune_xr.datasets import BOOTSTRAP
 from fintune_xr.errors import FintuneValueError, unknown_name
 from fintune_xr.names import (
+    COVARIATE,
     DONOR,
     MARKER,
     N_ALL,
@@ -48,7 +49,14 @@ RESAMPLES_PER_BLOCK: Final = 100
 
 
 def resample(
-    counts: xr.Dataset, outcomes: xr.DataArray, *, scheme: Scheme, n_resamples: int, seed: int, first: int = 0
+    counts: xr.Dataset,
+    outcomes: xr.DataArray,
+    *,
+    scheme: Scheme,
+    n_resamples: int,
+    seed: int,
+    first: int = 0,
+    covariates: xr.DataArray | None = None,
 ) -> xr.Dataset:
     """Ratio (resample, run, donor, marker), rho and p (resample, run, marker, outcome), all lazy.
 
@@ -60,7 +68,7 @@ def resample(
 
     `donors` keeps the tiles of a drawn donor as they are, because redrawing them as well would count the
     variation between tiles twice; a donor that is not drawn has ratio NaN. p takes the draws as independent
-    donors.
+    donors. With `covariates` (donor, covariate) rho is the partial Spearman correlation in each resample.
 
     Raises FintuneValueError for numbers or coordinates that make no sense, UnknownNameError for a scheme.
     Reference: Davison & Hinkley 1997, Bootstrap Methods and their Application, section 3.8.
@@ -71,10 +79,16 @@ def resample(
     index = _index(first, n_resamples)
     drawn = _drawn(index, draws)
     ratio = _ratio(index, n_positive, n_all, draws)
-    rho, p = _rho(ratio, drawn, of_donors(outcomes, draws.groups.donors))
+    tables = [outcomes.transpose(DONOR, OUTCOME)]
+    if covariates is not None:
+        tables.append(covariates.transpose(DONOR, COVARIATE))
+    rho, p = _rho(ratio, drawn, [of_donors(table, draws.groups.donors) for table in tables])
     parts = {RATIO_RESAMPLED: ratio.where(drawn > 0), RHO_RESAMPLED: rho, P_RESAMPLED: p, N_DRAWN: drawn}
     named = {name: part.assign_attrs(BOOTSTRAP[name].attrs) for name, part in parts.items()}
-    facts = {"scheme": scheme, "scheme_meaning": SCHEMES[scheme], "seed": seed, P_METHOD: P_OF_RESAMPLES}
+    facts: dict[str, Any] = {"scheme": scheme, "scheme_meaning": SCHEMES[scheme], "seed": seed}
+    facts[P_METHOD] = P_OF_RESAMPLES
+    if covariates is not None:
+        facts["covariates"] = [str(name) for name in covariates[COVARIATE].to_numpy()]
     return check_dataset(xr.Dataset(named, attrs=facts), BOOTSTRAP)
 
 
@@ -147,13 +161,13 @@ def _ratio(index: xr.DataArray, n_positive: xr.DataArray, n_all: xr.DataArray, d
     return ratio.assign_coords({DONOR: groups.donors, MARKER: groups.markers})
 
 
-def _rho(ratio: xr.DataArray, drawn: xr.DataArray, outcomes: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
+def _rho(ratio: xr.DataArray, drawn: xr.DataArray, tables: list[xr.DataArray]) -> tuple[xr.DataArray, xr.DataArray]:
     rho, p = xr.apply_ufunc(
         _rho_block,
         ratio,
         drawn,
-        outcomes.transpose(DONOR, OUTCOME),
-        input_core_dims=[[RUN, DONOR, MARKER], [DONOR], [DONOR, OUTCOME]],
+        *tables,
+        input_core_dims=[[RUN, DONOR, MARKER], [DONOR], *(list(map(str, table.dims)) for table in tables)],
         output_core_dims=[[RUN, MARKER, OUTCOME]] * 2,
         join="exact",
         dask="parallelized",
@@ -185,7 +199,13 @@ def _ratio_block(
 
 
 def _rho_block(
-    ratio: NDArray[np.float64], drawn: NDArray[np.int32], outcomes: NDArray[np.float64]
+    ratio: NDArray[np.float64],
+    drawn: NDArray[np.int32],
+    outcomes: NDArray[np.float64],
+    covariates: NDArray[np.float64] | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    rho, n = kernels.spearman_blocks(ratio, drawn, outcomes)
-    return rho, permutation.resampled_p(rho, n)
+    if covariates is None:
+        rho, n = kernels.spearman_blocks(ratio, drawn, outcomes)
+        return rho, permutation.resampled_p(rho, n)
+    rho, n, lost = kernels.partial_spearman_blocks(ratio, drawn, outcomes, covariates)
+    return rho, permutation.resampled_p(rho, n, lost)

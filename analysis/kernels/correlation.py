@@ -31,12 +31,16 @@ _OK, _TOO_FEW, _CONSTANT_A, _CONSTANT_B, _EXPLAINED = range(len(REASONS))
 
 
 class Correlation(NamedTuple):
-    """Rank correlation of many rows: `rho`, two-sided `p`, pairs used `n`, and an index into REASONS."""
+    """Rank correlation of many rows: `rho`, two-sided `p`, pairs used `n`, and an index into REASONS.
+
+    `lost` are the degrees of freedom that covariates took.
+    """
 
     rho: Floats
     p: Floats
     n: NDArray[np.int32]
     code: NDArray[np.int8]
+    lost: NDArray[np.int32]
 
 
 def spearman(a: NDArray[Any], b: NDArray[Any]) -> Correlation:
@@ -59,7 +63,7 @@ def spearman(a: NDArray[Any], b: NDArray[Any]) -> Correlation:
         n.reshape(-1),
         code.reshape(-1),
     )
-    return Correlation(rho, p_value(rho, n), n, code)
+    return Correlation(rho, p_value(rho, n), n, code, np.zeros(shape, np.int32))
 
 
 def p_value(rho: Floats, n: NDArray[Any], n_covariates: NDArray[Any] | int = 0) -> Floats:
@@ -87,7 +91,7 @@ def partial_spearman(a: NDArray[Any], b: NDArray[Any], covariates: NDArray[Any])
     lost = np.empty(shape, np.int32)
     for row in np.ndindex(shape):
         rho[row], n[row], code[row], lost[row] = _partial_row(a[row], b[row], covariates)
-    return Correlation(rho, p_value(rho, n, lost), n, code)
+    return Correlation(rho, p_value(rho, n, lost), n, code, lost)
 
 
 def fdr_bh(p: NDArray[Any]) -> Floats:
@@ -119,6 +123,21 @@ def spearman_blocks(ratio: Floats, drawn: NDArray[Any], outcome: Floats) -> tupl
     columns = np.ascontiguousarray(outcome.T, dtype=np.float64)
     _spearman_resamples(np.ascontiguousarray(ratio, np.float64), drawn.astype(np.int64), columns, rho, n)
     return rho, n
+
+
+def partial_spearman_blocks(
+    ratio: Floats, drawn: NDArray[Any], outcome: Floats, covariates: Floats
+) -> tuple[Floats, NDArray[np.int32], NDArray[np.int32]]:
+    """Rho, n and lost degrees of freedom as in `spearman_blocks`, with `covariates` (donor, k) regressed out."""
+    n_resamples, n_runs, _, n_markers = ratio.shape
+    shape = (n_resamples, n_runs, n_markers, outcome.shape[1])
+    rho, n, lost = np.empty(shape), np.empty(shape, np.int32), np.empty(shape, np.int32)
+    for r in range(n_resamples):
+        rows = np.repeat(np.arange(drawn.shape[1]), drawn[r])
+        sides = ratio[r].swapaxes(1, 2)[:, :, None, rows], outcome.T[:, rows]
+        found = partial_spearman(*sides, covariates[rows])
+        rho[r], n[r], lost[r] = found.rho, found.n, found.lost
+    return rho, n, lost
 
 
 def _partial_row(a: Floats, b: Floats, covariates: Floats) -> tuple[float, int, int, int]:

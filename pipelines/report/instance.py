@@ -24,6 +24,7 @@ from fintune_xr.analysis.report.sections.associations import (
 from fintune_xr.analysis.report.sections.cohort import examples_section
 from fintune_xr.analysis.report.sections.positivity import positivity_section
 from fintune_xr.analysis.report.sections.statistics import Statistics
+from fintune_xr.errors import FintuneError
 from fintune_xr.pipelines.report.stored_studies import stored_studies
 from fintune_xr.pipelines.stale import evaluated_part, stale_scores
 from fintune_xr.pipelines.steps.associate import (
@@ -101,7 +102,7 @@ _StaleBySection = dict[str, tuple[Stale, ...]]
 def _statistics(cohort: Cohort, baseline: str) -> tuple[Statistics, _StaleBySection]:
     """What is stored of the donors, and what of it is out of date, by section."""
     if not cohort.has(n.ANALYSIS):
-        return Statistics(), {}
+        return _counted_alone(cohort)
     analysis = cohort.analysis().load()
     reason = association_doubt(cohort, analysis)
     if reason:
@@ -121,6 +122,20 @@ def _statistics(cohort: Cohort, baseline: str) -> tuple[Statistics, _StaleBySect
         **stability,
     )
     return found, old
+
+
+def _counted_alone(cohort: Cohort) -> tuple[Statistics, _StaleBySection]:
+    """Positive cells of the runs that have them, before any outcome was looked at."""
+    rules: dict[str, str] = {}
+    stale: list[Stale] = []
+    for run in subgroups(cohort.location, n.POSITIVITY):
+        try:
+            rules[run] = active_rule(cohort, run)
+        except FintuneError as error:
+            command = f"fintune-xr positivity STORE --run {run}"
+            stale.append(Stale(f"the positive cells of run {run}", str(error), command))
+    found = Statistics(positivity={run: _positivity(cohort, run) for run in rules}, active_rules=rules)
+    return found, {"positivity": tuple(stale)}
 
 
 def _stability(cohort: Cohort, analysis: xr.Dataset, baseline: str) -> tuple[dict[str, Any], _StaleBySection]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import xarray as xr
 
@@ -27,6 +28,8 @@ RATIO_BY_RULE = "ratio_by_rule"
 RHO_BY_RULE = "rho_by_rule"
 RHO_LOW = "rho_if_lost_negative"
 RHO_HIGH = "rho_if_lost_positive"
+# Attribute of analyses with covariates in which every rho is adjusted; older ones adjusted the main table alone.
+ADJUSTED_THROUGHOUT = "adjusted_throughout"
 
 
 def associate(
@@ -41,7 +44,8 @@ def associate(
     """Ratio (run, donor, marker) and rho, p, q, n (run, marker, outcome), stored under `analysis`.
 
     `clinical` is a CSV or TSV with one row per donor; all known outcomes that it holds by default. With
-    `covariates`, rho is the partial Spearman correlation. q is adjusted over markers and outcomes of a run.
+    `covariates`, every rho is the partial Spearman correlation, also under other rules and of lost tiles. q is
+    adjusted over markers and outcomes of a run.
     The ratio under every positivity rule that was applied, and rho had the quarantined tiles been all
     positive or all negative, are stored beside it.
 
@@ -65,15 +69,17 @@ def associate(
         [
             ratio,
             correlate(ratio[n.RATIO], facts[n.OUTCOME_VALUE], covariates=adjusting),
-            _bounds(cohort, names, ratio, facts),
-            _by_rule(cohort, names, facts),
+            _bounds(cohort, names, ratio, facts, adjusting),
+            _by_rule(cohort, names, facts, adjusting),
         ],
         combine_attrs="drop_conflicts",
         compat="no_conflicts",
         join="outer",
     ).compute()
+    throughout = {ADJUSTED_THROUGHOUT: True} if covariates else {}
     result = found.assign_attrs(
-        inputs_sha256=inputs_digest(counts, facts[n.OUTCOME_VALUE]),
+        **throughout,
+        inputs_sha256=association_inputs(counts, facts, covariates),
         lost_sha256=inputs_digest(quarantined_tiles(cohort, names)),
         rules={name: active_rule(cohort, name) for name in names},
         provenance=provenance(clinical=Path(clinical).name, clinical_sha256=file_sha256(Path(clinical))),
@@ -93,14 +99,28 @@ def association_doubt(cohort: Cohort, found: xr.Dataset) -> str:
         counts = tile_counts(cohort, runs)
     except FintuneError as error:
         return str(error)
-    outcomes = cohort.read(CLINICAL, datasets.CLINICAL)[n.OUTCOME_VALUE].load()
+    facts = cohort.read(CLINICAL, datasets.CLINICAL).load()
+    adjusted = covariates_of(found)
+    if adjusted and not found.attrs.get(ADJUSTED_THROUGHOUT):
+        return f"rho of lost tiles and of other rules was not adjusted for {', '.join(adjusted)}, as it is now"
     if found.attrs["rules"] != {run: active_rule(cohort, run) for run in runs}:
         return "positive cells are counted with another rule now"
-    if found.attrs["inputs_sha256"] != inputs_digest(counts, outcomes):
+    if found.attrs["inputs_sha256"] != association_inputs(counts, facts, adjusted):
         return "cells, donors or outcomes are others now"
     if found.attrs.get("lost_sha256") != inputs_digest(quarantined_tiles(cohort, runs)):
         return "other tiles are in quarantine now"
     return next(filter(None, (source_doubt(cohort, run) for run in runs)), "")
+
+
+def association_inputs(counts: xr.Dataset, facts: xr.Dataset, covariates: Sequence[str]) -> str:
+    """Digest of what correlations rest on: counts, outcomes and, where they were adjusted for, covariates."""
+    adjusting = [facts[n.COVARIATE_VALUE]] if covariates else []
+    return inputs_digest(counts, facts[n.OUTCOME_VALUE], *adjusting)
+
+
+def covariates_of(analysis: xr.Dataset) -> list[str]:
+    """Names of the covariates that stored associations were adjusted for."""
+    return [str(name) for name in np.atleast_1d(analysis.attrs.get("covariates", []))]
 
 
 def association_table(found: xr.Dataset) -> pd.DataFrame:
@@ -110,18 +130,20 @@ def association_table(found: xr.Dataset) -> pd.DataFrame:
     return frame.sort_values([n.Q, n.P, n.RUN, n.MARKER, n.OUTCOME]).reset_index(drop=True)
 
 
-def _bounds(cohort: Cohort, names: Sequence[str], ratio: xr.Dataset, facts: xr.Dataset) -> xr.Dataset:
+def _bounds(
+    cohort: Cohort, names: Sequence[str], ratio: xr.Dataset, facts: xr.Dataset, adjusting: xr.DataArray | None
+) -> xr.Dataset:
     bounds = ratio_bounds(ratio, quarantined_tiles(cohort, names))
     outcomes = facts[n.OUTCOME_VALUE]
     return bounds.assign(
         {
-            RHO_LOW: rank_correlation(bounds[n.RATIO_LOW], outcomes),
-            RHO_HIGH: rank_correlation(bounds[n.RATIO_HIGH], outcomes),
+            RHO_LOW: rank_correlation(bounds[n.RATIO_LOW], outcomes, covariates=adjusting),
+            RHO_HIGH: rank_correlation(bounds[n.RATIO_HIGH], outcomes, covariates=adjusting),
         }
     )
 
 
-def _by_rule(cohort: Cohort, names: Sequence[str], facts: xr.Dataset) -> xr.Dataset:
+def _by_rule(cohort: Cohort, names: Sequence[str], facts: xr.Dataset, adjusting: xr.DataArray | None) -> xr.Dataset:
     """Ratio (run, rule, donor, marker) and rho (run, rule, marker, outcome) under each rule that was applied."""
     images = cohort.images(lazy=False)
     labels = {c: (n.TILE, images[c].values) for c in (n.DONOR, n.MARKER)}
@@ -137,6 +159,6 @@ def _by_rule(cohort: Cohort, names: Sequence[str], facts: xr.Dataset) -> xr.Data
     return xr.Dataset(
         {
             RATIO_BY_RULE: ratio,
-            RHO_BY_RULE: rank_correlation(ratio, facts[n.OUTCOME_VALUE]),
+            RHO_BY_RULE: rank_correlation(ratio, facts[n.OUTCOME_VALUE], covariates=adjusting),
         }
     )

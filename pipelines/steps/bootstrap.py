@@ -11,10 +11,10 @@ from fintune_xr import names as n
 from fintune_xr.analysis.bootstrap import P_OF_RESAMPLES, RESAMPLES_PER_BLOCK, SCHEMES, Scheme, resample
 from fintune_xr.errors import FintuneValueError, unknown_name
 from fintune_xr.pipelines.console import say
-from fintune_xr.pipelines.steps.associate import CLINICAL
+from fintune_xr.pipelines.steps.associate import ADJUSTED_THROUGHOUT, CLINICAL, association_inputs, covariates_of
 from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.tile_counts import inputs_digest, tile_counts
+from fintune_xr.store.tile_counts import tile_counts
 from fintune_xr.store.zarr_io.locks import holding
 
 INPUTS = "inputs_sha256"
@@ -31,7 +31,7 @@ def bootstrap(
 ) -> xr.Dataset:
     """Resampled ratio and rho, stored under `bootstrap/<scheme>`; more `resamples` extend what is there.
 
-    Runs and outcomes are those of the last `associate`. `restart` throws stored resamples away.
+    Runs, outcomes and covariates are those of the last `associate`. `restart` throws stored resamples away.
 
     Raises FintuneValueError where stored resamples have another seed or were drawn from other counts,
     UnknownNameError for a scheme that does not exist, RunBusyError where another process draws for this scheme.
@@ -41,8 +41,14 @@ def bootstrap(
     cohort = open_cohort(store)
     analysis = cohort.analysis()
     counts = tile_counts(cohort, [str(run) for run in analysis[n.RUN].values])
-    outcomes = cohort.read(CLINICAL, datasets.CLINICAL)[n.OUTCOME_VALUE].load()
-    digest = inputs_digest(counts, outcomes)
+    facts = cohort.read(CLINICAL, datasets.CLINICAL).load()
+    adjusted = covariates_of(analysis)
+    if adjusted and not analysis.attrs.get(ADJUSTED_THROUGHOUT):
+        raise FintuneValueError(
+            f"{cohort.url}: the associations were made before resamples were adjusted for covariates. "
+            "Run `fintune-xr associate` with --covariate again first."
+        )
+    digest = association_inputs(counts, facts, adjusted)
     if digest != analysis.attrs[INPUTS]:
         raise FintuneValueError(
             f"{cohort.url}: counts or outcomes have changed since `fintune-xr associate`. Run it again first."
@@ -53,11 +59,14 @@ def bootstrap(
         if n_stored >= resamples:
             say(f"bootstrap {scheme}: {n_stored} resamples are stored already")
             return cohort.bootstrap(scheme)
-        fresh = resample(counts, outcomes, scheme=scheme, n_resamples=resamples - n_stored, seed=seed, first=n_stored)
+        fresh = resample(
+            counts, facts[n.OUTCOME_VALUE], scheme=scheme, n_resamples=resamples - n_stored, seed=seed, first=n_stored,
+            covariates=facts[n.COVARIATE_VALUE] if adjusted else None,
+        )  # fmt: skip
         whole = fresh if stored is None else xr.concat([stored, fresh], n.RESAMPLE, join="exact")
-        facts = provenance(scheme=scheme, seed=seed, resamples=resamples)
+        made = provenance(scheme=scheme, seed=seed, resamples=resamples)
         result = whole.chunk({n.RESAMPLE: RESAMPLES_PER_BLOCK}).assign_attrs(
-            {**fresh.attrs, INPUTS: digest, "provenance": facts}
+            {**fresh.attrs, INPUTS: digest, "provenance": made}
         )
         cohort.write(f"{n.BOOTSTRAP}/{scheme}", result, datasets.BOOTSTRAP)
         return cohort.bootstrap(scheme)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 import xarray as xr
 from numpy.typing import NDArray
 from stores import add_tiles, annotate, assert_same_run, make_store, run_values, tile_names, tile_pixels
@@ -35,6 +36,7 @@ from fintune_xr.models.threshold.adapter import ThresholdSegmenter
 from fintune_xr.models.threshold.kind import THRESHOLD, ThresholdSettings
 from fintune_xr.pipelines.cli import app as cli
 from fintune_xr.pipelines.inference import block as infer_block
+from fintune_xr.pipelines.report.report import report
 from fintune_xr.pipelines.steps.associate import associate
 from fintune_xr.pipelines.steps.bootstrap import bootstrap
 from fintune_xr.pipelines.steps.check import check
@@ -349,6 +351,38 @@ def test_positive_cells_are_those_that_shine_in_the_marker(study: tuple[str, Pat
     np.testing.assert_array_equal(cohort.run("base")[n.N_POSITIVE].values, counts[n.N_POSITIVE].values)
 
 
+def _check_covariates(store: str, clinical: Path) -> None:
+    """Every rho of the store is the partial one: of the active rule, of lost tiles, in a resample of every donor."""
+    table = pd.read_csv(clinical).assign(age=[80.0, 71, 90, 85, 77, 66])
+    adjusted = clinical.with_name("adjusted.csv")
+    table.to_csv(adjusted, index=False)
+    found = associate(store, clinical=adjusted, outcomes=["nft"], covariates=["age"])
+    ratio = found[n.RATIO].sel({n.RUN: "base", n.MARKER: "GFAP"}).values
+    ranks = np.array([scipy.stats.rankdata(side) for side in (ratio, table.nft, table.age)])
+    inverse = np.linalg.inv(np.corrcoef(ranks))
+    expected = -inverse[0, 1] / np.sqrt(inverse[0, 0] * inverse[1, 1])
+    at = {n.RUN: "base", n.MARKER: "GFAP", n.OUTCOME: "nft"}
+    for name in (n.RHO, "rho_if_lost_negative", "rho_if_lost_positive"):
+        assert float(found[name].sel(at)) == pytest.approx(expected), name
+    assert float(found["rho_by_rule"].sel({**at, n.RULE: "otsu"})) == pytest.approx(expected)
+    drawn = bootstrap(store, scheme="tiles", resamples=20, seed=1).load()
+    assert list(drawn.attrs["covariates"]) == ["age"]
+    one = drawn.isel({n.RESAMPLE: 4}).sel({n.RUN: "base", n.MARKER: "GFAP"})
+    ranks[0] = scipy.stats.rankdata(one[n.RATIO_RESAMPLED])
+    inverse = np.linalg.inv(np.corrcoef(ranks))
+    expected = -inverse[0, 1] / np.sqrt(inverse[0, 0] * inverse[1, 1])
+    assert float(one[n.RHO_RESAMPLED].sel({n.OUTCOME: "nft"})) == pytest.approx(expected)
+    page = Path(report(store, out=clinical.with_name("adjusted.html"))).read_text()
+    assert page.count("adjusted for age") >= 3
+
+
+def test_a_report_of_one_evaluated_run_of_two(study: tuple[str, Path], tmp_path: Path) -> None:
+    evaluate(study[0], runs=["marker"], split="all")
+    page = Path(report(study[0], out=tmp_path / "r.html")).read_text()
+    assert "AP50 of marker is" in page
+    assert "Donor ratios of the run base use the rule otsu" in page, "before anything was associated"
+
+
 def test_the_study_from_masks_to_resamples(study: tuple[str, Path]) -> None:
     store, clinical = study
     found = associate(store, clinical=clinical)
@@ -361,6 +395,8 @@ def test_the_study_from_masks_to_resamples(study: tuple[str, Path]) -> None:
         assert float(ratio) == pytest.approx(int(one[n.N_POSITIVE]) / int(one[n.N_ALL]))
     assert found[n.N].sel({n.RUN: "base", n.MARKER: "GFAP", n.OUTCOME: "nft"}) == 6
     xr.testing.assert_equal(cohort.analysis(), found)
+    _check_covariates(store, clinical)
+    associate(store, clinical=clinical)
 
     first = bootstrap(store, resamples=20, seed=3).load()
     more = bootstrap(store, resamples=50, seed=3).load()

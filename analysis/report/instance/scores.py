@@ -154,7 +154,9 @@ def study_verdicts(study: Study) -> list[Note]:
 
 def _has_differences(contents: RunScores) -> bool:
     scores = contents.scores
-    return scores is not None and bool(contents.baseline) and f"{AP50}_{n.DIFFERENCE}" in scores
+    if scores is None or f"{AP50}_{n.DIFFERENCE}" not in scores:
+        return False
+    return contents.baseline in map(str, scores[n.REFERENCE].values)
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ def association_section(contents: Statistics) -> Section:
     family = contents.analysis.attrs.get("family", [])
     family_text = " and ".join(map(str, np.atleast_1d(family))) or "the stored family"
     text = (
-        "Spearman correlation of the donor ratio with each outcome, over the donors that have both. "
+        f"{_adjusted(contents.analysis)} of the donor ratio with each outcome, over the donors that have both. "
         f"{_methods_text(contents.analysis)} q is the Benjamini–Hochberg value, adjusted jointly over {family_text}; "
         f"below {MIN_DONORS_FOR_Q} donors there is none."
     )
@@ -69,6 +69,16 @@ def association_section(contents: Statistics) -> Section:
     parts: list[Part] = [Note(text), *_reversed_scales(table), picture, listed]
     parts += _lost_parts(contents.analysis, contents.rho_if_lost)
     return Section("associations", "Association with outcomes", tuple(parts), findings=tuple(findings(contents)))
+
+
+def _covariates(dataset: xr.Dataset) -> str:
+    """Names of the covariates that every rho of `dataset` is adjusted for, empty where there are none."""
+    return ", ".join(map(str, np.atleast_1d(dataset.attrs.get("covariates", []))))
+
+
+def _adjusted(dataset: xr.Dataset) -> str:
+    names = _covariates(dataset)
+    return f"Partial Spearman correlation, adjusted for {names}," if names else "Spearman correlation"
 
 
 def _methods_text(analysis: xr.Dataset) -> str:
@@ -122,9 +132,11 @@ def findings(contents: Statistics) -> list[Note]:
     table = association_table(contents.analysis, contents.clinical)
     hits = table[table[n.Q] < ALPHA]
     tested = whole(table[n.Q].notna().sum())
+    names = _covariates(contents.analysis)
+    adjusted = f", adjusted for {names}" if names else ""
     if hits.empty:
-        return [Note(f"None of {tested} associations has q < {ALPHA}.", "doubtful")]
-    head = Note(f"{whole(len(hits))} of {tested} associations have q < {ALPHA}.")
+        return [Note(f"None of {tested} associations has q < {ALPHA}{adjusted}.", "doubtful")]
+    head = Note(f"{whole(len(hits))} of {tested} associations have q < {ALPHA}{adjusted}.")
     return [head, *(_finding(row) for row in hits.to_dict("records"))]
 
 
@@ -136,6 +148,8 @@ def bootstrap_section(contents: Statistics) -> Section:
     facts = {key: bootstrap.attrs.get(key, "not stated") for key in ("scheme", "seed")}
     scheme = bootstrap.attrs.get("scheme_meaning", facts["scheme"])
     text = f"{whole(bootstrap.sizes[n.RESAMPLE])} resamples: {scheme}. Seed {facts['seed']}."
+    if _covariates(bootstrap):
+        text += f" In each of them rho is adjusted for {_covariates(bootstrap)}."
     figure = bootstrap_figure(bootstrap[n.RHO_RESAMPLED], analysis[n.RHO], stability)
     picture = Picture(
         data_uri(figure, "svg"),
