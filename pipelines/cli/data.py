@@ -142,6 +142,9 @@ def split(
         Literal["donor", "tile"] | None,
         Parameter(help="What stays together; tile is weaker. Default: donor; micrographs: tile."),
     ] = None,
+    test: Annotated[
+        str, Parameter(help="Regular expression: donors that it fits are the test part, e.g. 'TCGA-(OL|LL)-.*'.")
+    ] = "",
 ) -> int:
     """Split the annotated tiles by donor (or by tile), stratified by marker, and refuse leaks.
 
@@ -149,7 +152,7 @@ def split(
     """
     from fintune_xr.pipelines.steps.split import split as step
 
-    show(table(step(store, fractions=fractions, seed=seed, force=force, keep=keep, by=by)))
+    show(table(step(store, fractions=fractions, seed=seed, force=force, keep=keep, by=by, test=test)))
     return DONE
 
 

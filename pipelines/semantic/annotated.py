@@ -9,9 +9,9 @@ import xarray as xr
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, SettingsError
-from fintune_xr.finetune.semantic.tiles import AnnotatedPatches
 from fintune_xr.pipelines.console import say
 from fintune_xr.provenance import provenance
+from fintune_xr.store.annotations.class_patches import AnnotatedPatches
 from fintune_xr.store.annotations.semantic import annotated_legend
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.depends_on import ALL, RESTS_ON, rests_on

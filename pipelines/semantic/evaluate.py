@@ -201,4 +201,6 @@ def _scores(matrices: xr.DataArray, request: EvaluateRequest) -> xr.Dataset:
         scored = semantic_scores(counts.drop_vars(n.TILE), sum_over(n.TILE))
     else:
         scored = with_donor_intervals(counts, donor, semantic_scores, n_flips=request.resamples, seed=request.seed)
+        ends = [name for name in scored if str(name).endswith(n.INTERVAL) and n.DIFFERENCE not in str(name)]
+        scored = scored.assign({name: scored[name].clip(0.0, 1.0) for name in ends})
     return xr.merge([scored, spread(counts), dice_of_tiles(counts).rename(DICE_OF_TILE)])

@@ -29,10 +29,10 @@ def training_tiles(
     """Patches of the parts train and val; settings with the classes stated, which fit the legend."""
     from fintune_xr.pipelines.semantic.annotated import patches_for_training, require_classes, stated_class_map
 
-    class_map = stated_class_map(cohort, settings.class_map)
+    class_map = stated_class_map(cohort, settings.classes)
     parts = {part: patches_for_training(cohort, part, markers) for part in (n.TRAIN, n.VAL)}
     require_classes(parts, class_map)
-    return dict(parts), settings.model_copy(update={n.CLASS_MAP: class_map})
+    return dict(parts), settings.model_copy(update={n.CLASSES: class_map})
 
 
 def evaluate(cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:

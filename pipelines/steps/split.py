@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from fintune_xr.store.zarr_io.locks import writing_tiles
 from fintune_xr.text import text_array, texts
 
 _BEING_WRITTEN: Final = "being written: "
+TEST_DONORS: Final = "test_donors"
 
 
 def split(
@@ -34,6 +36,7 @@ def split(
     force: bool = False,
     keep: bool = False,
     by: By | None = None,
+    test: str = "",
 ) -> pd.DataFrame:
     """Assigns each donor with annotated tiles to train, val or test; returns annotated tiles per part and marker.
 
@@ -43,7 +46,8 @@ def split(
     images, with its seed, fractions and digest. `force` replaces a split that exists. With `keep` the split that
     came with the folders of the tiles, or that a study recommends, is checked and taken; nothing is drawn then. `by`
     tile assigns each tile for itself, for cohorts of a single donor or data set: scores then say nothing about another
-    one.
+    one. Donors whose whole name fits the regular expression `test` are the test part, e.g. those of some sites, and the
+    others are drawn for train and val by `fractions` alone.
 
     Raises SplitError for leaks (same donor, same file or nearly the same image on two sides), a split that
     exists or none to keep, or too few donors.
@@ -55,15 +59,15 @@ def split(
     if not force:
         _refuse_another(cohort, tiles)
     by = by or cohort.kind_facts.split_by
-    fractions = fractions if fractions is not None else cohort.kind_facts.fractions
+    fractions = fractions if fractions is not None else _usual(cohort, test)
     units = texts(tiles[unit_of(by)])
-    part_of = split_donors(units, texts(tiles[n.MARKER]), fractions=_three(fractions), seed=seed, unit=by)
+    part_of = _drawn(tiles, units, fractions=_three(fractions), seed=seed, by=by, test=test)
     parts = [part_of[unit] for unit in units]
     assigned = dict(zip(texts(tiles[n.TILE]), parts, strict=True))
     if not force:
         _refuse_another(cohort, tiles, assigned)
     refuse_leaks(cohort, parts, by=by)
-    facts = {"fractions": [float(f) for f in fractions], "seed": seed, BY: by}
+    facts = {"fractions": [float(f) for f in fractions], "seed": seed, BY: by, TEST_DONORS: test}
     if by == n.TILE:
         say(_weaker(texts(tiles[n.DONOR]), parts))
     _store_split(cohort, assigned, facts)
@@ -71,6 +75,35 @@ def split(
     if moved:
         say(f"split: not the recommended split: {moved} tile(s) are in another part than the study recommends")
     return split_table(cohort)
+
+
+def _usual(cohort: Cohort, test: str) -> tuple[float, float, float]:
+    train, val, tested = cohort.kind_facts.fractions
+    return (train / (train + val), val / (train + val), 0.0) if test else (train, val, tested)
+
+
+def _drawn(
+    tiles: xr.Dataset, units: Sequence[str], *, fractions: tuple[float, float, float], seed: int, by: By, test: str
+) -> dict[str, str]:
+    """Part of each unit: drawn, but for those of the donors that fit the pattern `test`."""
+    markers = texts(tiles[n.MARKER])
+    if not test:
+        return split_donors(units, markers, fractions=fractions, seed=seed, unit=by)
+    if fractions[2]:
+        raise SplitError(f"--test {test!r} says which donors are tested, so the third of --fractions must be 0")
+    try:
+        pattern = re.compile(test)
+    except re.error as error:
+        raise SplitError(f"--test {test!r} is not a regular expression: {error}") from error
+    is_test = [pattern.fullmatch(donor) is not None for donor in texts(tiles[n.DONOR])]
+    if not any(is_test) or all(is_test):
+        raise SplitError(
+            f"--test {test!r}: expected to fit some donors and not others, fits {sum(is_test)} of all tiles"
+        )
+    others = [at for at, one in enumerate(is_test) if not one]
+    drawn = split_donors([units[at] for at in others], [markers[at] for at in others],
+                         fractions=fractions, seed=seed, unit=by)  # fmt: skip
+    return {unit: n.TEST for unit, one in zip(units, is_test, strict=True) if one} | drawn
 
 
 def _refuse_another(cohort: Cohort, tiles: xr.Dataset, assigned: Mapping[str, str] | None = None) -> None:
@@ -118,7 +151,7 @@ def _store_split(cohort: Cohort, assigned: Mapping[str, str], facts: Mapping[str
         column = split_column(cohort)
         column.attrs[DIGEST] = _BEING_WRITTEN + split_digest(assigned)
         column[:] = np.array([assigned.get(tile, "") for tile in tiles], np.dtypes.StringDType())
-        for name in ("fractions", "seed", "origin", BY):
+        for name in ("fractions", "seed", "origin", BY, TEST_DONORS):
             column.attrs.pop(name, None)
         column.attrs.update(facts)
         column.attrs[DIGEST] = split_digest(assigned)

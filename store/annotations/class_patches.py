@@ -1,4 +1,4 @@
-"""Annotated patches in the form that networks of classes learn from."""
+"""Annotated patches read one at a time: colours, codes, and labels under any class map."""
 
 from __future__ import annotations
 

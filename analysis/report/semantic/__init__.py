@@ -1,0 +1,1 @@
+"""Sections of a report about stained tissue: classes, their balance, and scores of maps of classes."""

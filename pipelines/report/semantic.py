@@ -1,0 +1,107 @@
+"""What a report of stained tissue is made of: balance of classes, examples, scores, confusion, spread."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from fintune_xr import names as n
+from fintune_xr.analysis.report.contents import Section, Stale
+from fintune_xr.analysis.report.semantic.details import (
+    balance_section,
+    confusion_section,
+    examples_section,
+    spread_section,
+)
+from fintune_xr.analysis.report.semantic.scores import ClassScores, scores_section
+from fintune_xr.pipelines.semantic.annotated import BALANCE, patches_of
+from fintune_xr.pipelines.semantic.evaluate import class_runs, tiles_of
+from fintune_xr.pipelines.stale import evaluated_part, stale_scores
+from fintune_xr.store.annotations.semantic import annotated_legend
+from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.lineage.depends_on import doubt, tiles_in
+from fintune_xr.tasks.class_map import ClassMap, confirmed_clashes
+from fintune_xr.tasks.semantic import CLASS_BALANCE
+from fintune_xr.text import texts
+
+N_EXAMPLES: Final = 3
+
+
+def tissue_sections(cohort: Cohort, baseline: str) -> tuple[Section, ...]:
+    """All sections between what went in and where the runs come from; runs are held against the run `baseline`."""
+    contents, stale = _scores(cohort, baseline)
+    balance, old_balance = _balance(cohort)
+    return (
+        replace(balance_section(balance), stale=old_balance),
+        examples_section(_examples(cohort, contents)),
+        replace(scores_section(contents), stale=stale),
+        confusion_section(contents.scores),
+        spread_section(contents.scores),
+    )
+
+
+def _scores(cohort: Cohort, baseline: str) -> tuple[ClassScores, tuple[Stale, ...]]:
+    """Scores of the test part, or of the first part that was evaluated; nothing where they are out of date."""
+    part = evaluated_part(cohort)
+    nothing = ClassScores(baseline=baseline)
+    if not part:
+        return nothing, ()
+    stored = cohort.metrics(part).load()
+    reason = doubt(cohort, stored, tiles_in(cohort, part))
+    if reason:
+        return nothing, (stale_scores(cohort, part, stored, reason),)
+    class_map = ClassMap.model_validate(stored.attrs[n.CLASS_MAP])
+    known = texts(stored[n.RUN])
+    return ClassScores(
+        scores=stored,
+        part=part,
+        baseline=baseline if baseline in known else known[0],
+        n_donors=len(set(texts(stored[n.DONOR]))),
+        clashes=confirmed_clashes(class_map, annotated_legend(cohort)),
+    ), ()
+
+
+def _balance(cohort: Cohort) -> tuple[xr.Dataset | None, tuple[Stale, ...]]:
+    if not cohort.has(BALANCE):
+        return None, ()
+    stored = cohort.read(BALANCE, CLASS_BALANCE).load()
+    reason = doubt(cohort, stored, tiles_in(cohort, "all"))
+    if reason:
+        return None, (Stale("balance of classes", reason, "fintune-xr evaluate STORE"),)
+    return stored, ()
+
+
+def _examples(cohort: Cohort, contents: ClassScores) -> list[dict[str, Any]]:
+    """Patches of the scored part, of different donors: best, middle and worst by Dice of the baseline."""
+    scores = contents.scores
+    if scores is None:
+        return []
+    class_map = ClassMap.model_validate(scores.attrs[n.CLASS_MAP])
+    tiles = tiles_of(cohort, contents.part)
+    patches = patches_of(cohort, tiles)
+    runs = {run: cohort.run(run, lazy=False) for run in texts(scores[n.RUN]) if run in class_runs(cohort)}
+    found = []
+    for at in _chosen(scores, contents.baseline):
+        image, _ = patches.read(at)
+        truth = patches.labels(at, class_map)
+        maps = {"annotated": truth} | {run: _map(stored, patches.names[at], truth) for run, stored in runs.items()}
+        found.append({n.TILE: patches.names[at], "image": image, "maps": maps, "classes": class_map.names})
+    return found
+
+
+def _chosen(scores: xr.Dataset, baseline: str) -> list[int]:
+    dice = scores[f"{n.DICE}_of_tile"].sel({n.RUN: baseline}).values
+    order = np.argsort(np.where(np.isnan(dice), np.inf, dice))[: int(np.isfinite(dice).sum())]
+    if not order.size:
+        return []
+    places = np.unique(np.linspace(0, order.size - 1, min(N_EXAMPLES, order.size)).round().astype(int))
+    return [int(order[place]) for place in places[::-1]]
+
+
+def _map(run: xr.Dataset, tile: str, truth: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    at = texts(run[n.TILE]).index(tile)
+    return np.asarray(run[n.CLASSES][at, : truth.shape[0], : truth.shape[1]].values, np.uint8)
