@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from fintune_xr.errors import SettingsError, unknown_name
 from fintune_xr.finetune.detection.settings import UnetTrainSettings
 from fintune_xr.finetune.instance.settings import CpsamTrainSettings, TrainSettings
+from fintune_xr.finetune.semantic.settings import (
+    Mask2FormerTrainSettings,
+    Sam2TrainSettings,
+    SemanticUnetTrainSettings,
+    SwinUnetrTrainSettings,
+)
 from fintune_xr.finetune.settings import FitSettings
 from fintune_xr.models.cellpose.kind import CPSAM
 from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.models.flow_unet.kind import FLOW_UNET
+from fintune_xr.models.mask2former.kind import MASK2FORMER
 from fintune_xr.models.particle_unet.kind import PARTICLE_UNET
 from fintune_xr.models.registry import kind_named
-from fintune_xr.tasks.task import DETECTION, INSTANCE
+from fintune_xr.models.sam2.kind import SAM2
+from fintune_xr.models.sam2_semantic.kind import SAM2_SEMANTIC
+from fintune_xr.models.semantic_unet.kind import SEMANTIC_UNET
+from fintune_xr.models.swin_unetr.kind import SWIN_UNETR
+from fintune_xr.tasks.task import DETECTION, INSTANCE, SEMANTIC
 
 if TYPE_CHECKING:
     from fintune_xr.finetune.trainable import Trainable
@@ -60,6 +71,34 @@ def _particle_unet(settings: Any, start: Checkpoint | None, channels: Sequence[s
     return particle_unet(settings, start, channels, device)
 
 
+def _semantic_unet(settings: Any, start: Checkpoint | None, channels: Sequence[str], device: str) -> Trainable:
+    from fintune_xr.finetune.semantic.trainable import semantic_unet
+
+    return semantic_unet(settings, start, channels, device)
+
+
+def _sam2_semantic(settings: Any, start: Checkpoint | None, channels: Sequence[str], device: str) -> Trainable:
+    from fintune_xr.finetune.semantic.trainable import sam2_semantic
+
+    return sam2_semantic(settings, start, channels, device)
+
+
+def _swin_unetr(settings: Any, start: Checkpoint | None, channels: Sequence[str], device: str) -> Trainable:
+    from fintune_xr.finetune.semantic.trainable import swin_unetr
+
+    return swin_unetr(settings, start, channels, device)
+
+
+def _mask2former(settings: Any, start: Checkpoint | None, channels: Sequence[str], device: str) -> Trainable:
+    from fintune_xr.finetune.semantic.trainable import mask2former
+
+    return mask2former(settings, start, channels, device)
+
+
+def _classes(settings: type[FitSettings], build: Build) -> Trainer:
+    return Trainer(settings, settings, build, SEMANTIC, "mean Dice of classes", is_new=True)
+
+
 TRAINERS: Final[Mapping[str, Trainer]] = MappingProxyType(
     {
         FLOW_UNET.name: Trainer(TrainSettings, TrainSettings, _flow_unet, INSTANCE, "AP50", is_new=True),
@@ -67,6 +106,12 @@ TRAINERS: Final[Mapping[str, Trainer]] = MappingProxyType(
         PARTICLE_UNET.name: Trainer(
             UnetTrainSettings, UnetTrainSettings, _particle_unet, DETECTION, "F1 of particles", is_new=True
         ),
+        SEMANTIC_UNET.name: _classes(SemanticUnetTrainSettings, _semantic_unet),
+        SAM2_SEMANTIC.name: _classes(Sam2TrainSettings, _sam2_semantic),
+        # Fine-tuned, SAM 2 gives each pixel a class, and is a model of the kind above from then on.
+        SAM2.name: replace(_classes(Sam2TrainSettings, _sam2_semantic), is_new=False),
+        SWIN_UNETR.name: _classes(SwinUnetrTrainSettings, _swin_unetr),
+        MASK2FORMER.name: _classes(Mask2FormerTrainSettings, _mask2former),
     }
 )
 

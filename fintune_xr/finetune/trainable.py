@@ -18,7 +18,10 @@ from fintune_xr.models.channels import ChannelChoice
 class Applied(Protocol):
     """What applies a network to whole tiles."""
 
-    choice: ChannelChoice
+    @property
+    def choice(self) -> ChannelChoice:
+        """Planes that the network is shown."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,9 @@ from fintune_xr.models.protocol import Maps, Plane
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 IMAGENET_SD: Final = (0.229, 0.224, 0.225)
 
+# Red, green and blue.
+N_COLOURS: Final = 3
+
 # Glass without tissue: what lies beyond the edge of an image.
 WHITE: Final = 255
 

@@ -9,7 +9,7 @@ from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from fintune_xr.tasks.records import CandidateTable
+from fintune_xr.tasks.records import CandidateTable, ClassTile
 
 Plane = NDArray[np.generic]
 Maps = NDArray[np.float32]
@@ -25,20 +25,13 @@ class Detections:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Classes:
-    """What each pixel is: `classes` (y, x) uint8, by the numbers that the checkpoint's classes have."""
-
-    classes: NDArray[np.uint8]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Scores:
     """What a tile as a whole is: named vectors float32, such as logits (class,) or an embedding (feature,)."""
 
     columns: Mapping[str, NDArray[np.float32]]
 
 
-Made: TypeAlias = Mask | Detections | Classes | Scores
+Made: TypeAlias = Mask | Detections | ClassTile | Scores
 """What a model gives for one tile."""
 
 M_co = TypeVar("M_co", bound=Made, covariant=True)

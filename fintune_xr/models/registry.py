@@ -32,10 +32,15 @@ from fintune_xr.models.devices import resolve_device
 from fintune_xr.models.entry_points import kinds_of_packages
 from fintune_xr.models.flow_unet.kind import FLOW_UNET
 from fintune_xr.models.kind import ModelKind
+from fintune_xr.models.mask2former.kind import MASK2FORMER
 from fintune_xr.models.particle_unet.kind import PARTICLE_UNET
 from fintune_xr.models.protocol import Model, Segmenter
 from fintune_xr.models.published import Published, cached_weights
 from fintune_xr.models.sam.kind import SAM
+from fintune_xr.models.sam2.kind import SAM2
+from fintune_xr.models.sam2_semantic.kind import SAM2_SEMANTIC
+from fintune_xr.models.semantic_unet.kind import SEMANTIC_UNET
+from fintune_xr.models.swin_unetr.kind import SWIN_UNETR
 from fintune_xr.models.threshold.kind import THRESHOLD
 from fintune_xr.models.vjepa2.kind import RANDOM_KIND, VIT3D_KIND, VJEPA2_KIND
 from fintune_xr.models.volume_profile.kind import VOLUME_PROFILE
@@ -49,6 +54,11 @@ KINDS: Final = (
     CPSAM,
     SAM,
     PARTICLE_UNET,
+    SEMANTIC_UNET,
+    SAM2_SEMANTIC,
+    SAM2,
+    SWIN_UNETR,
+    MASK2FORMER,
     VIT3D_KIND,
     VJEPA2_KIND,
     RANDOM_KIND,

@@ -27,12 +27,13 @@ def training_tiles(
     cohort: Cohort, settings: Any, start: Checkpoint | None, markers: Sequence[str]  # noqa: ARG001
 ) -> TrainingTiles:  # fmt: skip
     """Patches of the parts train and val; settings with the classes stated, which fit the legend."""
+    from fintune_xr.finetune.semantic.tiles import with_class_pixels
     from fintune_xr.pipelines.semantic.annotated import patches_for_training, require_classes, stated_class_map
 
     class_map = stated_class_map(cohort, settings.classes)
     parts = {part: patches_for_training(cohort, part, markers) for part in (n.TRAIN, n.VAL)}
     require_classes(parts, class_map)
-    return dict(parts), settings.model_copy(update={n.CLASSES: class_map})
+    return dict(parts), with_class_pixels(settings.model_copy(update={n.CLASSES: class_map}), parts[n.TRAIN])
 
 
 def evaluate(cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:

@@ -113,7 +113,7 @@ def test_weights_that_are_not_here_come_with_a_remedy(no_cache: Path) -> None:
         CheckpointNotFoundError, match=r"'cpsam'.*fintune-xr weights fetch cpsam.*CELLPOSE_LOCAL_MODELS_PATH"
     ):
         resolve_checkpoint("cpsam")
-    assert [one.is_here for one in map(weights_file, published_weights().values())] == [False] * 5
+    assert [one.is_here for one in map(weights_file, published_weights().values())] == [False] * 9
     with pytest.raises(UnknownNameError, match=r"no published weights 'cpsma'.*Did you mean 'cpsam"):
         published_named("cpsma")
 

@@ -6,44 +6,21 @@ Processes that load patches import this module; what starts slowly is imported w
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 from scipy.ndimage import gaussian_filter
 
 from fintune_xr.finetune.augmentation import Geometry, Planes, cut_labels, draw_geometry
+from fintune_xr.finetune.semantic.settings import ColourAugmentationSettings
 from fintune_xr.finetune.semantic.stain import draw_jitter, jittered
 from fintune_xr.finetune.settings import AugmentationSettings
 from fintune_xr.models.colours import WHITE, standardised_colours
 
 # A kernel of a blur reaches this many standard deviations.
 _REACH: Final = 3
-
-
-class ColourAugmentationSettings(AugmentationSettings):
-    """How much patches of stained tissue may differ; gain, offset and noise of single planes are not for colours."""
-
-    rotation: Literal["any", "right_angles", "none"] = Field(
-        default="right_angles", description="Angles; all but `any` leave pixels where they are, unless scaled or bent."
-    )
-    scale: tuple[float, float] = Field(default=(1.0, 1.0), description="Smallest and largest magnification.")
-    gain: float = Field(default=0.0, ge=0, le=0, description="Not for colours; see stain_alpha and colour.")
-    offset: float = Field(default=0.0, ge=0, le=0, description="Not for colours; see stain_beta and colour.")
-    noise: float = Field(default=0.0, ge=0, le=0, description="Not for colours.")
-    elastic: float = Field(
-        default=30.0, ge=0, description="Height in px of the uniform noise that, smoothed, bends a patch; 0: none."
-    )
-    elastic_sigma: float = Field(default=4.0, gt=0, description="Smoothing of that noise in px.")
-    stain_alpha: float = Field(default=0.3, ge=0, lt=1, description="Stains are multiplied by 1 +- this.")
-    stain_beta: float = Field(
-        default=0.3, ge=0, description="And shifted by +- this, in natural logarithms of optical density."
-    )
-    colour: float = Field(default=0.2, ge=0, lt=1, description="Brightness, contrast, saturation: times 1 +- this.")
-    blur: tuple[float, float] = Field(default=(0.1, 2.0), description="Smallest and largest sigma of a blur in px.")
-    blur_probability: float = Field(default=0.3, ge=0, le=1, description="Part of the patches that is blurred.")
 
 
 def draw_bent(

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from fintune_xr.models.channels import choose_channels
 from fintune_xr.models.checkpoints import Checkpoint, load_strictly, read_state
 from fintune_xr.models.classes.mapper import ClassMapper, whole_or_blended
 from fintune_xr.models.classes.settings import ClassSettings
 from fintune_xr.models.dynunet import save_own
-from fintune_xr.models.mask2former.kind import STRIDE_PX, Mask2FormerArchitecture
+from fintune_xr.models.mask2former.kind import MASK2FORMER, STRIDE_PX, Mask2FormerArchitecture
 from fintune_xr.models.mask2former.network import Mask2FormerSemantic
 from fintune_xr.settings import validated
-
-KIND: Final = "mask2former"
 
 
 def mask2former_mapper(
@@ -46,4 +44,4 @@ def load_mask2former(
 
 def save_mask2former(network: Mask2FormerSemantic, settings: Mapping[str, Any], path: Path) -> None:
     """Writes a checkpoint that holds everything needed to build the network again."""
-    save_own(KIND, network, network.architecture.as_dict(), settings, path)
+    save_own(MASK2FORMER.name, network, network.architecture.as_dict(), settings, path)

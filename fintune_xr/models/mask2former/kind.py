@@ -1,12 +1,17 @@
-"""Mask2Former with a Swin transformer: how it is built."""
+"""Mask2Former with a Swin transformer: how it is built, and how its weights are known."""
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
 
 from pydantic import Field
 
-from fintune_xr.models.classes.settings import ClassArchitecture
+from fintune_xr.models.checkpoints import Checkpoint, own_planes
+from fintune_xr.models.classes.settings import ClassArchitecture, ClassSettings
+from fintune_xr.models.kind import ModelKind, says_kind
+from fintune_xr.models.protocol import Model
+from fintune_xr.tasks.product import CLASSES
 
 # Of patches and merging in the encoder; any image is padded to it.
 STRIDE_PX: Final = 32
@@ -25,3 +30,20 @@ class Mask2FormerArchitecture(ClassArchitecture):
     decoder_layers: int = Field(default=10, ge=2, description="Layers of the decoder of queries, with the first guess.")
     decoder_heads: int = Field(default=8, ge=1, description="Attention heads of both decoders.")
     points: int = Field(default=12544, ge=1, description="Pixels that the loss is computed on.")
+
+
+def _load(checkpoint: Checkpoint, settings: Any, *, channels: Sequence[str], device: str) -> Model:
+    from fintune_xr.models.mask2former.adapter import load_mask2former
+
+    return load_mask2former(checkpoint, settings, channels=channels, device=device)
+
+
+MASK2FORMER: Final = ModelKind(
+    "mask2former",
+    CLASSES,
+    ClassSettings,
+    load=_load,
+    recognises=says_kind("mask2former"),
+    planes=own_planes,
+    pools=True,
+)

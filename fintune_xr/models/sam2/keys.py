@@ -10,11 +10,7 @@ from typing import Any, Final
 import torch
 
 from fintune_xr.errors import CheckpointError
-from fintune_xr.models.sam2.kind import SAM2_SIZES, Sam2Architecture
-
-# Published files hold the network under this entry.
-STATE_ENTRY: Final = "model"
-TRUNK: Final = "image_encoder.trunk."
+from fintune_xr.models.sam2.kind import SAM2_SIZES, STATE_ENTRY, TRUNK, Sam2Architecture
 
 # Parts that remember earlier frames of a video.
 _OF_VIDEOS: Final = (

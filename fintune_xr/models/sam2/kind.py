@@ -1,14 +1,21 @@
-"""What SAM 2's image networks are like; free of network libraries."""
+"""What SAM 2's image networks are like, and how their weights are known and had; free of network libraries."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from fintune_xr.models.checkpoints import Checkpoint
+from fintune_xr.models.kind import ModelKind
+from fintune_xr.models.protocol import Segmenter
+from fintune_xr.models.published import Published
+from fintune_xr.models.sam.kind import TORCH_HOME_VARIABLE, SamInputSettings, sam_folder
 from fintune_xr.settings import Settings
+from fintune_xr.tasks.product import INSTANCES
+from fintune_xr.tasks.semantic import RGB_CHANNELS
 
 # Image edges must be multiples of this: three halvings after a stride of 4.
 STRIDE_PX: Final = 32
@@ -52,3 +59,50 @@ SAM2_SIZES: Final[Mapping[str, Sam2Architecture]] = MappingProxyType(
         ),
     }
 )
+
+ADDRESS: Final = "https://dl.fbaipublicfiles.com/segment_anything_2/092824/"
+STATE_ENTRY: Final = "model"
+TRUNK: Final = "image_encoder.trunk."
+
+
+class Sam2Settings(SamInputSettings):
+    """How SAM 2 segments everything in a tile; it is shown three planes as red, green and blue, as they are."""
+
+    channels: tuple[str, ...] | None = Field(
+        default=RGB_CHANNELS, min_length=3, max_length=3, description="Planes that are red, green and blue."
+    )
+    percentiles: tuple[float, float] = Field(default=(0.0, 100.0), description="Colours are shown as they are.")
+    points_per_batch: int = Field(default=16, ge=1, description="Prompts that the decoder sees at once.")
+    points_per_side: int = Field(default=32, ge=1, le=256, description="Prompts along each side of a tile.")
+    pred_iou_thresh: float = Field(default=0.8, ge=0, le=1, description="Masks must exceed this predicted IoU.")
+    stability_score_thresh: float = Field(default=0.95, ge=0, le=1, description="Masks must reach this stability.")
+    box_nms_thresh: float = Field(default=0.7, ge=0, le=1, description="Of masks whose boxes overlap more, one stays.")
+
+    @field_validator("percentiles")
+    @classmethod
+    def _as_they_are(cls, percentiles: tuple[float, float]) -> tuple[float, float]:
+        if percentiles != (0.0, 100.0):
+            raise ValueError("SAM 2 is shown colours as they are; leave percentiles out")
+        return percentiles
+
+
+def _recognises(entries: Mapping[str, Any]) -> bool:
+    state = entries.get(STATE_ENTRY)
+    return isinstance(state, Mapping) and any(key.startswith(TRUNK) for key in state)
+
+
+def _load(checkpoint: Checkpoint, settings: Any, *, channels: Sequence[str], device: str) -> Segmenter:
+    from fintune_xr.models.sam2.segmenter import load_sam2_segmenter
+
+    return load_sam2_segmenter(checkpoint, settings, channels=channels, device=device)
+
+
+def _published(name: str) -> Published:
+    file = f"{name}.pt"
+    return Published(name, file, sam_folder, TORCH_HOME_VARIABLE, lambda: ADDRESS + file)
+
+
+SAM2: Final = ModelKind(
+    "sam2", INSTANCES, Sam2Settings, load=_load, recognises=_recognises, weights="SAM 2 (no entry model)",
+    published=MappingProxyType({name: _published(name) for name in SAM2_SIZES}),
+)  # fmt: skip

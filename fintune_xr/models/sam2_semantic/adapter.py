@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from fintune_xr.models.channels import choose_channels
 from fintune_xr.models.checkpoints import Checkpoint, load_strictly, read_state
@@ -13,11 +13,9 @@ from fintune_xr.models.classes.settings import ClassSettings
 from fintune_xr.models.dynunet import save_own
 from fintune_xr.models.sam2.keys import published_size, published_state, transformers_state
 from fintune_xr.models.sam2.kind import STRIDE_PX, Sam2Architecture
-from fintune_xr.models.sam2_semantic.kind import Sam2SemanticArchitecture
+from fintune_xr.models.sam2_semantic.kind import SAM2_SEMANTIC, Sam2SemanticArchitecture
 from fintune_xr.models.sam2_semantic.network import Sam2Semantic
 from fintune_xr.settings import validated
-
-KIND: Final = "sam2_semantic"
 
 
 def on_published(checkpoint: Checkpoint, **chosen: Any) -> Sam2Semantic:
@@ -71,4 +69,4 @@ def load_sam2_semantic(
 
 def save_sam2_semantic(network: Sam2Semantic, settings: Mapping[str, Any], path: Path) -> None:
     """Writes a checkpoint that holds everything needed to build the network again."""
-    save_own(KIND, network, network.architecture.as_dict(), settings, path)
+    save_own(SAM2_SEMANTIC.name, network, network.architecture.as_dict(), settings, path)

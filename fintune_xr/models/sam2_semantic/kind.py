@@ -1,13 +1,18 @@
-"""SAM 2 as a classifier of pixels: how it is built."""
+"""SAM 2 as a classifier of pixels: how it is built, and how its weights are known."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Final, Literal
 
 from pydantic import Field
 
-from fintune_xr.models.classes.settings import ClassArchitecture
+from fintune_xr.models.checkpoints import Checkpoint, own_planes
+from fintune_xr.models.classes.settings import ClassArchitecture, ClassSettings
+from fintune_xr.models.kind import ModelKind, says_kind
+from fintune_xr.models.protocol import Model
 from fintune_xr.models.sam2.kind import Sam2Architecture
+from fintune_xr.tasks.product import CLASSES
 
 Head = Literal["prompts", "dense", "both"]
 
@@ -31,3 +36,20 @@ class Sam2SemanticArchitecture(ClassArchitecture):
     def has_dense(self) -> bool:
         """Whether there are convolutions of the pyramid."""
         return self.head != "prompts"
+
+
+def _load(checkpoint: Checkpoint, settings: Any, *, channels: Sequence[str], device: str) -> Model:
+    from fintune_xr.models.sam2_semantic.adapter import load_sam2_semantic
+
+    return load_sam2_semantic(checkpoint, settings, channels=channels, device=device)
+
+
+SAM2_SEMANTIC: Final = ModelKind(
+    "sam2_semantic",
+    CLASSES,
+    ClassSettings,
+    load=_load,
+    recognises=says_kind("sam2_semantic"),
+    planes=own_planes,
+    pools=True,
+)

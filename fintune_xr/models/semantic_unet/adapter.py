@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 
@@ -15,11 +15,9 @@ from fintune_xr.models.classes.logits import ClassLogits
 from fintune_xr.models.classes.mapper import ClassMapper
 from fintune_xr.models.classes.settings import ClassSettings
 from fintune_xr.models.dynunet import channels_last, channels_last_unet, save_own
-from fintune_xr.models.semantic_unet.kind import SemanticUnetArchitecture
+from fintune_xr.models.semantic_unet.kind import SEMANTIC_UNET, SemanticUnetArchitecture
 from fintune_xr.models.windows import seamless_cut
 from fintune_xr.settings import validated
-
-KIND: Final = "semantic_unet"
 
 
 class SemanticUnet(torch.nn.Module):
@@ -64,4 +62,4 @@ def load_semantic_unet(
 
 def save_semantic_unet(network: SemanticUnet, settings: Mapping[str, Any], path: Path) -> None:
     """Writes a checkpoint that holds everything needed to build the network again."""
-    save_own(KIND, network, network.architecture.as_dict(), settings, path)
+    save_own(SEMANTIC_UNET.name, network, network.architecture.as_dict(), settings, path)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from monai.networks.blocks import UnetrBasicBlock, UnetrUpBlock
@@ -21,10 +21,8 @@ from fintune_xr.models.classes.logits import ClassLogits
 from fintune_xr.models.classes.mapper import ClassMapper, whole_or_blended
 from fintune_xr.models.classes.settings import ClassSettings
 from fintune_xr.models.dynunet import save_own
-from fintune_xr.models.swin_unetr.kind import STRIDE_PX, SwinUnetrArchitecture
+from fintune_xr.models.swin_unetr.kind import STRIDE_PX, SWIN_UNETR, SwinUnetrArchitecture
 from fintune_xr.settings import validated
-
-KIND: Final = "swin_unetr"
 
 
 class SwinSemantic(torch.nn.Module):
@@ -93,4 +91,4 @@ def load_swin_unetr(
 
 def save_swin_unetr(network: SwinSemantic, settings: Mapping[str, Any], path: Path) -> None:
     """Writes a checkpoint that holds everything needed to build the network again."""
-    save_own(KIND, network, network.architecture.as_dict(), settings, path)
+    save_own(SWIN_UNETR.name, network, network.architecture.as_dict(), settings, path)

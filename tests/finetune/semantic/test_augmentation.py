@@ -16,12 +16,12 @@ from torchvision.transforms.functional import gaussian_blur
 
 from fintune_xr.finetune.augmentation import Geometry, cut_labels
 from fintune_xr.finetune.semantic.augmentation import (
-    ColourAugmentationSettings,
     cut_colours,
     draw_bent,
     drawn_bend,
     vary_colours,
 )
+from fintune_xr.finetune.semantic.settings import ColourAugmentationSettings
 from fintune_xr.finetune.semantic.stain import StainJitter, draw_jitter, jittered, stain_rows
 from fintune_xr.models.colours import IMAGENET_MEAN, IMAGENET_SD, standardised_colours
 from fintune_xr.seeds import stream

@@ -1,0 +1,21 @@
+"""Which classes a trained network gives, asked of its weights file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fintune_xr.errors import CheckpointError
+from fintune_xr.models.checkpoints import Checkpoint, load_weights_file
+from fintune_xr.settings import validated
+from fintune_xr.tasks.class_map import ClassMap
+
+
+def trained_classes(checkpoint: Checkpoint) -> ClassMap:
+    """The class map that the network of `checkpoint` was trained on, in the order of its outputs.
+
+    Raises CheckpointError for a network that gives no classes.
+    """
+    architecture = load_weights_file(Path(checkpoint.path)).get("architecture")
+    if not isinstance(architecture, dict) or "class_map" not in architecture:
+        raise CheckpointError(f"{checkpoint.path}: expected a network of classes, found one that knows none")
+    return validated(ClassMap, architecture["class_map"], where=checkpoint.path)
