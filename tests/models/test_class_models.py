@@ -19,7 +19,7 @@ from fintune_xr.models.classes.logits import ClassLogits, winners
 from fintune_xr.models.classes.mapper import ClassMapper, oriented, restored, whole_or_blended
 from fintune_xr.models.classes.settings import ClassSettings
 from fintune_xr.models.mask2former.network import Mask2FormerSemantic, MaskQueries, matching_loss
-from fintune_xr.models.sam2.adapter import decode, point_tokens, pyramid
+from fintune_xr.models.sam2.network import decode, point_tokens, pyramid
 from fintune_xr.models.sam2_semantic.kind import Sam2SemanticArchitecture
 from fintune_xr.models.sam2_semantic.network import Sam2Semantic
 from fintune_xr.provenance import file_sha256

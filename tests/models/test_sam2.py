@@ -9,7 +9,9 @@ from transformers import Sam2Model
 
 from fintune_xr.errors import CheckpointError, FintuneValueError
 from fintune_xr.models.checkpoints import load_strictly
-from fintune_xr.models.sam2.adapter import (
+from fintune_xr.models.sam2.keys import published_size, published_state, transformers_state
+from fintune_xr.models.sam2.kind import SAM2_SIZES
+from fintune_xr.models.sam2.network import (
     box_tokens,
     decode,
     empty_sam2,
@@ -20,8 +22,6 @@ from fintune_xr.models.sam2.adapter import (
     pyramid,
     stage_of_block,
 )
-from fintune_xr.models.sam2.keys import published_size, published_state, transformers_state
-from fintune_xr.models.sam2.kind import SAM2_SIZES
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,10 @@ from fintune_xr.models.checkpoints import load_strictly
 from fintune_xr.models.published import cached_weights
 from fintune_xr.models.registry import load_segmenter, model_names, published_named, resolve_checkpoint
 from fintune_xr.models.sam.masks import candidate_masks
-from fintune_xr.models.sam2.adapter import empty_sam2
+from fintune_xr.models.sam2.adapter import Sam2Prompts
 from fintune_xr.models.sam2.keys import transformers_state
 from fintune_xr.models.sam2.kind import SAM2_SIZES, Sam2Settings
-from fintune_xr.models.sam2.segmenter import Sam2Prompts
+from fintune_xr.models.sam2.network import empty_sam2
 from fintune_xr.seeds import stream
 from fintune_xr.settings import validated
 from fintune_xr.tasks.semantic import RGB_CHANNELS

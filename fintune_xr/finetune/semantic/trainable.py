@@ -66,7 +66,7 @@ def sam2_semantic(
 
     Raises RunMismatchError for a start with other classes, SettingsError for settings that do not fit.
     """
-    from fintune_xr.models.sam2.adapter import encoder_stem, stage_of_block
+    from fintune_xr.models.sam2.network import encoder_stem, stage_of_block
     from fintune_xr.models.sam2_semantic import adapter
     from fintune_xr.models.sam2_semantic.kind import Sam2SemanticArchitecture
     from fintune_xr.models.sam2_semantic.network import Sam2Semantic

@@ -92,7 +92,7 @@ def _recognises(entries: Mapping[str, Any]) -> bool:
 
 
 def _load(checkpoint: Checkpoint, settings: Any, *, channels: Sequence[str], device: str) -> Segmenter:
-    from fintune_xr.models.sam2.segmenter import load_sam2_segmenter
+    from fintune_xr.models.sam2.adapter import load_sam2_segmenter
 
     return load_sam2_segmenter(checkpoint, settings, channels=channels, device=device)
 

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.functional import gelu, interpolate
 
 from fintune_xr.models.classes.logits import ClassLogits
-from fintune_xr.models.sam2.adapter import Pyramid, decode, empty_sam2, pyramid
+from fintune_xr.models.sam2.network import Pyramid, decode, empty_sam2, pyramid
 from fintune_xr.models.sam2_semantic.kind import Sam2SemanticArchitecture
 
 
