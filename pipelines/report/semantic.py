@@ -21,8 +21,8 @@ from fintune_xr.analysis.report.semantic.scores import ClassScores, scores_secti
 from fintune_xr.pipelines.semantic.annotated import BALANCE, patches_of
 from fintune_xr.pipelines.semantic.evaluate import class_runs, tiles_of
 from fintune_xr.pipelines.stale import evaluated_part, stale_scores
-from fintune_xr.store.annotations.semantic import annotated_legend
 from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.lineage.annotated_legend import annotated_legend
 from fintune_xr.store.lineage.depends_on import doubt, tiles_in
 from fintune_xr.tasks.class_map import ClassMap, confirmed_clashes
 from fintune_xr.tasks.semantic import CLASS_BALANCE

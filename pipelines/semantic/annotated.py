@@ -12,8 +12,8 @@ from fintune_xr.errors import FintuneValueError, SettingsError
 from fintune_xr.pipelines.console import say
 from fintune_xr.provenance import provenance
 from fintune_xr.store.annotations.class_patches import AnnotatedPatches
-from fintune_xr.store.annotations.semantic import annotated_legend
 from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.lineage.annotated_legend import annotated_legend
 from fintune_xr.store.lineage.depends_on import ALL, RESTS_ON, rests_on
 from fintune_xr.store.split import annotated_part, annotated_tiles
 from fintune_xr.tasks.class_map import ClassMap, check_class_map, default_class_map

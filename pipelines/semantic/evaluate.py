@@ -26,8 +26,8 @@ from fintune_xr.pipelines.done import require_done
 from fintune_xr.pipelines.requests import EvaluateRequest
 from fintune_xr.pipelines.semantic.annotated import patches_of, store_balance
 from fintune_xr.provenance import provenance
-from fintune_xr.store.annotations.semantic import annotated_legend
 from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.lineage.annotated_legend import annotated_legend
 from fintune_xr.store.lineage.depends_on import ALL, RESTS_ON, rests_on
 from fintune_xr.store.lineage.training_exposure import require_unseen
 from fintune_xr.store.runs.writer import require_known_run

@@ -10,15 +10,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
-import zarr
-
 from fintune_xr import names as n
-from fintune_xr.errors import SettingsError, StoreNotFoundError
+from fintune_xr.errors import SettingsError
 from fintune_xr.execution.read_ahead import ahead
 from fintune_xr.store.annotations.class_codes import MaskFile, MaskPart, ReadMask, read_mask
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.ingest.changed_files import stored_digests
 from fintune_xr.store.ingest.tiles import stored_cut
+from fintune_xr.store.lineage.annotated_legend import annotated_legend
 from fintune_xr.store.raw.cutting import whole_name
 from fintune_xr.store.raw.layouts import Layout, PlaneName
 from fintune_xr.store.raw.pairing import LeftOut, natural_key
@@ -47,17 +46,6 @@ class ClassMasksReport:
     from_palette: tuple[str, ...]
     ignored: Mapping[str, int]
     legend: Legend | None
-
-
-def annotated_legend(cohort: Cohort) -> Legend:
-    """What the codes of the stored annotations mean.
-
-    Raises StoreNotFoundError where nothing is annotated.
-    """
-    path = f"{n.ANNOTATIONS}/{n.CLASSES}"
-    if not cohort.has(n.ANNOTATIONS):
-        raise StoreNotFoundError(f"{cohort.url} holds no {path} yet. Run: fintune-xr annotate MASKS {cohort.url}")
-    return stored_legend(zarr.open_array(cohort.location.zarr(), path=path, mode="r").attrs.asdict())
 
 
 def annotate_classes(

@@ -19,6 +19,7 @@ from fintune_xr import names as n
 from fintune_xr.errors import FintuneError, StoreDamagedError
 from fintune_xr.execution.read_ahead import ahead
 from fintune_xr.store.check.detection import Fault, check_picks, check_points
+from fintune_xr.store.check.semantic import TileFault, check_class_run, check_codes
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.runs.columns import is_state_of_run
 from fintune_xr.store.runs.object_log import CellLog
@@ -26,14 +27,19 @@ from fintune_xr.store.zarr_io import shards
 from fintune_xr.store.zarr_io.groups import COMPLETE, read_column, subgroups
 from fintune_xr.store.zarr_io.location import DECODING_ERRORS
 from fintune_xr.store.zarr_io.recovery import leftovers
-from fintune_xr.tasks.product import INSTANCES
-from fintune_xr.tasks.task import DETECTION
+from fintune_xr.tasks.product import CLASSES, INSTANCES
+from fintune_xr.tasks.task import DETECTION, SEMANTIC
 from fintune_xr.text import text_array
 
 Nodes: TypeAlias = dict[str, zarr.Group | zarr.Array[Any]]
 
 # What is looked at in annotations besides their schema and their chunks, by task.
-ANNOTATION_CHECKS: Final[Mapping[str, Callable[[Cohort], Iterator[Fault]]]] = {DETECTION: check_points}
+ANNOTATION_CHECKS: Final[Mapping[str, Callable[[Cohort], Iterator[Fault]]]] = {
+    SEMANTIC: check_codes,
+    DETECTION: check_points,
+}
+# What is looked at in runs without objects besides their schema and their chunks, by product.
+RUN_CHECKS: Final[Mapping[str, Callable[[Cohort, str], Iterator[TileFault]]]] = {CLASSES.name: check_class_run}
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +228,8 @@ def _broken_tiles(array: zarr.Array[Any], rows: Iterable[int]) -> Iterator[int]:
 def _check_counts(cohort: Cohort, run: str) -> Iterator[Problem]:
     """Objects per tile equal to the rows of their table; cells and their areas also to the labels in the mask."""
     product = cohort.run_product(run)
+    if product.name in RUN_CHECKS:
+        yield from (Problem(*fault) for fault in RUN_CHECKS[product.name](cohort, run))
     if product.objects is None:
         return
     stored = cohort.run(run, lazy=False)

@@ -16,8 +16,8 @@ from fintune_xr.errors import FintuneValueError, SettingsError
 from fintune_xr.pipelines.steps.annotate import annotate
 from fintune_xr.pipelines.steps.ingest import ingest
 from fintune_xr.seeds import stream
-from fintune_xr.store.annotations.semantic import annotated_legend
 from fintune_xr.store.cohort import open_cohort
+from fintune_xr.store.lineage.annotated_legend import annotated_legend
 from fintune_xr.tasks.legends import BCSS, unnamed_legend
 
 NAME = "TCGA-A1-A0SK-DX1_xmin45749_ymin25055_MPP-0.2500"
