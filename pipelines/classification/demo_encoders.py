@@ -59,7 +59,7 @@ def _pretrained(devices: Sequence[Device], seed: int, n_steps: int) -> dict[str,
         predicted = head(network(torch.from_numpy(volumes[chosen])).mean(1))[:, 0]
         loss = torch.nn.functional.mse_loss(predicted, torch.from_numpy(thickness[chosen]))
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
     return {name: value.detach().clone() for name, value in network.state_dict().items()}
