@@ -80,7 +80,9 @@ def test_classes_thin_the_inner_layers() -> None:
 
 def test_sides_are_mirrored() -> None:
     mean = {
-        side: np.mean([oct_volume(Eye(0, side), DEVICES[0], stream(2, side, i)).astype(float) for i in range(30)], axis=0)
+        side: np.mean(
+            [oct_volume(Eye(0, side), DEVICES[0], stream(2, side, i)).astype(float) for i in range(30)], axis=0
+        )
         for side in "RL"
     }
     mirrored, same = np.abs(mean["R"] - mean["L"][..., ::-1]).mean(), np.abs(mean["R"] - mean["L"]).mean()
