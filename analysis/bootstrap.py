@@ -36,6 +36,9 @@ from fintune_xr.seeds import stream
 
 Scheme = Literal["tiles_80", "tiles", "donors"]
 
+OF_DONORS: Final = "donors"
+"""The scheme whose draws give intervals; the others draw tiles within donors and show stability alone."""
+
 SCHEMES: Final[dict[str, str]] = {
     "tiles_80": "80 % of each donor's tiles of a marker, to the nearest tile, without replacement",
     "tiles": "as many tiles of each donor and marker as there are, with replacement",

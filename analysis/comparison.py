@@ -78,6 +78,12 @@ def compare_runs(resampled: xr.Dataset, *, baseline: str, other: str, alpha: flo
     return _described(parts).assign_attrs(resampled.attrs, alpha=alpha, baseline=baseline, other=other)
 
 
+def without_few(summary: xr.Dataset, enough: xr.DataArray) -> xr.Dataset:
+    """`summary` without the ends of intervals, and without a difference, where there are not `enough` donors."""
+    kept = summary.assign({name: summary[name].where(enough) for name in (LOW, HIGH)})
+    return kept.assign({DIFFERS: summary[DIFFERS] & enough}) if DIFFERS in summary else kept
+
+
 def _interval(values: xr.DataArray, alpha: float) -> dict[str, xr.DataArray]:
     if not 0 < alpha < 1:
         raise FintuneValueError(f"expected alpha between 0 and 1, got {alpha}; 0.05 gives a 95 % interval")

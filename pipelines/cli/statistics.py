@@ -70,14 +70,16 @@ def associate(
 def bootstrap(
     store: Store,
     *,
-    scheme: Annotated[Literal["tiles_80", "tiles", "donors"], Parameter(help="What is drawn.")] = "tiles_80",
+    scheme: Annotated[Literal["tiles_80", "tiles", "donors"], Parameter(help="What is drawn.")] = "donors",
     resamples: Annotated[int, Parameter(help="Resamples in all; more extend what is stored.")] = 1000,
     seed: Annotated[int, Parameter(help="Seed of the draws.")] = 0,
     restart: Annotated[bool, Parameter(help="Throw stored resamples away.", negative="")] = False,
 ) -> int:
-    """Resample tiles or donors, and store every resample.
+    """Resample donors, or tiles within donors, and store every resample.
 
-    Example: fintune-xr bootstrap cohort.zarr --scheme donors --resamples 10000
+    Donors give intervals; tiles within donors say how stable rho is, and nothing about other donors.
+
+    Example: fintune-xr bootstrap cohort.zarr --resamples 10000
     """
     from fintune_xr.pipelines.steps.bootstrap import bootstrap as step
 

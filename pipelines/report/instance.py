@@ -11,7 +11,8 @@ import xarray as xr
 
 from fintune_xr import datasets
 from fintune_xr import names as n
-from fintune_xr.analysis.comparison import HIGH, LOW, compare_runs, summarise
+from fintune_xr.analysis.bootstrap import OF_DONORS
+from fintune_xr.analysis.comparison import HIGH, LOW, compare_runs, summarise, without_few
 from fintune_xr.analysis.published import STUDY_MARKERS, published_segmentation
 from fintune_xr.analysis.report.contents import Section, Stale, Study
 from fintune_xr.analysis.report.instance.scores import RunScores, segmentation_section, study_sections
@@ -25,6 +26,7 @@ from fintune_xr.analysis.report.sections.cohort import examples_section
 from fintune_xr.analysis.report.sections.positivity import positivity_section
 from fintune_xr.analysis.report.sections.statistics import Statistics
 from fintune_xr.errors import FintuneError
+from fintune_xr.metrics.donor_tests import MIN_DONORS
 from fintune_xr.pipelines.report.stored_studies import stored_studies
 from fintune_xr.pipelines.stale import evaluated_part, stale_scores
 from fintune_xr.pipelines.steps.associate import (
@@ -113,6 +115,7 @@ def _statistics(cohort: Cohort, baseline: str) -> tuple[Statistics, _StaleBySect
     stability, old = _stability(cohort, analysis, baseline)
     found = Statistics(
         analysis=analysis,
+        baseline=baseline,
         clinical=cohort.read(CLINICAL, datasets.CLINICAL).load(),
         rho_if_lost=xr.Dataset({LOW: analysis[RHO_LOW], HIGH: analysis[RHO_HIGH]}),
         positivity={run: _positivity(cohort, run) for run in runs},
@@ -143,14 +146,16 @@ def _stability(cohort: Cohort, analysis: xr.Dataset, baseline: str) -> tuple[dic
     schemes = subgroups(cohort.location, n.BOOTSTRAP)
     if not schemes:
         return {}, {}
-    scheme = schemes[0] if "tiles_80" not in schemes else "tiles_80"
+    scheme = OF_DONORS if OF_DONORS in schemes else schemes[0]
     resampled = cohort.bootstrap(scheme)
     if resampled.attrs[INPUTS] != analysis.attrs[INPUTS]:
         command = f"fintune-xr bootstrap STORE --scheme {scheme} --resamples {resampled.sizes[n.RESAMPLE]} --restart"
         stale = Stale(f"the resamples {scheme}", "they were drawn from other counts or outcomes", command)
         return {}, dict.fromkeys(("bootstrap", "comparison"), (stale,))
-    found = {"bootstrap": resampled.compute(), "stability": summarise(resampled).compute()}
-    return {**found, "comparisons": _comparisons(resampled, baseline)}, {}
+    enough = (analysis[n.N] >= MIN_DONORS).all(n.RUN)
+    stability = without_few(summarise(resampled).compute(), analysis[n.N] >= MIN_DONORS)
+    compared = tuple(without_few(one, enough) for one in _comparisons(resampled, baseline))
+    return {"bootstrap": resampled.compute(), "stability": stability, "comparisons": compared}, {}
 
 
 def _comparisons(resampled: xr.Dataset, baseline: str) -> tuple[xr.Dataset, ...]:

@@ -24,7 +24,7 @@ _T = "Student t"
 def bootstrap(
     store: str | Path,
     *,
-    scheme: Scheme = "tiles_80",
+    scheme: Scheme = "donors",
     resamples: int = 1000,
     seed: int = 0,
     restart: bool = False,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html.parser
 import io
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -82,7 +83,7 @@ def _scores() -> xr.Dataset:
 def _bootstrap() -> xr.Dataset:
     rho = _analysis()[n.RHO] + xr.DataArray(stream(3).normal(0, 0.05, 40), dims=n.RESAMPLE)
     rho = rho.clip(-1, 1).transpose(n.RESAMPLE, ...)
-    attrs = {"scheme": "tiles_80", "scheme_meaning": "80 % of the tiles", "seed": 7}
+    attrs = {"scheme": "donors", "scheme_meaning": "donors with their tiles", "seed": 7}
     return xr.Dataset({n.RHO_RESAMPLED: rho, n.P_RESAMPLED: rho * 0 + 0.01}, attrs=attrs)
 
 
@@ -239,7 +240,7 @@ def test_the_same_sections_give_the_same_page(sections: tuple[Section, ...], pag
 
 def test_the_summary_is_what_the_sections_found_in_their_order(sections: tuple[Section, ...]) -> None:
     summary = with_summary(sections)[0]
-    assert [note.text.split(" ")[0] for note in summary.parts if isinstance(note, Note)][:2] == ["Did", "3"]
+    assert [note.text.split(" ")[0] for note in summary.parts if isinstance(note, Note)][:2] == ["Did", "base:"]
     nothing = with_summary(EMPTY)[0]
     assert [part.text for part in nothing.parts if isinstance(part, Note)] == [
         "Nothing has been measured yet. The sections below name the commands that do it."
@@ -289,16 +290,38 @@ def test_associations_begin_with_the_smallest_q_and_end_with_the_missing() -> No
 
 def test_a_reversed_outcome_is_read_the_right_way_round(statistics: Statistics) -> None:
     texts = [note.text for note in findings(statistics)]
-    assert texts[0] == "3 of 6 associations have q < 0.05."
+    assert texts[0] == "base: 1 of 3 associations have q < 0.05."
     (cerad,) = [text for text in texts if "ceradsc" in text]
     assert "falls with ceradsc (higher is better (reversed scale)): more positive cells go with worse" in cerad
+
+
+def test_tiles_drawn_within_donors_are_no_interval(statistics: Statistics) -> None:
+    attrs = {"scheme": "tiles_80", "scheme_meaning": "80 % of the tiles", "seed": 7}
+    assert statistics.bootstrap is not None
+    within = replace(
+        statistics,
+        bootstrap=statistics.bootstrap.assign_attrs(attrs),
+        comparisons=tuple(one.assign_attrs(attrs) for one in statistics.comparisons),
+    )
+    tables = tables_of([bootstrap_section(within), comparison_section(within)])
+    assert {"low", "high", "differs"}.isdisjoint({*tables["bootstrap"], *tables["comparison"]})
+    assert {"low", "high", "differs"} <= {*tables_of([comparison_section(statistics)])["comparison"]}
+    page = page_of("t", "", [bootstrap_section(within)])
+    assert "no interval, has no level" in page
+
+
+def test_mean_ratios_and_their_differences_are_listed(statistics: Statistics) -> None:
+    tables = tables_of([ratio_section(replace(statistics, baseline="base"))])
+    assert len(tables["ratio_means"]) == 4
+    assert tables["ratio_differences"][n.RUN].unique().tolist() == ["tuned"]
+    assert {"mean", "low", "high", n.N, n.P} <= set(tables["ratio_differences"])
 
 
 def test_nothing_found_is_said_plainly() -> None:
     analysis = _analysis()
     analysis[n.Q] = analysis[n.Q] * 0 + 0.5
-    (note,) = findings(Statistics(analysis=analysis))
-    assert note.text == "None of 6 associations has q < 0.05."
+    note, _ = findings(Statistics(analysis=analysis))
+    assert note.text == "base: none of 3 associations has q < 0.05."
 
 
 def _six_donors(runs: list[int], names: list[str]) -> xr.Dataset:

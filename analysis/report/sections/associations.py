@@ -10,10 +10,12 @@ import pandas as pd
 import xarray as xr
 
 from fintune_xr import names as n
-from fintune_xr.analysis import comparison, outcomes
+from fintune_xr.analysis import comparison, outcomes, ratio_intervals
 from fintune_xr.analysis.association import MIN_DONORS_FOR_Q
+from fintune_xr.analysis.bootstrap import OF_DONORS
 from fintune_xr.analysis.figures.statistics import SIGNIFICANT, association_figure, bootstrap_figure, ratio_figure
 from fintune_xr.analysis.figures.style import data_uri
+from fintune_xr.analysis.ratio_intervals import mean_ratio, ratio_differences
 from fintune_xr.analysis.report.contents import Note, Part, Picture, Section, Table
 from fintune_xr.analysis.report.numbers import Format, decimals, percent, probability, whole, with_interval
 from fintune_xr.analysis.report.sections.statistics import Statistics
@@ -21,6 +23,12 @@ from fintune_xr.analysis.report.sections.statistics import Statistics
 ASSOCIATE: Final = "fintune-xr associate STORE --clinical CSV"
 BOOTSTRAP: Final = "fintune-xr bootstrap STORE --resamples 1000"
 ALPHA: Final = 0.05
+_WITHIN_DONORS: Final = Note(
+    "Tiles were drawn within donors: this shows how rho depends on which tiles were taken, not what other donors would "
+    "give. It is no interval, has no level, and says of no two runs that they differ. For intervals: resample donors.",
+    "doubtful",
+    "fintune-xr bootstrap STORE --scheme donors",
+)
 _SAME_RHO: Final = 1e-9
 _MEDIAN_TEXT: Final = "median [interval]"
 _RMO: Final = (n.RUN, n.MARKER, n.OUTCOME)
@@ -41,7 +49,39 @@ def ratio_section(contents: Statistics) -> Section:
         "Strip plot of the marker-positive ratio of each donor, per marker and run",
         "A point is a donor, lines join the same donor, the wide line is the median.",
     )
-    return Section("ratios", "Donor ratios", (picture, listed))
+    return Section("ratios", "Donor ratios", (picture, *_mean_tables(contents), listed))
+
+
+def _mean_tables(contents: Statistics) -> list[Table]:
+    """Mean ratio of each run and marker, and paired differences to the baseline, with intervals over donors."""
+    if contents.analysis is None:
+        return []
+    ratio = contents.analysis[n.RATIO]
+    caption = "Mean of the donor ratios; in brackets the 95 % interval over donors (Student's t, none below 4 donors)"
+    found = [_mean_table("ratio_means", caption, mean_ratio(ratio), signed=False)]
+    runs = [str(run) for run in ratio[n.RUN].values]
+    if contents.baseline in runs and len(runs) > 1:
+        caption = (
+            f"Difference of the ratio to {contents.baseline}, paired by donor; p from flipping the signs of donors, "
+            "not corrected for the number of rows: exploratory"
+        )
+        found.append(
+            _mean_table("ratio_differences", caption, ratio_differences(ratio, baseline=contents.baseline), signed=True)
+        )
+    return found
+
+
+def _mean_table(key: str, caption: str, means: xr.Dataset, *, signed: bool) -> Table:
+    data = means.reset_coords(drop=True).to_dataframe().reset_index()
+    rows = data[[n.MARKER, n.RUN]]
+    ends = zip(data[ratio_intervals.MEAN], data[ratio_intervals.LOW], data[ratio_intervals.HIGH], strict=True)
+    page = rows.copy()
+    page["mean [interval]"] = [with_interval(*one, digits=3, signed=signed) for one in ends]
+    page[n.N] = data[n.N]
+    formats: dict[str, Format] = {"mean [interval]": str}
+    if n.P in data:
+        page, formats = page.assign(**{n.P: data[n.P]}), {**formats, n.P: probability}
+    return Table(key, caption, data, formats, page)
 
 
 def association_section(contents: Statistics) -> Section:
@@ -126,81 +166,102 @@ def _page(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def findings(contents: Statistics) -> list[Note]:
-    """The associations with q below ALPHA in plain words, or that there are none."""
+    """The associations with q below ALPHA in plain words, for each run on its own, or that there are none."""
     if contents.analysis is None:
         return []
     table = association_table(contents.analysis, contents.clinical)
+    return [
+        note
+        for run in map(str, contents.analysis[n.RUN].values)
+        for note in _findings_of(run, table, contents.analysis)
+    ]
+
+
+def _findings_of(run: str, table: pd.DataFrame, analysis: xr.Dataset) -> list[Note]:
+    table = table[table[n.RUN] == run]
     hits = table[table[n.Q] < ALPHA]
     tested = whole(table[n.Q].notna().sum())
-    names = _covariates(contents.analysis)
+    names = _covariates(analysis)
     adjusted = f", adjusted for {names}" if names else ""
     if hits.empty:
-        return [Note(f"None of {tested} associations has q < {ALPHA}{adjusted}.", "doubtful")]
-    head = Note(f"{whole(len(hits))} of {tested} associations have q < {ALPHA}{adjusted}.")
+        return [Note(f"{run}: none of {tested} associations has q < {ALPHA}{adjusted}.", "doubtful")]
+    head = Note(f"{run}: {whole(len(hits))} of {tested} associations have q < {ALPHA}{adjusted}.")
     return [head, *(_finding(row) for row in hits.to_dict("records"))]
 
 
 def bootstrap_section(contents: Statistics) -> Section:
-    """Distribution of rho over resamples and its summary."""
+    """Distribution of rho over resamples and its summary: intervals over donors, or stability within them."""
     analysis, bootstrap, stability = contents.analysis, contents.bootstrap, contents.stability
     if analysis is None or bootstrap is None or stability is None:
-        return Section("bootstrap", "Stability", command=BOOTSTRAP)
+        return Section("bootstrap", "Resamples", command=BOOTSTRAP)
     facts = {key: bootstrap.attrs.get(key, "not stated") for key in ("scheme", "seed")}
     scheme = bootstrap.attrs.get("scheme_meaning", facts["scheme"])
     text = f"{whole(bootstrap.sizes[n.RESAMPLE])} resamples: {scheme}. Seed {facts['seed']}."
     if _covariates(bootstrap):
         text += f" In each of them rho is adjusted for {_covariates(bootstrap)}."
+    over_donors = facts["scheme"] == OF_DONORS
+    line = "the line its 95 % interval over donors" if over_donors else "the line holds 95 % of the draws"
     figure = bootstrap_figure(bootstrap[n.RHO_RESAMPLED], analysis[n.RHO], stability)
     picture = Picture(
         data_uri(figure, "svg"),
         "Distributions of rho over resamples per marker, outcome and run",
-        "The shape is the distribution of rho, the line its interval, the mark the value of all tiles.",
+        f"The shape is the distribution of rho, {line}, the mark the value of all tiles.",
     )
-    return Section("bootstrap", "Stability", (Note(text), picture, _stability_table(analysis, stability)))
+    notes = [Note(text)] if over_donors else [Note(text), _WITHIN_DONORS]
+    table = _stability_table(analysis, stability, over_donors)
+    return Section("bootstrap", "Resamples" if over_donors else "Stability", (*notes, picture, table))
 
 
-def _stability_table(analysis: xr.Dataset, stability: xr.Dataset) -> Table:
+def _stability_table(analysis: xr.Dataset, stability: xr.Dataset, over_donors: bool) -> Table:
     shares = {
         "same sign": comparison.SIGN_CONSISTENCY,
         f"p ≤ {ALPHA}": comparison.SHARE_SIGNIFICANT,
         f"q ≤ {ALPHA}": comparison.SHARE_DISCOVERED,
     }
-    names = [comparison.MIDDLE, comparison.LOW, comparison.HIGH, comparison.N_RESAMPLES, *shares.values()]
+    ends = [comparison.LOW, comparison.HIGH] if over_donors else []
+    names = [comparison.MIDDLE, *ends, comparison.N_RESAMPLES, *shares.values()]
     stable, measured = (part.reset_coords(drop=True) for part in (stability[names], analysis[n.RHO]))
     data = stable.assign({n.RHO: measured}).to_dataframe().reset_index()
     data = data[[*_RMO, n.RHO, *names]]
     data = data.sort_values([comparison.SHARE_DISCOVERED, comparison.SIGN_CONSISTENCY], ascending=False)
-    page = data[[*_RMO, n.RHO]].assign(**{_MEDIAN_TEXT: _interval_texts(data, comparison.MIDDLE)})
+    column = _MEDIAN_TEXT if over_donors else "median"
+    page = data[[*_RMO, n.RHO]].assign(**{column: _interval_texts(data, comparison.MIDDLE)})
     page = page.assign(**{label: data[name] for label, name in shares.items()})
-    formats: dict[str, Format] = {n.RHO: decimals(2, signed=True), _MEDIAN_TEXT: str}
+    formats: dict[str, Format] = {n.RHO: decimals(2, signed=True), column: str}
     formats |= dict.fromkeys(shares, percent)
     caption = "Rho over the resamples; shares are of the resamples in which a rho exists"
     return Table("bootstrap", caption, data, formats, page, (n.OUTCOME,))
 
 
 def comparison_section(contents: Statistics) -> Section:
-    """Differences of rho between runs within the same resamples."""
+    """Differences of rho between runs within the same resamples; with intervals where donors were drawn."""
     if not contents.comparisons:
         return Section("comparison", "Runs compared", command=BOOTSTRAP)
+    over_donors = contents.comparisons[0].attrs.get("scheme") == OF_DONORS
     frames = []
     for one in contents.comparisons:
         frame = one.to_dataframe().reset_index()
         frame.insert(0, "comparison", f"{one.attrs['other']} − {one.attrs['baseline']}")
         frames.append(frame)
     data = pd.concat(frames).sort_values(["comparison", n.MARKER, n.OUTCOME], ignore_index=True)
-    page = data[["comparison", n.MARKER, n.OUTCOME]].copy()
-    page["difference of rho [interval]"] = _interval_texts(data, comparison.MIDDLE)
+    if not over_donors:
+        data = data.drop(columns=[comparison.LOW, comparison.HIGH, comparison.DIFFERS])
+    column = "difference of rho [interval]" if over_donors else "median difference of rho"
+    page = data[["comparison", n.MARKER, n.OUTCOME]].assign(**{column: _interval_texts(data, comparison.MIDDLE)})
     page["resamples with higher rho"] = data[comparison.SHARE_HIGHER]
-    page["differs"] = data[comparison.DIFFERS]
-    formats: dict[str, Format] = {"difference of rho [interval]": str, "resamples with higher rho": percent}
-    n_differing = int(data[comparison.DIFFERS].sum())
-    text = (
-        f"In {whole(n_differing)} of {whole(len(data))} pairs of marker and outcome the interval of the "
-        "paired difference leaves out zero."
-    )
-    caption = "Median difference of rho within the resamples, with its interval"
+    if over_donors:
+        page["differs"] = data[comparison.DIFFERS]
+    formats: dict[str, Format] = {column: str, "resamples with higher rho": percent}
+    caption = "Median difference of rho within the resamples" + (", with its interval" if over_donors else "")
     table = Table("comparison", caption, data, formats, page=page, code=(n.OUTCOME,))
-    return Section("comparison", "Runs compared", (Note(text), table))
+    return Section("comparison", "Runs compared", (_compared(data) if over_donors else _WITHIN_DONORS, table))
+
+
+def _compared(data: pd.DataFrame) -> Note:
+    return Note(
+        f"In {whole(int(data[comparison.DIFFERS].sum()))} of {whole(len(data))} pairs of marker and outcome the "
+        "interval of the paired difference leaves out zero; not corrected for their number: exploratory."
+    )
 
 
 def _directions(clinical: xr.Dataset | None) -> dict[str, str]:
@@ -228,5 +289,7 @@ def _finding(row: Mapping[Hashable, Any]) -> Note:
 
 
 def _interval_texts(data: pd.DataFrame, name: str) -> list[str]:
+    if comparison.LOW not in data:
+        return [with_interval(value, np.nan, np.nan, signed=True) for value in data[name]]
     columns = (data[name], data[comparison.LOW], data[comparison.HIGH])
     return [with_interval(value, low, high, signed=True) for value, low, high in zip(*columns, strict=True)]

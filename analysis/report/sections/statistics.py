@@ -16,7 +16,8 @@ class Statistics:
     `stability` and `comparisons` come from `comparison.summarise` and `comparison.compare_runs`. `rho_if_lost` has low
     and high (run, marker, outcome): rho if every cell of the quarantined tiles were negative, or positive.
     `positivity` follows POSITIVITY, by run, with `marker` along tile; `ratio_by_rule` is (run, rule, donor, marker),
-    `rho_by_rule` (run, rule, marker, outcome), `active_rules` the rule of each run behind `analysis`.
+    `rho_by_rule` (run, rule, marker, outcome), `active_rules` the rule of each run behind `analysis`;
+    `baseline` is the run that others are compared to.
     """
 
     analysis: xr.Dataset | None = None
@@ -29,3 +30,4 @@ class Statistics:
     ratio_by_rule: xr.DataArray | None = None
     rho_by_rule: xr.DataArray | None = None
     active_rules: Mapping[str, str] = field(default_factory=dict)
+    baseline: str = ""
