@@ -94,6 +94,7 @@ def _to_the_end(
         _write_record(out, record)
         best = BestWeights(out, model.save)
         progress = _fit(model, tiles, validation, best, report)
+        model.accept(progress.records[-1].loss)
     tally = progress.tally
     best.publish(tally.best_epoch, out / WEIGHTS_FILE)
     told = {"best_epoch": tally.best_epoch, f"best_{model.objective.score}": tally.best_score}

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from fintune_xr.errors import SettingsError, unknown_name
+from fintune_xr.finetune.classification.settings import ClassTrainSettings
 from fintune_xr.finetune.detection.settings import UnetTrainSettings
 from fintune_xr.finetune.instance.settings import CpsamTrainSettings, TrainSettings
 from fintune_xr.finetune.semantic.settings import (
@@ -27,7 +28,8 @@ from fintune_xr.models.sam2.kind import SAM2
 from fintune_xr.models.sam2_semantic.kind import SAM2_SEMANTIC
 from fintune_xr.models.semantic_unet.kind import SEMANTIC_UNET
 from fintune_xr.models.swin_unetr.kind import SWIN_UNETR
-from fintune_xr.tasks.task import DETECTION, INSTANCE, SEMANTIC
+from fintune_xr.models.vjepa2.kind import CLASSIFIER_KIND, VIT3D_KIND, VJEPA2_KIND
+from fintune_xr.tasks.task import CLASSIFICATION, DETECTION, INSTANCE, SEMANTIC
 
 if TYPE_CHECKING:
     from fintune_xr.finetune.trainable import Trainable
@@ -99,6 +101,16 @@ def _classes(settings: type[FitSettings], build: Build) -> Trainer:
     return Trainer(settings, settings, build, SEMANTIC, "mean Dice of classes", is_new=True)
 
 
+def _volume_classifier(settings: Any, start: Checkpoint | None, channels: Sequence[str], device: str) -> Trainable:
+    from fintune_xr.finetune.classification.trainable import volume_classifier
+
+    return volume_classifier(settings, start, channels, device)
+
+
+_VOLUMES: Final = Trainer(
+    ClassTrainSettings, ClassTrainSettings, _volume_classifier, CLASSIFICATION, "balanced accuracy of participants"
+)
+
 TRAINERS: Final[Mapping[str, Trainer]] = MappingProxyType(
     {
         FLOW_UNET.name: Trainer(TrainSettings, TrainSettings, _flow_unet, INSTANCE, "AP50", is_new=True),
@@ -112,6 +124,9 @@ TRAINERS: Final[Mapping[str, Trainer]] = MappingProxyType(
         SAM2.name: replace(_classes(Sam2TrainSettings, _sam2_semantic), is_new=False),
         SWIN_UNETR.name: _classes(SwinUnetrTrainSettings, _swin_unetr),
         MASK2FORMER.name: _classes(Mask2FormerTrainSettings, _mask2former),
+        VIT3D_KIND.name: _VOLUMES,
+        VJEPA2_KIND.name: _VOLUMES,
+        CLASSIFIER_KIND.name: _VOLUMES,
     }
 )
 

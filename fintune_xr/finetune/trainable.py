@@ -24,11 +24,16 @@ class Applied(Protocol):
         ...
 
 
+def _anything(_: float) -> None:
+    """Any loss will do."""
+
+
 @dataclass(frozen=True, eq=False)
 class Trainable:
     """A network in float32 with the objective that it learns by, what applies it while it does, and its way to disk.
 
-    `undecayed` are weights of several dims that do not decay.
+    `undecayed` are weights of several dims that do not decay. `accept` is told the training loss of the last epoch, and
+    raises FintuneValueError where a training that ends so has failed.
     """
 
     settings: FitSettings
@@ -38,6 +43,7 @@ class Trainable:
     objective: Objective
     save: Callable[[Path], None]
     undecayed: tuple[torch.nn.Parameter, ...] = ()
+    accept: Callable[[float], None] = _anything
 
     def __post_init__(self) -> None:
         # A number of blocks that the encoder lacks is found before anything is prepared.

@@ -42,7 +42,7 @@ from fintune_xr.models.sam2_semantic.kind import SAM2_SEMANTIC
 from fintune_xr.models.semantic_unet.kind import SEMANTIC_UNET
 from fintune_xr.models.swin_unetr.kind import SWIN_UNETR
 from fintune_xr.models.threshold.kind import THRESHOLD
-from fintune_xr.models.vjepa2.kind import RANDOM_KIND, VIT3D_KIND, VJEPA2_KIND
+from fintune_xr.models.vjepa2.kind import CLASSIFIER_KIND, RANDOM_KIND, VIT3D_KIND, VJEPA2_KIND
 from fintune_xr.models.volume_profile.kind import VOLUME_PROFILE
 from fintune_xr.provenance import file_sha256
 from fintune_xr.settings import Settings
@@ -62,6 +62,7 @@ KINDS: Final = (
     VIT3D_KIND,
     VJEPA2_KIND,
     RANDOM_KIND,
+    CLASSIFIER_KIND,
     VOLUME_PROFILE,
 )
 

@@ -69,6 +69,12 @@ class VolumeEncoder(nn.Module):
         return tuple(inside)
 
     @property
+    def last_norm(self) -> nn.Module:
+        """The norm after the last block."""
+        inside: Any = self.network.norm if isinstance(self.network, Vit3d) else self.network.layernorm
+        return inside  # type: ignore[no-any-return]
+
+    @property
     def stem(self) -> tuple[nn.Parameter, ...]:
         """Parameters before the first block: patches and positions."""
         if isinstance(self.network, Vit3d):

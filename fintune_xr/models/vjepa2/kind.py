@@ -9,8 +9,8 @@ from pydantic import Field, model_validator
 
 from fintune_xr import names as n
 from fintune_xr.errors import SettingsError
-from fintune_xr.models.checkpoints import Checkpoint
-from fintune_xr.models.kind import ModelKind, Recognises
+from fintune_xr.models.checkpoints import Checkpoint, own_planes, read_state
+from fintune_xr.models.kind import ModelKind, Recognises, says_kind
 from fintune_xr.models.protocol import Model
 from fintune_xr.models.vjepa2.checkpoint import encoders_in, open_inertly
 from fintune_xr.pixels.volume_values import NORMALISATIONS, ZSCORE
@@ -19,6 +19,7 @@ from fintune_xr.tasks.product import SCORES
 
 VIT3D: Final = "vit3d"
 VJEPA2: Final = "vjepa2"
+VOLUME_CLASSIFIER: Final = "volume_classifier"
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 IMAGENET_SD: Final = (0.229, 0.224, 0.225)
 # Small numbers under the root of the norm layers: those of networks with learned positions, and Meta's.
@@ -44,6 +45,31 @@ class VolumeArchitecture(Settings):
         if self.width % self.heads:
             raise ValueError(f"heads: expected a divisor of the width {self.width}, got {self.heads}")
         return self
+
+
+class ClassifierArchitecture(Settings):
+    """What must be known to build a classifier of volumes, and to apply it, before its weights can be filled in."""
+
+    channels: tuple[str, ...] = Field(min_length=1, max_length=1, description="Plane of the input.")
+    encoder: VolumeArchitecture = Field(description="Sizes of the encoder.")
+    epsilon: float | None = Field(default=None, gt=0, description="Of the norm layers; default: as the kind has it.")
+    crop_px: int = Field(default=0, ge=0, description="Square that rotary positions are counted in.")
+    normalisation: Literal[NORMALISATIONS] = Field(  # type: ignore[valid-type]
+        default=ZSCORE, description="Of a volume's values."
+    )
+    clip_percentile: float | None = Field(default=None, gt=50, lt=100, description="Values above are cut off first.")
+    classes: tuple[str, ...] = Field(min_length=2, description="Names of the classes, in the order of the labels.")
+    hidden: int = Field(default=0, ge=0, description="Width of the head's hidden layer; 0: a linear head.")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="Share of the head's inputs that training drops.")
+
+
+class VolumeClassifierSettings(Settings):
+    """How a trained classifier of volumes is applied."""
+
+    volumes_per_batch: int = Field(default=2, ge=1, description="Volumes that the network sees at once.")
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="bfloat16 is faster on GPUs that have it, and slower on most CPUs."
+    )
 
 
 class VolumeSettings(Settings):
@@ -95,6 +121,23 @@ def _load_random(checkpoint: Checkpoint, settings: Any, *, channels: Sequence[st
     from fintune_xr.models.vjepa2.embedding import random_embedding_model
 
     return random_embedding_model(settings, device=device)
+
+
+def _load_classifier(checkpoint: Checkpoint, settings: Any, *, channels: Sequence[str], device: str) -> Model:  # noqa: ARG001
+    from fintune_xr.models.vjepa2.classifier import load_classifier
+
+    return load_classifier(checkpoint, settings, device=device)
+
+
+def _classifier_sizes(
+    checkpoint: Checkpoint, settings: Any, shape: tuple[int, ...]  # noqa: ARG001
+) -> Mapping[str, int | Sequence[str]]:  # fmt: skip
+    from fintune_xr.models.vjepa2.adapter import check_grid
+
+    stated = ClassifierArchitecture.model_validate(read_state(checkpoint)["architecture"])
+    depth, height, width = shape
+    check_grid(stated.encoder, (depth, height, width), stated.crop_px)
+    return {n.FEATURE: stated.encoder.width, n.CLASS: list(stated.classes)}
 
 
 def _sizes(checkpoint: Checkpoint, settings: Any, shape: tuple[int, ...]) -> Mapping[str, int]:
@@ -150,4 +193,8 @@ VJEPA2_KIND: Final = ModelKind(
 RANDOM_KIND: Final = ModelKind(
     "vit3d_random", SCORES, RandomEncoderSettings, load=_load_random, pools=True, has_weights=False,
     sizes=_random_sizes,
+)  # fmt: skip
+CLASSIFIER_KIND: Final = ModelKind(
+    VOLUME_CLASSIFIER, SCORES, VolumeClassifierSettings, load=_load_classifier, recognises=says_kind(VOLUME_CLASSIFIER),
+    planes=own_planes, pools=True, sizes=_classifier_sizes,
 )  # fmt: skip

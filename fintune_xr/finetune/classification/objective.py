@@ -1,0 +1,151 @@
+"""Learning classes: each scan weighted, judged by the balanced accuracy of participants."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fintune_xr.errors import FintuneValueError, TileReadError
+from fintune_xr.finetune.classification.features import Labelled, participants_balanced_accuracy, scan_weights
+from fintune_xr.finetune.classification.loss import weighted_loss
+from fintune_xr.finetune.classification.settings import ClassTrainSettings
+from fintune_xr.finetune.classification.volumes import Values, VolumeSamples, VolumeTiles
+from fintune_xr.finetune.encoders import Encoder, frozen_blocks
+from fintune_xr.finetune.objective import Measure, Validation
+from fintune_xr.models.vjepa2.classifier import VolumeClassifier
+from fintune_xr.models.vjepa2.embedding import applied
+
+LOGGER = logging.getLogger(__name__)
+
+BALANCED: Final = "val_balanced_accuracy"
+
+Embeddings = NDArray[np.float32]
+
+
+class ClassObjective:
+    """Weighted cross entropy of scans; the score is the balanced accuracy of val's participants.
+
+    The head's standardisation is that of the train scans as the encoder gives them at the start.
+    """
+
+    score = BALANCED
+    measures = (BALANCED,)
+
+    def __init__(self, settings: ClassTrainSettings, network: VolumeClassifier, encoder: Encoder) -> None:
+        self.settings, self.network = settings, network
+        self.values = Values(network.architecture.normalisation, network.architecture.clip_percentile)
+        self.wakes = _first_awake(settings, encoder)
+        self.is_new = True
+        self._names: Sequence[str] = ()
+
+    def samples(self, tiles: VolumeTiles, folder: Path) -> VolumeSamples:  # noqa: ARG002
+        """Every train scan once an epoch; as embeddings as long as the encoder rests and nothing is varied.
+
+        Raises FintuneValueError for a class without scans.
+        """
+        n_classes = len(self.network.architecture.classes)
+        sound, embedding = self._sound(tiles)
+        self._names = sound.names
+        weight = scan_weights(sound.label, sound.participant, n_classes, self.settings.class_weights)
+        if self.is_new:
+            self.network.standardise(embedding)
+        augmentation = self.settings.volume_augmentation
+        stored = embedding if augmentation.is_off else None
+        return VolumeSamples(
+            sound, weight, self.values, augmentation, seed=self.settings.seed, embedding=stored, wakes=self.wakes
+        )
+
+    def loss(self, output: torch.Tensor, target: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Loss of a batch. Raises FintuneValueError that names the scans where it is no number."""
+        label, weight, index = target
+        loss = weighted_loss(output, label, weight.to(output.device, torch.float32))
+        if not torch.isfinite(loss):
+            names = ", ".join(str(self._names[int(one)]) for one in index)
+            raise FintuneValueError(
+                f"the loss of scans {names} is no number. Take a smaller learning_rate, or precision=float32."
+            )
+        return loss
+
+    def held_out(self, tiles: VolumeTiles) -> Measure:
+        """Loss and balanced accuracy on `tiles`, whose volumes are read again once the encoder has learned."""
+        sound, at_rest = self._sound(tiles)
+        n_classes = len(self.network.architecture.classes)
+        present = np.unique(sound.label)
+        weight = np.ones(len(sound))
+        if present.size == n_classes:
+            weight = scan_weights(sound.label, sound.participant, n_classes, self.settings.class_weights)
+        began = self._fingerprint()
+
+        def measure(_: bool) -> Validation:
+            rests = self._fingerprint() == began
+            return self._validation(sound, at_rest if rests else self._embedded(sound), weight)
+
+        return measure
+
+    def _validation(self, tiles: VolumeTiles, embedding: Embeddings, weight: NDArray[np.float64]) -> Validation:
+        device = self.network.mean.device
+        self.network.eval()
+        with torch.inference_mode():
+            logits = self.network.logits(torch.from_numpy(embedding).to(device)).float().cpu()
+        loss = weighted_loss(logits, torch.from_numpy(tiles.label), torch.from_numpy(weight).float())
+        scans = Labelled(logits.numpy(), tiles.label, tiles.participant)
+        score = participants_balanced_accuracy(logits.numpy(), scans)
+        return Validation(float(loss), score, {BALANCED: score})
+
+    def _fingerprint(self) -> list[float]:
+        """Numbers that change when the encoder learns, without a second copy of it."""
+        return [float(one.detach().double().abs().sum()) for one in self.network.encoder.parameters()]
+
+    def _sound(self, tiles: VolumeTiles) -> tuple[VolumeTiles, Embeddings]:
+        """The scans that have an embedding, and these embeddings by the encoder as it is now."""
+        if tiles.embedding is not None:
+            return tiles, tiles.embedding
+        sound = [index for index in range(len(tiles)) if self._is_sound(tiles, index)]
+        if not sound:
+            raise FintuneValueError(f"none of {len(tiles)} scans can be used: each holds one value alone")
+        kept = VolumeTiles(
+            [tiles.names[index] for index in sound], tiles.channels, tiles.image, tiles.row[sound], tiles.label[sound],
+            tiles.participant[sound], tiles.classes,
+        )  # fmt: skip
+        return kept, self._embedded(kept)
+
+    def _is_sound(self, tiles: VolumeTiles, index: int) -> bool:
+        try:
+            self.values.of(tiles.read(index))
+        except TileReadError as error:
+            LOGGER.warning("%s is left out: %s", tiles.names[index], error.reason)
+            return False
+        return True
+
+    def _embedded(self, tiles: VolumeTiles) -> Embeddings:
+        """Embeddings of all scans, in batches, by the encoder at rest."""
+        encoder, size = self.network.encoder, self.settings.encoder.volumes_per_batch
+        mode = encoder.training
+        encoder.eval()
+        try:
+            made = [
+                applied(
+                    encoder,
+                    np.stack([self.values.of(tiles.read(index)) for index in range(at, min(at + size, len(tiles)))]),
+                    self.settings.precision,
+                )
+                for at in range(0, len(tiles), size)
+            ]
+        finally:
+            encoder.train(mode)
+        return np.concatenate(made)
+
+
+def _first_awake(settings: ClassTrainSettings, encoder: Encoder) -> int:
+    """The first epoch in which any of the encoder learns; `settings.epochs` where none does."""
+    n_blocks = len(encoder.blocks)
+    for epoch in range(settings.epochs):
+        if frozen_blocks(settings, encoder, epoch) < n_blocks:
+            return epoch
+    return settings.epochs
