@@ -25,27 +25,37 @@ def annotate(cohort: Cohort, source: str | Path, request: AnnotateRequest) -> La
 
 
 def training_tiles(
-    cohort: Cohort, settings: Any, start: Checkpoint | None, markers: Sequence[str]  # noqa: ARG001
+    cohort: Cohort, settings: Any, start: Checkpoint | None, markers: Sequence[str]
 ) -> TrainingTiles:  # fmt: skip
-    """Raises FintuneValueError: nothing is trained on volumes yet."""
-    raise FintuneValueError(f"{cohort.url} holds volumes, and nothing is trained on volumes in this release")
+    """Scans with a class of the parts train and val; settings with the names of the classes."""
+    from fintune_xr.pipelines.classification.training import volumes_for_training
+
+    return volumes_for_training(cohort, settings, start, markers)
 
 
-def evaluate(cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:  # noqa: ARG001
-    """Raises FintuneValueError: runs on volumes are not scored yet."""
-    raise FintuneValueError(f"{cohort.url} holds volumes, and runs on volumes are not scored in this release")
+def evaluate(cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:
+    """Scores (run) of participants, of eyes and scans, and of groups of participants."""
+    from fintune_xr.pipelines.classification.evaluate import evaluate_classes
+
+    return evaluate_classes(cohort, request)
 
 
 def score_table(scores: xr.Dataset) -> pd.DataFrame:
-    """A row per run."""
-    return pd.DataFrame({"run": scores["run"].values})
+    """A row per run, with its rank."""
+    from fintune_xr.pipelines.classification.evaluate import class_table
+
+    return class_table(scores)
 
 
-def score_lines(scores: xr.Dataset) -> list[str]:  # noqa: ARG001
-    """Nothing."""
-    return []
+def score_lines(scores: xr.Dataset) -> list[str]:
+    """Who was scored, and how ranks are shared."""
+    from fintune_xr.pipelines.classification.evaluate import class_lines
+
+    return class_lines(scores)
 
 
 def exports() -> Mapping[str, Export]:
-    """None yet."""
-    return {}
+    """Tables of runs, the leaderboard, and what belongs beside each probe or training."""
+    from fintune_xr.pipelines.classification.exports import EXPORTS
+
+    return EXPORTS

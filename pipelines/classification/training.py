@@ -1,0 +1,105 @@
+"""Scans of a cohort in the form that a classifier of volumes learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from fintune_xr import names as n
+from fintune_xr.errors import FintuneValueError, SplitError, unknown_name
+from fintune_xr.finetune.classification.features import first_scans
+from fintune_xr.finetune.classification.settings import ClassTrainSettings
+from fintune_xr.finetune.classification.volumes import VolumeTiles
+from fintune_xr.models.checkpoints import Checkpoint
+from fintune_xr.pipelines.classification.scans import Scans, has_column, labelled_scans, with_vectors
+from fintune_xr.pipelines.console import say
+from fintune_xr.pipelines.requests import TrainingTiles
+from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.runs.writer import IDENTITY, run_attrs
+from fintune_xr.text import text_array, texts
+
+# What an encoder's embedding depends on besides its weights.
+_OF_EMBEDDING: Final = ("which", "normalisation", "clip_percentile", "heads", "epsilon", "crop_px", "precision")
+
+
+def volumes_for_training(
+    cohort: Cohort, settings: ClassTrainSettings, start: Checkpoint | None, devices: Sequence[str]
+) -> TrainingTiles:
+    """Scans with a class of the parts train and val, of these devices or of all; settings with the names of classes.
+
+    Embeddings that a run of the same weights and settings has stored come along. With `overfit` both parts are the
+    same few scans of train.
+
+    Raises UnknownNameError for a device without labelled scans, SplitError where a part has none.
+    """
+    scans = labelled_scans(cohort, n.TRAIN, n.VAL)
+    for device in devices:
+        if device not in scans.device:
+            raise unknown_name("device with labelled scans", device, sorted(set(scans.device.tolist())))
+    if devices:
+        scans = scans.only(np.isin(scans.device, list(devices)))
+    if settings.scans == "first":
+        scans = scans.only(first_scans(scans.participant, scans.tile))
+    parts = {part: scans.within(part) for part in (n.TRAIN, n.VAL)}
+    if settings.overfit:
+        parts = dict.fromkeys(parts, _few(parts[n.TRAIN], settings.overfit))
+    if empty := [part for part, one in parts.items() if not one.tile.size]:
+        raise SplitError(f"{cohort.url}: no scan with a class in part {' and '.join(empty)}")
+    made = {part: _tiles(cohort, one, settings, start) for part, one in parts.items()}
+    return made, settings.model_copy(update={"classes": scans.classes})
+
+
+def _few(scans: Scans, number: int) -> Scans:
+    """The first scans of each class by id.
+
+    Raises FintuneValueError where a class has fewer.
+    """
+    order = np.argsort(scans.tile)
+    chosen = []
+    for label, name in enumerate(scans.classes):
+        mine = order[scans.label[order] == label][:number]
+        if mine.size < number:
+            raise FintuneValueError(f"overfit: expected {number} train scans of class {name}, got {mine.size}")
+        chosen.append(mine)
+    return scans.only(np.concatenate(chosen))
+
+
+def _tiles(cohort: Cohort, scans: Scans, settings: ClassTrainSettings, start: Checkpoint | None) -> VolumeTiles:
+    images = cohort.images(lazy=False)
+    at = {tile: row for row, tile in enumerate(text_array(images[n.TILE]).tolist())}
+    run = _run_of(cohort, settings, start)
+    embedding: NDArray[np.float32] | None = None
+    if run:
+        scans, embedding = with_vectors(cohort, run, n.EMBEDDING, scans)
+        say(f"train: embeddings of the encoder at rest are those of run {run}")
+    made = VolumeTiles(
+        names=scans.tile.tolist(),
+        channels=tuple(texts(images[n.CHANNEL])),
+        image=zarr.open_array(cohort.location.zarr(), path=f"{n.IMAGES}/{n.IMAGE}", mode="r"),
+        row=np.array([at[tile] for tile in scans.tile.tolist()], np.int64),
+        label=scans.label,
+        participant=scans.participant,
+        classes=scans.classes,
+    )
+    return replace(made, embedding=embedding)
+
+
+def _run_of(cohort: Cohort, settings: ClassTrainSettings, start: Checkpoint | None) -> str:
+    """A finished run of embeddings by the same weights under the same settings; empty where there is none."""
+    wanted = settings.encoder.as_dict()
+    for run in cohort.run_names() if start is not None and start.path else ():
+        if not has_column(cohort, run, n.EMBEDDING):
+            continue
+        identity: dict[str, Any] = run_attrs(cohort, run)[IDENTITY]
+        stored = identity.get("settings", {})
+        is_same = start is not None and identity.get("checkpoint_sha256") == start.sha256
+        is_same &= all(key in stored and stored[key] == wanted[key] for key in _OF_EMBEDDING)
+        states = cohort.run(run, lazy=False)[n.STATE].values if is_same else np.zeros(0)
+        if is_same and states.size == cohort.images_group().n_tiles and not (states == n.PENDING).any():
+            return run
+    return ""

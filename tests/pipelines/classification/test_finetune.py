@@ -1,0 +1,161 @@
+"""From a cohort of volumes to a leaderboard: embed, probe, fine-tune, score, write."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import zarr
+from labelled_volumes import CLASSES, make_volumes, participants
+from sklearn.metrics import balanced_accuracy_score
+from volume_weights import learned_state
+
+from fintune_xr import names as n
+from fintune_xr.errors import SplitError
+from fintune_xr.metrics.classification.units import softmax
+from fintune_xr.pipelines.classification.evaluate import MAJORITY
+from fintune_xr.pipelines.classification.leaderboard import leaderboard
+from fintune_xr.pipelines.steps.evaluate import evaluate, score_lines, score_table
+from fintune_xr.pipelines.steps.export import export
+from fintune_xr.pipelines.steps.infer import infer
+from fintune_xr.pipelines.steps.train import train
+from fintune_xr.pipelines.studies.probe import probe
+from fintune_xr.splits.assignment import split_digest
+from fintune_xr.store.cohort import open_cohort
+from fintune_xr.store.split import DIGEST, split_column
+
+PEOPLE = participants()
+HEADS = ["model.heads=3"]
+QUICK = ["c=0.01,1", "inner_folds=2"]
+TUNED = ["encoder.heads=3", "epochs=2", "unfreeze_at_epoch=1", "batch_size=8", "warmup_epochs=0", "learning_rate=1e-2"]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a store, the weights of an encoder, and a classifier made of it; all runs in the store."""
+    where = tmp_path_factory.mktemp("oct")
+    store = where / "oct.zarr"
+    make_volumes(store, PEOPLE)
+    torch.save({"model_state_dict": {f"context_encoder.{k}": v for k, v in learned_state().items()}}, where / "w.pt")
+    infer(store, run="enc", model=str(where / "w.pt"), overrides=HEADS)
+    infer(store, run="profile", model="volume_profile")
+    probe(store, runs=["enc", "profile"], overrides=QUICK)
+    train(store, run_name="tuned", model=str(where / "w.pt"), out=where / "models", overrides=TUNED)
+    infer(store, run="tuned", model=str(where / "models" / "tuned"))
+    return where
+
+
+def test_training_takes_stored_embeddings(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    read: list[str] = []
+    original = zarr.Array.__getitem__
+
+    def counting(self: Any, key: Any) -> Any:
+        read.append(self.path.strip("/"))
+        return original(self, key)
+
+    monkeypatch.setattr(zarr.Array, "__getitem__", counting)
+    told = ["encoder.heads=3", "epochs=2", "batch_size=8"]
+    train(done / "oct.zarr", run_name="rest", model=str(done / "w.pt"), out=tmp_path, overrides=told)
+    assert "are those of run enc" in capsys.readouterr().err
+    assert f"{n.IMAGES}/{n.IMAGE}" not in read
+    # With another normalisation they are others, and volumes are read.
+    other = [*told, "encoder.normalisation=percentile_gamma"]
+    train(done / "oct.zarr", run_name="other", model=str(done / "w.pt"), out=tmp_path, overrides=other)
+    assert f"{n.IMAGES}/{n.IMAGE}" in read
+
+
+def test_a_fine_tuned_classifier_stores_embeddings_and_logits(done: Path) -> None:
+    found = open_cohort(done / "oct.zarr").run("tuned", lazy=False).load()
+    assert found[n.LOGITS].shape == (len(PEOPLE) * 2, 4)
+    assert found[n.EMBEDDING].shape == (len(PEOPLE) * 2, 24)
+    assert found[n.CLASS].values.tolist() == list(CLASSES)
+    record = json.loads((done / "models" / "tuned" / "training.json").read_text())
+    scores = evaluate(done / "oct.zarr", runs=["tuned"], split="val", resamples=20)
+    val = float(scores[n.BALANCED_ACCURACY].sel({n.RUN: "tuned"}))
+    assert val == pytest.approx(record["best_val_balanced_accuracy"])
+
+
+def test_scores_for_people(done: Path) -> None:
+    scores = evaluate(done / "oct.zarr", resamples=50)
+    table = score_table(scores)
+    assert set(table[n.RUN]) == {"enc-logistic", "profile-logistic", "tuned", MAJORITY}
+    assert score_lines(scores)[0].startswith("participants: healthy 5, pre_diabetes 5")
+
+
+def test_the_leaderboard_is_written(done: Path, tmp_path: Path) -> None:
+    made = export(done / "oct.zarr", to="leaderboard", out=tmp_path)
+    assert {path.name for path in made} >= {
+        "leaderboard.csv",
+        "leaderboard.md",
+        "leaderboard.png",
+        "confusion_tuned.png",
+    }
+    assert all(path.stat().st_size > 500 for path in made)
+    table = pd.read_csv(tmp_path / "leaderboard.csv", keep_default_na=False)
+    assert table["rank"].is_monotonic_increasing
+    assert dict(zip(table["run"], table["mode"], strict=True)) == {
+        "enc-logistic": "logistic", "profile-logistic": "logistic", "tuned": "fine-tuned", MAJORITY: "majority class",
+    }  # fmt: skip
+    assert dict(zip(table["run"], table["encoder"], strict=True))["enc-logistic"] == "enc"
+    scores = open_cohort(done / "oct.zarr").metrics("test")
+    for row in table.itertuples():
+        stored = float(scores[n.BALANCED_ACCURACY].sel({n.RUN: row.run}))
+        assert float(table.loc[row.Index, "test balanced_accuracy"]) == pytest.approx(stored)
+    # The best floor differs from itself by nothing.
+    floors = table[table["run"].isin(["profile-logistic", MAJORITY])]
+    assert float(floors["test difference to floor"].astype(float).max()) == 0
+    assert (tmp_path / "leaderboard.md").read_text().count("\n| ") == len(table) + 1
+
+
+def test_artefacts_can_be_judged_again(done: Path, tmp_path: Path) -> None:
+    export(done / "oct.zarr", to="artefacts", out=tmp_path)
+    scores = open_cohort(done / "oct.zarr").metrics("test")
+    for run in ("enc-logistic", "tuned"):
+        folder = tmp_path / run
+        assert {path.name for path in folder.iterdir()} >= {
+            "head.pt", "class_to_idx.json", "config.yaml", "val_preds.parquet", "test_preds.parquet",
+            "confusion_val.png", "manifest.tsv", "environment.txt", "record.json",
+        }  # fmt: skip
+        found = pd.read_parquet(folder / "test_preds.parquet")
+        assert len(found) == 20
+        again = balanced_accuracy_score(found["y_true"], np.stack(found["logits"].to_list()).argmax(1))
+        assert again == pytest.approx(float(scores[n.BALANCED_ACCURACY].sel({n.RUN: run})))
+        np.testing.assert_array_equal(found["y_pred"], np.stack(found["logits"].to_list()).argmax(1))
+        one = found.iloc[0]
+        mean = np.mean([softmax(scan["logits"]) for scan in one["scans"]], axis=0)
+        np.testing.assert_allclose(np.exp(one["logits"]), mean, rtol=1e-5)
+    assert json.loads((tmp_path / "tuned" / "class_to_idx.json").read_text()) == {c: i for i, c in enumerate(CLASSES)}
+    rows = pd.read_csv(tmp_path / "tuned" / "manifest.tsv", sep="\t", dtype=str)
+    stored = split_column(open_cohort(done / "oct.zarr")).attrs[DIGEST]
+    assert split_digest(dict(zip(rows["tile"], rows["split"], strict=True))) == stored
+    assert "torch==" in (tmp_path / "tuned" / "environment.txt").read_text()
+    assert (tmp_path / "tuned" / "best.ckpt").read_bytes() == (done / "models" / "tuned" / "model.pt").read_bytes()
+    head = torch.load(tmp_path / "enc-logistic" / "head.pt", weights_only=True)
+    assert head["state"]["weight"].shape == (4, 24)
+
+
+def test_a_classifier_that_has_seen_the_test_part_is_refused(done: Path, tmp_path: Path) -> None:
+    shutil.copytree(done / "oct.zarr", tmp_path / "oct.zarr")
+    cohort = open_cohort(tmp_path / "oct.zarr")
+    column = split_column(cohort)
+    parts = np.array(column[:])
+    swapped = np.where(parts == n.TRAIN, n.TEST, np.where(parts == n.TEST, n.TRAIN, parts))
+    column[:] = swapped.astype(np.dtypes.StringDType())
+    tiles = cohort.images(lazy=False)[n.TILE].values
+    column.attrs[DIGEST] = split_digest({str(t): str(p) for t, p in zip(tiles, swapped, strict=True)})
+    for run in ("tuned", "enc-logistic"):
+        with pytest.raises(SplitError, match="has seen in training"):
+            evaluate(tmp_path / "oct.zarr", runs=[run])
+
+
+def test_leaderboard_of_chosen_runs(done: Path) -> None:
+    table = leaderboard(open_cohort(done / "oct.zarr"), ["tuned"])
+    assert sorted(table["run"]) == sorted([MAJORITY, "tuned"])
