@@ -9,7 +9,7 @@ import platform
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,7 @@ from fintune_xr.errors import FintuneValueError
 from fintune_xr.finetune.classification.probe_settings import ProbeSettings
 from fintune_xr.metrics.classification import kernels
 from fintune_xr.metrics.classification.units import by_unit, most_probable
+from fintune_xr.pipelines.classification.probing import PROBE, fitted
 from fintune_xr.pipelines.classification.scans import Scans, labelled_scans, runs_with, with_vectors
 from fintune_xr.pipelines.requests import ExportRequest
 from fintune_xr.settings import validated
@@ -30,8 +31,6 @@ from fintune_xr.store.lineage.training_exposure import require_unseen
 from fintune_xr.store.runs.writer import IDENTITY, PROVENANCE, run_attrs
 from fintune_xr.store.split import require_split
 from fintune_xr.text import texts
-
-PROBE: Final = "probe"
 
 
 def write_artefacts(cohort: Cohort, request: ExportRequest) -> list[Path]:
@@ -158,8 +157,6 @@ def _probe_head(cohort: Cohort, run: str, scans: Scans) -> dict[str, Any]:
     Raises FintuneValueError where it would not give the logits that are stored.
     """
     import torch
-
-    from fintune_xr.pipelines.studies.probe import fitted
 
     identity = run_attrs(cohort, run)[IDENTITY]
     told = {key: value for key, value in identity[PROBE].items() if key != "head"}

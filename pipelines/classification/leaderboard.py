@@ -15,6 +15,7 @@ from fintune_xr.errors import FintuneValueError
 from fintune_xr.models.vjepa2.kind import RANDOM_KIND, VOLUME_CLASSIFIER
 from fintune_xr.models.volume_profile.kind import VOLUME_PROFILE
 from fintune_xr.pipelines.classification.evaluate import MAJORITY, evaluate_classes, ranks_of, texts_of
+from fintune_xr.pipelines.classification.probing import PROBE
 from fintune_xr.pipelines.classification.scans import labelled_scans, runs_with
 from fintune_xr.pipelines.requests import EvaluateRequest, ExportRequest
 from fintune_xr.store.cohort import Cohort
@@ -23,7 +24,6 @@ from fintune_xr.store.lineage.depends_on import SOURCES, doubt, tiles_in
 from fintune_xr.store.runs.writer import IDENTITY, run_attrs
 from fintune_xr.store.split import judging_part
 
-PROBE: Final = "probe"
 RESAMPLES: Final = 1000
 
 

@@ -14,14 +14,13 @@ from fintune_xr import names as n
 from fintune_xr.datasets import SCHEMA_VERSION
 from fintune_xr.errors import FintuneValueError, RunMismatchError
 from fintune_xr.finetune.classification.features import (
-    Labelled,
-    first_scans,
     folds_of,
     participants_balanced_accuracy,
     require_every_class,
 )
 from fintune_xr.finetune.classification.heads import Head, fit_head
 from fintune_xr.finetune.classification.probe_settings import ProbeSettings
+from fintune_xr.pipelines.classification.probing import PROBE, fitted, labelled_vectors
 from fintune_xr.pipelines.classification.scans import Scans, labelled_scans, require_column, with_vectors
 from fintune_xr.pipelines.console import progress, say
 from fintune_xr.provenance import provenance
@@ -36,7 +35,6 @@ from fintune_xr.tasks.product import SCORES
 from fintune_xr.tasks.records import ShardPlan, ShardReceipt, TileResult
 from fintune_xr.tasks.task import CLASSIFICATION
 
-PROBE: Final = "probe"
 METRICS: Final = "metrics/probe"
 _LISTED: Final = ("head", "c", "k", "weight_decay")
 
@@ -102,23 +100,6 @@ def listed(overrides: Sequence[str]) -> list[str]:
 def probed_name(run: str, head: str) -> str:
     """Name of the run of a head."""
     return f"{run}-{head}"
-
-
-def fitted(
-    cohort: Cohort, run: str, head: str, settings: ProbeSettings, scans: Scans, *, val: bool = True
-) -> Head:  # fmt: skip
-    """The head as it is fitted to the train scans of `scans`, the same each time."""
-    train = _labelled(cohort, run, scans.within(n.TRAIN), settings)
-    held_out = _labelled(cohort, run, scans.within(n.VAL), settings) if val and n.VAL in scans.part else None
-    return fit_head(head, train, held_out, settings, n_classes=len(scans.classes))
-
-
-def _labelled(cohort: Cohort, run: str, scans: Scans, settings: ProbeSettings) -> Labelled:
-    done, value = with_vectors(cohort, run, n.EMBEDDING, scans)
-    if settings.scans == "first":
-        chosen = first_scans(done.participant, done.tile)
-        done, value = done.only(chosen), value[chosen]
-    return done.with_values(value)
 
 
 def _probed(
@@ -259,7 +240,7 @@ def _fold_scores(
     cohort: Cohort, runs: Sequence[str], settings: ProbeSettings, scans: Scans
 ) -> Iterator[tuple[tuple[int, int, int], float]]:
     for encoder, run in enumerate(runs):
-        data = _labelled(cohort, run, scans, settings)
+        data = labelled_vectors(cohort, run, scans, settings)
         fold = folds_of(data.label, data.participant, settings.folds, settings.seed)
         for head, name in enumerate(settings.head):
             for one in range(settings.folds):
