@@ -24,6 +24,9 @@ Opens: TypeAlias = Callable[[Path], Mapping[str, Any]]
 RunSizes: TypeAlias = Callable[[Checkpoint, Any, tuple[int, ...]], Mapping[str, int | Sequence[str]]]
 """What lies along the further dims of a run's columns, of checkpoint, settings and the shape (…, y, x) of tiles."""
 
+RunAttrs: TypeAlias = Callable[[Checkpoint], Mapping[str, Mapping[str, Any]]]
+"""Attributes of a run's arrays, by their names, of the checkpoint."""
+
 
 class Load(Protocol):
     """The model of a checkpoint on a device, for tiles with these channels; imports its library when called."""
@@ -50,10 +53,10 @@ class ModelKind:
     another was given. `published` are weights that have a name. `planes` finds in the entries of a weights file and
     in the record beside it which image planes they were trained on; None for models that are shown the planes that
     the settings name. `opens` reads files of this kind that hold more than tensors and plain values, and `sizes`
-    says what lies along the dims of a run's columns beyond `tile`, for products that have such. `promptable`
-    loads, onto a device, the `fintune_xr.models.sam.masks.Promptable` of weights that can be asked by points. `pools`
-    is whether patches of several tiles fit into one batch. Weights, runs and commands written under a `former` name
-    go on to be understood.
+    says what lies along the dims of a run's columns beyond `tile`, for products that have such; `attrs` gives
+    attributes of a run's arrays. `promptable` loads, onto a device, the `fintune_xr.models.sam.masks.Promptable` of
+    weights that can be asked by points. `pools` is whether patches of several tiles fit into one batch. Weights, runs
+    and commands written under a `former` name go on to be understood.
     """
 
     name: str
@@ -71,6 +74,7 @@ class ModelKind:
     former: tuple[str, ...] = ()
     opens: Opens | None = None
     sizes: RunSizes | None = None
+    attrs: RunAttrs | None = None
 
     @property
     def words(self) -> tuple[str, ...]:

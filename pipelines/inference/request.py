@@ -96,6 +96,12 @@ def run_sizes(cohort: Cohort, checkpoint: Checkpoint, settings: Settings) -> Siz
     return sizes(checkpoint, settings, tuple(images.shape[2:]))
 
 
+def run_array_attrs(checkpoint: Checkpoint) -> Mapping[str, Mapping[str, Any]] | None:
+    """Attributes of the run's arrays; None where its model says nothing of them."""
+    attrs = kind_named(checkpoint.kind).attrs
+    return None if attrs is None else attrs(checkpoint)
+
+
 def run_context(
     cohort: Cohort, run: str, checkpoint: Checkpoint, settings: InferSettings, profile: Profile
 ) -> BlockContext:

@@ -22,7 +22,14 @@ from fintune_xr.models.registry import kind_named
 from fintune_xr.pipelines.console import progress, say
 from fintune_xr.pipelines.inference.before_deadline import infer_block_in_time, infer_block_isolated_in_time
 from fintune_xr.pipelines.inference.block import BlockContext
-from fintune_xr.pipelines.inference.request import InferSettings, asked_or_stored, run_context, run_identity, run_sizes
+from fintune_xr.pipelines.inference.request import (
+    InferSettings,
+    asked_or_stored,
+    run_array_attrs,
+    run_context,
+    run_identity,
+    run_sizes,
+)
 from fintune_xr.pipelines.steps.positivity import apply_positivity, is_counted, last_rule, parse_rule
 from fintune_xr.pipelines.workers.devices import profile_and_rest
 from fintune_xr.provenance import provenance
@@ -85,7 +92,7 @@ def infer(
     kind = kind_named(checkpoint.kind)
     with writing_run(
         cohort, run, identity=identity, facts=facts, product=kind.product, restart=restart, retry=retry_quarantined,
-        sizes=run_sizes(cohort, checkpoint, context.settings),
+        sizes=run_sizes(cohort, checkpoint, context.settings), attrs=run_array_attrs(checkpoint),
     ) as writer:  # fmt: skip
         n_new = _segment_pending(writer, context, profile, in_parts(cohort, parts))
         has_ended = writer.finish()

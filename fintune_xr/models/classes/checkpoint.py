@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from fintune_xr import names as n
 from fintune_xr.errors import CheckpointError
 from fintune_xr.models.checkpoints import Checkpoint, load_weights_file
 from fintune_xr.settings import validated
@@ -19,3 +22,19 @@ def trained_classes(checkpoint: Checkpoint) -> ClassMap:
     if not isinstance(architecture, dict) or "class_map" not in architecture:
         raise CheckpointError(f"{checkpoint.path}: expected a network of classes, found one that knows none")
     return validated(ClassMap, architecture["class_map"], where=checkpoint.path)
+
+
+def class_sizes(checkpoint: Checkpoint, settings: Any, shape: tuple[int, ...]) -> Mapping[str, list[str]]:  # noqa: ARG001
+    """Names of the classes along the columns of a run.
+
+    Raises CheckpointError for a network that gives no classes.
+    """
+    return {n.CLASS: list(trained_classes(checkpoint).names)}
+
+
+def class_attrs(checkpoint: Checkpoint) -> Mapping[str, Mapping[str, Any]]:
+    """What the numbers in a run's maps of classes stand for.
+
+    Raises CheckpointError for a network that gives no classes.
+    """
+    return {n.CLASSES: trained_classes(checkpoint).flags}

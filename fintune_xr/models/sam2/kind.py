@@ -97,6 +97,12 @@ def _load(checkpoint: Checkpoint, settings: Any, *, channels: Sequence[str], dev
     return load_sam2_segmenter(checkpoint, settings, channels=channels, device=device)
 
 
+def _promptable(checkpoint: Checkpoint, device: str) -> Any:
+    from fintune_xr.models.sam2.adapter import Sam2Prompts, load_sam2
+
+    return Sam2Prompts(load_sam2(checkpoint, device=device))
+
+
 def _published(name: str) -> Published:
     file = f"{name}.pt"
     return Published(name, file, sam_folder, TORCH_HOME_VARIABLE, lambda: ADDRESS + file)
@@ -104,5 +110,5 @@ def _published(name: str) -> Published:
 
 SAM2: Final = ModelKind(
     "sam2", INSTANCES, Sam2Settings, load=_load, recognises=_recognises, weights="SAM 2 (no entry model)",
-    published=MappingProxyType({name: _published(name) for name in SAM2_SIZES}),
+    published=MappingProxyType({name: _published(name) for name in SAM2_SIZES}), promptable=_promptable,
 )  # fmt: skip

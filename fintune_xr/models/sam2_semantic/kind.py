@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 from pydantic import Field
 
 from fintune_xr.models.checkpoints import Checkpoint, own_planes
+from fintune_xr.models.classes.checkpoint import class_attrs, class_sizes
 from fintune_xr.models.classes.settings import ClassArchitecture, ClassSettings
 from fintune_xr.models.kind import ModelKind, says_kind
 from fintune_xr.models.protocol import Model
@@ -45,11 +46,6 @@ def _load(checkpoint: Checkpoint, settings: Any, *, channels: Sequence[str], dev
 
 
 SAM2_SEMANTIC: Final = ModelKind(
-    "sam2_semantic",
-    CLASSES,
-    ClassSettings,
-    load=_load,
-    recognises=says_kind("sam2_semantic"),
-    planes=own_planes,
-    pools=True,
-)
+    "sam2_semantic", CLASSES, ClassSettings, load=_load, recognises=says_kind("sam2_semantic"), planes=own_planes,
+    pools=True, sizes=class_sizes, attrs=class_attrs,
+)  # fmt: skip

@@ -1,0 +1,92 @@
+"""Stained tissue from the command line: trained, applied, scored; weights of other classes are refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from class_runs import tissue_store
+
+from fintune_xr import names as n
+from fintune_xr.errors import FintuneValueError, RunMismatchError
+from fintune_xr.finetune.semantic.settings import Sam2TrainSettings
+from fintune_xr.pipelines.cli.app import run
+from fintune_xr.pipelines.steps.infer import infer
+from fintune_xr.pipelines.steps.split import split
+from fintune_xr.pipelines.steps.train import train
+from fintune_xr.settings import load_settings
+from fintune_xr.store.cohort import open_cohort
+from fintune_xr.tasks.class_map import ClassMap
+
+QUICK = ("epochs=1", "patches_per_epoch=4", "batch_size=2", "patch_px=64", "filters=[4,8,8]")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tissue_store(tmp_path_factory.mktemp("tissue"))
+    split(made, fractions=(0.5, 0.25, 0.25), seed=1)
+    return made
+
+
+def do(*words: str | Path) -> None:
+    assert run([str(word) for word in words]) == 0
+
+
+def test_train_infer_and_evaluate_from_the_command_line(store: Path, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    do("train", store, "--model", "semantic_unet", "--run-name", "small", "--out", models, *QUICK)
+    record = json.loads((models / "small" / "training.json").read_text())
+    assert record["state"] == "finished"
+    assert [name for name, _ in record["settings"]["classes"]["classes"]] == list(ClassMap().names)
+    assert len(record["settings"]["class_pixels"]) == 5
+    do("infer", store, "--run", "small", "--model", models / "small", "--cluster", "threads")
+    found = open_cohort(store).run("small", lazy=False)
+    assert found[n.CLASS].values.tolist() == list(ClassMap().names)
+    assert found[n.CLASSES].attrs[n.CLASS_MAP] == ClassMap().as_dict()
+    assert (found[n.STATE].values == n.DONE).all()
+    maps, counts = found[n.CLASSES].values, found[n.CLASS_PX].values
+    for label in range(1, 6):
+        np.testing.assert_array_equal((maps == label).sum((1, 2)), counts[:, label - 1])
+    do("evaluate", store, "--run", "small", "--split", "val")
+    scores = open_cohort(store).metrics(n.VAL)
+    log = list(csv.DictReader((models / "small" / "log.csv").open()))
+    best = max(float(row["perclass_dice_image_mean"]) for row in log)
+    assert float(scores["perclass_dice_image_mean"].sel({n.RUN: "small"})) == pytest.approx(best, abs=1e-6)
+
+
+def test_a_binary_task_is_a_class_map(store: Path, tmp_path: Path) -> None:
+    folder = train(
+        store, model="semantic_unet", run_name="tumor", out=tmp_path, config="he_tumor",
+        overrides=[*QUICK, "learning_rate=1e-3"],
+    )  # fmt: skip
+    infer(store, run="tumor", model=str(folder), cluster="threads")
+    found = open_cohort(store).run("tumor", lazy=False)
+    assert found[n.CLASS].values.tolist() == ["tumor"]
+    assert set(np.unique(found[n.CLASSES].values)) <= {0, 1, 255}
+
+
+def test_weights_of_other_classes_are_not_trained_on(store: Path, tmp_path: Path) -> None:
+    folder = train(
+        store, model="semantic_unet", run_name="tumor", out=tmp_path, overrides=[*QUICK, "classes={tumor:[1]}"]
+    )
+    with pytest.raises(RunMismatchError, match="trained on other classes"):
+        train(store, model=str(folder), run_name="more", out=tmp_path, overrides=QUICK)
+    with pytest.raises(FintuneValueError, match="expected a cohort"):
+        train(store, model="flow_unet", run_name="cells", out=tmp_path)
+
+
+def test_the_published_experiments_are_shipped() -> None:
+    third, second, first = (load_settings(Sam2TrainSettings, f"he_v{number}") for number in (3, 2, 1))
+    assert [(step.from_epoch, step.blocks, step.stages, step.encoder_learning_rate) for step in third.unfreezing] == [
+        (0, "all", None, None), (11, None, (3, 4), 6e-6), (26, 0, None, 6e-7),
+    ]  # fmt: skip
+    assert (third.learning_rate, third.learning_rate * third.final_rate) == (8e-5, pytest.approx(1e-6))
+    assert third.loss.model_dump() == {"mask": 5, "dice": 2, "iou": 1, "presence": 1, "gamma": 2}
+    assert (third.warmup_steps, third.weight_decay, third.patience, third.min_gain) == (250, 0.02, 10, 0.001)
+    assert [(view.patch_px, view.scale) for view in third.views] == [(512, 0.5), (1024, 1.0)]
+    assert (second.learning_rate * second.final_rate, second.epochs) == (pytest.approx(6e-6), 100)
+    assert (first.loss.mask, first.loss.dice, first.weight_decay, first.epochs) == (20, 1, 0.05, 150)
+    assert load_settings(Sam2TrainSettings, "he_tumor").classes is not None
