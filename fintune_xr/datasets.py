@@ -248,6 +248,18 @@ ANALYSIS: Final = DatasetSchema(
             _RMO, "str", "How p was found; where the variable is absent, by Student's t.", required=False
         ),
         n.P_RESOLUTION: VariableSpec(_RMO, "float64", "Smallest p that the method can tell.", required=False),
+        n.LOG_ODDS: VariableSpec(
+            _RMO, "float64", "Log odds of a cell being positive per unit of the outcome.", required=False
+        ),
+        n.LOG_ODDS_SE: VariableSpec(_RMO, "float64", "Standard error of log_odds.", required=False),
+        n.DISPERSION: VariableSpec(
+            _RMO, "float64", "Variance of the donors' counts over that of the binomial.", required=False
+        ),
+        n.COUNT_P: VariableSpec(_RMO, "float64", "Two-sided p-value of log_odds from Student's t.", required=False),
+        n.COUNT_Q: VariableSpec(
+            _RMO, "float64", "Benjamini-Hochberg q-value of count_p over the stored family.", required=False
+        ),
+        n.COUNT_REASON: VariableSpec(_RMO, "str", "Why there is no log_odds, empty where there is.", required=False),
     },
     coords={
         n.RUN: VariableSpec((n.RUN,), "str", "Model with its weights and settings applied to the cohort."),

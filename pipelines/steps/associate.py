@@ -14,6 +14,7 @@ from fintune_xr import names as n
 from fintune_xr.analysis.association import associate as correlate
 from fintune_xr.analysis.association import rank_correlation
 from fintune_xr.analysis.clinical import clinical_outcomes, read_clinical
+from fintune_xr.analysis.count_model import count_association
 from fintune_xr.analysis.outcomes import DEFAULT_OUTCOMES
 from fintune_xr.analysis.ratio import marker_ratio, ratio_bounds
 from fintune_xr.errors import FintuneError, FintuneValueError
@@ -46,6 +47,7 @@ def associate(
     `clinical` is a CSV or TSV with one row per donor; all known outcomes that it holds by default. With
     `covariates`, every rho is the partial Spearman correlation, also under other rules and of lost tiles. q is
     adjusted over markers and outcomes of a run.
+    Beside rho stand the log odds of an overdispersed binomial regression of the counts (`count_association`).
     The ratio under every positivity rule that was applied, and rho had the quarantined tiles been all
     positive or all negative, are stored beside it.
 
@@ -69,6 +71,7 @@ def associate(
         [
             ratio,
             correlate(ratio[n.RATIO], facts[n.OUTCOME_VALUE], covariates=adjusting),
+            count_association(ratio[n.N_POSITIVE], ratio[n.N_ALL], facts[n.OUTCOME_VALUE], covariates=adjusting),
             _bounds(cohort, names, ratio, facts, adjusting),
             _by_rule(cohort, names, facts, adjusting),
         ],

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
+import statsmodels.api as sm
 import xarray as xr
 from numpy.typing import NDArray
 from stores import add_tiles, annotate, assert_same_run, make_store, run_values, tile_names, tile_pixels
@@ -365,6 +366,10 @@ def _check_covariates(store: str, clinical: Path) -> None:
     for name in (n.RHO, "rho_if_lost_negative", "rho_if_lost_positive"):
         assert float(found[name].sel(at)) == pytest.approx(expected), name
     assert float(found["rho_by_rule"].sel({**at, n.RULE: "otsu"})) == pytest.approx(expected)
+    positive, total = (found[name].sel({n.RUN: "base", n.MARKER: "GFAP"}).values for name in (n.N_POSITIVE, n.N_ALL))
+    design = np.column_stack([np.ones(6), table.nft, table.age])
+    fit = sm.GLM(np.column_stack([positive, total - positive]), design, family=sm.families.Binomial()).fit()
+    assert float(found[n.LOG_ODDS].sel(at)) == pytest.approx(fit.params[1], rel=1e-6)
     drawn = bootstrap(store, scheme="tiles", resamples=20, seed=1).load()
     assert list(drawn.attrs["covariates"]) == ["age"]
     one = drawn.isel({n.RESAMPLE: 4}).sel({n.RUN: "base", n.MARKER: "GFAP"})

@@ -107,8 +107,26 @@ def association_section(contents: Statistics) -> Section:
         frozenset(np.flatnonzero(table[n.Q] < ALPHA).tolist()),
     )  # fmt: skip
     parts: list[Part] = [Note(text), *_reversed_scales(table), picture, listed]
+    parts += _count_parts(contents.analysis)
     parts += _lost_parts(contents.analysis, contents.rho_if_lost)
     return Section("associations", "Association with outcomes", tuple(parts), findings=tuple(findings(contents)))
+
+
+def _count_parts(analysis: xr.Dataset) -> list[Part]:
+    """The regression of the counts, where the store holds one: a second look that needs no ranks."""
+    if n.LOG_ODDS not in analysis:
+        return []
+    names = [n.LOG_ODDS, n.LOG_ODDS_SE, n.DISPERSION, n.COUNT_P, n.COUNT_Q, n.COUNT_REASON]
+    table = analysis[names].reset_coords(drop=True).to_dataframe().reset_index()[[*_RMO, *names]]
+    table = table.sort_values([n.COUNT_Q, n.COUNT_P], kind="stable", na_position="last")
+    adjusted = f", adjusted for {_covariates(analysis)}" if _covariates(analysis) else ""
+    caption = (
+        f"Counts as counts: log odds of a cell being positive per unit of the outcome{adjusted}, by binomial "
+        "regression whose variance is the dispersion times the binomial one; exploratory beside rho"
+    )
+    formats: dict[str, Format] = {n.COUNT_P: probability, n.COUNT_Q: probability, n.DISPERSION: decimals(1)}
+    formats |= dict.fromkeys([n.LOG_ODDS, n.LOG_ODDS_SE], decimals(3, signed=True))
+    return [Table("count_model", caption, table.reset_index(drop=True), formats, code=(n.OUTCOME,))]
 
 
 def _covariates(dataset: xr.Dataset) -> str:
