@@ -13,8 +13,9 @@ from xarray.core.indexing import IndexSelResult
 from xarray.indexes import Index
 
 from fintune_xr.errors import FintuneValueError, unknown_name
+from fintune_xr.store.zarr_io.portable import AS_VARIABLE_TEXT, plain_text
 
-Labels = NDArray[np.object_]
+Labels = NDArray[Any]
 Codes = tuple[NDArray[np.int64], dict[str, int]]
 
 
@@ -38,12 +39,15 @@ class GroupIndex(Index):
         if len(dims) != 1 or len(next(iter(dims))) != 1:
             raise FintuneValueError(f"labels of one index: expected coordinates along one dim, got {sorted(dims)}")
         ((dim,),) = dims
-        return cls(dim, {name: text_labels(variable.values) for name, variable in variables.items()})
+        return cls(dim, {name: plain_text(variable.values) for name, variable in variables.items()})
 
     def create_variables(self, variables: Mapping[Any, xr.Variable] | None = None) -> dict[Any, xr.Variable]:
         """The coordinates, with the attributes of `variables`."""
         attrs = {name: variable.attrs for name, variable in (variables or {}).items()}
-        return {name: xr.Variable((self.dim,), labels, attrs.get(name)) for name, labels in self.columns.items()}
+        return {
+            name: xr.Variable((self.dim,), labels, attrs.get(name), AS_VARIABLE_TEXT)
+            for name, labels in self.columns.items()
+        }
 
     def to_pandas_index(self) -> pd.Index:
         """All labels as levels, ids first, so that data frames made of a dataset carry them."""
@@ -165,11 +169,6 @@ class GroupIndex(Index):
         return (places >= ends[0]) & (places <= ends[1])
 
 
-def text_labels(values: NDArray[Any]) -> Labels:
-    """Labels as plain `str` in an array of objects, which all of xarray's tools and formats know."""
-    return np.array([str(value) for value in values.tolist()], dtype=object)
-
-
 def _plain(wanted: Any) -> Any:
     """Labels as an array of objects, or a single label."""
     values = getattr(wanted, "values", wanted)
@@ -198,6 +197,6 @@ def with_labels(dataset: xr.Dataset, **labels: Any) -> xr.Dataset:
             raise FintuneValueError(f"{name}: expected {len(index)} labels along {index.dim}, got {np.shape(values)}")
     names = list(index.columns)
     bare = dataset.drop_indexes(names).assign_coords(
-        {name: (index.dim, text_labels(np.asarray(values, dtype=object))) for name, values in labels.items()}
+        {name: (index.dim, plain_text(np.asarray(values, dtype=object))) for name, values in labels.items()}
     )
     return bare.set_xindex([*names, *(name for name in labels if name not in names)], GroupIndex)

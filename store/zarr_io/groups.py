@@ -19,6 +19,7 @@ from fintune_xr.errors import StoreDamagedError
 from fintune_xr.schema import DatasetSchema, VariableSpec, check_dataset
 from fintune_xr.store.zarr_io.location import Location, reading, writing
 from fintune_xr.store.zarr_io.locks import replacing
+from fintune_xr.store.zarr_io.portable import portable, stored_attributes
 from fintune_xr.store.zarr_io.recovery import GONE, OLD, recover_group, staged
 
 COMPLETE = "complete"
@@ -101,7 +102,9 @@ def open_dataset(location: Location, path: str, schema: DatasetSchema | None, *,
         raise StoreDamagedError(f"{path} in {location.url} was left half-written. Run the step that makes it again.")
     if schema is not None:
         check_dataset(dataset, schema)
-    return _chunked(dataset) if lazy else dataset
+    with reading(f"{location.url}/{path}"):
+        plain = portable(dataset)
+    return _chunked(plain) if lazy else plain
 
 
 def replace_group(location: Location, path: str, dataset: xr.Dataset, schema: DatasetSchema | None) -> None:
@@ -173,12 +176,15 @@ def _chunked(dataset: xr.Dataset) -> xr.Dataset:
     lazy = {}
     for name, array in dataset.data_vars.items():
         pixels = n.TILE in array.dims and n.Y in array.dims
+        if array.dtype.kind == "O":
+            # Text is small, and what is written needs to be looked at: left to xarray's own laziness.
+            continue
         lazy[name] = array.chunk({n.TILE: 1, n.Y: -1, n.X: -1} if pixels else {})
     return dataset.assign(lazy)
 
 
 def _write(location: Location, path: str, dataset: xr.Dataset, schema: DatasetSchema | None) -> None:
-    attrs = {**dataset.attrs, COMPLETE: False}
+    attrs = {**stored_attributes(dataset.attrs), COMPLETE: False}
     if schema is not None:
         attrs |= {"schema": schema.name, "schema_version": schema.version}
     store = location.zarr(read_only=False)
@@ -193,13 +199,14 @@ def _write(location: Location, path: str, dataset: xr.Dataset, schema: DatasetSc
 
 def _with_variable_text(dataset: xr.Dataset) -> xr.Dataset:
     """Fixed-width text has no settled form in Zarr v3; stored text is always of variable length."""
-    fixed = [name for name, array in dataset.variables.items() if array.dtype.kind in "UO"]
-    variable = {
-        name: xr.Variable(dataset[name].dims, dataset[name].values.astype(np.dtypes.StringDType()), dataset[name].attrs)
-        for name in fixed
-    }
-    coords = {name: array for name, array in variable.items() if name in dataset.coords}
-    return dataset.assign({k: v for k, v in variable.items() if k not in coords}).assign_coords(coords)
+    stored = {}
+    for name, array in dataset.variables.items():
+        text = array.dtype.kind in "UO"
+        values = array.values.astype(np.dtypes.StringDType()) if text else array._data
+        stored[name] = xr.Variable(array.dims, values, stored_attributes(array.attrs), array.encoding)
+    coords = {name: array for name, array in stored.items() if name in dataset.coords}
+    variables = {name: array for name, array in stored.items() if name not in coords}
+    return xr.Dataset(variables, xr.Coordinates(coords, indexes={}), dataset.attrs)
 
 
 def _encoding(array: xr.Variable) -> dict[str, Any]:
