@@ -28,7 +28,7 @@ from fintune_xr.finetune.settings import FitSettings
 from fintune_xr.finetune.steps import NetworkTraining, WholeFiles
 from fintune_xr.finetune.trainable import Trainable
 from fintune_xr.models.checkpoints import RECORD_FILE, WEIGHTS_FILE, Checkpoint
-from fintune_xr.models.devices import CPU, resolve_device, use_threads
+from fintune_xr.models.devices import CPU, TPU, resolve_device, use_threads
 from fintune_xr.models.registry import resolve_checkpoint
 from fintune_xr.provenance import provenance, settings_digest
 from fintune_xr.seeds import stream
@@ -88,7 +88,9 @@ def _to_the_end(
     """Trains, or goes on with it, until the folder holds the weights and a record that says so."""
     with _torch_state(settings):
         device = resolve_device(settings.device)
-        model = trainable(settings, start=start, channels=tiles.channels, device=device)
+        # To a TPU the trainer brings the network itself.
+        built_on = CPU if device == TPU else device
+        model = trainable(settings, start=start, channels=tiles.channels, device=built_on)
         chosen = {"channels": list(model.choice.names), "zero_channels": list(model.zeroed)}
         record = provenance(state=RUNNING, **facts, **chosen)
         _write_record(out, record)
@@ -176,8 +178,8 @@ def _trainer(settings: FitSettings, out: Path, callbacks: Sequence[Callback]) ->
         save_on_train_epoch_end=True,
     )
     return Trainer(
-        accelerator="cpu" if device == CPU else "gpu",
-        devices=1 if device == CPU else [int(device.partition(":")[2])],
+        accelerator=device if device in (CPU, TPU) else "gpu",
+        devices=1 if device in (CPU, TPU) else [int(device.partition(":")[2])],
         precision="bf16-mixed" if settings.precision == "bfloat16" else "32-true",
         max_epochs=settings.epochs,
         gradient_clip_val=settings.gradient_clip or None,

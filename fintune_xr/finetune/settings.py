@@ -94,7 +94,7 @@ class FitSettings(ChannelSettings):
     patience: int = Field(default=10, ge=1, description="Validations without a better score before stopping.")
     min_gain: float = Field(default=MIN_GAIN, ge=0, description="What a score must rise by to count as better.")
     validate_every: int = Field(default=2, ge=1, description="Epochs between validations.")
-    device: str = Field(default="cpu", description="cpu, cuda, cuda:N or auto.")
+    device: str = Field(default="cpu", description="cpu, cuda, cuda:N, tpu or auto.")
     threads: int = Field(default=0, ge=0, description="CPU threads of torch; 0: its own choice.")
     workers: int = Field(default=0, ge=0, description="Processes that prepare patches.")
     filters: tuple[int, ...] = Field(

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import resource
 
-from fintune_xr.errors import DeviceError, FintuneValueError
+from fintune_xr.errors import DeviceError, FintuneValueError, MissingPackageError
 
 AUTO = "auto"
 CPU = "cpu"
+TPU = "tpu"
 _CUDA = re.compile(r"cuda(?::(\d+))?")
 
 
 def resolve_device(name: str) -> str:
-    """`cpu` or `cuda:N`: what `name` stands for on this machine.
+    """`cpu`, `tpu` or `cuda:N`: what `name` stands for on this machine.
 
     `auto` is the first CUDA device where there is one, else `cpu`: resolve it once and record the answer.
 
-    Raises DeviceError for a device that this machine lacks, FintuneValueError for what is no device.
+    Raises DeviceError for a device that this machine lacks, MissingPackageError for a TPU without torch-xla,
+    FintuneValueError for what is no device.
     """
     if name == CPU:
         return CPU
+    if name == TPU:
+        return _tpu()
     matched = _CUDA.fullmatch(name)
     if name != AUTO and matched is None:
-        raise FintuneValueError(f"no device {name!r}; write cpu, cuda, cuda:N or auto")
+        raise FintuneValueError(f"no device {name!r}; write cpu, cuda, cuda:N, tpu or auto")
     available = _cuda_count()
     if name == AUTO:
         return "cuda:0" if available else CPU
@@ -40,7 +45,7 @@ def start_measuring(device: str) -> None:
     """Forgets the peak of GPU memory so far; there is nothing to forget on the CPU."""
     import torch
 
-    if device != CPU:
+    if _is_cuda(device):
         torch.cuda.reset_peak_memory_stats(device)
 
 
@@ -48,7 +53,7 @@ def finish(device: str) -> None:
     """Waits until `device` has done all that it was given, so that a clock can be read."""
     import torch
 
-    if device != CPU:
+    if _is_cuda(device):
         torch.cuda.synchronize(device)
 
 
@@ -56,7 +61,7 @@ def peak_memory(device: str) -> int:
     """Most bytes in use: of the GPU since `start_measuring`; on the CPU, of the process since its start."""
     import torch
 
-    if device != CPU:
+    if _is_cuda(device):
         return int(torch.cuda.max_memory_allocated(device))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
@@ -67,6 +72,19 @@ def use_threads(n_threads: int) -> None:
 
     if n_threads > 0:
         torch.set_num_threads(n_threads)
+
+
+def _is_cuda(device: str) -> bool:
+    return _CUDA.fullmatch(device) is not None
+
+
+def _tpu() -> str:
+    if importlib.util.find_spec("torch_xla") is None:
+        raise MissingPackageError(
+            "device 'tpu' needs torch-xla of the same version as torch, which is not installed here. Nothing of this "
+            "package has been run on a TPU."
+        )
+    return TPU
 
 
 def _cuda_count() -> int:

@@ -14,10 +14,11 @@ import torch
 from labelled_volumes import CLASSES, GRID, volume
 from volume_weights import HEADS, learned_state
 
-from fintune_xr.errors import FintuneValueError, SettingsError
+from fintune_xr.errors import FintuneValueError, MissingPackageError, SettingsError
 from fintune_xr.finetune import engine
 from fintune_xr.finetune.classification import volumes as volumes_module
 from fintune_xr.finetune.classification.settings import ClassTrainSettings, VolumeAugmentation
+from fintune_xr.finetune.classification.trainable import volume_classifier
 from fintune_xr.finetune.classification.volumes import VolumeTiles, varied
 from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.models.registry import kind_named, load_model, resolve_checkpoint
@@ -179,3 +180,39 @@ def test_augmentation_is_addressed_and_never_turns_depth() -> None:
     depth = one[0].mean((0, 2)).argmax()
     assert max(abs(int(other[0].mean((0, 2)).argmax()) - int(depth)) for other in made) <= 2
     np.testing.assert_array_equal(varied(stream(0, "v", 1), one, VolumeAugmentation()), one)
+
+
+def test_a_tpu_without_its_package_is_refused_before_anything_is_read(tmp_path: Path, start: Checkpoint) -> None:
+    with pytest.raises(MissingPackageError, match="torch-xla"):
+        train(tmp_path / "m", start, device="tpu")
+    assert not (tmp_path / "m" / "training.json").exists()
+
+
+def test_a_loss_that_is_no_number_names_the_scans(tmp_path: Path, start: Checkpoint) -> None:
+    objective: Any = volume_classifier(settings(), start, ("oct",), "cpu").objective
+    objective.samples(TRAIN, tmp_path)
+    target = [torch.tensor([0, 1]), torch.ones(2), torch.tensor([3, 5])]
+    assert torch.isfinite(objective.loss(torch.zeros(2, 4), target))
+    with pytest.raises(FintuneValueError, match="the loss of scans r03/0, r05/0 is no number"):
+        objective.loss(torch.full((2, 4), torch.nan), target)
+
+
+@pytest.mark.parametrize("alias", [("oct_finetune", "cls_finetune"), ("oct_linear_probe", "cls_linear_probe")])
+def test_other_names_of_shipped_configurations(alias: tuple[str, str]) -> None:
+    first, second = (load_settings(ClassTrainSettings, name) for name in alias)
+    assert first == second
+    assert first.freeze_encoder_blocks == "all"
+
+
+@pytest.mark.slow
+def test_workers_read_the_same_volumes(tmp_path: Path, start: Checkpoint) -> None:
+    told: dict[str, Any] = {"freeze_encoder_blocks": 1, "unfreeze_at_epoch": None, "epochs": 1}
+    alone, helped = (state(train(tmp_path / str(n), start, workers=n, **told)) for n in (0, 1))
+    assert all(torch.equal(alone[key], helped[key]) for key in alone)
+
+
+def test_bfloat16_trains_too(tmp_path: Path, start: Checkpoint) -> None:
+    told: dict[str, Any] = {"freeze_encoder_blocks": 0, "unfreeze_at_epoch": None, "epochs": 1}
+    made = state(train(tmp_path / "m", start, precision="bfloat16", **told))
+    assert {value.dtype for value in made.values()} == {torch.float32}
+    assert all(torch.isfinite(value).all() for value in made.values())
