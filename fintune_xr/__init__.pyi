@@ -6,6 +6,7 @@ from .pipelines.steps.annotate import annotate as annotate
 from .pipelines.steps.associate import associate as associate
 from .pipelines.steps.bootstrap import bootstrap as bootstrap
 from .pipelines.steps.check import check as check
+from .pipelines.steps.classify import classify as classify
 from .pipelines.steps.evaluate import evaluate as evaluate
 from .pipelines.steps.export import export as export
 from .pipelines.steps.infer import infer as infer
@@ -31,6 +32,7 @@ __all__ = [
     "bootstrap",
     "budget",
     "check",
+    "classify",
     "demo",
     "evaluate",
     "export",

@@ -177,6 +177,18 @@ REST: Final = "rest"
 TRUTH: Final = "truth"
 PREDICTED: Final = "predicted"
 CONFUSION: Final = "confusion"
+
+# Regions of images, given a class as wholes by sentences; `region_truth` is the class of most of a region's pixels.
+REGIONS: Final = "regions"
+REGION: Final = "region"
+PROMPT: Final = "prompt"
+PROMPT_CLASS: Final = "prompt_class"
+SIMILARITY: Final = "similarity"
+REGION_TRUTH: Final = "region_truth"
+REGION_CLASS: Final = "region_class"
+BOX: Final = "box"
+BOX_EDGE: Final = "box_edge"
+BOX_EDGES: Final = ("row", "column", "height", "width")
 DICE: Final = "dice"
 PERCLASS: Final = "perclass"
 FOREGROUND: Final = "foreground"

@@ -98,6 +98,39 @@ CLASS_BALANCE: Final = DatasetSchema(
 )
 
 
+_REGION = (n.REGION,)
+
+CLASS_REGIONS: Final = DatasetSchema(
+    name="class_regions",
+    version=datasets.SCHEMA_VERSION,
+    variables={
+        n.SIMILARITY: VariableSpec((n.REGION, n.PROMPT), "float32", "Cosine of the embeddings of region and prompt."),
+        n.SCORE: VariableSpec((n.REGION, n.CLASS), "float64", "Share of the class; they sum to 1."),
+        n.REGION_CLASS: VariableSpec(
+            _REGION, "int64", "Class with the highest score: 1, 2, … in the order of `class`."
+        ),
+        n.REGION_TRUTH: VariableSpec(
+            _REGION, "int64", "Class of most of its annotated pixels; 0 none of them, 255 nothing is known."
+        ),
+        n.LABEL: VariableSpec(_REGION, "int64", "Class or instance that the region is a piece of, where it came from."),
+        n.AREA_PX: VariableSpec(_REGION, "int64", "Pixels of the region.", "px"),
+        n.BOX: VariableSpec(
+            (n.REGION, n.BOX_EDGE), "int64", "First row and column, height and width of its box.", "px"
+        ),
+    },
+    coords={
+        n.REGION: VariableSpec(_REGION, "int64", "Number of the region."),
+        n.TILE: VariableSpec(_REGION, "str", "Tile that the region lies in."),
+        n.DONOR: VariableSpec(_REGION, "str", "Donor of the tile."),
+        n.SPLIT: VariableSpec(_REGION, "str", "Part of the split that the tile is in."),
+        n.PROMPT: VariableSpec((n.PROMPT,), "str", "Sentence that regions are held against."),
+        n.PROMPT_CLASS: VariableSpec((n.PROMPT,), "str", "Class that the sentence is of."),
+        n.CLASS: CLASS_RUN.coords[n.CLASS],
+        n.BOX_EDGE: VariableSpec((n.BOX_EDGE,), "str", "row, column, height, width."),
+    },
+)
+
+
 def _classes_digest(annotations: xr.Dataset, tiles: Sequence[str]) -> str:
     """Of the files of the tiles and of what their codes mean."""
     legend = str(annotations[n.CLASSES].attrs.get(n.LEGEND_SHA256, ""))

@@ -53,6 +53,29 @@ def train(
     return DONE
 
 
+def classify(
+    store: Store,
+    *overrides: Overrides,
+    regions: Annotated[str, Parameter(help="truth, or a run of classes or of instances.")] = "truth",
+    model: Annotated[Path, Parameter(help="Folder of a CLIP network in transformers' format.")],
+    prompts: Annotated[Path, Parameter(help="JSON file {class: [sentence, ...]}.")],
+    name: Annotated[str, Parameter(help="Name under which regions and scores are stored.")],
+    config: Config = None,
+) -> int:
+    """Give regions of stained tissue a class by sentences that describe the classes.
+
+    Example: fintune-xr classify he.zarr --regions truth --model clip/ --prompts prompts.json --name clip
+    """
+    from fintune_xr.pipelines.steps.classify import classify as step
+
+    made = step(store, regions=regions, model=model, prompts=prompts, name=name, config=config, overrides=overrides)
+    show(
+        f"{made.sizes['region']} regions ({made.attrs['protocol']}): accuracy {float(made['accuracy']):.3f}, "
+        f"balanced {float(made['balanced_accuracy']):.3f}"
+    )
+    return DONE
+
+
 def selftrain(
     store: Store,
     *overrides: Overrides,

@@ -43,6 +43,7 @@ VERBS: Final = {
         Verb(statistics.positivity, "steps.positivity", group="Statistics"),
         Verb(particles.pick, "steps.pick", group="Particles"),
         Verb(classification.probe, "studies.probe", group="Studies"),
+        Verb(models.classify, "steps.classify", group="Models"),
         Verb(models.evaluate, "steps.evaluate", group="Models"),
         Verb(models.hybrid, "studies.hybrid", group="Studies"),
         Verb(models.benchmark, "studies.benchmark", group="Studies"),

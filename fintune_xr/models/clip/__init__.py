@@ -1,0 +1,1 @@
+"""CLIP: how alike images and sentences are."""

@@ -1,0 +1,150 @@
+"""CLIP from a folder in transformers' format: configuration, weights, tokenizer and preprocessing, all local."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch.nn.functional import interpolate, normalize
+from transformers import AutoTokenizer, CLIPConfig, CLIPModel
+
+from fintune_xr.errors import CheckpointError, CheckpointNotFoundError
+from fintune_xr.models.checkpoints import load_strictly, load_weights_file
+from fintune_xr.provenance import file_sha256
+
+CONFIG_FILE: Final = "config.json"
+PREPROCESSOR_FILE: Final = "preprocessor_config.json"
+TOKENIZER_FILES: Final = ("tokenizer.json", "vocab.json")
+WEIGHTS_FILES: Final = ("model.safetensors", "pytorch_model.bin")
+# Written by another library, for networks that this one does not have.
+OTHER_FILE: Final = "open_clip_config.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """A CLIP network with its tokenizer and its preprocessing; `sha256` is that of weights, tokenizer and settings."""
+
+    network: Any
+    tokenizer: Any
+    mean: tuple[float, ...]
+    sd: tuple[float, ...]
+    sha256: str
+
+    @property
+    def scale(self) -> float:
+        """What similarities are multiplied by before they become probabilities."""
+        return float(self.network.logit_scale.detach().exp())
+
+    @torch.no_grad()
+    def of_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embeddings (text, feature) of length 1."""
+        longest = self.network.config.text_config.max_position_embeddings
+        tokens = self.tokenizer(list(texts), padding=True, truncation=True, max_length=longest, return_tensors="pt").to(
+            self._device
+        )
+        found = self.network.get_text_features(
+            input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"], return_dict=True
+        )
+        return _unit(found.pooler_output)
+
+    @torch.no_grad()
+    def of_images(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Embeddings (image, feature) of length 1 of square colour images (colour, y, x)."""
+        edge = int(self.network.config.vision_config.image_size)
+        seen = torch.cat([_resized(image, edge) for image in images])
+        mean, sd = (torch.tensor(values)[:, None, None] for values in (self.mean, self.sd))
+        pixels = ((seen - mean) / sd).to(self._device)
+        return _unit(self.network.get_image_features(pixel_values=pixels, return_dict=True).pooler_output)
+
+    @property
+    def _device(self) -> torch.device:
+        device: torch.device = self.network.logit_scale.device
+        return device
+
+
+def load_clip(folder: str | Path, *, device: str) -> Clip:
+    """The CLIP network in `folder` on `device`; nothing is looked up anywhere else.
+
+    Raises CheckpointNotFoundError for a folder that is not there, CheckpointError for one that lacks a part of CLIP or
+    holds another network.
+    """
+    folder = Path(folder)
+    config = _config(folder)
+    tokenizer_file = _first(folder, TOKENIZER_FILES, "tokenizer")
+    weights = _first(folder, WEIGHTS_FILES, "weights")
+    preprocessing = _json(folder / PREPROCESSOR_FILE, "preprocessing")
+    network = CLIPModel(CLIPConfig(**config))
+    load_strictly(network, _state(weights, network), source=str(weights))
+    files = (folder / CONFIG_FILE, folder / PREPROCESSOR_FILE, tokenizer_file, weights)
+    digest = hashlib.sha256("".join(file_sha256(file) for file in files).encode()).hexdigest()
+    return Clip(
+        network.to(device).eval(),
+        AutoTokenizer.from_pretrained(str(folder), local_files_only=True),
+        tuple(preprocessing["image_mean"]),
+        tuple(preprocessing["image_std"]),
+        digest,
+    )
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise CheckpointNotFoundError(f"no folder {folder}. Give the folder of a CLIP network in transformers' format.")
+    if (folder / OTHER_FILE).is_file() and not (folder / CONFIG_FILE).is_file():
+        raise CheckpointError(
+            f"{folder} is of open_clip ({OTHER_FILE}), such as BiomedCLIP or CONCH, which cannot be used here. Give a "
+            "CLIP network in transformers' format, such as CLIP or PLIP."
+        )
+    config = _json(folder / CONFIG_FILE, "configuration")
+    if config.get("model_type") != "clip":
+        raise CheckpointError(
+            f"{folder}: expected model_type 'clip', found {config.get('model_type')!r}. Give a CLIP network, such as "
+            "CLIP or PLIP."
+        )
+    return config
+
+
+def _first(folder: Path, names: Sequence[str], what: str) -> Path:
+    found = [folder / name for name in names if (folder / name).is_file()]
+    if not found:
+        raise CheckpointError(f"{folder} holds no {what} of CLIP ({' or '.join(names)}). Copy the whole folder.")
+    return found[0]
+
+
+def _json(path: Path, what: str) -> dict[str, Any]:
+    if not path.is_file():
+        raise CheckpointError(f"{path.parent} holds no {what} of CLIP ({path.name}). Copy the whole folder.")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
+    return found if isinstance(found, dict) else {}
+
+
+def _state(weights: Path, network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Weights by name, without the positions that older files hold and that are counted, not learnt."""
+    try:
+        state = load_file(weights) if weights.suffix == ".safetensors" else load_weights_file(weights)
+    except SafetensorError as error:
+        raise CheckpointError(f"{weights} cannot be read: {error}. Is the download complete?") from error
+    known = network.state_dict()
+    return {key: value for key, value in state.items() if key in known or not key.endswith(".position_ids")}
+
+
+def _resized(image: NDArray[np.uint8], edge: int) -> torch.Tensor:
+    pixels = torch.from_numpy(image)[None].float()
+    # As CLIP was trained: bicubic, and smoothed where the image becomes smaller.
+    resized = interpolate(pixels, (edge, edge), mode="bicubic", align_corners=False, antialias=True)
+    return resized.clamp(0, 255) / 255
+
+
+def _unit(features: torch.Tensor) -> NDArray[np.float32]:
+    return np.asarray(normalize(features.float(), dim=-1).cpu().numpy())

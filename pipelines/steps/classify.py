@@ -1,0 +1,117 @@
+"""Classes of whole regions by sentences that describe them: what a network knows that was never shown a label."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from fintune_xr import names as n
+from fintune_xr.models.clip.kind import Embedder, open_clip_folder
+from fintune_xr.models.clip.scoring import class_scores_of_regions, prompt_classes, read_prompts
+from fintune_xr.models.devices import resolve_device
+from fintune_xr.pipelines.semantic.annotated import stated_class_map
+from fintune_xr.pipelines.semantic.regions import (
+    TRUTH,
+    ClassifySettings,
+    FoundRegions,
+    found_regions,
+    probe_scores,
+    region_rows,
+    scored,
+)
+from fintune_xr.provenance import provenance
+from fintune_xr.settings import Config, load_settings
+from fintune_xr.store.cohort import Cohort, open_cohort
+from fintune_xr.store.lineage.depends_on import RESTS_ON, rests_on
+from fintune_xr.store.runs.writer import check_run_name
+from fintune_xr.store.split import annotated_tiles
+from fintune_xr.tasks.semantic import CLASS_REGIONS
+from fintune_xr.tasks.task import SEMANTIC
+from fintune_xr.text import text_array, texts
+
+
+def classify(
+    store: str | Path,
+    *,
+    regions: str,
+    model: str | Path,
+    prompts: str | Path,
+    name: str,
+    config: Config = None,
+    overrides: Sequence[str] = (),
+) -> xr.Dataset:
+    """Similarities, scores and classes of regions of the annotated tiles, stored under `regions/NAME`.
+
+    `regions` is `truth`, for pieces of the annotated classes, or a run: of classes, for pieces of those, or of
+    instances, such as SAM 2's own masks, which know no classes. `model` is the folder of a CLIP network, `prompts` a
+    JSON file {class: [sentence, ...]}. Regions of the annotations are prompted by the truth: their accuracy is not that
+    of a model that finds them by itself.
+
+    Raises SettingsError for prompts or classes that do not fit, CheckpointError for a folder that is no CLIP network,
+    UnknownNameError for a run that does not exist, FintuneValueError where there is no region.
+    """
+    cohort = open_cohort(store)
+    cohort.require("classify", tasks=(SEMANTIC,))
+    check_run_name(name)
+    settings = load_settings(ClassifySettings, config, overrides)
+    class_map = stated_class_map(cohort, settings.classes)
+    sentences = read_prompts(prompts, class_map.names)
+    embedder = open_clip_folder(model, device=resolve_device(settings.device))
+    found = found_regions(cohort, regions, class_map, embedder, settings)
+    stored = _stored(cohort, found, sentences, embedder, settings)
+    facts = {
+        "regions": regions, "settings": settings.as_dict(), "model": str(model), "model_sha256": embedder.sha256,
+        "prompts": {key: list(value) for key, value in sentences.items()},
+    }  # fmt: skip
+    runs = [] if regions == TRUTH else [regions]
+    tiles = texts(annotated_tiles(cohort)[n.TILE])
+    made = xr.merge([stored, scored(stored, settings)]).assign_attrs(
+        {
+            n.PROTOCOL: n.PROMPTED if regions == TRUTH else n.AUTOMATIC,
+            n.CLASS_MAP: class_map.as_dict(),
+            RESTS_ON: rests_on(cohort, runs=runs, tiles=tiles, split=""),
+            "provenance": provenance(**facts),
+        }
+    )
+    cohort.write(f"{n.REGIONS}/{name}", made, CLASS_REGIONS)
+    return made
+
+
+def _stored(
+    cohort: Cohort, found: FoundRegions, prompts: Mapping[str, Sequence[str]], embedder: Embedder,
+    settings: ClassifySettings,
+) -> xr.Dataset:  # fmt: skip
+    sentences = [sentence for several in prompts.values() for sentence in several]
+    embedded, of_class = embedder.of_texts(sentences), prompt_classes(prompts)
+    tiles = annotated_tiles(cohort)
+    rows = list(region_rows(found))
+    at = [row[0] for row in rows]
+    split = text_array(tiles[n.SPLIT])[at]
+    if settings.probe == "logistic":
+        score = probe_scores(found, split.tolist(), len(prompts), settings.seed)
+    else:
+        score = class_scores_of_regions(
+            found.embedding, embedded, of_class, scale=embedder.scale, ensemble=settings.ensemble
+        )
+    values = {
+        n.SIMILARITY: np.asarray(found.embedding @ embedded.T, np.float32),
+        n.SCORE: score,
+        n.REGION_CLASS: score.argmax(axis=1).astype(np.int64) + 1,
+        n.REGION_TRUTH: found.truth.astype(np.int64),
+        n.LABEL: np.array([row[1] for row in rows], np.int64),
+        n.AREA_PX: np.array([row[2] for row in rows], np.int64),
+        n.BOX: np.array([row[3] for row in rows], np.int64),
+    }
+    names = list(prompts)
+    return xr.Dataset(
+        {key: (CLASS_REGIONS[key].dims, value, CLASS_REGIONS[key].attrs) for key, value in values.items()},
+        {
+            n.REGION: np.arange(len(rows)), n.PROMPT: sentences, n.CLASS: names, n.BOX_EDGE: list(n.BOX_EDGES),
+            n.PROMPT_CLASS: (n.PROMPT, [names[label] for label in of_class]),
+            n.TILE: (n.REGION, text_array(tiles[n.TILE])[at]), n.DONOR: (n.REGION, text_array(tiles[n.DONOR])[at]),
+            n.SPLIT: (n.REGION, split),
+        },
+    )  # fmt: skip

@@ -1,0 +1,123 @@
+"""CLIP from a local folder: what transformers makes of the same folder; refusals; ensembles by identities."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from clip_folder import write_clip
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import CLIPModel
+
+from fintune_xr.errors import CheckpointError, CheckpointNotFoundError, SettingsError
+from fintune_xr.models.clip.adapter import load_clip
+from fintune_xr.models.clip.scoring import class_scores_of_regions, prompt_classes, read_prompts
+from fintune_xr.seeds import stream
+
+TEXTS = ("a patch of tumour", "a patch of stroma with spindle nuclei", "lymphocytes")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_clip(tmp_path_factory.mktemp("clip"), TEXTS)
+
+
+def test_embeddings_are_those_of_the_library(folder: Path) -> None:
+    clip = load_clip(folder, device="cpu")
+    network = CLIPModel.from_pretrained(folder, local_files_only=True).eval()
+    images = [stream(i, "clip").integers(0, 256, (3, 32, 32)).astype(np.uint8) for i in range(3)]
+    pixels = torch.from_numpy(np.stack(images)).float() / 255
+    pixels = (pixels - torch.tensor(clip.mean)[:, None, None]) / torch.tensor(clip.sd)[:, None, None]
+    tokens = clip.tokenizer(list(TEXTS), padding=True, return_tensors="pt")
+    with torch.no_grad():
+        expected = network(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"], pixel_values=pixels)
+    np.testing.assert_allclose(clip.of_images(images), expected.image_embeds.numpy(), atol=1e-5)
+    np.testing.assert_allclose(clip.of_texts(TEXTS), expected.text_embeds.numpy(), atol=1e-5)
+    similarity = clip.scale * clip.of_images(images) @ clip.of_texts(TEXTS).T
+    np.testing.assert_allclose(similarity, expected.logits_per_image.numpy(), atol=1e-4)
+
+
+def test_texts_alone_are_embedded_as_in_company(folder: Path) -> None:
+    clip = load_clip(folder, device="cpu")
+    together = clip.of_texts(TEXTS)
+    for text, found in zip(TEXTS, together, strict=True):
+        np.testing.assert_allclose(clip.of_texts([text])[0], found, atol=1e-5)
+
+
+@pytest.mark.parametrize("missing", ["tokenizer.json", "model.safetensors", "preprocessor_config.json", "config.json"])
+def test_a_folder_that_lacks_a_part_is_refused(folder: Path, tmp_path: Path, missing: str) -> None:
+    for file in folder.iterdir():
+        if file.name != missing:
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(CheckpointError, match=missing.replace(".", r"\.")):
+        load_clip(tmp_path, device="cpu")
+
+
+def test_other_networks_are_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointNotFoundError, match="no folder"):
+        load_clip(tmp_path / "nowhere", device="cpu")
+    (tmp_path / "open_clip_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="BiomedCLIP or CONCH"):
+        load_clip(tmp_path, device="cpu")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "siglip"}))
+    with pytest.raises(CheckpointError, match="found 'siglip'"):
+        load_clip(tmp_path, device="cpu")
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="Is the download complete"):
+        load_clip(tmp_path, device="cpu")
+
+
+def test_the_digest_is_that_of_all_parts(folder: Path, tmp_path: Path) -> None:
+    other = write_clip(tmp_path / "other", TEXTS, seed=1)
+    assert load_clip(folder, device="cpu").sha256 != load_clip(other, device="cpu").sha256
+    assert load_clip(folder, device="cpu").sha256 == load_clip(folder, device="cpu").sha256
+
+
+def unit(seed: int, n: int) -> np.ndarray:
+    drawn = stream(seed, "unit").normal(size=(n, 8))
+    return (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32)
+
+
+@given(seed=st.integers(0, 1000), scale=st.floats(0.1, 100))
+def test_with_one_prompt_a_class_both_ensembles_are_the_softmax(seed: int, scale: float) -> None:
+    regions, prompts = unit(seed, 5), unit(seed + 1, 3)
+    logits = scale * regions.astype(float) @ prompts.astype(float).T
+    expected = np.exp(logits - logits.max(1, keepdims=True))
+    expected /= expected.sum(1, keepdims=True)
+    for ensemble in ("embeddings", "probabilities"):
+        found = class_scores_of_regions(regions, prompts, np.arange(3), scale=scale, ensemble=ensemble)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@given(seed=st.integers(0, 1000))
+def test_a_prompt_said_twice_counts_once(seed: int) -> None:
+    regions, prompts = unit(seed, 5), unit(seed + 1, 3)
+    once = class_scores_of_regions(regions, prompts, np.arange(3), scale=10, ensemble="embeddings")
+    twice = class_scores_of_regions(
+        regions, prompts[[0, 0, 1, 1, 2, 2]], np.array([0, 0, 1, 1, 2, 2]), scale=10, ensemble="embeddings"
+    )
+    np.testing.assert_allclose(once, twice, atol=1e-6)
+
+
+def test_prompts_are_of_the_classes(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.json"
+    path.write_text(json.dumps({"stroma": ["b", "c"], "tumor": ["a"]}))
+    found = read_prompts(path, ("tumor", "stroma"))
+    assert found == {"tumor": ("a",), "stroma": ("b", "c")}
+    assert prompt_classes(found).tolist() == [0, 1, 1]
+    for wrong, match in [
+        ({"tumor": ["a"]}, "no prompt of stroma"),
+        ({"tumor": ["a"], "stroma": ["b"], "fat": ["c"]}, "fat is no class"),
+        ({"tumor": ["a"], "stroma": []}, "a sentence or more"),
+        ({"tumor": "a", "stroma": ["b"]}, "a sentence or more"),
+    ]:
+        path.write_text(json.dumps(wrong))
+        with pytest.raises(SettingsError, match=match):
+            read_prompts(path, ("tumor", "stroma"))
