@@ -113,7 +113,7 @@ class Location:
             file = self.path / key
             return file.stat().st_size if file.is_file() else None
         try:
-            with self._remote() as (system, root):
+            with self.remote() as (system, root):
                 return int(system.size(f"{root}/{key}"))
         except FileNotFoundError:
             return None
@@ -121,7 +121,7 @@ class Location:
     def read(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
         """Bytes of `key`, or of its range `start:end`; raises FileNotFoundError where there is nothing."""
         if not self.is_local:
-            with self._remote() as (system, root):
+            with self.remote() as (system, root):
                 return bytes(system.cat_file(f"{root}/{key}", start=start, end=end))
         with (self.path / key).open("rb") as file:
             file.seek(start or 0)
@@ -138,7 +138,7 @@ class Location:
         with writing(f"{self.url}/{key}"):
             if self.is_local:
                 return _replace_file(self.path / key, parts)
-            with self._remote() as (system, root):
+            with self.remote() as (system, root):
                 return _send(system, f"{root}/{key}", iter(parts))
 
     def remove(self, folder: str) -> None:
@@ -146,7 +146,7 @@ class Location:
         if self.is_local:
             shutil.rmtree(self.path / folder, ignore_errors=True)
             return
-        with self._remote() as (system, root):
+        with self.remote() as (system, root):
             if system.exists(f"{root}/{folder}"):
                 system.rm(f"{root}/{folder}", recursive=True)
 
@@ -168,7 +168,7 @@ class Location:
         return [str(file.relative_to(self.path)) for file in found]
 
     @contextlib.contextmanager
-    def _remote(self) -> Iterator[tuple[Any, str]]:
+    def remote(self) -> Iterator[tuple[Any, str]]:
         """The file system and the root there."""
         with reaching(self.url):
             yield file_system(self.url)

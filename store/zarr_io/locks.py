@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import fcntl
 import logging
-import os
-import signal
-import threading
 import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from fintune_xr import names as n
 from fintune_xr.errors import RunBusyError, StoreWriteError
 from fintune_xr.execution.file_lock import holding_file
+from fintune_xr.store.zarr_io.leases import leased
 from fintune_xr.store.zarr_io.location import Location, writing
 from fintune_xr.store.zarr_io.recovery import clear_leftovers, moved_aside, recover_group
 
 LOGGER = logging.getLogger(__name__)
 
-# A process on object storage renews its lease so often; one that was not renewed for so long belongs to nobody.
-RENEW_S = 5.0
-PATIENCE_S = 20.0
 # A result is not thrown away because another one is being put in its place at this moment.
 REPLACING_S = 60.0
 
@@ -40,7 +33,7 @@ def holding(location: Location, name: str, *, what: str) -> Iterator[None]:
     Raises RunBusyError where another process holds it.
     """
     if not location.is_local:
-        with _lease(location, name, what):
+        with leased(location, f"{n.IMAGES}/{n.IMAGE}/.{name}.lock", busy=_busy(location, what)):
             yield
         return
     with _locked_file(location, name, what), _among_writers(location):
@@ -126,67 +119,6 @@ def _clear(location: Location) -> None:
 def _file(location: Location, name: str) -> Path:
     """The file lies in an array's folder because zarr warns about strange files in a group's."""
     return location.path / n.IMAGES / n.IMAGE / f".{name}.lock"
-
-
-@contextlib.contextmanager
-def _lease(location: Location, name: str, what: str) -> Iterator[None]:
-    """Compares what the lease says before and after a wait, never clocks, which differ between machines."""
-    key = f"{n.IMAGES}/{n.IMAGE}/.{name}.lock"
-    owner = uuid.uuid4().hex
-    found = _read(location, key)
-    if found:
-        time.sleep(PATIENCE_S)
-        if _read(location, key) != found:
-            raise RunBusyError(_busy(location, what))
-    location.write_whole(key, [f"{owner} 0".encode()])
-    # Of two that write at once the later one stays, and both see the same.
-    time.sleep(RENEW_S / 5)
-    if _read(location, key) != f"{owner} 0":
-        raise RunBusyError(_busy(location, what))
-    over = threading.Event()
-    renewing = threading.Thread(target=_renew, args=(location, key, owner, over), daemon=True, name=f"lease {name}")
-    renewing.start()
-    try:
-        yield
-    finally:
-        over.set()
-        renewing.join()
-        # By now it may be the lease of whoever took it over.
-        if _read(location, key).startswith(owner):
-            location.remove(key)
-
-
-def _renew(location: Location, key: str, owner: str, over: threading.Event) -> None:
-    count = 0
-    while not over.wait(RENEW_S):
-        count += 1
-        try:
-            is_ours = _read(location, key).startswith(owner)
-            if is_ours:
-                location.write_whole(key, [f"{owner} {count}".encode()])
-        except OSError as error:
-            # What cannot renew cannot write either, and says so; it may pass before anybody takes the lease.
-            LOGGER.warning("the lease on %s could not be renewed: %s", location.url, error)
-            continue
-        if not is_ours:
-            LOGGER.error("another process has taken over %s after this one stood still: this one stops", location.url)
-            _stop_this_process()
-            return
-
-
-def _stop_this_process() -> None:
-    """As Ctrl-C does; a command that a script started in the background has no Ctrl-C and is ended without a word."""
-    if callable(signal.getsignal(signal.SIGINT)):
-        _thread.interrupt_main()
-    else:
-        os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _read(location: Location, key: str) -> str:
-    try:
-        return location.read(key).decode()
-    except FileNotFoundError:
-        return ""
 
 
 def _busy(location: Location, what: str) -> str:

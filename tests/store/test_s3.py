@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,8 +40,8 @@ from fintune_xr.pipelines.cli import app as cli
 from fintune_xr.pipelines.steps.check import check
 from fintune_xr.pipelines.steps.infer import infer
 from fintune_xr.store.cohort import open_cohort
+from fintune_xr.store.zarr_io import leases, locks
 from fintune_xr.store.zarr_io import location as location_module
-from fintune_xr.store.zarr_io import locks
 from fintune_xr.store.zarr_io import object_storage as remote
 from fintune_xr.store.zarr_io.location import Location
 
@@ -265,8 +269,9 @@ print(size, tracemalloc.get_traced_memory()[1])
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locks, "RENEW_S", 0.2)
-    monkeypatch.setattr(locks, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(leases, "RENEW_S", 0.2)
+    monkeypatch.setattr(leases, "PATIENCE_S", 3.0)
+    monkeypatch.setattr(leases, "SPARE_S", 0.5)
 
 
 @pytest.mark.usefixtures("client", "quick")
@@ -276,29 +281,77 @@ def test_a_second_writer_is_refused_and_a_dead_ones_lease_is_taken_over(monkeypa
     def until_renewed(seconds: float) -> None:
         """On a busy machine the holder may not get to renew in time."""
         before = location.read(LEASE)
-        wait_for(lambda: seconds < locks.PATIENCE_S or location.read(LEASE) != before, "the lease to be renewed")
+        wait_for(lambda: seconds < leases.PATIENCE_S or location.read(LEASE) != before, "the lease to be renewed")
 
     with (
         monkeypatch.context() as patch,
         locks.holding(location, "run-r", what="writing run 'r'"),
         pytest.raises(RunBusyError, match=r"another process is writing run 'r' in s3://cohorts/lease\.zarr"),
     ):
-        patch.setattr(locks, "time", SimpleNamespace(sleep=until_renewed))
+        patch.setattr(leases, "time", SimpleNamespace(sleep=until_renewed, monotonic=time.monotonic))
         with locks.holding(location, "run-r", what="writing run 'r'"):
             pass
     code = f"""
 import os, time
-from fintune_xr.store.zarr_io import locks
+from fintune_xr.store.zarr_io import leases, locks
 from fintune_xr.store.zarr_io.location import Location
-locks.RENEW_S = 0.2
+leases.RENEW_S = 0.2
 with locks.holding(Location("{location.url}"), "run-r", what="x"):
     os.kill(os.getpid(), 9)
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
-    assert location.size(LEASE) is not None
+    assert location.read(LEASE) != leases.FREE
     with locks.holding(location, "run-r", what="writing run 'r'"):
         pass
-    assert location.size(LEASE) is None
+    assert location.read(LEASE) == leases.FREE
+
+
+@pytest.mark.usefixtures("client", "quick")
+@pytest.mark.parametrize("there_before", [False, True])
+def test_of_writers_that_begin_together_one_has_the_lease_however_slow_the_storage(
+    monkeypatch: pytest.MonkeyPatch, there_before: bool
+) -> None:
+    location = Location(f"s3://{BUCKET}/slow{int(there_before)}.zarr")
+    if there_before:
+        location.write_whole(LEASE, [leases.FREE])
+    with location.remote() as (system, _):
+        send = type(system).call_s3
+    gate, inside, most = threading.Barrier(4), [], []
+
+    def late(self: Any, method: str, *args: Any, **kwargs: Any) -> Any:
+        if method == "put_object" and kwargs["Body"].endswith(b" 0"):
+            time.sleep(0.1 + 1.5 * (uuid.uuid4().int % 2))
+        return send(self, method, *args, **kwargs)
+
+    def writer() -> None:
+        gate.wait()
+        with contextlib.suppress(RunBusyError), locks.holding(location, "run-r", what="writing"):
+            inside.append(1)
+            most.append(len(inside))
+            time.sleep(2.5)
+            inside.pop()
+
+    monkeypatch.setattr(type(system), "call_s3", late)
+    monkeypatch.setattr(leases, "_stop_this_process", lambda: most.append(99))
+    writers = [threading.Thread(target=writer) for _ in range(4)]
+    for one in writers:
+        one.start()
+    for one in writers:
+        one.join()
+    assert most == [1]
+
+
+@pytest.mark.usefixtures("client", "quick")
+def test_a_holder_that_cannot_renew_stops_before_another_may_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    location = Location(f"s3://{BUCKET}/hangs.zarr")
+    stopped = threading.Event()
+    began: list[float] = []
+    monkeypatch.setattr(leases, "_stop_this_process", lambda: (began.append(time.monotonic()), stopped.set()))
+    with locks.holding(location, "run-r", what="writing"):
+        start = time.monotonic()
+        monkeypatch.setattr(leases, "_renewed", lambda *_: time.sleep(30))
+        assert stopped.wait(20)
+    assert began[0] - start < leases.PATIENCE_S
 
 
 @pytest.mark.usefixtures("client")
