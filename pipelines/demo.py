@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
-from fintune_xr.errors import FintuneValueError
+from fintune_xr.cohort_kinds import IF, OCT
+from fintune_xr.errors import FintuneValueError, unknown_name
 from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.report.report import report
 from fintune_xr.pipelines.steps.annotate import annotate
@@ -47,16 +48,24 @@ FEWER_STEPS = {**QUICK, "learning_rate": 6e-3, "batch_size": 2}
 BUDGETS, SEEDS = (2, 8), 2
 
 
-def demo(folder: str | Path = "demo", *, seed: int = 0) -> Path:
-    """Path of the report of a simulated cohort in `folder`, beside `cohort.zarr`, raw tiles and model.
+def demo(folder: str | Path = "demo", *, seed: int = 0, cohort: str = IF.name) -> Path:
+    """Path of the report of a simulated cohort of the kind `cohort` in `folder`, beside its store, files and models.
+
+    Raises FintuneValueError where `folder` holds something else, UnknownNameError for a kind without a demo.
+    """
+    folder = Path(folder)
+    if cohort not in DEMOS:
+        raise unknown_name("cohort for a demo", cohort, DEMOS)
+    _claim(folder, seed if cohort == IF.name else f"{cohort} {seed}")
+    return DEMOS[cohort](folder, seed)
+
+
+def _cells(folder: Path, seed: int) -> Path:
+    """The demo of cells: report beside `cohort.zarr`, raw tiles and model.
 
     A threshold is the baseline; a small U-Net trained here on the annotated tiles is the fine-tuned run. The studies
     of ways to train, of the label budget and of post-processing are small ones of the same kind.
-
-    Raises FintuneValueError where `folder` holds something else.
     """
-    folder = Path(folder)
-    _claim(folder, seed)
     store = folder / "cohort.zarr"
     made = _timed("simulate", lambda: _simulated(folder / "raw", seed))
     _timed("ingest", lambda: ingest(made.source, store, title="Demo cohort (simulated)"))
@@ -75,6 +84,13 @@ def demo(folder: str | Path = "demo", *, seed: int = 0) -> Path:
     return _timed("report", lambda: report(store, out=folder / "report.html"))
 
 
+def _volumes(folder: Path, seed: int) -> Path:
+    """The demo of volumes."""
+    from fintune_xr.pipelines.volume_demo import study_demo
+
+    return study_demo(folder, seed=seed, timed=_timed)
+
+
 def _studies(store: Path, models: Path, seed: int) -> None:
     """Ways to train, label budget and post-processing; a sweep of SAM would need weights that nobody trained here."""
     # Here every cell is annotated, not the positive ones alone: without DAPI there is little to learn from.
@@ -86,15 +102,15 @@ def _studies(store: Path, models: Path, seed: int) -> None:
     _timed("gate", lambda: gate(store, run=RUNS[1], seed=seed))
 
 
-def _claim(folder: Path, seed: int) -> None:
+def _claim(folder: Path, what: int | str) -> None:
     """Makes `folder` this demo's, or finds that it is; an interrupted demo is run again from its beginning."""
-    mark = folder / MARK
+    mark, seed = folder / MARK, str(what)
     if folder.exists() and any(folder.iterdir()) and not mark.is_file():
         raise FintuneValueError(f"{folder} holds something else than a demo. Choose a new folder.")
-    if mark.is_file() and mark.read_text() != str(seed):
+    if mark.is_file() and mark.read_text() != seed:
         raise FintuneValueError(f"{folder} holds a demo with seed {mark.read_text()}, not {seed}. Choose a new folder.")
     folder.mkdir(parents=True, exist_ok=True)
-    mark.write_text(str(seed))
+    mark.write_text(seed)
 
 
 def _simulated(folder: Path, seed: int) -> SimulatedCohort:
@@ -107,3 +123,7 @@ def _timed(what: str, step: Callable[[], T]) -> T:
     result = step()
     say(f"-- {what}: {time.monotonic() - began:.1f} s")
     return result
+
+
+DEMOS: Final[Mapping[str, Callable[[Path, int], Path]]] = {IF.name: _cells, OCT.name: _volumes}
+"""By kind of cohort."""

@@ -13,14 +13,6 @@ import pandas as pd
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.pipelines.console import Steps, progress, say
-from fintune_xr.store.annotations.participants import (
-    FILE_NAME,
-    Participants,
-    find_participants,
-    read_participants,
-    store_participants,
-    study_groups,
-)
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.ingest.tiles import IngestReport
 from fintune_xr.store.ingest.volume_summary import VolumeSummary, store_summary, unwanted_outliers, volume_summary
@@ -31,6 +23,14 @@ from fintune_xr.store.ingest.volumes import (
     ingest_volumes,
     open_or_create_volumes,
     read_headers,
+)
+from fintune_xr.store.participants import (
+    FILE_NAME,
+    Participants,
+    find_participants,
+    read_participants,
+    store_participants,
+    study_groups,
 )
 from fintune_xr.store.raw.fetching import Staging
 from fintune_xr.store.raw.layouts import Layout
@@ -124,7 +124,7 @@ def say_summary(summary: VolumeSummary) -> None:
     """The tables of a summary, as lines."""
     for title, table in (
         ("sizes of files by device", summary.devices),
-        ("scans and participants by group, part and device", summary.classes),
+        ("scans and participants by study group and part", summary.groups),
         ("unusual volumes, which are stored all the same (--drop-outliers leaves them out)", summary.unusual),
     ):
         if len(table):

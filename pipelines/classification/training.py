@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from fintune_xr import names as n
@@ -80,7 +79,7 @@ def _tiles(cohort: Cohort, scans: Scans, settings: ClassTrainSettings, start: Ch
     made = VolumeTiles(
         names=scans.tile.tolist(),
         channels=tuple(texts(images[n.CHANNEL])),
-        image=zarr.open_array(cohort.location.zarr(), path=f"{n.IMAGES}/{n.IMAGE}", mode="r"),
+        image=cohort.images_group().array,
         row=np.array([at[tile] for tile in scans.tile.tolist()], np.int64),
         label=scans.label,
         participant=scans.participant,

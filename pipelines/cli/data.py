@@ -18,14 +18,16 @@ def demo(
     folder: Annotated[Path, Parameter(help="Folder to make.")] = Path("demo"),
     *,
     seed: Annotated[int, Parameter(help="Seed of the cohort and of everything after it.")] = 0,
+    cohort: Annotated[str | None, Parameter(help="Kind of cohort: if (cells, the default) or oct (volumes).")] = None,
 ) -> int:
     """Make a small cohort and run every step on it, on the CPU, in a few minutes.
 
     Example: fintune-xr demo demo
     """
+    from fintune_xr.cohort_kinds import IF
     from fintune_xr.pipelines.demo import demo as step
 
-    show(f"report: {step(folder, seed=seed)}")
+    show(f"report: {step(folder, seed=seed, cohort=cohort or IF.name)}")
     return DONE
 
 

@@ -17,13 +17,14 @@ from fintune_xr.analysis.report.sections.cohort import (
     quarantine_section,
 )
 from fintune_xr.errors import unknown_name
+from fintune_xr.pipelines.report.classification import volume_sections
 from fintune_xr.pipelines.report.detection import particle_sections
 from fintune_xr.pipelines.report.instance import cell_sections
 from fintune_xr.pipelines.report.semantic import tissue_sections
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.runs.writer import run_attrs
 from fintune_xr.store.zarr_io.location import Location, writing
-from fintune_xr.tasks.task import DETECTION, INSTANCE, SEMANTIC
+from fintune_xr.tasks.task import CLASSIFICATION, DETECTION, INSTANCE, SEMANTIC
 
 BASELINE: Final = "baseline"
 
@@ -31,6 +32,7 @@ SECTIONS: Final[Mapping[str, Callable[[Cohort, str], tuple[Section, ...]]]] = {
     INSTANCE: cell_sections,
     SEMANTIC: tissue_sections,
     DETECTION: particle_sections,
+    CLASSIFICATION: volume_sections,
 }
 """By task: the sections between what went in and where the runs come from, in reading order."""
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneError, StoreDamagedError
 from fintune_xr.execution.read_ahead import ahead
+from fintune_xr.store.check.classification import check_labels, check_scores
 from fintune_xr.store.check.detection import Fault, check_picks, check_points
 from fintune_xr.store.check.semantic import TileFault, check_class_run, check_codes
 from fintune_xr.store.cohort import Cohort
@@ -27,8 +28,8 @@ from fintune_xr.store.zarr_io import shards
 from fintune_xr.store.zarr_io.groups import COMPLETE, read_column, subgroups
 from fintune_xr.store.zarr_io.location import DECODING_ERRORS
 from fintune_xr.store.zarr_io.recovery import leftovers
-from fintune_xr.tasks.product import CLASSES, INSTANCES
-from fintune_xr.tasks.task import DETECTION, SEMANTIC
+from fintune_xr.tasks.product import CLASSES, INSTANCES, SCORES
+from fintune_xr.tasks.task import CLASSIFICATION, DETECTION, SEMANTIC
 from fintune_xr.text import text_array
 
 Nodes: TypeAlias = dict[str, zarr.Group | zarr.Array[Any]]
@@ -37,9 +38,13 @@ Nodes: TypeAlias = dict[str, zarr.Group | zarr.Array[Any]]
 ANNOTATION_CHECKS: Final[Mapping[str, Callable[[Cohort], Iterator[Fault]]]] = {
     SEMANTIC: check_codes,
     DETECTION: check_points,
+    CLASSIFICATION: check_labels,
 }
 # What is looked at in runs without objects besides their schema and their chunks, by product.
-RUN_CHECKS: Final[Mapping[str, Callable[[Cohort, str], Iterator[TileFault]]]] = {CLASSES.name: check_class_run}
+RUN_CHECKS: Final[Mapping[str, Callable[[Cohort, str], Iterator[TileFault]]]] = {
+    CLASSES.name: check_class_run,
+    SCORES.name: check_scores,
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from fintune_xr import names as n
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.ingest.changed_files import update_attr
 from fintune_xr.store.ingest.volumes import Measured
+from fintune_xr.tasks.classification import STUDY_GROUPS
 from fintune_xr.text import texts
 
 SUMMARY: Final = "summary"
@@ -26,9 +27,11 @@ _DEVIATIONS: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class VolumeSummary:
-    """Tables for people: `devices` sizes of each, `classes` by group, part and device, `unusual` volumes and why."""
+    """Tables for people: `devices` sizes of each, `groups` scans and participants by study group and part, `classes` by
+    device too, `unusual` volumes and why."""
 
     devices: pd.DataFrame
+    groups: pd.DataFrame
     classes: pd.DataFrame
     unusual: pd.DataFrame
 
@@ -39,13 +42,17 @@ def volume_summary(cohort: Cohort, groups: Mapping[str, str]) -> VolumeSummary:
     reasons = unusual_volumes(stored)
     chosen = stored[stored[n.TILE].isin(list(reasons))]
     odd = chosen[[n.TILE, n.MARKER]].assign(**{WHY: [reasons[tile] for tile in chosen[n.TILE]]})
-    return VolumeSummary(_devices(stored), _classes(stored), odd.reset_index(drop=True))
+    by_part = (n.STUDY_GROUP, n.SPLIT)
+    return VolumeSummary(
+        _devices(stored), _counts(stored, by_part), _counts(stored, (*by_part, n.MARKER)), odd.reset_index(drop=True)
+    )
 
 
 def store_summary(cohort: Cohort, summary: VolumeSummary) -> None:
     """Keeps the tables as an attribute of the images."""
     tables = {
-        name: getattr(summary, name).astype(object).to_dict("records") for name in ("devices", "classes", "unusual")
+        name: getattr(summary, name).astype(object).to_dict("records")
+        for name in ("devices", "groups", "classes", "unusual")
     }
     update_attr(cohort, SUMMARY, lambda _before: tables)
 
@@ -112,6 +119,9 @@ def _devices(stored: pd.DataFrame) -> pd.DataFrame:
     return table.reset_index()
 
 
-def _classes(stored: pd.DataFrame) -> pd.DataFrame:
-    grouped = stored.groupby([n.STUDY_GROUP, n.SPLIT, n.MARKER], sort=True)
-    return pd.DataFrame({"scans": grouped.size(), "participants": grouped[n.DONOR].nunique()}).reset_index()
+def _counts(stored: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Scans and participants by some columns; groups in the study's order, parts from train to test."""
+    grouped = stored.groupby(list(by), sort=False)
+    table = pd.DataFrame({"scans": grouped.size(), "participants": grouped[n.DONOR].nunique()}).reset_index()
+    order = {name: at for at, name in enumerate((*STUDY_GROUPS, *n.SPLITS))}
+    return table.sort_values(list(by), key=lambda column: column.map(lambda one: (order.get(one, -1), one)))

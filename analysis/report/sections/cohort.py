@@ -98,16 +98,21 @@ def cohort_sentence(images: xr.Dataset, annotated: tuple[str, ...]) -> str:
     if not images.sizes[n.TILE]:
         return "No tiles yet."
     tiles = tile_table(images, annotated)
-    sizes = sorted({(int(h), int(w)) for h, w in zip(tiles[n.HEIGHT], tiles[n.WIDTH], strict=True)})
+    sides = [images[side].values for side in (n.DEPTH, n.HEIGHT, n.WIDTH) if side in images.coords]
+    sizes = sorted({tuple(map(int, size)) for size in zip(*sides, strict=True)})
     smallest, largest = sizes[0], sizes[-1]
-    size = f"{smallest[0]} × {smallest[1]} px"
+    size = _size(smallest)
     if smallest != largest:
-        size = f"{size} to {largest[0]} × {largest[1]} px"
+        size = f"{size} to {_size(largest)}"
     n_tiles = counted(len(tiles), "tile", "tiles")
     n_donors = counted(tiles[n.DONOR].nunique(), "donor", "donors")
     n_markers = counted(tiles[n.MARKER].nunique(), "marker", "markers")
     n_annotated = whole(tiles["is_annotated"].sum())
     return f"{n_tiles} of {n_donors} with {n_markers}, {size}; {n_annotated} of them annotated."
+
+
+def _size(lengths: tuple[int, ...]) -> str:
+    return " × ".join(map(str, lengths)) + " px"
 
 
 def _by_marker(tiles: pd.DataFrame) -> pd.DataFrame:

@@ -1,0 +1,1 @@
+"""Sections of a report about volumes with a class each."""
