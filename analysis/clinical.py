@@ -17,6 +17,7 @@ from fintune_xr.datasets import CLINICAL
 from fintune_xr.errors import FintuneValueError, unknown_name
 from fintune_xr.names import COVARIATE, COVARIATE_VALUE, DIRECTION, DONOR, MEANING, OUTCOME, OUTCOME_VALUE, REASON
 from fintune_xr.schema import check_dataset
+from fintune_xr.text import one_spelling
 from fintune_xr.text_tables import read_text_table
 
 _TOP_CODED = re.compile(r"(\d+(?:\.\d+)?)\s*\+")
@@ -86,8 +87,8 @@ def clinical_outcomes(
 
 
 def donor_key(donor: object) -> str:
-    """What two spellings of one donor id share: `00123`, `123`, `123.0` are one; other text is kept."""
-    text = str(donor).strip()
+    """What two spellings of one donor id share: `00123`, `123`, `123.0` are one, and so are both ways to write `ü`."""
+    text = one_spelling(str(donor).strip())
     number = _WHOLE_NUMBER.fullmatch(text)
     return number.group(1) if number else text
 

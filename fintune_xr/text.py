@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
@@ -15,3 +17,8 @@ def texts(labels: xr.DataArray) -> list[str]:
 def text_array(labels: xr.DataArray) -> NDArray[np.str_]:
     """The same as a NumPy array of fixed-width text."""
     return np.array(texts(labels), dtype=np.str_)
+
+
+def one_spelling(text: str) -> str:
+    """`text` with its letters composed (Unicode's NFC): macOS writes `ü` as two characters, others as one."""
+    return unicodedata.normalize("NFC", text)

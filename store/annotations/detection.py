@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -15,7 +15,6 @@ from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, TileReadError
 from fintune_xr.points import Points, points_table, tile_points
 from fintune_xr.store.annotations.detection_layouts import micrograph_candidates
-from fintune_xr.store.annotations.instance_layouts import TileIndex
 from fintune_xr.store.annotations.micrograph_frames import (
     AS_USUAL,
     Micrograph,
@@ -26,6 +25,7 @@ from fintune_xr.store.annotations.micrograph_frames import (
     to_stored,
     with_pixels,
 )
+from fintune_xr.store.annotations.tile_index import Fits, StoredTile, TileIndex
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.ingest.tiles import stored_binning
 from fintune_xr.store.raw.binning import BINNING, ORIENTATION, TOP_FIRST
@@ -68,6 +68,7 @@ class _Table:
     micrograph: str
     particles: Particles
     sha256: str
+    is_told: bool = False
 
     def left_out(self, reason: str) -> LeftOut:
         """This table as one that cannot be used."""
@@ -99,9 +100,9 @@ def annotate_points(
         before = {} if restart or not cohort.has(n.ANNOTATIONS) else _stored(cohort)
         collected = _Collected(before, list(unusable))
         micrographs = stored_micrographs(cohort)
-        index = TileIndex.of(micrographs)
+        index = TileIndex.of(StoredTile(one.tile, one.donor, one.marker) for one in micrographs.values())
         for done, (path, name) in enumerate(named, start=1):
-            for table in _tables(root, path, name, collected.left_out):
+            for table in _tables(root, path, name, layout.told, collected.left_out):
                 _add(collected, table, micrographs, index, reading)
             if progress is not None:
                 progress(done, len(named))
@@ -131,6 +132,7 @@ class _Collected:
     fresh: dict[str, _Annotated] = field(default_factory=dict)
     present: set[str] = field(default_factory=set)
     n_cut: int = 0
+    folders: dict[str, set[str]] = field(default_factory=dict)
 
     def path_of(self, tile: str) -> str:
         """The file that was read for `tile` just now, empty where none was."""
@@ -143,12 +145,12 @@ def _add(
     collected: _Collected, table: _Table, micrographs: Mapping[str, Micrograph], index: TileIndex, reading: Reading
 ) -> None:
     """Puts one table among what is to be stored, or among what is left out."""
-    fits = micrograph_candidates(index, table.name.tile_id.lstrip("/"), table.micrograph)
+    fits = micrograph_candidates(index, table.path, table.name, table.micrograph, is_told=table.is_told)
     reason = _mismatch(fits, table, collected)
     if reason:
         collected.left_out.append(table.left_out(reason))
         return
-    micrograph = micrographs[fits[0]]
+    micrograph = micrographs[fits.tiles[0]]
     frame = reading.frame or FRAME_OF[PurePosixPath(table.path).suffix.lower()]
     points = to_stored(table.particles, micrograph, reading, frame)
     if np.isnan(points.diameter_px).any():
@@ -167,14 +169,34 @@ def _add(
         collected.fresh[micrograph.tile] = _Annotated(kept, table.path, table.sha256)
 
 
-def _mismatch(fits: Sequence[str], table: _Table, collected: _Collected) -> str:
+def _mismatch(fits: Fits, table: _Table, collected: _Collected) -> str:
     wanted = table.micrograph or table.name.tile
-    if not fits:
-        return f"unpaired: the store has no micrograph {wanted}"
-    if len(fits) > 1:
-        return f"ambiguous: {wanted} fits {len(fits)} micrographs, {fits[0]} and {fits[1]} among them"
-    earlier = collected.path_of(fits[0])
+    tiles = fits.tiles
+    if not tiles:
+        return f"unpaired: the store has no micrograph {wanted}{fits.why}"
+    if len(tiles) > 1:
+        return f"ambiguous: {wanted} fits {len(tiles)} micrographs, {tiles[0]} and {tiles[1]} among them"
+    earlier = collected.path_of(tiles[0])
+    reason = _dispute(tiles[0], table, collected)
+    if reason:
+        return reason
     return f"duplicate: same micrograph as {earlier}" if earlier else ""
+
+
+def _dispute(tile: str, table: _Table, collected: _Collected) -> str:
+    """Why nothing can be taken for `tile`: micrographs of several folders have its name, and only one of them is it."""
+    if not table.micrograph:
+        return ""
+    folder = str(PurePosixPath(table.micrograph).parent)
+    others = collected.folders.setdefault(tile, {folder}) | {folder}
+    if len(others) == 1:
+        return ""
+    collected.folders[tile] = others
+    reason = f"ambiguous: micrographs of several folders fit {tile}: {', '.join(sorted(others))}"
+    earlier = collected.fresh.pop(tile, None)
+    if earlier is not None:
+        collected.left_out.append(replace(table, path=earlier.source, micrograph="").left_out(reason))
+    return reason
 
 
 def _difference(stored: _Annotated | None, points: Points, table: _Table) -> str:
@@ -187,14 +209,14 @@ def _difference(stored: _Annotated | None, points: Points, table: _Table) -> str
     return "" if same else _OTHERWISE
 
 
-def _tables(root: Place, path: str, name: PlaneName, left_out: list[LeftOut]) -> Iterator[_Table]:
+def _tables(root: Place, path: str, name: PlaneName, is_told: bool, left_out: list[LeftOut]) -> Iterator[_Table]:
     try:
         found, digest = read_coordinates(place_in(root, path))
     except TileReadError as error:
         left_out.append(LeftOut(path, name.donor, name.marker, error.reason, name.tile))
         return
     for micrograph, particles in found.items():
-        yield _Table(path, name, micrograph, particles, digest)
+        yield _Table(path, name, micrograph, particles, digest, is_told)
 
 
 def _found(

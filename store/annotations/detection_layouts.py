@@ -10,9 +10,10 @@ from types import MappingProxyType
 from typing import Final
 
 from fintune_xr.errors import unknown_name
-from fintune_xr.store.annotations.instance_layouts import TileIndex
+from fintune_xr.store.annotations.instance_layouts import with_told_pattern
+from fintune_xr.store.annotations.tile_index import Fits, TileIndex
 from fintune_xr.store.raw.coordinates import COORDINATE_SUFFIXES
-from fintune_xr.store.raw.layouts import PARTICLES, Layout
+from fintune_xr.store.raw.layouts import PARTICLES, Layout, PlaneName
 
 _ANY: Final = r"\.[^./]+"
 # What programs put behind the name of a micrograph when they store its particles.
@@ -46,13 +47,25 @@ def choose_point_layout(name: str = "coordinates", *, pattern: str | None = None
     if name not in POINT_LAYOUTS:
         raise unknown_name("layout of coordinates", name, POINT_LAYOUTS)
     base = POINT_LAYOUTS[name]
-    return base if pattern is None else replace(base, patterns=(pattern,))
+    return base if pattern is None else with_told_pattern(base, pattern)
 
 
-def micrograph_candidates(index: TileIndex, tile_id: str, micrograph: str) -> tuple[str, ...]:
+def micrograph_candidates(index: TileIndex, path: str, name: PlaneName, micrograph: str, *, is_told: bool) -> Fits:
     """Stored tiles that particles may belong to: by the `micrograph` that their file names, else by the file's name.
 
-    `tile_id` is what the layout made of the file's path. Several where names do not decide, none where none fits.
+    `name` is what the layout made of the file's `path`. An exact name comes before one without its suffix; a folder
+    that names another set is never overruled. Several where names do not decide, none where none fits.
     """
-    wanted = PurePosixPath(micrograph).stem if micrograph else tile_id
-    return index.candidates(wanted) or index.candidates(_ADDED.sub("", wanted))
+    if not micrograph and is_told:
+        return index.of_mask(path, _shortened(name), is_told=True)
+    called = PurePosixPath(micrograph)
+    if not micrograph:
+        exact: tuple[str, ...] = (name.tile,)
+    else:
+        exact = (called.name, called.stem)
+    names = dict.fromkeys([*exact, *(_ADDED.sub("", one) for one in exact)])
+    return index.of_micrograph(micrograph if called.parent.name else path, list(names))
+
+
+def _shortened(name: PlaneName) -> list[PlaneName]:
+    return [name, replace(name, tile=_ADDED.sub("", name.tile))]

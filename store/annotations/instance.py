@@ -19,10 +19,10 @@ from fintune_xr import names as n
 from fintune_xr.errors import TileReadError
 from fintune_xr.execution.read_ahead import ahead
 from fintune_xr.pixels.instance_labels import MAX_LABEL
-from fintune_xr.store.annotations.instance_layouts import TileIndex
+from fintune_xr.store.annotations.tile_index import Fits, StoredTile, TileIndex
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.ingest.changed_files import stored_digests
-from fintune_xr.store.raw.layouts import Layout
+from fintune_xr.store.raw.layouts import Layout, PlaneName
 from fintune_xr.store.raw.pairing import LeftOut, PlaneFile, natural_key
 from fintune_xr.store.raw.readers import read_header, read_labels
 from fintune_xr.store.raw.readers.header import LABEL_DTYPES
@@ -101,7 +101,7 @@ def annotate_tiles(
     with writing_tiles(cohort.location):
         if restart or not cohort.has(f"{n.ANNOTATIONS}/{n.MASK}"):
             remove_group(cohort.location, n.ANNOTATIONS)
-        masks, unmatched = _matched(cohort, _pages(source, named, layout))
+        masks, unmatched = _matched(cohort, layout, _pages(source, named, layout))
         left_out = [*unusable, *unmatched]
         target = _made(cohort)
         cohort.location.sweep(n.ANNOTATIONS)
@@ -139,12 +139,12 @@ def as_instances(labels: NDArray[Any]) -> tuple[NDArray[np.uint32], bool]:
 
 
 def _pages(
-    source: Place, named: Iterable[tuple[str, Any]], layout: Layout
-) -> Iterator[tuple[PlaneFile, str, Any] | LeftOut]:
-    """(file, tile id, name) of every mask; a file of several pages holds one for each."""
+    source: Place, named: Iterable[tuple[str, PlaneName]], layout: Layout
+) -> Iterator[tuple[PlaneFile, PlaneName] | LeftOut]:
+    """File and name of every mask; a file of several pages holds one for each."""
     for path, name in named:
         if not layout.pages_are_tiles:
-            yield PlaneFile(path), name.tile_id, name
+            yield PlaneFile(path), name
             continue
         try:
             pages = read_header(place_in(source, path), dtypes=LABEL_DTYPES).pages
@@ -152,39 +152,45 @@ def _pages(
             yield LeftOut(path, name.donor, name.marker, error.reason, name.tile_id)
             continue
         for page in range(pages):
-            yield PlaneFile(path, page), replace(name, tile=f"{name.tile}_p{page}").tile_id, name
+            yield PlaneFile(path, page), replace(name, tile=f"{name.tile}_p{page}")
 
 
 def _matched(
-    cohort: Cohort, found: Iterable[tuple[PlaneFile, str, Any] | LeftOut]
+    cohort: Cohort, layout: Layout, found: Iterable[tuple[PlaneFile, PlaneName] | LeftOut]
 ) -> tuple[list[MaskFile], list[LeftOut]]:
     images = cohort.images(lazy=False)
     columns = (images[name].values.tolist() for name in (n.TILE, n.DONOR, n.MARKER, n.HEIGHT, n.WIDTH))
     tiles = {str(row[0]): row[1:] for row in zip(*columns, strict=True)}
-    index = TileIndex.of(tiles)
+    index = TileIndex.of(StoredTile(tile, *map(str, row[:2])) for tile, row in tiles.items())
     masks: dict[str, MaskFile] = {}
     left_out: list[LeftOut] = []
     for item in found:
         if isinstance(item, LeftOut):
             left_out.append(item)
             continue
-        file, tile_id, name = item
-        fits = index.candidates(tile_id)
-        reason = _mismatch(fits, tile_id, masks)
+        file, name = item
+        fits = index.of_mask(file.path, _readings(layout, file), is_told=layout.told)
+        reason = _mismatch(fits, name.tile_id, masks)
         if reason:
-            left_out.append(LeftOut(str(file), name.donor, name.marker, reason, tile_id))
+            left_out.append(LeftOut(str(file), name.donor, name.marker, reason, name.tile_id))
         else:
-            masks[fits[0]] = MaskFile(file, fits[0], *tiles[fits[0]])
+            masks[fits.tiles[0]] = MaskFile(file, fits.tiles[0], *tiles[fits.tiles[0]])
     return sorted(masks.values(), key=lambda mask: natural_key(mask.tile)), left_out
 
 
-def _mismatch(fits: Sequence[str], tile_id: str, masks: Mapping[str, MaskFile]) -> str:
-    if not fits:
-        return f"unpaired: the store has no tile {tile_id.lstrip('/')}"
-    if len(fits) > 1:
-        return f"ambiguous: the name fits {len(fits)} tiles, {fits[0]} and {fits[1]} among them"
-    if fits[0] in masks:
-        return f"duplicate: same tile as {masks[fits[0]].file}"
+def _readings(layout: Layout, file: PlaneFile) -> list[PlaneName]:
+    """What the layout makes of a file's path; the tile of a page has its number behind the name."""
+    found = layout.readings(file.path)
+    return [one if file.page is None else replace(one, tile=f"{one.tile}_p{file.page}") for one in found]
+
+
+def _mismatch(fits: Fits, tile_id: str, masks: Mapping[str, MaskFile]) -> str:
+    if not fits.tiles:
+        return f"unpaired: the store has no tile {tile_id.lstrip('/')}{fits.why}"
+    if len(fits.tiles) > 1:
+        return f"ambiguous: the name fits {len(fits.tiles)} tiles, {fits.tiles[0]} and {fits.tiles[1]} among them"
+    if fits.tiles[0] in masks:
+        return f"duplicate: same tile as {masks[fits.tiles[0]].file}"
     return ""
 
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 
 from fintune_xr.errors import unknown_name
 from fintune_xr.names import MASK
-from fintune_xr.store.raw.layouts import TIFF_SUFFIXES, Layout, safe_name
+from fintune_xr.store.raw.layouts import TIFF_SUFFIXES, Layout
 
 MASK_SUFFIXES: Final = (*TIFF_SUFFIXES, ".png")
 
 _CHANNELS: Final = {"": MASK}
 _NOTHING: Final = r"(?!)"
-_FILE: Final = r"(?:[_-](?:cp_)?masks?|_pred)\.(?i:tiff?|png)"
+_FILE: Final = r"(?:[_-](?:cp_)?(?i:masks?)|_pred)\.(?i:tiff?|png)"
+# The same for tiles whose own names end in _cp: these are read as well, and the longer name is tried first.
+_FILE_OF_CP: Final = r"_(?i:masks?)\.(?i:tiff?|png)"
 _OF_CHANNEL: Final = r"_b0c[0-9]+(?P<part>[^/]*?)" + _FILE
 
 _ROSMAP_TILES: Final = (
@@ -40,10 +41,11 @@ MASK_LAYOUTS: Final[Mapping[str, Layout]] = MappingProxyType({layout.name: layou
         "named as the tile with _masks behind it, in the tile's folders or flat; TIFF or PNG",
         *(tile + _OF_CHANNEL for tile in _ROSMAP_TILES),
         *(tile + _FILE for tile in _ROSMAP_TILES),
+        *(tile + _FILE_OF_CP for tile in _ROSMAP_TILES),
     ),
     _masks(
         "cellpose", "NAME_masks.tif (or .png) beside NAME.tif, in train_cells, val_cells and test_cells or one folder",
-        r"(?:.*/)?(?P<donor>)(?P<tile>[^/]+?)" + _FILE,
+        *(r"(?:.*/)?(?P<donor>)(?P<tile>[^/]+?)" + file for file in (_FILE, _FILE_OF_CP)),
     ),
     _masks(
         "deepflash", "Parv/NN_expert.tif, binary", r"Parv/(?P<tile>(?P<donor>0[0-2]))_expert\.tif", marker="Parv",
@@ -68,35 +70,9 @@ def choose_mask_layout(name: str = "rosmap", *, pattern: str | None = None) -> L
     if name not in MASK_LAYOUTS:
         raise unknown_name("layout of masks", name, MASK_LAYOUTS)
     base = MASK_LAYOUTS[name]
-    return base if pattern is None else replace(base, patterns=(pattern,))
+    return base if pattern is None else with_told_pattern(base, pattern)
 
 
-@dataclass(frozen=True, slots=True)
-class TileIndex:
-    """Stored tiles by id, by their name as a file, and by what follows donor and marker in the id."""
-
-    ids: frozenset[str]
-    by_file: Mapping[str, str]
-    by_name: Mapping[str, tuple[str, ...]]
-
-    @classmethod
-    def of(cls, tiles: Iterable[str]) -> TileIndex:
-        """The index of these tile ids."""
-        ids = tuple(tiles)
-        by_name: defaultdict[str, tuple[str, ...]] = defaultdict(tuple)
-        for tile in ids:
-            by_name[tile.rpartition("/")[2]] += (tile,)
-        return cls(frozenset(ids), {safe_name(tile): tile for tile in ids}, dict(by_name))
-
-    def candidates(self, tile_id: str) -> tuple[str, ...]:
-        """Stored tiles that a mask may belong to: one where it is clear, none or several where it is not.
-
-        Where no tile has the id that the layout reads from a path, the file's own name decides: as exports
-        write it, or as a tile is called, which is clear if no two donors or markers have such a tile.
-        """
-        if tile_id in self.ids:
-            return (tile_id,)
-        name = tile_id.rpartition("/")[2]
-        if name in self.by_file:
-            return (self.by_file[name],)
-        return self.by_name.get(name, ())
+def with_told_pattern(base: Layout, pattern: str) -> Layout:
+    """`base` with the caller's pattern; what that does not capture, no path names."""
+    return replace(base, patterns=(pattern,), donor="", marker="", told=True)

@@ -42,6 +42,7 @@ from fintune_xr.store.zarr_io import shards
 from fintune_xr.store.zarr_io.groups import remove_group
 from fintune_xr.store.zarr_io.location import Location
 from fintune_xr.store.zarr_io.locks import writing_tiles
+from fintune_xr.text import one_spelling
 
 INGESTS: Final = "ingests"
 
@@ -112,7 +113,7 @@ def ingest_tiles(
         _check_stored_cut(cohort, found.cut)
         cohort.location.sweep(n.IMAGES)
         root, began = root_of(found.source), time.time()
-        stored = stored_digests(cohort.images_group())
+        stored = {one_spelling(tile): digests for tile, digests in stored_digests(cohort.images_group()).items()}
         present = [tile for tile in found.tiles if tile.tile in stored]
         fresh, unfit = _fitting(cohort, [tile for tile in found.tiles if tile.tile not in stored])
         doubtful = present if verify else list(suspects(cohort, found.source, present, stored, root))

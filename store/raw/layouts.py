@@ -28,6 +28,7 @@ from fintune_xr.names import (
     TILE,
 )
 from fintune_xr.store.raw.readers import IMAGE_DTYPES, MICROGRAPH_DTYPES
+from fintune_xr.text import one_spelling
 
 TIFF_SUFFIXES: Final = (".tif", ".tiff")
 IMAGE_SUFFIXES: Final = (*TIFF_SUFFIXES, ".png", ".jpg", ".jpeg")
@@ -75,7 +76,7 @@ class Layout:
     a folder makes, `dtypes` what its pixels may be. With `planes`, each file holds so many planes, which are the
     channels named by their positions from 0 on; planes without a name must be empty. `quoted` file names are
     unquoted, as `safe_name` writes them. With `colour`, the planes are red, green and blue of one image, and nothing
-    else is accepted.
+    else is accepted. `told` patterns are the caller's: they alone say what a path names.
     Of `pages_are_tiles` each page is a tile, of `pages_are_depth` all pages of a file are one volume, along z in their
     order.
     """
@@ -95,6 +96,7 @@ class Layout:
     planes: int = 0
     quoted: bool = False
     colour: bool = False
+    told: bool = False
     _compiled: tuple[re.Pattern[str], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -114,9 +116,19 @@ class Layout:
                 return self._named({key: value or "" for key, value in found.groupdict().items()})
         return None
 
+    def readings(self, path: str) -> tuple[PlaneName, ...]:
+        """What each pattern that fits makes of a path, in their order; `parse` gives the first."""
+        found = [pattern.fullmatch(path) for pattern in self._compiled]
+        return tuple(
+            self._named({key: value or "" for key, value in one.groupdict().items()})
+            for one in found
+            if one is not None
+        )
+
     def _named(self, parts: dict[str, str]) -> PlaneName:
         if self.quoted:
             parts = {key: unquote(value) for key, value in parts.items()}
+        parts = {key: one_spelling(value) for key, value in parts.items()}
         return PlaneName(
             donor=parts.get(DONOR) or self.donor,
             marker=parts.get(MARKER) or self.marker,

@@ -71,7 +71,7 @@ def annotate(cohort: Cohort, folder: Path, **options: Any) -> AnnotateReport:
         ("d2/IBA1/t9_b0c1x0_masks.tif", "d2/IBA1/t9_x0"),
         ("d2/IBA1/t9_x0_masks.tif", "d2/IBA1/t9_x0"),
         ("d1__GFAP__t1_pred.tif", "d1/GFAP/t1"),
-        ("anywhere/t9_x0_masks.tif", "d2/IBA1/t9_x0"),
+        ("masks/t9_x0_masks.tif", "d2/IBA1/t9_x0"),
         ("t9_b0c1x0_masks.tif", "d2/IBA1/t9_x0"),
     ],
 )

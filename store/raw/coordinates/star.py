@@ -47,7 +47,7 @@ def _blocks(text: str) -> dict[str, Any]:
         file.write(text)
         file.flush()
         try:
-            return dict(starfile.read(Path(file.name), always_dict=True))
+            return dict(starfile.read(Path(file.name), always_dict=True, parse_as_string=[MICROGRAPH]))
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, StopIteration) as error:
             raise TileReadError(f"unreadable: expected a STAR ({str(error)[:120]})") from error
 
