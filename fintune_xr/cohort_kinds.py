@@ -80,7 +80,9 @@ OCT: Final = CohortKind(
     about="of volumes (kind 'oct'), whose annotations are labels of participants",
     annotated="labels",
     offers="For volumes there are: fintune-xr split STORE --keep, infer STORE --model ENCODER, probe, train STORE "
-    "--model ENCODER --config oct_finetune, evaluate, report, and export --to leaderboard, artefacts or tables.",
+    "--model ENCODER --config oct_finetune, benchmark, evaluate, report, and export --to leaderboard, artefacts or "
+    "tables.",
+    verbs=("benchmark",),
 )
 
 KINDS: Final[Mapping[str, CohortKind]] = {kind.name: kind for kind in (IF, HE, OCT, EM)}

@@ -187,14 +187,17 @@ def benchmark(
 ) -> int:
     """Train on all markers, on each alone and without DAPI, and tell which segments best; run again to continue.
 
+    Of volumes: embed by each encoder, probe, fine-tune the best, and rank them.
+
     Example: fintune-xr benchmark cohort.zarr --model cpsam_v2 train.device=cuda infer.device=cuda
+    Example: fintune-xr benchmark oct.zarr models=[multi.pt,single.pt] finetune=best
     """
     from fintune_xr.pipelines.steps.evaluate import score_table
     from fintune_xr.pipelines.studies.benchmark import benchmark as step
-    from fintune_xr.pipelines.studies.benchmark import hybrid_line
+    from fintune_xr.pipelines.studies.benchmark import closing_lines
 
     found = step(store, model=model, out=out, cluster=cluster, config=config, overrides=overrides)
-    show(table(score_table(found)), "", hybrid_line(found))
+    show(table(score_table(found)), "", *closing_lines(found))
     return DONE
 
 

@@ -34,8 +34,10 @@ from fintune_xr.models.threshold.kind import THRESHOLD
 from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.inference.request import InferSettings
 from fintune_xr.pipelines.instance.evaluate import match_tiles, scores_by_group, tiles_of_split
+from fintune_xr.pipelines.steps.evaluate import score_lines
 from fintune_xr.pipelines.steps.infer import infer
 from fintune_xr.pipelines.steps.train import model_to_train, train, train_on_workers
+from fintune_xr.pipelines.studies.encoder_benchmark import benchmark_encoders
 from fintune_xr.pipelines.studies.hybrid import choose_by_marker, undecided
 from fintune_xr.pipelines.workers.devices import HERE, THREADS, device_on, of_cluster, profile_and_rest
 from fintune_xr.provenance import provenance
@@ -45,6 +47,7 @@ from fintune_xr.store.lineage.depends_on import RESTS_ON, rests_on, tiles_in
 from fintune_xr.store.lineage.training_exposure import require_unseen_by
 from fintune_xr.store.runs.writer import run_attrs
 from fintune_xr.store.split import require_split, split_table
+from fintune_xr.tasks.task import CLASSIFICATION
 from fintune_xr.text import text_array, texts
 
 PARTS: Final = (n.VAL, n.TEST)
@@ -105,6 +108,8 @@ def benchmark(
 ) -> xr.Dataset:
     """Scores (group, run, threshold) on the test tiles: baseline, generic, one per marker, marker-only and hybrid.
 
+    Of a cohort of volumes they are those of `benchmark_encoders`, and `models` in its settings says what is compared.
+
     `model` is what all trainings start from. The generic model learns from all train tiles, a specific one from those
     of its marker, the marker-only one without DAPI; the hybrid takes for each marker the model whose AP50 on the val
     tiles is best. Each is trained into a folder of `out` and run on the val and test tiles of the store, where the
@@ -118,6 +123,8 @@ def benchmark(
     """
     cohort = open_cohort(store)
     cohort.require("benchmark")
+    if cohort.task.name == CLASSIFICATION:
+        return benchmark_encoders(store, out=out, cluster=cluster, config=config, overrides=overrides)
     workers, rest = of_cluster(overrides)
     plan = _plan(cohort, model, load_settings(BenchmarkSettings, config, rest))
     _check_devices(plan.settings, cluster, workers)
@@ -132,6 +139,11 @@ def benchmark(
     Path(out).mkdir(parents=True, exist_ok=True)
     benchmark_table(result).to_csv(Path(out) / f"{plan.settings.prefix}benchmark.tsv", sep="\t", index=False)
     return cohort.read(GROUP_PATH)
+
+
+def closing_lines(found: xr.Dataset) -> list[str]:
+    """What is said below the table of scores: the choice of the hybrid, or how ranks of encoders are meant."""
+    return [hybrid_line(found)] if n.THRESHOLD in found.dims else score_lines(found)
 
 
 def hybrid_line(found: xr.Dataset) -> str:

@@ -372,6 +372,14 @@ def test_scores_of_a_single_donor_come_without_intervals() -> None:
     assert "<section" in page_of("x", "", [section])
 
 
+def test_shares_are_said_to_be_unvalidated(statistics: Statistics) -> None:
+    def told(contents: Statistics) -> list[str]:
+        return [part.text for part in positivity_section(contents).parts if isinstance(part, Note)]
+
+    assert any("unvalidated" in text for text in told(statistics))
+    assert told(Statistics()) == []
+
+
 def test_tiles_without_a_count_are_left_out_of_the_rule_table(sections: tuple[Section, ...]) -> None:
     table = tables_of(sections)["positivity"].set_index([n.RULE, n.MARKER])
     assert table.loc[("otsu", "GFAP"), "tiles"] == 4

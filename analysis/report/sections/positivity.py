@@ -13,6 +13,12 @@ from fintune_xr.analysis.report.numbers import decimals
 from fintune_xr.analysis.report.sections.statistics import Statistics
 
 _TITLE = "Which cells are positive"
+_UNVALIDATED = Note(
+    "The shares are unvalidated: annotations say where cells are, not which of them are positive, and no rule was "
+    "held against the eyes of an expert. Look at some tiles before you trust a share; how far the rules differ is "
+    "shown below.",
+    "doubtful",
+)
 
 
 def positivity_section(contents: Statistics) -> Section:
@@ -21,7 +27,7 @@ def positivity_section(contents: Statistics) -> Section:
         Note(f"Donor ratios of the run {run} use the rule {rule}.") for run, rule in contents.active_rules.items()
     ]
     if contents.positivity:
-        parts.append(_rules_table(contents))
+        parts += [_UNVALIDATED, _rules_table(contents)]
     if contents.ratio_by_rule is not None:
         parts += [_ratio_picture(contents.ratio_by_rule, run) for run in contents.ratio_by_rule[n.RUN].values]
     if contents.rho_by_rule is not None:
