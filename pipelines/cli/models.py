@@ -60,6 +60,7 @@ def classify(
     model: Annotated[Path, Parameter(help="Folder of a CLIP network in transformers' format.")],
     prompts: Annotated[Path, Parameter(help="JSON file {class: [sentence, ...]}.")],
     name: Annotated[str, Parameter(help="Name under which regions and scores are stored.")],
+    as_run: Annotated[str, Parameter(help="Also store classes of a run's instances as a run of this name.")] = "",
     config: Config = None,
 ) -> int:
     """Give regions of stained tissue a class by sentences that describe the classes.
@@ -68,7 +69,16 @@ def classify(
     """
     from fintune_xr.pipelines.steps.classify import classify as step
 
-    made = step(store, regions=regions, model=model, prompts=prompts, name=name, config=config, overrides=overrides)
+    made = step(
+        store,
+        regions=regions,
+        model=model,
+        prompts=prompts,
+        name=name,
+        as_run=as_run,
+        config=config,
+        overrides=overrides,
+    )
     show(
         f"{made.sizes['region']} regions ({made.attrs['protocol']}): accuracy {float(made['accuracy']):.3f}, "
         f"balanced {float(made['balanced_accuracy']):.3f}"

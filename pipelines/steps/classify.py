@@ -22,11 +22,12 @@ from fintune_xr.pipelines.semantic.regions import (
     region_rows,
     scored,
 )
+from fintune_xr.pipelines.semantic.regions_run import require_instances, write_class_run
 from fintune_xr.provenance import provenance
 from fintune_xr.settings import Config, load_settings
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.lineage.depends_on import RESTS_ON, rests_on
-from fintune_xr.store.runs.writer import check_run_name
+from fintune_xr.store.runs.writer import IDENTITY, check_run_name, run_attrs
 from fintune_xr.store.split import annotated_tiles
 from fintune_xr.tasks.semantic import CLASS_REGIONS
 from fintune_xr.tasks.task import SEMANTIC
@@ -40,6 +41,7 @@ def classify(
     model: str | Path,
     prompts: str | Path,
     name: str,
+    as_run: str = "",
     config: Config = None,
     overrides: Sequence[str] = (),
 ) -> xr.Dataset:
@@ -48,7 +50,8 @@ def classify(
     `regions` is `truth`, for pieces of the annotated classes, or a run: of classes, for pieces of those, or of
     instances, such as SAM 2's own masks, which know no classes. `model` is the folder of a CLIP network, `prompts` a
     JSON file {class: [sentence, ...]}. Regions of the annotations are prompted by the truth: their accuracy is not that
-    of a model that finds them by itself.
+    of a model that finds them by itself. With `as_run` the instances of a run become a run of that name of maps of
+    classes: segmented first, classified second, and no truth in it.
 
     Raises SettingsError for prompts or classes that do not fit, CheckpointError for a folder that is no CLIP network,
     UnknownNameError for a run that does not exist, FintuneValueError where there is no region.
@@ -56,6 +59,9 @@ def classify(
     cohort = open_cohort(store)
     cohort.require("classify", tasks=(SEMANTIC,))
     check_run_name(name)
+    if as_run:
+        check_run_name(as_run)
+        require_instances(cohort, regions)
     settings = load_settings(ClassifySettings, config, overrides)
     class_map = stated_class_map(cohort, settings.classes)
     sentences = read_prompts(prompts, class_map.names)
@@ -77,6 +83,16 @@ def classify(
         }
     )
     cohort.write(f"{n.REGIONS}/{name}", made, CLASS_REGIONS)
+    if as_run:
+        identity = {
+            "regions_of": regions, "regions_identity": run_attrs(cohort, regions)[IDENTITY],
+            "model_sha256": embedder.sha256, "prompts": facts["prompts"], "settings": settings.as_dict(),
+        }  # fmt: skip
+        looked_at = stored.assign_attrs({"tiles": tiles})
+        write_class_run(
+            cohort, as_run, regions, looked_at, class_map, identity=identity,
+            facts=provenance(**facts, checkpoint=None),
+        )  # fmt: skip
     return made
 
 

@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 from class_runs import tissue_store
 from clip_folder import write_clip
+from sam2_weights import SMALL, random_state, write_published
 from scipy import ndimage
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
 from fintune_xr import names as n
-from fintune_xr.errors import SettingsError, SplitError, UnknownNameError
+from fintune_xr.errors import FintuneValueError, SettingsError, SplitError, UnknownNameError
 from fintune_xr.models.clip.kind import open_clip_folder
 from fintune_xr.pipelines.cli.app import run
 from fintune_xr.pipelines.semantic.annotated import patches_of
 from fintune_xr.pipelines.steps.classify import classify
+from fintune_xr.pipelines.steps.evaluate import evaluate
 from fintune_xr.pipelines.steps.infer import infer
 from fintune_xr.pipelines.steps.split import split
 from fintune_xr.pipelines.steps.train import train
@@ -112,6 +114,36 @@ def test_regions_of_a_run_are_automatic_and_a_probe_learns_from_train(place: Pat
     learnt = ~judged
     right = (probe[n.REGION_CLASS] == probe[n.REGION_TRUTH]).values
     assert right[learnt].mean() > 0.3
+
+
+def test_instances_with_classes_are_an_automatic_run(place: Path, tmp_path: Path, monkeypatch) -> None:
+    store = place / "he.zarr"
+    monkeypatch.setattr("fintune_xr.models.sam2.keys.SAM2_SIZES", {"small": SMALL})
+    weights = write_published(tmp_path / "sam2.pt", random_state(SMALL))
+    loose = ("model.points_per_side=4", "model.pred_iou_thresh=0", "model.stability_score_thresh=0")
+    infer(store, run="sam2", model=str(weights), cluster="threads", overrides=(*loose, "model.max_area_fraction=1"))
+    found = classify(
+        store, regions="sam2", model=place / "clip", prompts=place / "prompts.json", name="zero",
+        as_run="zero-shot", overrides=("resamples=20", "min_region_px=64"),
+    )  # fmt: skip
+    assert found.attrs[n.PROTOCOL] == n.AUTOMATIC
+    cohort = open_cohort(store)
+    masks, made = cohort.run("sam2", lazy=False), cohort.run("zero-shot", lazy=False)
+    assert (made[n.STATE].values == n.DONE).all()
+    expected = np.zeros(masks[n.MASK].shape, np.uint8)
+    where = {str(tile): i for i, tile in enumerate(masks[n.TILE].values)}
+    for tile, label, chosen in zip(
+        found[n.TILE].values, found[n.LABEL].values, found[n.REGION_CLASS].values, strict=True
+    ):
+        at = where[str(tile)]
+        expected[at][masks[n.MASK].values[at] == label] = chosen
+    inside = made[n.CLASSES].values != 255
+    np.testing.assert_array_equal(made[n.CLASSES].values[inside], expected[inside])
+    assert expected.any()
+    scores = evaluate(store, runs=("zero-shot",), split="val")
+    assert 0 <= float(scores["perclass_dice_image_mean"][0]) <= 1
+    with pytest.raises(FintuneValueError, match="expected regions of a run of instances"):
+        classify(store, regions="truth", model=place / "clip", prompts=place / "prompts.json", name="x", as_run="y")
 
 
 def test_wrong_use_is_refused(place: Path, tmp_path: Path) -> None:
