@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 from fintune_xr.pipelines.classification.artefacts import write_artefacts
+from fintune_xr.pipelines.classification.ingest import quarantined, write_errors
 from fintune_xr.pipelines.classification.leaderboard import write_leaderboard
-from fintune_xr.pipelines.requests import Export
-from fintune_xr.pipelines.run_exports import OF_RUNS
+from fintune_xr.pipelines.requests import Export, ExportRequest
+from fintune_xr.pipelines.run_exports import TABLES
+from fintune_xr.store.cohort import Cohort
+
+
+def _tables(cohort: Cohort, request: ExportRequest) -> list[Path]:
+    request.out.mkdir(parents=True, exist_ok=True)
+    of_runs = TABLES.write(cohort, request) if cohort.run_names() else []
+    return [*of_runs, write_errors(request.out / "data_errors.csv", quarantined(cohort))]
+
 
 EXPORTS: Final[Mapping[str, Export]] = {
-    "tables": OF_RUNS["tables"],
+    "tables": Export("`tiles.tsv` of each run, and `data_errors.csv` of what was left out", _tables),
     "leaderboard": Export("runs beside each other, as a table and as figures", write_leaderboard),
     "artefacts": Export("predictions, head, settings and manifest of each run", write_artefacts),
 }
