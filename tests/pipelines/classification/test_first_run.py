@@ -49,16 +49,8 @@ def test_each_line_of_the_checklist(bucket: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(bucket)
     monkeypatch.setattr(demo_encoders, "N_VOLUMES", 24)
     encoder = str(demo_encoders.demo_encoder("multi", bucket, seed=0, n_steps=4))
-    ingest = [
-        "ingest",
-        SOURCE,
-        "oct.zarr",
-        "--layout",
-        "ai-readi",
-        "--participants",
-        f"{SOURCE}/participants.tsv",
-        *GRID,
-    ]
+    table = f"{SOURCE}/participants.tsv"
+    ingest = ["ingest", SOURCE, "oct.zarr", "--layout", "ai-readi", "--participants", table, *GRID]
     assert run([*ingest, "--limit", "5", "--dry-run"]) == 0
     assert not Path("oct.zarr").exists()
     assert run([*ingest, "--limit", "5"]) in (0, 3)
