@@ -57,6 +57,7 @@ HE: Final = CohortKind(
     annotated="class masks",
     offers="For patches of stained tissue there are: fintune-xr train STORE --model semantic_unet or sam2_semantic, "
     "infer, evaluate, report, and export --to masks.",
+    verbs=("sweep",),
 )
 
 EM: Final = CohortKind(

@@ -179,6 +179,9 @@ PREDICTED: Final = "predicted"
 CONFUSION: Final = "confusion"
 
 # Regions of images, given a class as wholes by sentences; `region_truth` is the class of most of a region's pixels.
+PROMPTS: Final = "prompts"
+TTA: Final = "tta"
+PROCESSING: Final = "processing"
 REGIONS: Final = "regions"
 REGION: Final = "region"
 PROMPT: Final = "prompt"

@@ -98,6 +98,28 @@ CLASS_BALANCE: Final = DatasetSchema(
 )
 
 
+_PROMPTED = (n.PROMPT, n.TTA, n.PROCESSING, n.TILE, n.CLASS)
+
+PROMPTED_STUDY: Final = DatasetSchema(
+    name="prompted_study",
+    version=datasets.SCHEMA_VERSION,
+    variables={
+        n.TP: VariableSpec(_PROMPTED, "int64", "Pixels of the class that the mask for its prompt holds.", "px"),
+        n.FP: VariableSpec(_PROMPTED, "int64", "Known pixels of other classes that it holds.", "px"),
+        n.FN: VariableSpec(_PROMPTED, "int64", "Pixels of the class that it lacks.", "px"),
+    },
+    coords={
+        n.PROMPT: VariableSpec((n.PROMPT,), "str", "What the prompt drawn from the truth is."),
+        n.TTA: VariableSpec((n.TTA,), "int64", "1 where masks are means over eight orientations."),
+        n.PROCESSING: VariableSpec(
+            (n.PROCESSING,), "str", "Masks as they come, or closed and of that the largest piece."
+        ),
+        n.TILE: datasets.RUN.coords[n.TILE],
+        n.CLASS: CLASS_RUN.coords[n.CLASS],
+        n.DONOR: VariableSpec(_TILE, "str", "Donor of the tile."),
+    },
+)
+
 _REGION = (n.REGION,)
 
 CLASS_REGIONS: Final = DatasetSchema(

@@ -249,6 +249,11 @@ def sweep(
     from fintune_xr.pipelines.studies.sweep import sweep as step
 
     found = step(store, model=model, split=split, config=config, overrides=overrides, device=device, restart=restart)
+    if "prompt" in found.dims:
+        from fintune_xr.pipelines.semantic.prompted import prompted_table
+
+        show(table(prompted_table(found)), "", "prompted: masks for prompts drawn from the truth, no automatic result")
+        return DONE
     show(table(sweep_table(found)), "", best_line(found))
     return DONE
 

@@ -28,6 +28,7 @@ from fintune_xr.models.sam.kind import SamSweepSettings
 from fintune_xr.models.sam.masks import Candidates, Promptable, candidate_masks, painted, select
 from fintune_xr.pipelines.console import progress, say
 from fintune_xr.pipelines.instance.evaluate import tiles_of_split
+from fintune_xr.pipelines.semantic.prompted import prompted_study
 from fintune_xr.provenance import provenance
 from fintune_xr.seeds import stream
 from fintune_xr.settings import load_settings
@@ -35,6 +36,7 @@ from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.runs.writer import IDENTITY
 from fintune_xr.store.split import require_split
 from fintune_xr.store.zarr_io.locks import holding
+from fintune_xr.tasks.task import SEMANTIC
 from fintune_xr.text import texts
 
 STORED: Final = f"{n.METRICS}/{n.SWEEP}"
@@ -57,6 +59,8 @@ def sweep(
 
     At the end, scores have 95 % intervals over donors, where there are two.
 
+    On stained tissue it is another study: masks for prompts that are drawn from the truth, see `prompted_study`.
+
     `model` is SAM or micro-SAM weights by path or name; settings are those of `SamSweepSettings`. A tile is embedded
     once and each grid of points decoded once, whatever the number of thresholds. Run it again to continue after an
     interruption; `restart` throws a stored sweep away.
@@ -66,6 +70,10 @@ def sweep(
     """
     cohort = open_cohort(store)
     cohort.require("sweep")
+    if cohort.task.name == SEMANTIC:
+        return prompted_study(
+            cohort, model=model, split=split, config=config, overrides=overrides, device=device, restart=restart
+        )
     settings = load_settings(SamSweepSettings, config, overrides)
     checkpoint, load = _promptable(model)
     if split != "all":

@@ -18,7 +18,7 @@ from fintune_xr.models.protocol import Maps, Mask, Plane
 from fintune_xr.models.sam.masks import candidate_masks, painted, select
 from fintune_xr.models.sam2.keys import published_state
 from fintune_xr.models.sam2.kind import Sam2Settings
-from fintune_xr.models.sam2.network import INSIDE, Pyramid, decode, point_tokens, published_sam2, pyramid
+from fintune_xr.models.sam2.network import INSIDE, Pyramid, box_tokens, decode, point_tokens, published_sam2, pyramid
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,6 +59,28 @@ class Sam2Prompts:
         tokens = point_tokens(self.network, placed, labels, embedded.shape)
         found = decode(self.network, embedded.seen, tokens, multimask=True)
         return found.masks[0].flatten(0, 1), found.iou[0].flatten()
+
+    @torch.no_grad()
+    def asked(
+        self, embedded: Sam2Image, points: NDArray[np.float64], labels: NDArray[np.int64],
+        box: NDArray[np.float64] | None,
+    ) -> Maps:  # fmt: skip
+        """Logits (y, x), at the size of the image, of the one mask for all `points` and the `box` together.
+
+        `points` (point, 2) are x and y in px with `labels` (point,), 1 inside and 0 outside; `box` is left, top, right,
+        bottom.
+        """
+        device = embedded.seen.coarse.device
+        placed = torch.as_tensor(points, dtype=torch.float32, device=device)[None, None]
+        signs = torch.as_tensor(labels, device=device)[None, None]
+        if box is None:
+            tokens = point_tokens(self.network, placed, signs, embedded.shape)
+        else:
+            corners = torch.as_tensor(box, dtype=torch.float32, device=device)[None, None]
+            further = {"points": placed, "labels": signs} if len(points) else {}
+            tokens = box_tokens(self.network, corners, embedded.shape, **further)
+        found = decode(self.network, embedded.seen, tokens, multimask=False)
+        return np.asarray(self.at_full_size(embedded, found.masks[0, :, 0])[0].cpu().numpy())
 
     def at_full_size(self, embedded: Sam2Image, logits: torch.Tensor) -> torch.Tensor:
         """`logits` (mask, y, x) at the size of the image."""

@@ -11,6 +11,7 @@ from fintune_xr.models.checkpoints import Checkpoint, load_strictly, read_state
 from fintune_xr.models.classes.mapper import ClassMapper, whole_or_blended
 from fintune_xr.models.classes.settings import ClassSettings
 from fintune_xr.models.dynunet import save_own
+from fintune_xr.models.sam2.adapter import Sam2Prompts
 from fintune_xr.models.sam2.keys import published_size, published_state, transformers_state
 from fintune_xr.models.sam2.kind import STRIDE_PX, Sam2Architecture
 from fintune_xr.models.sam2_semantic.kind import SAM2_SEMANTIC, Sam2SemanticArchitecture
@@ -65,6 +66,14 @@ def load_sam2_semantic(
     Raises CheckpointError for weights that do not fit, UnknownNameError for a colour that the store lacks.
     """
     return sam2_mapper(trained_network(checkpoint).to(device), settings, channels=channels)
+
+
+def promptable(checkpoint: Checkpoint, *, device: str) -> Sam2Prompts:
+    """SAM 2 as it was fine-tuned, without what was put on it, to be asked by points and boxes.
+
+    Raises CheckpointError for weights that do not fit.
+    """
+    return Sam2Prompts(trained_network(checkpoint).sam2.to(device).eval())
 
 
 def save_sam2_semantic(network: Sam2Semantic, settings: Mapping[str, Any], path: Path) -> None:

@@ -45,7 +45,13 @@ def _load(checkpoint: Checkpoint, settings: Any, *, channels: Sequence[str], dev
     return load_sam2_semantic(checkpoint, settings, channels=channels, device=device)
 
 
+def _promptable(checkpoint: Checkpoint, device: str) -> Any:
+    from fintune_xr.models.sam2_semantic.adapter import promptable
+
+    return promptable(checkpoint, device=device)
+
+
 SAM2_SEMANTIC: Final = ModelKind(
     "sam2_semantic", CLASSES, ClassSettings, load=_load, recognises=says_kind("sam2_semantic"), planes=own_planes,
-    pools=True, sizes=class_sizes, attrs=class_attrs,
+    pools=True, sizes=class_sizes, attrs=class_attrs, promptable=_promptable,
 )  # fmt: skip
