@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from fintune_xr.cohort_kinds import IF, OCT
+from fintune_xr.cohort_kinds import HE, IF, OCT
 from fintune_xr.errors import FintuneValueError, unknown_name
 from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.report.report import report
@@ -91,6 +91,13 @@ def _volumes(folder: Path, seed: int) -> Path:
     return study_demo(folder, seed=seed, timed=_timed)
 
 
+def _tissue(folder: Path, seed: int) -> Path:
+    """The demo of stained tissue."""
+    from fintune_xr.pipelines.tissue_demo import tissue_demo
+
+    return tissue_demo(folder, seed=seed, timed=_timed)
+
+
 def _studies(store: Path, models: Path, seed: int) -> None:
     """Ways to train, label budget and post-processing; a sweep of SAM would need weights that nobody trained here."""
     # Here every cell is annotated, not the positive ones alone: without DAPI there is little to learn from.
@@ -125,5 +132,5 @@ def _timed(what: str, step: Callable[[], T]) -> T:
     return result
 
 
-DEMOS: Final[Mapping[str, Callable[[Path, int], Path]]] = {IF.name: _cells, OCT.name: _volumes}
+DEMOS: Final[Mapping[str, Callable[[Path, int], Path]]] = {IF.name: _cells, HE.name: _tissue, OCT.name: _volumes}
 """By kind of cohort."""

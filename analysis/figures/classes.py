@@ -17,8 +17,8 @@ from fintune_xr.tasks.class_map import IGNORED
 from fintune_xr.tasks.semantic import class_colours
 from fintune_xr.text import texts
 
-_PANEL_IN: Final = 2.9
-_COLUMNS: Final = 4
+_PANEL_IN: Final = 2.3
+_COLUMNS: Final = 5
 # How much of the tissue shows through the colours of its classes.
 _TISSUE: Final = 0.3
 

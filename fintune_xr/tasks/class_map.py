@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from fintune_xr import names as n
 from fintune_xr.errors import SettingsError
-from fintune_xr.settings import Settings
+from fintune_xr.settings import Settings, validated
 from fintune_xr.tasks.legends import BCSS, SYNONYMS, Legend
 
 IGNORED: Final = 255
@@ -107,6 +107,11 @@ class ClassMap(Settings):
             n.FLAG_MEANINGS: " ".join([n.REST, *self.names, "ignored"]),
             n.CLASS_MAP: self.as_dict(),
         }
+
+
+def stored_class_map(attrs: Mapping[str, Any]) -> ClassMap:
+    """The map that lies among the attributes of stored predictions, or of scores of them."""
+    return validated(ClassMap, dict(attrs[n.CLASS_MAP]), where="stored classes")
 
 
 def check_class_map(asked: ClassMap, legend: Legend) -> ClassMap:

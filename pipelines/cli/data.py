@@ -18,7 +18,9 @@ def demo(
     folder: Annotated[Path, Parameter(help="Folder to make.")] = Path("demo"),
     *,
     seed: Annotated[int, Parameter(help="Seed of the cohort and of everything after it.")] = 0,
-    cohort: Annotated[str | None, Parameter(help="Kind of cohort: if (cells, the default) or oct (volumes).")] = None,
+    cohort: Annotated[
+        str | None, Parameter(help="Kind of cohort: if (cells, the default), he (stained tissue) or oct (volumes).")
+    ] = None,
 ) -> int:
     """Make a small cohort and run every step on it, on the CPU, in a few minutes.
 

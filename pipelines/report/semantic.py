@@ -24,7 +24,7 @@ from fintune_xr.pipelines.stale import evaluated_part, stale_scores
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.annotated_legend import annotated_legend
 from fintune_xr.store.lineage.depends_on import doubt, tiles_in
-from fintune_xr.tasks.class_map import ClassMap, confirmed_clashes
+from fintune_xr.tasks.class_map import confirmed_clashes, stored_class_map
 from fintune_xr.tasks.semantic import CLASS_BALANCE
 from fintune_xr.text import texts
 
@@ -54,7 +54,7 @@ def _scores(cohort: Cohort, baseline: str) -> tuple[ClassScores, tuple[Stale, ..
     reason = doubt(cohort, stored, tiles_in(cohort, part))
     if reason:
         return nothing, (stale_scores(cohort, part, stored, reason),)
-    class_map = ClassMap.model_validate(stored.attrs[n.CLASS_MAP])
+    class_map = stored_class_map(stored.attrs)
     known = texts(stored[n.RUN])
     return ClassScores(
         scores=stored,
@@ -80,7 +80,7 @@ def _examples(cohort: Cohort, contents: ClassScores) -> list[dict[str, Any]]:
     scores = contents.scores
     if scores is None:
         return []
-    class_map = ClassMap.model_validate(scores.attrs[n.CLASS_MAP])
+    class_map = stored_class_map(scores.attrs)
     tiles = tiles_of(cohort, contents.part)
     patches = patches_of(cohort, tiles)
     runs = {run: cohort.run(run, lazy=False) for run in texts(scores[n.RUN]) if run in class_runs(cohort)}

@@ -32,7 +32,7 @@ from fintune_xr.store.lineage.depends_on import ALL, RESTS_ON, rests_on
 from fintune_xr.store.lineage.training_exposure import require_unseen
 from fintune_xr.store.runs.writer import require_known_run
 from fintune_xr.store.split import annotated_tiles, require_split
-from fintune_xr.tasks.class_map import ClassMap, check_class_map
+from fintune_xr.tasks.class_map import ClassMap, check_class_map, stored_class_map
 from fintune_xr.tasks.product import CLASSES
 from fintune_xr.tasks.semantic import SIZE_BIN_NAMES
 from fintune_xr.text import text_array, texts
@@ -90,7 +90,7 @@ def run_class_map(cohort: Cohort, run: str) -> ClassMap:
     """Classes of a run. Raises FintuneValueError for a run of anything else."""
     if cohort.run_product(run) is not CLASSES:
         raise FintuneValueError(f"run {run!r} of {cohort.url} holds no maps of classes; name others with --run")
-    return ClassMap.model_validate(cohort.run(run, lazy=False)[n.CLASSES].attrs[n.CLASS_MAP])
+    return stored_class_map(cohort.run(run, lazy=False)[n.CLASSES].attrs)
 
 
 def shared_class_map(cohort: Cohort, runs: Sequence[str]) -> ClassMap:

@@ -17,7 +17,7 @@ from fintune_xr.store.check.detection import Fault
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.annotated_legend import annotated_legend
 from fintune_xr.store.zarr_io.location import DECODING_ERRORS
-from fintune_xr.tasks.class_map import IGNORED, ClassMap, check_class_map
+from fintune_xr.tasks.class_map import IGNORED, check_class_map, stored_class_map
 from fintune_xr.text import texts
 
 TileFault: TypeAlias = tuple[str, str, str, tuple[int, ...]]
@@ -59,7 +59,7 @@ def check_class_run(cohort: Cohort, run: str) -> Iterator[TileFault]:
     """What is wrong with a run of classes: classes that do not fit the legend, labels beyond them, wrong counts."""
     path = f"{n.RUNS}/{run}"
     stored = cohort.run(run, lazy=False)
-    class_map = ClassMap.model_validate(stored[n.CLASSES].attrs[n.CLASS_MAP])
+    class_map = stored_class_map(stored[n.CLASSES].attrs)
     if texts(stored[n.CLASS]) != list(class_map.names):
         yield path, "its classes are not those of its class map", f"Make run {run} again with --restart", ()
     if cohort.has(n.ANNOTATIONS):

@@ -23,7 +23,7 @@ from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.export.whole_files import whole_file
 from fintune_xr.store.lineage.annotated_legend import annotated_legend
 from fintune_xr.store.raw.layouts import safe_name
-from fintune_xr.tasks.class_map import IGNORED, ClassMap
+from fintune_xr.tasks.class_map import IGNORED, ClassMap, stored_class_map
 from fintune_xr.tasks.legends import Legend
 from fintune_xr.tasks.product import CLASSES
 from fintune_xr.tasks.semantic import class_colours
@@ -79,7 +79,7 @@ def _maps(cohort: Cohort, run: str, folder: Path, legend: Legend | None) -> _Map
     if cohort.run_product(run) is not CLASSES:
         raise FintuneValueError(f"run {run!r} of {cohort.url} holds no maps of classes; name others with --run")
     stored = cohort.run(run, lazy=False)
-    class_map = ClassMap.model_validate(stored[n.CLASSES].attrs[n.CLASS_MAP])
+    class_map = stored_class_map(stored[n.CLASSES].attrs)
     return _Maps(run, stored, folder / run, label_codes(class_map, legend), class_colours(class_map.n_classes))
 
 
