@@ -15,23 +15,13 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy.optimize import OptimizeWarning, curve_fit
 
+from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.names import BUDGET, N_TRAIN, QUANTILE, REASON, RESAMPLE, SEED
 from fintune_xr.seeds import stream
 
 Floats = NDArray[np.float64]
 
-ASYMPTOTE: Final = "asymptote"
-AMPLITUDE: Final = "amplitude"
-EXPONENT: Final = "exponent"
-SATURATION: Final = "saturation"
-SATURATION_MEASURED: Final = "saturation_measured"
-LARGEST: Final = "n_largest"
-GAIN: Final = "gain_of_more"
-MORE: Final = "n_more"
-N_FITTED: Final = "n_resamples_fitted"
-BUDGET_MEAN: Final = "budget_mean"
-BUDGET_SD: Final = "budget_sd"
 
 MIN_BUDGETS: Final = 3
 """Three numbers cannot be told from fewer places."""
@@ -53,16 +43,17 @@ NOT_CONVERGED: Final = "the fit did not converge"
 REASONS: Final = ("", TOO_FEW, NOT_RISING, NOT_LEVELLING, NOT_CONVERGED)
 
 MEANINGS: Final = {
-    ASYMPTOTE: "Score that the fitted curve comes close to.",
-    AMPLITUDE: "What the curve lacks of it with one tile.",
-    EXPONENT: "How fast the lack shrinks: n ** -exponent.",
-    SATURATION: "Fewest tiles with which the curve is within the tolerance of its asymptote.",
-    SATURATION_MEASURED: "Fewest tiles with which it is within the tolerance of its value at the most tiles tried.",
-    LARGEST: "Most tiles tried.",
-    GAIN: f"What {STEP} tiles more than the most tried would add to the score.",
-    MORE: "Tiles missing from the most tried to saturation.",
+    n.ASYMPTOTE: "Score that the fitted curve comes close to.",
+    n.AMPLITUDE: "What the curve lacks of it with one tile.",
+    n.EXPONENT: "How fast the lack shrinks: n ** -exponent.",
+    n.SATURATION: "Fewest tiles with which the curve is within the tolerance of its asymptote.",
+    n.SATURATION_MEASURED: "Fewest tiles with which it is within the tolerance of its value at the most tiles tried.",
+    n.N_LARGEST: "Most tiles tried.",
+    n.GAIN_OF_MORE: f"What {STEP} tiles more than the most tried would add to the score.",
+    n.N_MORE: "Tiles missing from the most tried to saturation.",
 }
 _ESTIMATES: Final = tuple(MEANINGS)
+_SATURATION_AT: Final = _ESTIMATES.index(n.SATURATION)
 
 
 class PowerLaw(NamedTuple):
@@ -161,9 +152,9 @@ def learning_curve(
     texts = np.asarray(REASONS)
     reason = xr.apply_ufunc(lambda codes: texts[codes], code, dask="parallelized", output_dtypes=[texts.dtype])
     found = {name: estimate.isel({"_name": i}) for i, name in enumerate(_ESTIMATES)}
-    ends = {f"{name}_interval": interval.isel({"_name": i}) for i, name in enumerate(_ESTIMATES) if name != LARGEST}
+    ends = {f"{name}_interval": interval.isel({"_name": i}) for i, name in enumerate(_ESTIMATES) if name != n.N_LARGEST}
     described = {name: part.assign_attrs(long_name=MEANINGS[name], units="1") for name, part in found.items()}
-    made = xr.Dataset({**described, **ends, N_FITTED: n_fitted, REASON: reason})
+    made = xr.Dataset({**described, **ends, n.N_RESAMPLES_FITTED: n_fitted, REASON: reason})
     facts = {"tolerance": tolerance, "resamples": n_resamples, "seed": seed}
     return made.assign_coords({QUANTILE: list(LEVELS)}).assign_attrs(facts)
 
@@ -174,8 +165,8 @@ def budget_spread(score: xr.DataArray) -> xr.Dataset:
     mean, sd = score.mean(SEED), score.std(SEED, ddof=1).where(n_fits > 1)
     return xr.Dataset(
         {
-            BUDGET_MEAN: mean.assign_attrs(long_name="Mean over seeds."),
-            BUDGET_SD: sd.assign_attrs(long_name="Standard deviation over seeds."),
+            n.BUDGET_MEAN: mean.assign_attrs(long_name="Mean over seeds."),
+            n.BUDGET_SD: sd.assign_attrs(long_name="Standard deviation over seeds."),
         }
     )
 
@@ -183,7 +174,7 @@ def budget_spread(score: xr.DataArray) -> xr.Dataset:
 def curve_at(curve: xr.Dataset, n_tiles: NDArray[Any]) -> xr.DataArray:
     """The fitted score (…, n_train) with `n_tiles` (n_train,) tiles."""
     places = xr.DataArray(np.asarray(n_tiles, np.float64), dims=N_TRAIN, coords={N_TRAIN: n_tiles})
-    return curve[ASYMPTOTE] - curve[AMPLITUDE] * places ** -curve[EXPONENT]
+    return curve[n.ASYMPTOTE] - curve[n.AMPLITUDE] * places ** -curve[n.EXPONENT]
 
 
 def _curve(
@@ -194,7 +185,7 @@ def _curve(
     law, reason = fit_power_law(n.ravel(), score.ravel())
     known = np.isfinite(score) & (n >= 1)
     estimates = _estimates(law, reason, n[known], tolerance)
-    if law is not None and not reason and np.isnan(estimates[_ESTIMATES.index(SATURATION)]):
+    if law is not None and not reason and np.isnan(estimates[_SATURATION_AT]):
         reason = NOT_LEVELLING
     intervals = np.full((len(_ESTIMATES), len(LEVELS)), np.nan)
     seeds = np.flatnonzero(known.any(axis=0))
@@ -206,7 +197,7 @@ def _curve(
     for i, column in enumerate(values.T):
         if np.isfinite(column).any() and np.isfinite(estimates[i]):
             intervals[i] = np.nanquantile(column, LEVELS)
-    n_fitted = int(np.isfinite(values[:, _ESTIMATES.index(SATURATION)]).sum())
+    n_fitted = int(np.isfinite(values[:, _SATURATION_AT]).sum())
     return estimates, intervals, n_fitted, REASONS.index(reason)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from fintune_xr import names as n
-from fintune_xr.analysis.learning_curve import ASYMPTOTE, GAIN, SATURATION, STEP, PowerLaw, learning_curve, saturation
+from fintune_xr.analysis.learning_curve import STEP, PowerLaw, learning_curve, saturation
 from fintune_xr.seeds import stream
 
 LAW = PowerLaw(0.8, 0.9, 1.0)
@@ -19,9 +19,9 @@ SEEDS = (3, 5, 10)
 N_STUDIES = 100
 N_RESAMPLES = 100
 TRUTH = {
-    ASYMPTOTE: LAW.asymptote,
-    SATURATION: saturation(LAW, tolerance=0.01),
-    GAIN: float(LAW.at(30.0 + STEP) - LAW.at(30.0)),
+    n.ASYMPTOTE: LAW.asymptote,
+    n.SATURATION: saturation(LAW, tolerance=0.01),
+    n.GAIN_OF_MORE: float(LAW.at(30.0 + STEP) - LAW.at(30.0)),
 }
 
 

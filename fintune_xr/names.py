@@ -246,6 +246,89 @@ CLINICAL_SITE: Final = "clinical_site"
 LOGITS: Final = "logits"
 EMBEDDING: Final = "embedding"
 
+# Attributes: what a result was made of and what it rests on. Each lies on the group that it is about.
+IDENTITY: Final = "identity"
+PROVENANCE: Final = "provenance"
+CREATION: Final = "creation"
+COMPLETE: Final = "complete"
+TILES_PER_SHARD: Final = "tiles_per_shard"
+RESTS_ON: Final = "rests_on"
+SPLIT_DIGEST: Final = "split_digest"
+SOURCES: Final = "sources"
+ANNOTATIONS_DIGEST: Final = "annotations_digest"
+INPUTS_SHA256: Final = "inputs_sha256"
+TRAINING: Final = "training"
+SEEN: Final = "seen"
+INTERVAL_METHOD: Final = "interval_method"
+COUNTED: Final = "counted"
+
+# Attributes of the column `split`.
+DIGEST: Final = "digest"
+SPLIT_BY: Final = "by"
+TEST_DONORS: Final = "test_donors"
+
+# Attributes of images and annotations.
+INGESTS: Final = "ingests"
+CHECKED: Final = "checked"
+SUMMARY: Final = "summary"
+WHY: Final = "why"
+BINNING: Final = "binning"
+POOLING: Final = "pooling"
+ORIENTATION: Final = "orientation"
+CUT: Final = "cut"
+GRID: Final = "grid"
+AXES: Final = "axes"
+FROM_COMPONENTS: Final = "from_components"
+STUDY_GROUPS: Final = "study_groups"
+NUCLEI: Final = "nuclei"
+
+# Groups that studies and statistics write.
+CLINICAL: Final = "clinical"
+BENCHMARK: Final = "benchmark"
+PROBE: Final = "probe"
+BENCHMARK_PATH: Final = f"{METRICS}/{BENCHMARK}"
+BUDGET_PATH: Final = f"{METRICS}/{BUDGET}"
+SWEEP_PATH: Final = f"{METRICS}/{SWEEP}"
+PROBE_PATH: Final = f"{METRICS}/{PROBE}"
+CLASS_BALANCE_PATH: Final = f"{METRICS}/class_balance"
+GATE_PREFIX: Final = "gate_"
+
+# Associations under every rule, and with the cells of lost tiles counted either way.
+RATIO_BY_RULE: Final = "ratio_by_rule"
+RHO_BY_RULE: Final = "rho_by_rule"
+RHO_IF_LOST_NEGATIVE: Final = "rho_if_lost_negative"
+RHO_IF_LOST_POSITIVE: Final = "rho_if_lost_positive"
+ADJUSTED_THROUGHOUT: Final = "adjusted_throughout"
+
+# Gates of cells, and what a study of them measures.
+BOUND: Final = "bound"
+N_KEPT: Final = "n_kept"
+RANK_AGREEMENT: Final = "rank_agreement"
+
+# Picked particles: settings of the picker, and how scores of particles and pixels are told apart.
+DISTANCE_PX: Final = "distance_px"
+BORDER_PX: Final = "border_px"
+CHOSEN_ON: Final = "chosen_on"
+PIXEL_THRESHOLD: Final = "pixel_threshold"
+PIXEL_CHOSEN_ON: Final = "pixel_chosen_on"
+GIVEN: Final = "given"
+PARTICLE: Final = "particle"
+PIXEL: Final = "pixel"
+PARTICLE_CURVE: Final = "particle_curve"
+
+# Curves over the number of annotated tiles.
+ASYMPTOTE: Final = "asymptote"
+AMPLITUDE: Final = "amplitude"
+EXPONENT: Final = "exponent"
+SATURATION: Final = "saturation"
+SATURATION_MEASURED: Final = "saturation_measured"
+N_LARGEST: Final = "n_largest"
+GAIN_OF_MORE: Final = "gain_of_more"
+N_MORE: Final = "n_more"
+N_RESAMPLES_FITTED: Final = "n_resamples_fitted"
+BUDGET_MEAN: Final = "budget_mean"
+BUDGET_SD: Final = "budget_sd"
+
 # Values of `split`; an empty string means that the tile has not been assigned.
 TRAIN: Final = "train"
 VAL: Final = "val"

@@ -23,7 +23,6 @@ from fintune_xr.text_tables import SEPARATORS, text_table
 
 FILE_NAME: Final = "participants.tsv"
 ID_COLUMNS: Final = ("participant_id", "person_id")
-SOURCE_ATTR: Final = "source"
 SHA256_ATTR: Final = "sha256"
 _TRUE: Final = ("true", "1", "yes", "t")
 _FALSE: Final = ("false", "0", "no", "f", "")
@@ -103,7 +102,7 @@ def participants_dataset(found: Participants) -> xr.Dataset:
             n.CLINICAL_SITE: text(one.clinical_site for one in people),
         },
         coords={n.DONOR: text(one.id for one in people)},
-        attrs={SOURCE_ATTR: found.source, SHA256_ATTR: found.sha256},
+        attrs={n.SOURCE: found.source, SHA256_ATTR: found.sha256},
     )
 
 
@@ -128,7 +127,7 @@ def stored_participants(cohort: Cohort) -> Participants:
         )
     ]
     attrs = found.attrs
-    return Participants({one.id: one for one in people}, str(attrs[SOURCE_ATTR]), str(attrs[SHA256_ATTR]))
+    return Participants({one.id: one for one in people}, str(attrs[n.SOURCE]), str(attrs[SHA256_ATTR]))
 
 
 def study_groups(cohort: Cohort) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -17,8 +17,6 @@ from fintune_xr.store.zarr_io.groups import open_column
 from fintune_xr.text import text_array, texts
 
 # Attributes of the column `split`.
-DIGEST: Final = "digest"
-BY: Final = "by"
 By = Literal["donor", "tile"]
 
 
@@ -52,7 +50,7 @@ def require_split(cohort: Cohort) -> str:
 
     Raises SplitError where there is none, or where the stored assignment is not the one that was checked.
     """
-    stored = split_column(cohort).attrs.get(DIGEST)
+    stored = split_column(cohort).attrs.get(n.DIGEST)
     tiles = cohort.images(lazy=False)
     parts = dict(zip(text_array(tiles[n.TILE]), text_array(tiles[n.SPLIT]), strict=True))
     assigned = {tile: part for tile, part in parts.items() if part}
@@ -74,7 +72,7 @@ def judging_part(cohort: Cohort) -> str:
 
 def stored_by(cohort: Cohort) -> By:
     """What the stored split keeps together: the tiles of a donor, or nothing beyond a tile."""
-    return "tile" if split_column(cohort).attrs.get(BY) == n.TILE else "donor"
+    return "tile" if split_column(cohort).attrs.get(n.SPLIT_BY) == n.TILE else "donor"
 
 
 def split_table(cohort: Cohort) -> pd.DataFrame:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Final
 
 import numpy as np
 import xarray as xr
@@ -17,7 +16,6 @@ from fintune_xr.store.runs.writer import require_known_run
 from fintune_xr.text import text_array, texts
 
 # Digest of the run whose nuclei were counted, by its name: an attribute of the stored counts.
-NUCLEI: Final = "nuclei"
 
 
 def active_rule(cohort: Cohort, run: str) -> str:
@@ -36,7 +34,7 @@ def active_rule(cohort: Cohort, run: str) -> str:
             f"run {run!r}: counting with rule {rule!r} was interrupted. "
             f"Run again: fintune-xr positivity {cohort.url} --run {run}"
         )
-    told = runs_doubt(cohort, cohort.positivity(run).attrs.get(NUCLEI, {}))
+    told = runs_doubt(cohort, cohort.positivity(run).attrs.get(n.NUCLEI, {}))
     if told:
         raise FintuneValueError(
             f"run {run!r} was counted with nuclei of another run, but {told}. "

@@ -27,8 +27,6 @@ from fintune_xr.names import (
 )
 from fintune_xr.pixels.cell_gates import is_kept
 
-BOUND = "bound"
-
 
 def gated_cells(cells: xr.Dataset, *, bounds: xr.DataArray, min_area: int) -> xr.Dataset:
     """tile_index and mean_intensity of `cells`, where the intensities of dropped cells are NaN.

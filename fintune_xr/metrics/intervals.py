@@ -15,7 +15,6 @@ from fintune_xr.metrics.counts import COUNTS, SCORES, Score, score_name
 from fintune_xr.metrics.donor_tests import jackknife_interval, sign_flip_p
 
 INTERVAL_QUANTILES: Final = (0.025, 0.975)
-INTERVAL_METHOD: Final = "interval_method"
 STUDENT_T: Final = "Student's t over donors, each left out in turn"
 """Value of the attribute INTERVAL_METHOD; scores that lack it have percentiles of a bootstrap over donors."""
 
@@ -96,7 +95,7 @@ def with_donor_intervals(
     return (
         estimate.assign(found)
         .assign_coords({n.QUANTILE: list(INTERVAL_QUANTILES)})
-        .assign_attrs({INTERVAL_METHOD: STUDENT_T})
+        .assign_attrs({n.INTERVAL_METHOD: STUDENT_T})
     )
 
 

@@ -16,8 +16,6 @@ from fintune_xr.schema import DatasetSchema, VariableSpec
 from fintune_xr.tasks.task import CLASSIFICATION, Task
 from fintune_xr.text import texts
 
-GRID: Final = "grid"
-AXES: Final = "axes"
 NO_LABEL: Final = -1
 
 HEALTHY: Final = "healthy"

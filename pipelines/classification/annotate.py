@@ -19,10 +19,6 @@ from fintune_xr.tasks.classification import LABELS, GroupClasses, group_classes
 from fintune_xr.text import texts
 
 DEFAULT_CLASSES: Final = "oct_groups"
-CLASSES_ATTR: Final = "classes"
-FLAG_VALUES: Final = "flag_values"
-FLAG_MEANINGS: Final = "flag_meanings"
-GROUPS_ATTR: Final = "study_groups"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +64,10 @@ def labels_dataset(labels: dict[str, int], classes: GroupClasses, people: Partic
     """Labels (tile,) with what they mean as attributes, as CF has it."""
     attrs = {
         **LABELS[n.LABEL].attrs,
-        FLAG_VALUES: list(range(len(classes.names))),
-        FLAG_MEANINGS: " ".join(classes.names),
-        GROUPS_ATTR: [" ".join(groups) for _, groups in classes.classes],
-        CLASSES_ATTR: classes.name,
+        n.FLAG_VALUES: list(range(len(classes.names))),
+        n.FLAG_MEANINGS: " ".join(classes.names),
+        n.STUDY_GROUPS: [" ".join(groups) for _, groups in classes.classes],
+        n.CLASSES: classes.name,
     }
     return xr.Dataset(
         {n.LABEL: (n.TILE, np.array(list(labels.values()), np.int8), attrs)},
@@ -82,14 +78,14 @@ def labels_dataset(labels: dict[str, int], classes: GroupClasses, people: Partic
 
 def class_names(annotations: xr.Dataset) -> list[str]:
     """Names of the classes in the order of the labels."""
-    return str(annotations[n.LABEL].attrs[FLAG_MEANINGS]).split()
+    return str(annotations[n.LABEL].attrs[n.FLAG_MEANINGS]).split()
 
 
 def _stored_labels(cohort: Cohort, classes: GroupClasses, *, restart: bool) -> set[str]:
     if not cohort.has(n.ANNOTATIONS) or restart:
         return set()
     stored = cohort.annotations(lazy=False)
-    name = stored[n.LABEL].attrs.get(CLASSES_ATTR)
+    name = stored[n.LABEL].attrs.get(n.CLASSES)
     if name != classes.name:
         raise FintuneValueError(
             f"{cohort.url} has labels of {name!r}, asked for are {classes.name!r}; models may have learned from them. "

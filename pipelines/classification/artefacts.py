@@ -26,9 +26,8 @@ from fintune_xr.pipelines.requests import ExportRequest
 from fintune_xr.settings import validated
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.export.whole_files import whole_file
-from fintune_xr.store.lineage.depends_on import SOURCES
 from fintune_xr.store.lineage.training_exposure import require_unseen
-from fintune_xr.store.runs.writer import IDENTITY, PROVENANCE, run_attrs
+from fintune_xr.store.runs.writer import run_attrs
 from fintune_xr.store.split import require_split
 from fintune_xr.text import texts
 
@@ -102,8 +101,8 @@ def _files(cohort: Cohort, run: str) -> dict[str, Callable[[Path], Any]]:
     """How each file of a run is written."""
     attrs = run_attrs(cohort, run)
     scans = labelled_scans(cohort, n.TRAIN, n.VAL, n.TEST)
-    record = {**attrs[PROVENANCE], IDENTITY: attrs[IDENTITY], "split_digest": require_split(cohort)}
-    config = attrs[PROVENANCE].get("training", {}).get("settings") or attrs[PROVENANCE].get("settings", {})
+    record = {**attrs[n.PROVENANCE], n.IDENTITY: attrs[n.IDENTITY], n.SPLIT_DIGEST: require_split(cohort)}
+    config = attrs[n.PROVENANCE].get("training", {}).get("settings") or attrs[n.PROVENANCE].get("settings", {})
     idx = {name: label for label, name in enumerate(scans.classes)}
     files: dict[str, Callable[[Path], Any]] = {
         "class_to_idx.json": lambda path: path.write_text(json.dumps(idx, indent=2) + "\n"),
@@ -137,7 +136,7 @@ def _weights(cohort: Cohort, run: str, scans: Scans) -> dict[str, Callable[[Path
     """The head, fitted again for a probe; of a fine-tuned classifier the whole and its head."""
     import torch
 
-    identity, told = run_attrs(cohort, run)[IDENTITY], run_attrs(cohort, run)[PROVENANCE]
+    identity, told = run_attrs(cohort, run)[n.IDENTITY], run_attrs(cohort, run)[n.PROVENANCE]
     if PROBE in identity:
         return {"head.pt": lambda path: torch.save(_probe_head(cohort, run, scans), path)}
     checkpoint = Path(told["checkpoint"]["path"])
@@ -158,9 +157,9 @@ def _probe_head(cohort: Cohort, run: str, scans: Scans) -> dict[str, Any]:
     """
     import torch
 
-    identity = run_attrs(cohort, run)[IDENTITY]
+    identity = run_attrs(cohort, run)[n.IDENTITY]
     told = {key: value for key, value in identity[PROBE].items() if key != "head"}
-    source, name = next(iter(identity[SOURCES])), identity[PROBE]["head"]
+    source, name = next(iter(identity[n.SOURCES])), identity[PROBE]["head"]
     head = fitted(cohort, source, name, validated(ProbeSettings, told), scans)
     done, embedding = with_vectors(cohort, source, n.EMBEDDING, scans)
     _, stored = with_vectors(cohort, run, n.LOGITS, done)

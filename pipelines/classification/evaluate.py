@@ -23,7 +23,7 @@ from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.requests import EvaluateRequest
 from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import Cohort
-from fintune_xr.store.lineage.depends_on import RESTS_ON, require_sources, rests_on
+from fintune_xr.store.lineage.depends_on import require_sources, rests_on
 from fintune_xr.store.lineage.training_exposure import require_unseen
 from fintune_xr.store.split import require_split
 
@@ -67,8 +67,8 @@ def evaluate_classes(cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:
     tiles = scans.tile.tolist()
     return xr.merge([scores.assign(raw), *further]).assign_coords(coords).assign_attrs(
         {
-            RESTS_ON: rests_on(cohort, tiles=tiles, split=digest, runs=names),
-            "provenance": provenance(
+            n.RESTS_ON: rests_on(cohort, tiles=tiles, split=digest, runs=names),
+            n.PROVENANCE: provenance(
                 split=split, split_digest=digest, resamples=request.resamples, seed=request.seed,
                 n_left_out=len(tiles) - len(done.tile),
             ),
@@ -99,7 +99,7 @@ def class_lines(scores: xr.Dataset) -> list[str]:
         lines.append(
             f"Intervals are over participants: {int(scores[n.N_COMPLETE])} resamples that hold every class."
         )  # fmt: skip
-    left_out = int(scores.attrs["provenance"].get("n_left_out", 0))
+    left_out = int(scores.attrs[n.PROVENANCE].get("n_left_out", 0))
     return [*lines, *([f"{left_out} scans are left out, which some run could not do."] if left_out else [])]
 
 

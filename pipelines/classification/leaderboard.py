@@ -20,8 +20,8 @@ from fintune_xr.pipelines.classification.scans import labelled_scans, runs_with
 from fintune_xr.pipelines.requests import EvaluateRequest, ExportRequest
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.export.whole_files import whole_file
-from fintune_xr.store.lineage.depends_on import SOURCES, doubt, tiles_in
-from fintune_xr.store.runs.writer import IDENTITY, run_attrs
+from fintune_xr.store.lineage.depends_on import doubt, tiles_in
+from fintune_xr.store.runs.writer import run_attrs
 from fintune_xr.store.split import judging_part
 
 RESAMPLES: Final = 1000
@@ -73,9 +73,9 @@ def what_of(cohort: Cohort, run: str) -> dict[str, str]:
     """Encoder and mode of a run, and its name: a head on stored embeddings, or a classifier as a whole."""
     if run == MAJORITY:
         return {"encoder": "none", "mode": "majority class", n.RUN: run}
-    identity = run_attrs(cohort, run)[IDENTITY]
+    identity = run_attrs(cohort, run)[n.IDENTITY]
     if PROBE in identity:
-        return {"encoder": next(iter(identity[SOURCES])), "mode": str(identity[PROBE]["head"]), n.RUN: run}
+        return {"encoder": next(iter(identity[n.SOURCES])), "mode": str(identity[PROBE]["head"]), n.RUN: run}
     mode = "fine-tuned" if identity.get("checkpoint_kind") == VOLUME_CLASSIFIER else "classifier"
     return {"encoder": run, "mode": mode, n.RUN: run}
 
@@ -84,7 +84,7 @@ def is_floor(cohort: Cohort, run: str) -> bool:
     """Whether a run has no pretraining behind it: a profile, random weights, or the majority class."""
     if run == MAJORITY:
         return True
-    sources = run_attrs(cohort, run)[IDENTITY].get(SOURCES, {})
+    sources = run_attrs(cohort, run)[n.IDENTITY].get(n.SOURCES, {})
     floors = (RANDOM_KIND.name, VOLUME_PROFILE.name)
     return any(one.get("checkpoint_kind") in floors for one in sources.values())
 

@@ -15,13 +15,10 @@ from fintune_xr.analysis.report.detection.intervals import RESAMPLED
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.metrics.counts import SCORES, score_name
 from fintune_xr.metrics.detection import Curve, Found, average_precision, threshold_curve
-from fintune_xr.metrics.intervals import INTERVAL_METHOD, STUDENT_T, instance_scores, scores_by_donor
+from fintune_xr.metrics.intervals import STUDENT_T, instance_scores, scores_by_donor
 from fintune_xr.metrics.pixels import histogram_counts, pixel_auc
 from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.detection.picking import (
-    BORDER_PX,
-    DISTANCE_PX,
-    PIXEL_THRESHOLD,
     annotated_positions,
     chosen_part,
     found_in,
@@ -32,19 +29,16 @@ from fintune_xr.pipelines.detection.picking import (
 from fintune_xr.pipelines.requests import EvaluateRequest
 from fintune_xr.provenance import provenance, settings_digest
 from fintune_xr.store.cohort import Cohort
-from fintune_xr.store.lineage.depends_on import ALL, RESTS_ON, doubt, rests_on
+from fintune_xr.store.lineage.depends_on import ALL, doubt, rests_on
 from fintune_xr.store.runs.picks import open_candidates, open_picks, picked_names
 from fintune_xr.store.split import require_split
 from fintune_xr.text import texts
 
-PARTICLE: Final = "particle"
-PIXEL: Final = "pixel"
-CURVE: Final = "particle_curve"
 N_LEVELS: Final = 200
 
 _COUNTS: Final = (n.TP, n.FP, n.FN)
 # The same formula is called average precision of instances at one overlap, and intersection over union of pixels.
-_KEPT: Final = {PARTICLE: (n.PRECISION, n.RECALL, n.F1), PIXEL: (n.PRECISION, n.RECALL, n.F1, n.AVERAGE_PRECISION)}
+_KEPT: Final = {n.PARTICLE: (n.PRECISION, n.RECALL, n.F1), n.PIXEL: (n.PRECISION, n.RECALL, n.F1, n.AVERAGE_PRECISION)}
 _RENAMED: Final = {n.AVERAGE_PRECISION: n.IOU}
 
 
@@ -79,18 +73,18 @@ def evaluate_particles(cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:
         parts.append(pixels.reindex({n.RUN: names}).transpose(n.RUN, ...))
     return _labelled(cohort, xr.merge(parts, join="outer"), tiles).assign_attrs(
         {
-            DISTANCE_PX: distance,
+            n.DISTANCE_PX: distance,
             RESAMPLED: draws.unit,
-            INTERVAL_METHOD: STUDENT_T,
-            RESTS_ON: {**rests_on(cohort, tiles=tiles, split=digest), n.PICKS: picks_digests(picks)},
-            "provenance": provenance(split=split, split_digest=digest, resamples=request.resamples, seed=request.seed),
+            n.INTERVAL_METHOD: STUDENT_T,
+            n.RESTS_ON: {**rests_on(cohort, tiles=tiles, split=digest), n.PICKS: picks_digests(picks)},
+            n.PROVENANCE: provenance(split=split, split_digest=digest, resamples=request.resamples, seed=request.seed),
         }
     )
 
 
 def picks_digests(picks: Mapping[str, xr.Dataset]) -> dict[str, str]:
     """A digest of each run's picks, by how they were made."""
-    made = {run: {k: v for k, v in table.attrs.items() if k != "provenance"} for run, table in picks.items()}
+    made = {run: {k: v for k, v in table.attrs.items() if k != n.PROVENANCE} for run, table in picks.items()}
     return {run: settings_digest(facts) for run, facts in made.items()}
 
 
@@ -100,7 +94,7 @@ def particle_doubt(cohort: Cohort, found: xr.Dataset, picks: Mapping[str, xr.Dat
     if told:
         return told
     now = picks_digests(picks)
-    other = [run for run, digest in found.attrs[RESTS_ON][n.PICKS].items() if now.get(run) != digest]
+    other = [run for run, digest in found.attrs[n.RESTS_ON][n.PICKS].items() if now.get(run) != digest]
     return f"{', '.join(other)} has other picks now, or none" if other else ""
 
 
@@ -111,10 +105,10 @@ def particle_table(scores: xr.Dataset) -> pd.DataFrame:
         one = scores.sel({n.RUN: run})
         row: dict[str, Any] = {n.RUN: str(run)}
         for score in (n.PRECISION, n.RECALL, n.F1):
-            row[f"particle {score}"] = _with_interval(one, f"{PARTICLE}_{score_name(score, n.POOLED)}")
-        row["particle AP"] = f"{float(one[f'{PARTICLE}_{n.AVERAGE_PRECISION}']):.3f}"
+            row[f"particle {score}"] = _with_interval(one, f"{n.PARTICLE}_{score_name(score, n.POOLED)}")
+        row["particle AP"] = f"{float(one[f'{n.PARTICLE}_{n.AVERAGE_PRECISION}']):.3f}"
         for score in (n.F1, n.IOU):
-            name = f"{PIXEL}_{score_name(score, n.POOLED)}"
+            name = f"{n.PIXEL}_{score_name(score, n.POOLED)}"
             row[f"pixel {score}"] = f"{float(one[name]):.3f}" if name in one else "nan"
         rows.append(row)
     return pd.DataFrame(rows)
@@ -129,7 +123,7 @@ def _with_interval(one: xr.Dataset, name: str) -> str:
 
 
 def _one_distance(picks: Mapping[str, xr.Dataset]) -> float:
-    distances = {run: float(table.attrs[DISTANCE_PX]) for run, table in picks.items()}
+    distances = {run: float(table.attrs[n.DISTANCE_PX]) for run, table in picks.items()}
     if len(set(distances.values())) > 1:
         listed = ", ".join(f"{run} {distance:g}" for run, distance in distances.items())
         raise FintuneValueError(
@@ -154,8 +148,8 @@ def _found(cohort: Cohort, run: str, picks: xr.Dataset, tiles: dict[str, int]) -
     facts, candidates = picks.attrs, open_candidates(cohort, run)
     require_searched(cohort, run, candidates, tiles)
     return found_in(
-        cohort, candidates, tiles, distance_px=float(facts[DISTANCE_PX]),
-        border_px=float(facts[BORDER_PX]),
+        cohort, candidates, tiles, distance_px=float(facts[n.DISTANCE_PX]),
+        border_px=float(facts[n.BORDER_PX]),
     )  # fmt: skip
 
 
@@ -182,9 +176,9 @@ def _particle_scores(
 ) -> xr.Dataset:
     counted = np.array([[one.counts(thresholds[run]) for one in of_run] for run, of_run in found.items()], np.int64)
     counts = _counts(np.moveaxis(counted, -1, 0), list(found), tiles)
-    scores = _scored(counts, PARTICLE, draws)
+    scores = _scored(counts, n.PARTICLE, draws)
     curves = [threshold_curve(of_run) for of_run in found.values()]
-    scores[f"{PARTICLE}_{n.AVERAGE_PRECISION}"] = ((n.RUN,), [average_precision(curve) for curve in curves])
+    scores[f"{n.PARTICLE}_{n.AVERAGE_PRECISION}"] = ((n.RUN,), [average_precision(curve) for curve in curves])
     scores["picked_threshold"] = ((n.RUN,), [thresholds[run] for run in found])
     return scores
 
@@ -192,16 +186,16 @@ def _particle_scores(
 def _pixel_scores(
     cohort: Cohort, picks: Mapping[str, xr.Dataset], tiles: dict[str, int], draws: _Draws
 ) -> xr.Dataset | None:
-    found = {run: tile_histograms(cohort, run, tiles) for run in picks if PIXEL_THRESHOLD in picks[run].attrs}
+    found = {run: tile_histograms(cohort, run, tiles) for run in picks if n.PIXEL_THRESHOLD in picks[run].attrs}
     stacked = {run: np.array(list(one.values())) for run, one in found.items() if one is not None}
     if not stacked:
         return None
-    levels = {run: float(picks[run].attrs[PIXEL_THRESHOLD]) for run in stacked}
+    levels = {run: float(picks[run].attrs[n.PIXEL_THRESHOLD]) for run in stacked}
     counted = np.array([histogram_counts(one, levels[run]) for run, one in stacked.items()])
     counts = _counts(np.moveaxis(counted, 1, 0), list(stacked), list(tiles))
-    scores = _scored(counts, PIXEL, draws)
-    scores[f"{PIXEL}_{n.AUC}"] = ((n.RUN,), [float(pixel_auc(one.sum(axis=0))) for one in stacked.values()])
-    scores[PIXEL_THRESHOLD] = ((n.RUN,), list(levels.values()))
+    scores = _scored(counts, n.PIXEL, draws)
+    scores[f"{n.PIXEL}_{n.AUC}"] = ((n.RUN,), [float(pixel_auc(one.sum(axis=0))) for one in stacked.values()])
+    scores[n.PIXEL_THRESHOLD] = ((n.RUN,), list(levels.values()))
     return scores
 
 
@@ -242,7 +236,10 @@ def _curves(found: Mapping[str, Sequence[Found]]) -> xr.Dataset:
     curves = {run: _thinned(threshold_curve(one)) for run, one in found.items()}
     names = (n.THRESHOLD, n.PRECISION, n.RECALL, n.F1)
     arrays = {
-        f"{CURVE}_{name}": ((n.RUN, n.LEVEL), np.array([_padded(getattr(curve, name)) for curve in curves.values()]))
+        f"{n.PARTICLE_CURVE}_{name}": (
+            (n.RUN, n.LEVEL),
+            np.array([_padded(getattr(curve, name)) for curve in curves.values()]),
+        )
         for name in names
     }
     return xr.Dataset(arrays, {n.RUN: list(curves)})

@@ -24,4 +24,4 @@ def write_log_candidates(cohort: Cohort, run: str, *, diameter_px: float) -> Non
             found.append(log_candidates(tile_pixels(images, at)[0], diameter_px=diameter_px))
             advance(1)
     facts = provenance(model=LOG, diameter_px=diameter_px, floor=FLOOR)
-    write_candidates(cohort, run, found, facts={"provenance": facts})
+    write_candidates(cohort, run, found, facts={n.PROVENANCE: facts})

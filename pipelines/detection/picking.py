@@ -18,25 +18,15 @@ from fintune_xr.pipelines.done import require_done
 from fintune_xr.pixels.discs import disc_target
 from fintune_xr.points import tile_points
 from fintune_xr.store.cohort import Cohort
-from fintune_xr.store.lineage.annotations_digest import TRUTH_DIGEST, truth_digest
-from fintune_xr.store.lineage.depends_on import ALL, SPLIT_DIGEST, tiles_in, truth_doubt
+from fintune_xr.store.lineage.annotations_digest import truth_digest
+from fintune_xr.store.lineage.depends_on import ALL, tiles_in, truth_doubt
 from fintune_xr.store.lineage.training_exposure import require_unseen
-from fintune_xr.store.runs.picks import (
-    N_TILES,
-    peaks_of,
-)
+from fintune_xr.store.runs.picks import peaks_of
 from fintune_xr.store.split import require_split
 from fintune_xr.text import text_array, texts
 
 DISTANCE: Final = 0.5
 """How far from an annotated centre a pick still counts, as a part of the particle's diameter."""
-
-DISTANCE_PX: Final = "distance_px"
-BORDER_PX: Final = "border_px"
-CHOSEN_ON: Final = "chosen_on"
-PIXEL_THRESHOLD: Final = "pixel_threshold"
-PIXEL_CHOSEN_ON: Final = "pixel_chosen_on"
-GIVEN: Final = "given"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +59,8 @@ def annotated_positions(cohort: Cohort, part: str) -> dict[str, int]:
 
 def chosen_part(picks: xr.Dataset) -> str:
     """The part of the split that a threshold of stored picks was chosen on, of candidates or of pixels; empty: none."""
-    chosen = str(picks.attrs[CHOSEN_ON])
-    return str(picks.attrs.get(PIXEL_CHOSEN_ON, "")) if chosen == GIVEN else chosen
+    chosen = str(picks.attrs[n.CHOSEN_ON])
+    return str(picks.attrs.get(n.PIXEL_CHOSEN_ON, "")) if chosen == n.GIVEN else chosen
 
 
 def threshold_doubt(cohort: Cohort, run: str, picks: xr.Dataset) -> str:
@@ -78,7 +68,10 @@ def threshold_doubt(cohort: Cohort, run: str, picks: xr.Dataset) -> str:
     chosen = chosen_part(picks)
     if not chosen:
         return ""
-    known = {SPLIT_DIGEST: picks.attrs.get(SPLIT_DIGEST, ""), TRUTH_DIGEST: picks.attrs.get(TRUTH_DIGEST, "")}
+    known = {
+        n.SPLIT_DIGEST: picks.attrs.get(n.SPLIT_DIGEST, ""),
+        n.ANNOTATIONS_DIGEST: picks.attrs.get(n.ANNOTATIONS_DIGEST, ""),
+    }
     told = truth_doubt(cohort, known, tiles_in(cohort, chosen))
     return f"the threshold of {run!r} was chosen on part {chosen!r}, but {told}" if told else ""
 
@@ -88,7 +81,7 @@ def require_searched(cohort: Cohort, run: str, candidates: xr.Dataset, tiles: di
     if run in cohort.run_names():
         require_done(run, cohort.run(run, lazy=False), cohort.images(lazy=False).isel({n.TILE: list(tiles.values())}))
         require_unseen(cohort, run, tiles)
-    later = [tile for tile, at in tiles.items() if at >= int(candidates.attrs.get(N_TILES, at + 1))]
+    later = [tile for tile, at in tiles.items() if at >= int(candidates.attrs.get(n.N_TILES, at + 1))]
     if later:
         raise FintuneValueError(
             f"{len(later)} of {len(tiles)} annotated micrographs ({', '.join(later[:5])}) were added after the "
@@ -154,7 +147,7 @@ def chosen_threshold(cohort: Cohort, run: str, candidates: xr.Dataset, rules: Pi
     threshold = best_threshold(curve)
     at = int(np.flatnonzero(curve.threshold == np.float32(threshold))[0])
     facts: dict[str, Any] = {
-        n.THRESHOLD: threshold, CHOSEN_ON: part, "n_micrographs": len(tiles),
+        n.THRESHOLD: threshold, n.CHOSEN_ON: part, "n_micrographs": len(tiles),
         n.F1: float(curve.f1[at]), n.PRECISION: float(curve.precision[at]), n.RECALL: float(curve.recall[at]),
         n.AVERAGE_PRECISION: average_precision(curve),
     }  # fmt: skip
@@ -165,7 +158,7 @@ def given_threshold(cohort: Cohort, run: str, threshold: float, part: str) -> di
     """A threshold that was named, and that of single pixels where micrographs of `part` can tell it."""
     if not np.isfinite(threshold):
         raise FintuneValueError(f"--threshold: expected a number, got {threshold}")
-    facts: dict[str, Any] = {n.THRESHOLD: float(np.float32(threshold)), CHOSEN_ON: GIVEN}
+    facts: dict[str, Any] = {n.THRESHOLD: float(np.float32(threshold)), n.CHOSEN_ON: n.GIVEN}
     tiles = _annotated_and_done(cohort, run, part)
     if not tiles:
         return facts
@@ -175,7 +168,10 @@ def given_threshold(cohort: Cohort, run: str, threshold: float, part: str) -> di
 
 def _rests_on(cohort: Cohort, tiles: dict[str, int], part: str) -> dict[str, Any]:
     """The split and the annotations that a threshold was chosen by."""
-    return {SPLIT_DIGEST: require_split(cohort) if part != ALL else "", TRUTH_DIGEST: truth_digest(cohort, tiles)}
+    return {
+        n.SPLIT_DIGEST: require_split(cohort) if part != ALL else "",
+        n.ANNOTATIONS_DIGEST: truth_digest(cohort, tiles),
+    }
 
 
 def _pixel_facts(cohort: Cohort, run: str, tiles: dict[str, int], part: str) -> dict[str, Any]:
@@ -186,7 +182,7 @@ def _pixel_facts(cohort: Cohort, run: str, tiles: dict[str, int], part: str) -> 
     total = np.sum(list(histograms.values()), axis=0)
     if not total[1].any():
         return {}
-    return {PIXEL_THRESHOLD: best_pixel_threshold(total), PIXEL_CHOSEN_ON: part}
+    return {n.PIXEL_THRESHOLD: best_pixel_threshold(total), n.PIXEL_CHOSEN_ON: part}
 
 
 def _annotated_and_done(cohort: Cohort, run: str, part: str) -> dict[str, int]:
@@ -214,12 +210,14 @@ def pick_summary(picks: xr.Dataset, n_tiles: int) -> Sequence[str]:
     """Lines that say what was picked and how the threshold was chosen."""
     facts = picks.attrs
     lines = [f"{picks.sizes[n.PICK]} particles in {n_tiles} micrographs at threshold {facts[n.THRESHOLD]:.4g}"]
-    if facts[CHOSEN_ON] == GIVEN:
-        told = f"chosen on part {facts[PIXEL_CHOSEN_ON]}" if PIXEL_THRESHOLD in facts else "none, so no pixel scores"
+    if facts[n.CHOSEN_ON] == n.GIVEN:
+        told = (
+            f"chosen on part {facts[n.PIXEL_CHOSEN_ON]}" if n.PIXEL_THRESHOLD in facts else "none, so no pixel scores"
+        )
         lines.append(f"threshold given; that of single pixels: {told}")
     else:
         lines.append(
-            f"chosen on {facts['n_micrographs']} micrographs of part {facts[CHOSEN_ON]}: F1 {facts[n.F1]:.3f}, "
-            f"precision {facts[n.PRECISION]:.3f}, recall {facts[n.RECALL]:.3f} within {facts[DISTANCE_PX]:.2f} px"
+            f"chosen on {facts['n_micrographs']} micrographs of part {facts[n.CHOSEN_ON]}: F1 {facts[n.F1]:.3f}, "
+            f"precision {facts[n.PRECISION]:.3f}, recall {facts[n.RECALL]:.3f} within {facts[n.DISTANCE_PX]:.2f} px"
         )
     return lines

@@ -21,7 +21,7 @@ from fintune_xr.pipelines.workers.devices import device_on
 from fintune_xr.settings import Settings, validated
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.runs.columns import Sizes
-from fintune_xr.store.runs.writer import IDENTITY, check_run_name, run_attrs
+from fintune_xr.store.runs.writer import check_run_name, run_attrs
 from fintune_xr.tasks.product import INSTANCES
 from fintune_xr.text import texts
 
@@ -61,10 +61,10 @@ def asked_or_stored(
     stored = {} if restart or run not in cohort.run_names() else run_attrs(cohort, run)
     if model is None and not stored:
         raise UnknownNameError(_no_model(cohort, run, restart=restart))
-    of_model = stored.get(IDENTITY, {}).get("settings", {})
+    of_model = stored.get(n.IDENTITY, {}).get("settings", {})
     _require_planes(run, of_model)
     if model is None:
-        facts = stored["provenance"].get("checkpoint")
+        facts = stored[n.PROVENANCE].get("checkpoint")
         if facts is None:
             raise FintuneValueError(f"run {run!r} was not made by a model, but of other runs; see fintune-xr hybrid")
         model = facts["path"] or facts["name"]

@@ -12,13 +12,13 @@ from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.metrics.counts import score_name
 from fintune_xr.metrics.instance import match_counts
-from fintune_xr.metrics.intervals import INTERVAL_METHOD, instance_scores, scores_by_donor
+from fintune_xr.metrics.intervals import instance_scores, scores_by_donor
 from fintune_xr.pipelines.console import progress
 from fintune_xr.pipelines.done import require_done
 from fintune_xr.pipelines.requests import EvaluateRequest
 from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import Cohort
-from fintune_xr.store.lineage.depends_on import ALL, RESTS_ON, require_sources, rests_on
+from fintune_xr.store.lineage.depends_on import ALL, require_sources, rests_on
 from fintune_xr.store.lineage.training_exposure import require_unseen
 from fintune_xr.store.runs.writer import require_known_run
 from fintune_xr.store.split import annotated_tiles, require_split
@@ -51,9 +51,9 @@ def evaluate_masks(cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:
     scores = scores_by_group(counts, request.resamples, request.seed)
     return xr.merge([counts, scores]).assign_attrs(
         {
-            **{name: scores.attrs[name] for name in (INTERVAL_METHOD,) if name in scores.attrs},
-            RESTS_ON: rests_on(cohort, runs=names, tiles=texts(tiles[n.TILE]), split=digest),
-            "provenance": provenance(split=split, split_digest=digest, resamples=request.resamples, seed=request.seed),
+            **{name: scores.attrs[name] for name in (n.INTERVAL_METHOD,) if name in scores.attrs},
+            n.RESTS_ON: rests_on(cohort, runs=names, tiles=texts(tiles[n.TILE]), split=digest),
+            n.PROVENANCE: provenance(split=split, split_digest=digest, resamples=request.resamples, seed=request.seed),
         }
     )
 

@@ -23,7 +23,7 @@ from fintune_xr.store.cohort import Cohort, tile_pixels
 from fintune_xr.store.ingest.volume_summary import volume_summary
 from fintune_xr.store.lineage.depends_on import doubt, tiles_in
 from fintune_xr.store.participants import parts_not_recommended, study_groups
-from fintune_xr.store.runs.writer import IDENTITY, run_attrs
+from fintune_xr.store.runs.writer import run_attrs
 from fintune_xr.store.split import judging_part
 from fintune_xr.text import texts
 
@@ -95,5 +95,5 @@ def _exposure(cohort: Cohort) -> tuple[str, ...]:
 
 def _is_pretrained(cohort: Cohort, run: str) -> bool:
     """Whether a run holds embeddings of an encoder whose weights come from somewhere."""
-    kind = run_attrs(cohort, run)[IDENTITY].get("checkpoint_kind")
+    kind = run_attrs(cohort, run)[n.IDENTITY].get("checkpoint_kind")
     return n.EMBEDDING in cohort.run(run) and kind not in FLOORS

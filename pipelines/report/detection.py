@@ -14,7 +14,7 @@ from fintune_xr.analysis.report.detection.contents import ExampleMicrograph, Pic
 from fintune_xr.analysis.report.detection.sections import picks_section, picture_section, stages_section
 from fintune_xr.metrics.detection import match_points
 from fintune_xr.pipelines.detection.evaluate import particle_doubt
-from fintune_xr.pipelines.detection.picking import DISTANCE_PX, threshold_doubt
+from fintune_xr.pipelines.detection.picking import threshold_doubt
 from fintune_xr.pipelines.stale import evaluated_part, stale_scores
 from fintune_xr.points import tile_points
 from fintune_xr.store.cohort import Cohort, tile_pixels
@@ -81,7 +81,7 @@ def _stages(cohort: Cohort) -> tuple[dict[str, xr.Dataset], tuple[Stale, ...]]:
     current, stale = {}, []
     for name in subgroups(cohort.location, n.SELFTRAIN):
         found = cohort.read(f"{n.SELFTRAIN}/{name}").load()
-        labelled = set(found.attrs["provenance"]["labelled"]) & set(cohort.annotated_tiles())
+        labelled = set(found.attrs[n.PROVENANCE]["labelled"]) & set(cohort.annotated_tiles())
         reason = doubt(cohort, found, {*labelled, *tiles_in(cohort, n.VAL, n.TEST)})
         if reason:
             command = "fintune-xr selftrain STORE --run-name NEW"
@@ -125,5 +125,5 @@ def _shown(run: str, picks: xr.Dataset, at: int, true: np.ndarray[Any, Any] | No
     peaks = picks_of(picks, at)
     if true is None:
         return ShownPicks(run, peaks.yx, np.zeros(len(peaks), np.bool_), 0)
-    found = match_points(true, peaks.yx, peaks.score, distance_px=float(picks.attrs[DISTANCE_PX]))
+    found = match_points(true, peaks.yx, peaks.score, distance_px=float(picks.attrs[n.DISTANCE_PX]))
     return ShownPicks(run, peaks.yx, found.is_hit, found.counts()[2])

@@ -29,15 +29,7 @@ from fintune_xr.errors import FintuneError
 from fintune_xr.metrics.donor_tests import MIN_DONORS
 from fintune_xr.pipelines.report.stored_studies import stored_studies
 from fintune_xr.pipelines.stale import evaluated_part, stale_scores
-from fintune_xr.pipelines.steps.associate import (
-    CLINICAL,
-    RATIO_BY_RULE,
-    RHO_BY_RULE,
-    RHO_HIGH,
-    RHO_LOW,
-    association_doubt,
-)
-from fintune_xr.pipelines.steps.bootstrap import INPUTS
+from fintune_xr.pipelines.steps.associate import association_doubt
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.depends_on import doubt, tiles_in
 from fintune_xr.store.tile_counts import active_rule
@@ -116,11 +108,11 @@ def _statistics(cohort: Cohort, baseline: str) -> tuple[Statistics, _StaleBySect
     found = Statistics(
         analysis=analysis,
         baseline=baseline,
-        clinical=cohort.read(CLINICAL, datasets.CLINICAL).load(),
-        rho_if_lost=xr.Dataset({LOW: analysis[RHO_LOW], HIGH: analysis[RHO_HIGH]}),
+        clinical=cohort.read(n.CLINICAL, datasets.CLINICAL).load(),
+        rho_if_lost=xr.Dataset({LOW: analysis[n.RHO_IF_LOST_NEGATIVE], HIGH: analysis[n.RHO_IF_LOST_POSITIVE]}),
         positivity={run: _positivity(cohort, run) for run in runs},
-        ratio_by_rule=analysis[RATIO_BY_RULE],
-        rho_by_rule=analysis[RHO_BY_RULE],
+        ratio_by_rule=analysis[n.RATIO_BY_RULE],
+        rho_by_rule=analysis[n.RHO_BY_RULE],
         active_rules={run: active_rule(cohort, run) for run in runs},
         **stability,
     )
@@ -148,7 +140,7 @@ def _stability(cohort: Cohort, analysis: xr.Dataset, baseline: str) -> tuple[dic
         return {}, {}
     scheme = OF_DONORS if OF_DONORS in schemes else schemes[0]
     resampled = cohort.bootstrap(scheme)
-    if resampled.attrs[INPUTS] != analysis.attrs[INPUTS]:
+    if resampled.attrs[n.INPUTS_SHA256] != analysis.attrs[n.INPUTS_SHA256]:
         command = f"fintune-xr bootstrap STORE --scheme {scheme} --resamples {resampled.sizes[n.RESAMPLE]} --restart"
         stale = Stale(f"the resamples {scheme}", "they were drawn from other counts or outcomes", command)
         return {}, dict.fromkeys(("bootstrap", "comparison"), (stale,))

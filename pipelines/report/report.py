@@ -96,4 +96,4 @@ def _baseline(cohort: Cohort, asked: str | None) -> str:
 
 
 def _provenance(cohort: Cohort) -> dict[str, dict[str, Any]]:
-    return {name: run_attrs(cohort, name)["provenance"] for name in cohort.run_names()}
+    return {name: run_attrs(cohort, name)[n.PROVENANCE] for name in cohort.run_names()}

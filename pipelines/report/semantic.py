@@ -18,7 +18,7 @@ from fintune_xr.analysis.report.semantic.details import (
     spread_section,
 )
 from fintune_xr.analysis.report.semantic.scores import ClassScores, scores_section
-from fintune_xr.pipelines.semantic.annotated import BALANCE, patches_of
+from fintune_xr.pipelines.semantic.annotated import patches_of
 from fintune_xr.pipelines.semantic.evaluate import class_runs, tiles_of
 from fintune_xr.pipelines.stale import evaluated_part, stale_scores
 from fintune_xr.store.cohort import Cohort
@@ -66,9 +66,9 @@ def _scores(cohort: Cohort, baseline: str) -> tuple[ClassScores, tuple[Stale, ..
 
 
 def _balance(cohort: Cohort) -> tuple[xr.Dataset | None, tuple[Stale, ...]]:
-    if not cohort.has(BALANCE):
+    if not cohort.has(n.CLASS_BALANCE_PATH):
         return None, ()
-    stored = cohort.read(BALANCE, CLASS_BALANCE).load()
+    stored = cohort.read(n.CLASS_BALANCE_PATH, CLASS_BALANCE).load()
     reason = doubt(cohort, stored, tiles_in(cohort, "all"))
     if reason:
         return None, (Stale("balance of classes", reason, "fintune-xr evaluate STORE"),)

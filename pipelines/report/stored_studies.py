@@ -10,17 +10,15 @@ import xarray as xr
 from fintune_xr import names as n
 from fintune_xr.analysis.published import STUDY_MARKERS
 from fintune_xr.analysis.report.contents import Stale, Study
-from fintune_xr.analysis.report.studies.benchmark import GROUP_PATH as BENCHMARK_PATH
 from fintune_xr.analysis.report.studies.benchmark import benchmark_study
-from fintune_xr.analysis.report.studies.budget import GROUP_PATH, budget_study
+from fintune_xr.analysis.report.studies.budget import budget_study
 from fintune_xr.analysis.report.studies.gate import gate_study
 from fintune_xr.analysis.report.studies.sweep import sweep_study
 from fintune_xr.errors import FintuneError
 from fintune_xr.pipelines.report.gallery import benchmark_gallery
-from fintune_xr.pipelines.studies.gate import COUNTED, GATE_PREFIX, counted
+from fintune_xr.pipelines.studies.gate import counted
 from fintune_xr.store.cohort import Cohort
-from fintune_xr.store.lineage.depends_on import RESTS_ON, doubt, tiles_in, truth_doubt
-from fintune_xr.store.runs.writer import IDENTITY
+from fintune_xr.store.lineage.depends_on import doubt, tiles_in, truth_doubt
 from fintune_xr.store.tile_counts import tile_counts
 from fintune_xr.store.zarr_io.groups import subgroups
 from fintune_xr.text import texts
@@ -33,13 +31,13 @@ def stored_studies(cohort: Cohort) -> dict[str, tuple[Study | Stale, ...]]:
 
 
 def _benchmark(cohort: Cohort) -> Iterator[Study | Stale]:
-    if not cohort.has(BENCHMARK_PATH):
+    if not cohort.has(n.BENCHMARK_PATH):
         return
-    found = cohort.read(BENCHMARK_PATH).load()
+    found = cohort.read(n.BENCHMARK_PATH).load()
     reason = doubt(cohort, found, tiles_in(cohort, n.VAL, n.TEST))
     if reason:
-        command = f"fintune-xr benchmark STORE --model {found.attrs['provenance']['model']} prefix=NEW-"
-        yield Stale(f"the ways to train, {BENCHMARK_PATH}", reason, command)
+        command = f"fintune-xr benchmark STORE --model {found.attrs[n.PROVENANCE]['model']} prefix=NEW-"
+        yield Stale(f"the ways to train, {n.BENCHMARK_PATH}", reason, command)
         return
     published = bool(STUDY_MARKERS & set(texts(found[n.MARKER])))
     yield benchmark_study(found, gallery=benchmark_gallery(cohort, found), beside_published=published)
@@ -47,9 +45,9 @@ def _benchmark(cohort: Cohort) -> Iterator[Study | Stale]:
 
 def _gates(cohort: Cohort) -> Iterator[Study | Stale]:
     for name in subgroups(cohort.location, n.METRICS):
-        if name.startswith(GATE_PREFIX):
+        if name.startswith(n.GATE_PREFIX):
             found = cohort.metrics(name)
-            run, part = found.attrs[n.RUN], found.attrs["provenance"]["split"]
+            run, part = found.attrs[n.RUN], found.attrs[n.PROVENANCE]["split"]
             reason = _gate_doubt(cohort, found, run, part)
             command = f"fintune-xr gate STORE --run {run} --split {part}"
             yield Stale(f"the gates of run {run}", reason, command) if reason else gate_study(found)
@@ -63,14 +61,14 @@ def _gate_doubt(cohort: Cohort, found: xr.Dataset, run: str, part: str) -> str:
         now = counted(cohort, tile_counts(cohort, [run]))
     except FintuneError as error:
         return str(error)
-    return "cells, donors or outcomes are others now" if found.attrs[RESTS_ON][COUNTED] != now else ""
+    return "cells, donors or outcomes are others now" if found.attrs[n.RESTS_ON][n.COUNTED] != now else ""
 
 
 def _sweeps(cohort: Cohort) -> Iterator[Study | Stale]:
     if n.SWEEP not in subgroups(cohort.location, n.METRICS):
         return
     found = cohort.metrics(n.SWEEP)
-    reason = _sweep_doubt(cohort, found.attrs[IDENTITY])
+    reason = _sweep_doubt(cohort, found.attrs[n.IDENTITY])
     command = "fintune-xr sweep STORE --model WEIGHTS --restart"
     yield Stale("the SAM sweep", reason, command) if reason else sweep_study(found)
 
@@ -87,9 +85,9 @@ def _sweep_doubt(cohort: Cohort, identity: Mapping[str, Any]) -> str:
 
 
 def _budget(cohort: Cohort) -> Iterator[Study | Stale]:
-    if not cohort.has(GROUP_PATH):
+    if not cohort.has(n.BUDGET_PATH):
         return
-    found = cohort.read(GROUP_PATH)
-    reason = truth_doubt(cohort, found.attrs[IDENTITY], tiles_in(cohort, *n.SPLITS))
-    command = f"fintune-xr budget STORE --model {found.attrs['provenance']['model']} --no-skip-existing"
+    found = cohort.read(n.BUDGET_PATH)
+    reason = truth_doubt(cohort, found.attrs[n.IDENTITY], tiles_in(cohort, *n.SPLITS))
+    command = f"fintune-xr budget STORE --model {found.attrs[n.PROVENANCE]['model']} --no-skip-existing"
     yield Stale("the label budget", reason, command) if reason else budget_study(found)

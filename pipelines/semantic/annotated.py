@@ -14,13 +14,11 @@ from fintune_xr.provenance import provenance
 from fintune_xr.store.annotations.class_patches import AnnotatedPatches
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.annotated_legend import annotated_legend
-from fintune_xr.store.lineage.depends_on import ALL, RESTS_ON, rests_on
+from fintune_xr.store.lineage.depends_on import ALL, rests_on
 from fintune_xr.store.split import annotated_part, annotated_tiles
 from fintune_xr.tasks.class_map import ClassMap, check_class_map, default_class_map
 from fintune_xr.tasks.semantic import CLASS_BALANCE
 from fintune_xr.text import text_array, texts
-
-BALANCE: str = f"{n.METRICS}/{n.CLASS_BALANCE}"
 
 
 def patches_of(cohort: Cohort, tiles: xr.Dataset) -> AnnotatedPatches:
@@ -105,13 +103,13 @@ def class_balance(cohort: Cohort, class_map: ClassMap) -> xr.Dataset:
     return xr.Dataset(
         {name: (spec.dims, values[name], spec.attrs) for name, spec in CLASS_BALANCE.variables.items()},
         {n.PART: [*parts, ALL], n.CLASS: [n.REST, *class_map.names]},
-        {n.CLASS_MAP: class_map.as_dict(), RESTS_ON: rests_on(cohort, tiles=texts(tiles[n.TILE]), split=""),
-         "provenance": provenance()},
+        {n.CLASS_MAP: class_map.as_dict(), n.RESTS_ON: rests_on(cohort, tiles=texts(tiles[n.TILE]), split=""),
+         n.PROVENANCE: provenance()},
     )  # fmt: skip
 
 
 def store_balance(cohort: Cohort, class_map: ClassMap) -> xr.Dataset:
     """The stored balance of classes, made anew where classes, annotations or split have changed."""
     made = class_balance(cohort, class_map)
-    cohort.write(BALANCE, made, CLASS_BALANCE)
+    cohort.write(n.CLASS_BALANCE_PATH, made, CLASS_BALANCE)
     return made

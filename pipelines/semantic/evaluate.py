@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.metrics.counts import score_name
-from fintune_xr.metrics.intervals import INTERVAL_METHOD, STUDENT_T, sum_over, with_donor_intervals
+from fintune_xr.metrics.intervals import STUDENT_T, sum_over, with_donor_intervals
 from fintune_xr.metrics.semantic import (
     confusion,
     dice_of_tiles,
@@ -28,7 +28,7 @@ from fintune_xr.pipelines.semantic.annotated import patches_of, store_balance
 from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.annotated_legend import annotated_legend
-from fintune_xr.store.lineage.depends_on import ALL, RESTS_ON, rests_on
+from fintune_xr.store.lineage.depends_on import ALL, rests_on
 from fintune_xr.store.lineage.training_exposure import require_unseen
 from fintune_xr.store.runs.writer import require_known_run
 from fintune_xr.store.split import annotated_tiles, require_split
@@ -70,11 +70,11 @@ def evaluate_classes(cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:
         say(f"evaluate: {n_ignored} of {tiles.sizes[n.TILE]} tiles have no pixel that counts, and no score")
     return xr.merge([counted, scores]).assign_attrs(
         {
-            INTERVAL_METHOD: STUDENT_T,
+            n.INTERVAL_METHOD: STUDENT_T,
             n.CLASS_MAP: class_map.as_dict(),
             "n_ignored_tiles": n_ignored,
-            RESTS_ON: rests_on(cohort, runs=names, tiles=texts(tiles[n.TILE]), split=digest),
-            "provenance": provenance(
+            n.RESTS_ON: rests_on(cohort, runs=names, tiles=texts(tiles[n.TILE]), split=digest),
+            n.PROVENANCE: provenance(
                 split=request.split, split_digest=digest, resamples=request.resamples, seed=request.seed
             ),
         }

@@ -31,8 +31,7 @@ from fintune_xr.provenance import provenance
 from fintune_xr.seeds import stream
 from fintune_xr.settings import Settings, load_settings
 from fintune_xr.store.cohort import Cohort
-from fintune_xr.store.lineage.depends_on import RESTS_ON, rests_on
-from fintune_xr.store.runs.writer import IDENTITY
+from fintune_xr.store.lineage.depends_on import rests_on
 from fintune_xr.store.split import require_split
 from fintune_xr.store.zarr_io.locks import holding
 from fintune_xr.tasks.class_map import IGNORED, ClassMap
@@ -75,7 +74,7 @@ def prompted_study(
     names = texts(tiles[n.TILE])
     identity = {
         "checkpoint_sha256": checkpoint.sha256, "settings": settings.as_dict(), "classes": class_map.as_dict(),
-        RESTS_ON: rests_on(cohort, tiles=names, split=""), "tiles": names,
+        n.RESTS_ON: rests_on(cohort, tiles=names, split=""), "tiles": names,
     }  # fmt: skip
     with holding(cohort.location, n.PROMPTS, what="prompting"):
         stored = None if restart else _already(cohort, identity)
@@ -85,9 +84,9 @@ def prompted_study(
         made = _with_scores(_counted(cohort, network, tiles, class_map, settings), settings)
         made = made.assign_attrs(
             {
-                IDENTITY: identity, n.PROTOCOL: n.PROMPTED, n.CLASS_MAP: class_map.as_dict(),
-                RESTS_ON: identity[RESTS_ON],
-                "provenance": provenance(checkpoint=checkpoint.as_dict(), split=split),
+                n.IDENTITY: identity, n.PROTOCOL: n.PROMPTED, n.CLASS_MAP: class_map.as_dict(),
+                n.RESTS_ON: identity[n.RESTS_ON],
+                n.PROVENANCE: provenance(checkpoint=checkpoint.as_dict(), split=split),
             }
         )  # fmt: skip
         cohort.write(STORED, made, PROMPTED_STUDY)
@@ -145,7 +144,7 @@ def _already(cohort: Cohort, identity: dict[str, Any]) -> xr.Dataset | None:
     if not cohort.has(STORED):
         return None
     stored = cohort.read(STORED, PROMPTED_STUDY).load()
-    differing = sorted(key for key in identity if stored.attrs[IDENTITY][key] != identity[key])
+    differing = sorted(key for key in identity if stored.attrs[n.IDENTITY][key] != identity[key])
     if differing:
         raise RunMismatchError(
             f"{STORED} holds another prompted study (different: {', '.join(differing)}). Give --restart to throw it "

@@ -24,13 +24,7 @@ from fintune_xr.store.lineage.depends_on import require_sources, source_doubt
 from fintune_xr.store.tile_counts import active_rule, inputs_digest, quarantined_tiles, tile_counts
 from fintune_xr.text import text_array, texts
 
-CLINICAL = "clinical"
-RATIO_BY_RULE = "ratio_by_rule"
-RHO_BY_RULE = "rho_by_rule"
-RHO_LOW = "rho_if_lost_negative"
-RHO_HIGH = "rho_if_lost_positive"
 # Attribute of analyses with covariates in which every rho is adjusted; older ones adjusted the main table alone.
-ADJUSTED_THROUGHOUT = "adjusted_throughout"
 
 
 def associate(
@@ -79,7 +73,7 @@ def associate(
         compat="no_conflicts",
         join="outer",
     ).compute()
-    throughout = {ADJUSTED_THROUGHOUT: True} if covariates else {}
+    throughout = {n.ADJUSTED_THROUGHOUT: True} if covariates else {}
     result = found.assign_attrs(
         **throughout,
         inputs_sha256=association_inputs(counts, facts, covariates),
@@ -87,7 +81,7 @@ def associate(
         rules={name: active_rule(cohort, name) for name in names},
         provenance=provenance(clinical=Path(clinical).name, clinical_sha256=file_sha256(Path(clinical))),
     )
-    cohort.write(CLINICAL, facts, datasets.CLINICAL)
+    cohort.write(n.CLINICAL, facts, datasets.CLINICAL)
     cohort.write(n.ANALYSIS, result, datasets.ANALYSIS)
     return result
 
@@ -102,13 +96,13 @@ def association_doubt(cohort: Cohort, found: xr.Dataset) -> str:
         counts = tile_counts(cohort, runs)
     except FintuneError as error:
         return str(error)
-    facts = cohort.read(CLINICAL, datasets.CLINICAL).load()
+    facts = cohort.read(n.CLINICAL, datasets.CLINICAL).load()
     adjusted = covariates_of(found)
-    if adjusted and not found.attrs.get(ADJUSTED_THROUGHOUT):
+    if adjusted and not found.attrs.get(n.ADJUSTED_THROUGHOUT):
         return f"rho of lost tiles and of other rules was not adjusted for {', '.join(adjusted)}, as it is now"
     if found.attrs["rules"] != {run: active_rule(cohort, run) for run in runs}:
         return "positive cells are counted with another rule now"
-    if found.attrs["inputs_sha256"] != association_inputs(counts, facts, adjusted):
+    if found.attrs[n.INPUTS_SHA256] != association_inputs(counts, facts, adjusted):
         return "cells, donors or outcomes are others now"
     if found.attrs.get("lost_sha256") != inputs_digest(quarantined_tiles(cohort, runs)):
         return "other tiles are in quarantine now"
@@ -140,8 +134,8 @@ def _bounds(
     outcomes = facts[n.OUTCOME_VALUE]
     return bounds.assign(
         {
-            RHO_LOW: rank_correlation(bounds[n.RATIO_LOW], outcomes, covariates=adjusting),
-            RHO_HIGH: rank_correlation(bounds[n.RATIO_HIGH], outcomes, covariates=adjusting),
+            n.RHO_IF_LOST_NEGATIVE: rank_correlation(bounds[n.RATIO_LOW], outcomes, covariates=adjusting),
+            n.RHO_IF_LOST_POSITIVE: rank_correlation(bounds[n.RATIO_HIGH], outcomes, covariates=adjusting),
         }
     )
 
@@ -161,7 +155,7 @@ def _by_rule(cohort: Cohort, names: Sequence[str], facts: xr.Dataset, adjusting:
     ratio = xr.concat(ratios, n.RULE, join="outer").assign_coords({n.RULE: rules})
     return xr.Dataset(
         {
-            RATIO_BY_RULE: ratio,
-            RHO_BY_RULE: rank_correlation(ratio, facts[n.OUTCOME_VALUE], covariates=adjusting),
+            n.RATIO_BY_RULE: ratio,
+            n.RHO_BY_RULE: rank_correlation(ratio, facts[n.OUTCOME_VALUE], covariates=adjusting),
         }
     )

@@ -11,13 +11,12 @@ from fintune_xr import names as n
 from fintune_xr.analysis.bootstrap import P_OF_RESAMPLES, RESAMPLES_PER_BLOCK, SCHEMES, Scheme, resample
 from fintune_xr.errors import FintuneValueError, unknown_name
 from fintune_xr.pipelines.console import say
-from fintune_xr.pipelines.steps.associate import ADJUSTED_THROUGHOUT, CLINICAL, association_inputs, covariates_of
+from fintune_xr.pipelines.steps.associate import association_inputs, covariates_of
 from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.tile_counts import tile_counts
 from fintune_xr.store.zarr_io.locks import holding
 
-INPUTS = "inputs_sha256"
 _T = "Student t"
 
 
@@ -41,15 +40,15 @@ def bootstrap(
     cohort = open_cohort(store)
     analysis = cohort.analysis()
     counts = tile_counts(cohort, [str(run) for run in analysis[n.RUN].values])
-    facts = cohort.read(CLINICAL, datasets.CLINICAL).load()
+    facts = cohort.read(n.CLINICAL, datasets.CLINICAL).load()
     adjusted = covariates_of(analysis)
-    if adjusted and not analysis.attrs.get(ADJUSTED_THROUGHOUT):
+    if adjusted and not analysis.attrs.get(n.ADJUSTED_THROUGHOUT):
         raise FintuneValueError(
             f"{cohort.url}: the associations were made before resamples were adjusted for covariates. "
             "Run `fintune-xr associate` with --covariate again first."
         )
     digest = association_inputs(counts, facts, adjusted)
-    if digest != analysis.attrs[INPUTS]:
+    if digest != analysis.attrs[n.INPUTS_SHA256]:
         raise FintuneValueError(
             f"{cohort.url}: counts or outcomes have changed since `fintune-xr associate`. Run it again first."
         )
@@ -66,7 +65,7 @@ def bootstrap(
         whole = fresh if stored is None else xr.concat([stored, fresh], n.RESAMPLE, join="exact")
         made = provenance(scheme=scheme, seed=seed, resamples=resamples)
         result = whole.chunk({n.RESAMPLE: RESAMPLES_PER_BLOCK}).assign_attrs(
-            {**fresh.attrs, INPUTS: digest, "provenance": made}
+            {**fresh.attrs, n.INPUTS_SHA256: digest, n.PROVENANCE: made}
         )
         cohort.write(f"{n.BOOTSTRAP}/{scheme}", result, datasets.BOOTSTRAP)
         return cohort.bootstrap(scheme)
@@ -79,7 +78,7 @@ def _stored(cohort: Cohort, scheme: str, seed: int, digest: str) -> xr.Dataset |
     faults = []
     if stored.attrs["seed"] != seed:
         faults.append(f"seed {stored.attrs['seed']}, now {seed}")
-    if stored.attrs[INPUTS] != digest:
+    if stored.attrs[n.INPUTS_SHA256] != digest:
         faults.append("counts or outcomes that are others now")
     if stored.attrs.get(n.P_METHOD, _T) != P_OF_RESAMPLES:
         faults.append(f"p by {stored.attrs.get(n.P_METHOD, _T)}, now by {P_OF_RESAMPLES}")

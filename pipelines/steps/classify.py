@@ -26,8 +26,8 @@ from fintune_xr.pipelines.semantic.regions_run import require_instances, write_c
 from fintune_xr.provenance import provenance
 from fintune_xr.settings import Config, load_settings
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.lineage.depends_on import RESTS_ON, rests_on
-from fintune_xr.store.runs.writer import IDENTITY, check_run_name, run_attrs
+from fintune_xr.store.lineage.depends_on import rests_on
+from fintune_xr.store.runs.writer import check_run_name, run_attrs
 from fintune_xr.store.split import annotated_tiles
 from fintune_xr.tasks.semantic import CLASS_REGIONS
 from fintune_xr.tasks.task import SEMANTIC
@@ -78,14 +78,14 @@ def classify(
         {
             n.PROTOCOL: n.PROMPTED if regions == TRUTH else n.AUTOMATIC,
             n.CLASS_MAP: class_map.as_dict(),
-            RESTS_ON: rests_on(cohort, runs=runs, tiles=tiles, split=""),
-            "provenance": provenance(**facts),
+            n.RESTS_ON: rests_on(cohort, runs=runs, tiles=tiles, split=""),
+            n.PROVENANCE: provenance(**facts),
         }
     )
     cohort.write(f"{n.REGIONS}/{name}", made, CLASS_REGIONS)
     if as_run:
         identity = {
-            "regions_of": regions, "regions_identity": run_attrs(cohort, regions)[IDENTITY],
+            "regions_of": regions, "regions_identity": run_attrs(cohort, regions)[n.IDENTITY],
             "model_sha256": embedder.sha256, "prompts": facts["prompts"], "settings": settings.as_dict(),
         }  # fmt: skip
         looked_at = stored.assign_attrs({"tiles": tiles})

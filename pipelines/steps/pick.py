@@ -10,8 +10,6 @@ import xarray as xr
 from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.pipelines.detection.picking import (
-    BORDER_PX,
-    DISTANCE_PX,
     away_from_edges,
     chosen_threshold,
     given_threshold,
@@ -61,8 +59,8 @@ def pick(
     has = inside & (candidates[n.SCORE].values >= np.float32(facts[n.THRESHOLD]))
     picks = picks_table(candidates.isel({n.CELL: np.flatnonzero(has)})).assign_attrs(
         {
-            **facts, DISTANCE_PX: rules.distance_px, BORDER_PX: rules.border_px, n.DIAMETER_PX: rules.diameter_px,
-            CANDIDATES_SHA256: candidates_digest(candidates), "provenance": provenance(run=run, model=model or ""),
+            **facts, n.DISTANCE_PX: rules.distance_px, n.BORDER_PX: rules.border_px, n.DIAMETER_PX: rules.diameter_px,
+            CANDIDATES_SHA256: candidates_digest(candidates), n.PROVENANCE: provenance(run=run, model=model or ""),
         }
     )  # fmt: skip
     cohort.write(f"{n.PICKS}/{run}", picks, datasets.PICKS)

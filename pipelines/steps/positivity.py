@@ -27,7 +27,7 @@ from fintune_xr.pipelines.instance.cell_blocks import cell_blocks
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.lineage.depends_on import run_digests, runs_doubt
 from fintune_xr.store.runs.writer import require_known_run, write_positive
-from fintune_xr.store.tile_counts import NUCLEI, require_finished
+from fintune_xr.store.tile_counts import require_finished
 from fintune_xr.tasks.product import INSTANCES
 
 RULE_NAMES = ("otsu", "otsu_donor", "mixture", "fixed", "detected")
@@ -84,7 +84,7 @@ def apply_positivity(cohort: Cohort, run: str, rule: PositivityRule) -> xr.Datas
     if isinstance(rule, DetectedRule):
         result = xr.concat([result, _detected(cohort, tiles, run, rule)], n.RULE, join="exact", combine_attrs="drop")
     nuclei = run_digests(cohort, [rule.nuclei_run] if isinstance(rule, DetectedRule) else [])
-    result = result.assign_attrs({"rules": [one.as_dict() for one in rules], "active": rule.name, NUCLEI: nuclei})
+    result = result.assign_attrs({"rules": [one.as_dict() for one in rules], "active": rule.name, n.NUCLEI: nuclei})
     cohort.write(f"{n.POSITIVITY}/{run}", result, datasets.POSITIVITY)
     active = result[n.N_POSITIVE].sel({n.RULE: rule.name}).values.astype(np.int32)
     write_positive(cohort, run, active, rule=rule.name)
@@ -96,7 +96,7 @@ def is_counted(cohort: Cohort, run: str, rule: PositivityRule) -> bool:
     active = cohort.run(run, lazy=False)[n.N_POSITIVE].attrs.get(n.RULE, "")
     if active != rule.name or not cohort.has(f"{n.POSITIVITY}/{run}"):
         return False
-    return not runs_doubt(cohort, cohort.positivity(run).attrs.get(NUCLEI, {}))
+    return not runs_doubt(cohort, cohort.positivity(run).attrs.get(n.NUCLEI, {}))
 
 
 def last_rule(cohort: Cohort, run: str) -> PositivityRule | None:

@@ -30,8 +30,8 @@ from fintune_xr.pipelines.steps.train import epoch_lines
 from fintune_xr.provenance import provenance
 from fintune_xr.settings import Config, load_settings
 from fintune_xr.store.cohort import open_cohort
-from fintune_xr.store.lineage.annotations_digest import TRUTH_DIGEST, truth_digest
-from fintune_xr.store.lineage.training_exposure import SEEN, seen_in_training
+from fintune_xr.store.lineage.annotations_digest import truth_digest
+from fintune_xr.store.lineage.training_exposure import seen_in_training
 from fintune_xr.store.runs.pseudo_labels import has_pseudo, read_pseudo, write_pseudo
 from fintune_xr.store.runs.writer import check_run_name
 from fintune_xr.store.split import require_split
@@ -90,14 +90,14 @@ def _stage(study: Study, number: int, teacher: Checkpoint | None) -> tuple[Check
     start = None if study.settings.anew else teacher
     truth = truth_digest(study.cohort, [*study.labelled.names, *study.parts[n.VAL].names])
     seen = seen_in_training(study.cohort, learned=tiles.names, judged=study.parts[n.VAL].names, start=teacher)
-    facts = {"split_digest": study.split_digest, TRUTH_DIGEST: truth, SEEN: seen, **facts}
+    facts = {n.SPLIT_DIGEST: study.split_digest, n.ANNOTATIONS_DIGEST: truth, n.SEEN: seen, **facts}
     say(f"{study.stage(number)}: {len(tiles)} micrographs")
     report = epoch_lines(trainer_named(PARTICLE_UNET.name).score)
     checkpoint = fit(tiles, study.parts[n.VAL], settings=settings, out=folder, start=start, facts=facts, report=report)
     judged = truth_digest(study.cohort, [tile for part in study.parts.values() for tile in part.names])
-    record = _read_record(folder / METRICS_FILE, {"checkpoint_sha256": checkpoint.sha256, TRUTH_DIGEST: judged})
+    record = _read_record(folder / METRICS_FILE, {"checkpoint_sha256": checkpoint.sha256, n.ANNOTATIONS_DIGEST: judged})
     if record is None:
-        record = {**_measured(study, number, checkpoint, tiles), TRUTH_DIGEST: judged}
+        record = {**_measured(study, number, checkpoint, tiles), n.ANNOTATIONS_DIGEST: judged}
         _write(folder / METRICS_FILE, (json.dumps(record, indent=2) + "\n").encode())
     best = record["particle"][n.VAL][n.F1]
     say(f"{study.stage(number)}: F1 of particles on val {best:.3f}")
@@ -113,7 +113,7 @@ def _taught(study: Study, number: int, teacher: Checkpoint) -> tuple[ParticleTil
         detector = _detector(teacher, study)
         labels = labels_of(detector, study.unlabelled, **thresholds)
         disc_px = study.train.disc_fraction * detector.diameter_px
-        write_pseudo(study.cohort, name, labels, facts={**facts, "disc_px": disc_px, "provenance": provenance()})
+        write_pseudo(study.cohort, name, labels, facts={**facts, "disc_px": disc_px, n.PROVENANCE: provenance()})
     target = read_pseudo(study.cohort, name)[n.TARGET]
     images = study.cohort.images(lazy=False)
     wanted = [*map(str, study.labelled.names), *map(str, study.unlabelled.names)]

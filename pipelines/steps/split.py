@@ -19,13 +19,12 @@ from fintune_xr.pipelines.leak_check import refuse_leaks
 from fintune_xr.splits.assignment import split_digest, split_donors
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.participants import parts_not_recommended, recommended_parts
-from fintune_xr.store.split import BY, DIGEST, By, annotated_tiles, split_column, split_table, unit_of
+from fintune_xr.store.split import By, annotated_tiles, split_column, split_table, unit_of
 from fintune_xr.store.zarr_io.location import writing
 from fintune_xr.store.zarr_io.locks import writing_tiles
 from fintune_xr.text import text_array, texts
 
 _BEING_WRITTEN: Final = "being written: "
-TEST_DONORS: Final = "test_donors"
 
 
 def split(
@@ -67,7 +66,7 @@ def split(
     if not force:
         _refuse_another(cohort, tiles, assigned)
     refuse_leaks(cohort, parts, by=by)
-    facts = {"fractions": [float(f) for f in fractions], "seed": seed, BY: by, TEST_DONORS: test}
+    facts = {"fractions": [float(f) for f in fractions], "seed": seed, n.SPLIT_BY: by, n.TEST_DONORS: test}
     if by == n.TILE:
         say(_weaker(texts(tiles[n.DONOR]), parts))
     _store_split(cohort, assigned, facts)
@@ -109,7 +108,7 @@ def _drawn(
 def _refuse_another(cohort: Cohort, tiles: xr.Dataset, assigned: Mapping[str, str] | None = None) -> None:
     """Raises SplitError where there is a split, unless it is this one, or before it is drawn any, left half-written."""
     expected = _BEING_WRITTEN + (split_digest(assigned) if assigned else "")
-    is_broken_off = str(split_column(cohort).attrs.get(DIGEST)).startswith(expected)
+    is_broken_off = str(split_column(cohort).attrs.get(n.DIGEST)).startswith(expected)
     if (tiles[n.SPLIT] != "").any() and not is_broken_off:
         raise SplitError(
             f"{cohort.url} has a split already, and models may have been trained on it. "
@@ -149,12 +148,12 @@ def _store_split(cohort: Cohort, assigned: Mapping[str, str], facts: Mapping[str
     with writing_tiles(cohort.location), writing(f"{cohort.url}/{n.IMAGES}/{n.SPLIT}"):
         tiles = text_array(cohort.images(lazy=False)[n.TILE])
         column = split_column(cohort)
-        column.attrs[DIGEST] = _BEING_WRITTEN + split_digest(assigned)
+        column.attrs[n.DIGEST] = _BEING_WRITTEN + split_digest(assigned)
         column[:] = np.array([assigned.get(tile, "") for tile in tiles], np.dtypes.StringDType())
-        for name in ("fractions", "seed", "origin", BY, TEST_DONORS):
+        for name in ("fractions", "seed", "origin", n.SPLIT_BY, n.TEST_DONORS):
             column.attrs.pop(name, None)
         column.attrs.update(facts)
-        column.attrs[DIGEST] = split_digest(assigned)
+        column.attrs[n.DIGEST] = split_digest(assigned)
 
 
 def _three(fractions: Sequence[float]) -> tuple[float, float, float]:

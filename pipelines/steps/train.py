@@ -22,8 +22,8 @@ from fintune_xr.pipelines.workers.devices import HERE, profile_and_rest
 from fintune_xr.pipelines.workers.remote_calls import results_from_workers, seen_everywhere, settings_there
 from fintune_xr.settings import Config, load_settings
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.lineage.annotations_digest import TRUTH_DIGEST, truth_digest
-from fintune_xr.store.lineage.training_exposure import SEEN, seen_in_training
+from fintune_xr.store.lineage.annotations_digest import truth_digest
+from fintune_xr.store.lineage.training_exposure import seen_in_training
 from fintune_xr.store.runs.writer import check_run_name
 from fintune_xr.store.split import require_split
 
@@ -72,7 +72,7 @@ def train(
         settings=settings,
         out=folder,
         start=start,
-        facts={"split_digest": digest, TRUTH_DIGEST: truth, SEEN: seen},
+        facts={n.SPLIT_DIGEST: digest, n.ANNOTATIONS_DIGEST: truth, n.SEEN: seen},
         report=epoch_lines(trainer_named(kind).score),
     )
     return Path(made.path).parent

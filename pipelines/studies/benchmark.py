@@ -16,7 +16,6 @@ from fintune_xr import names as n
 from fintune_xr.analysis.report.studies.benchmark import (
     BASELINE,
     GENERIC,
-    GROUP_PATH,
     HYBRID,
     MARKER_ONLY,
     UNDECIDED,
@@ -43,7 +42,7 @@ from fintune_xr.pipelines.workers.devices import HERE, THREADS, device_on, of_cl
 from fintune_xr.provenance import provenance
 from fintune_xr.settings import Config, Settings, load_settings, validated
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.lineage.depends_on import RESTS_ON, rests_on, tiles_in
+from fintune_xr.store.lineage.depends_on import rests_on, tiles_in
 from fintune_xr.store.lineage.training_exposure import require_unseen_by
 from fintune_xr.store.runs.writer import run_attrs
 from fintune_xr.store.split import require_split, split_table
@@ -134,11 +133,11 @@ def benchmark(
     for member in plan.members:
         _segmented(plan, member, folders.get(member.name), cluster=cluster or THREADS, workers=workers)
     judged, result = _scored(plan)
-    cohort.write(f"{GROUP_PATH}_{n.VAL}", judged)
-    cohort.write(GROUP_PATH, result)
+    cohort.write(f"{n.BENCHMARK_PATH}_{n.VAL}", judged)
+    cohort.write(n.BENCHMARK_PATH, result)
     Path(out).mkdir(parents=True, exist_ok=True)
     benchmark_table(result).to_csv(Path(out) / f"{plan.settings.prefix}benchmark.tsv", sep="\t", index=False)
-    return cohort.read(GROUP_PATH)
+    return cohort.read(n.BENCHMARK_PATH)
 
 
 def closing_lines(found: xr.Dataset) -> list[str]:
@@ -278,11 +277,11 @@ def _facts(plan: _Plan) -> dict[str, Any]:
         settings=plan.settings.as_dict(),
         split_digest=digest,
     )
-    trainings = {one.name: run_attrs(plan.cohort, one.run)["provenance"].get("training", {}) for one in plan.members}
+    trainings = {one.name: run_attrs(plan.cohort, one.run)[n.PROVENANCE].get("training", {}) for one in plan.members}
     return {
         "runs": runs,
-        RESTS_ON: rests_on(plan.cohort, runs=runs.values(), tiles=tiles_in(plan.cohort, *PARTS), split=digest),
+        n.RESTS_ON: rests_on(plan.cohort, runs=runs.values(), tiles=tiles_in(plan.cohort, *PARTS), split=digest),
         "trainings": trainings,
         "left_out": plan.left_out,
-        "provenance": facts,
+        n.PROVENANCE: facts,
     }

@@ -14,7 +14,7 @@ import xarray as xr
 
 from fintune_xr import names as n
 from fintune_xr.analysis.learning_curve import budget_spread, learning_curve
-from fintune_xr.analysis.report.studies.budget import CURVE_SCORE, GROUP_PATH
+from fintune_xr.analysis.report.studies.budget import CURVE_SCORE
 from fintune_xr.cluster.profile import Profile
 from fintune_xr.errors import FintuneValueError, RunMismatchError, SplitError
 from fintune_xr.finetune.engine import train as fit
@@ -39,10 +39,9 @@ from fintune_xr.provenance import provenance
 from fintune_xr.settings import Config, load_settings, validated
 from fintune_xr.splits.nested_subsets import nested_order
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.lineage.annotations_digest import TRUTH_DIGEST, truth_digest
+from fintune_xr.store.lineage.annotations_digest import truth_digest
 from fintune_xr.store.lineage.depends_on import tiles_in
-from fintune_xr.store.lineage.training_exposure import SEEN, require_unseen_by, seen_in_training
-from fintune_xr.store.runs.writer import IDENTITY
+from fintune_xr.store.lineage.training_exposure import require_unseen_by, seen_in_training
 from fintune_xr.store.split import annotated_tiles, require_split
 from fintune_xr.store.zarr_io.locks import holding
 from fintune_xr.text import texts
@@ -99,7 +98,7 @@ def budget(
             _write(cohort, plan, done)
         result = done.merge(_curves(done), join="exact", combine_attrs="drop_conflicts")
         _write(cohort, plan, result)
-    return cohort.read(GROUP_PATH)
+    return cohort.read(n.BUDGET_PATH)
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,8 +195,8 @@ def _plan(cohort: Cohort, *, model: str, out: Path, config: Config, overrides: S
     identity = {
         "model": kind if start is None else start.sha256,
         "settings": {key: value for key, value in settings.as_dict().items() if key != n.SEED},
-        "split_digest": digest,
-        TRUTH_DIGEST: truth_digest(cohort, tiles_in(cohort, *n.SPLITS)),
+        n.SPLIT_DIGEST: digest,
+        n.ANNOTATIONS_DIGEST: truth_digest(cohort, tiles_in(cohort, *n.SPLITS)),
         "train_tiles": sorted(train.names),
     }
     name = kind if start is None else start.name
@@ -258,7 +257,7 @@ def _fitted(plan: _Plan, size: int, seed: int) -> xr.Dataset:
         settings=plan.settings.model_copy(update={n.SEED: seed}),
         out=folder,
         start=plan.start,
-        facts={TRUTH_DIGEST: plan.identity[TRUTH_DIGEST], SEEN: plan.seen},
+        facts={n.ANNOTATIONS_DIGEST: plan.identity[n.ANNOTATIONS_DIGEST], n.SEEN: plan.seen},
     )
     counts = _test_counts(plan, checkpoint)
     members = [plan.members(plan.test.names, group) for group in plan.groups]
@@ -316,13 +315,13 @@ def _blank(plan: _Plan, sizes: Sequence[int], seeds: Sequence[int]) -> xr.Datase
 
 def _with_stored(cohort: Cohort, plan: _Plan, blank: xr.Dataset) -> xr.Dataset:
     """`blank` with the stored fits in it, its budgets and seeds being those of both."""
-    if not cohort.has(GROUP_PATH):
+    if not cohort.has(n.BUDGET_PATH):
         return blank
-    stored = cohort.read(GROUP_PATH).load()
-    differing = sorted(k for k in plan.identity if stored.attrs[IDENTITY].get(k) != plan.identity[k])
+    stored = cohort.read(n.BUDGET_PATH).load()
+    differing = sorted(k for k in plan.identity if stored.attrs[n.IDENTITY].get(k) != plan.identity[k])
     if differing:
         raise RunMismatchError(
-            f"{GROUP_PATH} of {cohort.url} holds fits made with another {', '.join(differing)}. Repeat the settings "
+            f"{n.BUDGET_PATH} of {cohort.url} holds fits made with another {', '.join(differing)}. Repeat the settings "
             "of the stored fits, or give --no-skip-existing to throw them away."
         )
     sizes, seeds = (sorted({*blank[dim].values.tolist(), *stored[dim].values.tolist()}) for dim in _FIT)
@@ -350,4 +349,4 @@ def _curves(done: xr.Dataset) -> xr.Dataset:
 
 def _write(cohort: Cohort, plan: _Plan, study: xr.Dataset) -> None:
     facts = provenance(model=plan.model, settings=plan.settings.as_dict(), val_tiles=list(map(str, plan.val.names)))
-    cohort.write(GROUP_PATH, study.assign_attrs({IDENTITY: plan.identity, "provenance": facts}))
+    cohort.write(n.BUDGET_PATH, study.assign_attrs({n.IDENTITY: plan.identity, n.PROVENANCE: facts}))

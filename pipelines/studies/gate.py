@@ -17,28 +17,24 @@ from fintune_xr import names as n
 from fintune_xr.analysis.association import associate as correlate
 from fintune_xr.analysis.kernels.thresholds import holds_nucleus
 from fintune_xr.analysis.positivity.rules import DetectedRule, IntensityRule, PositivityRule
-from fintune_xr.analysis.positivity.under_gates import BOUND, gated_counts, marker_intensity, rank_agreement
+from fintune_xr.analysis.positivity.under_gates import gated_counts, marker_intensity, rank_agreement
 from fintune_xr.analysis.ratio import marker_ratio
-from fintune_xr.analysis.report.studies.gate import AGREEMENT, N_KEPT
 from fintune_xr.metrics.counts import IOU
 from fintune_xr.metrics.instance import IOU_THRESHOLDS, match_subsets
 from fintune_xr.pipelines.console import progress
 from fintune_xr.pipelines.done import require_done
 from fintune_xr.pipelines.instance.cell_blocks import cell_blocks
 from fintune_xr.pipelines.instance.evaluate import scores_by_group, tiles_of_split
-from fintune_xr.pipelines.steps.associate import CLINICAL
 from fintune_xr.pixels.cell_gates import UNGATED, Gate, GateSettings, intensity_bounds, is_kept
 from fintune_xr.provenance import provenance
 from fintune_xr.settings import load_settings
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.lineage.depends_on import RESTS_ON, require_sources, rests_on
+from fintune_xr.store.lineage.depends_on import require_sources, rests_on
 from fintune_xr.store.lineage.training_exposure import require_unseen
 from fintune_xr.store.split import require_split
 from fintune_xr.store.tile_counts import active_rule, inputs_digest, tile_counts
 from fintune_xr.text import texts
 
-GATE_PREFIX: Final = "gate_"
-COUNTED: Final = "counted"
 CELLS_AT_ONCE: Final = 1 << 20
 
 
@@ -86,15 +82,18 @@ def gate(
         seed=seed,
     )
     result = xr.merge(parts, join="exact", combine_attrs="drop").assign_coords(_setting_coords(settings.gates))
-    basis = {**rests_on(cohort, runs=[run], tiles=texts(tiles[n.TILE]), split=digest), COUNTED: counted(cohort, before)}
-    result = result.assign_attrs({n.RUN: run, n.RULE: rule, RESTS_ON: basis, "provenance": facts})
-    cohort.write(f"{n.METRICS}/{GATE_PREFIX}{run}", result)
+    basis = {
+        **rests_on(cohort, runs=[run], tiles=texts(tiles[n.TILE]), split=digest),
+        n.COUNTED: counted(cohort, before),
+    }
+    result = result.assign_attrs({n.RUN: run, n.RULE: rule, n.RESTS_ON: basis, n.PROVENANCE: facts})
+    cohort.write(f"{n.METRICS}/{n.GATE_PREFIX}{run}", result)
     return result
 
 
 def counted(cohort: Cohort, counts: xr.Dataset) -> str:
     """A digest of what ratios and their correlations rest on: the counts of each tile, and the stored outcomes."""
-    facts = cohort.read(CLINICAL, datasets.CLINICAL).load() if cohort.has(CLINICAL) else xr.Dataset()
+    facts = cohort.read(n.CLINICAL, datasets.CLINICAL).load() if cohort.has(n.CLINICAL) else xr.Dataset()
     return inputs_digest(counts, facts)
 
 
@@ -188,14 +187,14 @@ def _ratios(cohort: Cohort, gated: _GatedRun, before: xr.Dataset) -> xr.Dataset:
     bare = counts.drop_vars([c for c in counts.coords if c != n.RUN])
     counts = bare.assign_coords(labels | {n.RUN: [one.name for one in gated.gates]})
     ratio = marker_ratio(counts[n.N_POSITIVE], counts[n.N_ALL])
-    found = ratio.assign({AGREEMENT: rank_agreement(ratio[n.RATIO], ratio[n.RATIO].sel({n.RUN: UNGATED.name}))})
-    if cohort.has(CLINICAL):
-        facts = cohort.read(CLINICAL, datasets.CLINICAL)
+    found = ratio.assign({n.RANK_AGREEMENT: rank_agreement(ratio[n.RATIO], ratio[n.RATIO].sel({n.RUN: UNGATED.name}))})
+    if cohort.has(n.CLINICAL):
+        facts = cohort.read(n.CLINICAL, datasets.CLINICAL)
         adjusting = facts[n.COVARIATE_VALUE] if facts.sizes[n.COVARIATE] else None
         found = found.merge(correlate(ratio[n.RATIO], facts[n.OUTCOME_VALUE], covariates=adjusting), join="exact")
     kept = xr.DataArray(gated.n_kept, dims=(n.RUN, n.TILE))
     n_kept = kept.where(kept >= 0, 0).sum(n.TILE)
-    return found.assign({N_KEPT: n_kept}).rename({n.RUN: n.SETTING}).compute()
+    return found.assign({n.N_KEPT: n_kept}).rename({n.RUN: n.SETTING}).compute()
 
 
 def _active_rule(cohort: Cohort, run: str) -> dict[str, Any]:
@@ -214,7 +213,7 @@ def _by_intensity(cohort: Cohort, gated: _GatedRun, rule: IntensityRule) -> xr.D
             cells,
             tiles,
             n_kept=xr.DataArray(gated.n_kept[i], dims=n.TILE),
-            bounds=xr.DataArray(gated.bounds[i], dims=(n.TILE, BOUND)),
+            bounds=xr.DataArray(gated.bounds[i], dims=(n.TILE, n.BOUND)),
             min_area=one.min_area,
             rule=rule,
         )

@@ -21,9 +21,8 @@ from fintune_xr.pipelines.steps.evaluate import evaluate
 from fintune_xr.pipelines.steps.positivity import apply_positivity, is_counted, last_rule
 from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.lineage.depends_on import SOURCES
-from fintune_xr.store.lineage.training_exposure import SEEN, TRAINING, seen_by_choice
-from fintune_xr.store.runs.writer import IDENTITY, run_attrs, run_creation, run_grid, write_run_shard, writing_run
+from fintune_xr.store.lineage.training_exposure import seen_by_choice
+from fintune_xr.store.runs.writer import run_attrs, run_creation, run_grid, write_run_shard, writing_run
 from fintune_xr.store.split import require_split
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.tasks.records import CellTable, ShardPlan, ShardReceipt, TileResult
@@ -60,11 +59,11 @@ def hybrid(
     rule = _rule(cohort, run_name, list(sources))
     identity = {
         "hybrid": choice,
-        SOURCES: {name: run_attrs(cohort, name)[IDENTITY] for name in sources},
+        n.SOURCES: {name: run_attrs(cohort, name)[n.IDENTITY] for name in sources},
         "schema_version": SCHEMA_VERSION,
     }
     facts = provenance(hybrid=choice, candidates=list(runs), chosen_on=part, split_digest=require_split(cohort))
-    facts[TRAINING] = {SEEN: seen_by_choice(cohort, runs, texts(scores[n.TILE]))}
+    facts[n.TRAINING] = {n.SEEN: seen_by_choice(cohort, runs, texts(scores[n.TILE]))}
     run_of_tile = [choice[marker] for marker in texts(cohort.images(lazy=False)[n.MARKER])]
     with writing_run(cohort, run_name, identity=identity, facts=facts, restart=restart) as writer:
         plans = list(writer.plans())

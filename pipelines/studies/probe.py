@@ -26,16 +26,15 @@ from fintune_xr.pipelines.console import progress, say
 from fintune_xr.provenance import provenance
 from fintune_xr.settings import Config, load_settings
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.lineage.annotations_digest import TRUTH_DIGEST, truth_digest
-from fintune_xr.store.lineage.depends_on import SOURCES, require_sources
-from fintune_xr.store.lineage.training_exposure import SEEN, TRAINING, seen_by_choice, seen_in_training
-from fintune_xr.store.runs.writer import IDENTITY, run_attrs, run_creation, write_run_shard, writing_run
+from fintune_xr.store.lineage.annotations_digest import truth_digest
+from fintune_xr.store.lineage.depends_on import require_sources
+from fintune_xr.store.lineage.training_exposure import seen_by_choice, seen_in_training
+from fintune_xr.store.runs.writer import run_attrs, run_creation, write_run_shard, writing_run
 from fintune_xr.store.split import require_split
 from fintune_xr.tasks.product import SCORES
 from fintune_xr.tasks.records import ShardPlan, ShardReceipt, TileResult
 from fintune_xr.tasks.task import CLASSIFICATION
 
-METRICS: Final = "metrics/probe"
 _LISTED: Final = ("head", "c", "k", "weight_decay")
 
 
@@ -83,7 +82,7 @@ def probe(
         _probed(cohort, run, head, settings, scans, digest, restart=restart) for run in runs for head in settings.head
     ]
     if settings.folds:
-        cohort.write(METRICS, _in_folds(cohort, runs, settings, scans))
+        cohort.write(n.PROBE_PATH, _in_folds(cohort, runs, settings, scans))
     return made
 
 
@@ -108,9 +107,9 @@ def _probed(
     name = probed_name(run, head)
     identity = {
         PROBE: {"head": head, **_of_head(settings)},
-        SOURCES: {run: run_attrs(cohort, run)[IDENTITY]},
-        "split_digest": digest,
-        TRUTH_DIGEST: truth_digest(cohort, scans.tile.tolist()),
+        n.SOURCES: {run: run_attrs(cohort, run)[n.IDENTITY]},
+        n.SPLIT_DIGEST: digest,
+        n.ANNOTATIONS_DIGEST: truth_digest(cohort, scans.tile.tolist()),
         "schema_version": SCHEMA_VERSION,
     }
     if not restart and _is_done(cohort, name, run, identity):
@@ -119,7 +118,7 @@ def _probed(
     made = fitted(cohort, run, head, settings, scans)
     seen = _seen(cohort, run, scans)
     facts = provenance(
-        settings=settings.as_dict(), chosen=dict(made.chosen), n_scans=_counts(scans), **{TRAINING: {SEEN: seen}}
+        settings=settings.as_dict(), chosen=dict(made.chosen), n_scans=_counts(scans), **{n.TRAINING: {n.SEEN: seen}}
     )
     with writing_run(
         cohort, name, identity=identity, facts=facts, product=SCORES, sizes={n.CLASS: list(scans.classes)},
@@ -158,7 +157,7 @@ def _is_done(cohort: Cohort, name: str, source: str, identity: dict[str, Any]) -
     """
     if name not in cohort.run_names():
         return False
-    stored = run_attrs(cohort, name)[IDENTITY]
+    stored = run_attrs(cohort, name)[n.IDENTITY]
     if stored != identity:
         changed = sorted(key for key in {*stored, *identity} if stored.get(key) != identity.get(key))
         raise RunMismatchError(

@@ -33,13 +33,11 @@ from fintune_xr.provenance import provenance
 from fintune_xr.seeds import stream
 from fintune_xr.settings import load_settings
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.runs.writer import IDENTITY
 from fintune_xr.store.split import require_split
 from fintune_xr.store.zarr_io.locks import holding
 from fintune_xr.tasks.task import SEMANTIC
 from fintune_xr.text import texts
 
-STORED: Final = f"{n.METRICS}/{n.SWEEP}"
 RESAMPLES: Final = 1000
 _COUNTS: Final = (n.TP, n.FP, n.FN)
 _FILTERS: Final = (n.PRED_IOU_THRESH, n.STABILITY_SCORE_THRESH, n.BOX_NMS_THRESH)
@@ -88,7 +86,7 @@ def sweep(
             return cohort.metrics(n.SWEEP).load()
         work = _Work(load(checkpoint, device), settings, choice, device)
         facts = provenance(checkpoint=checkpoint.as_dict(), device=device)
-        return _swept(cohort, work, tiles, done, {IDENTITY: identity, "provenance": facts})
+        return _swept(cohort, work, tiles, done, {n.IDENTITY: identity, n.PROVENANCE: facts})
 
 
 def drawn_tiles(tiles: xr.Dataset, settings: SamSweepSettings) -> xr.Dataset:
@@ -143,13 +141,13 @@ def _stored_tiles(cohort: Cohort, identity: Mapping[str, Any]) -> list[xr.Datase
 
     Raises RunMismatchError where it was another one.
     """
-    if not cohort.has(STORED):
+    if not cohort.has(n.SWEEP_PATH):
         return []
-    stored = cohort.read(STORED, datasets.SWEEP).load()
+    stored = cohort.read(n.SWEEP_PATH, datasets.SWEEP).load()
     # The name of a weights file does not change what is in it.
-    parts = [key for key in identity if key != "model" and stored.attrs[IDENTITY].get(key) != identity[key]]
+    parts = [key for key in identity if key != "model" and stored.attrs[n.IDENTITY].get(key) != identity[key]]
     if parts:
-        was, now = stored.attrs[IDENTITY].get(parts[0]), identity[parts[0]]
+        was, now = stored.attrs[n.IDENTITY].get(parts[0]), identity[parts[0]]
         raise RunMismatchError(
             f"{cohort.url} holds a sweep with other {', '.join(parts)} ({parts[0]}: stored {was}, now {now}). "
             "Repeat what it was started with to continue it, or throw it away with --restart."
@@ -172,7 +170,7 @@ def _swept(
             one = _of_tile(work, tile[n.IMAGE].isel(inside).values, true).expand_dims({n.TILE: [name]})
             done = [*done, one.assign_coords({n.DEVICE: (n.TILE, [work.device])})]
             result = _scored(done, tiles, attrs)
-            cohort.write(STORED, result, datasets.SWEEP)
+            cohort.write(n.SWEEP_PATH, result, datasets.SWEEP)
             advance(1)
     return result
 
@@ -183,7 +181,7 @@ def _scored(done: Sequence[xr.Dataset], tiles: xr.Dataset, attrs: Mapping[str, A
     counted = xr.concat(plain, n.TILE, join="exact")
     counted = counted.map(lambda array: array.transpose(*datasets.SWEEP[str(array.name)].dims), keep_attrs=True)
     labels = {name: (n.TILE, texts(tiles[name])[: len(done)]) for name in (n.DONOR, n.MARKER)}
-    scores = _scores(counted[list(_COUNTS)].drop_vars(n.DEVICE), tiles, seed=attrs[IDENTITY]["settings"]["seed"])
+    scores = _scores(counted[list(_COUNTS)].drop_vars(n.DEVICE), tiles, seed=attrs[n.IDENTITY]["settings"]["seed"])
     whole = xr.merge([counted, scores], join="exact").assign_coords(labels).assign_attrs(attrs)
     for name in (*datasets.SWEEP.variables, *datasets.SWEEP.coords):
         whole[name].attrs.update(datasets.SWEEP[name].attrs)

@@ -28,7 +28,7 @@ from fintune_xr.store.annotations.micrograph_frames import (
 from fintune_xr.store.annotations.tile_index import Fits, StoredTile, TileIndex
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.ingest.tiles import stored_binning
-from fintune_xr.store.raw.binning import BINNING, ORIENTATION, TOP_FIRST
+from fintune_xr.store.raw.binning import TOP_FIRST
 from fintune_xr.store.raw.coordinates import FRAME_OF, Particles, read_coordinates
 from fintune_xr.store.raw.layouts import Layout, PlaneName
 from fintune_xr.store.raw.pairing import LeftOut
@@ -244,5 +244,5 @@ def _write(cohort: Cohort, collected: _Collected, order: Sequence[str]) -> None:
         source={tile: one.source for tile, one in tiles.items()},
         sha256={tile: one.sha256 for tile, one in tiles.items()},
     )
-    attrs = {BINNING: stored_binning(cohort), ORIENTATION: TOP_FIRST}
+    attrs = {n.BINNING: stored_binning(cohort), n.ORIENTATION: TOP_FIRST}
     cohort.write(n.ANNOTATIONS, table.assign_attrs(attrs), datasets.POINTS)

@@ -34,8 +34,6 @@ from fintune_xr.store.zarr_io.groups import open_writable, remove_group
 from fintune_xr.store.zarr_io.location import writing
 from fintune_xr.store.zarr_io.locks import writing_tiles
 
-FROM_COMPONENTS: Final = "from_components"
-
 
 @dataclass(frozen=True, slots=True)
 class AnnotateReport:
@@ -247,11 +245,11 @@ def _note_components(cohort: Cohort, binary: Sequence[str]) -> None:
     """Records which tiles' instances are components of a binary mask; a repeated run finds all of them again."""
     with writing(f"{cohort.url}/{n.ANNOTATIONS}"):
         group = open_writable(cohort.location, n.ANNOTATIONS)
-        group.attrs[FROM_COMPONENTS] = sorted({*components_noted(cohort), *binary})
+        group.attrs[n.FROM_COMPONENTS] = sorted({*components_noted(cohort), *binary})
 
 
 def components_noted(cohort: Cohort) -> list[str]:
     """Ids of the annotated tiles whose instances are 8-connected components of a binary mask."""
     group = zarr.open_group(cohort.location.zarr(), path=n.ANNOTATIONS, mode="r")
     attrs: dict[str, Any] = group.attrs.asdict()
-    return [str(tile) for tile in attrs.get(FROM_COMPONENTS, [])]
+    return [str(tile) for tile in attrs.get(n.FROM_COMPONENTS, [])]

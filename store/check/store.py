@@ -25,7 +25,7 @@ from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.runs.columns import is_state_of_run
 from fintune_xr.store.runs.object_log import CellLog
 from fintune_xr.store.zarr_io import shards
-from fintune_xr.store.zarr_io.groups import COMPLETE, read_column, subgroups
+from fintune_xr.store.zarr_io.groups import read_column, subgroups
 from fintune_xr.store.zarr_io.location import DECODING_ERRORS
 from fintune_xr.store.zarr_io.recovery import leftovers
 from fintune_xr.tasks.product import CLASSES, INSTANCES, SCORES
@@ -145,7 +145,7 @@ def _check_groups(cohort: Cohort, nodes: Nodes) -> Iterator[Problem]:
         except FintuneError as error:
             yield Problem(name, str(error), _remedy(name))
     for path, member in nodes.items():
-        if isinstance(member, zarr.Group) and member.attrs.get(COMPLETE) is False:
+        if isinstance(member, zarr.Group) and member.attrs.get(n.COMPLETE) is False:
             yield Problem(path, "left half-written", "Run the step that writes it again")
     left = leftovers(cohort.location)
     if left:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import zarr
@@ -18,8 +18,6 @@ from fintune_xr.store.raw.sources import Place, changed_at, place_in, place_sha2
 from fintune_xr.store.zarr_io import appendable as growing
 from fintune_xr.store.zarr_io.groups import open_writable
 from fintune_xr.store.zarr_io.location import writing
-
-CHECKED: Final = "checked"
 
 Digests: TypeAlias = Mapping[str, str]
 """SHA-256 by stored source, of one tile."""
@@ -45,7 +43,7 @@ def suspects(
     That is: touched since this folder was last compared with the store, of other names than the stored ones,
     from a folder never compared, or already quarantined as changed.
     """
-    checked = group_attrs_of(cohort).get(CHECKED, {}).get(root)
+    checked = group_attrs_of(cohort).get(n.CHECKED, {}).get(root)
     flagged = quarantined_tiles(cohort, root)
     for tile in present:
         renamed = {str(file) for file in tile.planes} != set(stored[tile.tile])
@@ -65,7 +63,7 @@ def changed(source: Place, tiles: Sequence[TileFiles], stored: Mapping[str, Dige
 
 def note_checked(cohort: Cohort, root: str, when: float) -> None:
     """Remembers that no stored tile of the folder `root` differed from its files at the time `when`."""
-    update_attr(cohort, CHECKED, lambda before: {**(before or {}), root: when})
+    update_attr(cohort, n.CHECKED, lambda before: {**(before or {}), root: when})
 
 
 def group_attrs_of(cohort: Cohort) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import zarr
@@ -30,8 +30,7 @@ from fintune_xr.store.ingest.changed_files import (
 )
 from fintune_xr.store.ingest.last_planes import LastPlanes
 from fintune_xr.store.ingest.quarantine import replace_quarantine
-from fintune_xr.store.raw.binning import BINNING, MEAN, ORIENTATION, POOLING, TOP_FIRST, binned
-from fintune_xr.store.raw.cutting import CUT
+from fintune_xr.store.raw.binning import MEAN, TOP_FIRST, binned
 from fintune_xr.store.raw.layouts import Layout
 from fintune_xr.store.raw.pairing import LeftOut, TileFiles, one_family, tile_left_out
 from fintune_xr.store.raw.readers.header import shown
@@ -43,8 +42,6 @@ from fintune_xr.store.zarr_io.groups import remove_group
 from fintune_xr.store.zarr_io.location import Location
 from fintune_xr.store.zarr_io.locks import writing_tiles
 from fintune_xr.text import one_spelling
-
-INGESTS: Final = "ingests"
 
 Labelled: TypeAlias = tuple[growing.Labels, shards.Encoded]
 
@@ -183,18 +180,18 @@ def _check_stored_binning(cohort: Cohort, asked: int) -> None:
 
 def stored_binning(cohort: Cohort) -> int:
     """How many pixels of a file along each side make one of the store; 1 where they are as they were."""
-    return int(group_attrs_of(cohort).get(BINNING, 1))
+    return int(group_attrs_of(cohort).get(n.BINNING, 1))
 
 
 def stored_cut(cohort: Cohort) -> int:
     """Side in px of the tiles that images of files are cut into; 0 where they are stored whole."""
-    return int(group_attrs_of(cohort).get(CUT, 0))
+    return int(group_attrs_of(cohort).get(n.CUT, 0))
 
 
 def _facts(kind: str, found: Scan) -> dict[str, Any]:
     if kind_named(kind).joins_pixels:
-        return {BINNING: found.binning, POOLING: MEAN, ORIENTATION: TOP_FIRST}
-    return {CUT: found.cut} if found.layout.colour else {}
+        return {n.BINNING: found.binning, n.POOLING: MEAN, n.ORIENTATION: TOP_FIRST}
+    return {n.CUT: found.cut} if found.layout.colour else {}
 
 
 def _check_cut(found: Scan) -> None:
@@ -306,4 +303,4 @@ def _note_ingest(cohort: Cohort, found: Scan, root: str, n_added: int) -> None:
         source=root, layout=layout.name, patterns=list(layout.patterns), channels=dict(layout.channels),
         binning=found.binning, cut=found.cut, n_added=n_added,
     )  # fmt: skip
-    update_attr(cohort, INGESTS, lambda before: [*(before or []), facts])
+    update_attr(cohort, n.INGESTS, lambda before: [*(before or []), facts])

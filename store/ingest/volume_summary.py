@@ -16,8 +16,6 @@ from fintune_xr.store.ingest.volumes import Measured
 from fintune_xr.tasks.classification import STUDY_GROUPS
 from fintune_xr.text import texts
 
-SUMMARY: Final = "summary"
-WHY: Final = "why"
 _SIDES: Final = {n.DEPTH: n.SOURCE_DEPTH, n.HEIGHT: n.SOURCE_HEIGHT, n.WIDTH: n.SOURCE_WIDTH}
 _NUMBERS: Final = (*_SIDES.values(), n.VALUE_MEAN, n.VALUE_SD)
 # A side may be half to twice as long as is usual for its device; a mean so many median deviations away.
@@ -41,7 +39,7 @@ def volume_summary(cohort: Cohort, groups: Mapping[str, str]) -> VolumeSummary:
     stored = _stored(cohort, groups)
     reasons = unusual_volumes(stored)
     chosen = stored[stored[n.TILE].isin(list(reasons))]
-    odd = chosen[[n.TILE, n.MARKER]].assign(**{WHY: [reasons[tile] for tile in chosen[n.TILE]]})
+    odd = chosen[[n.TILE, n.MARKER]].assign(**{n.WHY: [reasons[tile] for tile in chosen[n.TILE]]})
     by_part = (n.STUDY_GROUP, n.SPLIT)
     return VolumeSummary(
         _devices(stored), _counts(stored, by_part), _counts(stored, (*by_part, n.MARKER)), odd.reset_index(drop=True)
@@ -54,7 +52,7 @@ def store_summary(cohort: Cohort, summary: VolumeSummary) -> None:
         name: getattr(summary, name).astype(object).to_dict("records")
         for name in ("devices", "groups", "classes", "unusual")
     }
-    update_attr(cohort, SUMMARY, lambda _before: tables)
+    update_attr(cohort, n.SUMMARY, lambda _before: tables)
 
 
 def unusual_volumes(volumes: pd.DataFrame) -> dict[str, str]:

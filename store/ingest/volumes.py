@@ -31,15 +31,7 @@ from fintune_xr.store.ingest.changed_files import (
     update_attr,
 )
 from fintune_xr.store.ingest.quarantine import replace_quarantine
-from fintune_xr.store.ingest.tiles import (
-    INGESTS,
-    IngestReport,
-    Labelled,
-    clear_stillborn,
-    good,
-    is_stillborn,
-    root_of,
-)
+from fintune_xr.store.ingest.tiles import IngestReport, Labelled, clear_stillborn, good, is_stillborn, root_of
 from fintune_xr.store.raw.fetching import Staging, fetched, with_file
 from fintune_xr.store.raw.layouts import UNKNOWN_MARKER
 from fintune_xr.store.raw.pairing import LeftOut
@@ -52,7 +44,6 @@ from fintune_xr.store.raw.volume_scan import VolumeFile, VolumeScan
 from fintune_xr.store.zarr_io import appendable, shards
 from fintune_xr.store.zarr_io.location import Location
 from fintune_xr.store.zarr_io.locks import writing_tiles
-from fintune_xr.tasks.classification import AXES, GRID
 from fintune_xr.tasks.task import CLASSIFICATION
 
 Grid = tuple[int, int, int]
@@ -116,7 +107,7 @@ def open_or_create_volumes(where: Place, found: VolumeScan, how: VolumeIngest, *
         clear_stillborn(location)
     return create_cohort(
         where, kind=found.layout.kind, channels=list(found.layout.channels.values()), tile_shape=grid, dtype="uint8",
-        title=title, facts={GRID: list(grid), AXES: how.reading.axes},
+        title=title, facts={n.GRID: list(grid), n.AXES: how.reading.axes},
     )  # fmt: skip
 
 
@@ -206,10 +197,10 @@ def _check_as_stored(cohort: Cohort, how: VolumeIngest) -> None:
             f"{cohort.url} is on the grid {' '.join(map(str, stored))}, asked for is {' '.join(map(str, how.grid))}. "
             "Leave --grid out, or ingest into another store."
         )
-    if attrs.get(AXES, ZYX) != how.reading.axes:
+    if attrs.get(n.AXES, ZYX) != how.reading.axes:
         raise FintuneValueError(
-            f"{cohort.url} was read with --axes {attrs.get(AXES, ZYX)}, asked for is {how.reading.axes}. Use the same, "
-            "or another store."
+            f"{cohort.url} was read with --axes {attrs.get(n.AXES, ZYX)}, asked for is {how.reading.axes}. Use the "
+            "same, or another store."
         )
 
 
@@ -288,4 +279,4 @@ def _note_ingest(cohort: Cohort, found: VolumeScan, root: str, n_added: int) -> 
         source=root, layout=found.layout.name, patterns=list(found.layout.patterns), listed=found.listed,
         n_added=n_added,
     )  # fmt: skip
-    update_attr(cohort, INGESTS, lambda before: [*(before or []), facts])
+    update_attr(cohort, n.INGESTS, lambda before: [*(before or []), facts])

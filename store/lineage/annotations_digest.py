@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
 
 from fintune_xr.store.cohort import Cohort
-
-TRUTH_DIGEST: Final = "annotations_digest"
 
 
 def truth_digest(cohort: Cohort, tiles: Iterable[str]) -> str:

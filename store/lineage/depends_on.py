@@ -12,14 +12,11 @@ from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, SplitError
 from fintune_xr.provenance import settings_digest
 from fintune_xr.store.cohort import Cohort
-from fintune_xr.store.lineage.annotations_digest import TRUTH_DIGEST, truth_digest
-from fintune_xr.store.runs.writer import IDENTITY, run_attrs
+from fintune_xr.store.lineage.annotations_digest import truth_digest
+from fintune_xr.store.runs.writer import run_attrs
 from fintune_xr.store.split import annotated_tiles, require_split
 from fintune_xr.text import text_array, texts
 
-RESTS_ON: Final = "rests_on"
-SPLIT_DIGEST: Final = "split_digest"
-SOURCES: Final = "sources"
 ALL: Final = "all"
 
 _RUNS: Final = "runs"
@@ -32,14 +29,14 @@ def rests_on(cohort: Cohort, *, tiles: Iterable[str], split: str, runs: Iterable
     """
     return {
         _RUNS: run_digests(cohort, runs),
-        TRUTH_DIGEST: truth_digest(cohort, tiles),
-        SPLIT_DIGEST: split,
+        n.ANNOTATIONS_DIGEST: truth_digest(cohort, tiles),
+        n.SPLIT_DIGEST: split,
     }
 
 
 def run_digests(cohort: Cohort, runs: Iterable[str]) -> dict[str, str]:
     """A digest of each run's weights, settings and sources, by its name."""
-    return {run: settings_digest(run_attrs(cohort, run)[IDENTITY]) for run in runs}
+    return {run: settings_digest(run_attrs(cohort, run)[n.IDENTITY]) for run in runs}
 
 
 def tiles_in(cohort: Cohort, *parts: str) -> list[str]:
@@ -54,7 +51,7 @@ def doubt(cohort: Cohort, found: xr.Dataset, tiles: Iterable[str]) -> str:
 
     `tiles` are the annotated tiles that they would be made on now.
     """
-    known = found.attrs.get(RESTS_ON)
+    known = found.attrs.get(n.RESTS_ON)
     if known is None:
         return "they were stored without a record of what they rest on"
     return runs_doubt(cohort, known[_RUNS]) or truth_doubt(cohort, known, tiles)
@@ -77,8 +74,8 @@ def runs_doubt(cohort: Cohort, digests: Mapping[str, str]) -> str:
 def source_doubt(cohort: Cohort, run: str) -> str:
     """Which run that `run` holds masks of is no longer the one that they were taken from; empty where none."""
     there = cohort.run_names()
-    for source, identity in run_attrs(cohort, run)[IDENTITY].get(SOURCES, {}).items():
-        if source not in there or run_attrs(cohort, source)[IDENTITY] != identity:
+    for source, identity in run_attrs(cohort, run)[n.IDENTITY].get(n.SOURCES, {}).items():
+        if source not in there or run_attrs(cohort, source)[n.IDENTITY] != identity:
             return f"run {run} holds masks of run {source} as it was before"
         told = source_doubt(cohort, source)
         if told:
@@ -99,13 +96,13 @@ def require_sources(cohort: Cohort, runs: Iterable[str]) -> None:
 
 def truth_doubt(cohort: Cohort, known: Mapping[str, Any], tiles: Iterable[str]) -> str:
     """Whether the split or the annotations of `tiles` are others than those of `known`; empty where they are not."""
-    if known[SPLIT_DIGEST]:
+    if known[n.SPLIT_DIGEST]:
         try:
             now = require_split(cohort)
         except SplitError:
             return "the store has no valid split any more"
-        if now != known[SPLIT_DIGEST]:
+        if now != known[n.SPLIT_DIGEST]:
             return "the store has another split now"
-    if truth_digest(cohort, tiles) != known[TRUTH_DIGEST]:
+    if truth_digest(cohort, tiles) != known[n.ANNOTATIONS_DIGEST]:
         return "annotations have changed since"
     return ""

@@ -16,9 +16,6 @@ from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.runs.writer import run_attrs
 from fintune_xr.text import text_array, texts
 
-SEEN: Final = "seen"
-TRAINING: Final = "training"
-
 _LEARNED: Final = "learned"
 _JUDGED: Final = "judged"
 
@@ -30,7 +27,7 @@ def seen_in_training(
 
     What the weights that it starts from have seen is among them. JSON, for the record of the training.
     """
-    before = {} if start is None else training_facts(start).get(SEEN, {})
+    before = {} if start is None else training_facts(start).get(n.SEEN, {})
     names = {_LEARNED: set(map(str, learned)), _JUDGED: set(map(str, judged))}
     digests = _digests(cohort.images(lazy=False), set.union(*names.values()))
     return {key: sorted({digests[tile] for tile in tiles} | {*before.get(key, ())}) for key, tiles in names.items()}
@@ -55,7 +52,7 @@ def require_unseen(cohort: Cohort, run: str, tiles: Iterable[str]) -> None:
 
 def require_unseen_by(cohort: Cohort, checkpoint: Checkpoint, tiles: Iterable[str]) -> None:
     """The same of a model that has no run yet."""
-    _refuse_seen(cohort, f"model {checkpoint.name!r}", training_facts(checkpoint).get(SEEN, {}), tiles)
+    _refuse_seen(cohort, f"model {checkpoint.name!r}", training_facts(checkpoint).get(n.SEEN, {}), tiles)
 
 
 def _refuse_seen(cohort: Cohort, who: str, seen: Mapping[str, list[str]], tiles: Iterable[str]) -> None:
@@ -71,7 +68,7 @@ def _refuse_seen(cohort: Cohort, who: str, seen: Mapping[str, list[str]], tiles:
 
 
 def _seen(attrs: Mapping[str, Any]) -> Mapping[str, list[str]]:
-    found: Mapping[str, list[str]] = attrs["provenance"].get(TRAINING, {}).get(SEEN, {})
+    found: Mapping[str, list[str]] = attrs[n.PROVENANCE].get(n.TRAINING, {}).get(n.SEEN, {})
     return found
 
 

@@ -16,9 +16,6 @@ from numpy.typing import NDArray
 from fintune_xr.errors import FintuneValueError, TileReadError
 from fintune_xr.store.raw.readers import Header
 
-BINNING: Final = "binning"
-POOLING: Final = "pooling"
-ORIENTATION: Final = "orientation"
 MEAN: Final = "mean"
 TOP_FIRST: Final = "row 0 is the top of the picture, as in PNG, JPEG and CryoPPP's coordinates; rows of MRC are turned"
 

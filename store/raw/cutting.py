@@ -15,7 +15,6 @@ from typing import Final
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.store.raw.pairing import FoundPlane
 
-CUT: Final = "cut"
 SMALLEST_CUT: Final = 64
 _PLACE: Final = re.compile(r"(.*)@y\d+x\d+")
 

@@ -22,7 +22,6 @@ from fintune_xr.errors import FintuneValueError
 from fintune_xr.schema import DatasetSchema, VariableSpec
 from fintune_xr.store.zarr_io.groups import (
     CELLS_PER_CHUNK,
-    COMPLETE,
     ROWS_PER_CHUNK,
     create_column,
     ensure_group,
@@ -87,7 +86,7 @@ class CellLog:
             for rows in _contiguous(first, counts):
                 before = self._n_rows(self.path)
                 _extend(self.location, self.path, before, self._rows(self.table, rows))
-            open_writable(self.location, self.path).attrs[COMPLETE] = True
+            open_writable(self.location, self.path).attrs[n.COMPLETE] = True
         self._grow(n_tiles)
 
     def append(self, receipts: Sequence[ShardReceipt]) -> None:
@@ -120,7 +119,7 @@ class CellLog:
         _create(self.location, fresh, self.schema, channels)
         for rows in _in_chunks(self._rows(self.path, rows) for rows in _contiguous(first_cell, counts)):
             _extend(self.location, fresh, self._n_rows(fresh), rows)
-        open_writable(self.location, fresh).attrs[COMPLETE] = True
+        open_writable(self.location, fresh).attrs[n.COMPLETE] = True
         if local:
             ensure_group(self.location, n.CELLS)
             remove_group(self.location, self.table)
@@ -170,7 +169,7 @@ class CellLog:
 
 def _create(location: Location, path: str, schema: DatasetSchema, channels: NDArray[Any]) -> zarr.Group:
     ensure_group(location, path.rpartition("/")[0])
-    group = ensure_group(location, path, group_attrs(schema, **{COMPLETE: False}))
+    group = ensure_group(location, path, group_attrs(schema, **{n.COMPLETE: False}))
     for name, spec in schema.variables.items():
         create_column(group, name, spec, shape=(0, channels.size)[: len(spec.dims)], rows=CELLS_PER_CHUNK)
     if n.CHANNEL in schema.coords:

@@ -19,7 +19,6 @@ from fintune_xr.store.zarr_io.groups import subgroups
 from fintune_xr.tasks.product import PROBABILITIES
 
 CANDIDATES_SHA256: Final = "candidates_sha256"
-N_TILES: Final = "n_tiles"
 
 
 def picker_names(cohort: Cohort) -> list[str]:
@@ -56,7 +55,7 @@ def write_candidates(cohort: Cohort, run: str, found: Iterable[Peaks], *, facts:
         n.CENTROID_X: np.concatenate([np.empty(0, np.float32), *(one.x for one in peaks)]),
         n.SCORE: np.concatenate([np.empty(0, np.float32), *(one.score for one in peaks)]),
     }
-    table = _table(columns, n.CELL, datasets.CANDIDATES.variables).assign_attrs({**facts, N_TILES: len(peaks)})
+    table = _table(columns, n.CELL, datasets.CANDIDATES.variables).assign_attrs({**facts, n.N_TILES: len(peaks)})
     cohort.write(f"{n.CANDIDATES}/{run}", table, datasets.CANDIDATES)
 
 

@@ -15,7 +15,7 @@ from fintune_xr.pixels.discs import UNKNOWN
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.zarr_io import appendable as growing
 from fintune_xr.store.zarr_io import shards
-from fintune_xr.store.zarr_io.groups import COMPLETE, is_complete, open_dataset, open_writable, remove_group
+from fintune_xr.store.zarr_io.groups import is_complete, open_dataset, open_writable, remove_group
 from fintune_xr.store.zarr_io.location import writing
 
 Labels = NDArray[np.int8]
@@ -40,12 +40,12 @@ def write_pseudo(cohort: Cohort, name: str, labels: Iterable[tuple[str, Labels]]
         dtype="int8",
         tile_shape=(sizes[n.Y], sizes[n.X]),
         constants={},
-        attrs={**facts, COMPLETE: False},
+        attrs={**facts, n.COMPLETE: False},
     )
     for _ in growing.append(target, _encoded(labels, target.grid)):
         pass
     with writing(f"{cohort.url}/{path}"):
-        open_writable(cohort.location, path).attrs[COMPLETE] = True
+        open_writable(cohort.location, path).attrs[n.COMPLETE] = True
 
 
 def read_pseudo(cohort: Cohort, name: str) -> xr.Dataset:

@@ -28,7 +28,6 @@ from fintune_xr.store.runs.columns import (
 from fintune_xr.store.runs.object_log import CellLog
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.store.zarr_io.groups import (
-    COMPLETE,
     ROWS_PER_CHUNK,
     ensure_group,
     group_attrs,
@@ -45,14 +44,9 @@ from fintune_xr.tasks.product import INSTANCES, Product
 from fintune_xr.tasks.records import ShardPlan, ShardReceipt, TileResult
 from fintune_xr.text import texts
 
-IDENTITY = "identity"
-PROVENANCE = "provenance"
 # Tells a run from one of the same name that was thrown away, whose last workers may still be at work somewhere.
-CREATION = "creation"
 SHARDS_WANTED = 64
 # Of a run without pixels: tiles in one task, and tiles that it has grown to.
-TILES_PER_SHARD = "tiles_per_shard"
-N_TILES = "n_tiles"
 # Counted later and by another step, of tiles that are done.
 _COUNTED = (n.N_POSITIVE,)
 
@@ -214,7 +208,7 @@ def writing_run(
         if restart or not is_complete(cohort.location, path):
             remove_run(cohort, name)
             _create(
-                cohort, name, product, sizes or {}, attrs or {}, {IDENTITY: dict(identity), PROVENANCE: dict(facts)}
+                cohort, name, product, sizes or {}, attrs or {}, {n.IDENTITY: dict(identity), n.PROVENANCE: dict(facts)}
             )
         _check_identity(cohort, name, identity)
         cohort.location.sweep(path)
@@ -272,7 +266,7 @@ def _require_creation(location: Location, run: str, plan: ShardPlan, creation: s
 def run_creation(location: Location, run: str) -> str:
     """What shards of this run are written with; another one after each `restart`."""
     group = zarr.open_group(location.zarr(), path=f"{n.RUNS}/{run}", mode="r")
-    return str(group.attrs.get(CREATION, ""))
+    return str(group.attrs.get(n.CREATION, ""))
 
 
 def run_grid(location: Location, run: str) -> shards.ShardGrid:
@@ -289,7 +283,7 @@ def run_tiles_per_shard(location: Location, run: str) -> int:
     path = f"{n.RUNS}/{run}"
     if product_at(location, path).array is not None:
         return run_grid(location, run).tiles_per_shard
-    return int(zarr.open_group(location.zarr(), path=path, mode="r").attrs[TILES_PER_SHARD])  # type: ignore[arg-type]
+    return int(zarr.open_group(location.zarr(), path=path, mode="r").attrs[n.TILES_PER_SHARD])  # type: ignore[arg-type]
 
 
 def run_attrs(cohort: Cohort, name: str) -> dict[str, Any]:
@@ -356,10 +350,10 @@ def _create(
     images = cohort.images(lazy=False)
     path = f"{n.RUNS}/{name}"
     per_task = tiles_per_task(images.sizes[n.TILE])
-    settled = {TILES_PER_SHARD: per_task, N_TILES: 0} if product.array is None else {}
+    settled = {n.TILES_PER_SHARD: per_task, n.N_TILES: 0} if product.array is None else {}
     ensure_group(cohort.location, n.RUNS)
     with writing(f"{cohort.url}/{path}"):
-        attrs = group_attrs(product.run, **{**stated, CREATION: uuid4().hex, **settled, COMPLETE: False})
+        attrs = group_attrs(product.run, **{**stated, n.CREATION: uuid4().hex, **settled, n.COMPLETE: False})
         group = ensure_group(cohort.location, path, attrs)
         if product.array is not None:
             spec = product.pixels
@@ -371,7 +365,7 @@ def _create(
         create_columns(cohort.location, group, product, {**planes, **sizes})
         for array, told in array_attrs.items():
             group[array].attrs.update(told)
-        open_writable(cohort.location, path).attrs[COMPLETE] = True
+        open_writable(cohort.location, path).attrs[n.COMPLETE] = True
 
 
 def _grow(cohort: Cohort, name: str) -> None:
@@ -381,7 +375,7 @@ def _grow(cohort: Cohort, name: str) -> None:
     names = (n.TILE, *stored_columns(cohort.location, path, product), *filter(None, [product.array]))
     lengths = [open_column(cohort.location, f"{path}/{c}").shape[0] for c in names]
     if product.array is None:
-        lengths.append(int(run_attrs(cohort, name)[N_TILES]))
+        lengths.append(int(run_attrs(cohort, name)[n.N_TILES]))
     before, after = min(lengths), cohort.images_group().n_tiles
     if before == after:
         return
@@ -389,7 +383,7 @@ def _grow(cohort: Cohort, name: str) -> None:
     with writing(f"{cohort.url}/{path}"):
         grow_columns(cohort.location, path, product, tiles, before=before)
         if product.array is None:
-            open_writable(cohort.location, path).attrs[N_TILES] = after
+            open_writable(cohort.location, path).attrs[n.N_TILES] = after
         else:
             pixels = open_column(cohort.location, f"{path}/{product.array}")
             pixels.resize((after, *pixels.shape[1:]))
@@ -400,7 +394,7 @@ def _channels(cohort: Cohort) -> NDArray[Any]:
 
 
 def _check_identity(cohort: Cohort, name: str, identity: Mapping[str, Any]) -> None:
-    stored = run_attrs(cohort, name)[IDENTITY]
+    stored = run_attrs(cohort, name)[n.IDENTITY]
     was, now = _flat(stored), _flat(identity)
     differing = sorted(key for key in {*was, *now} if was.get(key) != now.get(key))
     if differing:

@@ -22,7 +22,6 @@ from fintune_xr.store.zarr_io.locks import replacing
 from fintune_xr.store.zarr_io.portable import portable, stored_attributes
 from fintune_xr.store.zarr_io.recovery import GONE, OLD, recover_group, staged
 
-COMPLETE = "complete"
 ROWS_PER_CHUNK = 4096
 CELLS_PER_CHUNK = 65536
 
@@ -98,7 +97,7 @@ def open_dataset(location: Location, path: str, schema: DatasetSchema | None, *,
             f"{path} in {location.url} cannot be opened: {error}. "
             "A step was interrupted while it wrote; run the same command again."
         ) from error
-    if dataset.attrs.get(COMPLETE) is False:
+    if dataset.attrs.get(n.COMPLETE) is False:
         raise StoreDamagedError(f"{path} in {location.url} was left half-written. Run the step that makes it again.")
     if schema is not None:
         check_dataset(dataset, schema)
@@ -168,7 +167,7 @@ def is_complete(location: Location, path: str) -> bool:
     """Whether a group exists and was written to its end."""
     if not group_exists(location, path):
         return False
-    return bool(zarr.open_group(location.zarr(), path=path, mode="r").attrs.get(COMPLETE))
+    return bool(zarr.open_group(location.zarr(), path=path, mode="r").attrs.get(n.COMPLETE))
 
 
 def _chunked(dataset: xr.Dataset) -> xr.Dataset:
@@ -184,7 +183,7 @@ def _chunked(dataset: xr.Dataset) -> xr.Dataset:
 
 
 def _write(location: Location, path: str, dataset: xr.Dataset, schema: DatasetSchema | None) -> None:
-    attrs = {**stored_attributes(dataset.attrs), COMPLETE: False}
+    attrs = {**stored_attributes(dataset.attrs), n.COMPLETE: False}
     if schema is not None:
         attrs |= {"schema": schema.name, "schema_version": schema.version}
     store = location.zarr(read_only=False)
@@ -194,7 +193,7 @@ def _write(location: Location, path: str, dataset: xr.Dataset, schema: DatasetSc
         store, group=path, mode="w", consolidated=False, encoding=encoding, zarr_format=3,
         write_empty_chunks=True,
     )  # fmt: skip
-    open_writable(location, path).attrs[COMPLETE] = True
+    open_writable(location, path).attrs[n.COMPLETE] = True
 
 
 def _with_variable_text(dataset: xr.Dataset) -> xr.Dataset:

@@ -13,19 +13,8 @@ from hypothesis import strategies as st
 from fintune_xr import names as n
 from fintune_xr.analysis import learning_curve as module
 from fintune_xr.analysis.learning_curve import (
-    AMPLITUDE,
-    ASYMPTOTE,
-    BUDGET_MEAN,
-    BUDGET_SD,
-    EXPONENT,
-    GAIN,
-    LARGEST,
-    MORE,
-    N_FITTED,
     NOT_LEVELLING,
     NOT_RISING,
-    SATURATION,
-    SATURATION_MEASURED,
     TOO_FEW,
     PowerLaw,
     budget_spread,
@@ -79,15 +68,15 @@ def test_intervals_hold_the_truth_and_repeat_themselves() -> None:
     law = PowerLaw(0.8, 0.9, 1.0)
     score = simulated(law, noise=0.01, n_seeds=6)
     found = learning_curve(score, tiles_like(score), n_resamples=100, seed=4)
-    for name, value in zip((ASYMPTOTE, AMPLITUDE, EXPONENT), law, strict=True):
+    for name, value in zip((n.ASYMPTOTE, n.AMPLITUDE, n.EXPONENT), law, strict=True):
         low, high = found[f"{name}_interval"].values
         assert low <= value <= high
-    assert found[SATURATION] == pytest.approx(90, rel=0.6)
-    assert int(found[LARGEST]) == 30
-    assert float(found[MORE]) == float(found[SATURATION]) - 30
+    assert found[n.SATURATION] == pytest.approx(90, rel=0.6)
+    assert int(found[n.N_LARGEST]) == 30
+    assert float(found[n.N_MORE]) == float(found[n.SATURATION]) - 30
     gain = law.at(40.0) - law.at(30.0)
-    assert float(found[GAIN]) == pytest.approx(gain, abs=0.005)
-    assert int(found[N_FITTED]) <= 100
+    assert float(found[n.GAIN_OF_MORE]) == pytest.approx(gain, abs=0.005)
+    assert int(found[n.N_RESAMPLES_FITTED]) <= 100
     again = learning_curve(score, tiles_like(score), n_resamples=100, seed=4)
     xr.testing.assert_identical(found, again)
 
@@ -103,8 +92,8 @@ def test_groups_are_fitted_on_their_own_tiles() -> None:
     n_tiles = xr.concat([tiles_like(simulated(first)), tiles_like(simulated(second)) // 2], n.GROUP)
     score = xr.concat([simulated(first), xr.zeros_like(simulated(second)) + second.at(n_tiles.isel(group=1))], n.GROUP)
     found = learning_curve(score, n_tiles, n_resamples=0)
-    np.testing.assert_allclose(found[ASYMPTOTE], [0.9, 0.6], rtol=1e-3)
-    assert found[LARGEST].values.tolist() == [30, 15]
+    np.testing.assert_allclose(found[n.ASYMPTOTE], [0.9, 0.6], rtol=1e-3)
+    assert found[n.N_LARGEST].values.tolist() == [30, 15]
 
 
 def test_fits_without_a_score_or_a_tile_are_left_out() -> None:
@@ -113,7 +102,7 @@ def test_fits_without_a_score_or_a_tile_are_left_out() -> None:
     score[3, 1] = np.nan
     score[0, 0], n_tiles[0, 0] = 0.9, 0
     found = learning_curve(score, n_tiles, n_resamples=20)
-    np.testing.assert_allclose([found[name] for name in (ASYMPTOTE, AMPLITUDE, EXPONENT)], law, rtol=2e-3)
+    np.testing.assert_allclose([found[name] for name in (n.ASYMPTOTE, n.AMPLITUDE, n.EXPONENT)], law, rtol=2e-3)
 
 
 @pytest.mark.parametrize(
@@ -130,24 +119,24 @@ def test_curves_that_cannot_be_told_say_why(score: np.ndarray, reason: str) -> N
     labelled = simulated(PowerLaw(0.5, 0.1, 1.0)).copy(data=score)
     found = learning_curve(labelled, tiles_like(labelled), n_resamples=10)
     assert str(found[n.REASON].values) == reason
-    assert np.isnan(found[SATURATION])
-    assert np.isnan(found[MORE])
+    assert np.isnan(found[n.SATURATION])
+    assert np.isnan(found[n.N_MORE])
 
 
 def test_a_saturation_far_beyond_what_was_tried_is_no_number() -> None:
     score = simulated(PowerLaw(0.9, 0.8, 0.5))
     found = learning_curve(score, tiles_like(score), n_resamples=0, tolerance=0.01)
-    assert np.isnan(found[SATURATION])
+    assert np.isnan(found[n.SATURATION])
     assert str(found[n.REASON].values) == NOT_LEVELLING
-    assert np.isfinite(found[SATURATION_MEASURED])
+    assert np.isfinite(found[n.SATURATION_MEASURED])
 
 
 def test_one_seed_gives_no_interval() -> None:
     score = simulated(PowerLaw(0.8, 0.7, 1.0), n_seeds=1)
     found = learning_curve(score, tiles_like(score), n_resamples=20)
-    assert np.isfinite(found[ASYMPTOTE])
-    assert np.isnan(found[f"{ASYMPTOTE}_interval"]).all()
-    assert int(found[N_FITTED]) == 0
+    assert np.isfinite(found[n.ASYMPTOTE])
+    assert np.isnan(found[f"{n.ASYMPTOTE}_interval"]).all()
+    assert int(found[n.N_RESAMPLES_FITTED]) == 0
 
 
 EFFECTS = np.array([0.06, -0.03, 0.01, -0.05])
@@ -159,8 +148,8 @@ def test_intervals_draw_whole_seeds() -> None:
     score = simulated(law, n_seeds=EFFECTS.size) + EFFECTS
     found = learning_curve(score, tiles_like(score), n_resamples=300, seed=2)
     means = np.array(list(itertools.product(EFFECTS, repeat=EFFECTS.size))).mean(axis=1)
-    np.testing.assert_allclose(found[f"{ASYMPTOTE}_interval"], 0.7 + np.quantile(means, [0.025, 0.975]), atol=0.008)
-    for name, value in ((AMPLITUDE, 0.6), (EXPONENT, 1.0), (GAIN, float(law.at(40.0) - law.at(30.0)))):
+    np.testing.assert_allclose(found[f"{n.ASYMPTOTE}_interval"], 0.7 + np.quantile(means, [0.025, 0.975]), atol=0.008)
+    for name, value in ((n.AMPLITUDE, 0.6), (n.EXPONENT, 1.0), (n.GAIN_OF_MORE, float(law.at(40.0) - law.at(30.0)))):
         np.testing.assert_allclose(found[f"{name}_interval"], value, rtol=1e-2, err_msg=name)
 
 
@@ -169,22 +158,22 @@ def test_a_seed_brings_the_fits_that_it_has() -> None:
     score = simulated(PowerLaw(0.7, 0.6, 1.0), n_seeds=2) + np.array([0.0, 0.1])
     score[1, 1] = np.nan
     found = learning_curve(score, tiles_like(score), n_resamples=50)
-    np.testing.assert_allclose(found[f"{ASYMPTOTE}_interval"], [0.7, 0.8], rtol=1e-3)
+    np.testing.assert_allclose(found[f"{n.ASYMPTOTE}_interval"], [0.7, 0.8], rtol=1e-3)
 
 
 def test_spread_is_over_seeds() -> None:
     score = simulated(PowerLaw(0.8, 0.7, 1.0), noise=0.05)
     score[0, 1:] = np.nan
     found = budget_spread(score)
-    np.testing.assert_allclose(found[BUDGET_MEAN][1], np.mean(score[1].values))
-    np.testing.assert_allclose(found[BUDGET_SD][1], np.std(score[1].values, ddof=1))
-    assert float(found[BUDGET_MEAN][0]) == float(score[0, 0])
-    assert np.isnan(found[BUDGET_SD][0])
+    np.testing.assert_allclose(found[n.BUDGET_MEAN][1], np.mean(score[1].values))
+    np.testing.assert_allclose(found[n.BUDGET_SD][1], np.std(score[1].values, ddof=1))
+    assert float(found[n.BUDGET_MEAN][0]) == float(score[0, 0])
+    assert np.isnan(found[n.BUDGET_SD][0])
 
 
 def test_lazy_scores_stay_lazy(no_compute: None) -> None:
     score = simulated(PowerLaw(0.8, 0.7, 1.0)).chunk()
-    assert learning_curve(score, tiles_like(score), n_resamples=3)[ASYMPTOTE].chunks is not None
+    assert learning_curve(score, tiles_like(score), n_resamples=3)[n.ASYMPTOTE].chunks is not None
 
 
 @pytest.mark.parametrize(("tolerance", "n_resamples"), [(0.0, 10), (1.0, 10), (0.01, -1)])
@@ -196,7 +185,7 @@ def test_requests_that_make_no_sense_are_refused(tolerance: float, n_resamples: 
 
 def test_every_estimate_has_a_meaning() -> None:
     assert list(module.MEANINGS) == [
-        ASYMPTOTE, AMPLITUDE, EXPONENT, SATURATION, SATURATION_MEASURED, LARGEST, GAIN, MORE
+        n.ASYMPTOTE, n.AMPLITUDE, n.EXPONENT, n.SATURATION, n.SATURATION_MEASURED, n.N_LARGEST, n.GAIN_OF_MORE, n.N_MORE
     ]  # fmt: skip
 
 

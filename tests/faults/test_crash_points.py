@@ -30,7 +30,6 @@ from fintune_xr.models.sam.adapter import SamSize, empty_sam
 from fintune_xr.pipelines.steps.check import check
 from fintune_xr.seeds import stream
 from fintune_xr.simulation.if_cohort import CohortSettings, simulate_cohort
-from fintune_xr.store.zarr_io.groups import COMPLETE
 from fintune_xr.store.zarr_io.location import Location
 from fintune_xr.store.zarr_io.recovery import LOG, leftovers
 
@@ -253,7 +252,7 @@ def wrong_values(step: Step, store: Path) -> list[str]:
         return []
     stores = (store, step.before / STORE, step.after / STORE)
     now, *known = (stored_values(one) if one.exists() else {} for one in stores)
-    whole = [path for path, attrs in now.items() if path.endswith(":") and attrs.get(COMPLETE)]
+    whole = [path for path, attrs in now.items() if path.endswith(":") and attrs.get(n.COMPLETE)]
     wrong = []
     for path in (path.removesuffix(":") for path in whole):
         here, *others = ({k: v for k, v in one.items() if f"{k}/".startswith(f"{path}/")} for one in (now, *known))

@@ -31,7 +31,7 @@ from fintune_xr.pipelines.studies.gate import gate
 from fintune_xr.pipelines.studies.hybrid import hybrid
 from fintune_xr.simulation.if_cohort import CohortSettings, simulate_cohort
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.lineage.depends_on import RESTS_ON, rests_on, tiles_in
+from fintune_xr.store.lineage.depends_on import rests_on, tiles_in
 from fintune_xr.store.runs.writer import mark_pending, remove_run
 from fintune_xr.store.split import require_split
 from fintune_xr.store.tile_counts import tile_counts
@@ -70,7 +70,7 @@ def _store_studies(cohort: Cohort) -> None:
     tiles, digest = tiles_in(cohort, n.VAL, n.TEST), require_split(cohort)
     basis = rests_on(cohort, runs=["other"], tiles=tiles, split=digest)
     shown = xr.Dataset(coords={n.MARKER: (n.TILE, ["GFAP"])})
-    cohort.write("metrics/benchmark", shown.assign_attrs({RESTS_ON: basis, "provenance": facts}))
+    cohort.write("metrics/benchmark", shown.assign_attrs({n.RESTS_ON: basis, "provenance": facts}))
     identity = rests_on(cohort, tiles=tiles_in(cohort, *n.SPLITS), split=digest)
     cohort.write("metrics/budget", xr.Dataset(attrs={"identity": identity, "provenance": facts}))
     drawn = tiles_in(cohort, n.TEST)[:2]
@@ -220,7 +220,7 @@ def test_resamples_of_other_outcomes_are_left_out(cohort: Cohort) -> None:
 
 def test_scores_that_do_not_say_what_they_rest_on_are_left_out(cohort: Cohort) -> None:
     stored = cohort.metrics(n.TEST).load()
-    kept: dict[str, Any] = {key: value for key, value in stored.attrs.items() if key != RESTS_ON}
+    kept: dict[str, Any] = {key: value for key, value in stored.attrs.items() if key != n.RESTS_ON}
     cohort.write(f"{n.METRICS}/{n.TEST}", stored.drop_attrs(deep=False).assign_attrs(kept))
     (one,) = left_out(report_sections(cohort))
     assert "without a record of what they rest on" in one.reason

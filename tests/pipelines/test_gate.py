@@ -25,7 +25,7 @@ from fintune_xr.pipelines.steps.ingest import ingest
 from fintune_xr.pipelines.steps.positivity import positivity
 from fintune_xr.pipelines.steps.split import split
 from fintune_xr.pipelines.studies import gate as gate_module
-from fintune_xr.pipelines.studies.gate import AGREEMENT, GATE_PREFIX, N_KEPT, gate
+from fintune_xr.pipelines.studies.gate import gate
 from fintune_xr.pixels.cell_gates import Gate, GateSettings
 from fintune_xr.pixels.cell_measurement import renumbered
 from fintune_xr.simulation.if_cohort import CohortSettings, simulate_cohort
@@ -63,7 +63,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def gated(store: Path) -> xr.Dataset:
     gate(store, run="cells", overrides=GRID, resamples=50, seed=3)
-    return open_cohort(store).metrics(f"{GATE_PREFIX}cells")
+    return open_cohort(store).metrics(f"{n.GATE_PREFIX}cells")
 
 
 def slow_kept(cohort: Cohort, run: str, tile: int, one: Gate) -> np.ndarray:
@@ -105,10 +105,10 @@ def test_without_a_gate_everything_is_what_was_stored_before(store: Path, gated:
     analysis = cohort.analysis().sel({n.RUN: "cells"})
     for name in (n.RATIO, n.N_POSITIVE, n.N_ALL, n.N_TILES, n.RHO, n.P, n.Q, n.N):
         np.testing.assert_allclose(ungated[name], analysis[name], err_msg=name)
-    assert int(ungated[N_KEPT]) == int(cohort.run("cells")[n.N_CELLS].sum())
-    defined = np.isfinite(ungated[AGREEMENT])
+    assert int(ungated[n.N_KEPT]) == int(cohort.run("cells")[n.N_CELLS].sum())
+    defined = np.isfinite(ungated[n.RANK_AGREEMENT])
     assert defined.any()
-    np.testing.assert_allclose(ungated[AGREEMENT].values[defined.values], 1)
+    np.testing.assert_allclose(ungated[n.RANK_AGREEMENT].values[defined.values], 1)
 
 
 def test_ratios_come_from_the_rule_on_cells_that_stay(store: Path, gated: xr.Dataset) -> None:
@@ -122,7 +122,7 @@ def test_ratios_come_from_the_rule_on_cells_that_stay(store: Path, gated: xr.Dat
         staying = cells.isel({n.CELL: rows}).load()
         counts = apply_rules(lambda kept=staying: [kept], fewer, rules=[OtsuRule()]).isel({n.RULE: 0})
         found = gated.sel({n.SETTING: one.name})
-        assert int(found[N_KEPT]) == len(rows)
+        assert int(found[n.N_KEPT]) == len(rows)
         for donor in texts(gated[n.DONOR]):
             for marker in texts(gated[n.MARKER]):
                 here = (tiles[n.DONOR].values == donor) & (tiles[n.MARKER].values == marker)
@@ -161,7 +161,7 @@ def test_blocks_of_tiles_do_not_change_anything(
 ) -> None:
     monkeypatch.setattr(gate_module, "CELLS_AT_ONCE", 7)
     again = gate(store, run="cells", overrides=GRID, resamples=50, seed=3)
-    for name in (N_KEPT, n.RATIO, n.TP):
+    for name in (n.N_KEPT, n.RATIO, n.TP):
         np.testing.assert_array_equal(again[name], gated[name])
 
 

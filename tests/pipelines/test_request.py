@@ -17,7 +17,7 @@ from fintune_xr.errors import RunMismatchError, SettingsError, UnknownNameError
 from fintune_xr.pipelines.steps.infer import infer
 from fintune_xr.pipelines.steps.infer_plan import plan_run
 from fintune_xr.store.cohort import open_cohort
-from fintune_xr.store.runs.writer import IDENTITY, mark_pending, run_attrs
+from fintune_xr.store.runs.writer import mark_pending, run_attrs
 
 SAID = {"overrides": ["device=cpu", "model.dynamics.niter=20", "positivity=mixture"]}
 
@@ -49,7 +49,7 @@ def copy(trained: Path, tmp_path: Path) -> Path:
 
 def test_the_planes_of_a_record_are_part_of_the_run(trained: Path) -> None:
     attrs = run_attrs(open_cohort(trained / "c.zarr"), "mo")
-    for stated in (attrs[IDENTITY]["settings"], attrs["provenance"]["settings"]["model"]):
+    for stated in (attrs[n.IDENTITY]["settings"], attrs["provenance"]["settings"]["model"]):
         assert (stated["channels"], stated["zero_channels"]) == (["DAPI", "marker"], ["DAPI"])
 
 
@@ -91,9 +91,9 @@ def test_weights_without_a_record_say_what_is_assumed(copy: Path, capsys: pytest
 def test_a_run_stored_without_its_planes_is_read_and_not_added_to(copy: Path) -> None:
     store = copy / "c.zarr"
     group = zarr.open_group(store, path=f"{n.RUNS}/mo", mode="r+")
-    identity = dict(group.attrs[IDENTITY])
+    identity = dict(group.attrs[n.IDENTITY])
     identity["settings"] = {**identity["settings"], "channels": None, "zero_channels": None}
-    group.attrs[IDENTITY] = identity
+    group.attrs[n.IDENTITY] = identity
     for model in (None, str(copy / "mo")):
         with pytest.raises(RunMismatchError, match=r"without saying .*\(channels, zero_channels\).*--restart"):
             infer(store, run="mo", model=model)

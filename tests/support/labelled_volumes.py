@@ -14,7 +14,7 @@ from fintune_xr import names as n
 from fintune_xr.seeds import stream
 from fintune_xr.splits.assignment import split_digest
 from fintune_xr.store.cohort import Cohort, create_cohort
-from fintune_xr.store.split import DIGEST, split_column
+from fintune_xr.store.split import split_column
 from fintune_xr.store.zarr_io import appendable, shards
 from fintune_xr.tasks.classification import LABELS
 
@@ -91,4 +91,4 @@ def write_split(cohort: Cohort, parts: dict[str, str]) -> None:
     """Stores the part of each tile as a split that was checked."""
     column = split_column(cohort)
     column[:] = np.array(list(parts.values()), np.dtypes.StringDType())
-    column.attrs[DIGEST] = split_digest({tile: part for tile, part in parts.items() if part})
+    column.attrs[n.DIGEST] = split_digest({tile: part for tile, part in parts.items() if part})

@@ -8,7 +8,7 @@ import xarray as xr
 
 from fintune_xr import names as n
 from fintune_xr.metrics.donor_tests import MIN_DONORS
-from fintune_xr.metrics.intervals import INTERVAL_METHOD, STUDENT_T
+from fintune_xr.metrics.intervals import STUDENT_T
 from fintune_xr.text import texts
 
 RESAMPLED: Final = "resampled"
@@ -20,7 +20,7 @@ def interval_line(scores: xr.Dataset) -> str:
     unit = scores.attrs.get(RESAMPLED, n.TILE if scores.sizes[n.TILE] > 1 else "")
     n_donors = len(set(texts(scores[n.DONOR])))
     n_tiles = scores.sizes[n.TILE]
-    if scores.attrs.get(INTERVAL_METHOD) != STUDENT_T and unit:
+    if scores.attrs.get(n.INTERVAL_METHOD) != STUDENT_T and unit:
         return "Intervals: percentiles of a bootstrap, as older stores hold them, too narrow. Run evaluate again."
     too_few = f" There are none below {MIN_DONORS}." if (n_donors if unit == n.DONOR else n_tiles) < MIN_DONORS else ""
     if unit == n.DONOR:

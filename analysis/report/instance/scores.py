@@ -18,7 +18,7 @@ from fintune_xr.analysis.report.contents import Note, Part, Picture, Section, St
 from fintune_xr.analysis.report.numbers import decimals, probability, with_interval
 from fintune_xr.metrics.counts import AP50, IOU, score_name
 from fintune_xr.metrics.donor_tests import MIN_DONORS, holm
-from fintune_xr.metrics.intervals import INTERVAL_METHOD, STUDENT_T
+from fintune_xr.metrics.intervals import STUDENT_T
 
 _BOOTSTRAP: Final = "percentiles of a bootstrap over donors, too narrow where they are few"
 EVALUATE: Final = "fintune-xr evaluate STORE --run RUN --split test"
@@ -224,7 +224,7 @@ def _level(scores: xr.Dataset) -> str:
 
 def _scores_caption(contents: RunScores, scores: xr.Dataset) -> str:
     part = f" on the annotated tiles of part {contents.scored_part}" if contents.scored_part else ""
-    method = STUDENT_T if _P_AP50 in scores or scores.attrs.get(INTERVAL_METHOD) == STUDENT_T else _BOOTSTRAP
+    method = STUDENT_T if _P_AP50 in scores or scores.attrs.get(n.INTERVAL_METHOD) == STUDENT_T else _BOOTSTRAP
     doubt = f"in brackets the {_level(scores)} interval: {method}"
     if n.QUANTILE not in scores.coords:
         doubt = "one donor, so no interval"

@@ -18,7 +18,6 @@ from fintune_xr.analysis.report.instance.scores import RunScores, score_parts
 from fintune_xr.analysis.report.numbers import counted, decimals
 from fintune_xr.metrics.counts import IOU, SCORES, score_name
 
-GROUP_PATH: Final = f"{n.METRICS}/benchmark"
 BASELINE: Final = "baseline"
 GENERIC: Final = "generic"
 MARKER_ONLY: Final = "marker-only"
@@ -99,7 +98,7 @@ def _contents(found: xr.Dataset) -> RunScores:
 
 
 def _text(found: xr.Dataset) -> str:
-    facts = found.attrs["provenance"]
+    facts = found.attrs[n.PROVENANCE]
     n_donors = len(set(found[n.DONOR].values.tolist()))
     tiles = f"{counted(found.sizes[n.TILE], 'test tile', 'test tiles')} of {counted(n_donors, 'donor', 'donors')}"
     unseen = ", ".join(facts["settings"]["marker_only"])

@@ -16,7 +16,6 @@ from fintune_xr.analysis.report.contents import Study, Table
 from fintune_xr.analysis.report.numbers import MISSING, counted, decimals, whole, with_interval
 from fintune_xr.metrics.counts import AP50, IOU, SCORES, score_name
 
-GROUP_PATH: Final = f"{n.METRICS}/{n.BUDGET}"
 CURVE_SCORE: Final = AP50
 _NAMES: Final = [score_name(score, way) for score in SCORES for way in (n.IMAGE_MEAN, n.POOLED)]
 _SHOWN: Final = {
@@ -30,8 +29,8 @@ _INTERVAL_ENDS: Final = ("low", "high")
 
 def budget_study(found: xr.Dataset) -> Study:
     """The study from its stored dataset, `metrics/budget`; without curves where it was interrupted."""
-    more: tuple[Table, ...] = (_spread_table(found),) if curves.ASYMPTOTE in found else ()
-    if curves.ASYMPTOTE in found and found[curves.ASYMPTOTE].notnull().any():
+    more: tuple[Table, ...] = (_spread_table(found),) if n.ASYMPTOTE in found else ()
+    if n.ASYMPTOTE in found and found[n.ASYMPTOTE].notnull().any():
         more += (_curve_table(found),)
     page = budget_table(found)[[n.BUDGET, n.SEED, *_SHOWN]].rename(columns=_SHOWN)
     return Study(n.BUDGET, _text(found), budget_table(found, every_group=True), _figure(found), page=page, more=more)
@@ -50,7 +49,7 @@ def budget_table(found: xr.Dataset, *, every_group: bool = False) -> pd.DataFram
 
 def curve_page(found: xr.Dataset) -> pd.DataFrame:
     """One row per group of tiles: where its curve ends, with how many tiles, and what more of them would add."""
-    if curves.ASYMPTOTE not in found:
+    if n.ASYMPTOTE not in found:
         return pd.DataFrame()
     rows = []
     for group in map(str, found[n.GROUP].values):
@@ -58,11 +57,11 @@ def curve_page(found: xr.Dataset) -> pd.DataFrame:
         rows.append(
             {
                 "tiles of": group,
-                "most tried": int(one[curves.LARGEST]) if np.isfinite(one[curves.LARGEST]) else 0,
-                "score it nears": _estimate(one, curves.ASYMPTOTE, 2),
-                "tiles to get there": _estimate(one, curves.SATURATION, 0),
-                "more tiles": _estimate(one, curves.MORE, 0),
-                f"gain of {curves.STEP} more": _estimate(one, curves.GAIN, 3),
+                "most tried": int(one[n.N_LARGEST]) if np.isfinite(one[n.N_LARGEST]) else 0,
+                "score it nears": _estimate(one, n.ASYMPTOTE, 2),
+                "tiles to get there": _estimate(one, n.SATURATION, 0),
+                "more tiles": _estimate(one, n.N_MORE, 0),
+                f"gain of {curves.STEP} more": _estimate(one, n.GAIN_OF_MORE, 3),
                 "remark": str(one[n.REASON].values),
             }
         )
@@ -70,14 +69,14 @@ def curve_page(found: xr.Dataset) -> pd.DataFrame:
 
 
 def _estimate(one: xr.Dataset, name: str, digits: int) -> str:
-    if name == curves.ASYMPTOTE and str(one[n.REASON].values):
+    if name == n.ASYMPTOTE and str(one[n.REASON].values):
         return MISSING
     low, high = one[f"{name}_{n.INTERVAL}"].values
     return with_interval(float(one[name]), low, high, digits=digits)
 
 
 def _spread_table(found: xr.Dataset) -> Table:
-    names = [curves.BUDGET_MEAN, curves.BUDGET_SD]
+    names = [n.BUDGET_MEAN, n.BUDGET_SD]
     data = found[names].to_dataframe().reset_index()[[n.GROUP, n.BUDGET, *names]].dropna(subset=[names[0]])
     pairs = zip(data[names[0]], data[names[1]], strict=True)
     texts = [decimals(3)(mean) + ("" if np.isnan(sd) else f" ± {decimals(3)(sd)}") for mean, sd in pairs]
@@ -95,7 +94,10 @@ def _curve_table(found: xr.Dataset) -> Table:
         if f"{name}_{n.INTERVAL}" in found:
             ends = found[f"{name}_{n.INTERVAL}"].transpose(n.QUANTILE, ...).values
             parts |= {f"{name}_{end}": values for end, values in zip(_INTERVAL_ENDS, ends, strict=True)}
-    parts |= {curves.N_FITTED: found[curves.N_FITTED].values, n.REASON: [str(r) for r in found[n.REASON].values]}
+    parts |= {
+        n.N_RESAMPLES_FITTED: found[n.N_RESAMPLES_FITTED].values,
+        n.REASON: [str(r) for r in found[n.REASON].values],
+    }
     caption = (
         "Learning curves: each marker's test tiles over the number of its own tiles trained on; 95 % intervals over "
         "seeds drawn anew, too narrow with fewer than ten seeds"
@@ -105,14 +107,14 @@ def _curve_table(found: xr.Dataset) -> Table:
 
 def _text(found: xr.Dataset) -> str:
     n_fits = int((found[n.N_TRAIN].sel({n.GROUP: n.ALL_MARKERS}) >= 0).sum())
-    facts = found.attrs["provenance"]
+    facts = found.attrs[n.PROVENANCE]
     head = (
         f"{counted(n_fits, 'training', 'trainings')} of {facts['model']} on nested subsets of the train part's "
         f"annotated tiles, in which markers take turns. Every one picked its best epoch on the "
         f"{counted(len(facts['val_tiles']), 'tile', 'tiles')} of the val part, which a budget does not count, and was "
         "scored on the annotated test tiles."
     )
-    if curves.ASYMPTOTE not in found:
+    if n.ASYMPTOTE not in found:
         return f"{head} The study is not finished; run the same command again."
     return f"{head} {_saturates(found)} {_which_marker(found)}"
 
@@ -120,12 +122,12 @@ def _text(found: xr.Dataset) -> str:
 def _saturates(found: xr.Dataset) -> str:
     one, tolerance = found.sel({n.GROUP: n.ALL_MARKERS}), found.attrs["curve"]["tolerance"]
     reason = str(one[n.REASON].values)
-    if np.isnan(one[curves.ASYMPTOTE]):
+    if np.isnan(one[n.ASYMPTOTE]):
         return f"No learning curve: {reason}."
     if reason:
         return f"No saturation can be told: {reason}."
-    enough, most = float(one[curves.SATURATION]), float(one[curves.LARGEST])
-    number = _estimate(one, curves.SATURATION, 0)
+    enough, most = float(one[n.SATURATION]), float(one[n.N_LARGEST])
+    number = _estimate(one, n.SATURATION, 0)
     beyond = f", beyond the {whole(most)} tried and so an extrapolation" if enough > most else ""
     return f"AP50 comes within {tolerance:g} of the fitted asymptote with {number} tiles{beyond}."
 
@@ -133,7 +135,7 @@ def _saturates(found: xr.Dataset) -> str:
 def _which_marker(found: xr.Dataset) -> str:
     """Of which marker more tiles add most to the score on that marker's own test tiles."""
     markers = [str(group) for group in found[n.GROUP].values if group != n.ALL_MARKERS]
-    gains = {marker: float(found[curves.GAIN].sel({n.GROUP: marker})) for marker in markers}
+    gains = {marker: float(found[n.GAIN_OF_MORE].sel({n.GROUP: marker})) for marker in markers}
     gains = {marker: gain for marker, gain in gains.items() if np.isfinite(gain)}
     if not gains:
         return ""
@@ -142,11 +144,11 @@ def _which_marker(found: xr.Dataset) -> str:
     tolerance = found.attrs["curve"]["tolerance"]
     if gains[best] < tolerance:
         return f"For no marker would {curves.STEP} tiles more add as much as {tolerance:g} to its AP50."
-    missing = float(one[curves.MORE])
+    missing = float(one[n.N_MORE])
     wanted = "how many are missing cannot be told" if np.isnan(missing) else f"{whole(missing)} to saturation"
     return (
-        f"More annotations pay most for {best}: {curves.STEP} tiles more than the {whole(one[curves.LARGEST])} tried "
-        f"would add {_estimate(one, curves.GAIN, 3)} to its AP50 ({wanted})."
+        f"More annotations pay most for {best}: {curves.STEP} tiles more than the {whole(one[n.N_LARGEST])} tried "
+        f"would add {_estimate(one, n.GAIN_OF_MORE, 3)} to its AP50 ({wanted})."
     )
 
 
@@ -156,12 +158,12 @@ def _figure(found: xr.Dataset) -> Figure | None:
     score = score.reset_coords(drop=True).assign_attrs(long_name="AP50, image mean")
     if score.isnull().all():
         return None
-    if curves.ASYMPTOTE not in found or np.isnan(found[curves.ASYMPTOTE].sel({n.GROUP: n.ALL_MARKERS})):
+    if n.ASYMPTOTE not in found or np.isnan(found[n.ASYMPTOTE].sel({n.GROUP: n.ALL_MARKERS})):
         return learning_curve_figure(score, over=n.BUDGET)
     one = found.sel({n.GROUP: n.ALL_MARKERS}, drop=True)
     sizes = found[n.BUDGET].values
     curve = curves.curve_at(one, np.geomspace(sizes.min(), sizes.max(), 60)).reset_coords(drop=True)
-    enough = float(one[curves.SATURATION])
+    enough = float(one[n.SATURATION])
     return learning_curve_figure(
         score, over=n.BUDGET, curve=curve, saturation=enough if enough <= sizes.max() else None
     )

@@ -17,8 +17,6 @@ from fintune_xr.names import ALL_MARKERS
 from fintune_xr.pixels.cell_gates import UNGATED
 
 ALPHA: Final = 0.05
-N_KEPT: Final = "n_kept"
-AGREEMENT: Final = "rank_agreement"
 GATE: Final = (n.Q_LO, n.Q_HI, n.MIN_AREA)
 _NAMES: Final = [score_name(score, way) for score in SCORES for way in (n.IMAGE_MEAN, n.POOLED)]
 
@@ -39,11 +37,11 @@ def gate_table(found: xr.Dataset) -> pd.DataFrame:
     """
     at = found.sel({n.GROUP: ALL_MARKERS}).sel({n.THRESHOLD: IOU}, method="nearest")
     columns: dict[str, Any] = {n.SETTING: [str(name) for name in found[n.SETTING].values]}
-    columns |= {name: found[name].values for name in (*GATE, N_KEPT)}
+    columns |= {name: found[name].values for name in (*GATE, n.N_KEPT)}
     for name in _NAMES:
         columns |= _with_ends(at, name, name)
     columns |= _with_ends(at, f"{AP50}_{n.DIFFERENCE}", n.DIFFERENCE)
-    columns[AGREEMENT] = found[AGREEMENT].min(n.MARKER).values
+    columns[n.RANK_AGREEMENT] = found[n.RANK_AGREEMENT].min(n.MARKER).values
     if n.RHO in found:
         change = abs(found[n.RHO] - found[n.RHO].sel({n.SETTING: UNGATED.name}))
         columns["rho_change"] = change.max((n.MARKER, n.OUTCOME)).values
@@ -66,14 +64,14 @@ def gate_page(table: pd.DataFrame) -> pd.DataFrame:
     page = pd.DataFrame({
         "percentiles": [f"{low:g}–{high:g}" for low, high in zip(table[n.Q_LO], table[n.Q_HI], strict=True)],
         "smallest area": table[n.MIN_AREA],
-        "cells kept": [percent(kept / table[N_KEPT].iloc[0]) for kept in table[N_KEPT]],
+        "cells kept": [percent(kept / table[n.N_KEPT].iloc[0]) for kept in table[n.N_KEPT]],
         "AP50": _texts(table, AP50),
     })  # fmt: skip
     if n.DIFFERENCE in table:
         page["against no gate"] = _texts(table, n.DIFFERENCE, signed=True)
     for name in (n.PRECISION, n.RECALL, n.F1):
         page[name] = table[score_name(name, n.POOLED)]
-    page["ratio ranks agree"] = table[AGREEMENT]
+    page["ratio ranks agree"] = table[n.RANK_AGREEMENT]
     if "rho_change" in table:
         page["largest change of rho"] = table["rho_change"]
     return page
@@ -90,7 +88,7 @@ def _ratio_table(found: xr.Dataset, run: str) -> Table:
     data = found[names].drop_vars(GATE).to_dataframe().reset_index()[[n.SETTING, n.MARKER, n.DONOR, *names]]
     data = data[data[n.N_TILES] > 0]
     page = pd.DataFrame({"median ratio": found[n.RATIO].median(n.DONOR).to_series()})
-    page["ranks agree"] = found[AGREEMENT].to_series()
+    page["ranks agree"] = found[n.RANK_AGREEMENT].to_series()
     caption = "Donor ratios under each gate: median over donors, and rank agreement with no gate"
     formats = {"median ratio": percent}
     return Table(f"gate_ratios_{run}", caption, data, formats, page.reset_index())
@@ -118,7 +116,7 @@ def _association_tables(found: xr.Dataset, run: str) -> list[Table]:
 
 
 def _text(found: xr.Dataset, table: pd.DataFrame) -> str:
-    run, split = found.attrs[n.RUN], found.attrs["provenance"]["split"]
+    run, split = found.attrs[n.RUN], found.attrs[n.PROVENANCE]["split"]
     head = (
         f"Run {run}: {whole(len(table))} gates on its stored masks and cells. A gate drops a cell whose mean marker "
         "intensity lies outside the percentile range of its tile's cells, or whose area is below the smallest; both "

@@ -65,7 +65,7 @@ def best_line(stored: xr.Dataset) -> str:
 
 def sweep_study(stored: xr.Dataset) -> Study:
     """The section of the report, from the stored SWEEP dataset with its attributes."""
-    identity = stored.attrs["identity"]
+    identity = stored.attrs[n.IDENTITY]
     text = (
         f"SAM weights {identity['model']} on {stored.sizes[n.TILE]} of {len(identity['tiles'])} tiles drawn from part "
         f"{identity[n.SPLIT]!r}: {best_line(stored)}. A tile is embedded once and each grid of points decoded once for "

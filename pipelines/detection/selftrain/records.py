@@ -13,7 +13,7 @@ from fintune_xr.finetune.detection.tiles import ParticleTiles
 from fintune_xr.pipelines.detection.selftrain.plan import Study
 from fintune_xr.pipelines.detection.selftrain.scores import agreement, label_counts
 from fintune_xr.provenance import provenance
-from fintune_xr.store.lineage.depends_on import RESTS_ON, rests_on
+from fintune_xr.store.lineage.depends_on import rests_on
 
 
 def taught_pixels(study: Study, tiles: ParticleTiles) -> dict[str, dict[str, int]]:
@@ -59,5 +59,5 @@ def stage_dataset(study: Study, records: Sequence[dict[str, Any]]) -> xr.Dataset
         checkpoints=[record["checkpoint_sha256"] for record in records],
     )  # fmt: skip
     tiles = [*study.labelled.names, *(tile for part in study.parts.values() for tile in part.names)]
-    attrs = {RESTS_ON: rests_on(study.cohort, tiles=tiles, split=study.split_digest), "provenance": facts}
+    attrs = {n.RESTS_ON: rests_on(study.cohort, tiles=tiles, split=study.split_digest), n.PROVENANCE: facts}
     return xr.Dataset(scores, {n.STAGE: [record["stage"] for record in records], n.PART: parts}, attrs)

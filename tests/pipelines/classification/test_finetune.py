@@ -28,7 +28,7 @@ from fintune_xr.pipelines.steps.train import train
 from fintune_xr.pipelines.studies.probe import probe
 from fintune_xr.splits.assignment import split_digest
 from fintune_xr.store.cohort import open_cohort
-from fintune_xr.store.split import DIGEST, split_column
+from fintune_xr.store.split import split_column
 
 PEOPLE = participants()
 HEADS = ["model.heads=3"]
@@ -134,7 +134,7 @@ def test_artefacts_can_be_judged_again(done: Path, tmp_path: Path) -> None:
         np.testing.assert_allclose(np.exp(one["logits"]), mean, rtol=1e-5)
     assert json.loads((tmp_path / "tuned" / "class_to_idx.json").read_text()) == {c: i for i, c in enumerate(CLASSES)}
     rows = pd.read_csv(tmp_path / "tuned" / "manifest.tsv", sep="\t", dtype=str)
-    stored = split_column(open_cohort(done / "oct.zarr")).attrs[DIGEST]
+    stored = split_column(open_cohort(done / "oct.zarr")).attrs[n.DIGEST]
     assert split_digest(dict(zip(rows["tile"], rows["split"], strict=True))) == stored
     assert "torch==" in (tmp_path / "tuned" / "environment.txt").read_text()
     assert (tmp_path / "tuned" / "best.ckpt").read_bytes() == (done / "models" / "tuned" / "model.pt").read_bytes()
@@ -150,7 +150,7 @@ def test_a_classifier_that_has_seen_the_test_part_is_refused(done: Path, tmp_pat
     swapped = np.where(parts == n.TRAIN, n.TEST, np.where(parts == n.TEST, n.TRAIN, parts))
     column[:] = swapped.astype(np.dtypes.StringDType())
     tiles = cohort.images(lazy=False)[n.TILE].values
-    column.attrs[DIGEST] = split_digest({str(t): str(p) for t, p in zip(tiles, swapped, strict=True)})
+    column.attrs[n.DIGEST] = split_digest({str(t): str(p) for t, p in zip(tiles, swapped, strict=True)})
     for run in ("tuned", "enc-logistic"):
         with pytest.raises(SplitError, match="has seen in training"):
             evaluate(tmp_path / "oct.zarr", runs=[run])

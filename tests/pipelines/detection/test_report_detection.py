@@ -27,7 +27,7 @@ from fintune_xr.pipelines.steps.evaluate import evaluate
 from fintune_xr.pipelines.steps.pick import pick
 from fintune_xr.pipelines.steps.split import split
 from fintune_xr.store.cohort import Cohort, create_cohort, open_cohort
-from fintune_xr.store.lineage.depends_on import RESTS_ON, rests_on, tiles_in
+from fintune_xr.store.lineage.depends_on import rests_on, tiles_in
 from fintune_xr.store.runs.picks import open_picks, picked_names
 from fintune_xr.store.split import require_split
 
@@ -43,7 +43,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     scores = np.array([[0.5, 0.6], [0.7, 0.8]])
     stages = {name: ((n.STAGE, n.PART), scores + i / 100) for i, name in enumerate(("particle_f1", "pixel_f1"))}
     basis = rests_on(made, tiles=tiles_in(made, *n.SPLITS), split=require_split(made))
-    attrs = {RESTS_ON: basis, "provenance": {"labelled": tiles_in(made, n.TRAIN)}}
+    attrs = {n.RESTS_ON: basis, "provenance": {"labelled": tiles_in(made, n.TRAIN)}}
     names = {n.STAGE: ["iteration_0_supervised", "iteration_1_selftrain"], n.PART: ["val", "test"]}
     made.write(f"{n.SELFTRAIN}/em", xr.Dataset(stages, names, attrs))
     return made

@@ -15,7 +15,6 @@ from sklearn.metrics import f1_score
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, SettingsError
 from fintune_xr.pipelines.semantic.annotated import (
-    BALANCE,
     class_balance,
     patches_for_training,
     require_classes,
@@ -76,7 +75,7 @@ def test_stored_scores_and_balance_have_their_schema(store: Path) -> None:
     evaluate(store, resamples=20)
     cohort = open_cohort(store)
     assert cohort.metrics(n.TEST).attrs[n.CLASS_MAP] == ClassMap().as_dict()
-    balance = cohort.read(BALANCE, CLASS_BALANCE)
+    balance = cohort.read(n.CLASS_BALANCE_PATH, CLASS_BALANCE)
     maps = truth_maps(cohort, ClassMap())
     counts = np.bincount(np.concatenate([one.ravel() for one in maps]), minlength=256)[:6]
     assert_array_equal(balance[n.CLASS_PX].sel({n.PART: "all"}), counts)
