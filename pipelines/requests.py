@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from fintune_xr.finetune.settings import FitSettings
+from fintune_xr.store.annotations.instance_labels import Pieces
 from fintune_xr.store.annotations.micrograph_frames import Reading
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.raw.coordinates import Frame
@@ -35,6 +36,7 @@ class AnnotateRequest:
     """How annotations are to be read: the folder's `layout` and `pattern`, and how coordinates are meant.
 
     `legend` is a table of what the codes of class masks mean, `ignore` the codes of pixels that are unknown.
+    `pieces` says what becomes of labels in several pieces, and with `join` each file of masks is one cell.
     """
 
     layout: str | None = None
@@ -43,6 +45,8 @@ class AnnotateRequest:
     legend: Path | None = None
     ignore: tuple[int, ...] | None = None
     reading: Reading = field(default_factory=Reading)
+    pieces: Pieces | None = None
+    join: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

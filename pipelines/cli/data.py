@@ -113,6 +113,13 @@ def annotate(
     ignore: Annotated[
         list[int] | None, Parameter(help="Class masks: codes of pixels that are unknown.", consume_multiple=True)
     ] = None,
+    pieces: Annotated[
+        Literal["keep", "split"] | None,
+        Parameter(help="Masks: labels in several pieces stay one cell each, or each piece becomes a cell."),
+    ] = None,
+    join: Annotated[
+        bool, Parameter(help="Masks: each file is one cell, and those of a tile are its mask.", negative="")
+    ] = False,
 ) -> int:
     """Store ground truth: masks of tiles (binary ones become connected components), particles, or class masks.
 
@@ -122,7 +129,7 @@ def annotate(
 
     report = step(
         source, store, layout=layout, pattern=pattern, restart=restart, diameter=diameter, frame=frame, scale=scale,
-        legend=legend, ignore=ignore,
+        legend=legend, ignore=ignore, pieces=pieces, join=join,
     )  # fmt: skip
     show(f"{report.n_added} tiles annotated, {report.n_present} there before, {len(report.left_out)} left out")
     for item in report.left_out:

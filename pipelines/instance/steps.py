@@ -24,8 +24,8 @@ def annotate(cohort: Cohort, source: str | Path, request: AnnotateRequest) -> An
     """Masks, of which binary ones become instances by 8-connected components."""
     if request.reading != Reading():
         raise FintuneValueError("--diameter, --frame and --scale are about particles; this cohort has masks")
-    chosen = choose_mask_layout(request.layout or "rosmap", pattern=request.pattern)
-    report = annotate_tiles(cohort, source, chosen, restart=request.restart)
+    chosen = choose_mask_layout(request.layout or "rosmap", pattern=request.pattern, join=request.join)
+    report = annotate_tiles(cohort, source, chosen, restart=request.restart, pieces=request.pieces)
     if report.from_components:
         say(f"annotate: {len(report.from_components)} binary masks became instances by 8-connected components")
     return report

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from fintune_xr.errors import FintuneValueError
 from fintune_xr.pipelines.requests import Annotated, AnnotateRequest
 from fintune_xr.pipelines.tasks import steps_of
+from fintune_xr.store.annotations.instance_labels import PIECES, Pieces
 from fintune_xr.store.annotations.micrograph_frames import Reading
 from fintune_xr.store.cohort import open_cohort
 from fintune_xr.store.raw.coordinates import Frame
@@ -24,10 +26,14 @@ def annotate(
     scale: float = 1.0,
     legend: str | Path | None = None,
     ignore: Sequence[int] | None = None,
+    pieces: Pieces | None = None,
+    join: bool = False,
 ) -> Annotated:
     """Stores the masks under `source` as annotations of the tiles that they are named after; particles of micrographs.
 
-    Binary masks become instances by 8-connected components, which the store records. `restart` throws
+    Binary masks become instances by 8-connected components, which the store records. Labels in several pieces are
+    refused unless `pieces` says that they are kept, or split into one instance for each piece. With `join`
+    each file is one cell, and the files of one tile are its mask together. `restart` throws
     stored annotations away first. In a cohort of micrographs `source` is a folder or file of particle coordinates (CSV,
     STAR, BOX, JSON): `diameter` in pixels of the coordinates where they tell none, `frame` image or file where rows are
     not counted as usual for the format, `scale` pixels of the micrograph's file per pixel of the coordinates. In a
@@ -36,6 +42,8 @@ def annotate(
 
     Raises UnknownNameError for a layout, FintuneValueError where nothing fits it or a diameter is missing.
     """
+    if pieces not in (None, *PIECES):
+        raise FintuneValueError(f"--pieces: expected {' or '.join(PIECES)}, got {pieces!r}")
     cohort = open_cohort(store)
     reading = Reading(frame, scale, diameter)
     request = AnnotateRequest(
@@ -45,5 +53,7 @@ def annotate(
         reading=reading,
         legend=None if legend is None else Path(legend),
         ignore=None if ignore is None else tuple(ignore),
+        pieces=pieces,
+        join=join,
     )
     return steps_of(cohort).annotate(cohort, source, request)

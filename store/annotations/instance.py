@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import PurePosixPath
 from typing import Any, Final, TypeAlias
 
-import numpy as np
 import zarr
 from numpy.typing import NDArray
-from skimage.measure import label as connected_components
 
 from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.errors import TileReadError
 from fintune_xr.execution.read_ahead import ahead
-from fintune_xr.pixels.instance_labels import MAX_LABEL
+from fintune_xr.store.annotations.instance_labels import Pieces, as_instances
+from fintune_xr.store.annotations.joined_masks import joined_masks
 from fintune_xr.store.annotations.tile_index import Fits, StoredTile, TileIndex
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.ingest.changed_files import stored_digests
 from fintune_xr.store.raw.layouts import Layout, PlaneName
 from fintune_xr.store.raw.pairing import LeftOut, PlaneFile, natural_key
-from fintune_xr.store.raw.readers import read_header, read_labels
+from fintune_xr.store.raw.readers import read_header, read_mask
 from fintune_xr.store.raw.readers.header import LABEL_DTYPES
 from fintune_xr.store.raw.scan import Progress, named_files
 from fintune_xr.store.raw.sources import Place, place_in
@@ -48,9 +49,12 @@ class AnnotateReport:
 
 @dataclass(frozen=True, slots=True)
 class MaskFile:
-    """One mask and the stored tile that it belongs to; height and width in px are the tile's."""
+    """One mask and the stored tile that it belongs to; height and width in px are the tile's.
 
-    file: PlaneFile
+    Several `files` hold one cell each, and together they are the tile's mask.
+    """
+
+    files: tuple[PlaneFile, ...]
     tile: str
     donor: str
     marker: str
@@ -59,7 +63,13 @@ class MaskFile:
 
     def left_out(self, reason: str) -> LeftOut:
         """This mask as one that cannot be used."""
-        return LeftOut(str(self.file), self.donor, self.marker, reason, self.tile)
+        return LeftOut(str(self.files[0]), self.donor, self.marker, reason, self.tile)
+
+    def read(self, source: Place) -> tuple[NDArray[Any], str]:
+        """Its label image (y, x) and the SHA-256 of its file; that of the SHA-256 of all where there are several."""
+        if len(self.files) > 1:
+            return joined_masks(source, self.files)
+        return read_mask(place_in(source, self.files[0].path), page=self.files[0].page)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +91,15 @@ def annotate_tiles(
     layout: Layout,
     *,
     restart: bool = False,
+    pieces: Pieces | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> AnnotateReport:
     """Stores the masks under `source` as annotations of the tiles that they are named after.
 
     Instance masks keep their labels; binary masks become instances by 8-connected components, and the tiles
-    where that was done are recorded. Masks that are stored already are skipped; a file that changed since is
+    where that was done are recorded. Labels in several pieces are refused, or taken as `pieces` says. Masks that are
+    stored already are skipped; a file that changed since is
     left out, unless `restart` throws the stored annotations away first. Killed anywhere, it continues when
     called again.
 
@@ -106,7 +118,7 @@ def annotate_tiles(
         stored = {tile: next(iter(d.values())) for tile, d in stored_digests(target).items()}
         binary: list[str] = []
         with ThreadPoolExecutor(workers) as pool:
-            read = partial(_read_mask, source, target.grid, stored)
+            read = partial(_read_mask, source, target.grid, stored, pieces)
             results = ahead(pool, read, masks, depth=2 * workers)
             for _ in growing.append(target, _good(results, left_out, binary, len(masks), progress)):
                 pass
@@ -117,23 +129,6 @@ def annotate_tiles(
         else:
             _note_components(cohort, binary)
     return AnnotateReport(n_added, n_present, tuple(left_out), tuple(binary), ignored)
-
-
-def as_instances(labels: NDArray[Any]) -> tuple[NDArray[np.uint32], bool]:
-    """Instance mask (y, x) uint32 of a label image, and whether a binary image was cut into components.
-
-    An image with one foreground value, 1 or 255, in several 8-connected pieces counts as binary. Other
-    labels stay as they are, gaps included.
-
-    Raises TileReadError for labels below 0 or beyond uint32.
-    """
-    lowest, highest = int(labels.min(initial=0)), int(labels.max(initial=0))
-    if lowest < 0 or highest > MAX_LABEL:
-        raise TileReadError(f"wrong values: expected labels from 0 to {MAX_LABEL}, found {lowest} to {highest}")
-    if highest in (1, 255) and not np.any((labels != 0) & (labels != highest)):
-        pieces = connected_components(labels != 0, connectivity=2)
-        return pieces.astype(np.uint32), bool(pieces.max(initial=0) > 1)
-    return labels.astype(np.uint32), False
 
 
 def _pages(
@@ -160,7 +155,7 @@ def _matched(
     columns = (images[name].values.tolist() for name in (n.TILE, n.DONOR, n.MARKER, n.HEIGHT, n.WIDTH))
     tiles = {str(row[0]): row[1:] for row in zip(*columns, strict=True)}
     index = TileIndex.of(StoredTile(tile, *map(str, row[:2])) for tile, row in tiles.items())
-    masks: dict[str, MaskFile] = {}
+    claims: defaultdict[str, list[tuple[PlaneFile, PlaneName]]] = defaultdict(list)
     left_out: list[LeftOut] = []
     for item in found:
         if isinstance(item, LeftOut):
@@ -168,12 +163,35 @@ def _matched(
             continue
         file, name = item
         fits = index.of_mask(file.path, _readings(layout, file), is_told=layout.told)
-        reason = _mismatch(fits, name.tile_id, masks)
+        reason = _mismatch(fits, name.tile_id)
         if reason:
             left_out.append(LeftOut(str(file), name.donor, name.marker, reason, name.tile_id))
         else:
-            masks[fits.tiles[0]] = MaskFile(file, fits.tiles[0], *tiles[fits.tiles[0]])
-    return sorted(masks.values(), key=lambda mask: natural_key(mask.tile)), left_out
+            claims[fits.tiles[0]].append(item)
+    masks = []
+    for tile, claimed in claims.items():
+        files, others = _files_of(claimed, layout)
+        left_out += others
+        if files:
+            masks.append(MaskFile(files, tile, *tiles[tile]))
+    return sorted(masks, key=lambda mask: natural_key(mask.tile)), left_out
+
+
+def _files_of(
+    claimed: Sequence[tuple[PlaneFile, PlaneName]], layout: Layout
+) -> tuple[tuple[PlaneFile, ...], list[LeftOut]]:
+    """Files that are a tile's mask: all where they are joined, else one, or none where nothing says which."""
+    files = tuple(file for file, _ in claimed)
+    if layout.joined or len(files) == 1:
+        return files, []
+    stems = {str(PurePosixPath(file.path).with_suffix("")) for file in files}
+    if len(stems) == 1:
+        reason, losers = f"duplicate: same tile as {files[0]}", claimed[1:]
+    else:
+        reason = f"ambiguous: {len(files)} files are of this tile, {files[0]} and {files[1]} among them. "
+        reason, losers = f"{reason}If each holds one cell: --join; else remove all but one.", claimed
+    left_out = [LeftOut(str(file), name.donor, name.marker, reason, name.tile_id) for file, name in losers]
+    return files[: len(files) - len(losers)], left_out
 
 
 def _readings(layout: Layout, file: PlaneFile) -> list[PlaneName]:
@@ -182,13 +200,11 @@ def _readings(layout: Layout, file: PlaneFile) -> list[PlaneName]:
     return [one if file.page is None else replace(one, tile=f"{one.tile}_p{file.page}") for one in found]
 
 
-def _mismatch(fits: Fits, tile_id: str, masks: Mapping[str, MaskFile]) -> str:
+def _mismatch(fits: Fits, tile_id: str) -> str:
     if not fits.tiles:
         return f"unpaired: the store has no tile {tile_id.lstrip('/')}{fits.why}"
     if len(fits.tiles) > 1:
         return f"ambiguous: the name fits {len(fits.tiles)} tiles, {fits.tiles[0]} and {fits.tiles[1]} among them"
-    if fits.tiles[0] in masks:
-        return f"duplicate: same tile as {masks[fits.tiles[0]].file}"
     return ""
 
 
@@ -200,10 +216,12 @@ def _made(cohort: Cohort) -> growing.Growing:
     return target
 
 
-def _read_mask(source: Place, grid: shards.ShardGrid, stored: Mapping[str, str], mask: MaskFile) -> _Result:
+def _read_mask(
+    source: Place, grid: shards.ShardGrid, stored: Mapping[str, str], pieces: Pieces | None, mask: MaskFile
+) -> _Result:
     """The mask ready to be stored, or the reason why not."""
     try:
-        labels, digest = read_labels(place_in(source, mask.file.path), page=mask.file.page)
+        labels, digest = mask.read(source)
         if stored.get(mask.tile, digest) != digest:
             return mask.left_out(_CHANGED)
         if labels.shape != (mask.height, mask.width):
@@ -211,10 +229,10 @@ def _read_mask(source: Place, grid: shards.ShardGrid, stored: Mapping[str, str],
                 f"wrong shape: expected {mask.height} x {mask.width} as the tile, "
                 f"found {labels.shape[0]} x {labels.shape[1]}"
             )
-        instances, is_binary = as_instances(labels)
+        instances, is_binary = as_instances(labels, "keep" if len(mask.files) > 1 else pieces)
     except TileReadError as error:
         return mask.left_out(error.reason)
-    facts = {n.TILE: mask.tile, n.SOURCE: str(mask.file), n.SHA256: digest}
+    facts = {n.TILE: mask.tile, n.SOURCE: str(mask.files[0]), n.SHA256: digest}
     encoded = None if mask.tile in stored else shards.encode_tile(instances, grid)
     return _Read(mask.tile, facts, encoded, is_binary)
 

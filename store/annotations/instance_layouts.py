@@ -28,10 +28,12 @@ _ROSMAP_TILES: Final = (
 )
 
 
-def _masks(name: str, about: str, *patterns: str, marker: str = "", pages_are_tiles: bool = False) -> Layout:
+def _masks(
+    name: str, about: str, *patterns: str, marker: str = "", pages_are_tiles: bool = False, joined: bool = False
+) -> Layout:
     return Layout(
         name, patterns, _CHANNELS, about=about, marker=marker, suffixes=MASK_SUFFIXES,
-        pages_are_tiles=pages_are_tiles, ignore=_NOTHING,
+        pages_are_tiles=pages_are_tiles, joined=joined, ignore=_NOTHING,
     )  # fmt: skip
 
 
@@ -58,19 +60,27 @@ MASK_LAYOUTS: Final[Mapping[str, Layout]] = MappingProxyType({layout.name: layou
         "microglia", "MAX_RECORDING--FRAMES-labelMasks.tif, each page a tile",
         r"(?P<tile>MAX_(?P<donor>pg\d+)[^/]*?--t[\d-]+)-labelMasks\.tif", marker="microglia", pages_are_tiles=True,
     ),
-    _masks("dsb2018", "labels/STEM.tif", r"labels/(?P<tile>(?P<donor>[^/]+))\.tif", marker="nuclei"),
+    _masks(
+        "dsb2018", "labels/STEM.tif, or STEM/masks/ with a file for each nucleus, as published",
+        r"labels/(?P<tile>(?P<donor>[^/]+))\.tif",
+        r"(?:.*/)?(?P<tile>(?P<donor>[^/]+))/masks/[^/]+\.(?i:png|tiff?)",
+        marker="nuclei", joined=True,
+    ),
 )})  # fmt: skip
 
 
-def choose_mask_layout(name: str = "rosmap", *, pattern: str | None = None) -> Layout:
+def choose_mask_layout(name: str = "rosmap", *, pattern: str | None = None, join: bool = False) -> Layout:
     """The layout of masks of that name, with the caller's pattern (groups donor, marker, tile) in its place.
+
+    With `join`, each file is one cell, and the files of one tile are its mask together.
 
     Raises UnknownNameError for an unknown layout, SettingsError for a pattern that cannot work.
     """
     if name not in MASK_LAYOUTS:
         raise unknown_name("layout of masks", name, MASK_LAYOUTS)
     base = MASK_LAYOUTS[name]
-    return base if pattern is None else with_told_pattern(base, pattern)
+    chosen = base if pattern is None else with_told_pattern(base, pattern)
+    return replace(chosen, joined=True) if join else chosen
 
 
 def with_told_pattern(base: Layout, pattern: str) -> Layout:

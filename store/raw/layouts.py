@@ -77,6 +77,7 @@ class Layout:
     channels named by their positions from 0 on; planes without a name must be empty. `quoted` file names are
     unquoted, as `safe_name` writes them. With `colour`, the planes are red, green and blue of one image, and nothing
     else is accepted. `told` patterns are the caller's: they alone say what a path names.
+    `joined` masks are of one cell each, and those of one tile are its mask together.
     Of `pages_are_tiles` each page is a tile, of `pages_are_depth` all pages of a file are one volume, along z in their
     order.
     """
@@ -97,6 +98,7 @@ class Layout:
     quoted: bool = False
     colour: bool = False
     told: bool = False
+    joined: bool = False
     _compiled: tuple[re.Pattern[str], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -250,9 +252,7 @@ def _is_of_micrographs(layout: Layout) -> bool:
 def _with_pattern(base: Layout, pattern: str, channels: Mapping[str, str] | None) -> Layout:
     if channels is None:
         captured = CHANNEL in _compiled(pattern, donor="").groupindex
-        alone = (
-            base.channels if _is_of_micrographs(base) or base.planes or base.kind == OCT.name else {"": MARKER_CHANNEL}
-        )
+        alone = base.channels if base.planes or list(base.channels) == [""] else {"": MARKER_CHANNEL}
         channels = base.channels if captured else alone
     suffixes = IMAGE_SUFFIXES if base.name == "custom" else base.suffixes
     donor = base.donor if _is_of_micrographs(base) else ""
@@ -332,8 +332,12 @@ LAYOUTS: Final[Mapping[str, Layout]] = MappingProxyType(
             ),
             Layout(
                 name="dsb2018",
-                about="images/STEM.tif, single-channel nuclei, each image its own donor",
-                patterns=(r"images/(?P<tile>(?P<donor>[^/]+))\.tif",),
+                about="images/STEM.tif, or STEM/images/STEM.png as published: nuclei, each image its own donor",
+                patterns=(
+                    r"images/(?P<tile>(?P<donor>[^/]+))\.tif",
+                    r"(?:.*/)?(?P<tile>(?P<donor>[^/]+))/images/(?P=tile)\.(?i:png|tiff?)",
+                ),
+                suffixes=IMAGE_SUFFIXES,
                 channels={"": "nuclei"},
                 marker="nuclei",
             ),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
@@ -39,7 +39,11 @@ def write(path: Path, pixels: Any) -> Path:
 
 
 def instances(seed: int = 0, shape: tuple[int, int] = SHAPE) -> Any:
-    return np.random.default_rng(seed).integers(0, 9, shape).astype(np.uint16)
+    """Squares of 3 px, the number of each its own, in an order of the seed."""
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    which = (y // 5) * 8 + x // 5
+    numbers = np.random.default_rng(seed).permutation(64) + 1
+    return np.where((y % 5 < 3) & (x % 5 < 3), numbers[which], 0).astype(np.uint16)
 
 
 @pytest.fixture
@@ -104,7 +108,7 @@ def test_what_cannot_be_used_is_told(cohort: Cohort, tmp_path: Path) -> None:
     write(masks / "d1/GFAP/t2_masks.tif", instances(3))
     write(masks / "d1/GFAP/t7_masks.tif", instances(4))
     write(masks / "t1_masks.tif", instances(5))
-    write(masks / "d2/GFAP/t1_masks.tif", instances(6).astype(np.float32))
+    write(masks / "d2/GFAP/t1_masks.tif", instances(6).astype(np.complex64))
     write(masks / "d2/IBA1/t9_x0_masks.tif", -instances(7).astype(np.int32))
     (masks / "notes.txt").write_text("")
     write(masks / "overview.tif", instances(8))
@@ -174,7 +178,12 @@ def test_binary_masks_become_components_and_are_noted(cohort: Cohort, tmp_path: 
 
 @given(hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12)), st.sampled_from([1, 255]))
 def test_components_are_those_of_scipy(binary: Any, value: int) -> None:
-    found, _ = as_instances(binary * np.uint8(value))
+    try:
+        found, _ = as_instances(binary * np.uint8(value))
+    except TileReadError as error:
+        # A few random masks look like outlines, or like the background of dark cells.
+        assume(error.reason.split(":")[0] not in ("outlines", "inverted mask"))
+        raise
     expected, count = ndimage.label(binary, structure=np.ones((3, 3)))
     assert found.max(initial=0) == count
     assert len({(a, b) for a, b in zip(found.ravel(), expected.ravel(), strict=True)}) == count + (not binary.all())
@@ -182,7 +191,7 @@ def test_components_are_those_of_scipy(binary: Any, value: int) -> None:
 
 @pytest.mark.parametrize(
     ("labels", "is_binary"),
-    [([[1, 1, 0, 0]], False), ([[1, 0, 1, 0]], True), ([[255, 0, 255]], True), ([[7, 0, 7]], False),
+    [([[1, 1, 0, 0]], False), ([[1, 0, 1, 0]], True), ([[255, 0, 255]], True), ([[7, 0, 7]], True),
      ([[1, 0, 2]], False), ([[0, 0, 0]], False)],
 )  # fmt: skip
 def test_which_masks_count_as_binary(labels: Any, is_binary: bool) -> None:

@@ -14,13 +14,13 @@ from typing import Any, BinaryIO
 from numpy.typing import NDArray
 
 from fintune_xr.errors import TileReadError
-from fintune_xr.store.raw.readers import mrc, raster, tiff
+from fintune_xr.store.raw.readers import masks, mrc, raster, tiff
 from fintune_xr.store.raw.readers.header import IMAGE_DTYPES, LABEL_DTYPES, MICROGRAPH_DTYPES, Header, checked_pixels
 from fintune_xr.store.raw.sources import Place, open_place
 
 __all__ = [
-    "IMAGE_DTYPES", "MICROGRAPH_DTYPES", "Header", "read_header", "read_labels", "read_plane", "read_plane_with_digest",
-    "read_planes_with_digest",
+    "IMAGE_DTYPES", "MICROGRAPH_DTYPES", "Header", "read_header", "read_labels", "read_mask", "read_plane",
+    "read_plane_with_digest",    "read_planes_with_digest",
 ]  # fmt: skip
 
 
@@ -54,6 +54,16 @@ def read_plane(place: Place, *, page: int | None = None, dtypes: Collection[str]
 def read_labels(place: Place, *, page: int | None = None) -> tuple[NDArray[Any], str]:
     """Pixels (y, x) of a label image of any integer dtype or bool, and the SHA-256 of its file."""
     return read_plane_with_digest(place, page=page, dtypes=LABEL_DTYPES)
+
+
+def read_mask(place: Place, *, page: int | None = None) -> tuple[NDArray[Any], str]:
+    """Pixels (y, x) of a mask of instances as it was drawn, integers or bool, and the SHA-256 of its file.
+
+    Raises TileReadError as `decoded_mask` does.
+    """
+    with _opened(place) as file:
+        content = file.read()
+        return masks.decoded_mask(content, str(place), page), hashlib.sha256(content).hexdigest()
 
 
 def read_plane_with_digest(

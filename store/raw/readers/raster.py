@@ -12,10 +12,19 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from fintune_xr.errors import TileReadError
+from fintune_xr.store.raw.readers.grey import (
+    ORIENTATION_TAG,
+    UPRIGHT,
+    counts_of_palette,
+    is_on_its_side,
+    single_plane,
+    upright,
+)
 from fintune_xr.store.raw.readers.header import Header, checked, page_index
 
 _DTYPES: Final = {"1": "bool", "L": "uint8", "P": "uint8", "I;16": "uint16", "I;16B": "uint16", "I": "int32"}
 _COLOURS: Final = "RGB"
+_GREY_IN_COLOURS: Final = ("RGB", "RGBA", "LA")
 _LAST_BYTES: Final = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
 
 
@@ -24,7 +33,7 @@ def raster_header(file: BinaryIO, *, page: int | None, dtypes: Collection[str], 
 
     Raises TileReadError for what is neither PNG nor JPEG, truncated, colour, or of another dtype.
     """
-    with _image(file) as image:
+    with opened(file) as image:
         return _header(image, page, dtypes, channels=channels)
 
 
@@ -32,28 +41,37 @@ def raster_planes(
     file: BinaryIO, *, pages: Sequence[int], dtypes: Collection[str], channels: bool
 ) -> list[NDArray[Any]]:
     """Pixels (y, x) of each of `pages`, the image decoded once. Raises TileReadError as `raster_plane` does."""
-    with _image(file) as image:
+    with opened(file) as image:
         headers = [_header(image, page, dtypes, channels=channels) for page in pages]
-        pixels = np.asarray(image)
+        pixels = _pixels(image, dtypes, channels=channels)
         planes = [pixels[..., page_index(page, pixels.shape[2])] if pixels.ndim == 3 else pixels for page in pages]
         return [np.ascontiguousarray(plane).astype(headers[0].dtype, copy=False) for plane in planes]
 
 
 def raster_plane(file: BinaryIO, *, page: int | None, dtypes: Collection[str], channels: bool = False) -> NDArray[Any]:
-    """Pixels (y, x) of the image; a palette image gives its indices.
+    """Pixels (y, x) of the image, its top row first; labels of a palette image are its numbers.
 
     Raises TileReadError as `raster_header` does, and where the pixels cannot be decoded.
     """
-    with _image(file) as image:
-        header = _header(image, page, dtypes, channels=channels)
-        pixels = np.asarray(image)
-        if pixels.ndim == 3:
-            pixels = pixels[..., page_index(page, pixels.shape[2])]
-        return pixels.astype(header.dtype, copy=False)
+    return raster_planes(file, pages=[page or 0], dtypes=dtypes, channels=channels)[0]
+
+
+def _pixels(image: Image.Image, dtypes: Collection[str], *, channels: bool) -> NDArray[Any]:
+    pixels = np.asarray(image)
+    if image.mode == "P" and not _are_labels(dtypes):
+        pixels = counts_of_palette(pixels, np.asarray(image.getpalette("RGB"), np.uint8).reshape(-1, 3))
+    elif pixels.ndim == 3 and not channels:
+        pixels = single_plane(pixels, has_alpha=image.mode.endswith("A"))
+    return upright(pixels, orientation(image))
+
+
+def _are_labels(dtypes: Collection[str]) -> bool:
+    return "bool" in dtypes
 
 
 @contextmanager
-def _image(file: BinaryIO) -> Iterator[Image.Image]:
+def opened(file: BinaryIO) -> Iterator[Image.Image]:
+    """The image, once it is a complete PNG or JPEG; raises TileReadError for anything that goes wrong inside."""
     try:
         with Image.open(file, formats=list(_LAST_BYTES)) as image:
             _check_ending(file, image.format or "")
@@ -66,6 +84,11 @@ def _image(file: BinaryIO) -> Iterator[Image.Image]:
         raise TileReadError(f"unreadable: truncated or damaged image ({str(error)[:120]})") from error
 
 
+def orientation(image: Image.Image) -> int:
+    """Which side of the picture the first row is, as Exif numbers it; 1 where nothing is said."""
+    return int(image.getexif().get(ORIENTATION_TAG, UPRIGHT) or UPRIGHT)
+
+
 def _check_ending(file: BinaryIO, kind: str) -> None:
     here = file.tell()
     file.seek(-min(64, file.seek(0, os.SEEK_END)), os.SEEK_END)
@@ -76,15 +99,22 @@ def _check_ending(file: BinaryIO, kind: str) -> None:
 
 
 def _header(image: Image.Image, page: int | None, dtypes: Collection[str], *, channels: bool) -> Header:
+    height, width = (image.height, image.width)[:: -1 if is_on_its_side(orientation(image)) else 1]
     if channels and image.mode == _COLOURS:
         _check_colours(image)
         page_index(page or 0, len(_COLOURS))
-        return checked(Header(image.height, image.width, "uint8", len(_COLOURS), is_colour=True), dtypes)
+        return checked(Header(height, width, "uint8", len(_COLOURS), is_colour=True), dtypes)
     page_index(page, 1)
-    if image.mode not in _DTYPES:
+    mode = image.mode
+    if not channels and mode in _GREY_IN_COLOURS:
+        # Whether they are one grey only the pixels tell; a colour image without any counts stays one.
+        _check_colours(image)
+        if _pixels(image, dtypes, channels=False).any() or mode != _COLOURS:
+            mode = "L"
+    if mode not in _DTYPES:
         expected = "grey, or red, green and blue" if channels else "one grey plane (y, x)"
-        raise TileReadError(f"wrong shape: expected {expected}, found {image.mode} pixels")
-    return checked(Header(image.height, image.width, _DTYPES[image.mode], is_palette=image.mode == "P"), dtypes)
+        raise TileReadError(f"wrong shape: expected {expected}, found {mode} pixels")
+    return checked(Header(height, width, _DTYPES[mode], is_palette=mode == "P"), dtypes)
 
 
 def _check_colours(image: Image.Image) -> None:

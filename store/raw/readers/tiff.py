@@ -14,9 +14,13 @@ import tifffile
 from numpy.typing import NDArray
 
 from fintune_xr.errors import TileReadError
+from fintune_xr.store.raw.readers.grey import ORIENTATION_TAG, UPRIGHT, is_on_its_side, upright
 from fintune_xr.store.raw.readers.header import Header, checked, page_index
 
 _MINISWHITE: Final = 0
+_PALETTE: Final = 3
+# Kinds of extra samples that are opacity.
+_OPACITY: Final = (1, 2)
 # Red, green and blue; or their luminance and chroma, which tifffile turns back where JPEG compressed them.
 _COLOURS: Final = (2, 6)
 # How the channels of a page are stored: one after the other, not pixel by pixel.
@@ -45,7 +49,7 @@ def tiff_header(file: BinaryIO, *, page: int | None, dtypes: Collection[str], ch
 
     Raises TileReadError for what is not a TIFF, truncated, colour, or of another dtype.
     """
-    with _pages(file) as pages:
+    with opened(file) as pages:
         return _header(pages, page or 0, _size(file), dtypes, channels=channels)[1]
 
 
@@ -54,13 +58,23 @@ def tiff_plane(file: BinaryIO, *, page: int | None, dtypes: Collection[str], cha
 
     Raises TileReadError as `tiff_header` does, and where the pixels cannot be decoded.
     """
-    with _pages(file) as pages:
+    with opened(file) as pages:
         index = page_index(page, _n_channels(pages) if channels else len(pages))
         plane, header = _header(pages, index, _size(file), dtypes, channels=channels)
-        pixels: NDArray[Any] = np.asarray(plane.asarray(maxworkers=1))
-        if pixels.ndim == 3:
-            pixels = np.take(pixels, index, axis=_channel_axis(plane))
+        pixels = _upright(plane, np.asarray(plane.asarray(maxworkers=1)), index)
     return _checked_shape(pixels, header)
+
+
+def _upright(plane: Any, pixels: NDArray[Any], index: int) -> NDArray[Any]:
+    """The channel `index` of the pixels of a page, or its only plane, as the picture is to be seen."""
+    one = np.take(pixels, index, axis=channel_axis(plane)) if pixels.ndim == 3 else pixels
+    return upright(one, orientation(plane))
+
+
+def orientation(plane: Any) -> int:
+    """Which side of the picture the first row is, as TIFF numbers it; 1 where nothing is said."""
+    tag = plane.tags.get(ORIENTATION_TAG)
+    return UPRIGHT if tag is None else int(tag.value)
 
 
 def _decoded(plane: Any, decoded: dict[int, NDArray[Any]]) -> NDArray[Any]:
@@ -82,19 +96,19 @@ def tiff_planes(file: BinaryIO, *, pages: Sequence[int], dtypes: Collection[str]
     Raises TileReadError as `tiff_plane` does.
     """
     found = []
-    with _pages(file) as stored:
+    with opened(file) as stored:
         count = _n_channels(stored) if channels else len(stored)
         decoded: dict[int, NDArray[Any]] = {}
         for page in pages:
             plane, header = _header(stored, page_index(page, count), _size(file), dtypes, channels=channels)
             pixels = decoded.setdefault(plane.index, _decoded(plane, decoded))
-            one = np.take(pixels, page, axis=_channel_axis(plane)) if pixels.ndim == 3 else pixels
-            found.append(_checked_shape(one, header))
+            found.append(_checked_shape(_upright(plane, pixels, page), header))
     return found
 
 
 @contextmanager
-def _pages(file: BinaryIO) -> Iterator[Any]:
+def opened(file: BinaryIO) -> Iterator[Any]:
+    """The pages of a TIFF; raises TileReadError for anything that goes wrong inside."""
     try:
         # OME metadata may send the reader to other files; one plane of this file is all that is wanted.
         with tifffile.TiffFile(file, is_ome=False) as tif:
@@ -129,8 +143,11 @@ def _header(pages: Any, index: int, size: int, dtypes: Collection[str], *, chann
     page_index(index, n_pages)
     is_joined = n_pages != len(pages)
     plane = pages[0 if is_joined else index]
+    _check_samples(plane, dtypes)
     _check_one_plane(pages, plane, shape=_shape(plane) if is_joined else plane.shape)
     height, width = _shape(plane) if is_joined else plane.shape
+    if is_on_its_side(orientation(plane)):
+        height, width = width, height
     is_colour = is_joined and n_pages == 3 and int(plane.photometric) in _COLOURS
     header = checked(Header(height, width, np.dtype(plane.dtype).name, n_pages, is_colour=is_colour), dtypes)
     _check_complete(plane, size)
@@ -145,14 +162,25 @@ def _n_channels(pages: Any) -> int:
     return int(only.samplesperpixel)
 
 
-def _channel_axis(page: Any) -> int:
+def channel_axis(page: Any) -> int:
+    """The axis of a page's pixels along which its channels lie."""
     return 0 if int(page.planarconfig) == _SEPARATE else 2
 
 
 def _shape(page: Any) -> tuple[int, ...]:
     """Height and width of a page that holds several channels."""
-    axis = _channel_axis(page)
+    axis = channel_axis(page)
     return tuple(length for at, length in enumerate(page.shape) if at != axis)
+
+
+def _check_samples(plane: Any, dtypes: Collection[str]) -> None:
+    """Refuses opacity beside a channel, and numbers of a palette, in images; labels and class masks may be numbers."""
+    if any(int(kind) in _OPACITY for kind in plane.extrasamples):
+        raise TileReadError("wrong number of planes: one of them is opacity (alpha), which is no channel")
+    if int(plane.photometric) == _PALETTE and "bool" not in dtypes:
+        raise TileReadError(
+            "palette: its numbers name colours, and are no counts. Save the image in grey, without a palette."
+        )
 
 
 def _check_one_plane(pages: Any, plane: Any, *, shape: tuple[int, ...]) -> None:

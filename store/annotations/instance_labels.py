@@ -1,0 +1,126 @@
+"""From label images to instances, after one look at whether the labels can be instances at all."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.measure import label as connected_components
+
+from fintune_xr.errors import TileReadError
+from fintune_xr.pixels.instance_labels import MAX_LABEL
+
+Pieces: TypeAlias = Literal["keep", "split"]
+"""What becomes of labels in several pieces: each stays one instance, or each piece becomes one."""
+
+PIECES: Final = ("keep", "split")
+
+# Pieces below this share of the largest one are strays of a brush and no instances of their own.
+_STRAY_SHARE: Final = 0.1
+# A line round a cell is this thin at most, in px from its middle, and leaves so much of the cell open.
+_LINE_PX: Final = 2.0
+_OPEN_SHARE: Final = 0.35
+
+
+def as_instances(labels: NDArray[Any], pieces: Pieces | None = None) -> tuple[NDArray[np.uint32], bool]:
+    """Instance mask (y, x) uint32 of a label image, and whether a binary image was cut into components.
+
+    An image with two values, the lower one the background, in several 8-connected pieces counts as binary and is cut
+    up. Other labels stay as they are, gaps included. With `pieces` "keep" nothing is cut; with "split" each piece of
+    each label becomes an instance.
+
+    Raises TileReadError for labels below 0 or beyond uint32, and without `pieces` for labels of which some consist of
+    several pieces; always for outlines and for masks that are white where the background is.
+    """
+    lowest, highest = int(labels.min(initial=0)), int(labels.max(initial=0))
+    if lowest < 0 or highest > MAX_LABEL:
+        raise TileReadError(f"wrong values: expected labels from 0 to {MAX_LABEL}, found {lowest} to {highest}")
+    labels = _from_zero(labels.astype(np.uint32))
+    values = np.unique(labels[labels != 0])
+    if not values.size:
+        return labels, False
+    parts = connected_components(labels, connectivity=2)
+    _check_outlines(parts)
+    if values.size == 1:
+        _check_polarity(labels != 0, int(parts.max()))
+        is_cut = pieces != "keep" and int(parts.max()) > 1
+        is_one = int(parts.max()) == 1 and _is_white(values[0])
+        return (parts.astype(np.uint32) if is_cut or is_one else labels), is_cut
+    if pieces == "split":
+        return parts.astype(np.uint32), False
+    if pieces is None:
+        _check_pieces(labels, parts)
+    return labels, False
+
+
+def _is_white(value: int) -> bool:
+    """Values that say "cell" and no number of one; a single piece of them is instance 1, as it has always been."""
+    return value in (1, 255)
+
+
+def _from_zero(labels: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """A mask of two values of which none is 0, its lower one being the background; others as they are."""
+    values = np.unique(labels)
+    if values.size != 2 or values[0] == 0:
+        return labels
+    border = _border(labels == values[0])
+    if 2 * np.count_nonzero(border) <= border.size:
+        raise TileReadError(
+            f"wrong values: found {values[0]} and {values[1]} alone, and the border is mostly {values[1]}: "
+            "which one is the background? Save it as 0."
+        )
+    return np.where(labels == values[0], np.uint32(0), labels)
+
+
+def _border(pixels: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    return np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+
+
+def _check_polarity(cells: NDArray[np.bool_], n_pieces: int) -> None:
+    """A single piece along most of the border that leaves several holes is the background of dark cells."""
+    border = _border(cells)
+    if n_pieces > 1 or 2 * np.count_nonzero(border) <= border.size:
+        return
+    holes = int(connected_components(~cells, connectivity=1).max(initial=0))
+    if holes > 1:
+        raise TileReadError(
+            f"inverted mask: the one piece that is not 0 lies along the border and leaves {holes} holes, which look "
+            "like the cells. Save the background as 0."
+        )
+
+
+def _check_outlines(parts: NDArray[Any]) -> None:
+    drawn = parts > 0
+    filled = ndimage.binary_fill_holes(drawn)
+    opened = 1 - int(np.count_nonzero(drawn)) / max(1, int(np.count_nonzero(filled)))
+    if opened < _OPEN_SHARE:
+        return
+    padded = np.pad(drawn, 1)
+    if float(ndimage.distance_transform_edt(padded).max()) <= _LINE_PX:
+        raise TileReadError(
+            f"outlines: thin lines enclose {opened:.0%} of what they are drawn round. Fill the outlines, and save "
+            "each cell as a label of its own."
+        )
+
+
+def _check_pieces(labels: NDArray[np.uint32], parts: NDArray[Any]) -> None:
+    """Refuses labels that lie about: classes, borders beside interiors, ids given twice, lossy or resampled masks."""
+    sizes = np.bincount(parts.ravel())
+    flat, first = np.unique(parts.ravel(), return_index=True)
+    of = labels.ravel()[first]
+    kept = flat > 0
+    size, owner = sizes[flat[kept]], of[kept]
+    names, where = np.unique(owner, return_inverse=True)
+    largest = np.zeros(names.size, np.int64)
+    np.maximum.at(largest, where, size)
+    counts = np.bincount(where[size >= _STRAY_SHARE * largest[where]], minlength=names.size)
+    scattered = int(np.count_nonzero(counts > 1))
+    if scattered:
+        raise TileReadError(
+            f"labels in pieces: {scattered} of {names.size} labels consist of several pieces, up to {counts.max()}. "
+            "Is this a mask of classes, of interiors and borders, with ids given twice, or one saved with loss or "
+            "interpolated? Where a cell is meant to have several pieces: --pieces keep; where each piece is one: "
+            "--pieces split"
+        )

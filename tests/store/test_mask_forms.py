@@ -1,0 +1,202 @@
+"""Masks in every way that people save nine cells: nine instances, or a reason; never one that is not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from scipy import ndimage
+
+from fintune_xr import names as n
+from fintune_xr.errors import TileReadError
+from fintune_xr.pipelines.steps.annotate import annotate
+from fintune_xr.pipelines.steps.ingest import ingest
+from fintune_xr.store.annotations.instance_labels import as_instances
+from fintune_xr.store.cohort import open_cohort
+from fintune_xr.store.raw.layouts import choose_layout
+from fintune_xr.store.raw.readers import read_header, read_mask, read_plane
+
+PX = 64
+
+
+def cells(radius: int = 6) -> Any:
+    y, x = np.mgrid[:PX, :PX]
+    found = np.zeros((PX, PX), np.uint16)
+    for k in range(9):
+        found[(y - 12 - 20 * (k // 3)) ** 2 + (x - 12 - 20 * (k % 3)) ** 2 <= radius**2] = k + 1
+    return found
+
+
+RIGHT = cells()
+ON = RIGHT > 0
+INNER = cells(4) > 0
+
+
+@given(st.integers(1, 65535))
+def test_a_binary_mask_of_any_value_is_cut_up(value: int) -> None:
+    found, is_cut = as_instances(ON * np.uint16(value))
+    assert (is_cut, np.unique(found).size) == (True, 10)
+
+
+@pytest.mark.parametrize("values", [(1, 2), (64, 192), (5, 9)])
+def test_the_lower_of_two_values_is_the_background(values: tuple[int, int]) -> None:
+    found, _ = as_instances(np.where(ON, values[1], values[0]))
+    assert np.unique(found).size == 10
+    with pytest.raises(TileReadError, match="which one is the background"):
+        as_instances(np.where(ON, values[0], values[1]))
+
+
+@pytest.mark.parametrize(
+    ("labels", "reason"),
+    [
+        (np.where(ON, 1 + RIGHT % 2, 0), "2 of 2 labels consist of several pieces, up to 5"),
+        (ON.astype(int) + (ON & ~INNER), "labels in pieces: 2 of 2"),
+        (np.where(ON, (RIGHT - 1) % 8 + 1, 0), "labels in pieces: 1 of 8 labels consist of several pieces, up to 2"),
+        ((ON & ~INNER) * 255, "outlines"),
+        (RIGHT * (ON & ~(cells(5) > 0)), "outlines"),
+        (~ON * 255, "inverted mask"),
+    ],
+)
+def test_what_is_no_mask_of_instances_is_found_at_one_look(labels: Any, reason: str) -> None:
+    with pytest.raises(TileReadError, match=reason):
+        as_instances(np.asarray(labels))
+
+
+def test_labels_in_pieces_are_kept_or_split_when_asked() -> None:
+    shared = np.where(ON, (RIGHT - 1) % 3 + 1, 0)
+    np.testing.assert_array_equal(as_instances(shared, "keep")[0], shared)
+    assert np.unique(as_instances(shared, "split")[0]).size == 10
+    np.testing.assert_array_equal(as_instances(ON * 255, "keep")[0], ON * 255)
+
+
+def test_a_stray_pixel_is_no_piece() -> None:
+    stray = RIGHT.copy()
+    stray[0, 0] = 9
+    np.testing.assert_array_equal(as_instances(stray)[0], stray)
+
+
+def saved(path: Path, image: Image.Image, **how: Any) -> Path:
+    image.save(path, **how)
+    return path
+
+
+def with_palette(numbers: Any, colours: list[int]) -> Image.Image:
+    image = Image.fromarray(numbers.astype(np.uint8)).convert("P")
+    image.putpalette(colours)
+    return image
+
+
+VOC = [v for k in range(10) for v in (0, 20 * k, 255 * (k > 0))]
+
+
+def stack(*planes: Any) -> Any:
+    return np.stack([np.broadcast_to(plane, (PX, PX)) for plane in planes], -1).astype(np.uint8)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_palettes_are_applied_or_numbers(tmp_path: Path, suffix: str) -> None:
+    white_first = read_mask(saved(tmp_path / f"w.{suffix}", with_palette(~ON, [255] * 3 + [0] * 3)))[0]
+    np.testing.assert_array_equal(white_first > 0, ON)
+    np.testing.assert_array_equal(read_mask(saved(tmp_path / f"v.{suffix}", with_palette(RIGHT, VOC)))[0], RIGHT)
+    with pytest.raises(TileReadError, match="draws number 0 in colour"):
+        read_mask(saved(tmp_path / f"c.{suffix}", with_palette(~ON, [250, 10, 0, 0, 0, 0])))
+
+
+def test_grey_in_colours_polarity_and_floats(tmp_path: Path) -> None:
+    for k, planes in enumerate([(RIGHT, 0, 0, 255), (RIGHT, RIGHT, RIGHT), (RIGHT, RIGHT, RIGHT, 255), (RIGHT, 255)]):
+        path = saved(tmp_path / f"{k}.png", Image.fromarray(stack(*planes)))
+        np.testing.assert_array_equal(read_mask(path)[0], RIGHT)
+    tifffile.imwrite(tmp_path / "w.tif", ~ON, photometric="miniswhite")
+    np.testing.assert_array_equal(read_mask(tmp_path / "w.tif")[0], ON)
+    tifffile.imwrite(tmp_path / "rgba.tif", stack(RIGHT, 0, 0, 255), photometric="rgb", extrasamples=["unassalpha"])
+    np.testing.assert_array_equal(read_mask(tmp_path / "rgba.tif")[0], RIGHT)
+    for dtype in (np.float32, np.float64):
+        tifffile.imwrite(tmp_path / "f.tif", RIGHT.astype(dtype))
+        np.testing.assert_array_equal(read_mask(tmp_path / "f.tif")[0], RIGHT)
+    tifffile.imwrite(tmp_path / "i.tif", ndimage.zoom(cells().astype(np.float32), 1.1, order=1))
+    with pytest.raises(TileReadError, match="interpolated mask"):
+        read_mask(tmp_path / "i.tif")
+    with pytest.raises(TileReadError, match="3 colours that differ"):
+        read_mask(saved(tmp_path / "d.png", Image.fromarray(stack(RIGHT, 20 * ON, 0))))
+    tifffile.imwrite(tmp_path / "j.tif", (RIGHT * 25).astype(np.uint8), compression="jpeg")
+    with pytest.raises(TileReadError, match="lossy mask"):
+        read_mask(tmp_path / "j.tif")
+
+
+SEEN = np.random.default_rng(3).integers(0, 255, (20, 30)).astype(np.uint8)
+# What lies in the file where the picture is SEEN, by Exif's number of the orientation.
+STORED = {
+    1: SEEN, 2: SEEN[:, ::-1], 3: SEEN[::-1, ::-1], 4: SEEN[::-1], 5: SEEN.T, 6: np.rot90(SEEN),
+    7: SEEN[::-1, ::-1].T, 8: np.rot90(SEEN, -1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_and_masks_are_turned_as_their_files_say(tmp_path: Path, orientation: int) -> None:
+    stored = np.ascontiguousarray(STORED[orientation])
+    tag = Image.Exif()
+    tag[274] = orientation
+    png = saved(tmp_path / "a.png", Image.fromarray(stored), exif=tag)
+    tifffile.imwrite(tmp_path / "a.tif", stored, extratags=[(274, 3, 1, orientation, True)], metadata=None)
+    for path in (png, tmp_path / "a.tif"):
+        assert read_header(path).shape == SEEN.shape
+        np.testing.assert_array_equal(read_plane(path), SEEN)
+        np.testing.assert_array_equal(read_mask(path)[0], SEEN)
+
+
+def test_palettes_and_opacity_are_no_counts(tmp_path: Path) -> None:
+    grey = np.repeat(SEEN[..., None], 3, 2)
+    web = saved(tmp_path / "web.png", Image.fromarray(grey // 3 * 2).quantize(16))
+    np.testing.assert_allclose(read_plane(web), SEEN // 3 * 2, atol=16)
+    linear = with_palette(SEEN, [v for k in range(256) for v in (0, k, 0)])
+    np.testing.assert_array_equal(read_plane(saved(tmp_path / "lut.png", linear)), SEEN)
+    with pytest.raises(TileReadError, match="palette: its numbers name colours"):
+        read_plane(saved(tmp_path / "c.png", with_palette(SEEN, [v for k in range(256) for v in (k, 255 - k, 0)])))
+    tifffile.imwrite(tmp_path / "la.tif", stack(RIGHT, 255), planarconfig="contig", extrasamples=["unassalpha"])
+    with pytest.raises(TileReadError, match="alpha"):
+        read_header(tmp_path / "la.tif", channels=True)
+
+
+def published(root: Path, *, overlap: bool = False) -> Path:
+    """A tile as DSB2018 publishes it: an RGBA image, and a file for each nucleus."""
+    grey = (100 * ON + 20).astype(np.uint8)
+    for folder in ("images", "masks"):
+        (root / "stem1" / folder).mkdir(parents=True)
+    Image.fromarray(stack(grey, grey, grey, 255)).save(root / "stem1/images/stem1.png")
+    for k in range(1, 10):
+        one = (k == RIGHT) | (overlap & (RIGHT == 1))
+        Image.fromarray(one.astype(np.uint8) * 255).save(root / f"stem1/masks/{k}.png")
+    return root
+
+
+def test_one_file_for_each_nucleus_is_one_mask(tmp_path: Path) -> None:
+    source = published(tmp_path / "raw")
+    ingest(source, tmp_path / "c.zarr", layout="dsb2018")
+    cohort = open_cohort(tmp_path / "c.zarr")
+    np.testing.assert_array_equal(cohort.images()[n.IMAGE].values[0, 0], 100 * ON + 20)
+    report = annotate(source, tmp_path / "c.zarr", layout="dsb2018")
+    assert (report.n_added, report.left_out) == (1, ())
+    np.testing.assert_array_equal(cohort.annotations()[n.MASK].values[0], RIGHT)
+    assert annotate(source, tmp_path / "c.zarr", layout="dsb2018").n_present == 1
+
+
+def test_without_joining_there_is_no_truth_and_overlaps_are_refused(tmp_path: Path) -> None:
+    source = published(tmp_path / "raw", overlap=True)
+    ingest(source, tmp_path / "c.zarr", layout="dsb2018")
+    pattern = r"(?P<tile>(?P<donor>[^/]+))/masks/[^/]+\.png"
+    report = annotate(source, tmp_path / "c.zarr", pattern=pattern)
+    assert (report.n_added, len(report.left_out)) == (0, 9)
+    assert "--join" in report.left_out[0].reason
+    joined = annotate(source, tmp_path / "c.zarr", pattern=pattern, join=True)
+    assert joined.n_added == 0
+    assert joined.left_out[0].reason.startswith("overlap:")
+
+
+def test_a_pattern_does_not_rename_the_channel_of_its_layout() -> None:
+    assert list(choose_layout("dsb2018", pattern=r"(?P<tile>(?P<donor>[^/]+))\.tif").channels.values()) == ["nuclei"]
