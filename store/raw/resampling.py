@@ -103,6 +103,13 @@ def to_grid(frames: Iterable[NDArray[Any]], source: Shape, grid: Shape, *, is_by
     return _mapped(values)
 
 
+def level_counts(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """How many pixels have each of the values 0 to 255."""
+    counts = np.zeros(STEPS + 1, np.int64)
+    _count(np.ascontiguousarray(pixels).reshape(-1), counts)
+    return counts
+
+
 def _mapped(values: NDArray[np.float32]) -> Gridded:
     low, high = float(values.min()), float(values.max())
     step = (high - low) / STEPS
@@ -168,3 +175,9 @@ def _join(
     for row in range(out.shape[0]):
         for column in range(out.shape[1]):
             out[row, column] = _fused(first[row, column], of_first, second[row, column] * of_second)
+
+
+@compiled
+def _count(pixels: NDArray[np.uint8], counts: NDArray[np.int64]) -> None:
+    for at in range(pixels.size):
+        counts[pixels[at]] += 1

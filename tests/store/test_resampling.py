@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fintune_xr.errors import TileReadError
-from fintune_xr.store.raw.resampling import STEPS, linear_weights, resized_planes, to_grid
+from fintune_xr.store.raw.resampling import STEPS, level_counts, linear_weights, resized_planes, to_grid
 
 Shape = tuple[int, int, int]
 
@@ -108,6 +108,11 @@ def test_a_constant_volume_has_no_step() -> None:
 def test_another_number_of_frames_is_an_error(n_frames: int, said: str) -> None:
     with pytest.raises(TileReadError, match=said):
         to_grid(iter(np.zeros((n_frames, 32, 32), np.uint8)), (3, 32, 32), (2, 32, 32), is_byte=True)
+
+
+def test_counts_of_levels_are_numpys() -> None:
+    pixels = np.random.default_rng(1).integers(0, 200, (3, 7, 11)).astype(np.uint8)
+    assert np.array_equal(level_counts(pixels), np.bincount(pixels.ravel(), minlength=256))
 
 
 def test_nan_is_an_error() -> None:
