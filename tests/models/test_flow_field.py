@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import fastremap
 import numpy as np
 import pytest
+import tifffile
 from cellpose import dynamics
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -14,6 +17,7 @@ from scipy import ndimage
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.models.flows.dynamics import masks_from_flows
 from fintune_xr.models.flows.field import FLOW_SCALE, flow_errors, instance_flows
+from fintune_xr.models.flows.following import followed
 from fintune_xr.models.flows.settings import DynamicsSettings
 from fintune_xr.seeds import stream
 from fintune_xr.simulation.phantoms import phantom_tile
@@ -72,14 +76,46 @@ def test_no_instances_no_flows() -> None:
 def test_masks_are_those_of_cellpose(flow_threshold: float, noise: float, min_size_px: int) -> None:
     truth = phantom_tile(stream(8), marker="GFAP", ratio=0.3, tile_px=160).mask.astype(np.uint32)
     maps = maps_of(truth, noise)
-    settings = DynamicsSettings(flow_threshold=flow_threshold, min_size_px=min_size_px, niter=80)
     expected = dynamics.resize_and_compute_masks(
         maps[:2], maps[2], niter=80, flow_threshold=flow_threshold, min_size=min_size_px
     )
-    mask = masks_from_flows(maps, settings)
+    mask = masks_from_flows(maps, DynamicsSettings(flow_threshold=flow_threshold, min_size_px=min_size_px, niter=80))
     assert mask.dtype == np.uint32
     assert mask.max() > 5
     np.testing.assert_array_equal(mask, fastremap.renumber(expected)[0])
+
+
+@given(st.integers(0, 10_000), st.sampled_from([1, 7, 200]), st.sampled_from([(2, 2), (2, 37), (41, 23), (64, 64)]))
+@settings(max_examples=30)
+def test_pixels_end_where_those_of_cellpose_do(seed: int, niter: int, shape: tuple[int, int]) -> None:
+    rng = stream(seed, "flows")
+    flows = ndimage.gaussian_filter(rng.normal(size=(2, *shape)), (0, 2, 2)) * 5 + rng.normal(0, 0.3, (2, *shape))
+    flows = flows.astype(np.float32)
+    pixels = np.nonzero(rng.random(shape) < 0.8)
+    if pixels[0].size:
+        expected = dynamics.follow_flows(flows.copy(), inds=pixels, niter=niter).int().numpy()
+        np.testing.assert_array_equal(followed(flows, pixels, niter=niter), expected)
+
+
+def test_flows_that_drive_pixels_out_of_the_image_stop_at_its_border() -> None:
+    flows = np.zeros((2, 30, 40), np.float32)
+    flows[0], flows[1] = -3, 1000
+    pixels = np.nonzero(np.ones((30, 40), bool))
+    ends = followed(flows, pixels, niter=50)
+    np.testing.assert_array_equal(ends, dynamics.follow_flows(flows.copy(), inds=pixels, niter=50).int().numpy())
+    assert ends[0].max() == 0
+    assert ends[1].min() == 39
+
+
+def test_masks_of_real_nuclei_are_those_of_cellpose(real_data: Path) -> None:
+    """Unlike drawn cells, real ones touch and are ragged; blurred noise on their flows is as a network's error."""
+    for seed, path in enumerate(sorted((real_data / "dsb2018-fluo" / "labels").glob("*.tif"))[:3]):
+        maps = maps_of(fastremap.renumber(tifffile.imread(path).astype(np.uint32))[0], 0.0)
+        noise = stream(seed, "noise").normal(size=maps.shape)
+        maps += (ndimage.gaussian_filter(noise, (0, 2, 2)) * 10).astype(np.float32)
+        expected = dynamics.resize_and_compute_masks(maps[:2].copy(), maps[2].copy())
+        assert expected.max() > 3
+        np.testing.assert_array_equal(masks_from_flows(maps, DynamicsSettings()), fastremap.renumber(expected)[0])
 
 
 def test_perfect_flows_give_the_mask_back() -> None:

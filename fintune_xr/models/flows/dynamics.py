@@ -11,17 +11,16 @@ from cellpose import dynamics, utils
 
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.models.flows.field import FLOW_SCALE, flow_errors
+from fintune_xr.models.flows.following import followed
 from fintune_xr.models.flows.settings import DynamicsSettings
 from fintune_xr.models.protocol import Maps, Mask
-
-_CPU = torch.device("cpu")
 
 
 def masks_from_flows(maps: Maps, settings: DynamicsSettings) -> Mask:
     """Instance mask (y, x) of `maps` (3, y, x): flow along y, flow along x, cell logit.
 
-    The steps and results are those of cellpose.dynamics.resize_and_compute_masks; only the flow check is
-    computed by `flow_errors`. Safe to call from several threads.
+    The steps and results are those of cellpose.dynamics.resize_and_compute_masks; flows are
+    followed by `followed` and checked by `flow_errors`. Safe to call from several threads.
 
     Raises FintuneValueError for maps of another shape or with values that are not finite.
     """
@@ -34,9 +33,9 @@ def masks_from_flows(maps: Maps, settings: DynamicsSettings) -> Mask:
     if not inside.any() or min(inside.shape) < 2:
         return np.zeros(inside.shape, dtype=np.uint32)
     pixels = np.nonzero(inside)
-    ends = dynamics.follow_flows(flows * inside / FLOW_SCALE, inds=pixels, niter=settings.niter, device=_CPU)
+    ends = torch.from_numpy(followed(flows * inside / FLOW_SCALE, pixels, niter=settings.niter))
     _say_no_sparse_checks()
-    mask = dynamics.get_masks_torch(ends.int(), pixels, inside.shape, max_size_fraction=settings.max_size_fraction)
+    mask = dynamics.get_masks_torch(ends, pixels, inside.shape, max_size_fraction=settings.max_size_fraction)
     if settings.flow_threshold > 0 and mask.any():
         mask = _consistent(mask, flows, settings.flow_threshold)
     mask = utils.fill_holes_and_remove_small_masks(mask, min_size=settings.min_size_px)

@@ -6,10 +6,12 @@ in the processor's cache. Cellpose runs it over the whole image: a minute for 20
 
 from __future__ import annotations
 
+from typing import Any, Final
+
 import numpy as np
 from numpy.typing import NDArray
 
-from fintune_xr.compiled import compiled
+from fintune_xr.compiled import compiled, fused
 from fintune_xr.models.protocol import Maps, Mask
 
 Grid = NDArray[np.float64]
@@ -17,6 +19,8 @@ Indices = NDArray[np.int64]
 
 # Network output is this many times the unit flow (a convention of Cellpose's weights).
 FLOW_SCALE = 5.0
+_SCALE: Final = np.float32(FLOW_SCALE)
+_NINTH: Final = 1.0 / 9.0
 
 
 def instance_flows(mask: Mask) -> NDArray[np.float64]:
@@ -28,14 +32,8 @@ def instance_flows(mask: Mask) -> NDArray[np.float64]:
 
     Reference: Stringer et al. 2021, Nat. Methods 18:100.
     """
-    boxes = _boxes(mask)
     flows = np.zeros((2, *mask.shape))
-    present = np.flatnonzero(boxes[:, 1] > 0)
-    if present.size:
-        extents = boxes[present, 1] - boxes[present, 0] + boxes[present, 3] - boxes[present, 2] + 2
-        heat = np.zeros((mask.shape[0] + 2, mask.shape[1] + 2))
-        _diffuse(mask, boxes, present, 2 * int(extents.max()), heat)
-        _gradients(mask, heat, flows)
+    _gradients(mask, _heat(mask, _boxes(mask)), flows)
     return flows
 
 
@@ -44,15 +42,21 @@ def flow_errors(mask: Mask, flows: Maps) -> NDArray[np.float64]:
 
     `flows` (2, y, x) as a network gives them: FLOW_SCALE times the unit vector. NaN for a missing label.
     """
-    difference = instance_flows(mask)
-    difference -= flows / np.float32(FLOW_SCALE)
-    squared = np.einsum("cyx,cyx->yx", difference, difference)
-    labels = mask.ravel()
-    sums = np.bincount(labels, weights=squared.ravel())
-    counts = np.bincount(labels)
+    boxes = _boxes(mask)
+    sums, counts = _squared_differences(mask, _heat(mask, boxes), flows, len(boxes))
     with np.errstate(invalid="ignore"):
         means = np.asarray(sums / counts)
     return means[1:]
+
+
+def _heat(mask: Mask, boxes: Indices) -> Grid:
+    """Heat of every instance, one pixel wider on each side than `mask`; zero in the background."""
+    heat = np.zeros((mask.shape[0] + 2, mask.shape[1] + 2))
+    present = np.flatnonzero(boxes[:, 1] > 0)
+    if present.size:
+        extents = boxes[present, 1] - boxes[present, 0] + boxes[present, 3] - boxes[present, 2] + 2
+        _diffuse(mask, boxes, present, int(extents.max()), heat)
+    return heat
 
 
 @compiled
@@ -94,8 +98,8 @@ def _centre(inside: Grid) -> tuple[int, int]:
 
 
 @compiled
-def _diffuse(mask: Mask, boxes: Indices, present: Indices, n_steps: int, image: Grid) -> None:
-    """Writes the heat of every label in `present`; an instance's heat outside itself is zero throughout."""
+def _diffuse(mask: Mask, boxes: Indices, present: Indices, n_pairs: int, image: Grid) -> None:
+    """Writes the heat of every label in `present` after `n_pairs` pairs of steps."""
     for k in present:
         y0, x0 = boxes[k, 0] - 1, boxes[k, 2] - 1
         h, w = boxes[k, 1] - y0 + 1, boxes[k, 3] - x0 + 1
@@ -106,35 +110,70 @@ def _diffuse(mask: Mask, boxes: Indices, present: Indices, n_steps: int, image: 
                     inside[y, x] = 1.0
         # Taken inside the frame, so that rounding halves falls as in whole-image coordinates of cellpose.
         cy, cx = _centre(inside[1:-1, 1:-1])
-        heat = np.zeros((h, w))
-        after = np.zeros((h, w))
-        for _ in range(n_steps):
-            heat[cy + 1, cx + 1] += 1.0
-            for y in range(1, h - 1):
-                for x in range(1, w - 1):
-                    # In cellpose's order: where heat is even, the direction is that of rounding.
-                    total = heat[y, x] + heat[y - 1, x] + heat[y + 1, x] + heat[y, x - 1] + heat[y, x + 1]
-                    total = total + heat[y - 1, x - 1] + heat[y - 1, x + 1]
-                    total = total + heat[y + 1, x - 1] + heat[y + 1, x + 1]
-                    after[y, x] = total * inside[y, x] / 9.0
-            heat, after = after, heat
+        source = (cy + 1) * w + cx + 1
+        heat, after, flat = np.zeros(h * w), np.zeros(h * w), inside.reshape(-1)
+        for _ in range(n_pairs):
+            heat[source] += 1.0
+            _spread(heat, flat, w, after)
+            after[source] += 1.0
+            _spread(after, flat, w, heat)
         for y in range(1, h - 1):
             for x in range(1, w - 1):
                 if inside[y, x] > 0:
-                    image[y0 + y + 1, x0 + x + 1] = heat[y, x]
+                    image[y0 + y + 1, x0 + x + 1] = heat[y * w + x]
+
+
+@compiled
+def _spread(heat: Any, inside: Any, width: int, after: Any) -> None:
+    """The mean of each pixel's heat and that of its eight neighbours, zero where `inside` is; all of them flat.
+
+    From the first pixel that has eight neighbours to the last, over the frame on the way: it is not inside. Without
+    the ends of rows the processor adds eight pixels at a time.
+    """
+    first = width + 1
+    rows = heat.size - 2 * first
+    n_, s, m = heat[: rows + 2], heat[2 * width :], heat[width:]
+    within, then = inside[first:], after[first:]
+    for i in range(rows):
+        # In cellpose's order: where heat is even, the direction is that of rounding.
+        total = m[i + 1] + n_[i + 1] + s[i + 1] + m[i] + m[i + 2]
+        total = (total + n_[i] + n_[i + 2] + s[i] + s[i + 2]) * within[i]
+        # A ninth, rounded as division rounds it, by its remainder: dividing takes longer than all of the rest.
+        ninth = total * _NINTH
+        then[i] = fused(fused(-9.0, ninth, total), _NINTH, ninth)
 
 
 @compiled
 def _gradients(mask: Mask, heat: Grid, flows: Grid) -> None:
-    """Normalised differences of `heat` (one pixel wider on each side than `mask`).
-
-    At a contact the neighbour's heat counts, as it does in cellpose: networks were trained on that.
-    """
     for y in range(mask.shape[0]):
         for x in range(mask.shape[1]):
             if mask[y, x] > 0:
-                dy = heat[y + 2, x + 1] - heat[y, x + 1]
-                dx = heat[y + 1, x + 2] - heat[y + 1, x]
-                norm = 1e-60 + np.sqrt(dy * dy + dx * dx)
-                flows[0, y, x] = dy / norm
-                flows[1, y, x] = dx / norm
+                flows[0, y, x], flows[1, y, x] = _gradient(heat, y, x)
+
+
+@compiled
+def _squared_differences(mask: Mask, heat: Grid, flows: Maps, n_labels: int) -> tuple[Grid, Indices]:
+    """Sum of squared differences to the unit flows, and pixels, of every label (label,); nothing for label 0."""
+    sums, counts = np.zeros(n_labels), np.zeros(n_labels, np.int64)
+    for y in range(mask.shape[0]):
+        for x in range(mask.shape[1]):
+            k = mask[y, x]
+            if k > 0:
+                dy, dx = _gradient(heat, y, x)
+                dy -= flows[0, y, x] / _SCALE
+                dx -= flows[1, y, x] / _SCALE
+                sums[k] += dy * dy + dx * dx
+                counts[k] += 1
+    return sums, counts
+
+
+@compiled
+def _gradient(heat: Grid, y: int, x: int) -> tuple[float, float]:
+    """Normalised differences of `heat`, which is one pixel wider on each side, at the mask's pixel (y, x).
+
+    At a contact the neighbour's heat counts, as it does in cellpose: networks were trained on that.
+    """
+    dy = heat[y + 2, x + 1] - heat[y, x + 1]
+    dx = heat[y + 1, x + 2] - heat[y + 1, x]
+    norm = 1e-60 + np.sqrt(dy * dy + dx * dx)
+    return dy / norm, dx / norm
