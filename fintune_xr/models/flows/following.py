@@ -15,7 +15,7 @@ from fintune_xr.compiled import compiled, fused
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.models.protocol import Maps
 
-Pixels = tuple[NDArray[np.int64], NDArray[np.int64]]
+Pixels = tuple[NDArray[np.signedinteger[Any]], ...]
 
 # Pixels that walk together. What they need at hand, 68 bytes each, stays in the processor's nearest cache.
 _TOGETHER: Final = 512
