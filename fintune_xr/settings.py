@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, ClassVar, Final, TypeAlias, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -19,6 +19,10 @@ class Settings(BaseModel):
 
     # Neither NaN nor infinity has a place in JSON, which is what is stored and digested.
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    # What releases that did not know a setting yet have done: such a value is not stored, and one that is missing in
+    # what they stored is this.
+    BEFORE: ClassVar[Mapping[str, Any]] = {}
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values, as stored with a result."""

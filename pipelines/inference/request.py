@@ -70,7 +70,12 @@ def asked_or_stored(
         model = facts["path"] or facts["name"]
         if not settings.model:
             settings = settings.model_copy(update={"model": of_model})
-    return resolve_checkpoint(model), settings
+    checkpoint = resolve_checkpoint(model)
+    if stored:
+        # A run of an earlier release is continued as that made it.
+        unknown = {k: v for k, v in kind_named(checkpoint.kind).settings.BEFORE.items() if k not in of_model}
+        settings = settings.model_copy(update={"model": unknown | settings.model})
+    return checkpoint, settings
 
 
 def run_identity(checkpoint: Checkpoint, settings: Settings) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import xarray as xr
 
@@ -117,7 +116,7 @@ def association_inputs(counts: xr.Dataset, facts: xr.Dataset, covariates: Sequen
 
 def covariates_of(analysis: xr.Dataset) -> list[str]:
     """Names of the covariates that stored associations were adjusted for."""
-    return [str(name) for name in np.atleast_1d(analysis.attrs.get("covariates", []))]
+    return [str(name) for name in list(analysis.attrs.get("covariates", []))]
 
 
 def association_table(found: xr.Dataset) -> pd.DataFrame:

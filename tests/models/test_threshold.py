@@ -111,3 +111,14 @@ def test_it_finds_most_real_nuclei(real_data: Path) -> None:
         n_predicted += matches.n_predicted
     assert found / n_true > 0.6
     assert found / n_predicted > 0.6
+
+
+@pytest.mark.parametrize("density", [0.1, 0.4, 0.7])
+def test_however_dense_the_field_its_cells_are_found(density: float) -> None:
+    """Of most pixels foreground, the median is one of theirs and says nothing about the background."""
+    pitch = round(np.sqrt(np.pi * 100 / density))
+    y, x = np.mgrid[: 8 * pitch, : 8 * pitch] % pitch - pitch // 2
+    brightness = stream(3).uniform(250, 500, (8, 8)).repeat(pitch, 0).repeat(pitch, 1)
+    plane = stream(0).normal(500, 12, y.shape) + brightness * (y**2 + x**2 <= 100)
+    image = np.stack([plane, np.zeros_like(plane)]).astype(np.uint16)
+    assert abs(int(masks(image, background_px=0).max()) - 64) <= 2

@@ -84,7 +84,8 @@ def test_a_run_that_was_half_done_is_continued(old: Path) -> None:
 def test_a_run_made_anew_is_the_one_that_was_stored(old: Path) -> None:
     cohort = open_cohort(old / "a.zarr")
     run, model = FINISHED[old.name]
-    settings = ("model.background_px=0", "model.min_area_px=20") if old.name == "cells" else ()
+    as_before = ("model.background_px=0", "model.min_area_px=20", "model.level=background")
+    settings = as_before if old.name == "cells" else ()
     infer(cohort.url, run="again", model=old / model if "/" in model else model, overrides=[*settings, *CPU])
     stored, again = pixels(cohort, run, old.name), pixels(cohort, "again", old.name)
     for name in stored.data_vars:

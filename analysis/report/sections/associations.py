@@ -90,7 +90,7 @@ def association_section(contents: Statistics) -> Section:
         return Section("associations", "Association with outcomes", command=ASSOCIATE)
     table = association_table(contents.analysis, contents.clinical)
     family = contents.analysis.attrs.get("family", [])
-    family_text = " and ".join(map(str, np.atleast_1d(family))) or "the stored family"
+    family_text = " and ".join(map(str, list(family))) or "the stored family"
     text = (
         f"{_adjusted(contents.analysis)} of the donor ratio with each outcome, over the donors that have both. "
         f"{_methods_text(contents.analysis)} q is the Benjamini–Hochberg value, adjusted jointly over {family_text}; "
@@ -131,7 +131,7 @@ def _count_parts(analysis: xr.Dataset) -> list[Part]:
 
 def _covariates(dataset: xr.Dataset) -> str:
     """Names of the covariates that every rho of `dataset` is adjusted for, empty where there are none."""
-    return ", ".join(map(str, np.atleast_1d(dataset.attrs.get("covariates", []))))
+    return ", ".join(map(str, list(dataset.attrs.get("covariates", []))))
 
 
 def _adjusted(dataset: xr.Dataset) -> str:

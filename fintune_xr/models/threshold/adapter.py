@@ -21,6 +21,8 @@ from fintune_xr.models.threshold.kind import ThresholdSettings
 _COARSE_PX = 8
 # Percentile of a normal distribution one standard deviation below its median.
 _ONE_SIGMA_BELOW = 15.87
+# Share of the variance between the two sides of a threshold from which on they are two populations.
+_PARTED = 0.7
 
 
 class ThresholdSegmenter:
@@ -85,8 +87,7 @@ def _background(smooth: NDArray[np.float32], width_px: int) -> NDArray[np.float3
 def _foreground(signal: NDArray[np.float32], settings: ThresholdSettings) -> NDArray[np.bool_]:
     if signal.min() == signal.max():
         return np.zeros(signal.shape, dtype=bool)
-    level = max(float(threshold_otsu(signal)), _background_level(signal, settings.min_contrast))
-    above = np.asarray(signal > level, dtype=bool)
+    above = np.asarray(signal > _level(signal, settings), dtype=bool)
     if not above.any():
         return above
     if float(signal[above].mean() - signal[~above].mean()) < settings.min_contrast:
@@ -96,12 +97,26 @@ def _foreground(signal: NDArray[np.float32], settings: ThresholdSettings) -> NDA
     return above
 
 
-def _background_level(signal: NDArray[np.float32], n_spreads: float) -> float:
-    """Level that pixels of the background hardly reach: their median and `n_spreads` standard deviations.
+def _level(signal: NDArray[np.float32], settings: ThresholdSettings) -> float:
+    """Otsu's threshold where it parts two populations, else the level that the background hardly reaches.
 
-    Where few pixels are foreground, Otsu's threshold falls into the background and cuts it in two. Its standard
-    deviation is taken below the median, where bright instances do not widen it.
+    Where few pixels are foreground, Otsu's threshold falls into the background and cuts it in two; where most are, the
+    median lies in the foreground and says nothing of the background. How much of the variance lies between the two
+    sides tells them apart: a normal distribution cut at its mean reaches 2/pi.
+
+    Reference: Otsu 1979, IEEE Trans. Syst. Man Cybern. 9:62.
     """
+    otsu = float(threshold_otsu(signal))
+    above = signal > otsu
+    share, variance = float(above.mean()), float(signal.var())
+    step = float(signal[above].mean() - signal[~above].mean()) if 0 < share < 1 else 0.0
+    if settings.level == "auto" and share * (1 - share) * step**2 >= _PARTED * variance:
+        return otsu
+    return max(otsu, _background_level(signal, settings.min_contrast))
+
+
+def _background_level(signal: NDArray[np.float32], n_spreads: float) -> float:
+    """Median and `n_spreads` standard deviations, taken below the median, where bright instances do not widen them."""
     low, median = np.percentile(signal, (_ONE_SIGMA_BELOW, 50.0))
     return float(median + n_spreads * (median - low))
 
