@@ -25,12 +25,15 @@ def fit_logistic(
     del val, settings
     try:
         from sklearn.linear_model import LogisticRegression
+        from threadpoolctl import threadpool_limits
     except ImportError as error:
         raise MissingPackageError(
             "the head 'logistic' needs scikit-learn: install the extra 'oct' (pip install 'fintune-xr[oct]')"
         ) from error
     model = LogisticRegression(C=float(choice), tol=TOLERANCE, max_iter=MOST_STEPS)
-    model.fit(train.value, train.label, sample_weight=weights)
+    # So small a problem gains nothing by threads, whose number would change sums in their last digits.
+    with threadpool_limits(limits=1):
+        model.fit(train.value, train.label, sample_weight=weights)
     n_steps = int(np.max(model.n_iter_))
     if n_steps >= MOST_STEPS:
         raise FintuneValueError(f"logistic regression with c={choice:g} did not converge. Take smaller values of c.")
