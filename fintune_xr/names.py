@@ -270,6 +270,7 @@ TEST_DONORS: Final = "test_donors"
 # Attributes of images and annotations.
 INGESTS: Final = "ingests"
 CHECKED: Final = "checked"
+PASSED_OVER: Final = "passed_over"
 SUMMARY: Final = "summary"
 WHY: Final = "why"
 BINNING: Final = "binning"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -30,13 +30,17 @@ class Annotated(Protocol):
     @property
     def left_out(self) -> tuple[LeftOut, ...]: ...
 
+    @property
+    def ignored(self) -> Mapping[str, int]: ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnnotateRequest:
     """How annotations are to be read: the folder's `layout` and `pattern`, and how coordinates are meant.
 
     `legend` is a table of what the codes of class masks mean, `ignore` the codes of pixels that are unknown.
-    `pieces` says what becomes of labels in several pieces, and with `join` each file of masks is one cell.
+    `pieces` says what becomes of labels in several pieces, and with `join` each file of masks is one cell. With
+    `dry_run` nothing is written.
     """
 
     layout: str | None = None
@@ -47,6 +51,7 @@ class AnnotateRequest:
     reading: Reading = field(default_factory=Reading)
     pieces: Pieces | None = None
     join: bool = False
+    dry_run: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -117,6 +117,7 @@ def annotate(
         Literal["keep", "split"] | None,
         Parameter(help="Masks: labels in several pieces stay one cell each, or each piece becomes a cell."),
     ] = None,
+    dry_run: Annotated[bool, Parameter(help="Read everything, and write nothing.", negative="")] = False,
     join: Annotated[
         bool, Parameter(help="Masks: each file is one cell, and those of a tile are its mask.", negative="")
     ] = False,
@@ -130,8 +131,10 @@ def annotate(
     report = step(
         source, store, layout=layout, pattern=pattern, restart=restart, diameter=diameter, frame=frame, scale=scale,
         legend=legend, ignore=ignore, pieces=pieces, join=join,
+        dry_run=dry_run,
     )  # fmt: skip
-    show(f"{report.n_added} tiles annotated, {report.n_present} there before, {len(report.left_out)} left out")
+    done = "would be annotated" if dry_run else "annotated"
+    show(f"{report.n_added} tiles {done}, {report.n_present} there before, {len(report.left_out)} left out")
     for item in report.left_out:
         show(f"  left out {item.path}: {item.reason}")
     return WITH_QUARANTINE if report.left_out else DONE
@@ -179,10 +182,14 @@ def check(
     Example: fintune-xr check cohort.zarr
     """
     from fintune_xr.pipelines.steps.check import check as step
+    from fintune_xr.store.cohort import open_cohort
+    from fintune_xr.store.ingest.same_bytes import told_twice
 
     problems = step(store, repair=repair)
     for problem in problems:
         show(str(problem))
+    for line in told_twice(open_cohort(store)):
+        show(line)
     show(f"{len(problems)} problem(s)" if problems else "no problems")
     return 1 if problems else DONE
 

@@ -21,7 +21,9 @@ from fintune_xr.store.cohort import Cohort
 def annotate(cohort: Cohort, source: str | Path, request: AnnotateRequest) -> PointsReport:
     """Particles of coordinate files."""
     layout = choose_point_layout(request.layout or "coordinates", pattern=request.pattern)
-    report = annotate_points(cohort, source, layout, reading=request.reading, restart=request.restart)
+    report = annotate_points(
+        cohort, source, layout, reading=request.reading, restart=request.restart, dry_run=request.dry_run
+    )
     if report.n_cut:
         say(f"annotate: {report.n_cut} points lie on rows or columns that binning left out, and are not stored")
     return report

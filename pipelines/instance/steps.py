@@ -14,7 +14,7 @@ from fintune_xr.errors import FintuneValueError
 from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.requests import AnnotateRequest, EvaluateRequest, Export, TrainingTiles
-from fintune_xr.store.annotations.instance import AnnotateReport, annotate_tiles
+from fintune_xr.store.annotations.instance import AnnotateReport, annotate_tiles, plan_masks
 from fintune_xr.store.annotations.instance_layouts import choose_mask_layout
 from fintune_xr.store.annotations.micrograph_frames import Reading
 from fintune_xr.store.cohort import Cohort
@@ -25,7 +25,10 @@ def annotate(cohort: Cohort, source: str | Path, request: AnnotateRequest) -> An
     if request.reading != Reading():
         raise FintuneValueError("--diameter, --frame and --scale are about particles; this cohort has masks")
     chosen = choose_mask_layout(request.layout or "rosmap", pattern=request.pattern, join=request.join)
-    report = annotate_tiles(cohort, source, chosen, restart=request.restart, pieces=request.pieces)
+    if request.dry_run:
+        report = plan_masks(cohort, source, chosen, pieces=request.pieces)
+    else:
+        report = annotate_tiles(cohort, source, chosen, restart=request.restart, pieces=request.pieces)
     if report.from_components:
         say(f"annotate: {len(report.from_components)} binary masks became instances by 8-connected components")
     return report

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fintune_xr.errors import FintuneValueError
+from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.requests import Annotated, AnnotateRequest
 from fintune_xr.pipelines.tasks import steps_of
 from fintune_xr.store.annotations.instance_labels import PIECES, Pieces
 from fintune_xr.store.annotations.micrograph_frames import Reading
-from fintune_xr.store.cohort import open_cohort
+from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.raw.coordinates import Frame
+from fintune_xr.store.raw.passed_over import told
+from fintune_xr.tasks.task import DETECTION, INSTANCE
 
 
 def annotate(
@@ -28,12 +31,14 @@ def annotate(
     ignore: Sequence[int] | None = None,
     pieces: Pieces | None = None,
     join: bool = False,
+    dry_run: bool = False,
 ) -> Annotated:
     """Stores the masks under `source` as annotations of the tiles that they are named after; particles of micrographs.
 
     Binary masks become instances by 8-connected components, which the store records. Labels in several pieces are
     refused unless `pieces` says that they are kept, or split into one instance for each piece. With `join`
-    each file is one cell, and the files of one tile are its mask together. `restart` throws
+    each file is one cell, and the files of one tile are its mask together. With `dry_run`
+    everything is read and nothing is written. `restart` throws
     stored annotations away first. In a cohort of micrographs `source` is a folder or file of particle coordinates (CSV,
     STAR, BOX, JSON): `diameter` in pixels of the coordinates where they tell none, `frame` image or file where rows are
     not counted as usual for the format, `scale` pixels of the micrograph's file per pixel of the coordinates. In a
@@ -45,6 +50,7 @@ def annotate(
     if pieces not in (None, *PIECES):
         raise FintuneValueError(f"--pieces: expected {' or '.join(PIECES)}, got {pieces!r}")
     cohort = open_cohort(store)
+    _check_options(cohort, of_masks=join or pieces is not None, dry_run=dry_run)
     reading = Reading(frame, scale, diameter)
     request = AnnotateRequest(
         layout=layout,
@@ -55,5 +61,18 @@ def annotate(
         ignore=None if ignore is None else tuple(ignore),
         pieces=pieces,
         join=join,
+        dry_run=dry_run,
     )
-    return steps_of(cohort).annotate(cohort, source, request)
+    report = steps_of(cohort).annotate(cohort, source, request)
+    for line in told(report.ignored, products=True):
+        say(f"annotate: {line}")
+    return report
+
+
+def _check_options(cohort: Cohort, *, of_masks: bool, dry_run: bool) -> None:
+    """Refuses options that the cohort's task does not know, rather than leave them without effect."""
+    task = cohort.task.name
+    if of_masks and task != INSTANCE:
+        raise FintuneValueError(f"--pieces and --join are about masks of cells; this cohort is of the task {task!r}")
+    if dry_run and task not in (INSTANCE, DETECTION):
+        raise FintuneValueError(f"--dry-run is not known for the task {task!r}. Annotate a copy of the store.")

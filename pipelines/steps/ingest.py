@@ -15,8 +15,10 @@ from fintune_xr.errors import FintuneValueError
 from fintune_xr.pipelines.classification.ingest import VolumeRequest, ingest_study, plan_study
 from fintune_xr.pipelines.console import Steps, progress, say
 from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.ingest.same_bytes import told_twice
 from fintune_xr.store.ingest.tiles import IngestReport, ingest_tiles, open_or_create
 from fintune_xr.store.raw.layouts import Layout, choose_layout
+from fintune_xr.store.raw.passed_over import told
 from fintune_xr.store.raw.scan import check_sizes, left_out_table, scan, scan_table
 
 
@@ -55,6 +57,8 @@ def ingest(
     with progress("ingest", len(found.tiles)) as advance:
         report = ingest_tiles(cohort, found, workers=workers, verify=verify, progress=Steps(advance))
     _say_sizes(cohort)
+    for line in [*told(found.ignored), *told_twice(cohort)]:
+        say(f"ingest: {line}")
     return report
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -83,20 +84,21 @@ def annotate_points(
     *,
     reading: Reading = AS_USUAL,
     restart: bool = False,
+    dry_run: bool = False,
     progress: Progress | None = None,
 ) -> PointsReport:
     """Stores the particles under `source`, a folder or a file, as points of the micrographs that they are named after.
 
     A file is stored whole or left out with its reason. Micrographs that have points already are skipped; a file that
     changed since, or is read otherwise, is left out, unless `restart` throws the stored points away first. All points
-    are written at once, so a kill leaves those of before.
+    are written at once, so a kill leaves those of before. With `dry_run` everything is read and nothing is written.
 
     Raises FintuneValueError where `source` holds no coordinates of this layout or a diameter is missing, RunBusyError
     where another process adds tiles or annotations.
     """
     check_reading(reading)
     root, named, unusable, ignored = _found(source, layout)
-    with writing_tiles(cohort.location):
+    with contextlib.nullcontext() if dry_run else writing_tiles(cohort.location):
         before = {} if restart or not cohort.has(n.ANNOTATIONS) else _stored(cohort)
         collected = _Collected(before, list(unusable))
         micrographs = stored_micrographs(cohort)
@@ -106,7 +108,7 @@ def annotate_points(
                 _add(collected, table, micrographs, index, reading)
             if progress is not None:
                 progress(done, len(named))
-        if collected.fresh:
+        if collected.fresh and not dry_run:
             _write(cohort, collected, list(micrographs))
     n_points = sum(len(one.points) for one in collected.fresh.values())
     return PointsReport(

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, Final, TypeAlias
 
+import numpy as np
 import zarr
 from numpy.typing import NDArray
 
@@ -216,10 +217,10 @@ def _made(cohort: Cohort) -> growing.Growing:
     return target
 
 
-def _read_mask(
-    source: Place, grid: shards.ShardGrid, stored: Mapping[str, str], pieces: Pieces | None, mask: MaskFile
-) -> _Result:
-    """The mask ready to be stored, or the reason why not."""
+def _checked_mask(
+    source: Place, stored: Mapping[str, str], pieces: Pieces | None, mask: MaskFile
+) -> tuple[NDArray[np.uint32], str, bool] | LeftOut:
+    """Instances, the file's digest and whether they are components of a binary mask, or the reason why not."""
     try:
         labels, digest = mask.read(source)
         if stored.get(mask.tile, digest) != digest:
@@ -232,6 +233,36 @@ def _read_mask(
         instances, is_binary = as_instances(labels, "keep" if len(mask.files) > 1 else pieces)
     except TileReadError as error:
         return mask.left_out(error.reason)
+    return instances, digest, is_binary
+
+
+def plan_masks(cohort: Cohort, source: Place, layout: Layout, *, pieces: Pieces | None = None) -> AnnotateReport:
+    """What `annotate_tiles` would do, nothing being written: every mask is read and looked at."""
+    named, unusable, ignored = named_files(source, layout)
+    masks, unmatched = _matched(cohort, layout, _pages(source, named, layout))
+    stored = {}
+    if cohort.has(f"{n.ANNOTATIONS}/{n.MASK}"):
+        stored = {t: next(iter(d.values())) for t, d in stored_digests(cohort.annotations_group()).items()}
+    left_out, binary, n_present = [*unusable, *unmatched], [], 0
+    for mask in masks:
+        checked = _checked_mask(source, stored, pieces, mask)
+        if isinstance(checked, LeftOut):
+            left_out.append(checked)
+            continue
+        n_present += mask.tile in stored
+        binary += [mask.tile] if checked[2] else []
+    n_added = len(masks) + len(unmatched) + len(unusable) - len(left_out) - n_present
+    return AnnotateReport(n_added, n_present, tuple(left_out), tuple(binary), ignored)
+
+
+def _read_mask(
+    source: Place, grid: shards.ShardGrid, stored: Mapping[str, str], pieces: Pieces | None, mask: MaskFile
+) -> _Result:
+    """The mask ready to be stored, or the reason why not."""
+    checked = _checked_mask(source, stored, pieces, mask)
+    if isinstance(checked, LeftOut):
+        return checked
+    instances, digest, is_binary = checked
     facts = {n.TILE: mask.tile, n.SOURCE: str(mask.files[0]), n.SHA256: digest}
     encoded = None if mask.tile in stored else shards.encode_tile(instances, grid)
     return _Read(mask.tile, facts, encoded, is_binary)

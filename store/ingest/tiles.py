@@ -33,6 +33,7 @@ from fintune_xr.store.ingest.quarantine import replace_quarantine
 from fintune_xr.store.raw.binning import MEAN, TOP_FIRST, binned
 from fintune_xr.store.raw.layouts import Layout
 from fintune_xr.store.raw.pairing import LeftOut, TileFiles, one_family, tile_left_out
+from fintune_xr.store.raw.passed_over import told
 from fintune_xr.store.raw.readers.header import shown
 from fintune_xr.store.raw.scan import Progress, Scan, check_sizes
 from fintune_xr.store.raw.sources import Place, is_url
@@ -42,6 +43,9 @@ from fintune_xr.store.zarr_io.groups import remove_group
 from fintune_xr.store.zarr_io.location import Location
 from fintune_xr.store.zarr_io.locks import writing_tiles
 from fintune_xr.text import one_spelling
+
+# How many reasons are told at once.
+_SHOWN = 10
 
 Labelled: TypeAlias = tuple[growing.Labels, shards.Encoded]
 
@@ -70,9 +74,11 @@ def open_or_create(where: Place, found: Scan, *, kind: str | None = None, title:
             return open_cohort(location)
         clear_stillborn(location)
     if not found.tiles:
+        reasons = "".join(f"\n  {item.path}: {item.reason}" for item in found.left_out[:_SHOWN])
+        more = f"\n  and {len(found.left_out) - _SHOWN} more" if len(found.left_out) > _SHOWN else ""
         raise FintuneValueError(
-            f"no complete tile under {found.source}, {len(found.left_out)} left out; so no store was made. "
-            "See `--dry-run` for the reasons."
+            f"no complete tile under {found.source}, {len(found.left_out)} left out; so no store was made."
+            f"{reasons}{more}"
         )
     check_sizes(found)
     return create_cohort(
@@ -118,6 +124,7 @@ def ingest_tiles(
         # Before the first tile is read: what is found changed must not be forgotten if this run is killed.
         replace_quarantine(cohort, left_out, root=root, layout=found.layout)
         note_checked(cohort, root, began)
+        update_attr(cohort, n.PASSED_OVER, lambda before: {**(before or {}), root: told(found.ignored)})
         n_added = _append(cohort, found, fresh, left_out, workers, progress)
         replace_quarantine(cohort, left_out, root=root, layout=found.layout)
         if n_added:

@@ -28,6 +28,7 @@ from fintune_xr.store.raw.pairing import (
     one_family,
     without_strays,
 )
+from fintune_xr.store.raw.passed_over import HIDDEN, MISNAMED, PRODUCT, PassedOver, is_of_system
 from fintune_xr.store.raw.readers import Header, read_header
 from fintune_xr.store.raw.readers.header import shown
 from fintune_xr.store.raw.sources import Place, list_files, place_in
@@ -147,7 +148,7 @@ def left_out_table(found: Scan) -> pd.DataFrame:
 
 def named_files(
     source: Place, layout: Layout, paths: Iterable[str] | None = None
-) -> tuple[list[tuple[str, PlaneName]], list[LeftOut], dict[str, int]]:
+) -> tuple[list[tuple[str, PlaneName]], list[LeftOut], PassedOver]:
     """Files under `source` that fit `layout`, those of unreadable names, and counts of all others by kind.
 
     `paths` are what lies there, where that is known already.
@@ -157,22 +158,22 @@ def named_files(
     named, unusable, ignored = _named(list_files(source) if paths is None else paths, layout)
     if not named and not unusable:
         raise _nothing_fits(source, layout, ignored)
-    return named, unusable, dict(sorted(ignored.items()))
+    return named, unusable, ignored
 
 
-def _named(paths: Iterable[str], layout: Layout) -> tuple[list[tuple[str, PlaneName]], list[LeftOut], Counter[str]]:
+def _named(paths: Iterable[str], layout: Layout) -> tuple[list[tuple[str, PlaneName]], list[LeftOut], PassedOver]:
     named: list[tuple[str, PlaneName]] = []
     unusable: list[LeftOut] = []
-    ignored: Counter[str] = Counter()
+    ignored = PassedOver()
     for path in sorted(paths, key=natural_key):
         what = _what_else(path, layout)
         name = None if what else layout.parse(path)
         if what:
-            ignored[what] += 1
+            ignored.add(what, path)
         elif name is None:
-            ignored["image whose name does not fit the layout"] += 1
+            ignored.add(MISNAMED, path)
         elif not layout.planes and name.channel not in layout.channels:
-            ignored[f"channel {name.channel!r}, not in the layout"] += 1
+            ignored.add(f"channel {name.channel!r}, not in the layout", path)
         elif not _is_text(path):
             unusable.append(_unreadable_name(path))
         else:
@@ -183,9 +184,11 @@ def _named(paths: Iterable[str], layout: Layout) -> tuple[list[tuple[str, PlaneN
 def _what_else(path: str, layout: Layout) -> str:
     """What a file is that cannot be an image of the cohort, or an empty string."""
     pure = PurePosixPath(path)
+    if is_of_system(path):
+        return HIDDEN
     if pure.suffix.lower() not in layout.suffixes:
         return pure.suffix.lower() or "(no suffix)"
-    return "mask or other product of segmentation" if re.fullmatch(layout.ignore, pure.stem) else ""
+    return PRODUCT if re.fullmatch(layout.ignore, pure.stem) else ""
 
 
 def _is_text(path: str) -> bool:

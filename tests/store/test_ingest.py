@@ -333,7 +333,7 @@ def test_only_a_few_tiles_are_held_at_once(source: Path, tmp_path: Path, monkeyp
 
 def test_what_was_ingested_is_recorded(source: Path, tmp_path: Path) -> None:
     cohort, _ = run(source, tmp_path / "c.zarr")
-    (facts,) = cohort.images().attrs[ingest.INGESTS]
+    (facts,) = cohort.images().attrs[n.INGESTS]
     assert facts["layout"] == "rosmap"
     assert facts["n_added"] == 8
     assert facts["packages"]["tifffile"]
