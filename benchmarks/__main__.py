@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-NAMES = ("startup", "scan", "ingest", "measurement", "matching", "bootstrap", "inference", "cellpose_sam")
+NAMES = ("startup", "scan", "ingest", "measurement", "flows", "matching", "bootstrap", "inference", "cellpose_sam")
 
 
 def main(names: list[str]) -> int:
