@@ -17,6 +17,7 @@ from fintune_xr.analysis.report.semantic.details import (
     examples_section,
     spread_section,
 )
+from fintune_xr.analysis.report.semantic.prompted import prompted_section, regions_section
 from fintune_xr.analysis.report.semantic.scores import ClassScores, scores_section
 from fintune_xr.pipelines.semantic.annotated import patches_of
 from fintune_xr.pipelines.semantic.evaluate import class_runs, tiles_of
@@ -24,6 +25,7 @@ from fintune_xr.pipelines.stale import evaluated_part, stale_scores
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.annotated_legend import annotated_legend
 from fintune_xr.store.lineage.depends_on import doubt, tiles_in
+from fintune_xr.store.zarr_io.groups import subgroups
 from fintune_xr.tasks.class_map import confirmed_clashes, stored_class_map
 from fintune_xr.tasks.semantic import CLASS_BALANCE
 from fintune_xr.text import texts
@@ -41,7 +43,30 @@ def tissue_sections(cohort: Cohort, baseline: str) -> tuple[Section, ...]:
         replace(scores_section(contents), stale=stale),
         confusion_section(contents.scores),
         spread_section(contents.scores),
+        _prompted(cohort),
+        _regions(cohort),
     )
+
+
+def _prompted(cohort: Cohort) -> Section:
+    path, command = f"{n.METRICS}/{n.PROMPTS}", "fintune-xr sweep STORE --model WEIGHTS --restart"
+    stored = cohort.read(path).load() if cohort.has(path) else None
+    reason = doubt(cohort, stored, texts(stored[n.TILE])) if stored is not None else ""
+    if reason:
+        return replace(prompted_section(None), stale=(Stale("prompted masks", reason, command),))
+    return prompted_section(stored)
+
+
+def _regions(cohort: Cohort) -> Section:
+    found, stale = {}, []
+    for name in subgroups(cohort.location, n.REGIONS):
+        stored = cohort.read(f"{n.REGIONS}/{name}").load()
+        reason = doubt(cohort, stored, tiles_in(cohort, "all"))
+        if reason:
+            stale.append(Stale(f"regions {name}", reason, f"fintune-xr classify STORE --name {name}"))
+        else:
+            found[name] = stored
+    return replace(regions_section(found), stale=tuple(stale))
 
 
 def _scores(cohort: Cohort, baseline: str) -> tuple[ClassScores, tuple[Stale, ...]]:

@@ -11,6 +11,7 @@ from class_runs import shaken_maps, store_class_run, tissue_store
 from fintune_xr import names as n
 from fintune_xr.analysis.report.contents import Note, Section
 from fintune_xr.analysis.report.semantic.marks import mark_notes, standing
+from fintune_xr.analysis.report.semantic.prompted import prompted_section, regions_section
 from fintune_xr.analysis.report.semantic.verdicts import verdicts
 from fintune_xr.errors import SplitError
 from fintune_xr.pipelines.report.report import report, report_sections
@@ -145,3 +146,30 @@ def test_the_published_regions_give_45_test_donors(real_data: object) -> None:
     parts = _drawn(tiles, donors, fractions=(0.8, 0.2, 0.0), seed=0, by="donor", test=SITES)
     counts = {part: list(parts.values()).count(part) for part in n.SPLITS}
     assert counts == {"train": 85, "val": 21, "test": 45}
+
+
+def test_prompted_scores_stand_apart_and_say_so() -> None:
+    name = "perclass_dice_image_mean"
+    dims = (n.PROMPT, n.TTA, n.PROCESSING)
+    values = np.full((1, 1, 1), 0.553)
+    study = xr.Dataset(
+        {name: (dims, values), "perclass_dice_pair_mean": (dims, values)},
+        {n.PROMPT: ["box"], n.TTA: [0], n.PROCESSING: ["as they come"]},
+    )
+    found = prompted_section(study)
+    assert "no number here may stand beside an automatic one" in found.parts[0].text  # type: ignore[union-attr]
+    assert found.parts[1].rows[0][3][0] == "0.55"  # type: ignore[union-attr]
+    assert prompted_section(None).command.startswith("fintune-xr sweep")
+
+
+def test_regions_are_held_against_their_mark() -> None:
+    study = xr.Dataset(
+        {
+            "accuracy": 0.7, "accuracy_interval": (n.QUANTILE, [0.62, 0.78]),
+            "balanced_accuracy": 0.5, "label": (n.REGION, [1, 2]),
+        },
+        attrs={n.PROTOCOL: n.PROMPTED},
+    )  # fmt: skip
+    found = regions_section({"zero-shot": study})
+    assert found.findings[0].text == "Mark of 0.60 for accuracy of zero-shot (prompted): 0.70 [0.62, 0.78], reached."
+    assert regions_section({}).command.startswith("fintune-xr classify")
