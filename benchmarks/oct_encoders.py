@@ -26,9 +26,9 @@ from fintune_xr.metrics.classification.units import softmax
 from fintune_xr.models.vjepa2.adapter import random_encoder
 from fintune_xr.models.vjepa2.kind import RandomEncoderSettings
 from fintune_xr.pipelines.classification.leaderboard import write_leaderboard
-from fintune_xr.pipelines.requests import ExportRequest
 from fintune_xr.pipelines.steps.infer import infer
 from fintune_xr.pipelines.studies.probe import probe
+from fintune_xr.pipelines.task_parts.requests import ExportRequest
 from fintune_xr.pixels.volume_values import normalised
 from fintune_xr.splits.assignment import split_digest
 from fintune_xr.store.cohort import Cohort, create_cohort, open_cohort

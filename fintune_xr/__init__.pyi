@@ -1,6 +1,6 @@
 # The public face: what is imported here is offered lazily by the package, and nothing else.
 from .models.vjepa2.adapter import load_vjepa2_encoder as load_vjepa2_encoder
-from .pipelines.demo import demo as demo
+from .pipelines.demos.demo import demo as demo
 from .pipelines.report.report import report as report
 from .pipelines.steps.annotate import annotate as annotate
 from .pipelines.steps.associate import associate as associate

@@ -13,8 +13,8 @@ from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.pipelines.classification import steps as classification
 from fintune_xr.pipelines.detection import steps as detection
 from fintune_xr.pipelines.instance import steps as instance
-from fintune_xr.pipelines.requests import Annotated, AnnotateRequest, EvaluateRequest, Export, TrainingTiles
 from fintune_xr.pipelines.semantic import steps as semantic
+from fintune_xr.pipelines.task_parts.requests import Annotated, AnnotateRequest, EvaluateRequest, Export, TrainingTiles
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.tasks.task import CLASSIFICATION, DETECTION, INSTANCE, SEMANTIC
 

@@ -73,7 +73,7 @@ class Cohort:
         Of cells that is `mask` (tile, y, x) uint32. Of particles it is their centres `y`, `x` (point,) and
         `diameter_px`, in px of the stored tiles; `tile_index` (point,) is the position of the point's tile among
         `tile`. A tile that is listed and has no point is known to hold no particle; of a tile that is not listed
-        nothing is known. `fintune_xr.points.tile_points` gives the points of one tile.
+        nothing is known. `fintune_xr.tasks.points.tile_points` gives the points of one tile.
 
         Raises StoreNotFoundError where nothing has been annotated yet.
         """

@@ -169,12 +169,7 @@ class Progress(Callback):  # type: ignore[misc]
             # A training whose flows never took shape still ends with a score, bad as it may be.
             validation = self._validate(is_last and self.tally.best_score == -math.inf)
             is_best = self.tally.count(epoch, validation, min_gain=self._min_gain)
-            if self.tally.n_low == _N_LOW:
-                LOGGER.warning(
-                    "epoch %d: %s is below half of its best (%.3f of epoch %d) for the third time running: this "
-                    "training has collapsed. The weights of its best epoch stand.",
-                    epoch, self._score, self.tally.best_score, self.tally.best_epoch,
-                )  # fmt: skip
+            self._warn_of_collapse(epoch)
             if is_best:
                 self._best.save(epoch)
             trainer.should_stop = trainer.should_stop or self._is_over()
@@ -193,13 +188,17 @@ class Progress(Callback):  # type: ignore[misc]
                 images_per_second=speed,
                 peak_memory=peak_memory(device),
                 is_collapsed=self.tally.is_collapsed,
-                parts={
-                    name: float(value)
-                    for name, value in trainer.callback_metrics.items()
-                    if name.startswith(f"{LOSS}_")
-                },
+                parts=_parts_of_loss(trainer),
             )
         )
+
+    def _warn_of_collapse(self, epoch: int) -> None:
+        if self.tally.n_low == _N_LOW:
+            LOGGER.warning(
+                "epoch %d: %s is below half of its best (%.3f of epoch %d) for the third time running: this "
+                "training has collapsed. The weights of its best epoch stand.",
+                epoch, self._score, self.tally.best_score, self.tally.best_epoch,
+            )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
         """What must survive a kill."""
@@ -224,3 +223,9 @@ class Progress(Callback):  # type: ignore[misc]
         partial.replace(self._log_path)
         if self._report is not None:
             self._report(record)
+
+
+def _parts_of_loss(trainer: Trainer) -> dict[str, float]:
+    """The named parts of the loss, as far as the objective names any."""
+    measured = trainer.callback_metrics.items()
+    return {name: float(value) for name, value in measured if name.startswith(f"{LOSS}_")}

@@ -8,8 +8,8 @@ from typing import Final
 import xarray as xr
 
 from fintune_xr import datasets
-from fintune_xr.points import tile_points
 from fintune_xr.provenance import settings_digest
+from fintune_xr.tasks.points import tile_points
 from fintune_xr.tasks.task import DETECTION, Task
 
 

@@ -22,7 +22,7 @@ from fintune_xr.metrics.classification import kernels
 from fintune_xr.metrics.classification.units import by_unit, most_probable
 from fintune_xr.pipelines.classification.probing import PROBE, fitted
 from fintune_xr.pipelines.classification.scans import Scans, labelled_scans, runs_with, with_vectors
-from fintune_xr.pipelines.requests import ExportRequest
+from fintune_xr.pipelines.task_parts.requests import ExportRequest
 from fintune_xr.settings import validated
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.export.whole_files import whole_file

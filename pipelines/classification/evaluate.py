@@ -20,7 +20,7 @@ from fintune_xr.metrics.classification.scores import (
 from fintune_xr.metrics.classification.units import Units, by_unit
 from fintune_xr.pipelines.classification.scans import ALL, Scans, labelled_scans, runs_with, with_vectors
 from fintune_xr.pipelines.console import say
-from fintune_xr.pipelines.requests import EvaluateRequest
+from fintune_xr.pipelines.task_parts.requests import EvaluateRequest
 from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.depends_on import require_sources, rests_on

@@ -9,8 +9,8 @@ from typing import Final
 from fintune_xr.pipelines.classification.artefacts import write_artefacts
 from fintune_xr.pipelines.classification.ingest import quarantined, write_errors
 from fintune_xr.pipelines.classification.leaderboard import write_leaderboard
-from fintune_xr.pipelines.requests import Export, ExportRequest
-from fintune_xr.pipelines.run_exports import TABLES
+from fintune_xr.pipelines.task_parts.requests import Export, ExportRequest
+from fintune_xr.pipelines.task_parts.run_exports import TABLES
 from fintune_xr.store.cohort import Cohort
 
 

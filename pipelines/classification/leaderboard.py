@@ -17,7 +17,7 @@ from fintune_xr.models.volume_profile.kind import VOLUME_PROFILE
 from fintune_xr.pipelines.classification.evaluate import MAJORITY, evaluate_classes, ranks_of, texts_of
 from fintune_xr.pipelines.classification.probing import PROBE
 from fintune_xr.pipelines.classification.scans import labelled_scans, runs_with
-from fintune_xr.pipelines.requests import EvaluateRequest, ExportRequest
+from fintune_xr.pipelines.task_parts.requests import EvaluateRequest, ExportRequest
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.export.whole_files import whole_file
 from fintune_xr.store.lineage.depends_on import doubt, tiles_in

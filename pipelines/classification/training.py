@@ -17,7 +17,7 @@ from fintune_xr.finetune.classification.volumes import VolumeTiles
 from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.pipelines.classification.scans import Scans, has_column, labelled_scans, with_vectors
 from fintune_xr.pipelines.console import say
-from fintune_xr.pipelines.requests import TrainingTiles
+from fintune_xr.pipelines.task_parts.requests import TrainingTiles
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.runs.writer import run_attrs
 from fintune_xr.text import text_array, texts

@@ -27,7 +27,7 @@ def demo(
     Example: fintune-xr demo demo
     """
     from fintune_xr.cohort_kinds import IF
-    from fintune_xr.pipelines.demo import demo as step
+    from fintune_xr.pipelines.demos.demo import demo as step
 
     show(f"report: {step(folder, seed=seed, cohort=cohort or IF.name)}")
     return DONE

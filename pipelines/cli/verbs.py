@@ -33,7 +33,7 @@ class Verb:
 VERBS: Final = {
     verb.name: verb
     for verb in (
-        Verb(data.demo, "demo", group="Data"),
+        Verb(data.demo, "demos.demo", group="Data"),
         Verb(data.ingest, "steps.ingest", group="Data"),
         Verb(data.annotate, "steps.annotate", group="Data"),
         Verb(data.split, "steps.split", group="Data"),

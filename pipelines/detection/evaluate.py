@@ -26,7 +26,7 @@ from fintune_xr.pipelines.detection.picking import (
     threshold_doubt,
     tile_histograms,
 )
-from fintune_xr.pipelines.requests import EvaluateRequest
+from fintune_xr.pipelines.task_parts.requests import EvaluateRequest
 from fintune_xr.provenance import provenance, settings_digest
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.depends_on import ALL, doubt, rests_on

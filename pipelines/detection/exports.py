@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from fintune_xr.errors import FintuneValueError
-from fintune_xr.pipelines.requests import Export, ExportRequest
-from fintune_xr.pipelines.run_exports import OF_RUNS
+from fintune_xr.pipelines.task_parts.requests import Export, ExportRequest
+from fintune_xr.pipelines.task_parts.run_exports import OF_RUNS
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.export.picks import PARTICLE_FORMATS, write_particles
 from fintune_xr.store.runs.picks import picked_names

@@ -14,15 +14,15 @@ from fintune_xr.errors import FintuneValueError, unknown_name
 from fintune_xr.metrics.detection import Found, average_precision, best_threshold, match_points, threshold_curve
 from fintune_xr.metrics.pixels import best_pixel_threshold, pixel_histogram
 from fintune_xr.pipelines.detection.log_picker import LOG, write_log_candidates
-from fintune_xr.pipelines.done import require_done
 from fintune_xr.pixels.discs import disc_target
-from fintune_xr.points import tile_points
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.annotations_digest import truth_digest
 from fintune_xr.store.lineage.depends_on import ALL, tiles_in, truth_doubt
 from fintune_xr.store.lineage.training_exposure import require_unseen
+from fintune_xr.store.runs.completeness import require_done
 from fintune_xr.store.runs.picks import peaks_of
 from fintune_xr.store.split import require_split
+from fintune_xr.tasks.points import tile_points
 from fintune_xr.text import text_array, texts
 
 DISTANCE: Final = 0.5

@@ -12,7 +12,7 @@ import xarray as xr
 from fintune_xr import names as n
 from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.pipelines.console import say
-from fintune_xr.pipelines.requests import AnnotateRequest, EvaluateRequest, Export, TrainingTiles
+from fintune_xr.pipelines.task_parts.requests import AnnotateRequest, EvaluateRequest, Export, TrainingTiles
 from fintune_xr.store.annotations.detection import PointsReport, annotate_points
 from fintune_xr.store.annotations.detection_layouts import choose_point_layout
 from fintune_xr.store.cohort import Cohort

@@ -14,12 +14,12 @@ from fintune_xr.metrics.counts import score_name
 from fintune_xr.metrics.instance import match_counts
 from fintune_xr.metrics.intervals import instance_scores, scores_by_donor
 from fintune_xr.pipelines.console import progress
-from fintune_xr.pipelines.done import require_done
-from fintune_xr.pipelines.requests import EvaluateRequest
+from fintune_xr.pipelines.task_parts.requests import EvaluateRequest
 from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.depends_on import ALL, require_sources, rests_on
 from fintune_xr.store.lineage.training_exposure import require_unseen
+from fintune_xr.store.runs.completeness import require_done
 from fintune_xr.store.runs.writer import require_known_run
 from fintune_xr.store.split import annotated_tiles, require_split
 from fintune_xr.text import text_array, texts

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from fintune_xr.errors import FintuneValueError
-from fintune_xr.pipelines.requests import Export, ExportRequest
-from fintune_xr.pipelines.run_exports import OF_RUNS
+from fintune_xr.pipelines.task_parts.requests import Export, ExportRequest
+from fintune_xr.pipelines.task_parts.run_exports import OF_RUNS
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.export.cellpose import write_training_folders
 from fintune_xr.store.split import require_split

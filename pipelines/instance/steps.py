@@ -13,7 +13,7 @@ from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.pipelines.console import say
-from fintune_xr.pipelines.requests import AnnotateRequest, EvaluateRequest, Export, TrainingTiles
+from fintune_xr.pipelines.task_parts.requests import AnnotateRequest, EvaluateRequest, Export, TrainingTiles
 from fintune_xr.store.annotations.instance import AnnotateReport, annotate_tiles, plan_masks
 from fintune_xr.store.annotations.instance_layouts import choose_mask_layout
 from fintune_xr.store.annotations.micrograph_frames import Reading

@@ -18,7 +18,7 @@ from fintune_xr.models.vjepa2.kind import RANDOM_KIND
 from fintune_xr.models.volume_profile.kind import VOLUME_PROFILE
 from fintune_xr.pipelines.classification.evaluate import class_lines, class_table, ranks_of
 from fintune_xr.pipelines.classification.leaderboard import is_floor
-from fintune_xr.pipelines.stale import stale_scores
+from fintune_xr.pipelines.report.stale import stale_scores
 from fintune_xr.store.cohort import Cohort, tile_pixels
 from fintune_xr.store.ingest.volume_summary import volume_summary
 from fintune_xr.store.lineage.depends_on import doubt, tiles_in

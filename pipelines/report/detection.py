@@ -15,12 +15,12 @@ from fintune_xr.analysis.report.detection.sections import picks_section, picture
 from fintune_xr.metrics.detection import match_points
 from fintune_xr.pipelines.detection.evaluate import particle_doubt
 from fintune_xr.pipelines.detection.picking import threshold_doubt
-from fintune_xr.pipelines.stale import evaluated_part, stale_scores
-from fintune_xr.points import tile_points
+from fintune_xr.pipelines.report.stale import evaluated_part, stale_scores
 from fintune_xr.store.cohort import Cohort, tile_pixels
 from fintune_xr.store.lineage.depends_on import doubt, tiles_in
 from fintune_xr.store.runs.picks import open_picks, picked_names, picks_of, stale_reason
 from fintune_xr.store.zarr_io.groups import subgroups
+from fintune_xr.tasks.points import tile_points
 from fintune_xr.text import texts
 
 N_EXAMPLES: Final = 2

@@ -27,12 +27,12 @@ from fintune_xr.analysis.report.sections.positivity import positivity_section
 from fintune_xr.analysis.report.sections.statistics import Statistics
 from fintune_xr.errors import FintuneError
 from fintune_xr.metrics.donor_tests import MIN_DONORS
+from fintune_xr.pipelines.report.stale import evaluated_part, stale_scores
 from fintune_xr.pipelines.report.stored_studies import stored_studies
-from fintune_xr.pipelines.stale import evaluated_part, stale_scores
 from fintune_xr.pipelines.steps.associate import association_doubt
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.depends_on import doubt, tiles_in
-from fintune_xr.store.tile_counts import active_rule
+from fintune_xr.store.lineage.tile_counts import active_rule
 from fintune_xr.store.zarr_io.groups import subgroups
 from fintune_xr.text import text_array, texts
 

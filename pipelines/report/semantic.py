@@ -19,9 +19,9 @@ from fintune_xr.analysis.report.semantic.details import (
 )
 from fintune_xr.analysis.report.semantic.prompted import prompted_section, regions_section
 from fintune_xr.analysis.report.semantic.scores import ClassScores, scores_section
+from fintune_xr.pipelines.report.stale import evaluated_part, stale_scores
 from fintune_xr.pipelines.semantic.annotated import patches_of
 from fintune_xr.pipelines.semantic.evaluate import class_runs, tiles_of
-from fintune_xr.pipelines.stale import evaluated_part, stale_scores
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.annotated_legend import annotated_legend
 from fintune_xr.store.lineage.depends_on import doubt, tiles_in

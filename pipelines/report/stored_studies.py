@@ -19,7 +19,7 @@ from fintune_xr.pipelines.report.gallery import benchmark_gallery
 from fintune_xr.pipelines.studies.gate import counted
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.depends_on import doubt, tiles_in, truth_doubt
-from fintune_xr.store.tile_counts import tile_counts
+from fintune_xr.store.lineage.tile_counts import tile_counts
 from fintune_xr.store.zarr_io.groups import subgroups
 from fintune_xr.text import texts
 

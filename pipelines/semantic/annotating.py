@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fintune_xr.errors import FintuneValueError, SettingsError
 from fintune_xr.pipelines.console import say
-from fintune_xr.pipelines.requests import AnnotateRequest
+from fintune_xr.pipelines.task_parts.requests import AnnotateRequest
 from fintune_xr.store.annotations.micrograph_frames import Reading
 from fintune_xr.store.annotations.semantic import ClassMasksReport, annotate_classes
 from fintune_xr.store.annotations.semantic_layouts import choose_class_layout

@@ -22,14 +22,14 @@ from fintune_xr.metrics.semantic import (
     spread,
 )
 from fintune_xr.pipelines.console import progress, say
-from fintune_xr.pipelines.done import require_done
-from fintune_xr.pipelines.requests import EvaluateRequest
 from fintune_xr.pipelines.semantic.annotated import patches_of, store_balance
+from fintune_xr.pipelines.task_parts.requests import EvaluateRequest
 from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.annotated_legend import annotated_legend
 from fintune_xr.store.lineage.depends_on import ALL, rests_on
 from fintune_xr.store.lineage.training_exposure import require_unseen
+from fintune_xr.store.runs.completeness import require_done
 from fintune_xr.store.runs.writer import require_known_run
 from fintune_xr.store.split import annotated_tiles, require_split
 from fintune_xr.tasks.class_map import ClassMap, check_class_map, stored_class_map

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from fintune_xr.pipelines.requests import Export, ExportRequest
 from fintune_xr.pipelines.semantic.evaluate import class_runs
+from fintune_xr.pipelines.task_parts.requests import Export, ExportRequest
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.export.class_maps import export_class_maps
 

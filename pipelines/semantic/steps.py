@@ -11,7 +11,7 @@ import xarray as xr
 
 from fintune_xr import names as n
 from fintune_xr.models.checkpoints import Checkpoint
-from fintune_xr.pipelines.requests import AnnotateRequest, EvaluateRequest, Export, TrainingTiles
+from fintune_xr.pipelines.task_parts.requests import AnnotateRequest, EvaluateRequest, Export, TrainingTiles
 from fintune_xr.store.annotations.semantic import ClassMasksReport
 from fintune_xr.store.cohort import Cohort
 

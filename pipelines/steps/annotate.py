@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.pipelines.console import say
-from fintune_xr.pipelines.requests import Annotated, AnnotateRequest
+from fintune_xr.pipelines.task_parts.requests import Annotated, AnnotateRequest
 from fintune_xr.pipelines.tasks import steps_of
 from fintune_xr.store.annotations.instance_labels import PIECES, Pieces
 from fintune_xr.store.annotations.micrograph_frames import Reading

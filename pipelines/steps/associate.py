@@ -20,7 +20,7 @@ from fintune_xr.errors import FintuneError, FintuneValueError
 from fintune_xr.provenance import file_sha256, provenance
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.lineage.depends_on import require_sources, source_doubt
-from fintune_xr.store.tile_counts import active_rule, inputs_digest, quarantined_tiles, tile_counts
+from fintune_xr.store.lineage.tile_counts import active_rule, inputs_digest, quarantined_tiles, tile_counts
 from fintune_xr.text import text_array, texts
 
 # Attribute of analyses with covariates in which every rho is adjusted; older ones adjusted the main table alone.
@@ -58,20 +58,7 @@ def associate(
         table, sorted(set(text_array(counts[n.DONOR]))), donor_column=donor_column,
         outcomes=chosen or DEFAULT_OUTCOMES, covariates=covariates,
     )  # fmt: skip
-    adjusting = facts[n.COVARIATE_VALUE] if covariates else None
-    ratio = marker_ratio(counts[n.N_POSITIVE], counts[n.N_ALL])
-    found = xr.merge(
-        [
-            ratio,
-            correlate(ratio[n.RATIO], facts[n.OUTCOME_VALUE], covariates=adjusting),
-            count_association(ratio[n.N_POSITIVE], ratio[n.N_ALL], facts[n.OUTCOME_VALUE], covariates=adjusting),
-            _bounds(cohort, names, ratio, facts, adjusting),
-            _by_rule(cohort, names, facts, adjusting),
-        ],
-        combine_attrs="drop_conflicts",
-        compat="no_conflicts",
-        join="outer",
-    ).compute()
+    found = _associations(cohort, names, counts, facts, facts[n.COVARIATE_VALUE] if covariates else None)
     throughout = {n.ADJUSTED_THROUGHOUT: True} if covariates else {}
     result = found.assign_attrs(
         **throughout,
@@ -83,6 +70,21 @@ def associate(
     cohort.write(n.CLINICAL, facts, datasets.CLINICAL)
     cohort.write(n.ANALYSIS, result, datasets.ANALYSIS)
     return result
+
+
+def _associations(
+    cohort: Cohort, runs: Sequence[str], counts: xr.Dataset, facts: xr.Dataset, adjusting: xr.DataArray | None
+) -> xr.Dataset:
+    """Ratios of the counts, their associations, and both under other rules and with lost tiles counted either way."""
+    ratio = marker_ratio(counts[n.N_POSITIVE], counts[n.N_ALL])
+    parts = [
+        ratio,
+        correlate(ratio[n.RATIO], facts[n.OUTCOME_VALUE], covariates=adjusting),
+        count_association(ratio[n.N_POSITIVE], ratio[n.N_ALL], facts[n.OUTCOME_VALUE], covariates=adjusting),
+        _bounds(cohort, runs, ratio, facts, adjusting),
+        _by_rule(cohort, runs, facts, adjusting),
+    ]
+    return xr.merge(parts, combine_attrs="drop_conflicts", compat="no_conflicts", join="outer").compute()
 
 
 def association_doubt(cohort: Cohort, found: xr.Dataset) -> str:

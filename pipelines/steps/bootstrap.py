@@ -14,7 +14,7 @@ from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.steps.associate import association_inputs, covariates_of
 from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.tile_counts import tile_counts
+from fintune_xr.store.lineage.tile_counts import tile_counts
 from fintune_xr.store.zarr_io.locks import holding
 
 _T = "Student t"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -84,16 +85,19 @@ def classify(
     )
     cohort.write(f"{n.REGIONS}/{name}", made, CLASS_REGIONS)
     if as_run:
-        identity = {
-            "regions_of": regions, "regions_identity": run_attrs(cohort, regions)[n.IDENTITY],
-            "model_sha256": embedder.sha256, "prompts": facts["prompts"], "settings": settings.as_dict(),
-        }  # fmt: skip
+        identity = _run_identity(cohort, regions, facts)
         looked_at = stored.assign_attrs({"tiles": tiles})
         write_class_run(
             cohort, as_run, regions, looked_at, class_map, identity=identity,
             facts=provenance(**facts, checkpoint=None),
         )  # fmt: skip
     return made
+
+
+def _run_identity(cohort: Cohort, regions: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes the classes of a run of instances others than those of any other classification."""
+    told = {key: facts[key] for key in ("model_sha256", "prompts", "settings")}
+    return {"regions_of": regions, "regions_identity": run_attrs(cohort, regions)[n.IDENTITY], **told}
 
 
 def _stored(

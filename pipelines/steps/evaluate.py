@@ -10,7 +10,7 @@ import xarray as xr
 
 from fintune_xr import names as n
 from fintune_xr.pipelines.console import say
-from fintune_xr.pipelines.requests import EvaluateRequest
+from fintune_xr.pipelines.task_parts.requests import EvaluateRequest
 from fintune_xr.pipelines.tasks import STEPS, TaskSteps, steps_of
 from fintune_xr.store.cohort import open_cohort
 from fintune_xr.store.split import judging_part

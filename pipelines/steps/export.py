@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fintune_xr.errors import unknown_name
-from fintune_xr.pipelines.requests import ExportRequest
+from fintune_xr.pipelines.task_parts.requests import ExportRequest
 from fintune_xr.pipelines.tasks import STEPS, steps_of
 from fintune_xr.store.cohort import open_cohort
 from fintune_xr.store.raw.coordinates import Frame

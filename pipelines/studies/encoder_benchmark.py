@@ -20,10 +20,10 @@ from fintune_xr.models.vjepa2.kind import RANDOM_KIND
 from fintune_xr.models.volume_profile.kind import VOLUME_PROFILE
 from fintune_xr.pipelines.classification.leaderboard import judge, part_scores, write_leaderboard
 from fintune_xr.pipelines.console import say
-from fintune_xr.pipelines.requests import ExportRequest
 from fintune_xr.pipelines.steps.infer import infer
 from fintune_xr.pipelines.steps.train import train
 from fintune_xr.pipelines.studies.probe import Probed, probe, probed_name
+from fintune_xr.pipelines.task_parts.requests import ExportRequest
 from fintune_xr.pipelines.workers.devices import THREADS
 from fintune_xr.settings import Config, Settings, load_settings, shipped_config, validated
 from fintune_xr.store.cohort import Cohort, open_cohort

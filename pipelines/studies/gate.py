@@ -22,7 +22,6 @@ from fintune_xr.analysis.ratio import marker_ratio
 from fintune_xr.metrics.counts import IOU
 from fintune_xr.metrics.instance import IOU_THRESHOLDS, match_subsets
 from fintune_xr.pipelines.console import progress
-from fintune_xr.pipelines.done import require_done
 from fintune_xr.pipelines.instance.cell_blocks import cell_blocks
 from fintune_xr.pipelines.instance.evaluate import scores_by_group, tiles_of_split
 from fintune_xr.pixels.cell_gates import UNGATED, Gate, GateSettings, intensity_bounds, is_kept
@@ -30,9 +29,10 @@ from fintune_xr.provenance import provenance
 from fintune_xr.settings import load_settings
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.lineage.depends_on import require_sources, rests_on
+from fintune_xr.store.lineage.tile_counts import active_rule, inputs_digest, tile_counts
 from fintune_xr.store.lineage.training_exposure import require_unseen
+from fintune_xr.store.runs.completeness import require_done
 from fintune_xr.store.split import require_split
-from fintune_xr.store.tile_counts import active_rule, inputs_digest, tile_counts
 from fintune_xr.text import texts
 
 CELLS_AT_ONCE: Final = 1 << 20

@@ -14,7 +14,6 @@ import xarray as xr
 from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, TileReadError
-from fintune_xr.points import Points, points_table, tile_points
 from fintune_xr.store.annotations.detection_layouts import micrograph_candidates
 from fintune_xr.store.annotations.micrograph_frames import (
     AS_USUAL,
@@ -36,6 +35,7 @@ from fintune_xr.store.raw.pairing import LeftOut
 from fintune_xr.store.raw.scan import Progress, named_files
 from fintune_xr.store.raw.sources import Place, is_url, place_in
 from fintune_xr.store.zarr_io.locks import writing_tiles
+from fintune_xr.tasks.points import Points, points_table, tile_points
 from fintune_xr.text import texts
 
 _CHANGED: Final = "changed since it was stored: the stored points are the earlier ones; annotate with --restart"

@@ -10,8 +10,8 @@ import pytest
 from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.errors import StoreNotFoundError, UnknownNameError
-from fintune_xr.points import Points, points_table, tile_points
 from fintune_xr.store.cohort import Cohort, create_cohort
+from fintune_xr.tasks.points import Points, points_table, tile_points
 
 
 def particles(*rows: tuple[float, float, float]) -> Points:

@@ -13,7 +13,7 @@ ROOMS = ("fintune_xr", "store", "analysis", "cluster", "pipelines")
 # Threshold is a dim, too. The command line has its defaults as literals, so that its help costs no import; the demo's
 # run has the name of a network.
 AMBIGUOUS = {"threshold"}
-ALLOWED = {"pipelines/cli/models.py", "pipelines/demo.py"}
+ALLOWED = {"pipelines/cli/models.py", "pipelines/demos/demo.py"}
 
 
 def files() -> list[Path]:

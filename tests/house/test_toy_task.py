@@ -20,8 +20,8 @@ from fintune_xr.analysis.report.contents import Note, Section, Table
 from fintune_xr.cohort_kinds import KINDS, CohortKind
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.pipelines.report.report import SECTIONS
-from fintune_xr.pipelines.requests import AnnotateRequest, EvaluateRequest, Export, ExportRequest
 from fintune_xr.pipelines.steps.evaluate import score_table
+from fintune_xr.pipelines.task_parts.requests import AnnotateRequest, EvaluateRequest, Export, ExportRequest
 from fintune_xr.pipelines.tasks import STEPS
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.tasks.registry import TASKS

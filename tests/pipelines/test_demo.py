@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.finetune.instance.settings import TrainSettings
-from fintune_xr.pipelines import demo as module
-from fintune_xr.pipelines.demo import MARK, REMARK, demo
+from fintune_xr.pipelines.demos import demo as module
+from fintune_xr.pipelines.demos.demo import MARK, REMARK, demo
 from fintune_xr.pipelines.studies.benchmark import BenchmarkSettings
 from fintune_xr.settings import load_settings
 from fintune_xr.simulation.if_cohort import CohortSettings, SimulatedCohort, simulate_cohort

@@ -47,9 +47,9 @@ from fintune_xr.pipelines.steps.infer_plan import plan_run
 from fintune_xr.pipelines.steps.positivity import positivity
 from fintune_xr.pipelines.steps.split import split
 from fintune_xr.store.cohort import Cohort, create_cohort, open_cohort
+from fintune_xr.store.lineage.tile_counts import active_rule, quarantined_tiles, tile_counts
 from fintune_xr.store.runs import writer as runs
 from fintune_xr.store.runs.writer import mark_pending, run_attrs
-from fintune_xr.store.tile_counts import active_rule, quarantined_tiles, tile_counts
 
 SETTINGS = ("model.background_px=0", "model.min_area_px=20")
 SEGMENTER = ThresholdSegmenter(ThresholdSettings(background_px=0, min_area_px=20), channels=("DAPI", "marker"))

@@ -21,11 +21,11 @@ from fintune_xr.pipelines.steps.check import check
 from fintune_xr.pipelines.steps.export import export
 from fintune_xr.pipelines.steps.ingest import ingest
 from fintune_xr.pipelines.steps.pick import pick
-from fintune_xr.points import tile_points
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.raw.readers import MICROGRAPH_DTYPES, read_header
 from fintune_xr.store.runs.picks import open_picks, picks_of
 from fintune_xr.store.zarr_io.groups import remove_group
+from fintune_xr.tasks.points import tile_points
 
 SHAPE = (131, 146)
 NAMES = ("a", "b")

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from fintune_xr import datasets
 from fintune_xr import names as n
-from fintune_xr.points import Points, points_table
 from fintune_xr.seeds import stream
 from fintune_xr.splits.assignment import split_digest
 from fintune_xr.store.cohort import Cohort, create_cohort
 from fintune_xr.store.zarr_io import appendable as growing
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.store.zarr_io.groups import open_column
+from fintune_xr.tasks.points import Points, points_table
 
 DIAMETER_PX = 12.0
 PARTS = (n.TRAIN, n.TRAIN, n.TRAIN, n.VAL, n.TEST, "")

@@ -9,11 +9,11 @@ from scipy import ndimage
 from fintune_xr import names as n
 from fintune_xr.pixels.discs import disc_target
 from fintune_xr.pixels.peaks import pick_peaks
-from fintune_xr.points import tile_points
 from fintune_xr.seeds import stream
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.runs.writer import run_creation, write_run_shard, writing_run
 from fintune_xr.store.zarr_io import shards
+from fintune_xr.tasks.points import tile_points
 from fintune_xr.tasks.product import PROBABILITIES
 from fintune_xr.tasks.records import CandidateTable, ShardPlan, ShardReceipt, TileResult
 from fintune_xr.text import texts

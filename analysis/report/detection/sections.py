@@ -81,24 +81,7 @@ def _score_parts(particles: PickScores, scores: xr.Dataset) -> list[Part]:
         f"picks says where the threshold of each run was chosen. {interval_line(scores)}"
     )
     parts: list[Part] = [Note(about)]
-    few = _few(scores)
-    if few:
-        parts.append(
-            Note(
-                f"The intervals rest on {few}: no resample goes beyond the best and the worst of them, so they say "
-                "little about others.",
-                "doubtful",
-            )
-        )
-    flattered = [run for run, facts in particles.facts.items() if facts.get("chosen_on") in (particles.split, "all")]
-    if flattered:
-        parts.append(
-            Note(
-                f"The threshold of {', '.join(flattered)} was chosen on micrographs that are scored here: that "
-                "flatters.",
-                "doubtful",
-            )
-        )
+    parts += _doubts(particles, scores)
     parts += [_table("particle_scores", "Particles, counted together", scores, "particle")]
     if any(str(name).startswith("pixel_") for name in scores):
         parts.append(
@@ -114,6 +97,20 @@ def _score_parts(particles: PickScores, scores: xr.Dataset) -> list[Part]:
     if particles.facts:
         parts.append(_facts(particles))
     return parts
+
+
+def _doubts(particles: PickScores, scores: xr.Dataset) -> list[Part]:
+    """What makes the scores look better, or surer, than they are."""
+    doubts: list[Part] = []
+    few = _few(scores)
+    if few:
+        about = f"The intervals rest on {few}: no resample goes beyond the best and the worst of them, so they say "
+        doubts.append(Note(f"{about}little about others.", "doubtful"))
+    flattered = [run for run, facts in particles.facts.items() if facts.get("chosen_on") in (particles.split, "all")]
+    if flattered:
+        about = f"The threshold of {', '.join(flattered)} was chosen on micrographs that are scored here: that "
+        doubts.append(Note(f"{about}flatters.", "doubtful"))
+    return doubts
 
 
 def _few(scores: xr.Dataset) -> str:

@@ -17,11 +17,11 @@ from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.detection.selftrain.settings import SelfTrainSettings
 from fintune_xr.pipelines.detection.training import annotated_micrographs, particle_tiles, with_diameter
 from fintune_xr.pipelines.leak_check import copies_of_judges
-from fintune_xr.points import Points
 from fintune_xr.seeds import stream
 from fintune_xr.settings import validated
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.split import stored_by
+from fintune_xr.tasks.points import Points
 from fintune_xr.text import text_array, texts
 
 SUPERVISED: Final = "iteration_0_supervised"

@@ -34,9 +34,9 @@ from fintune_xr.pipelines.cli import app as cli
 from fintune_xr.pipelines.inference import block as infer_block
 from fintune_xr.pipelines.steps.check import check
 from fintune_xr.pipelines.steps.infer import infer
-from fintune_xr.points import Points
 from fintune_xr.seeds import stream
 from fintune_xr.store.cohort import Cohort
+from fintune_xr.tasks.points import Points
 
 CHANNELS = ("micrograph",)
 QUICK = UnetTrainSettings(

@@ -12,9 +12,9 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score
 
 from fintune_xr.errors import FintuneValueError, UnknownNameError
-from fintune_xr.pipelines import volume_demo as study
 from fintune_xr.pipelines.classification import demo_encoders
-from fintune_xr.pipelines.demo import demo
+from fintune_xr.pipelines.demos import volumes as study
+from fintune_xr.pipelines.demos.demo import demo
 from fintune_xr.pipelines.steps.check import check
 from fintune_xr.pipelines.steps.split import split
 from fintune_xr.simulation.oct_cohort import StudySettings, simulate_study

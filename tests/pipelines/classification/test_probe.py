@@ -16,9 +16,9 @@ from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, RunMismatchError, SettingsError
 from fintune_xr.metrics.classification.units import softmax
 from fintune_xr.pipelines.classification.evaluate import MAJORITY, class_table, evaluate_classes, ranks_of
-from fintune_xr.pipelines.requests import EvaluateRequest
 from fintune_xr.pipelines.steps.infer import infer
 from fintune_xr.pipelines.studies.probe import listed, probe
+from fintune_xr.pipelines.task_parts.requests import EvaluateRequest
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.runs.writer import run_attrs
 

@@ -8,8 +8,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from fintune_xr.errors import FintuneValueError, UnknownNameError
-from fintune_xr.pipelines import tissue_demo as tissue
-from fintune_xr.pipelines.demo import demo
+from fintune_xr.pipelines.demos import tissue
+from fintune_xr.pipelines.demos.demo import demo
 from fintune_xr.simulation.he_cohort import HeCohortSettings, SimulatedPatches, simulate_he_cohort
 from fintune_xr.store.cohort import open_cohort
 

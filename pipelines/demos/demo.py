@@ -86,14 +86,14 @@ def _cells(folder: Path, seed: int) -> Path:
 
 def _volumes(folder: Path, seed: int) -> Path:
     """The demo of volumes."""
-    from fintune_xr.pipelines.volume_demo import study_demo
+    from fintune_xr.pipelines.demos.volumes import study_demo
 
     return study_demo(folder, seed=seed, timed=_timed)
 
 
 def _tissue(folder: Path, seed: int) -> Path:
     """The demo of stained tissue."""
-    from fintune_xr.pipelines.tissue_demo import tissue_demo
+    from fintune_xr.pipelines.demos.tissue import tissue_demo
 
     return tissue_demo(folder, seed=seed, timed=_timed)
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
-from fintune_xr.pipelines.requests import Export, ExportRequest
+from fintune_xr.pipelines.task_parts.requests import Export, ExportRequest
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.export.masks import write_masks
 from fintune_xr.store.export.tables import write_cells, write_tiles

@@ -1,0 +1,65 @@
+"""Rooms stay small: how much lies side by side, how long a function is, how much is handed to it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+WINGS = ("store", "analysis", "cluster", "pipelines")
+MOST_SIBLINGS = {"fintune_xr": 23, "pipelines": 15, "store": 12}
+
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@pytest.mark.parametrize("room", MOST_SIBLINGS)
+def test_few_things_lie_side_by_side(room: str) -> None:
+    siblings = [
+        path.name
+        for path in sorted((ROOT / room).iterdir())
+        if (path.suffix == ".py" and path.stem != "__init__") or (path / "__init__.py").is_file()
+    ]
+    assert len(siblings) <= MOST_SIBLINGS[room], f"{len(siblings)} in {room}: {', '.join(siblings)}"
+
+
+def test_functions_fit_a_screen() -> None:
+    lengths = {name: _body_lines(function) for name, function in _functions()}
+    long = {name: lines for name, lines in lengths.items() if lines > 35}
+    assert not long, f"bodies of more than 35 lines: {long}"
+    assert _nine_in_ten(lengths.values()) <= 15
+
+
+def test_few_arguments_are_handed_on() -> None:
+    assert _nine_in_ten(_n_arguments(function) for _, function in _functions()) <= 4
+
+
+def _functions() -> Iterator[tuple[str, Function]]:
+    for room in ("fintune_xr", *WINGS):
+        for path in sorted((ROOT / room).rglob("*.py")):
+            where = path.relative_to(ROOT)
+            if where.parts[:1] == ("fintune_xr",) and where.parts[1] in WINGS:
+                continue
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, Function):
+                    yield f"{where}:{node.name}", node
+
+
+def _body_lines(function: Function) -> int:
+    body = function.body[1:] if ast.get_docstring(function) else function.body
+    return (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
+
+
+def _n_arguments(function: Function) -> int:
+    given = function.args
+    names = [one.arg for one in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
+    return len([name for name in names if name not in ("self", "cls")])
+
+
+def _nine_in_ten(values: Iterable[int]) -> int:
+    """The value that nine in ten do not exceed."""
+    ordered = sorted(values)
+    return ordered[int(len(ordered) * 0.9)]
