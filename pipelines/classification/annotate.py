@@ -29,11 +29,6 @@ class LabelReport:
     n_present: int
     left_out: tuple[LeftOut, ...]
 
-    @property
-    def ignored(self) -> dict[str, int]:
-        """No files are looked through: labels come from the table of participants."""
-        return {}
-
 
 def label_tiles(
     cohort: Cohort, source: str | Path, classes: str = DEFAULT_CLASSES, *, restart: bool = False

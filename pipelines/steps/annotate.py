@@ -64,7 +64,8 @@ def annotate(
         dry_run=dry_run,
     )
     report = steps_of(cohort).annotate(cohort, source, request)
-    for line in told(report.ignored, products=True):
+    # Not every task looks through a folder: labels of scans come from a table.
+    for line in told(getattr(report, "ignored", {}), products=True):
         say(f"annotate: {line}")
     return report
 

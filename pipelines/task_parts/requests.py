@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -29,9 +29,6 @@ class Annotated(Protocol):
 
     @property
     def left_out(self) -> tuple[LeftOut, ...]: ...
-
-    @property
-    def ignored(self) -> Mapping[str, int]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

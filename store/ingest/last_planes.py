@@ -49,7 +49,7 @@ class LastPlanes:
             return self._volume(file.path, tile.depth)
         if not layout.planes:
             return read_plane_with_digest(place_in(self._scan.source, file.path), page=file.page, dtypes=layout.dtypes)
-        planes, digest = self._decoded(file.path, [int(token) for token in layout.channels])
+        planes, digest = self._decoded(file.path, [int(one.page or 0) for one in tile.planes])
         return planes[channel], digest
 
     def _volume(self, path: str, depth: int) -> tuple[NDArray[Any], str]:

@@ -31,6 +31,7 @@ from fintune_xr.store.raw.pairing import (
 from fintune_xr.store.raw.passed_over import HIDDEN, MISNAMED, PRODUCT, PassedOver, is_of_system
 from fintune_xr.store.raw.readers import Header, read_header
 from fintune_xr.store.raw.readers.header import shown
+from fintune_xr.store.raw.readers.plane_names import order_of_channels
 from fintune_xr.store.raw.sources import Place, list_files, place_in
 
 __all__ = [
@@ -298,11 +299,24 @@ def _channels_of_file(source: Place, layout: Layout, path: str, name: PlaneName)
     return [
         FoundPlane(
             replace(name, channel=token),
-            PlaneFile(path, int(token)),
-            read_header(place, page=int(token), dtypes=layout.dtypes, channels=True),
+            PlaneFile(path, at),
+            read_header(place, page=at, dtypes=layout.dtypes, channels=True),
         )
-        for token in layout.channels
+        for token, at in zip(layout.channels, _positions(layout, header, name), strict=True)
     ]
+
+
+def _positions(layout: Layout, header: Header, name: PlaneName) -> list[int]:
+    """Which plane of a file each channel is: the one that the file calls so, else that of the layout's position."""
+    usual = [int(token) for token in layout.channels]
+    if layout.colour or not header.names:
+        return usual
+    if len(usual) < layout.planes:
+        raise TileReadError(
+            f"channel names: the file names its planes {', '.join(header.names)}, and layout {layout.name!r} leaves "
+            "some of them empty. Name all: --channels 0=... 1=..."
+        )
+    return order_of_channels(header.names, list(layout.channels.values()), marker=name.marker)
 
 
 def _check_colour(header: Header) -> None:

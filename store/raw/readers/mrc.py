@@ -21,6 +21,10 @@ from fintune_xr.store.raw.readers.header import Header, checked, page_index
 
 _MODES: Final = {0: "int8", 1: "int16", 2: "float32", 6: "uint16", 12: "float16"}
 _HEADER_BYTES: Final = 1024
+# IMOD's stamp in the header, followed by its flags, of which the first means signed bytes.
+_IMOD_AT: Final = 152
+_IMOD: Final = 1146047817
+_MOST_SIGNED: Final = 127
 # Columns fastest, then rows, then sections; old files leave the three words empty.
 _AXES: Final = ((1, 2, 3), (0, 0, 0))
 
@@ -75,12 +79,22 @@ def _sections(file: BinaryIO, page: int, dtypes: Collection[str]) -> _Sections:
     axes = (int(words["mapc"]), int(words["mapr"]), int(words["maps"]))
     if axes not in _AXES:
         raise TileReadError(f"wrong shape: expected MRC axes columns, rows, sections (1, 2, 3), found {axes}")
-    header = checked(Header(*size[:2], _MODES[mode], size[2], _pixel_size_a(words)), dtypes)
+    dtype = "uint8" if mode == 0 and _are_unsigned(file, words) else _MODES[mode]
+    header = checked(Header(*size[:2], dtype, size[2], _pixel_size_a(words)), dtypes)
     page_index(page, header.pages)
     stored = np.dtype(header.dtype).newbyteorder(words.dtype["mode"].byteorder)
     sections = _Sections(header, stored, _HEADER_BYTES + extra)
     _check_size(file, sections.start + header.pages * sections.n_bytes)
     return sections
+
+
+def _are_unsigned(file: BinaryIO, words: Any) -> bool:
+    """Whether bytes count from 0 to 255: IMOD's stamp and flag say it, else a range beyond what signed bytes hold."""
+    file.seek(_IMOD_AT)
+    stamp, flags = np.frombuffer(file.read(8), np.dtype("i4").newbyteorder(words.dtype["mode"].byteorder))
+    if int(stamp) == _IMOD:
+        return not int(flags) & 1
+    return float(words["dmin"]) >= 0 and _MOST_SIGNED < float(words["dmax"]) <= 255
 
 
 def _pixel_size_a(words: Any) -> float:

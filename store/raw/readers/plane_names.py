@@ -1,0 +1,115 @@
+"""What a TIFF says its planes are: OME-XML and ImageJ tell depth and time from channels, and name the channels."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Final
+from xml.etree import ElementTree
+
+from fintune_xr.errors import TileReadError
+
+# Names that programs give where nobody named anything.
+_NO_NAME: Final = re.compile(r"(channel|ch|c|plane|page|slice)?[\s:_#-]*[\d:/\s_-]*", re.IGNORECASE)
+# What stains nuclei, and names of dyes, lines and proteins that say nothing of the stain's target.
+_NUCLEI: Final = re.compile(r"dapi|hoechst|nuclei|nucleus|dna", re.IGNORECASE)
+_DYE: Final = re.compile(
+    r"alexa|af ?-?\d|cy ?-?\d|fitc|tritc|tx ?red|texas|[gry]fp|mcherry|tomato|atto|dylight|marker|\d{3}", re.IGNORECASE
+)
+
+
+def channel_names(pages: Any) -> tuple[str, ...]:
+    """Names of the channels of a file whose planes are channels, empty where it names none.
+
+    Raises TileReadError where the planes are slices of depth or times, not channels.
+    """
+    tif = pages.parent
+    description = str(getattr(pages[0], "description", "") or "")
+    if "<OME" in description[:2000]:
+        return _named(_of_ome(description))
+    told = tif.imagej_metadata if tif.is_imagej else None
+    if not told:
+        return ()
+    _check_axes(int(told.get("slices", 1) or 1), int(told.get("frames", 1) or 1))
+    labels = told.get("Labels") or []
+    return _named([str(label).splitlines()[0] if str(label) else "" for label in labels])
+
+
+def order_of_channels(names: Sequence[str], channels: Sequence[str], *, marker: str) -> list[int]:
+    """The plane of each of `channels`, by the names that a file gives its planes; in their order where it gives none.
+
+    A channel is the plane of its name; DAPI is also the plane that is called after another stain of nuclei, and the
+    channel `marker` the plane of the tile's own `marker`, or the one that is left.
+
+    Raises TileReadError where names and path speak of different stains, or a name fits two planes.
+    """
+    usual = list(range(len(channels)))
+    if not names:
+        return usual
+    chosen: dict[str, int] = {}
+    for channel in channels:
+        fits = [at for at, name in enumerate(names) if _is_called(name, channel, marker)]
+        if len(fits) > 1:
+            raise TileReadError(f"channel names: {len(fits)} planes are called {channel}: {', '.join(names)}")
+        if fits:
+            chosen[channel] = fits[0]
+    open_channels = [channel for channel in channels if channel not in chosen]
+    left = [at for at in range(len(names)) if at not in chosen.values()]
+    if not chosen:
+        _check_no_other(names, channels, marker)
+        return usual
+    for channel, at in zip(open_channels, left, strict=False):
+        _check_no_other([names[at]], [channel], marker)
+        chosen[channel] = at
+    if len(chosen) < len(channels) or len(set(chosen.values())) < len(channels):
+        raise TileReadError(f"channel names: the file names {', '.join(names)}, expected {', '.join(channels)}")
+    return [chosen[channel] for channel in channels]
+
+
+def _is_called(name: str, channel: str, marker: str) -> bool:
+    if name.casefold() == channel.casefold():
+        return True
+    if channel == "DAPI":
+        return _NUCLEI.search(name) is not None
+    return channel == "marker" and marker.casefold() in name.casefold()
+
+
+def _check_no_other(names: Sequence[str], channels: Sequence[str], marker: str) -> None:
+    """A plane that is called after another stain than the path names is not that marker."""
+    for name in names:
+        if "marker" in channels and marker not in ("", "unknown") and not (_DYE.search(name) or _NUCLEI.search(name)):
+            raise TileReadError(
+                f"channel names: the file names its planes {', '.join(names)}, the path names the marker {marker}. "
+                "Correct one of them, or name planes by their positions and store them without names."
+            )
+
+
+def _of_ome(description: str) -> list[str]:
+    if "<!DOCTYPE" in description or "<!ENTITY" in description:
+        raise TileReadError("unreadable: OME-XML that declares entities of its own")
+    try:
+        root = ElementTree.fromstring(description)  # noqa: S314  (no entities, as was just seen)
+    except ElementTree.ParseError as error:
+        raise TileReadError(f"unreadable: damaged OME-XML ({str(error)[:80]})") from error
+    pixels = next((node for node in root.iter() if _tag(node) == "Pixels"), None)
+    if pixels is None:
+        return []
+    _check_axes(int(pixels.get("SizeZ", 1)), int(pixels.get("SizeT", 1)))
+    return [node.get("Name", "") for node in pixels if _tag(node) == "Channel"]
+
+
+def _tag(node: ElementTree.Element) -> str:
+    return node.tag.rpartition("}")[2]
+
+
+def _check_axes(depth: int, times: int) -> None:
+    if depth > 1 or times > 1:
+        raise TileReadError(
+            f"wrong number of planes: the file says that they are depth (Z = {depth}) and time (T = {times}), "
+            "and no channels"
+        )
+
+
+def _named(names: Sequence[str]) -> tuple[str, ...]:
+    stripped = [name.strip() for name in names]
+    return () if not stripped or any(_NO_NAME.fullmatch(name) for name in stripped) else tuple(stripped)
