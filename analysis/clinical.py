@@ -24,6 +24,10 @@ _TOP_CODED = re.compile(r"(\d+(?:\.\d+)?)\s*\+")
 _WHOLE_NUMBER = re.compile(r"0*(\d+)(?:\.0+)?")
 _MISSING = {"", "na", "nan", "n/a", "null", "none"}
 _LISTED = 5
+# Numbers that questionnaires and SPSS write for "missing", and how far from all others a positive one lies.
+_CODES = (-7.0, -8.0, -9.0, -77.0, -88.0, -99.0, -777.0, -888.0, -999.0, -9999.0, 777.0, 888.0, 999.0, 9999.0, 99999.0)
+_FAR = 3
+_OF_EXCEL = re.compile(r"\d(?:[.,]\d+)?[eE]\+?\d+")
 
 
 def read_clinical(path: Path | str) -> pd.DataFrame:
@@ -66,7 +70,10 @@ def clinical_outcomes(
     values = _columns(table, [_source(name) for name in outcomes], rows)
     for k, name in enumerate(outcomes):
         values[:, k] = _checked(name, values[:, k], donors)
+        _check_codes(name, values[:, k], donors)
     adjusting = _columns(table, covariates, rows)
+    for k, name in enumerate(covariates):
+        _check_codes(name, adjusting[:, k], donors)
     result = xr.Dataset(
         {
             OUTCOME_VALUE: ((DONOR, OUTCOME), values, CLINICAL[OUTCOME_VALUE].attrs),
@@ -84,6 +91,30 @@ def clinical_outcomes(
         | {"top_coded": _top_coded(table, [*map(_source, outcomes), *covariates])},
     )
     return check_dataset(result, CLINICAL)
+
+
+def told_of_join(facts: xr.Dataset) -> list[str]:
+    """Lines that name donors without a row in the clinical table, and rows of it without a donor; a few of many."""
+    absent, others = facts.attrs["donors_without_row"], facts.attrs["rows_without_donor"]
+    lines = []
+    if absent:
+        lines.append(f"{len(absent)} of {facts.sizes[DONOR]} donors have no row in the clinical table: {_some(absent)}")
+    if others:
+        lines.append(f"{len(others)} rows of the clinical table are of no donor: {_some(others)}")
+    if facts.attrs["n_rows_without_id"]:
+        lines.append(f"{facts.attrs['n_rows_without_id']} rows of the clinical table have no donor id")
+    return lines
+
+
+def told_of_outcomes(table: pd.DataFrame, chosen: Iterable[str]) -> list[str]:
+    """Lines that name columns which are an outcome in another spelling, and are not taken for it."""
+    known, taken = {name.casefold(): name for name in KNOWN_OUTCOMES}, set(chosen)
+    spelt = [(str(column), known.get(re.sub(r"[^a-z0-9_]", "", str(column).casefold()))) for column in table.columns]
+    return [
+        f"column {column!r} is not taken for the outcome {name!r}: rename it, or name it with --outcome"
+        for column, name in spelt
+        if name is not None and column != name and name not in taken
+    ]
 
 
 def donor_key(donor: object) -> str:
@@ -118,6 +149,11 @@ def _rows_by_id(ids: pd.Series, donor_column: str) -> dict[str, int]:
         key = donor_key(value)
         if _is_missing(value):
             continue
+        if _OF_EXCEL.fullmatch(key):
+            raise FintuneValueError(
+                f"column {donor_column!r} of the clinical table: {value!r} is a donor id that Excel wrote as a number "
+                "in powers of ten, and digits may be lost. Format the column as text, and export it again."
+            )
         if key in row_of:
             raise FintuneValueError(
                 f"donor {value!r} stands in rows {row_of[key] + 1} and {row + 1} of the clinical table "
@@ -151,7 +187,7 @@ def _columns(table: pd.DataFrame, names: Sequence[str], rows: Sequence[int]) -> 
 def _numbers(column: pd.Series, name: str) -> NDArray[np.float64]:
     plain = pd.Series([_plain(value) for value in column], dtype=object)
     numbers = pd.to_numeric(plain, errors="coerce").to_numpy(np.float64)
-    wrong = [str(value) for value in plain[np.isnan(numbers) & plain.notna()]]
+    wrong = [str(value) for value in plain[~np.isfinite(numbers) & plain.notna()]]
     if wrong:
         raise FintuneValueError(
             f"column {name!r} of the clinical table: expected numbers, found {_some(dict.fromkeys(wrong))}. "
@@ -181,6 +217,19 @@ def _checked(name: str, values: NDArray[np.float64], donors: Sequence[str]) -> N
     if not known.recode:
         return values
     return np.array([known.recode.get(value, np.nan) for value in values])
+
+
+def _check_codes(name: str, values: NDArray[np.float64], donors: Sequence[str]) -> None:
+    """Refuses values that stand for missing ones: -9 where no other is negative, 999 far beyond all others."""
+    for code in sorted(set(values[np.isin(values, _CODES)].tolist())):
+        others = values[~np.isnan(values) & ~np.isin(values, _CODES)]
+        is_apart = not others.size or (others.min() >= 0 if code < 0 else code > _FAR * np.abs(others).max())
+        if is_apart:
+            who = [donor for donor, value in zip(donors, values, strict=True) if value == code]
+            raise FintuneValueError(
+                f"column {name!r} of the clinical table: {code:g} of donor {_some(who)} looks like a code for a "
+                "missing value. Leave missing values empty, and leave out the column where such values are real."
+            )
 
 
 def _reason(values: NDArray[np.float64]) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
+import csv
 import io
+from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -33,16 +36,58 @@ def text_table(content: bytes, name: str, what: str) -> pd.DataFrame:
     Raises FintuneValueError for another suffix, or bytes that are no table of several columns.
     """
     separator = separator_of(name, what)
+    text = _decoded(content, name)
     try:
-        table = pd.read_csv(io.BytesIO(content), sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        table = pd.read_csv(io.StringIO(text, newline=""), sep=separator, dtype=str, keep_default_na=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise FintuneValueError(f"{name}: cannot be read as a table of text: {error}") from error
     if table.shape[1] < 2:
         raise FintuneValueError(
             f"{name}: expected several columns separated by {separator!r}, found one: {table.columns[0]!r}. "
             "Save the table with that separator, or correct the suffix."
         )
+    _check_rows(text, separator, name)
+    table.columns = [str(column).strip() for column in table.columns]
     return table
+
+
+def _decoded(content: bytes, name: str) -> str:
+    """The text of a table, once it is UTF-8."""
+    found = ""
+    if content.startswith(b"PK\x03\x04"):
+        found = "an Excel workbook"
+    elif content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        found = "UTF-16"
+    try:
+        text = "" if found else content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        found = f"byte 0x{content[error.start]:02x} at {error.start}, as other encodings have it"
+    if found:
+        raise FintuneValueError(
+            f"{name}: cannot be read as a table of text: expected UTF-8, found {found}. "
+            "Save the table as CSV in UTF-8 (Excel: CSV UTF-8)."
+        )
+    return text
+
+
+def _check_rows(text: str, separator: str, name: str) -> None:
+    """Refuses a column that is there twice, and rows whose fields stand under their neighbours' names."""
+    try:
+        header, *rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator) if row]
+    except csv.Error as error:
+        raise FintuneValueError(f"{name}: cannot be read as a table of text: {error}") from error
+    twice = [column for column, count in Counter(map(str.strip, header)).items() if count > 1 and column]
+    if twice:
+        raise FintuneValueError(f"{name}: column {twice[0]!r} is there more than once. Remove or rename all but one.")
+    longer = [(at, row) for at, row in enumerate(rows, start=2) if len(row) > len(header)]
+    # R writes names of rows without a name for their column: all rows are one longer then, and none ends empty.
+    is_of_r = len(longer) == len(rows) and all(len(row) == len(header) + 1 and row[-1] for row in rows)
+    if longer and not is_of_r:
+        at, row = longer[0]
+        raise FintuneValueError(
+            f"{name}: row {at} has {len(row)} fields, the header {len(header)}: values stand under other columns' "
+            "names. Remove separators at the ends of rows, or add the missing name."
+        )
 
 
 def separator_of(name: str, what: str) -> str:

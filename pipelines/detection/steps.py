@@ -24,6 +24,8 @@ def annotate(cohort: Cohort, source: str | Path, request: AnnotateRequest) -> Po
     report = annotate_points(
         cohort, source, layout, reading=request.reading, restart=request.restart, dry_run=request.dry_run
     )
+    if report.n_twice:
+        say(f"annotate: {report.n_twice} points are in their file twice, and are stored once")
     if report.n_cut:
         say(f"annotate: {report.n_cut} points lie on rows or columns that binning left out, and are not stored")
     return report

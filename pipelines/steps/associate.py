@@ -12,11 +12,12 @@ from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.analysis.association import associate as correlate
 from fintune_xr.analysis.association import rank_correlation
-from fintune_xr.analysis.clinical import clinical_outcomes, read_clinical
+from fintune_xr.analysis.clinical import clinical_outcomes, read_clinical, told_of_join, told_of_outcomes
 from fintune_xr.analysis.count_model import count_association
 from fintune_xr.analysis.outcomes import DEFAULT_OUTCOMES
 from fintune_xr.analysis.ratio import marker_ratio, ratio_bounds
 from fintune_xr.errors import FintuneError, FintuneValueError
+from fintune_xr.pipelines.console import say
 from fintune_xr.provenance import file_sha256, provenance
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.lineage.depends_on import require_sources, source_doubt
@@ -58,6 +59,8 @@ def associate(
         table, sorted(set(text_array(counts[n.DONOR]))), donor_column=donor_column,
         outcomes=chosen or DEFAULT_OUTCOMES, covariates=covariates,
     )  # fmt: skip
+    for line in [*told_of_join(facts), *([] if outcomes else told_of_outcomes(table, chosen))]:
+        say(f"associate: {line}")
     found = _associations(cohort, names, counts, facts, facts[n.COVARIATE_VALUE] if covariates else None)
     throughout = {n.ADJUSTED_THROUGHOUT: True} if covariates else {}
     result = found.assign_attrs(

@@ -49,7 +49,8 @@ _OTHERWISE: Final = (
 class PointsReport:
     """Micrographs annotated now and before, points stored now, files left out and why, and what else lay there.
 
-    `n_cut` points lie on rows or columns that binning left out: there are no pixels of them.
+    `n_cut` points lie on rows or columns that binning left out: there are no pixels of them; `n_twice`
+    are in their file twice, and stored once.
     """
 
     n_added: int
@@ -58,6 +59,7 @@ class PointsReport:
     n_cut: int
     left_out: tuple[LeftOut, ...]
     ignored: Mapping[str, int]
+    n_twice: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,13 @@ def annotate_points(
             _write(cohort, collected, list(micrographs))
     n_points = sum(len(one.points) for one in collected.fresh.values())
     return PointsReport(
-        len(collected.fresh), len(collected.present), n_points, collected.n_cut, tuple(collected.left_out), ignored
+        len(collected.fresh),
+        len(collected.present),
+        n_points,
+        collected.n_cut,
+        tuple(collected.left_out),
+        ignored,
+        collected.n_twice,
     )
 
 
@@ -134,6 +142,7 @@ class _Collected:
     fresh: dict[str, _Annotated] = field(default_factory=dict)
     present: set[str] = field(default_factory=set)
     n_cut: int = 0
+    n_twice: int = 0
     folders: dict[str, set[str]] = field(default_factory=dict)
 
     def path_of(self, tile: str) -> str:
@@ -168,6 +177,7 @@ def _add(
     else:
         kept = with_pixels(points, micrograph)
         collected.n_cut += len(points) - len(kept)
+        collected.n_twice += table.particles.n_twice
         collected.fresh[micrograph.tile] = _Annotated(kept, table.path, table.sha256)
 
 

@@ -11,10 +11,13 @@ from collections.abc import Sequence
 from fintune_xr.errors import TileReadError
 from fintune_xr.store.raw.coordinates.particles import (
     DIAMETER_NAMES,
+    HEIGHT_NAMES,
     MICROGRAPH_NAMES,
+    WIDTH_NAMES,
     X_NAMES,
     Y_NAMES,
     Particles,
+    check_pixels,
     number,
     particles,
     plain_name,
@@ -26,6 +29,7 @@ def parse_csv(text: str) -> dict[str, Particles]:
     """Particles by micrograph ("" without such a column) of a CSV whose first row names the columns.
 
     `X-Coordinate, Y-Coordinate, Diameter`, in CryoPPP's short or long form, or `x, y`; other columns are left alone.
+    With columns `width` and `height` (or `w` and `h`) and no diameter, x and y are the corner of a box, as in BOX.
 
     Raises TileReadError where the columns are missing or a row is malformed.
     """
@@ -37,6 +41,7 @@ def parse_csv(text: str) -> dict[str, Particles]:
     if x is None or y is None:
         raise TileReadError(f"malformed: expected columns X-Coordinate and Y-Coordinate, found {rows[0]}"[:200])
     diameter, micrograph = _column(header, DIAMETER_NAMES), _column(header, MICROGRAPH_NAMES)
+    box = (_column(header, HEIGHT_NAMES), _column(header, WIDTH_NAMES)) if diameter is None else (None, None)
     found: defaultdict[str, list[tuple[float, float, float]]] = defaultdict(list)
     for place, row in enumerate(rows[1:], start=2):
         if not any(field.strip() for field in row):
@@ -46,10 +51,12 @@ def parse_csv(text: str) -> dict[str, Particles]:
         here = f"row {place}"
         size = math.nan if diameter is None else positive(row[diameter], "Diameter", here)
         name = "" if micrograph is None else row[micrograph].strip()
-        found[name].append((number(row[y], "Y-Coordinate", here), number(row[x], "X-Coordinate", here), size))
+        half_y, half_x = _halves(row, box, here)
+        centre_y, centre_x = number(row[y], "Y-Coordinate", here), number(row[x], "X-Coordinate", here)
+        found[name].append((centre_y + half_y, centre_x + half_x, size))
     if not found and micrograph is None:
         found[""] = []
-    return {name: particles(rows) for name, rows in found.items()}
+    return {name: check_pixels(particles(rows)) for name, rows in found.items()}
 
 
 def parse_box(text: str) -> dict[str, Particles]:
@@ -72,6 +79,14 @@ def parse_box(text: str) -> dict[str, Particles]:
         width, height = positive(fields[2], "width", here), positive(fields[3], "height", here)
         found.append((y + height / 2, x + width / 2, math.nan))
     return {"": particles(found)}
+
+
+def _halves(row: Sequence[str], box: tuple[int | None, int | None], here: str) -> tuple[float, float]:
+    """Half of a box's height and width, 0 where the table has no boxes."""
+    height, width = box
+    if height is None or width is None:
+        return 0.0, 0.0
+    return positive(row[height], "height", here) / 2, positive(row[width], "width", here) / 2
 
 
 def _column(header: Sequence[str], names: Sequence[str]) -> int | None:

@@ -30,6 +30,12 @@ def parse_json(text: str) -> dict[str, Particles]:
         content = json.loads(text)
     except json.JSONDecodeError as error:
         raise TileReadError(f"unreadable: expected JSON ({str(error)[:120]})") from error
+    if isinstance(content, Mapping) and ("shapes" in content or {"images", "annotations"} <= set(content)):
+        program = "LabelMe" if "shapes" in content else "COCO"
+        raise TileReadError(
+            f"malformed: this is a file of {program}. Known are lists of {{x, y, diameter}}, and objects with "
+            "particles or boxes; convert it to one of these, or to CSV."
+        )
     if isinstance(content, Mapping) and not _is_one(content) and content:
         return {str(name): _one(part, f"{name}: ") for name, part in content.items()}
     return {"": _one(content, "")}

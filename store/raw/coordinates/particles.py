@@ -15,16 +15,22 @@ from fintune_xr.errors import TileReadError
 # Names under which coordinates travel, without capitals, blanks, '-' and '_'.
 X_NAMES: Final = ("xcoordinate", "x", "xcoord", "rlncoordinatex")
 Y_NAMES: Final = ("ycoordinate", "y", "ycoord", "rlncoordinatey")
+WIDTH_NAMES: Final = ("width", "w", "boxwidth")
+HEIGHT_NAMES: Final = ("height", "h", "boxheight")
 DIAMETER_NAMES: Final = ("diameter", "diameterpx")
 MICROGRAPH_NAMES: Final = ("micrograph", "micrographname", "imagename", "rlnmicrographname")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Particles:
-    """Centres `yx` (particle, 2) and `diameter` (particle,) in px; a diameter that is not told is NaN."""
+    """Centres `yx` (particle, 2) and `diameter` (particle,) in px; a diameter that is not told is NaN.
+
+    Of particles that their file has twice there is one; `n_twice` are those that were left away.
+    """
 
     yx: NDArray[np.float64]
     diameter: NDArray[np.float64]
+    n_twice: int = 0
 
     def __len__(self) -> int:
         return len(self.yx)
@@ -32,8 +38,20 @@ class Particles:
 
 def particles(rows: Iterable[tuple[float, float, float]]) -> Particles:
     """Particles of rows (y, x, diameter)."""
-    table = np.array(list(rows), np.float64).reshape(-1, 3)
-    return Particles(table[:, :2], table[:, 2])
+    listed = list(rows)
+    # NaN is unequal to itself: a diameter that is not told is compared as None.
+    once = list({(y, x, None if math.isnan(size) else size): (y, x, size) for y, x, size in listed}.values())
+    table = np.array(once, np.float64).reshape(-1, 3)
+    return Particles(table[:, :2], table[:, 2], len(listed) - len(once))
+
+
+def check_pixels(found: Particles) -> Particles:
+    """`found` itself, once its centres can be pixels; raises TileReadError where they are fractions of the picture."""
+    if len(found) > 1 and found.yx.min() >= 0 and found.yx.max() <= 1 and (found.yx % 1).any():
+        raise TileReadError(
+            "fractions: all coordinates lie between 0 and 1. Multiply them by the width and height of the micrograph."
+        )
+    return found
 
 
 def plain_name(text: str) -> str:

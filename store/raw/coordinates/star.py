@@ -21,7 +21,7 @@ FILES: Final = "coordinate_files"
 def parse_star(text: str) -> dict[str, Particles]:
     """Particles by `rlnMicrographName` ("" without that column) of `rlnCoordinateX` and `rlnCoordinateY`.
 
-    The first block with both columns is taken: RELION 3.1 and later put a block of optics before it. No STAR tells
+    All blocks with both columns are taken; RELION 3.1 and later put a block of optics before them. No STAR tells
     the diameter of a particle. RELION's list of coordinate files, which lies beside them, holds none itself.
 
     Raises TileReadError where no block has the columns, or a row is malformed.
@@ -29,14 +29,14 @@ def parse_star(text: str) -> dict[str, Particles]:
     blocks = _blocks(text)
     if set(blocks) == {FILES}:
         return {}
-    table = _with_coordinates(blocks)
     found: defaultdict[str, list[tuple[float, float, float]]] = defaultdict(list)
-    if MICROGRAPH not in table:
-        found[""] = []
-    for place, row in enumerate(table.to_dict("records"), start=1):
-        here = f"particle {place}"
-        name = str(row.get(MICROGRAPH, ""))
-        found[name].append((number(row[Y], Y, here), number(row[X], X, here), math.nan))
+    for table in _with_coordinates(blocks):
+        if MICROGRAPH not in table:
+            found.setdefault("", [])
+        for place, row in enumerate(table.to_dict("records"), start=1):
+            here = f"particle {place}"
+            name = str(row.get(MICROGRAPH, ""))
+            found[name].append((number(row[Y], Y, here), number(row[X], X, here), math.nan))
     return {name: particles(rows) for name, rows in found.items()}
 
 
@@ -52,8 +52,8 @@ def _blocks(text: str) -> dict[str, Any]:
             raise TileReadError(f"unreadable: expected a STAR ({str(error)[:120]})") from error
 
 
-def _with_coordinates(blocks: Mapping[str, Any]) -> Any:
-    for block in blocks.values():
-        if hasattr(block, "columns") and {X, Y} <= set(block.columns):
-            return block
+def _with_coordinates(blocks: Mapping[str, Any]) -> list[Any]:
+    found = [block for block in blocks.values() if hasattr(block, "columns") and {X, Y} <= set(block.columns)]
+    if found:
+        return found
     raise TileReadError(f"malformed: expected a loop with {X} and {Y}, found blocks {sorted(map(str, blocks))}"[:200])
