@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Protocol, TypeVar
@@ -9,6 +10,8 @@ from typing import Any, Final, Protocol, TypeVar
 import torch
 
 from fintune_xr.finetune.settings import AugmentationSettings, FitSettings
+
+LOGGER = logging.getLogger(__name__)
 
 # Names of groups of parameters.
 ENCODER: Final = "encoder"
@@ -48,6 +51,17 @@ def warmup_length(settings: FitSettings, steps_per_epoch: int) -> int:
     return (
         settings.warmup_steps if settings.warmup_steps is not None else round(settings.warmup_epochs * steps_per_epoch)
     )
+
+
+def say_long_warmup(settings: FitSettings, steps_per_epoch: int) -> None:
+    """Warns where the learning rate still rises after a quarter of all steps, as it may where an epoch is short."""
+    n_warmup, n_steps = warmup_length(settings, steps_per_epoch), settings.epochs * steps_per_epoch
+    if n_warmup > n_steps / 4:
+        LOGGER.warning(
+            "the learning rate rises for %d of %d steps (%d an epoch), more than a quarter. Set warmup_steps or "
+            "patches_per_epoch if that is not meant.",
+            n_warmup, n_steps, steps_per_epoch,
+        )  # fmt: skip
 
 
 def rate_factors(

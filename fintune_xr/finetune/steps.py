@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from fintune_xr.finetune.progress import LOSS
-from fintune_xr.finetune.schedules import parameter_groups, rate_factors
+from fintune_xr.finetune.schedules import parameter_groups, rate_factors, say_long_warmup
 from fintune_xr.finetune.trainable import Trainable
 from fintune_xr.seeds import stream
 
@@ -52,6 +52,7 @@ class NetworkTraining(LightningModule):  # type: ignore[misc]
             undecayed=self._undecayed,
         )
         optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate)
+        say_long_warmup(settings, self._steps_per_epoch)
         factors = rate_factors(settings, groups, self._steps_per_epoch)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -17,7 +17,15 @@ from fintune_xr.finetune.instance.settings import TrainSettings
 from fintune_xr.finetune.objective import Validation
 from fintune_xr.finetune.patches import PatchDataset, PreparedTile
 from fintune_xr.finetune.progress import EpochRecord, Progress, Tally
-from fintune_xr.finetune.schedules import ENCODER, REST, parameter_groups, rate_factors, view_at, warmup_length
+from fintune_xr.finetune.schedules import (
+    ENCODER,
+    REST,
+    parameter_groups,
+    rate_factors,
+    say_long_warmup,
+    view_at,
+    warmup_length,
+)
 from fintune_xr.finetune.settings import FitSettings
 from fintune_xr.seeds import stream
 from fintune_xr.settings import load_settings
@@ -192,3 +200,13 @@ def test_the_log_holds_parts_of_the_loss_and_the_collapse(tmp_path: Path, caplog
     assert caplog.text.count("has collapsed") == 1
     again = [EpochRecord(**state) for state in progress.state_dict()["records"]]
     assert [one.row() for one in again[3:]] == [progress.records[3].row()]
+
+
+def test_a_warmup_of_more_than_a_quarter_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    settings = load_settings(FitSettings, V3)
+    with caplog.at_level(logging.WARNING):
+        say_long_warmup(settings, STEPS)
+        assert caplog.text == ""
+        # 85 regions in batches of 6 are 14 steps an epoch, and 560 in all.
+        say_long_warmup(settings, 14)
+    assert "rises for 250 of 560 steps (14 an epoch)" in caplog.text
