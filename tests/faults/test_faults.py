@@ -167,10 +167,13 @@ def test_an_isolated_block_gives_what_a_block_gives(store: Path) -> None:
     assert mask.read_bytes() == before
     together = blocks_of_infer.infer_block(plan, context)
     for one, other in zip(alone.results, together.results, strict=True):
-        assert one.cells is not None
-        assert other.cells is not None
-        for column in type(one.cells).__dataclass_fields__:
-            np.testing.assert_array_equal(getattr(one.cells, column), getattr(other.cells, column))
+        assert one.objects is not None
+        assert other.objects is not None
+        for column in type(one.objects).__dataclass_fields__:
+            np.testing.assert_array_equal(getattr(one.objects, column), getattr(other.objects, column))
+        assert one.values.keys() == other.values.keys()
+        for name in one.values:
+            np.testing.assert_array_equal(one.values[name], other.values[name])
 
 
 def test_what_is_not_the_tiles_fault_is_raised_from_the_child(store: Path) -> None:

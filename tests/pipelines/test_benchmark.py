@@ -160,10 +160,10 @@ def test_the_report_says_when_a_run_is_no_longer_the_one_that_was_scored(
 ) -> None:
     monkeypatch.setattr(studies, "benchmark_study", lambda *_, **__: Study("benchmark", "Text.", pd.DataFrame()))
     copy = open_cohort(shutil.copytree(whole / "c.zarr", tmp_path / "c.zarr"))
-    (study,) = stored_studies(copy)
+    (study,) = stored_studies(copy)["benchmark"]
     assert isinstance(study, Study)
     shutil.rmtree(tmp_path / "c.zarr" / "runs" / "e1-generic")
-    (stale,) = stored_studies(copy)
+    (stale,) = stored_studies(copy)["benchmark"]
     assert isinstance(stale, Stale)
     assert stale.reason == "run e1-generic is gone"
 

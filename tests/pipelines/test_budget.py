@@ -139,7 +139,7 @@ def test_a_killed_study_has_stored_what_ended_before(copy: Path, monkeypatch: py
         run(copy, budgets=(1, 3))
     cohort = open_cohort(copy / "cohort.zarr")
     assert cohort.metrics(n.BUDGET)[n.N_TRAIN].sel({n.GROUP: "all", n.SEED: 0}).values.tolist() == [1, 2, -1, 4]
-    (study,) = stored_studies(cohort)
+    (study,) = stored_studies(cohort)["budget"]
     assert "The study is not finished" in study.text
     assert len(study.page) == 3
     run(copy, budgets=(1, 2))

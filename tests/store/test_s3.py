@@ -130,7 +130,8 @@ def test_a_cohort_on_s3_gives_what_one_in_a_folder_gives(
 
     stored = objects(client, "whole/")
     assert len(stored) > 20
-    assert not [key for key in stored if key.endswith(".lock")]
+    held = [client.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in stored if key.endswith(".lock")]
+    assert held == [leases.FREE] * len(held)
     report = (tmp_path / "remote" / "report.html").read_text()
     assert "d0" in report
     for secret in (KEY, SECRET):
