@@ -17,6 +17,7 @@ from fintune_xr import names as n
 from fintune_xr.cohort_kinds import KINDS, CohortKind, kind_named, require, task_of
 from fintune_xr.errors import FintuneValueError, StoreNotFoundError, StoreVersionError, unknown_name
 from fintune_xr.schema import DatasetSchema
+from fintune_xr.store.cell_table import labelled_cells
 from fintune_xr.store.group_index import GroupIndex
 from fintune_xr.store.zarr_io.appendable import Growing, create_growing
 from fintune_xr.store.zarr_io.groups import group_exists, open_dataset, open_writable, replace_group, subgroups
@@ -108,6 +109,11 @@ class Cohort:
     def cells(self, run: str, *, lazy: bool = True) -> xr.Dataset:
         """Per-cell measurements of a run, or its candidates, ordered by tile and label.
 
+        Each cell has the tile, donor, marker and split of its tile, by which it is selected; of a run with positivity
+        rules also `positive` and `decided` (rule, cell). All of them are made when they are asked for, so that
+        `cells(run).sel(donor=…).to_dataframe()` reads the cells of that donor. With `lazy=False` the columns are those
+        that are stored, and no others.
+
         Raises StoreNotFoundError while the run has never come to its end, FintuneValueError for a run whose product
         has no objects.
         """
@@ -115,7 +121,11 @@ class Cohort:
         if schema is None:
             raise FintuneValueError(f"run {run!r} of {self.url} has no table of objects, only values of tiles")
         self._require(f"{n.CELLS}/{run}", f"fintune-xr infer {self.url} --run {run}")
-        return open_dataset(self.location, f"{n.CELLS}/{run}", schema, lazy=lazy)
+        stored = open_dataset(self.location, f"{n.CELLS}/{run}", schema, lazy=False)
+        if not lazy:
+            return stored
+        rules = self.positivity(run) if self.has(f"{n.POSITIVITY}/{run}") else None
+        return labelled_cells(stored, self.run(run, lazy=False), rules)
 
     def run_product(self, name: str) -> Product:
         """What the run stores of each tile: instance masks, maps of probability, or columns alone."""

@@ -62,15 +62,19 @@ class GroupIndex(Index):
         Raises UnknownNameError, a LookupError, for a label that no entry has, and FintuneValueError for an id that
         does not have the other labels that are asked for with it.
         """
-        chosen = np.ones(len(self), bool)
-        for name, wanted in labels.items():
-            chosen &= self._having(name, wanted)
-        positions = np.flatnonzero(chosen)
+        positions = np.flatnonzero(self.having(labels))
         if self.dim not in labels or isinstance(labels[self.dim], slice) or np.ndim(_plain(labels[self.dim])) > 0:
-            return IndexSelResult({self.dim: _as_slice(positions)})
+            return IndexSelResult({self.dim: as_slice(positions)})
         if positions.size != 1:
             raise FintuneValueError(f"{dict(labels)}: {positions.size} entries have these labels; expected one")
         return IndexSelResult({self.dim: int(positions[0])})
+
+    def having(self, labels: Mapping[Any, Any]) -> NDArray[np.bool_]:
+        """Whether each entry has all the wanted labels. Raises UnknownNameError for a label that no entry has."""
+        chosen = np.ones(len(self), bool)
+        for name, wanted in labels.items():
+            chosen &= self._having(name, wanted)
+        return chosen
 
     def isel(self, indexers: Mapping[Any, Any]) -> Self | None:
         """The index of a part; none where one entry is taken or entries are rearranged into other dims."""
@@ -175,7 +179,7 @@ def _plain(wanted: Any) -> Any:
     return values if isinstance(values, str) else np.asarray(values, dtype=object)
 
 
-def _as_slice(positions: NDArray[np.int64]) -> slice | NDArray[np.int64]:
+def as_slice(positions: NDArray[np.int64]) -> slice | NDArray[np.int64]:
     """Neighbouring positions as a slice, with which chunks are cut and not gathered."""
     if positions.size and positions[-1] - positions[0] + 1 == positions.size:
         return slice(int(positions[0]), int(positions[-1]) + 1)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
+from fintune_xr.store.cell_table import positive_cells
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.export.whole_files import whole_file
 from fintune_xr.store.zarr_io.groups import CELLS_PER_CHUNK
@@ -27,7 +28,8 @@ CELL_VALUES: Final = (n.LABEL, n.AREA_PX, n.CENTROID_Y, n.CENTROID_X, n.SCORE)
 def write_cells(cohort: Cohort, run: str, path: Path | str) -> Path:
     """`path`, holding one row per cell of a run: run, tile, donor, marker, split, label, area, centroid, means.
 
-    Columns `mean_intensity_<channel>` are raw counts, lengths are px. A run that holds probabilities has candidates
+    Columns `mean_intensity_<channel>` are raw counts, lengths are px. With stored positivity rules there is a column
+    `positive_<rule>`, empty where the rule could not tell. A run that holds probabilities has candidates
     with a score instead of area and means. The suffix of `path` says whether it is Parquet or TSV. Memory holds one
     part of the rows and the labels of the tiles.
 
@@ -35,8 +37,10 @@ def write_cells(cohort: Cohort, run: str, path: Path | str) -> Path:
     FintuneValueError for another suffix.
     """
     cells = cohort.cells(run, lazy=False)
-    tiles = _labels(cohort.run(run, lazy=False), run)
-    return _written(Path(path), _cell_parts(cells, tiles))
+    stored = cohort.run(run, lazy=False)
+    rules = cohort.positivity(run) if cohort.has(f"{n.POSITIVITY}/{run}") else None
+    parts = _cell_parts(cells, _labels(stored, run))
+    return _written(Path(path), (_with_positive(part, table, stored, rules) for part, table in parts))
 
 
 def write_tiles(cohort: Cohort, run: str, path: Path | str) -> Path:
@@ -74,7 +78,7 @@ def _labels(stored: xr.Dataset, run: str) -> pd.DataFrame:
     return pd.DataFrame({n.RUN: pd.Categorical([run] * stored.sizes[n.TILE]), **columns})
 
 
-def _cell_parts(cells: xr.Dataset, tiles: pd.DataFrame) -> Iterator[pd.DataFrame]:
+def _cell_parts(cells: xr.Dataset, tiles: pd.DataFrame) -> Iterator[tuple[xr.Dataset, pd.DataFrame]]:
     total = cells.sizes[n.CELL]
     for first in range(0, max(total, 1), CELLS_PER_CHUNK):
         part = cells.isel({n.CELL: slice(first, first + CELLS_PER_CHUNK)}).load()
@@ -85,7 +89,18 @@ def _cell_parts(cells: xr.Dataset, tiles: pd.DataFrame) -> Iterator[pd.DataFrame
         if n.MEAN_INTENSITY in part:
             for channel, values in _by_name(part[n.MEAN_INTENSITY], n.CHANNEL):
                 table[f"{n.MEAN_INTENSITY}_{channel}"] = values
-        yield table
+        yield part, table
+
+
+def _with_positive(part: xr.Dataset, table: pd.DataFrame, stored: xr.Dataset, rules: xr.Dataset | None) -> pd.DataFrame:
+    if rules is None:
+        return table
+    found = positive_cells(part, stored, rules)
+    for (rule, positive), (_, decided) in zip(
+        _by_name(found[n.POSITIVE], n.RULE), _by_name(found[n.DECIDED], n.RULE), strict=True
+    ):
+        table[f"{n.POSITIVE}_{rule}"] = pd.Series(positive).astype("boolean").mask(~decided)
+    return table
 
 
 def _by_name(array: xr.DataArray, dim: str) -> Iterator[tuple[str, NDArray[Any]]]:
