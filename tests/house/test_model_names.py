@@ -10,10 +10,10 @@ from fintune_xr.models.registry import KINDS
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("fintune_xr", "store", "analysis", "cluster", "pipelines")
 
-# Threshold is a dim, too. The command line has its defaults as literals, so that its help costs no import; the demo's
-# run has the name of a network.
+# Threshold is a dim, too. The command line has its defaults as literals, so that its help costs no import; the demos'
+# runs have the names of networks.
 AMBIGUOUS = {"threshold"}
-ALLOWED = {"pipelines/cli/models.py", "pipelines/demos/demo.py"}
+ALLOWED = {"pipelines/cli/models.py", "pipelines/demos/demo.py", "pipelines/demos/tissue.py"}
 
 
 def files() -> list[Path]:
