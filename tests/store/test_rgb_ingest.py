@@ -80,7 +80,7 @@ def bad_images(folder: Path) -> dict[str, str]:
     return {
         "alpha_1.png": "RGBA", "grey_1.png": "without colour", "palette_1.png": "without colour", "cmyk_1.jpg": "CMYK",
         "key_1.png": "transparent colour", "sixteen_1.tif": "wrong dtype", "pages_1.tif": "without colour",
-        "alpha_2.tif": "without colour", "sixteen_2.png": "16 bits", "broken_1.png": "truncated",
+        "alpha_2.tif": "opacity (alpha)", "sixteen_2.png": "16 bits", "broken_1.png": "truncated",
         "tiny_1.png": "32 px or more",
     }  # fmt: skip
 

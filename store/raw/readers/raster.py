@@ -99,18 +99,19 @@ def _check_ending(file: BinaryIO, kind: str) -> None:
 
 
 def _header(image: Image.Image, page: int | None, dtypes: Collection[str], *, channels: bool) -> Header:
+    if image.mode == _COLOURS:
+        # Before the orientation is asked for, which may decode the image: then its bits are no longer told.
+        _check_colours(image)
     height, width = (image.height, image.width)[:: -1 if is_on_its_side(orientation(image)) else 1]
     if channels and image.mode == _COLOURS:
-        _check_colours(image)
         page_index(page or 0, len(_COLOURS))
         return checked(Header(height, width, "uint8", len(_COLOURS), is_colour=True), dtypes)
     page_index(page, 1)
     mode = image.mode
-    if not channels and mode in _GREY_IN_COLOURS:
-        # Whether they are one grey only the pixels tell; a colour image without any counts stays one.
-        _check_colours(image)
-        if _pixels(image, dtypes, channels=False).any() or mode != _COLOURS:
-            mode = "L"
+    # Whether colours are one grey only the pixels tell; a colour image without any counts stays one.
+    may_be_grey = not channels and mode in _GREY_IN_COLOURS and not _are_labels(dtypes)
+    if may_be_grey and (_pixels(image, dtypes, channels=False).any() or mode != _COLOURS):
+        mode = "L"
     if mode not in _DTYPES:
         expected = "grey, or red, green and blue" if channels else "one grey plane (y, x)"
         raise TileReadError(f"wrong shape: expected {expected}, found {mode} pixels")
