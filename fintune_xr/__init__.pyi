@@ -1,4 +1,5 @@
 # The public face: what is imported here is offered lazily by the package, and nothing else.
+from .models.checkpoints import Checkpoint as Checkpoint
 from .models.vjepa2.adapter import load_vjepa2_encoder as load_vjepa2_encoder
 from .pipelines.demos.demo import demo as demo
 from .pipelines.report.report import report as report
@@ -23,9 +24,13 @@ from .pipelines.studies.gate import gate as gate
 from .pipelines.studies.hybrid import hybrid as hybrid
 from .pipelines.studies.probe import probe as probe
 from .pipelines.studies.sweep import sweep as sweep
+from .store.cohort import Cohort as Cohort
 from .store.cohort import open_cohort as open_cohort
+from .store.group_index import with_labels as with_labels
 
 __all__ = [
+    "Checkpoint",
+    "Cohort",
     "annotate",
     "associate",
     "benchmark",
@@ -51,4 +56,5 @@ __all__ = [
     "sweep",
     "train",
     "weights",
+    "with_labels",
 ]

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.cohort_kinds import KINDS, CohortKind, kind_named, require, task_of
-from fintune_xr.errors import FintuneValueError, StoreNotFoundError, StoreVersionError, unknown_name
+from fintune_xr.errors import FintuneError, FintuneValueError, StoreNotFoundError, StoreVersionError, unknown_name
 from fintune_xr.schema import DatasetSchema
 from fintune_xr.store.cell_table import labelled_cells
 from fintune_xr.store.group_index import GroupIndex
+from fintune_xr.store.overview import RunState, overview_html, states_of
 from fintune_xr.store.zarr_io.appendable import Growing, create_growing
 from fintune_xr.store.zarr_io.groups import group_exists, open_dataset, open_writable, replace_group, subgroups
 from fintune_xr.store.zarr_io.location import PARTIAL_SUFFIX, Location, reading, writing
@@ -183,6 +184,28 @@ class Cohort:
     def annotations_group(self) -> Growing:
         """The group of annotations, for appending, of a task whose annotations are pixels."""
         return Growing(self.location, self.task.annotations, n.ANNOTATIONS, self.task.array)
+
+    def _repr_html_(self) -> str:
+        """The cohort at a glance, of labels and states alone; a run that cannot be read says why."""
+        tiles = self.images(lazy=False)
+        labels = {name: texts(tiles[name]) for name in (n.DONOR, n.MARKER)}
+        runs = [self._state_of(name, tiles.sizes[n.TILE]) for name in self.run_names()]
+        return overview_html(self.title, self.url, labels=labels, runs=runs, questions=self._questions())
+
+    def _state_of(self, run: str, n_tiles: int) -> RunState:
+        try:
+            return states_of(run, self.run(run, lazy=False)[n.STATE].values, n_tiles)
+        except FintuneError as error:
+            return RunState(run, {}, str(error))
+
+    def _questions(self) -> list[str]:
+        """Lines of Python that this store can answer."""
+        asks = ["cohort.images()", *(f"cohort.run({run!r})" for run in self.run_names())]
+        asks += [f"cohort.cells({run!r})" for run in subgroups(self.location, n.CELLS)]
+        asks += [f"cohort.positivity({run!r})" for run in subgroups(self.location, n.POSITIVITY)]
+        asks += [f"cohort.metrics({name!r})" for name in subgroups(self.location, n.METRICS)]
+        asks += ["cohort.analysis()"] if self.has(n.ANALYSIS) else []
+        return asks + [f"cohort.bootstrap({name!r})" for name in subgroups(self.location, n.BOOTSTRAP)]
 
     def _require(self, path: str, command: str) -> None:
         if not group_exists(self.location, path):
