@@ -33,7 +33,7 @@ from fintune_xr.pixels.volume_values import normalised
 from fintune_xr.splits.assignment import split_digest
 from fintune_xr.store.cohort import Cohort, create_cohort, open_cohort
 from fintune_xr.store.runs.writer import run_creation, write_run_shard, writing_run
-from fintune_xr.store.split import DIGEST, split_column
+from fintune_xr.store.split import split_column
 from fintune_xr.store.zarr_io import appendable, shards
 from fintune_xr.tasks.classification import LABELS
 from fintune_xr.tasks.product import SCORES
@@ -145,7 +145,7 @@ def make(where: Path, people: dict[str, tuple[int, str]]) -> Cohort:
     parts = {who: part for who, (_, part) in people.items()}
     column = split_column(cohort)
     column[:] = np.array(list(parts.values()), np.dtypes.StringDType())
-    column.attrs[DIGEST] = split_digest(parts)
+    column.attrs[n.DIGEST] = split_digest(parts)
     return cohort
 
 

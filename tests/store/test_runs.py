@@ -269,7 +269,7 @@ def test_state_is_written_after_all_else_is_on_the_disk(cohort: Cohort, monkeypa
 
 
 def test_a_run_that_was_never_finished_being_made_is_made_anew(done: Cohort) -> None:
-    tables.open_writable(done.location, f"{n.RUNS}/r").attrs[tables.COMPLETE] = False
+    tables.open_writable(done.location, f"{n.RUNS}/r").attrs[n.COMPLETE] = False
     assert do_all(done) == 8
     assert_complete(done, 8)
 
