@@ -16,7 +16,7 @@ from fintune_xr.analysis.report.sections.cohort import (
     provenance_section,
     quarantine_section,
 )
-from fintune_xr.errors import unknown_name
+from fintune_xr.errors import StoreWriteError, unknown_name
 from fintune_xr.pipelines.report.classification import volume_sections
 from fintune_xr.pipelines.report.detection import particle_sections
 from fintune_xr.pipelines.report.instance import cell_sections
@@ -44,10 +44,13 @@ def report(store: str | Path, *, out: str | Path | None = None, baseline: str | 
     makes them anew.
     `baseline` is the run that others are compared to: by default the run of that name, else the first.
 
-    Raises UnknownNameError for a baseline that is no run, StoreWriteError where the file cannot be written.
+    Raises UnknownNameError for a baseline that is no run, StoreWriteError where the file cannot be written or its
+    folder does not exist.
     """
     cohort = open_cohort(store)
     path = Path(out) if out is not None else _default_path(cohort)
+    if not path.parent.is_dir():
+        raise StoreWriteError(f"--out {path}: there is no folder {path.parent}. Make it, or name another --out")
     sections = report_sections(cohort, baseline=_baseline(cohort, baseline))
     subtitle = f"{cohort.kind.upper()} cohort, store schema {datasets.SCHEMA_VERSION}"
     page = page_of(cohort.title, subtitle, with_summary(sections, foreword=_foreword(cohort)))

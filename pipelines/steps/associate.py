@@ -21,7 +21,13 @@ from fintune_xr.pipelines.console import say
 from fintune_xr.provenance import file_sha256, provenance
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.lineage.depends_on import require_sources, source_doubt
-from fintune_xr.store.lineage.tile_counts import active_rule, inputs_digest, quarantined_tiles, tile_counts
+from fintune_xr.store.lineage.tile_counts import (
+    active_rule,
+    inputs_digest,
+    quarantined_tiles,
+    require_finished,
+    tile_counts,
+)
 from fintune_xr.text import text_array, texts
 
 # Attribute of analyses with covariates in which every rho is adjusted; older ones adjusted the main table alone.
@@ -40,20 +46,19 @@ def associate(
 
     `clinical` is a CSV or TSV with one row per donor; all known outcomes that it holds by default. With
     `covariates`, every rho is the partial Spearman correlation, also under other rules and of lost tiles. q is
-    adjusted over markers and outcomes of a run.
+    adjusted over markers and outcomes of a run. Without `runs` all that are finished are taken, and the others named.
     Beside rho stand the log odds of an overdispersed binomial regression of the counts (`count_association`).
     The ratio under every positivity rule that was applied, and rho had the quarantined tiles been all
     positive or all negative, are stored beside it.
 
-    Raises UnknownNameError for a column or run that is not there, FintuneValueError for unfinished runs.
+    Raises UnknownNameError for a column or run that is not there, FintuneValueError for `runs` that are
+    unfinished, or where none is finished.
     """
     cohort = open_cohort(store)
-    names = list(runs) or cohort.run_names()
-    if not names:
-        raise FintuneValueError(f"{cohort.url} has no run. Run: fintune-xr infer {cohort.url} --run R --model M")
+    table = read_clinical(clinical)
+    names = list(runs) or _finished_runs(cohort)
     require_sources(cohort, names)
     counts = tile_counts(cohort, names)
-    table = read_clinical(clinical)
     chosen = list(outcomes) or [name for name in DEFAULT_OUTCOMES if name in table.columns]
     facts = clinical_outcomes(
         table, sorted(set(text_array(counts[n.DONOR]))), donor_column=donor_column,
@@ -73,6 +78,27 @@ def associate(
     cohort.write(n.CLINICAL, facts, datasets.CLINICAL)
     cohort.write(n.ANALYSIS, result, datasets.ANALYSIS)
     return result
+
+
+def _finished_runs(cohort: Cohort) -> list[str]:
+    """The finished runs of a cohort; of the others it is said why they are left out.
+
+    Raises FintuneValueError where there is none.
+    """
+    left_out: dict[str, FintuneValueError] = {}
+    for name in cohort.run_names():
+        try:
+            require_finished(cohort, name)
+        except FintuneValueError as unfinished:
+            left_out[name] = unfinished
+    finished = [name for name in cohort.run_names() if name not in left_out]
+    if not finished and left_out:
+        raise next(iter(left_out.values()))
+    if not finished:
+        raise FintuneValueError(f"{cohort.url} has no run. Run: fintune-xr infer {cohort.url} --run R --model M")
+    for reason in left_out.values():
+        say(f"associate: left out: {reason}")
+    return finished
 
 
 def _associations(

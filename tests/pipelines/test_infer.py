@@ -25,11 +25,13 @@ from fintune_xr.cluster.profile import Profile, load_profile, profile_names
 from fintune_xr.errors import (
     CheckpointNotFoundError,
     DeviceError,
+    FintuneError,
     FintuneValueError,
     RunMismatchError,
     SettingsError,
     StoreDamagedError,
     StoreNotFoundError,
+    StoreWriteError,
     UnknownNameError,
 )
 from fintune_xr.models.protocol import segment
@@ -471,6 +473,30 @@ def test_unfinished_runs_are_refused_by_what_counts_on_them(done: str, study: tu
     ):
         with pytest.raises(FintuneValueError, match=r"run 'base' has 2 of 6 tiles pending.*fintune-xr infer .*"):
             ask()
+
+
+def test_unfinished_runs_that_nobody_named_are_left_out_and_said(
+    study: tuple[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = str(shutil.copytree(study[0], tmp_path / "a.zarr"))
+    mark_pending(open_cohort(store), "marker", [0])
+    assert associate(store, clinical=study[1]).run.values.tolist() == ["base"]
+    said = capsys.readouterr()
+    assert "left out: run 'marker' has 1 of 12 tiles pending" in said.out + said.err
+    with pytest.raises(FintuneValueError, match="run 'marker' has 1 of 12 tiles pending"):
+        associate(store, clinical=study[1], runs=["base", "marker"])
+
+
+def test_a_missing_clinical_table_is_said_first(done: str) -> None:
+    mark_pending(open_cohort(done), "base", [0])
+    with pytest.raises(FintuneError, match=r"nowhere\.csv"):
+        associate(done, clinical="nowhere.csv")
+
+
+def test_a_report_makes_no_folders(done: str, tmp_path: Path) -> None:
+    with pytest.raises(StoreWriteError, match="there is no folder"):
+        report(done, out=tmp_path / "no" / "such" / "r.html")
+    assert not (tmp_path / "no").exists()
 
 
 def test_tiles_added_after_a_run_make_it_unfinished(done: str, study: tuple[str, Path]) -> None:
