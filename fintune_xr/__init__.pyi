@@ -26,7 +26,7 @@ from .pipelines.studies.probe import probe as probe
 from .pipelines.studies.sweep import sweep as sweep
 from .store.cohort import Cohort as Cohort
 from .store.cohort import open_cohort as open_cohort
-from .store.group_index import with_labels as with_labels
+from .store.labels.group_index import with_labels as with_labels
 
 __all__ = [
     "Checkpoint",

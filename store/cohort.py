@@ -17,9 +17,9 @@ from fintune_xr import names as n
 from fintune_xr.cohort_kinds import KINDS, CohortKind, kind_named, require, task_of
 from fintune_xr.errors import FintuneError, FintuneValueError, StoreNotFoundError, StoreVersionError, unknown_name
 from fintune_xr.schema import DatasetSchema
-from fintune_xr.store.cell_table import labelled_cells
-from fintune_xr.store.group_index import GroupIndex
-from fintune_xr.store.overview import RunState, overview_html, states_of
+from fintune_xr.store.labels.cell_table import labelled_cells
+from fintune_xr.store.labels.group_index import GroupIndex
+from fintune_xr.store.labels.overview import RunState, overview_html, states_of
 from fintune_xr.store.zarr_io.appendable import Growing, create_growing
 from fintune_xr.store.zarr_io.groups import group_exists, open_dataset, open_writable, replace_group, subgroups
 from fintune_xr.store.zarr_io.location import PARTIAL_SUFFIX, Location, reading, writing

@@ -12,7 +12,7 @@ import xarray as xr
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.store.cohort import Cohort
-from fintune_xr.store.participants import FILE_NAME, Participants, find_participants, store_participants
+from fintune_xr.store.ingest.participants import FILE_NAME, Participants, find_participants, store_participants
 from fintune_xr.store.raw.pairing import LeftOut
 from fintune_xr.store.zarr_io.locks import writing_tiles
 from fintune_xr.tasks.classification import LABELS, GroupClasses, group_classes

@@ -14,6 +14,14 @@ from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.pipelines.console import Steps, progress, say
 from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.ingest.participants import (
+    FILE_NAME,
+    Participants,
+    find_participants,
+    read_participants,
+    store_participants,
+    study_groups,
+)
 from fintune_xr.store.ingest.tiles import IngestReport
 from fintune_xr.store.ingest.volume_summary import VolumeSummary, store_summary, unwanted_outliers, volume_summary
 from fintune_xr.store.ingest.volumes import (
@@ -23,14 +31,6 @@ from fintune_xr.store.ingest.volumes import (
     ingest_volumes,
     open_or_create_volumes,
     read_headers,
-)
-from fintune_xr.store.participants import (
-    FILE_NAME,
-    Participants,
-    find_participants,
-    read_participants,
-    store_participants,
-    study_groups,
 )
 from fintune_xr.store.raw.fetching import Staging
 from fintune_xr.store.raw.layouts import Layout

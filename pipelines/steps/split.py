@@ -18,7 +18,7 @@ from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.leak_check import refuse_leaks
 from fintune_xr.splits.assignment import split_digest, split_donors
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.participants import parts_not_recommended, recommended_parts
+from fintune_xr.store.ingest.participants import parts_not_recommended, recommended_parts
 from fintune_xr.store.split import By, annotated_tiles, split_column, split_table, unit_of
 from fintune_xr.store.zarr_io.location import writing
 from fintune_xr.store.zarr_io.locks import writing_tiles

@@ -13,7 +13,7 @@ from fintune_xr.errors import FintuneError
 from fintune_xr.store.check.detection import Fault
 from fintune_xr.store.check.semantic import TileFault
 from fintune_xr.store.cohort import Cohort
-from fintune_xr.store.participants import parts_not_recommended, stored_participants
+from fintune_xr.store.ingest.participants import parts_not_recommended, stored_participants
 from fintune_xr.store.split import split_column
 from fintune_xr.text import texts
 

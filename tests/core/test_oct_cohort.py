@@ -11,7 +11,7 @@ import pytest
 from fintune_xr.seeds import stream
 from fintune_xr.simulation.oct_cohort import GRID, SUFFIXES, StudySettings, simulate_study, simulated_scan
 from fintune_xr.simulation.oct_volumes import DEVICES, Eye, inner_thickness, oct_volume
-from fintune_xr.store.participants import read_participants
+from fintune_xr.store.ingest.participants import read_participants
 from fintune_xr.store.raw.readers.volumes import Reading, volume_frames
 from fintune_xr.tasks.classification import STUDY_GROUPS
 

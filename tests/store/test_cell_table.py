@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from fintune_xr import names as n
 from fintune_xr.errors import UnknownNameError
-from fintune_xr.store import cell_table
-from fintune_xr.store.cell_table import CellIndex, positive_cells
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.export.tables import write_cells
-from fintune_xr.store.group_index import GroupIndex
+from fintune_xr.store.labels import cell_table
+from fintune_xr.store.labels.cell_table import CellIndex, positive_cells
+from fintune_xr.store.labels.group_index import GroupIndex
 
 RUN = "a"
 LABELS = [n.TILE, n.DONOR, n.MARKER, n.SPLIT]

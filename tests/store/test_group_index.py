@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fintune_xr.errors import FintuneValueError, UnknownNameError
-from fintune_xr.store.group_index import GroupIndex, with_labels
+from fintune_xr.store.labels.group_index import GroupIndex, with_labels
 
 DONORS, MARKERS = ("007", "7", "d-3"), ("GFAP", "IBA1")
 NAMES = ["tile", "donor", "marker"]

@@ -27,8 +27,8 @@ from fintune_xr.pipelines.steps.annotate import annotate
 from fintune_xr.pipelines.steps.ingest import ingest, plan_ingest
 from fintune_xr.pipelines.steps.split import split
 from fintune_xr.store.cohort import open_cohort
+from fintune_xr.store.ingest.participants import parts_not_recommended, stored_participants
 from fintune_xr.store.ingest.volume_summary import unusual_volumes, volume_summary
-from fintune_xr.store.participants import parts_not_recommended, stored_participants
 from fintune_xr.store.raw import fetching
 from fintune_xr.text import texts
 

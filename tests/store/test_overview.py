@@ -13,7 +13,7 @@ import pytest
 
 from fintune_xr import names as n
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.overview import DONORS_SHOWN, RunState, overview_html, states_of
+from fintune_xr.store.labels.overview import DONORS_SHOWN, RunState, overview_html, states_of
 
 
 @pytest.fixture

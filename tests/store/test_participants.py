@@ -12,7 +12,7 @@ import pytest
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.schema import check_dataset
-from fintune_xr.store.participants import participants_dataset, read_participants
+from fintune_xr.store.ingest.participants import participants_dataset, read_participants
 from fintune_xr.tasks.classification import (
     GROUP_CLASSES,
     INSULIN,

@@ -17,7 +17,7 @@ from xarray.indexes import Index
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
-from fintune_xr.store.group_index import GroupIndex, as_slice
+from fintune_xr.store.labels.group_index import GroupIndex, as_slice
 from fintune_xr.store.zarr_io.groups import CELLS_PER_CHUNK
 from fintune_xr.store.zarr_io.portable import AS_VARIABLE_TEXT
 

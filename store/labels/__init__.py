@@ -1,0 +1,1 @@
+"""Labels of tiles and of what is in them: what queries ask for, and what people see of them."""
