@@ -86,7 +86,7 @@ class TileIndex:
         def against(reading: PlaneName, tile: StoredTile) -> str:
             return self._against_told(reading, tile) if is_told else self._against_folders(folders, reading, tile)
 
-        return self._first(readings, against)
+        return self._first(path, readings, against)
 
     def of_micrograph(self, path: str, names: Sequence[str]) -> Fits:
         """The same for particles: `names` are those of the micrograph, exact ones first, in folders of `path`.
@@ -95,16 +95,19 @@ class TileIndex:
         """
         folders = _folders(path)
         readings = [PlaneName("", "", name, "") for name in names]
-        return self._first(readings, lambda _, tile: self._against_sets(folders, tile))
+        return self._first(path, readings, lambda _, tile: self._against_sets(folders, tile))
 
-    def _first(self, readings: Sequence[PlaneName], against: Callable[[PlaneName, StoredTile], str]) -> Fits:
+    def _first(self, path: str, readings: Sequence[PlaneName], against: Callable[[PlaneName, StoredTile], str]) -> Fits:
         why = ""
         # Of readings with the same name the first is of the most telling pattern.
         unlike = {one_spelling(reading.tile).rpartition("/")[2]: reading for reading in reversed(readings)}
         for name in sorted(unlike, key=len, reverse=True):
             reading = unlike[name]
-            same = (self.by_file[name],) if name in self.by_file else self.by_name.get(name, ())
-            reasons = {one.tile: against(reading, one) for one in same}
+            if name in self.by_file:
+                # The file is called by the whole id: a folder that is no donor's, such as a run's, says nothing more.
+                reasons = {self.by_file[name].tile: self._against_donors(path, reading, self.by_file[name])}
+            else:
+                reasons = {one.tile: against(reading, one) for one in self.by_name.get(name, ())}
             kept = tuple(tile for tile, reason in reasons.items() if not reason)
             if kept:
                 return Fits(kept)
@@ -131,20 +134,33 @@ class TileIndex:
         found = self.by_file.get(one_spelling(reading.tile).rpartition("/")[2])
         return "" if found is None else found.tile
 
+    def _against_donors(self, path: str, reading: PlaneName, tile: StoredTile) -> str:
+        folders, own = _folders(path), one_spelling(tile.donor)
+        others = [word for word in folders if word != own and (word in self.donors or word == reading.donor)]
+        return f"the path names {others[-1]!r}" if others else ""
+
     def _against_sets(self, folders: Sequence[str], tile: StoredTile) -> str:
         if self.donors == {UNNAMED_SET}:
             return ""
         own = one_spelling(tile.donor)
         others = [word for word in folders if word in self.donors and word != own]
         if not others and own not in folders:
-            others = [word for word in folders if not self._is_plain(word)]
+            others = [word for word in folders if not self._is_plain(word) and self._may_be_a_set(word)]
         return f"the path names {others[-1]!r}" if others else ""
+
+    def _may_be_a_set(self, word: str) -> bool:
+        """Where sets are called by numbers, a folder without any, such as that of a run's picks, is none."""
+        return _has_digit(word) or not all(map(_has_digit, self.donors))
 
     def _is_plain(self, word: str) -> bool:
         if word in self.donors:
             return False
         is_job = _JOB.fullmatch(word) is not None and not any(_JOB.fullmatch(donor) for donor in self.donors)
         return word.lower() in _PLAIN_WORDS or is_job
+
+
+def _has_digit(word: str) -> bool:
+    return any(letter.isdigit() for letter in word)
 
 
 def _folders(path: str) -> list[str]:

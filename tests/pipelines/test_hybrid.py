@@ -66,10 +66,10 @@ def test_the_masks_and_cells_are_those_of_the_chosen_runs(store: Path, monkeypat
     assert hybrid(store, run_name="both", runs=["fine", "coarse"]) == wanted
     cohort = open_cohort(store)
     markers = text_array(cohort.images()[n.MARKER])
-    made, made_cells = cohort.run("both").load(), cohort.cells("both").load()
+    made, made_cells = cohort.run("both").load(), cohort.cells("both", lazy=False).load()
     for marker, name in wanted.items():
         tiles = np.flatnonzero(markers == marker)
-        source, cells = cohort.run(name).load(), cohort.cells(name).load()
+        source, cells = cohort.run(name).load(), cohort.cells(name, lazy=False).load()
         for variable in (n.MASK, n.N_CELLS, n.BACKGROUND):
             np.testing.assert_array_equal(made[variable][tiles], source[variable][tiles])
         here, there = (c.isel({n.CELL: np.isin(c[n.TILE_INDEX], tiles)}) for c in (made_cells, cells))
