@@ -37,7 +37,7 @@ def test_one_report_carries_every_step(tmp_path: Path, monkeypatch: pytest.Monke
     for config in (compared.train, said["budget"]["config"]):
         quick = load_settings(TrainSettings, config)
         assert (quick.seed, quick.epochs % quick.validate_every) == (2, 0)
-    for title in ("Segmentation", "Ways to train", "Label budget", "Donor ratios", "Stability"):
+    for title in ("Segmentation", "Ways to train", "Label budget", "Donor ratios", "Resamples"):
         assert f">{title}</h2>" in page
     assert "12 gates on its stored masks and cells" in page
     assert "Out of date" not in page
