@@ -89,7 +89,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ("weights fetch", 2, "needs a name"),
         ("export {store} --to masks --out {out} --run none", 2, "no run 'none'"),
         ("export {store} --to zip --out {out}", 2, "masks"),
-        ("report {store} --out /proc/none/report.html", 1, "No such file or directory"),
+        ("report {store} --out /proc/none/report.html", 1, "there is no folder /proc/none"),
         ("report {store} --baseline none", 2, "no run 'none'"),
     ],
 )

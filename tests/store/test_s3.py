@@ -115,6 +115,8 @@ def test_a_cohort_on_s3_gives_what_one_in_a_folder_gives(
     client: Any, raw: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     url, folder = f"s3://{BUCKET}/whole/a.zarr", str(tmp_path / "a.zarr")
+    for place in ("remote", "local"):
+        (tmp_path / place).mkdir()
     for step in steps(raw, url, tmp_path / "remote"):
         assert cli.run(step) == 0, step
     said = "".join(capfd.readouterr())
