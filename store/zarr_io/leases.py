@@ -47,10 +47,13 @@ def leased(location: Location, key: str, *, busy: str) -> Iterator[None]:
         again = _tagged(location, key)
         if again != found:
             raise RunBusyError(busy)
+    # Others may see the lease, and begin to wait, long before a slow storage answers that it was written.
+    began = time.monotonic()
     if not _swap(location, key, found, _said(owner, 0)):
         raise RunBusyError(busy)
     over = threading.Event()
-    renewing = threading.Thread(target=_renew, args=(location, key, owner, over), daemon=True, name=f"lease {key}")
+    keep = (location, key, owner, began, over)
+    renewing = threading.Thread(target=_renew, args=keep, daemon=True, name=f"lease {key}")
     renewing.start()
     try:
         yield
@@ -64,9 +67,9 @@ def _said(owner: str, count: int) -> bytes:
     return f"{owner} {count}".encode()
 
 
-def _renew(location: Location, key: str, owner: str, over: threading.Event) -> None:
+def _renew(location: Location, key: str, owner: str, began: float, over: threading.Event) -> None:
     """Renews until it is over; one renewal that hangs must not keep this process from noticing that time is up."""
-    began, count = time.monotonic(), 0
+    count = 0
     while not over.wait(RENEW_S):
         count += 1
         start = time.monotonic()
