@@ -6,8 +6,6 @@ import contextlib
 import os
 import shutil
 import signal
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import psutil
 import pytest
 import tifffile
 import xarray as xr
+from child_deaths import kill_at_random, started, to_the_end
 from stores import assert_same_run, make_store, run_values, tile_names, tile_pixels
 
 from fintune_xr import names as n
@@ -31,43 +30,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 # More than fifty in all. The scheduler lives in the coordinator's process and dies with it, on a cluster as well.
 COORDINATOR_KILLS, WORKER_KILLS, INGEST_KILLS = 24, 18, 10
 KILLS_PER_RUN = 9
-
-
-@contextlib.contextmanager
-def started(target: Callable[..., None], *arguments: str) -> Iterator[Any]:
-    """A process that is gone, with all it started, when the block ends."""
-    process = killing.FORKS.Process(target=target, args=arguments)
-    process.start()
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.join()
-
-
-def to_the_end(target: Callable[..., None], *arguments: str) -> tuple[int, float]:
-    began = time.monotonic()
-    with started(target, *arguments) as process:
-        process.join()
-    return process.exitcode, time.monotonic() - began
-
-
-def kill_at_random(
-    target: Callable[..., None], *arguments: str, seconds: float, kills: int, again: Callable[[], None]
-) -> None:
-    """Starts, kills and starts again until `kills` have hit work under way; `again` undoes work that has ended."""
-    rng = stream(7, "kill", target.__name__)
-    hits = 0
-    while hits < kills:
-        with started(target, *arguments) as process:
-            process.join(timeout=float(rng.uniform(0.1, 1.05)) * seconds * rng.choice([0.25, 0.5, 1.0]))
-            ended = process.exitcode is not None
-        if ended:
-            assert process.exitcode in (0, 3)
-            again()
-        else:
-            hits += 1
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,8 @@ FORKS = mp.get_context("forkserver")
 FORKS.set_forkserver_preload(
     [
         "fintune_xr.pipelines.steps.infer", "fintune_xr.pipelines.steps.ingest", "fintune_xr.pipelines.cli.app",
-        "fintune_xr.pipelines.studies.benchmark", "fintune_xr.models.cellpose.adapter", "killing",
+        "fintune_xr.pipelines.studies.benchmark", "fintune_xr.models.cellpose.adapter",
+        "fintune_xr.models.semantic_unet.adapter", "killing",
     ]
 )  # fmt: skip
 
@@ -63,6 +64,57 @@ def run_ingest(source: str, store: str) -> None:
     last_planes.read_plane_with_digest = slowly
     shards.MAX_TILES_PER_SHARD = TILES_PER_SHARD
     os._exit(cli.run(["ingest", source, store, "--workers", "2"]))
+
+
+def run_infer_classes(store: str, model: str) -> None:
+    """`infer` of maps of classes with a network that takes its time over every tile, in small shards and tasks."""
+    from fintune_xr.models.classes.mapper import ClassMapper
+    from fintune_xr.pipelines.cli import app as cli
+    from fintune_xr.store.runs import writer as runs
+
+    own_group()
+    predict = ClassMapper.predict
+
+    def slowly(self: ClassMapper, batch: Any) -> Any:
+        time.sleep(SECONDS_PER_TILE * len(batch))
+        return predict(self, batch)
+
+    ClassMapper.predict = slowly  # type: ignore[method-assign]
+    runs.tiles_per_task = lambda _: TILES_PER_TASK
+    asked = ["infer", store, "--run", "r", "--model", model, "--cluster", "threads", "device=cpu"]
+    os._exit(cli.run(asked))
+
+
+def run_train_classes(tokens: list[str], dies: tuple[str, int]) -> None:
+    """The command line `tokens`; the process is killed at the `dies[1]`-th call of what `dies[0]` names, from 1.
+
+    `step` is a step of training, `tile` the validation of a tile, `state` the writing of the state to go on from, when
+    it is half on disk; 0 lets the training end.
+    """
+    from fintune_xr.finetune import steps
+    from fintune_xr.models.classes.mapper import ClassMapper
+    from fintune_xr.pipelines.cli import app as cli
+
+    own_group()
+    calls = 0
+
+    def fatal(function: Any) -> Any:
+        def counted(*arguments: Any, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == dies[1]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments, **options)
+
+        return counted
+
+    if dies[0] == "step":
+        steps.NetworkTraining.training_step = fatal(steps.NetworkTraining.training_step)  # type: ignore[method-assign]
+    elif dies[0] == "tile":
+        ClassMapper.predict = fatal(ClassMapper.predict)  # type: ignore[method-assign]
+    elif dies[0] == "state":
+        Path.replace = fatal(Path.replace)  # type: ignore[method-assign]
+    os._exit(cli.run(tokens))
 
 
 def run_benchmark(store: str, model: str, models: str, settings: dict[str, Any]) -> None:
