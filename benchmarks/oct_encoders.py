@@ -32,7 +32,9 @@ from fintune_xr.pipelines.task_parts.requests import ExportRequest
 from fintune_xr.pixels.volume_values import normalised
 from fintune_xr.splits.assignment import split_digest
 from fintune_xr.store.cohort import Cohort, create_cohort, open_cohort
-from fintune_xr.store.runs.writer import run_creation, write_run_shard, writing_run
+from fintune_xr.store.runs.run import run_creation
+from fintune_xr.store.runs.run_shard import write_run_shard
+from fintune_xr.store.runs.writer import writing_run
 from fintune_xr.store.split import split_column
 from fintune_xr.store.zarr_io import appendable, shards
 from fintune_xr.tasks.classification import LABELS

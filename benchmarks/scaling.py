@@ -21,7 +21,7 @@ from simulated_store import create_store
 
 from fintune_xr.pipelines.steps import infer as steps
 from fintune_xr.store.cohort import open_cohort
-from fintune_xr.store.runs.writer import run_grid
+from fintune_xr.store.runs.run import run_grid
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 PLANES = 2

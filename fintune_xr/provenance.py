@@ -45,6 +45,23 @@ def settings_digest(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What `stored` and `now` differ in, by sorted key: the two values, None where there is none.
+
+    Records within records count by their own keys, which are then `outer.inner`.
+    """
+    was, then = _flat(stored), _flat(now)
+    keys = sorted(key for key in {*was, *then} if was.get(key) != then.get(key))
+    return {key: (was.get(key), then.get(key)) for key in keys}
+
+
+def _flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in record.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
 def provenance(**facts: Any) -> dict[str, Any]:
     """`facts` with package versions, Python, git revision and the time (UTC, ISO 8601)."""
     return {

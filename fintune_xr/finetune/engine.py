@@ -30,7 +30,7 @@ from fintune_xr.finetune.trainable import Trainable
 from fintune_xr.models.checkpoints import RECORD_FILE, WEIGHTS_FILE, Checkpoint
 from fintune_xr.models.devices import CPU, TPU, resolve_device, use_threads
 from fintune_xr.models.registry import resolve_checkpoint
-from fintune_xr.provenance import provenance, settings_digest
+from fintune_xr.provenance import differences, provenance, settings_digest
 from fintune_xr.seeds import stream
 
 LOG_FILE: Final = "log.csv"
@@ -226,7 +226,7 @@ def _read_record(out: Path, facts: dict[str, Any]) -> dict[str, Any]:
         return {}
     record: dict[str, Any] = json.loads(path.read_text())
     if record.get("digest") != facts["digest"]:
-        changed = sorted(key for key in facts if key != "digest" and record.get(key) != facts[key])
+        changed = [key for key in differences({key: record.get(key) for key in facts}, facts) if key != "digest"]
         raise RunMismatchError(
             f"{out} holds another training (different: {', '.join(changed) or 'its record'}). "
             "Choose another folder, or remove that one."

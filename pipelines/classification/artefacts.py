@@ -27,7 +27,7 @@ from fintune_xr.settings import validated
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.export.whole_files import whole_file
 from fintune_xr.store.lineage.training_exposure import require_unseen
-from fintune_xr.store.runs.writer import run_attrs
+from fintune_xr.store.runs.run import run_attrs
 from fintune_xr.store.split import require_split
 from fintune_xr.text import texts
 

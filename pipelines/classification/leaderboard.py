@@ -21,7 +21,7 @@ from fintune_xr.pipelines.task_parts.requests import EvaluateRequest, ExportRequ
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.export.whole_files import whole_file
 from fintune_xr.store.lineage.depends_on import doubt, tiles_in
-from fintune_xr.store.runs.writer import run_attrs
+from fintune_xr.store.runs.run import run_attrs
 from fintune_xr.store.split import judging_part
 
 RESAMPLES: Final = 1000

@@ -19,7 +19,7 @@ from fintune_xr.pipelines.classification.scans import Scans, has_column, labelle
 from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.task_parts.requests import TrainingTiles
 from fintune_xr.store.cohort import Cohort
-from fintune_xr.store.runs.writer import run_attrs
+from fintune_xr.store.runs.run import run_attrs
 from fintune_xr.text import text_array, texts
 
 # What an encoder's embedding depends on besides its weights.

@@ -27,7 +27,8 @@ from fintune_xr.pipelines.inference.watchdog import Watch, may_die
 from fintune_xr.pixels.tile_results import TILE_RESULTS
 from fintune_xr.settings import Settings
 from fintune_xr.store.cohort import product_at
-from fintune_xr.store.runs.writer import run_grid, write_run_shard
+from fintune_xr.store.runs.run import run_grid
+from fintune_xr.store.runs.run_shard import write_run_shard
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.store.zarr_io.location import Location, reading
 from fintune_xr.tasks.product import Product

@@ -16,7 +16,7 @@ from fintune_xr import names as n
 from fintune_xr.errors import WorkerLostError
 from fintune_xr.pipelines.inference.block import SECONDS_TO_START, Block, BlockContext
 from fintune_xr.pipelines.inference.watchdog import Watch
-from fintune_xr.store.runs.writer import write_run_shard
+from fintune_xr.store.runs.run_shard import write_run_shard
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.tasks.records import ShardPlan, ShardReceipt, TileResult
 

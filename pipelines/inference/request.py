@@ -21,7 +21,7 @@ from fintune_xr.pipelines.workers.devices import device_on
 from fintune_xr.settings import Settings, validated
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.runs.columns import Sizes
-from fintune_xr.store.runs.writer import check_run_name, run_attrs
+from fintune_xr.store.runs.run import check_run_name, run_attrs
 from fintune_xr.tasks.product import INSTANCES
 from fintune_xr.text import texts
 

@@ -19,8 +19,7 @@ from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.depends_on import ALL, require_sources, rests_on
 from fintune_xr.store.lineage.training_exposure import require_unseen
-from fintune_xr.store.runs.completeness import require_done
-from fintune_xr.store.runs.writer import require_known_run
+from fintune_xr.store.runs.run import require_done, require_known_run
 from fintune_xr.store.split import annotated_tiles, require_split
 from fintune_xr.text import text_array, texts
 

@@ -23,7 +23,7 @@ from fintune_xr.store.cohort import Cohort, tile_pixels
 from fintune_xr.store.ingest.participants import parts_not_recommended, study_groups
 from fintune_xr.store.ingest.volume_summary import volume_summary
 from fintune_xr.store.lineage.depends_on import doubt, tiles_in
-from fintune_xr.store.runs.writer import run_attrs
+from fintune_xr.store.runs.run import run_attrs
 from fintune_xr.store.split import judging_part
 from fintune_xr.text import texts
 

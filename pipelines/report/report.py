@@ -22,7 +22,7 @@ from fintune_xr.pipelines.report.detection import particle_sections
 from fintune_xr.pipelines.report.instance import cell_sections
 from fintune_xr.pipelines.report.semantic import tissue_sections
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.runs.writer import run_attrs
+from fintune_xr.store.runs.run import run_attrs
 from fintune_xr.store.zarr_io.location import Location, writing
 from fintune_xr.tasks.task import CLASSIFICATION, DETECTION, INSTANCE, SEMANTIC
 

@@ -29,8 +29,7 @@ from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.annotated_legend import annotated_legend
 from fintune_xr.store.lineage.depends_on import ALL, rests_on
 from fintune_xr.store.lineage.training_exposure import require_unseen
-from fintune_xr.store.runs.completeness import require_done
-from fintune_xr.store.runs.writer import require_known_run
+from fintune_xr.store.runs.run import require_done, require_known_run
 from fintune_xr.store.split import annotated_tiles, require_split
 from fintune_xr.tasks.class_map import ClassMap, check_class_map, stored_class_map
 from fintune_xr.tasks.product import CLASSES

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.store.cohort import Cohort
-from fintune_xr.store.runs.writer import RunWriter, run_creation, write_run_shard, writing_run
+from fintune_xr.store.runs.run import run_creation
+from fintune_xr.store.runs.run_shard import write_run_shard
+from fintune_xr.store.runs.writer import RunWriter, writing_run
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.tasks.class_map import ClassMap
 from fintune_xr.tasks.product import CLASSES, INSTANCES

@@ -28,7 +28,7 @@ from fintune_xr.provenance import provenance
 from fintune_xr.settings import Config, load_settings
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.lineage.depends_on import rests_on
-from fintune_xr.store.runs.writer import check_run_name, run_attrs
+from fintune_xr.store.runs.run import check_run_name, run_attrs
 from fintune_xr.store.split import annotated_tiles
 from fintune_xr.tasks.semantic import CLASS_REGIONS
 from fintune_xr.tasks.task import SEMANTIC

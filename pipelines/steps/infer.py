@@ -35,7 +35,8 @@ from fintune_xr.pipelines.workers.devices import profile_and_rest
 from fintune_xr.provenance import provenance
 from fintune_xr.settings import Config, load_settings
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.runs.writer import RunWriter, run_creation, writing_run
+from fintune_xr.store.runs.run import run_creation
+from fintune_xr.store.runs.writer import RunWriter, writing_run
 from fintune_xr.store.split import require_split
 from fintune_xr.tasks.product import INSTANCES
 from fintune_xr.text import text_array

@@ -25,7 +25,8 @@ from fintune_xr.pipelines.steps.infer import in_parts
 from fintune_xr.pipelines.workers.devices import profile_and_rest
 from fintune_xr.settings import Config, load_settings
 from fintune_xr.store.cohort import Cohort, open_cohort, tile_pixels
-from fintune_xr.store.runs.writer import run_tiles_per_shard, tiles_per_task
+from fintune_xr.store.runs.create import tiles_per_shard
+from fintune_xr.store.runs.run import run_tiles_per_shard
 
 PILOT_TILES: Final = 3
 _ENOUGH_DONE: Final = 20
@@ -90,7 +91,7 @@ def _pending(cohort: Cohort, run: str, parts: Sequence[str]) -> NDArray[np.bool_
 def _blocks(cohort: Cohort, run: str, pending: NDArray[np.bool_]) -> list[int]:
     """Pending tiles in each mask shard."""
     is_known = run in cohort.run_names()
-    size = run_tiles_per_shard(cohort.location, run) if is_known else tiles_per_task(pending.size)
+    size = run_tiles_per_shard(cohort.location, run) if is_known else tiles_per_shard(pending.size)
     return [int(pending[first : first + size].sum()) for first in range(0, pending.size, size)]
 
 

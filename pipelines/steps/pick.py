@@ -19,7 +19,7 @@ from fintune_xr.pipelines.detection.picking import (
 from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import open_cohort
 from fintune_xr.store.runs.picks import CANDIDATES_SHA256, candidates_digest, open_candidates, picks_table
-from fintune_xr.store.runs.writer import check_run_name
+from fintune_xr.store.runs.run import check_run_name
 
 
 def pick(

@@ -27,7 +27,8 @@ from fintune_xr.pipelines.instance.cell_blocks import cell_blocks
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.lineage.depends_on import run_digests, runs_doubt
 from fintune_xr.store.lineage.tile_counts import require_finished
-from fintune_xr.store.runs.writer import require_known_run, write_positive
+from fintune_xr.store.runs.run import require_known_run
+from fintune_xr.store.runs.writer import write_positive
 from fintune_xr.tasks.product import INSTANCES
 
 RULE_NAMES = ("otsu", "otsu_donor", "mixture", "fixed", "detected")

@@ -33,7 +33,7 @@ from fintune_xr.store.cohort import open_cohort
 from fintune_xr.store.lineage.annotations_digest import truth_digest
 from fintune_xr.store.lineage.training_exposure import seen_in_training
 from fintune_xr.store.runs.pseudo_labels import has_pseudo, read_pseudo, write_pseudo
-from fintune_xr.store.runs.writer import check_run_name
+from fintune_xr.store.runs.run import check_run_name
 from fintune_xr.store.split import require_split
 from fintune_xr.store.zarr_io.locks import holding
 from fintune_xr.text import texts

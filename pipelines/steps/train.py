@@ -24,7 +24,7 @@ from fintune_xr.settings import Config, load_settings
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.lineage.annotations_digest import truth_digest
 from fintune_xr.store.lineage.training_exposure import seen_in_training
-from fintune_xr.store.runs.writer import check_run_name
+from fintune_xr.store.runs.run import check_run_name
 from fintune_xr.store.split import require_split
 
 

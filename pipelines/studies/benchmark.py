@@ -44,7 +44,7 @@ from fintune_xr.settings import Config, Settings, load_settings, validated
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.lineage.depends_on import rests_on, tiles_in
 from fintune_xr.store.lineage.training_exposure import require_unseen_by
-from fintune_xr.store.runs.writer import run_attrs
+from fintune_xr.store.runs.run import run_attrs
 from fintune_xr.store.split import require_split, split_table
 from fintune_xr.tasks.task import CLASSIFICATION
 from fintune_xr.text import text_array, texts

@@ -27,7 +27,7 @@ from fintune_xr.pipelines.task_parts.requests import ExportRequest
 from fintune_xr.pipelines.workers.devices import THREADS
 from fintune_xr.settings import Config, Settings, load_settings, shipped_config, validated
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.runs.writer import check_run_name
+from fintune_xr.store.runs.run import check_run_name
 from fintune_xr.store.split import require_split
 from fintune_xr.tasks.product import SCORES
 

@@ -31,7 +31,7 @@ from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.lineage.depends_on import require_sources, rests_on
 from fintune_xr.store.lineage.tile_counts import active_rule, inputs_digest, tile_counts
 from fintune_xr.store.lineage.training_exposure import require_unseen
-from fintune_xr.store.runs.completeness import require_done
+from fintune_xr.store.runs.run import require_done
 from fintune_xr.store.split import require_split
 from fintune_xr.text import texts
 

@@ -22,7 +22,9 @@ from fintune_xr.pipelines.steps.positivity import apply_positivity, is_counted, 
 from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.lineage.training_exposure import seen_by_choice
-from fintune_xr.store.runs.writer import run_attrs, run_creation, run_grid, write_run_shard, writing_run
+from fintune_xr.store.runs.run import run_attrs, run_creation, run_grid
+from fintune_xr.store.runs.run_shard import write_run_shard
+from fintune_xr.store.runs.writer import writing_run
 from fintune_xr.store.split import require_split
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.tasks.records import CellTable, ShardPlan, ShardReceipt, TileResult

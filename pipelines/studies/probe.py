@@ -29,7 +29,9 @@ from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.lineage.annotations_digest import truth_digest
 from fintune_xr.store.lineage.depends_on import require_sources
 from fintune_xr.store.lineage.training_exposure import seen_by_choice, seen_in_training
-from fintune_xr.store.runs.writer import run_attrs, run_creation, write_run_shard, writing_run
+from fintune_xr.store.runs.run import run_attrs, run_creation
+from fintune_xr.store.runs.run_shard import write_run_shard
+from fintune_xr.store.runs.writer import writing_run
 from fintune_xr.store.split import require_split
 from fintune_xr.tasks.product import SCORES
 from fintune_xr.tasks.records import ShardPlan, ShardReceipt, TileResult

@@ -12,7 +12,7 @@ from fintune_xr.pipelines.task_parts.requests import Export, ExportRequest
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.export.masks import write_masks
 from fintune_xr.store.export.tables import write_cells, write_tiles
-from fintune_xr.store.runs.writer import require_known_run
+from fintune_xr.store.runs.run import require_known_run
 
 Write = Callable[[Cohort, str, Path], Iterator[Path]]
 

@@ -22,8 +22,8 @@ from fintune_xr.store.check.classification import check_labels, check_scores
 from fintune_xr.store.check.detection import Fault, check_picks, check_points
 from fintune_xr.store.check.semantic import TileFault, check_class_run, check_codes
 from fintune_xr.store.cohort import Cohort
-from fintune_xr.store.runs.columns import is_state_of_run
 from fintune_xr.store.runs.object_log import CellLog
+from fintune_xr.store.runs.run import is_state_of_run
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.store.zarr_io.groups import read_column, subgroups
 from fintune_xr.store.zarr_io.location import DECODING_ERRORS

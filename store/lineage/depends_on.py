@@ -13,7 +13,7 @@ from fintune_xr.errors import FintuneValueError, SplitError
 from fintune_xr.provenance import settings_digest
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.annotations_digest import truth_digest
-from fintune_xr.store.runs.writer import run_attrs
+from fintune_xr.store.runs.run import run_attrs
 from fintune_xr.store.split import annotated_tiles, require_split
 from fintune_xr.text import text_array, texts
 

@@ -12,7 +12,7 @@ from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.depends_on import runs_doubt
-from fintune_xr.store.runs.writer import require_known_run
+from fintune_xr.store.runs.run import require_known_run
 from fintune_xr.text import text_array, texts
 
 # Digest of the run whose nuclei were counted, by its name: an attribute of the stored counts.

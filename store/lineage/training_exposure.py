@@ -13,7 +13,7 @@ from fintune_xr import names as n
 from fintune_xr.errors import SplitError
 from fintune_xr.models.checkpoints import Checkpoint, training_facts
 from fintune_xr.store.cohort import Cohort
-from fintune_xr.store.runs.writer import run_attrs
+from fintune_xr.store.runs.run import run_attrs
 from fintune_xr.text import text_array, texts
 
 _LEARNED: Final = "learned"

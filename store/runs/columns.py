@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, RunMismatchError
+from fintune_xr.provenance import differences
 from fintune_xr.schema import DatasetSchema
 from fintune_xr.store.zarr_io.groups import ROWS_PER_CHUNK, create_column, open_column, read_column, write_rows
 from fintune_xr.store.zarr_io.location import Location, sync_array
-from fintune_xr.tasks.product import PRODUCTS, Product
+from fintune_xr.tasks.product import Product
 
 Sizes: TypeAlias = Mapping[str, int | Sequence[str]]
 """What lies along the further dims of the columns: the names, where the schema has a coordinate of the dim, else how
@@ -58,9 +59,9 @@ def require_same_sizes(location: Location, path: str, product: Product, sizes: S
     """Raises RunMismatchError where the run under `path` was made with other sizes."""
     stored = _stored_sizes(location, path, product)
     now = {dim: size if isinstance(size, int) else list(map(str, size)) for dim, size in sizes.items()}
-    differing = sorted(dim for dim in {*now, *stored} if now.get(dim) != stored.get(dim))
+    differing = differences(stored, now)
     if differing:
-        lines = [f"{dim}: stored {stored.get(dim)}, now {now.get(dim)}" for dim in differing]
+        lines = [f"{dim}: stored {there}, now {here}" for dim, (there, here) in differing.items()]
         raise RunMismatchError(
             "\n  ".join([f"{path} was made with other sizes:", *lines])
             + "\nChoose another --run name, or --restart to throw the stored run away."
@@ -103,12 +104,6 @@ def set_back(location: Location, path: str, rows: NDArray[np.int64], value: Any)
             values = read_column(location, path, slice(first, last))
             values[here - first] = value
             column[first:last] = values
-
-
-def is_state_of_run(path: str) -> bool:
-    """Whether `path` is a column of a run that `mark_pending` can write anew."""
-    group, _, name = path.rpartition("/")
-    return group.startswith(f"{n.RUNS}/") and any(name in product.columns for product in PRODUCTS.values())
 
 
 def _labelled(schema: DatasetSchema) -> list[str]:

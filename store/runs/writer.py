@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import zarr
@@ -15,45 +14,33 @@ from numpy.typing import NDArray
 
 from fintune_xr import names as n
 from fintune_xr.datasets import PROGRESS
-from fintune_xr.errors import FintuneValueError, RunMismatchError, unknown_name
-from fintune_xr.store.cohort import Cohort, product_at
+from fintune_xr.errors import FintuneValueError, RunMismatchError
+from fintune_xr.provenance import differences
+from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.runs.columns import (
     Sizes,
-    create_columns,
-    grow_columns,
     require_same_sizes,
     set_back,
     stored_columns,
 )
+from fintune_xr.store.runs.create import create_run, grow_run, remove_run
 from fintune_xr.store.runs.object_log import CellLog
+from fintune_xr.store.runs.run import check_run_name, run_attrs, run_grid, run_tiles_per_shard
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.store.zarr_io.groups import (
     ROWS_PER_CHUNK,
-    ensure_group,
-    group_attrs,
     is_complete,
     open_column,
-    open_writable,
     read_column,
-    remove_group,
 )
-from fintune_xr.store.zarr_io.location import Location, sync_array, writing
+from fintune_xr.store.zarr_io.location import sync_array, writing
 from fintune_xr.store.zarr_io.locks import holding
 from fintune_xr.store.zarr_io.recovery import ordered, sweep_staging
 from fintune_xr.tasks.product import INSTANCES, Product
 from fintune_xr.tasks.records import ShardPlan, ShardReceipt, TileResult
-from fintune_xr.text import texts
 
-# Tells a run from one of the same name that was thrown away, whose last workers may still be at work somewhere.
-SHARDS_WANTED = 64
-# Of a run without pixels: tiles in one task, and tiles that it has grown to.
 # Counted later and by another step, of tiles that are done.
 _COUNTED = (n.N_POSITIVE,)
-
-
-def tiles_per_task(n_tiles: int) -> int:
-    """Tiles in one mask shard, which is one task: about 64 tasks, and never more than 256 tiles in one."""
-    return min(max(math.ceil(n_tiles / SHARDS_WANTED), 1), shards.MAX_TILES_PER_SHARD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,13 +194,12 @@ def writing_run(
         path = f"{n.RUNS}/{name}"
         if restart or not is_complete(cohort.location, path):
             remove_run(cohort, name)
-            _create(
-                cohort, name, product, sizes or {}, attrs or {}, {n.IDENTITY: dict(identity), n.PROVENANCE: dict(facts)}
-            )
+            stated = {n.IDENTITY: dict(identity), n.PROVENANCE: dict(facts)}
+            create_run(cohort, name, product, sizes or {}, attrs or {}, stated)
         _check_identity(cohort, name, identity)
         cohort.location.sweep(path)
         sweep_staging(cohort.location, ordered(name))
-        _grow(cohort, name)
+        grow_run(cohort, name)
         stored = cohort.run_product(name)
         if sizes is not None:
             require_same_sizes(cohort.location, path, stored, sizes)
@@ -227,70 +213,6 @@ def writing_run(
 
 def _holding_run(cohort: Cohort, name: str) -> contextlib.AbstractContextManager[None]:
     return holding(cohort.location, f"run-{name}", what=f"writing run {name!r}")
-
-
-def write_run_shard(
-    location: Location, run: str, plan: ShardPlan, fresh: Iterator[shards.Encoded], *, creation: str
-) -> int:
-    """Number of bytes of the shard of pixels: `fresh` tiles in the slots to do, the others carried over.
-
-    Slots that stay pending get a tile without pixels; a shard that should hold finished tiles and is gone is an error.
-    Of a run without pixels the tiles are made, and no file is written: all of them is in the receipt.
-
-    Raises RunMismatchError where the run was thrown away and made anew since `creation` was given out.
-    """
-    if product_at(location, f"{n.RUNS}/{run}").array is None:
-        for _ in fresh:
-            pass
-        _require_creation(location, run, plan, creation)
-        return 0
-    grid = run_grid(location, run)
-    todo, later = set(plan.todo), set(plan.later)
-    kept = shards.read_encoded(location, grid, plan.shard) if len(todo | later) < plan.n_slots else []
-    empty = shards.encode_empty(grid) if later else ()
-
-    def tiles() -> Iterator[shards.Encoded]:
-        for slot in range(plan.n_slots):
-            yield next(fresh) if slot in todo else empty if slot in later else kept[slot]
-        # Last of all, because the tiles took their time; nothing is in its place yet.
-        _require_creation(location, run, plan, creation)
-
-    return shards.write_shard(location, grid, plan.shard, tiles())
-
-
-def _require_creation(location: Location, run: str, plan: ShardPlan, creation: str) -> None:
-    if run_creation(location, run) != creation:
-        raise RunMismatchError(f"run {run!r} of {location.url} was restarted; shard {plan.shard} is given up")
-
-
-def run_creation(location: Location, run: str) -> str:
-    """What shards of this run are written with; another one after each `restart`."""
-    group = zarr.open_group(location.zarr(), path=f"{n.RUNS}/{run}", mode="r")
-    return str(group.attrs.get(n.CREATION, ""))
-
-
-def run_grid(location: Location, run: str) -> shards.ShardGrid:
-    """How the pixels of a run are cut. Raises FintuneValueError for a run without pixels."""
-    path = f"{n.RUNS}/{run}"
-    product = product_at(location, path)
-    if product.array is None:
-        raise FintuneValueError(f"run {run!r} of {location.url} stores no pixels, only columns ({product.name})")
-    return shards.grid_of(zarr.open_array(location.zarr(), path=f"{path}/{product.array}", mode="r"))
-
-
-def run_tiles_per_shard(location: Location, run: str) -> int:
-    """Tiles in one task of a run: those of one shard of its pixels, or as many as were settled when it was made."""
-    path = f"{n.RUNS}/{run}"
-    if product_at(location, path).array is not None:
-        return run_grid(location, run).tiles_per_shard
-    return int(zarr.open_group(location.zarr(), path=path, mode="r").attrs[n.TILES_PER_SHARD])  # type: ignore[arg-type]
-
-
-def run_attrs(cohort: Cohort, name: str) -> dict[str, Any]:
-    """Identity and provenance of a run."""
-    cohort.require_run(name)
-    group = zarr.open_group(cohort.location.zarr(), path=f"{n.RUNS}/{name}", mode="r")
-    return group.attrs.asdict()
 
 
 def write_positive(cohort: Cohort, run: str, counts: NDArray[np.int32], *, rule: str) -> None:
@@ -326,97 +248,18 @@ def mark_pending(cohort: Cohort, run: str, tiles: Sequence[int]) -> None:
             set_back(cohort.location, f"{path}/{name}", rows, product.initial(name))
 
 
-def remove_run(cohort: Cohort, name: str) -> None:
-    """Removes a run with its cells, counts and unfinished log."""
-    for path in (f"{n.RUNS}/{name}", f"{n.CELLS}/{name}", f"{n.POSITIVITY}/{name}"):
-        remove_group(cohort.location, path)
-    CellLog(cohort.location, name).remove()
-
-
-def check_run_name(name: str) -> None:
-    """Raises FintuneValueError unless `name` is a plain word that may name a folder."""
-    if not name or not all(c.isalnum() or c in "-_." for c in name) or name[0] in "._-":
-        raise FintuneValueError(f"run name {name!r}: use letters, digits, '-', '_' and '.', e.g. generic-v1")
-
-
-def _create(
-    cohort: Cohort,
-    name: str,
-    product: Product,
-    sizes: Sizes,
-    array_attrs: Mapping[str, Mapping[str, Any]],
-    stated: Mapping[str, Any],
-) -> None:
-    images = cohort.images(lazy=False)
-    path = f"{n.RUNS}/{name}"
-    per_task = tiles_per_task(images.sizes[n.TILE])
-    settled = {n.TILES_PER_SHARD: per_task, n.N_TILES: 0} if product.array is None else {}
-    ensure_group(cohort.location, n.RUNS)
-    with writing(f"{cohort.url}/{path}"):
-        attrs = group_attrs(product.run, **{**stated, n.CREATION: uuid4().hex, **settled, n.COMPLETE: False})
-        group = ensure_group(cohort.location, path, attrs)
-        if product.array is not None:
-            spec = product.pixels
-            shape = tuple(images.sizes[dim] for dim in spec.dims[1:])
-            grid = shards.plan_grid(f"{path}/{product.array}", spec.dtype, shape, per_task)
-            grid = replace(grid, filler=product.initial(product.array))
-            shards.create_sharded(group, product.array, grid, shape=(0, *shape), dims=spec.dims, attrs=spec.attrs)
-        planes: Sizes = {n.CHANNEL: texts(images[n.CHANNEL])} if n.CHANNEL in product.run.coords else {}
-        create_columns(cohort.location, group, product, {**planes, **sizes})
-        for array, told in array_attrs.items():
-            group[array].attrs.update(told)
-        open_writable(cohort.location, path).attrs[n.COMPLETE] = True
-
-
-def _grow(cohort: Cohort, name: str) -> None:
-    """Adds the tiles that the cohort has gained; what tells how many there are last, so that a kill is mended."""
-    path = f"{n.RUNS}/{name}"
-    product = cohort.run_product(name)
-    names = (n.TILE, *stored_columns(cohort.location, path, product), *filter(None, [product.array]))
-    lengths = [open_column(cohort.location, f"{path}/{c}").shape[0] for c in names]
-    if product.array is None:
-        lengths.append(int(run_attrs(cohort, name)[n.N_TILES]))
-    before, after = min(lengths), cohort.images_group().n_tiles
-    if before == after:
-        return
-    tiles = read_column(cohort.location, f"{n.IMAGES}/{n.TILE}", slice(before, after))
-    with writing(f"{cohort.url}/{path}"):
-        grow_columns(cohort.location, path, product, tiles, before=before)
-        if product.array is None:
-            open_writable(cohort.location, path).attrs[n.N_TILES] = after
-        else:
-            pixels = open_column(cohort.location, f"{path}/{product.array}")
-            pixels.resize((after, *pixels.shape[1:]))
-
-
 def _channels(cohort: Cohort) -> NDArray[Any]:
     return read_column(cohort.location, f"{n.IMAGES}/{n.CHANNEL}")
 
 
 def _check_identity(cohort: Cohort, name: str, identity: Mapping[str, Any]) -> None:
     stored = run_attrs(cohort, name)[n.IDENTITY]
-    was, now = _flat(stored), _flat(identity)
-    differing = sorted(key for key in {*was, *now} if was.get(key) != now.get(key))
+    differing = differences(stored, identity)
     if differing:
         # The digest of the settings says no more than the settings that differ.
-        told = [key for key in differing if not key.endswith("settings_digest")] or differing
-        lines = [f"{key}: stored {was.get(key)!r}, now {now.get(key)!r}" for key in told]
+        told = {key: both for key, both in differing.items() if not key.endswith("settings_digest")} or differing
+        lines = [f"{key}: stored {was!r}, now {now!r}" for key, (was, now) in told.items()]
         raise RunMismatchError(
             "\n  ".join([f"run {name!r} was made with something else:", *lines])
             + "\nChoose another --run name, or --restart to throw the stored run away."
         )
-
-
-def _flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in record.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
-
-
-def require_known_run(cohort: Cohort, names: Sequence[str]) -> None:
-    """Raises UnknownNameError for the first of `names` that is no run of the cohort."""
-    known = cohort.run_names()
-    for name in names:
-        if name not in known:
-            raise unknown_name("run", name, known)

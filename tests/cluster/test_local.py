@@ -23,7 +23,7 @@ from fintune_xr.cluster.session import session
 from fintune_xr.errors import ClusterError
 from fintune_xr.pipelines.steps.infer import infer
 from fintune_xr.store.cohort import open_cohort
-from fintune_xr.store.runs import writer as runs
+from fintune_xr.store.runs import create
 from fintune_xr.store.runs.writer import RunWriter
 
 SETTINGS = ("model.background_px=0", "model.min_area_px=20", "device=cpu")
@@ -104,7 +104,7 @@ def test_a_run_whose_workers_all_die_at_every_start_stops_and_is_continued(
 ) -> None:
     """As on a machine whose memory or disk has come to its end."""
     cohort = make_store(tmp_path / "a.zarr", donors=4, tiles=N_TILES // 4)
-    monkeypatch.setattr(runs, "tiles_per_task", lambda _: 1)
+    monkeypatch.setattr(create, "tiles_per_shard", lambda _: 1)
     infer(cohort.url, run="whole", model="threshold", overrides=SETTINGS)
     monkeypatch.setattr(module, "_AT_LEAST", 3)
     monkeypatch.setattr(module, "_FOR_S", 0.0)

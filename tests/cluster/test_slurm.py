@@ -32,7 +32,7 @@ from fintune_xr.errors import ClusterError, RunBusyError, SettingsError, StoreDa
 from fintune_xr.pipelines.steps.check import check
 from fintune_xr.pipelines.steps.infer import infer
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.runs import writer as runs
+from fintune_xr.store.runs import create
 from fintune_xr.store.runs.writer import RunWriter
 
 pytestmark = [
@@ -43,7 +43,7 @@ pytestmark = [
 ]
 
 SETTINGS = ("model.background_px=0", "model.min_area_px=20", "device=cpu")
-TILES_PER_TASK = 2
+TILES_PER_RUN_SHARD = 2
 N_TILES = 12
 # What a worker waits for is a file, and not a time: machines may be slow, and start workers far apart.
 WAITING = """
@@ -81,7 +81,7 @@ def slurm() -> Iterator[LoopbackSlurm]:
 @pytest.fixture(autouse=True)
 def nothing_is_left(slurm: LoopbackSlurm, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Small tasks; and after each test no job of it, and both nodes in service."""
-    monkeypatch.setattr(runs, "tiles_per_task", lambda _: TILES_PER_TASK)
+    monkeypatch.setattr(create, "tiles_per_shard", lambda _: TILES_PER_RUN_SHARD)
     yield
     slurm.revive()
     wait_for(lambda: not slurm.call("squeue", "-h", "-o", "%A").split(), "jobs of the test to be gone")
@@ -97,7 +97,7 @@ def whole(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     """The same run, made on this machine without any fault."""
     place = shutil.copytree(template, tmp_path_factory.mktemp("whole") / "a.zarr")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "tiles_per_task", lambda _: TILES_PER_TASK)
+        patch.setattr(create, "tiles_per_shard", lambda _: TILES_PER_RUN_SHARD)
         infer(place, run="r", model="threshold", overrides=SETTINGS)
     return open_cohort(place)
 
@@ -184,7 +184,7 @@ def test_lost_jobs_and_nodes_cost_only_what_ran_there_and_a_second_coordinator_i
         hold.unlink()
 
     after_commits(monkeypatch, {1: cancel, 2: break_node})
-    with waiting_tiles(tmp_path, free=TILES_PER_TASK):
+    with waiting_tiles(tmp_path, free=TILES_PER_RUN_SHARD):
         # A whole node for each job, so that they cannot share one.
         cluster = profile_file(tmp_path, directives=["--exclusive"], node_failures=1)
         infer(store, run="r", model="threshold", cluster=cluster, overrides=SETTINGS)
@@ -226,7 +226,7 @@ def test_a_killed_driver_is_continued_beside_workers_that_do_not_know_yet(
     cluster = profile_file(tmp_path, max_jobs=1)
     hold = tmp_path / "hold"
     hold.touch()
-    with waiting_tiles(tmp_path, free=2 * TILES_PER_TASK), driver_of(store, cluster) as driver:
+    with waiting_tiles(tmp_path, free=2 * TILES_PER_RUN_SHARD), driver_of(store, cluster) as driver:
         wait_for(lambda: any_done(store) or driver.poll() is not None, "the first tiles")
         assert driver.poll() is None
         driver.send_signal(signal.SIGKILL)
@@ -372,7 +372,7 @@ def test_a_queue_that_never_answers_again_is_waited_for_as_long_as_said(
 
         after_commits(monkeypatch, {1: part})
         message = "squeue has not answered for 1 s and no worker is left.*Unable to contact slurm controller"
-        with waiting_tiles(tmp_path, free=TILES_PER_TASK), pytest.raises(ClusterError, match=message):
+        with waiting_tiles(tmp_path, free=TILES_PER_RUN_SHARD), pytest.raises(ClusterError, match=message):
             cluster = profile_file(tmp_path, silence_s=1)
             infer(store, run="r", model="threshold", cluster=cluster, overrides=SETTINGS)
     done = int((open_cohort(store).run("r")[n.STATE] == n.DONE).sum())
@@ -407,8 +407,8 @@ def test_a_queue_that_does_not_answer_changes_nothing_and_jobs_end_with_their_wo
 def driver_of(store: Path, cluster: str) -> Iterator[subprocess.Popen[str]]:
     """The command line, at work on a run in a process of its own."""
     program = (
-        "import sys; from fintune_xr.store.runs import writer as runs\n"
-        f"runs.tiles_per_task = lambda _: {TILES_PER_TASK}\n"
+        "import sys; from fintune_xr.store.runs import create\n"
+        f"create.tiles_per_shard = lambda _: {TILES_PER_RUN_SHARD}\n"
         "from fintune_xr.pipelines.cli import app as cli; sys.exit(cli.run(sys.argv[1:]))"
     )
     said = ["infer", str(store), "--run", "r", "--model", "threshold", "--cluster", cluster, *SETTINGS]

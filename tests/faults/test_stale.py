@@ -33,7 +33,8 @@ from fintune_xr.simulation.if_cohort import CohortSettings, simulate_cohort
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.lineage.depends_on import rests_on, tiles_in
 from fintune_xr.store.lineage.tile_counts import tile_counts
-from fintune_xr.store.runs.writer import mark_pending, remove_run
+from fintune_xr.store.runs.create import remove_run
+from fintune_xr.store.runs.writer import mark_pending
 from fintune_xr.store.split import require_split
 from fintune_xr.store.zarr_io.groups import open_column
 

@@ -30,7 +30,7 @@ from fintune_xr.models.registry import load_segmenter, resolve_checkpoint
 from fintune_xr.pipelines.steps.infer import infer
 from fintune_xr.seeds import stream
 from fintune_xr.simulation.phantoms import phantom_tile
-from fintune_xr.store.runs.writer import run_attrs
+from fintune_xr.store.runs.run import run_attrs
 
 CHANNELS = ("DAPI", "marker")
 QUICK = TrainSettings(

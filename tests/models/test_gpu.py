@@ -20,7 +20,7 @@ from fintune_xr.seeds import stream
 from fintune_xr.simulation.if_cohort import CohortSettings, simulate_cohort
 from fintune_xr.simulation.phantoms import phantom_tile
 from fintune_xr.store.cohort import open_cohort
-from fintune_xr.store.runs.writer import run_attrs
+from fintune_xr.store.runs.run import run_attrs
 
 pytestmark = pytest.mark.gpu
 

@@ -111,7 +111,7 @@ def test_windows_of_micrographs_share_batches_with_those_of_their_size() -> None
 def test_a_run_in_batches_is_the_run_tile_by_tile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = make_store(tmp_path / "c.zarr", donors=7, tiles=1, px=64).url
     save_random_cpsam(tmp_path / "net.pt")
-    monkeypatch.setattr("fintune_xr.store.runs.writer.tiles_per_task", lambda _: 7)
+    monkeypatch.setattr("fintune_xr.store.runs.create.tiles_per_shard", lambda _: 7)
     for batch in (1, 3):
         said = ["device=cpu", f"batch_tiles={batch}", "model.dynamics.niter=20", "positivity=mixture"]
         infer(store, run=f"of{batch}", model=str(tmp_path / "net.pt"), overrides=said)

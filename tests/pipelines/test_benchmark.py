@@ -38,7 +38,7 @@ from fintune_xr.pipelines.studies.benchmark import BenchmarkSettings, benchmark,
 from fintune_xr.pipelines.workers.remote_calls import results_from_workers
 from fintune_xr.simulation.if_cohort import CohortSettings, simulate_cohort
 from fintune_xr.store.cohort import open_cohort
-from fintune_xr.store.runs.writer import run_attrs
+from fintune_xr.store.runs.run import run_attrs
 from fintune_xr.text import text_array, texts
 
 SMALL = CohortSettings(

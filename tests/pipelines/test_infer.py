@@ -50,8 +50,9 @@ from fintune_xr.pipelines.steps.positivity import positivity
 from fintune_xr.pipelines.steps.split import split
 from fintune_xr.store.cohort import Cohort, create_cohort, open_cohort
 from fintune_xr.store.lineage.tile_counts import active_rule, quarantined_tiles, tile_counts
-from fintune_xr.store.runs import writer as runs
-from fintune_xr.store.runs.writer import mark_pending, run_attrs
+from fintune_xr.store.runs import create
+from fintune_xr.store.runs.run import run_attrs
+from fintune_xr.store.runs.writer import mark_pending
 
 SETTINGS = ("model.background_px=0", "model.min_area_px=20")
 SEGMENTER = ThresholdSegmenter(ThresholdSettings(background_px=0, min_area_px=20), channels=("DAPI", "marker"))
@@ -133,7 +134,7 @@ def test_tiles_smaller_than_the_array_are_segmented_without_their_padding(tmp_pa
 def test_tasks_and_batches_do_not_change_results(
     store: str, templates: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, per_task: int, batch: int
 ) -> None:
-    monkeypatch.setattr(runs, "tiles_per_task", lambda _: per_task)
+    monkeypatch.setattr(create, "tiles_per_shard", lambda _: per_task)
     in_batches(monkeypatch)
     infer(store, run="base", model="threshold", overrides=[*SETTINGS, f"batch_tiles={batch}"])
     assert_same_run(run_values(open_cohort(templates[1]), "base"), run_values(open_cohort(store), "base"))

@@ -17,7 +17,7 @@ from fintune_xr.pipelines.steps.infer import infer
 from fintune_xr.pipelines.steps.positivity import positivity
 from fintune_xr.pipelines.steps.split import split
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.runs import writer as runs
+from fintune_xr.store.runs import create
 from fintune_xr.text import text_array, texts
 
 SETTINGS = ("model.background_px=0", "model.min_area_px=20", "device=cpu", "positivity=mixture")
@@ -25,7 +25,7 @@ SETTINGS = ("model.background_px=0", "model.min_area_px=20", "device=cpu", "posi
 
 @pytest.fixture(autouse=True)
 def three_tiles_in_a_shard(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "tiles_per_task", lambda _: 3)
+    monkeypatch.setattr(create, "tiles_per_shard", lambda _: 3)
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from fintune_xr.errors import RunMismatchError, SettingsError, UnknownNameError
 from fintune_xr.pipelines.steps.infer import infer
 from fintune_xr.pipelines.steps.infer_plan import plan_run
 from fintune_xr.store.cohort import open_cohort
-from fintune_xr.store.runs.writer import mark_pending, run_attrs
+from fintune_xr.store.runs.run import run_attrs
+from fintune_xr.store.runs.writer import mark_pending
 
 SAID = {"overrides": ["device=cpu", "model.dynamics.niter=20", "positivity=mixture"]}
 

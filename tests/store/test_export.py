@@ -21,7 +21,9 @@ from fintune_xr.store.export import tables
 from fintune_xr.store.export.masks import write_masks
 from fintune_xr.store.export.tables import write_cells, write_tiles
 from fintune_xr.store.raw.layouts import safe_name
-from fintune_xr.store.runs.writer import run_creation, run_grid, write_run_shard, writing_run
+from fintune_xr.store.runs.run import run_creation, run_grid
+from fintune_xr.store.runs.run_shard import write_run_shard
+from fintune_xr.store.runs.writer import writing_run
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.store.zarr_io.appendable import append
 from fintune_xr.tasks.records import ShardReceipt, TileResult

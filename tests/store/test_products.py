@@ -25,7 +25,10 @@ from fintune_xr.pipelines.steps.check import check
 from fintune_xr.pixels.tile_results import TILE_RESULTS
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.runs import columns as run_columns
+from fintune_xr.store.runs import create
 from fintune_xr.store.runs import writer as runs
+from fintune_xr.store.runs.run import run_creation
+from fintune_xr.store.runs.run_shard import write_run_shard
 from fintune_xr.store.runs.writer import mark_pending
 from fintune_xr.store.zarr_io import groups, shards
 from fintune_xr.tasks.product import PRODUCTS, Product
@@ -38,7 +41,7 @@ BOTH = pytest.mark.parametrize("product", [LOGITS, CLASSES], ids=["logits", "cla
 @pytest.fixture(scope="module", autouse=True)
 def toy_products_and_two_tiles_a_task() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "tiles_per_task", lambda _: 2)
+        patch.setattr(create, "tiles_per_shard", lambda _: 2)
         toys.add_products()
         yield
         for name in ("toy_logits", "toy_classes"):
@@ -186,8 +189,8 @@ def test_a_column_without_a_size_is_not_made(cohort: Cohort) -> None:
         assert writer.small == ("embedding", "where", n.REASON, n.SECONDS, n.STATE)
         for plan in list(writer.plans()):
             tiles = [plan.first + slot for slot in plan.todo]
-            runs.write_run_shard(
-                cohort.location, "r", plan, iter([()] * len(tiles)), creation=runs.run_creation(cohort.location, "r")
+            write_run_shard(
+                cohort.location, "r", plan, iter([()] * len(tiles)), creation=run_creation(cohort.location, "r")
             )
             writer.commit([ShardReceipt(plan, tuple(TileResult(n.DONE, 0.1, values=values(t)) for t in tiles))])
         assert writer.finish()
@@ -251,7 +254,7 @@ def test_a_tile_that_is_done_brings_every_value_in_its_shape(cohort: Cohort, val
 def test_a_worker_of_a_run_that_was_made_anew_is_refused(cohort: Cohort) -> None:
     do_all(cohort, LOGITS)
     with pytest.raises(RunMismatchError, match="restarted"):
-        runs.write_run_shard(cohort.location, "r", ShardPlan(0, 0, 2, (0, 1)), iter([(), ()]), creation="another")
+        write_run_shard(cohort.location, "r", ShardPlan(0, 0, 2, (0, 1)), iter([(), ()]), creation="another")
 
 
 @pytest.mark.parametrize("product", list(PRODUCTS.values()), ids=list(PRODUCTS))

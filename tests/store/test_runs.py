@@ -24,20 +24,12 @@ from fintune_xr.errors import FintuneValueError, RunBusyError, RunMismatchError,
 from fintune_xr.pipelines.steps.check import check
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.runs import columns as run_columns
+from fintune_xr.store.runs import create
 from fintune_xr.store.runs import writer as runs
-from fintune_xr.store.runs.writer import (
-    RunWriter,
-    check_run_name,
-    mark_pending,
-    remove_run,
-    run_attrs,
-    run_creation,
-    run_grid,
-    tiles_per_task,
-    write_positive,
-    write_run_shard,
-    writing_run,
-)
+from fintune_xr.store.runs.create import remove_run, tiles_per_shard
+from fintune_xr.store.runs.run import check_run_name, run_attrs, run_creation, run_grid
+from fintune_xr.store.runs.run_shard import write_run_shard
+from fintune_xr.store.runs.writer import RunWriter, mark_pending, write_positive, writing_run
 from fintune_xr.store.zarr_io import groups as tables
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.store.zarr_io.locks import holding
@@ -102,7 +94,7 @@ def do_all(cohort: Cohort, run: str = "r", failing: Sequence[int] = (), **option
 @pytest.fixture(scope="module", autouse=True)
 def three_tiles_a_task_and_no_waiting_for_the_disk() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "tiles_per_task", lambda _: 3)
+        patch.setattr(create, "tiles_per_shard", lambda _: 3)
         # Only a crash of the machine, which no test brings about, tells a synced file from another.
         patch.setattr(os, "fsync", lambda _: None)
         yield
@@ -206,7 +198,7 @@ def every_write(monkeypatch: pytest.MonkeyPatch, survives: int) -> None:
             raise Stopped
         return opened(location, path)
 
-    for module in (tables, runs, sys.modules["fintune_xr.store.runs.object_log"]):
+    for module in (tables, runs, create, sys.modules["fintune_xr.store.runs.object_log"]):
         if hasattr(module, "open_column"):
             monkeypatch.setattr(module, "open_column", stopping)
 
@@ -527,7 +519,7 @@ def test_check_reports_leftovers_and_repeated_tiles(cohort: Cohort) -> None:
 
 
 def test_tasks_are_about_64_and_never_too_large() -> None:
-    original = tiles_per_task
+    original = tiles_per_shard
     assert [original(size) for size in (0, 1, 64, 65, 1000, 100_000)] == [1, 1, 1, 2, 16, 256]
 
 

@@ -29,7 +29,8 @@ from fintune_xr.store.raw import readers
 from fintune_xr.store.raw.layouts import Layout, choose_layout
 from fintune_xr.store.raw.readers import read_plane_with_digest, read_planes_with_digest
 from fintune_xr.store.raw.scan import scan
-from fintune_xr.store.runs.writer import run_creation, writing_run
+from fintune_xr.store.runs.run import run_creation
+from fintune_xr.store.runs.writer import writing_run
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.tasks.classification import VOLUMES
 from fintune_xr.tasks.task import INSTANCE

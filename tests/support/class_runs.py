@@ -15,7 +15,9 @@ from fintune_xr.seeds import stream
 from fintune_xr.simulation.he_cohort import HeCohortSettings, simulate_he_cohort
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.lineage.annotated_legend import annotated_legend
-from fintune_xr.store.runs.writer import run_creation, write_run_shard, writing_run
+from fintune_xr.store.runs.run import run_creation
+from fintune_xr.store.runs.run_shard import write_run_shard
+from fintune_xr.store.runs.writer import writing_run
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.tasks.class_map import ClassMap
 from fintune_xr.tasks.product import CLASSES

@@ -28,7 +28,7 @@ FORKS.set_forkserver_preload(
 
 SECONDS_PER_TILE = 0.03
 _HOLD = "fintune-xr-tests.hold"
-TILES_PER_TASK = 2
+TILES_PER_RUN_SHARD = 2
 TILES_PER_SHARD = 3
 SETTINGS = ("model.background_px=0", "model.min_area_px=20", "device=cpu")
 
@@ -38,11 +38,11 @@ def run_infer(store: str, cluster: str, hold: str = "") -> None:
     import dask
 
     from fintune_xr.pipelines.cli import app as cli
-    from fintune_xr.store.runs import writer as runs
+    from fintune_xr.store.runs import create
 
     own_group()
     slow_threshold(hold)
-    runs.tiles_per_task = lambda _: TILES_PER_TASK
+    create.tiles_per_shard = lambda _: TILES_PER_RUN_SHARD
     # Worker processes are started afresh and read this file before their first task.
     with dask.config.set({"distributed.worker.preload": [__file__], _HOLD: hold}):
         os._exit(cli.run(["infer", store, "--run", "r", "--model", "threshold", "--cluster", cluster, *SETTINGS]))
@@ -141,12 +141,12 @@ def run_command(tokens: list[str], root: str, dies_at: int, seen: Any) -> None:
     `seen` counts the changes; 0 lets all of them happen.
     """
     from fintune_xr.pipelines.cli import app as cli
-    from fintune_xr.store.runs import writer as runs
+    from fintune_xr.store.runs import create
     from fintune_xr.store.zarr_io import shards
 
     own_group()
     shards.MAX_TILES_PER_SHARD = TILES_PER_SHARD
-    runs.tiles_per_task = lambda _: TILES_PER_TASK
+    create.tiles_per_shard = lambda _: TILES_PER_RUN_SHARD
     os.chdir(root)
     sys.addaudithook(lambda event, arguments: _count(event, arguments, root, dies_at, seen))
     os._exit(cli.run(tokens))
@@ -182,7 +182,7 @@ def slow_threshold(hold: str) -> None:
     def slowly(self: ThresholdSegmenter, batch: Any) -> Any:
         time.sleep(SECONDS_PER_TILE * len(batch))
         begun.append(batch)
-        while hold and len(begun) > TILES_PER_TASK and Path(hold).exists():
+        while hold and len(begun) > TILES_PER_RUN_SHARD and Path(hold).exists():
             time.sleep(SECONDS_PER_TILE)
         return predict(self, batch)
 

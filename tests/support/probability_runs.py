@@ -11,7 +11,9 @@ from fintune_xr.pixels.discs import disc_target
 from fintune_xr.pixels.peaks import pick_peaks
 from fintune_xr.seeds import stream
 from fintune_xr.store.cohort import Cohort
-from fintune_xr.store.runs.writer import run_creation, write_run_shard, writing_run
+from fintune_xr.store.runs.run import run_creation
+from fintune_xr.store.runs.run_shard import write_run_shard
+from fintune_xr.store.runs.writer import writing_run
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.tasks.points import tile_points
 from fintune_xr.tasks.product import PROBABILITIES

@@ -16,7 +16,10 @@ from fintune_xr.datasets import PROGRESS
 from fintune_xr.pixels.tile_results import TILE_RESULTS
 from fintune_xr.schema import DatasetSchema, VariableSpec
 from fintune_xr.store.cohort import Cohort, open_cohort
+from fintune_xr.store.runs import create
 from fintune_xr.store.runs import writer as runs
+from fintune_xr.store.runs.run import run_creation, run_grid
+from fintune_xr.store.runs.run_shard import write_run_shard
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.tasks.product import PRODUCTS, Product
 from fintune_xr.tasks.records import ShardPlan, ShardReceipt, TileResult
@@ -85,7 +88,7 @@ def made_of(product: Product, tile: int, side: int) -> NDArray[Any]:
 def receipt_of(cohort: Cohort, run: str, plan: ShardPlan, failing: Sequence[int] = (), side: int = 16) -> ShardReceipt:
     """What a worker does: the shard of pixels first, where there is one, then the receipt."""
     product = cohort.run_product(run)
-    grid = runs.run_grid(cohort.location, run) if product.array else None
+    grid = run_grid(cohort.location, run) if product.array else None
     results: list[TileResult] = []
 
     def encoded() -> Any:
@@ -98,8 +101,8 @@ def receipt_of(cohort: Cohort, run: str, plan: ShardPlan, failing: Sequence[int]
             results.append(TileResult(n.DONE, 0.25, values=values, objects=objects))
             yield shards.encode_tile(pixels, grid) if grid else ()
 
-    creation = runs.run_creation(cohort.location, run)
-    runs.write_run_shard(cohort.location, run, plan, encoded(), creation=creation)
+    creation = run_creation(cohort.location, run)
+    write_run_shard(cohort.location, run, plan, encoded(), creation=creation)
     return ShardReceipt(plan, tuple(results))
 
 
@@ -121,7 +124,7 @@ def run_toy(store: str, product: str, marker: str) -> None:
 
     os.setpgrp()
     add_products()
-    runs.tiles_per_task = lambda _: 2
+    create.tiles_per_shard = lambda _: 2
     commit = runs.RunWriter.commit
 
     def slowly(self: runs.RunWriter, receipts: Any) -> None:

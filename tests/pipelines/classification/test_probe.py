@@ -20,7 +20,7 @@ from fintune_xr.pipelines.steps.infer import infer
 from fintune_xr.pipelines.studies.probe import listed, probe
 from fintune_xr.pipelines.task_parts.requests import EvaluateRequest
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.runs.writer import run_attrs
+from fintune_xr.store.runs.run import run_attrs
 
 PEOPLE = participants()
 CONSTANT = "r001/1"

@@ -28,8 +28,8 @@ from fintune_xr.pixels.discs import disc_target
 from fintune_xr.pixels.log_blobs import log_candidates
 from fintune_xr.store.check.detection import check_picks, check_points
 from fintune_xr.store.cohort import Cohort, open_cohort
+from fintune_xr.store.runs.create import remove_run
 from fintune_xr.store.runs.picks import open_candidates, open_picks, peaks_of, picks_of
-from fintune_xr.store.runs.writer import remove_run
 from fintune_xr.store.zarr_io.groups import open_column, remove_group
 from fintune_xr.tasks.points import tile_points
 

@@ -93,7 +93,7 @@ def test_runs_of_different_classes_are_not_compared(store: Path) -> None:
             evaluate(store, runs=["good", "binary"], resamples=20)
         assert evaluate(store, runs=["binary"], split="all", resamples=20).sizes[n.CLASS] == 1
     finally:
-        from fintune_xr.store.runs.writer import remove_run
+        from fintune_xr.store.runs.create import remove_run
 
         remove_run(cohort, "binary")
 

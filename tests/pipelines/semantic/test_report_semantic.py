@@ -71,7 +71,7 @@ def test_scores_of_a_run_made_anew_are_left_out(cohort: Cohort) -> None:
     with_run = open_cohort(cohort.url)
     store_class_run(with_run, "third", shaken_maps(with_run, ClassMap(), wrong=0.2), ClassMap())
     evaluate(cohort.url, runs=["baseline", "third"])
-    from fintune_xr.store.runs.writer import remove_run
+    from fintune_xr.store.runs.create import remove_run
 
     remove_run(with_run, "third")
     found = section(cohort, "scores")

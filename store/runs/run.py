@@ -1,0 +1,81 @@
+"""A stored run as it is asked: its identity, how it is cut, whether it is done, and what may be its name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import xarray as xr
+import zarr
+
+from fintune_xr import names as n
+from fintune_xr.errors import FintuneValueError, unknown_name
+from fintune_xr.store.cohort import Cohort, product_at
+from fintune_xr.store.zarr_io import shards
+from fintune_xr.store.zarr_io.location import Location
+from fintune_xr.tasks.product import PRODUCTS
+from fintune_xr.text import texts
+
+
+def check_run_name(name: str) -> None:
+    """Raises FintuneValueError unless `name` is a plain word that may name a folder."""
+    if not name or not all(c.isalnum() or c in "-_." for c in name) or name[0] in "._-":
+        raise FintuneValueError(f"run name {name!r}: use letters, digits, '-', '_' and '.', e.g. generic-v1")
+
+
+def require_known_run(cohort: Cohort, names: Sequence[str]) -> None:
+    """Raises UnknownNameError for the first of `names` that is no run of the cohort."""
+    known = cohort.run_names()
+    for name in names:
+        if name not in known:
+            raise unknown_name("run", name, known)
+
+
+def run_creation(location: Location, run: str) -> str:
+    """What shards of this run are written with; another one after each `restart`."""
+    group = zarr.open_group(location.zarr(), path=f"{n.RUNS}/{run}", mode="r")
+    return str(group.attrs.get(n.CREATION, ""))
+
+
+def run_grid(location: Location, run: str) -> shards.ShardGrid:
+    """How the pixels of a run are cut. Raises FintuneValueError for a run without pixels."""
+    path = f"{n.RUNS}/{run}"
+    product = product_at(location, path)
+    if product.array is None:
+        raise FintuneValueError(f"run {run!r} of {location.url} stores no pixels, only columns ({product.name})")
+    return shards.grid_of(zarr.open_array(location.zarr(), path=f"{path}/{product.array}", mode="r"))
+
+
+def run_tiles_per_shard(location: Location, run: str) -> int:
+    """Tiles in one task of a run: those of one shard of its pixels, or as many as were settled when it was made."""
+    path = f"{n.RUNS}/{run}"
+    if product_at(location, path).array is not None:
+        return run_grid(location, run).tiles_per_shard
+    return int(zarr.open_group(location.zarr(), path=path, mode="r").attrs[n.TILES_PER_SHARD])  # type: ignore[arg-type]
+
+
+def run_attrs(cohort: Cohort, name: str) -> dict[str, Any]:
+    """Identity and provenance of a run."""
+    cohort.require_run(name)
+    group = zarr.open_group(cohort.location.zarr(), path=f"{n.RUNS}/{name}", mode="r")
+    return group.attrs.asdict()
+
+
+def is_state_of_run(path: str) -> bool:
+    """Whether `path` is a column of a run that `mark_pending` can write anew."""
+    group, _, name = path.rpartition("/")
+    return group.startswith(f"{n.RUNS}/") and any(name in product.columns for product in PRODUCTS.values())
+
+
+def require_done(name: str, run: xr.Dataset, tiles: xr.Dataset) -> None:
+    """Raises FintuneValueError where the run has no result for one of `tiles`."""
+    states = dict(zip(texts(run[n.TILE]), run[n.STATE].values, strict=True))
+    wanted = texts(tiles[n.TILE])
+    # A tile that the run has never heard of was added to the cohort after it.
+    undone = [tile for tile in wanted if states.get(tile) != n.DONE]
+    if undone:
+        listed = ", ".join(undone[:5])
+        raise FintuneValueError(
+            f"run {name!r} has no result for {len(undone)} of {len(wanted)} annotated tiles ({listed}). Finish it with "
+            f"`fintune-xr infer`; quarantined tiles are tried again with --retry-quarantined."
+        )
