@@ -70,7 +70,7 @@ def run_infer_classes(store: str, model: str) -> None:
     """`infer` of maps of classes with a network that takes its time over every tile, in small shards and tasks."""
     from fintune_xr.models.classes.mapper import ClassMapper
     from fintune_xr.pipelines.cli import app as cli
-    from fintune_xr.store.runs import writer as runs
+    from fintune_xr.store.runs import create
 
     own_group()
     predict = ClassMapper.predict
@@ -80,7 +80,7 @@ def run_infer_classes(store: str, model: str) -> None:
         return predict(self, batch)
 
     ClassMapper.predict = slowly  # type: ignore[method-assign]
-    runs.tiles_per_task = lambda _: TILES_PER_TASK
+    create.tiles_per_shard = lambda _: TILES_PER_RUN_SHARD
     asked = ["infer", store, "--run", "r", "--model", model, "--cluster", "threads", "device=cpu"]
     os._exit(cli.run(asked))
 
