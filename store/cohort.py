@@ -21,7 +21,15 @@ from fintune_xr.store.labels.cell_table import labelled_cells
 from fintune_xr.store.labels.group_index import GroupIndex
 from fintune_xr.store.labels.overview import RunState, overview_html, states_of
 from fintune_xr.store.zarr_io.appendable import Growing, create_growing
-from fintune_xr.store.zarr_io.groups import group_exists, open_dataset, open_writable, replace_group, subgroups
+from fintune_xr.store.zarr_io.groups import (
+    group_exists,
+    open_dataset,
+    open_unindexed,
+    open_writable,
+    replace_group,
+    subgroups,
+    with_dim_indexes,
+)
 from fintune_xr.store.zarr_io.location import PARTIAL_SUFFIX, Location, reading, writing
 from fintune_xr.store.zarr_io.locks import recover_replaced
 from fintune_xr.tasks.product import Product, product_named
@@ -66,7 +74,7 @@ class Cohort:
 
     def images(self, *, lazy: bool = True) -> xr.Dataset:
         """`image` (tile, channel, y, x), selectable by `tile`, `donor`, `marker`, `split` and `channel`."""
-        found = open_dataset(self.location, n.IMAGES, self.kind_facts.images, lazy=lazy)
+        found = open_unindexed(self.location, n.IMAGES, self.kind_facts.images, lazy=lazy)
         return indexed(found)
 
     def annotations(self, *, lazy: bool = True) -> xr.Dataset:
@@ -102,7 +110,7 @@ class Cohort:
         Raises UnknownNameError naming the runs that exist.
         """
         self.require_run(name)
-        found = open_dataset(self.location, f"{n.RUNS}/{name}", self.run_product(name).run, lazy=lazy)
+        found = open_unindexed(self.location, f"{n.RUNS}/{name}", self.run_product(name).run, lazy=lazy)
         labels = self.images(lazy=lazy).isel({n.TILE: slice(0, found.sizes[n.TILE])})
         sides = [side for side in SIDES.values() if side in labels.coords]
         return indexed(found.assign_coords({c: labels[c].variable for c in (*INDEXED, *sides)}))
@@ -231,7 +239,7 @@ def indexed(dataset: xr.Dataset) -> xr.Dataset:
     if any(isinstance(index, GroupIndex) for index in dataset.xindexes.values()):
         return dataset
     names = [name for name in (n.TILE, *INDEXED) if name in dataset.coords]
-    return dataset.drop_indexes(names, errors="ignore").set_xindex(names, GroupIndex)
+    return with_dim_indexes(dataset.drop_indexes(names, errors="ignore").set_xindex(names, GroupIndex))
 
 
 def product_at(location: Location, path: str) -> Product:

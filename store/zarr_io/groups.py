@@ -81,7 +81,23 @@ def group_attrs(schema: DatasetSchema, **attrs: Any) -> dict[str, Any]:
 
 
 def open_dataset(location: Location, path: str, schema: DatasetSchema | None, *, lazy: bool = True) -> xr.Dataset:
-    """The dataset stored under `path`, checked against `schema`; Dask-backed when `lazy`.
+    """The dataset stored under `path`, checked against `schema`, each dim with its index; Dask-backed when `lazy`.
+
+    Raises as `open_unindexed` does.
+    """
+    return with_dim_indexes(open_unindexed(location, path, schema, lazy=lazy))
+
+
+def with_dim_indexes(dataset: xr.Dataset) -> xr.Dataset:
+    """`dataset` with an index for every dim that has labels and no index yet."""
+    bare = [name for name in dataset.dims if name in dataset.coords and name not in dataset.xindexes]
+    for name in bare:
+        dataset = dataset.set_xindex([name])
+    return dataset
+
+
+def open_unindexed(location: Location, path: str, schema: DatasetSchema | None, *, lazy: bool = True) -> xr.Dataset:
+    """The dataset stored under `path` without any index: one of a million labels costs a second and 100 MB.
 
     Raises StoreDamagedError where arrays disagree in length or the group was left half-written, and
     SchemaError where an array is not what the schema declares.
@@ -90,7 +106,7 @@ def open_dataset(location: Location, path: str, schema: DatasetSchema | None, *,
     try:
         dataset = xr.open_dataset(
             store, engine="zarr", group=path, consolidated=False, chunks=None, decode_coords="coordinates",
-            mask_and_scale=False, decode_times=False, decode_timedelta=False,
+            mask_and_scale=False, decode_times=False, decode_timedelta=False, create_default_indexes=False,
         )  # fmt: skip
     except ValueError as error:
         raise StoreDamagedError(
@@ -173,11 +189,12 @@ def is_complete(location: Location, path: str) -> bool:
 def _chunked(dataset: xr.Dataset) -> xr.Dataset:
     """Dask-backed variables; pixels in chunks of one tile, because a shard of tiles may not fit in memory."""
     lazy = {}
-    for name, array in dataset.data_vars.items():
+    for name, array in dataset.data_vars.variables.items():
         pixels = n.TILE in array.dims and n.Y in array.dims
         if array.dtype.kind == "O":
             # Text is small, and what is written needs to be looked at: left to xarray's own laziness.
             continue
+        # The variable alone: to chunk a data array would make a graph of each of its coordinates too.
         lazy[name] = array.chunk({n.TILE: 1, n.Y: -1, n.X: -1} if pixels else {})
     return dataset.assign(lazy)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from xarray.coding.common import lazy_elemwise_func
 
 # Text of fixed width can be plotted and is known everywhere; labels of a very large cohort would fill the memory.
-FIXED_WIDTH_BYTES: Final = 64 << 20
+FIXED_WIDTH_BYTES: Final = 128 << 20
 # Zarr v3 has no settled form for text of fixed width: xarray writes it with variable length.
 AS_VARIABLE_TEXT: Final = {"dtype": object}
 
@@ -72,20 +72,23 @@ class Record(str):
 
 
 def portable(dataset: xr.Dataset) -> xr.Dataset:
-    """`dataset` with text as plain `str`, structured attributes as `Record` and without encodings.
+    """`dataset` with text as plain `str`, structured attributes as `Record`, without encodings and without indexes.
 
     Labels are read at once, and have a fixed width where that takes little memory; all else is as lazy as before.
     """
     labels = {name: _label(variable) for name, variable in dataset.coords.variables.items()}
     variables = {name: _lazy(variable) for name, variable in dataset.data_vars.variables.items()}
-    return xr.Dataset(variables, labels, _attributes(dataset.attrs))
+    return xr.Dataset(variables, xr.Coordinates(labels, indexes={}), _attributes(dataset.attrs))
 
 
 def plain_text(values: NDArray[Any]) -> NDArray[Any]:
     """`values` as text of fixed width where that takes little memory, else as objects; both plain `str`."""
-    objects = np.array([str(value) for value in values.ravel().tolist()], dtype=object).reshape(values.shape)
-    widest = max(map(len, objects.ravel()), default=1)
-    return objects.astype(str) if 4 * max(widest, 1) * objects.size <= FIXED_WIDTH_BYTES else objects
+    if values.dtype.kind == "U" and values.nbytes <= FIXED_WIDTH_BYTES:
+        return values
+    if values.dtype.kind == "T":
+        return values.astype(_text_dtype(np.strings.str_len(values).max(initial=0), values.size))
+    texts = [str(value) for value in values.ravel().tolist()]
+    return np.array(texts, _text_dtype(max(map(len, texts), default=0), values.size)).reshape(values.shape)
 
 
 def stored_attributes(attrs: dict[Any, Any]) -> dict[str, Any]:
@@ -104,6 +107,11 @@ def _lazy(variable: xr.Variable) -> xr.Variable:
     if variable.dtype.kind == "T":
         data = lazy_elemwise_func(data, _objects, np.dtype(object))
     return xr.Variable(variable.dims, data, attrs)
+
+
+def _text_dtype(widest: int, n_labels: int) -> np.dtype[Any]:
+    fits = 4 * max(widest, 1) * n_labels <= FIXED_WIDTH_BYTES
+    return np.dtype(f"U{max(widest, 1)}" if fits else object)
 
 
 def _objects(values: NDArray[Any]) -> NDArray[Any]:

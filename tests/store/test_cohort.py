@@ -198,6 +198,18 @@ def test_opening_reads_no_pixels(tmp_path: Path, no_compute: None) -> None:
     assert open_cohort(cohort.url).images().sizes[n.TILE] == 6
 
 
+def test_opening_makes_a_graph_whose_size_does_not_depend_on_the_tiles(tmp_path: Path) -> None:
+    cohorts = [make_store(tmp_path / "few.zarr"), make_store(tmp_path / "more.zarr", donors=30)]
+    few, more = (cohort.images() for cohort in cohorts)
+    assert more.sizes[n.TILE] == 10 * few.sizes[n.TILE]
+    made = [
+        sum(len(layer) for layer in images[n.IMAGE].data.dask.layers.values() if layer.is_materialized())
+        for images in (few, more)
+    ]
+    assert made[0] == made[1]
+    assert not [name for name, label in more.coords.items() if label.chunks]
+
+
 # ---- what cannot be opened
 
 

@@ -122,5 +122,5 @@ def test_what_is_stored_does_not_change_when_it_is_read_and_written_again(cohort
 
 def test_text_of_many_entries_is_not_padded() -> None:
     assert plain_text(np.array(["GFAP", "x"], np.dtypes.StringDType())).dtype == np.dtype("U4")
-    long = np.array(["a" * 20_000, *["b"] * 1000], np.dtypes.StringDType())
+    long = np.array(["a" * 40_000, *["b"] * 1000], np.dtypes.StringDType())
     assert plain_text(long).dtype == np.dtype(object)
