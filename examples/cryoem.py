@@ -25,7 +25,7 @@ from fintune_xr.models.particle_unet.adapter import standardised
 from fintune_xr.pipelines.detection.selftrain.plan import SUPERVISED
 from fintune_xr.pipelines.detection.training import annotated_micrographs
 from fintune_xr.pipelines.steps.evaluate import score_table
-from fintune_xr.pipelines.steps.selftrain import METRICS_FILE
+from fintune_xr.pipelines.studies.selftrain import METRICS_FILE
 from fintune_xr.pixels.peaks import disc_mean
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.split import split_table

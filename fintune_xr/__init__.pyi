@@ -14,7 +14,6 @@ from .pipelines.steps.infer import infer as infer
 from .pipelines.steps.ingest import ingest as ingest
 from .pipelines.steps.pick import pick as pick
 from .pipelines.steps.positivity import positivity as positivity
-from .pipelines.steps.selftrain import selftrain as selftrain
 from .pipelines.steps.split import split as split
 from .pipelines.steps.train import train as train
 from .pipelines.steps.weights import weights as weights
@@ -23,6 +22,7 @@ from .pipelines.studies.budget import budget as budget
 from .pipelines.studies.gate import gate as gate
 from .pipelines.studies.hybrid import hybrid as hybrid
 from .pipelines.studies.probe import probe as probe
+from .pipelines.studies.selftrain import selftrain as selftrain
 from .pipelines.studies.sweep import sweep as sweep
 from .store.cohort import Cohort as Cohort
 from .store.cohort import open_cohort as open_cohort

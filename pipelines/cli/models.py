@@ -97,7 +97,7 @@ def selftrain(
 
     Example: fintune-xr selftrain micrographs.zarr --run-name em labelled=2 train.device=cuda
     """
-    from fintune_xr.pipelines.steps.selftrain import selftrain as step
+    from fintune_xr.pipelines.studies.selftrain import selftrain as step
 
     show(f"checkpoint: {step(store, run_name=run_name, out=out, config=config, overrides=overrides)}")
     return DONE
@@ -250,7 +250,7 @@ def sweep(
 
     found = step(store, model=model, split=split, config=config, overrides=overrides, device=device, restart=restart)
     if "prompt" in found.dims:
-        from fintune_xr.pipelines.semantic.prompted import prompted_table
+        from fintune_xr.pipelines.studies.prompted import prompted_table
 
         show(table(prompted_table(found)), "", "prompted: masks for prompts drawn from the truth, no automatic result")
         return DONE

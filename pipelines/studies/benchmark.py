@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -38,10 +38,12 @@ from fintune_xr.pipelines.steps.infer import infer
 from fintune_xr.pipelines.steps.train import model_to_train, train, train_on_workers
 from fintune_xr.pipelines.studies.encoder_benchmark import benchmark_encoders
 from fintune_xr.pipelines.studies.hybrid import choose_by_marker, undecided
+from fintune_xr.pipelines.studies.study import Study, carried_out
 from fintune_xr.pipelines.workers.devices import HERE, THREADS, device_on, of_cluster, profile_and_rest
 from fintune_xr.provenance import provenance
 from fintune_xr.settings import Config, Settings, load_settings, validated
 from fintune_xr.store.cohort import Cohort, open_cohort
+from fintune_xr.store.export.whole_files import whole_file
 from fintune_xr.store.lineage.depends_on import rests_on, tiles_in
 from fintune_xr.store.lineage.training_exposure import require_unseen_by
 from fintune_xr.store.runs.run import run_attrs
@@ -118,7 +120,7 @@ def benchmark(
     and segment; by default this process does both. Overrides `cluster.*` are its settings.
 
     Raises SplitError without a split, RunMismatchError where stored runs or folders hold other models, DeviceError for
-    a device that the workers lack.
+    a device that the workers lack, RunBusyError where another process compares.
     """
     cohort = open_cohort(store)
     cohort.require("benchmark")
@@ -129,15 +131,20 @@ def benchmark(
     _check_devices(plan.settings, cluster, workers)
     for name, reason in plan.left_out.items():
         say(f"benchmark: no {name} model: {reason}")
-    folders = _trained(plan, out=Path(out), cluster=cluster, workers=workers)
-    for member in plan.members:
-        _segmented(plan, member, folders.get(member.name), cluster=cluster or THREADS, workers=workers)
-    judged, result = _scored(plan)
-    cohort.write(f"{n.BENCHMARK_PATH}_{n.VAL}", judged)
-    cohort.write(n.BENCHMARK_PATH, result)
-    Path(out).mkdir(parents=True, exist_ok=True)
-    benchmark_table(result).to_csv(Path(out) / f"{plan.settings.prefix}benchmark.tsv", sep="\t", index=False)
-    return cohort.read(n.BENCHMARK_PATH)
+
+    def compared(_: xr.Dataset | None) -> Iterator[xr.Dataset]:
+        folders = _trained(plan, out=Path(out), cluster=cluster, workers=workers)
+        for member in plan.members:
+            _segmented(plan, member, folders.get(member.name), cluster=cluster or THREADS, workers=workers)
+        judged, result = _scored(plan)
+        cohort.write(f"{n.BENCHMARK_PATH}_{n.VAL}", judged)
+        yield result
+
+    study = Study(cohort=cohort, path=n.BENCHMARK_PATH, lock=n.BENCHMARK, what="comparing ways to train")
+    result = carried_out(study, compared)
+    with whole_file(Path(out) / f"{plan.settings.prefix}benchmark.tsv") as path:
+        benchmark_table(result).to_csv(path, sep="\t", index=False)
+    return result
 
 
 def closing_lines(found: xr.Dataset) -> list[str]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,44 +14,40 @@ import xarray as xr
 
 from fintune_xr import names as n
 from fintune_xr.analysis.learning_curve import budget_spread, learning_curve
-from fintune_xr.analysis.report.studies.budget import CURVE_SCORE
+from fintune_xr.analysis.report.studies.budget import CURVE_NAME, curve_score
 from fintune_xr.cluster.profile import Profile
-from fintune_xr.errors import FintuneValueError, RunMismatchError, SplitError
+from fintune_xr.errors import FintuneValueError
 from fintune_xr.finetune.engine import train as fit
 from fintune_xr.finetune.engine import training_in
-from fintune_xr.finetune.instance.settings import TrainSettings
-from fintune_xr.finetune.instance.tiles import AnnotatedTiles
 from fintune_xr.finetune.registry import train_settings
-from fintune_xr.metrics.counts import IOU
-from fintune_xr.metrics.instance import IOU_THRESHOLDS, match_masks
-from fintune_xr.metrics.intervals import instance_scores
-from fintune_xr.models.channels import with_planes
 from fintune_xr.models.checkpoints import RECORD_FILE, Checkpoint
 from fintune_xr.models.flow_unet.kind import FLOW_UNET
-from fintune_xr.models.protocol import segment
-from fintune_xr.models.registry import kind_named, load_segmenter
 from fintune_xr.pipelines.console import say
-from fintune_xr.pipelines.instance.training import tiles_for_training
-from fintune_xr.pipelines.steps.train import model_to_train, trained_on
+from fintune_xr.pipelines.instance.learning import learning_of_masks
+from fintune_xr.pipelines.steps.train import model_to_train, require_annotations_for, trained_on
+from fintune_xr.pipelines.studies.study import Study, carried_out
+from fintune_xr.pipelines.task_parts.learning import Learning
 from fintune_xr.pipelines.workers.devices import HERE, profile_and_rest
 from fintune_xr.pipelines.workers.remote_calls import results_from_workers, seen_everywhere
 from fintune_xr.provenance import provenance
-from fintune_xr.settings import Config, load_settings, validated
+from fintune_xr.settings import Config, load_settings
 from fintune_xr.splits.nested_subsets import nested_order
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.lineage.annotations_digest import truth_digest
 from fintune_xr.store.lineage.depends_on import tiles_in
 from fintune_xr.store.lineage.training_exposure import require_unseen_by, seen_in_training
 from fintune_xr.store.split import annotated_tiles, require_split
-from fintune_xr.store.zarr_io.locks import holding
+from fintune_xr.tasks.task import INSTANCE
 from fintune_xr.text import texts
 
 DEFAULT_BUDGETS: Final = (2, 5, 10, 20, 30)
 RESAMPLES: Final = 200
 
-_COUNTS: Final = (n.TP, n.FP, n.FN)
 _FIT: Final = (n.BUDGET, n.SEED)
 _UNKNOWN: Final = -1
+
+LEARNING: Final[Mapping[str, Callable[[Cohort, Any, Checkpoint | None], Learning]]] = {INSTANCE: learning_of_masks}
+"""By task: what fits of a budget learn from, and how they are measured."""
 
 
 def budget(
@@ -85,31 +81,31 @@ def budget(
     sizes = _sizes(plan, budgets)
     if seeds < 1:
         raise FintuneValueError(f"seeds: expected 1 or more, got {seeds}")
-    chosen = [plan.settings.seed + i for i in range(seeds)]
-    with holding(cohort.location, n.BUDGET, what="training for a label budget"):
-        done = _blank(plan, sizes, chosen)
-        if skip_existing:
-            done = _with_stored(cohort, plan, done)
+    chosen = [plan.learning.settings.seed + i for i in range(seeds)]
+    study = Study(
+        cohort=cohort, path=n.BUDGET_PATH, lock=n.BUDGET, what="training for a label budget", identity=plan.identity,
+        remedy="Repeat the settings of the stored fits, or give --no-skip-existing to throw them away.",
+    )  # fmt: skip
+
+    def grown(stored: xr.Dataset | None) -> Iterator[xr.Dataset]:
+        done = _with_stored(plan, _blank(plan, sizes, chosen), stored)
         wanted = _missing(done, sizes, chosen)
         if not skip_existing:
             _remove(plan, wanted)
         for size, seed, fitted in _fits(plan, wanted, profile, {**there, "store": seen_everywhere(store)}):
             done = _with_fit(done, size, seed, fitted)
-            _write(cohort, plan, done)
-        result = done.merge(_curves(done), join="exact", combine_attrs="drop_conflicts")
-        _write(cohort, plan, result)
-    return cohort.read(n.BUDGET_PATH)
+            yield _told(plan, done)
+        yield _told(plan, done.merge(_curves(done), join="exact", combine_attrs="drop_conflicts"))
+
+    return carried_out(study, grown, restart=not skip_existing)
 
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
-    """What all fits share; `marker` names the marker of each train and test tile."""
+    """What all fits share; `marker` names the marker of each test tile."""
 
-    train: AnnotatedTiles
-    val: AnnotatedTiles
-    test: AnnotatedTiles
+    learning: Learning
     marker: dict[str, str]
-    settings: TrainSettings
     start: Checkpoint | None
     model: str
     out: Path
@@ -119,7 +115,7 @@ class _Plan:
     @property
     def groups(self) -> list[str]:
         """All test tiles, and each marker of them where there are several."""
-        markers = sorted({self.marker[name] for name in self.test.names})
+        markers = sorted({self.marker[name] for name in self.learning.test.names})
         return [n.ALL_MARKERS, *(markers if len(markers) > 1 else [])]
 
     def members(self, names: Sequence[str], group: str) -> list[int]:
@@ -181,55 +177,34 @@ def _fitted_there(*, store: str, out: str, size: int, seed: int, **said: Any) ->
 def _plan(cohort: Cohort, *, model: str, out: Path, config: Config, overrides: Sequence[str]) -> _Plan:
     digest = require_split(cohort)
     kind, start = model_to_train(model)
-    settings = load_settings(train_settings(kind), config, overrides)
-    if not isinstance(settings, TrainSettings):
-        raise FintuneValueError(f"budget: expected a model that learns masks, e.g. {FLOW_UNET.name}; got kind {kind}")
-    train, val, test = (tiles_for_training(cohort, part) for part in n.SPLITS)
-    trained, zeroed = (start.channels, start.zeroed) if start is not None else ((), ())
-    settings = with_planes(settings, train.channels, trained=trained, zeroed=zeroed)
-    tiles = annotated_tiles(cohort)
+    require_annotations_for(cohort, kind)
+    learning = LEARNING[cohort.task.name](cohort, load_settings(train_settings(kind), config, overrides), start)
+    train, val, test = (list(map(str, part.names)) for part in (learning.train, learning.val, learning.test))
     if start is not None:
-        require_unseen_by(cohort, start, map(str, test.names))
-    marker = dict(zip(texts(tiles[n.TILE]), texts(tiles[n.MARKER]), strict=True))
-    train = _with_cells(train, settings.min_cells)
+        require_unseen_by(cohort, start, test)
+    tiles = annotated_tiles(cohort)
     identity = {
         "model": kind if start is None else start.sha256,
-        "settings": {key: value for key, value in settings.as_dict().items() if key != n.SEED},
+        "settings": {key: value for key, value in learning.settings.as_dict().items() if key != n.SEED},
         n.SPLIT_DIGEST: digest,
         n.ANNOTATIONS_DIGEST: truth_digest(cohort, tiles_in(cohort, *n.SPLITS)),
-        "train_tiles": sorted(train.names),
+        "train_tiles": sorted(train),
     }
-    name = kind if start is None else start.name
-    # A fit on few of the train tiles could have learned from any of them.
-    seen = seen_in_training(cohort, learned=train.names, judged=val.names, start=start)
-    return _Plan(train, val, test, marker, settings, start, name, out, identity, seen)
-
-
-def _with_cells(tiles: AnnotatedTiles, min_cells: int) -> AnnotatedTiles:
-    """The tiles that a training takes: a budget of n tiles must be n tiles that teach something."""
-    enough = [i for i in range(len(tiles)) if int(tiles.read(i)[1].max(initial=0)) >= min_cells]
-    if not enough:
-        raise SplitError(f"none of {len(tiles)} train tiles has {min_cells} or more cells; lower min_cells")
-    if len(enough) < len(tiles):
-        say(f"{len(tiles) - len(enough)} of {len(tiles)} train tiles have fewer than {min_cells} cells: left out")
-    return _chosen(tiles, enough)
-
-
-def _chosen(tiles: AnnotatedTiles, positions: Sequence[int]) -> AnnotatedTiles:
-    where = list(positions)
-    return replace(
-        tiles,
-        names=[tiles.names[i] for i in where],
-        image=tiles.image[where],
-        mask=tiles.mask[where],
-        height=[tiles.height[i] for i in where],
-        width=[tiles.width[i] for i in where],
+    return _Plan(
+        learning,
+        marker=dict(zip(texts(tiles[n.TILE]), texts(tiles[n.MARKER]), strict=True)),
+        start=start,
+        model=kind if start is None else start.name,
+        out=out,
+        identity=identity,
+        # A fit on few of the train tiles could have learned from any of them.
+        seen=seen_in_training(cohort, learned=train, judged=val, start=start),
     )
 
 
 def _sizes(plan: _Plan, budgets: Sequence[int]) -> list[int]:
     """Budgets in ascending order; those that were asked for must all be possible."""
-    most = len(plan.train)
+    most = len(plan.learning.train)
     if not budgets:
         return sorted({min(size, most) for size in DEFAULT_BUDGETS})
     if min(budgets) < 1 or max(budgets) > most:
@@ -246,84 +221,60 @@ def _folder(plan: _Plan, size: int, seed: int) -> Path:
 
 def _fitted(plan: _Plan, size: int, seed: int) -> xr.Dataset:
     """One training on the first `size` tiles of the seed's order, and its scores on the test tiles."""
-    names = [str(name) for name in plan.train.names]
-    order = nested_order(names, [plan.marker[name] for name in names], seed=seed)[:size]
+    began, learning = time.perf_counter(), plan.learning
+    names = [str(name) for name in learning.train.names]
+    order = nested_order(names, [learning.turns[name] for name in names], seed=seed)[:size]
+    taken = learning.train.chosen([names.index(name) for name in order])
     folder = _folder(plan, size, seed)
     say(f"budget {size}, seed {seed}: training in {folder}")
-    began = time.perf_counter()
     checkpoint = fit(
-        _chosen(plan.train, [names.index(name) for name in order]),
-        plan.val,
-        settings=plan.settings.model_copy(update={n.SEED: seed}),
+        taken,
+        learning.val,
+        settings=learning.settings_on(taken).model_copy(update={n.SEED: seed}),
         out=folder,
         start=plan.start,
         facts={n.ANNOTATIONS_DIGEST: plan.identity[n.ANNOTATIONS_DIGEST], n.SEEN: plan.seen},
     )
-    counts = _test_counts(plan, checkpoint)
-    members = [plan.members(plan.test.names, group) for group in plan.groups]
-    scores = [instance_scores(counts.isel({n.TILE: tiles}), over=n.TILE) for tiles in members]
     facts = {
         n.N_TRAIN: (n.GROUP, np.array([len(plan.members(order, group)) for group in plan.groups], np.int32)),
         n.CHECKPOINT_SHA256: checkpoint.sha256,
         n.SECONDS: time.perf_counter() - began,
     }
-    scored = xr.concat(scores, n.GROUP).assign_coords({n.GROUP: plan.groups})
-    made = xr.merge([counts, scored, xr.Dataset(facts)], join="exact")
-    ap50 = float(made[CURVE_SCORE].sel({n.GROUP: n.ALL_MARKERS}).sel({n.THRESHOLD: IOU}, method="nearest"))
-    say(f"budget {size}, seed {seed}: AP50 {ap50:.3f}")
+    made = _scored(plan, learning.counts(checkpoint)).assign(facts)
+    reached = float(curve_score(made).sel({n.GROUP: n.ALL_MARKERS}))
+    say(f"budget {size}, seed {seed}: {CURVE_NAME} {reached:.3f}")
     return made
 
 
-def _test_counts(plan: _Plan, checkpoint: Checkpoint) -> xr.Dataset:
-    """tp, fp, fn (tile, threshold) of the test tiles, segmented one at a time."""
-    kind = kind_named(checkpoint.kind).settings
-    settings = validated(kind, {"dynamics": plan.settings.dynamics.as_dict()}, where=f"settings of {checkpoint.kind}")
-    segmenter = load_segmenter(
-        checkpoint, channels=plan.test.channels, settings=settings, device=plan.settings.device, keep=False
-    )
-    found = []
-    for index in range(len(plan.test)):
-        image, mask = plan.test.read(index)
-        found.append(match_masks(mask, segment(segmenter, [image])[0]))
-    counts = {name: ((n.TILE, n.THRESHOLD), np.array([getattr(one, name) for one in found])) for name in _COUNTS}
-    return xr.Dataset(counts, coords={n.TILE: list(plan.test.names), n.THRESHOLD: list(IOU_THRESHOLDS)})
+def _scored(plan: _Plan, counts: xr.Dataset) -> xr.Dataset:
+    """Counts of the test tiles with their scores (group, …)."""
+    members = [plan.members(plan.learning.test.names, group) for group in plan.groups]
+    scores = [plan.learning.scores(counts.isel({n.TILE: tiles})) for tiles in members]
+    return xr.merge([counts, xr.concat(scores, n.GROUP).assign_coords({n.GROUP: plan.groups})], join="exact")
 
 
 def _blank(plan: _Plan, sizes: Sequence[int], seeds: Sequence[int]) -> xr.Dataset:
     """A study without fits: counts and tiles -1, scores NaN."""
-    coords: dict[str, list[Any]] = {
-        n.BUDGET: list(sizes),
-        n.SEED: list(seeds),
-        n.GROUP: plan.groups,
-        n.TILE: list(plan.test.names),
-        n.THRESHOLD: list(IOU_THRESHOLDS),
+    form = _scored(plan, plan.learning.nothing)
+    values: dict[str, tuple[tuple[str, ...], Any]] = {
+        str(name): (tuple(map(str, array.dims)), _UNKNOWN if name in plan.learning.nothing else np.nan)
+        for name, array in form.items()
     }
-    lengths = {name: len(values) for name, values in coords.items()}
-    nothing = xr.DataArray(np.zeros((lengths[n.TILE], lengths[n.THRESHOLD]), int), dims=(n.TILE, n.THRESHOLD))
-    scores = instance_scores(xr.Dataset(dict.fromkeys(_COUNTS, nothing)), over=n.TILE)
-    dims: dict[str, tuple[tuple[str, ...], Any]] = dict.fromkeys(_COUNTS, ((n.TILE, n.THRESHOLD), _UNKNOWN))
-    dims |= {str(name): ((n.GROUP, *map(str, array.dims)), np.nan) for name, array in scores.items()}
-    dims |= {n.N_TRAIN: ((n.GROUP,), _UNKNOWN), n.SECONDS: ((), np.nan), n.CHECKPOINT_SHA256: ((), "")}
+    values |= {n.N_TRAIN: ((n.GROUP,), _UNKNOWN), n.SECONDS: ((), np.nan), n.CHECKPOINT_SHA256: ((), "")}
+    lengths = {n.BUDGET: len(sizes), n.SEED: len(seeds), **form.sizes}
     filled = {
         name: ((*_FIT, *own), np.full([lengths[dim] for dim in (*_FIT, *own)], value, "U64" if value == "" else None))
-        for name, (own, value) in dims.items()
+        for name, (own, value) in values.items()
     }
-    made = xr.Dataset(filled, coords=coords)
+    made = xr.Dataset(filled, coords={n.BUDGET: list(sizes), n.SEED: list(seeds), **form.coords})
     made[n.BUDGET].attrs["long_name"] = "annotated tiles trained on"
     return made
 
 
-def _with_stored(cohort: Cohort, plan: _Plan, blank: xr.Dataset) -> xr.Dataset:
+def _with_stored(plan: _Plan, blank: xr.Dataset, stored: xr.Dataset | None) -> xr.Dataset:
     """`blank` with the stored fits in it, its budgets and seeds being those of both."""
-    if not cohort.has(n.BUDGET_PATH):
+    if stored is None:
         return blank
-    stored = cohort.read(n.BUDGET_PATH).load()
-    differing = sorted(k for k in plan.identity if stored.attrs[n.IDENTITY].get(k) != plan.identity[k])
-    if differing:
-        raise RunMismatchError(
-            f"{n.BUDGET_PATH} of {cohort.url} holds fits made with another {', '.join(differing)}. Repeat the settings "
-            "of the stored fits, or give --no-skip-existing to throw them away."
-        )
     sizes, seeds = (sorted({*blank[dim].values.tolist(), *stored[dim].values.tolist()}) for dim in _FIT)
     whole = _blank(plan, sizes, seeds)
     there = {dim: stored[dim].values for dim in _FIT}
@@ -341,12 +292,14 @@ def _with_fit(done: xr.Dataset, size: int, seed: int, made: xr.Dataset) -> xr.Da
 
 def _curves(done: xr.Dataset) -> xr.Dataset:
     """Mean and spread (budget, group) and the learning curve (group) of AP50, over tiles of the group's marker."""
-    score = done[CURVE_SCORE].sel({n.THRESHOLD: IOU}, method="nearest").reset_coords(drop=True)
+    score = curve_score(done)
     n_tiles = done[n.N_TRAIN].where(done[n.N_TRAIN] > 0, 0)
     curve = learning_curve(score, n_tiles, n_resamples=RESAMPLES)
     return xr.merge([budget_spread(score), curve], join="exact", combine_attrs="drop").assign_attrs(curve=curve.attrs)
 
 
-def _write(cohort: Cohort, plan: _Plan, study: xr.Dataset) -> None:
-    facts = provenance(model=plan.model, settings=plan.settings.as_dict(), val_tiles=list(map(str, plan.val.names)))
-    cohort.write(n.BUDGET_PATH, study.assign_attrs({n.IDENTITY: plan.identity, n.PROVENANCE: facts}))
+def _told(plan: _Plan, study: xr.Dataset) -> xr.Dataset:
+    """The study with how it was made."""
+    val = list(map(str, plan.learning.val.names))
+    facts = provenance(model=plan.model, settings=plan.learning.settings.as_dict(), val_tiles=val)
+    return study.assign_attrs({n.PROVENANCE: facts})

@@ -24,6 +24,7 @@ from fintune_xr.metrics.instance import IOU_THRESHOLDS, match_subsets
 from fintune_xr.pipelines.console import progress
 from fintune_xr.pipelines.instance.cell_blocks import cell_blocks
 from fintune_xr.pipelines.instance.evaluate import scores_by_group, tiles_of_split
+from fintune_xr.pipelines.studies.study import Study, carried_out
 from fintune_xr.pixels.cell_gates import UNGATED, Gate, GateSettings, intensity_bounds, is_kept
 from fintune_xr.provenance import provenance
 from fintune_xr.settings import load_settings
@@ -67,28 +68,27 @@ def gate(
     require_done(run, cohort.run(run, lazy=False), tiles)
     require_sources(cohort, [run])
     require_unseen(cohort, run, texts(tiles[n.TILE]))
-    gated = _gated_run(cohort, run, settings.gates)
-    counts = _match_tiles(cohort, gated, tiles)
-    parts = [counts[[n.TP, n.FP, n.FN]].drop_vars([n.DONOR, n.MARKER, n.SPLIT]), _scores(counts, resamples, seed)]
-    parts.append(_ratios(cohort, gated, before))
     rule = active_rule(cohort, run)
     facts = provenance(
-        run=run,
-        split=split,
-        split_digest=digest,
-        settings=settings.as_dict(),
-        rule=rule,
-        resamples=resamples,
+        run=run, split=split, split_digest=digest, settings=settings.as_dict(), rule=rule, resamples=resamples,
         seed=seed,
-    )
-    result = xr.merge(parts, join="exact", combine_attrs="drop").assign_coords(_setting_coords(settings.gates))
+    )  # fmt: skip
     basis = {
         **rests_on(cohort, runs=[run], tiles=texts(tiles[n.TILE]), split=digest),
         n.COUNTED: counted(cohort, before),
     }
-    result = result.assign_attrs({n.RUN: run, n.RULE: rule, n.RESTS_ON: basis, n.PROVENANCE: facts})
-    cohort.write(f"{n.METRICS}/{n.GATE_PREFIX}{run}", result)
-    return result
+
+    def under_gates(_: xr.Dataset | None) -> Iterator[xr.Dataset]:
+        gated = _gated_run(cohort, run, settings.gates)
+        counts = _match_tiles(cohort, gated, tiles)
+        bare = counts[[n.TP, n.FP, n.FN]].drop_vars([n.DONOR, n.MARKER, n.SPLIT])
+        parts = [bare, _scores(counts, resamples, seed), _ratios(cohort, gated, before)]
+        result = xr.merge(parts, join="exact", combine_attrs="drop").assign_coords(_setting_coords(settings.gates))
+        yield result.assign_attrs({n.RUN: run, n.RULE: rule, n.RESTS_ON: basis, n.PROVENANCE: facts})
+
+    name = f"{n.GATE_PREFIX}{run}"
+    study = Study(cohort=cohort, path=f"{n.METRICS}/{name}", lock=name, what=f"applying gates to run {run!r}")
+    return carried_out(study, under_gates)
 
 
 def counted(cohort: Cohort, counts: xr.Dataset) -> str:

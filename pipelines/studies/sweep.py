@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from fintune_xr import datasets
 from fintune_xr import names as n
-from fintune_xr.errors import CheckpointError, RunMismatchError
+from fintune_xr.errors import CheckpointError
 from fintune_xr.metrics.instance import IOU_THRESHOLDS, Matches, match_masks
 from fintune_xr.metrics.intervals import instance_scores, scores_by_donor
 from fintune_xr.models.channels import ChannelChoice
@@ -28,13 +29,13 @@ from fintune_xr.models.sam.kind import SamSweepSettings
 from fintune_xr.models.sam.masks import Candidates, Promptable, candidate_masks, painted, select
 from fintune_xr.pipelines.console import progress, say
 from fintune_xr.pipelines.instance.evaluate import tiles_of_split
-from fintune_xr.pipelines.semantic.prompted import prompted_study
+from fintune_xr.pipelines.studies.prompted import prompted_study
+from fintune_xr.pipelines.studies.study import Study, carried_out
 from fintune_xr.provenance import provenance
 from fintune_xr.seeds import stream
 from fintune_xr.settings import load_settings
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.split import require_split
-from fintune_xr.store.zarr_io.locks import holding
 from fintune_xr.tasks.task import SEMANTIC
 from fintune_xr.text import texts
 
@@ -79,14 +80,13 @@ def sweep(
     tiles = drawn_tiles(tiles_of_split(cohort, split), settings)
     device = resolve_device(device)
     choice = sam_channels(texts(tiles[n.CHANNEL]), settings)
-    identity = _identity(cohort, checkpoint, settings, split, tiles)
-    with holding(cohort.location, n.SWEEP, what="sweeping"):
-        done = [] if restart else _stored_tiles(cohort, identity)
-        if len(done) == tiles.sizes[n.TILE]:
-            return cohort.metrics(n.SWEEP).load()
-        work = _Work(load(checkpoint, device), settings, choice, device)
-        facts = provenance(checkpoint=checkpoint.as_dict(), device=device)
-        return _swept(cohort, work, tiles, done, {n.IDENTITY: identity, n.PROVENANCE: facts})
+    work = _Work(load, checkpoint, settings, choice, device)
+    study = Study(
+        cohort=cohort, path=n.SWEEP_PATH, lock=n.SWEEP, what="sweeping", schema=datasets.SWEEP,
+        identity=_identity(cohort, checkpoint, settings, split, tiles), labels=("model",),
+        remedy="Repeat what it was started with to continue it, or throw it away with --restart.",
+    )  # fmt: skip
+    return carried_out(study, partial(_swept, cohort, work, tiles), restart=restart)
 
 
 def drawn_tiles(tiles: xr.Dataset, settings: SamSweepSettings) -> xr.Dataset:
@@ -97,14 +97,20 @@ def drawn_tiles(tiles: xr.Dataset, settings: SamSweepSettings) -> xr.Dataset:
     return tiles.isel({n.TILE: order[: settings.n_tiles]})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Work:
-    """What is done to every tile."""
+    """What is done to every tile; the network is loaded for the first of them."""
 
-    network: Promptable[Any]
+    load: Callable[[Checkpoint, str], Promptable[Any]]
+    checkpoint: Checkpoint
     settings: SamSweepSettings
     choice: ChannelChoice
     device: str
+
+    @cached_property
+    def network(self) -> Promptable[Any]:
+        """What answers to points."""
+        return self.load(self.checkpoint, self.device)
 
 
 def _promptable(model: str) -> tuple[Checkpoint, Callable[[Checkpoint, str], Any]]:
@@ -136,31 +142,11 @@ def _identity(
     }
 
 
-def _stored_tiles(cohort: Cohort, identity: Mapping[str, Any]) -> list[xr.Dataset]:
-    """What an earlier call stored of the same sweep, tile by tile.
-
-    Raises RunMismatchError where it was another one.
-    """
-    if not cohort.has(n.SWEEP_PATH):
-        return []
-    stored = cohort.read(n.SWEEP_PATH, datasets.SWEEP).load()
-    # The name of a weights file does not change what is in it.
-    parts = [key for key in identity if key != "model" and stored.attrs[n.IDENTITY].get(key) != identity[key]]
-    if parts:
-        was, now = stored.attrs[n.IDENTITY].get(parts[0]), identity[parts[0]]
-        raise RunMismatchError(
-            f"{cohort.url} holds a sweep with other {', '.join(parts)} ({parts[0]}: stored {was}, now {now}). "
-            "Repeat what it was started with to continue it, or throw it away with --restart."
-        )
-    counted = stored[list(datasets.SWEEP.variables)].drop_vars([n.DONOR, n.MARKER])
-    return [counted.isel({n.TILE: [i]}) for i in range(stored.sizes[n.TILE])]
-
-
-def _swept(
-    cohort: Cohort, work: _Work, tiles: xr.Dataset, done: list[xr.Dataset], attrs: Mapping[str, Any]
-) -> xr.Dataset:
-    """Results of all `tiles`; what is `done` grows by one tile at a time, and is stored each time."""
+def _swept(cohort: Cohort, work: _Work, tiles: xr.Dataset, stored: xr.Dataset | None) -> Iterator[xr.Dataset]:
+    """Results of the tiles so far, each time by one tile more than what is `stored`."""
+    done = _single_tiles(stored)
     n_tiles, n_before = tiles.sizes[n.TILE], len(done)
+    facts = provenance(checkpoint=work.checkpoint.as_dict(), device=work.device)
     truth = cohort.annotations(lazy=False)[n.MASK]
     with progress("sweep", n_tiles - n_before) as advance:
         for i in range(n_before, n_tiles):
@@ -169,20 +155,26 @@ def _swept(
             true = truth.sel({n.TILE: name}).isel(inside).values
             one = _of_tile(work, tile[n.IMAGE].isel(inside).values, true).expand_dims({n.TILE: [name]})
             done = [*done, one.assign_coords({n.DEVICE: (n.TILE, [work.device])})]
-            result = _scored(done, tiles, attrs)
-            cohort.write(n.SWEEP_PATH, result, datasets.SWEEP)
+            yield _scored(done, tiles, seed=work.settings.seed).assign_attrs({n.PROVENANCE: facts})
             advance(1)
-    return result
 
 
-def _scored(done: Sequence[xr.Dataset], tiles: xr.Dataset, attrs: Mapping[str, Any]) -> xr.Dataset:
+def _single_tiles(stored: xr.Dataset | None) -> list[xr.Dataset]:
+    """What was counted in each tile."""
+    if stored is None:
+        return []
+    counted = stored[list(datasets.SWEEP.variables)].drop_vars([n.DONOR, n.MARKER])
+    return [counted.isel({n.TILE: [i]}) for i in range(stored.sizes[n.TILE])]
+
+
+def _scored(done: Sequence[xr.Dataset], tiles: xr.Dataset, *, seed: int) -> xr.Dataset:
     """The tiles done so far beside each other, with the scores over them."""
     plain = [one.assign_coords({n.TILE: texts(one[n.TILE]), n.DEVICE: (n.TILE, texts(one[n.DEVICE]))}) for one in done]
     counted = xr.concat(plain, n.TILE, join="exact")
     counted = counted.map(lambda array: array.transpose(*datasets.SWEEP[str(array.name)].dims), keep_attrs=True)
     labels = {name: (n.TILE, texts(tiles[name])[: len(done)]) for name in (n.DONOR, n.MARKER)}
-    scores = _scores(counted[list(_COUNTS)].drop_vars(n.DEVICE), tiles, seed=attrs[n.IDENTITY]["settings"]["seed"])
-    whole = xr.merge([counted, scores], join="exact").assign_coords(labels).assign_attrs(attrs)
+    scores = _scores(counted[list(_COUNTS)].drop_vars(n.DEVICE), tiles, seed=seed)
+    whole = xr.merge([counted, scores], join="exact").assign_coords(labels)
     for name in (*datasets.SWEEP.variables, *datasets.SWEEP.coords):
         whole[name].attrs.update(datasets.SWEEP[name].attrs)
     return whole

@@ -60,7 +60,7 @@ SWEEP = (
     "n_tiles=2",
 )
 INFER = ("device=cpu", "cluster.dashboard=false")
-THRESHOLD = ("model.background_px=0", "model.min_area_px=20", *INFER)
+THRESHOLD = ("--model", "threshold", "model.background_px=0", "model.min_area_px=20", *INFER)
 
 # What is run, each after those before it. Of the verbs that are tried by default, some need others to be run before.
 CELLS = {

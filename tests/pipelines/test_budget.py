@@ -15,8 +15,9 @@ from budgets import DYNAMICS, QUICK, SMALL
 
 from fintune_xr import names as n
 from fintune_xr.analysis import learning_curve as curves
-from fintune_xr.analysis.report.studies.budget import CURVE_SCORE, budget_study, budget_table, curve_page
+from fintune_xr.analysis.report.studies.budget import budget_study, budget_table, curve_page
 from fintune_xr.errors import FintuneValueError, RunMismatchError
+from fintune_xr.metrics.counts import AP50
 from fintune_xr.models.checkpoints import RECORD_FILE, Checkpoint
 from fintune_xr.models.registry import resolve_checkpoint
 from fintune_xr.pipelines.report.stored_studies import stored_studies
@@ -105,7 +106,7 @@ def test_scores_are_those_of_infer_and_evaluate(copy: Path) -> None:
     for name in (n.TP, n.FP, n.FN):
         np.testing.assert_array_equal(stored[name].sel(order), slow[name])
     for group in texts(stored[n.GROUP]):
-        np.testing.assert_allclose(stored[CURVE_SCORE].sel({n.GROUP: group}), slow[CURVE_SCORE].sel({n.GROUP: group}))
+        np.testing.assert_allclose(stored[AP50].sel({n.GROUP: group}), slow[AP50].sel({n.GROUP: group}))
 
 
 def test_stored_fits_are_not_made_again(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +127,7 @@ def test_more_budgets_and_seeds_extend_what_is_stored(copy: Path, monkeypatch: p
     assert after[n.BUDGET].values.tolist() == [1, 2, 4]
     assert after[n.SEED].values.tolist() == [0, 1]
     kept = after.sel({n.BUDGET: [2, 4], n.SEED: [0]})
-    for name in (CURVE_SCORE, n.TP, n.N_TRAIN, n.SECONDS, n.CHECKPOINT_SHA256):
+    for name in (AP50, n.TP, n.N_TRAIN, n.SECONDS, n.CHECKPOINT_SHA256):
         np.testing.assert_array_equal(kept[name].values, before[name].values)
     assert after[n.N_TRAIN].sel({n.BUDGET: 4, n.SEED: 1}).values.tolist() == [-1, -1, -1]
     assert len(budget_table(after)) == 5
@@ -147,7 +148,9 @@ def test_a_killed_study_has_stored_what_ended_before(copy: Path, monkeypatch: py
 
 
 def test_fits_of_other_settings_are_not_mixed(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(RunMismatchError, match=r"another settings.*--no-skip-existing"):
+    with pytest.raises(
+        RunMismatchError, match=r"(?s)settings\.weight_decay: stored 0\.\d+, now 0\.1.*--no-skip-existing"
+    ):
         run(copy, overrides=(*QUICK, "weight_decay=0.1"))
     calls: list[int] = []
     monkeypatch.setattr(module, "fit", stand_in(copy, calls))
@@ -163,8 +166,8 @@ def test_budgets_beyond_the_train_part_are_refused_and_defaults_fit(plain: Path,
         budget(plain, budgets=(2,), seeds=0, out=tmp_path)
     plan = module._plan(open_cohort(plain), model="flow_unet", out=tmp_path, config=None, overrides=())
     sizes = module._sizes(plan, ())
-    assert sizes == sorted({min(size, len(plan.train)) for size in (2, 5, 10, 20, 30)})
-    assert sizes[-1] == len(plan.train)
+    assert sizes == sorted({min(size, len(plan.learning.train)) for size in (2, 5, 10, 20, 30)})
+    assert sizes[-1] == len(plan.learning.train)
 
 
 def study_of(laws: dict[str, curves.PowerLaw]) -> xr.Dataset:

@@ -16,15 +16,23 @@ from fintune_xr.analysis.report.contents import Study, Table
 from fintune_xr.analysis.report.numbers import MISSING, counted, decimals, whole, with_interval
 from fintune_xr.metrics.counts import AP50, IOU, SCORES, score_name
 
-CURVE_SCORE: Final = AP50
+_INTERVAL_ENDS: Final = ("low", "high")
+
+
+CURVE_NAME: Final = "AP50"
 _NAMES: Final = [score_name(score, way) for score in SCORES for way in (n.IMAGE_MEAN, n.POOLED)]
 _SHOWN: Final = {
-    CURVE_SCORE: "AP50",
+    AP50: CURVE_NAME,
     score_name(n.PRECISION, n.POOLED): n.PRECISION,
     score_name(n.RECALL, n.POOLED): n.RECALL,
     score_name(n.F1, n.POOLED): n.F1,
 }
-_INTERVAL_ENDS: Final = ("low", "high")
+
+
+def curve_score(found: xr.Dataset) -> xr.DataArray:
+    """The score (…, group) that curves follow, of a study or of one fit."""
+    score = found[AP50].sel({n.THRESHOLD: IOU}, method="nearest")
+    return score.reset_coords(drop=True)
 
 
 def budget_study(found: xr.Dataset) -> Study:
@@ -154,8 +162,8 @@ def _which_marker(found: xr.Dataset) -> str:
 
 def _figure(found: xr.Dataset) -> Figure | None:
     """AP50 of all test tiles over the budgets, with the curve where there is one."""
-    score = found[CURVE_SCORE].sel({n.GROUP: n.ALL_MARKERS}).sel({n.THRESHOLD: IOU}, method="nearest")
-    score = score.reset_coords(drop=True).assign_attrs(long_name="AP50, image mean")
+    score = curve_score(found).sel({n.GROUP: n.ALL_MARKERS}, drop=True)
+    score = score.assign_attrs(long_name=f"{CURVE_NAME}, image mean")
     if score.isnull().all():
         return None
     if n.ASYMPTOTE not in found or np.isnan(found[n.ASYMPTOTE].sel({n.GROUP: n.ALL_MARKERS})):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,18 @@ class AnnotatedTiles:
         image = np.asarray(self.image[index, :, rows, columns])
         mask = np.asarray(self.mask[index, rows, columns]).astype(np.uint32)
         return image, np.asarray(fastremap.renumber(mask)[0], dtype=np.uint32)
+
+    def chosen(self, positions: Sequence[int]) -> AnnotatedTiles:
+        """The tiles at these positions, in this order, opened and not read."""
+        at = list(positions)
+        return replace(
+            self,
+            names=[self.names[i] for i in at],
+            image=self.image[at],
+            mask=self.mask[at],
+            height=[self.height[i] for i in at],
+            width=[self.width[i] for i in at],
+        )
 
 
 def prepare(

@@ -31,7 +31,7 @@ NOTHING: Final = Points(np.empty((0, 2)), np.empty(0))
 
 
 @dataclass(frozen=True, eq=False)
-class Study:
+class SelfTrainPlan:
     """What all stages share; `parts` are annotated micrographs that are only ever measured on."""
 
     cohort: Cohort
@@ -67,7 +67,7 @@ class Study:
         return None if self.unlabelled.truth[index] is NOTHING else self.target(self.unlabelled, index)
 
 
-def plan_study(cohort: Cohort, name: str, out: Path, settings: SelfTrainSettings, digest: str) -> Study:
+def plan_study(cohort: Cohort, name: str, out: Path, settings: SelfTrainSettings, digest: str) -> SelfTrainPlan:
     """Which micrographs are labelled, which are not, and which judge.
 
     Raises SplitError without tiles in train or val, UnknownNameError or FintuneValueError for labelled ones that cannot
@@ -89,7 +89,9 @@ def plan_study(cohort: Cohort, name: str, out: Path, settings: SelfTrainSettings
     unlabelled = particle_tiles(free, [truth.get(tile, NOTHING) for tile in texts(free[n.TILE])])
     train = with_diameter(settings.train, labelled)
     rounds = validated(UnetTrainSettings, {**train.as_dict(), **settings.rounds}, where="rounds")
-    return Study(cohort, name, out / name, settings, train, rounds, labelled, unlabelled, _judges(cohort), digest)
+    return SelfTrainPlan(
+        cohort, name, out / name, settings, train, rounds, labelled, unlabelled, _judges(cohort), digest
+    )
 
 
 def _free(cohort: Cohort, labelled: list[str]) -> xr.Dataset:

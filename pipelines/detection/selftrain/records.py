@@ -10,20 +10,20 @@ import xarray as xr
 
 from fintune_xr import names as n
 from fintune_xr.finetune.detection.tiles import ParticleTiles
-from fintune_xr.pipelines.detection.selftrain.plan import Study
+from fintune_xr.pipelines.detection.selftrain.plan import SelfTrainPlan
 from fintune_xr.pipelines.detection.selftrain.scores import agreement, label_counts
 from fintune_xr.provenance import provenance
 from fintune_xr.store.lineage.depends_on import rests_on
 
 
-def taught_pixels(study: Study, tiles: ParticleTiles) -> dict[str, dict[str, int]]:
+def taught_pixels(study: SelfTrainPlan, tiles: ParticleTiles) -> dict[str, dict[str, int]]:
     """What labelled and pseudo-labelled micrographs teach."""
     counts = [label_counts(study.target(tiles, i)) for i in range(len(tiles))]
     n_labelled = len(study.labelled)
     return {"labelled": _summed(counts[:n_labelled]), "pseudo_labelled": _summed(counts[n_labelled:])}
 
 
-def pseudo_agreement(study: Study, tiles: ParticleTiles) -> dict[str, int]:
+def pseudo_agreement(study: SelfTrainPlan, tiles: ParticleTiles) -> dict[str, int]:
     """Pseudo-labels against the annotation that the training does not see, of the micrographs that have one."""
     n_labelled = len(study.labelled)
     counts = []
@@ -38,7 +38,7 @@ def _summed(counts: Sequence[dict[str, int]]) -> dict[str, int]:
     return {key: sum(one[key] for one in counts) for key in (counts[0] if counts else ())}
 
 
-def stage_dataset(study: Study, records: Sequence[dict[str, Any]]) -> xr.Dataset:
+def stage_dataset(study: SelfTrainPlan, records: Sequence[dict[str, Any]]) -> xr.Dataset:
     """Scores (stage, part) and what each stage was taught (stage)."""
     parts = list(study.parts)
     scores: dict[str, Any] = {}

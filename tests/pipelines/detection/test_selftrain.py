@@ -30,10 +30,10 @@ from fintune_xr.models.registry import load_model, resolve_checkpoint
 from fintune_xr.pipelines.cli import app as cli
 from fintune_xr.pipelines.detection.selftrain.plan import plan_study
 from fintune_xr.pipelines.detection.selftrain.settings import SelfTrainSettings
-from fintune_xr.pipelines.steps import selftrain as module
 from fintune_xr.pipelines.steps.check import check
 from fintune_xr.pipelines.steps.infer import infer
-from fintune_xr.pipelines.steps.selftrain import selftrain
+from fintune_xr.pipelines.studies import selftrain as module
+from fintune_xr.pipelines.studies.selftrain import selftrain
 from fintune_xr.pixels.discs import disc_target
 from fintune_xr.pixels.pseudo_labels import pseudo_target
 from fintune_xr.seeds import stream

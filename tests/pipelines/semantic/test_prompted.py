@@ -19,8 +19,8 @@ from fintune_xr.errors import CheckpointError, RunMismatchError
 from fintune_xr.models.classes.mapper import oriented
 from fintune_xr.pipelines.cli.app import run
 from fintune_xr.pipelines.semantic.annotated import patches_of
-from fintune_xr.pipelines.semantic.prompted import masks_of_prompts, turned_prompt
 from fintune_xr.pipelines.steps.split import split
+from fintune_xr.pipelines.studies.prompted import masks_of_prompts, turned_prompt
 from fintune_xr.pipelines.studies.sweep import sweep
 from fintune_xr.pixels.prompts import PROMPT_KINDS, Prompt, closed, largest_piece, prompt_of
 from fintune_xr.schema import check_dataset

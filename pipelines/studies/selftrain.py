@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import xarray as xr
 
 from fintune_xr import names as n
 from fintune_xr.analysis.figures.selftrain_stage import STAGE_DPI, stage_figure
@@ -21,12 +22,13 @@ from fintune_xr.models.particle_unet.adapter import UnetDetector
 from fintune_xr.models.particle_unet.kind import PARTICLE_UNET
 from fintune_xr.models.registry import kind_named, load_model, resolve_checkpoint
 from fintune_xr.pipelines.console import say
-from fintune_xr.pipelines.detection.selftrain.plan import Study, plan_study
+from fintune_xr.pipelines.detection.selftrain.plan import SelfTrainPlan, plan_study
 from fintune_xr.pipelines.detection.selftrain.records import pseudo_agreement, stage_dataset, taught_pixels
 from fintune_xr.pipelines.detection.selftrain.scores import labels_of, predicted, stage_scores
 from fintune_xr.pipelines.detection.selftrain.settings import SelfTrainSettings
 from fintune_xr.pipelines.detection.training import particle_tiles
 from fintune_xr.pipelines.steps.train import epoch_lines
+from fintune_xr.pipelines.studies.study import Study, carried_out
 from fintune_xr.provenance import provenance
 from fintune_xr.settings import Config, load_settings
 from fintune_xr.store.cohort import open_cohort
@@ -35,7 +37,6 @@ from fintune_xr.store.lineage.training_exposure import seen_in_training
 from fintune_xr.store.runs.pseudo_labels import has_pseudo, read_pseudo, write_pseudo
 from fintune_xr.store.runs.run import check_run_name
 from fintune_xr.store.split import require_split
-from fintune_xr.store.zarr_io.locks import holding
 from fintune_xr.text import texts
 
 METRICS_FILE: Final = "metrics.json"
@@ -73,16 +74,25 @@ def selftrain(
         f"selftrain {run_name}: {len(study.labelled)} labelled, {len(study.unlabelled)} unlabelled micrographs, "
         f"{len(study.parts[n.VAL])} for validation"
     )
-    with holding(cohort.location, f"selftrain-{run_name}", what=f"self-training {run_name!r}"):
-        checkpoint, records = None, []
+    records: list[dict[str, Any]] = []
+
+    def stages(_: xr.Dataset | None) -> Iterator[xr.Dataset]:
+        checkpoint = None
         for number in range(len(study.settings.positive) + 1):
             checkpoint, record = _stage(study, number, checkpoint)
             records.append(record)
-            cohort.write(f"{n.SELFTRAIN}/{run_name}", stage_dataset(study, records))
-        return _final(study, records)
+            yield stage_dataset(study, records)
+        _keep_best(study, records)
+
+    frame = Study(
+        cohort=cohort, path=f"{n.SELFTRAIN}/{run_name}", lock=f"selftrain-{run_name}",
+        what=f"self-training {run_name!r}",
+    )  # fmt: skip
+    carried_out(frame, stages)
+    return study.folder / FINAL_FILE
 
 
-def _stage(study: Study, number: int, teacher: Checkpoint | None) -> tuple[Checkpoint, dict[str, Any]]:
+def _stage(study: SelfTrainPlan, number: int, teacher: Checkpoint | None) -> tuple[Checkpoint, dict[str, Any]]:
     """Checkpoint and scores of one stage; what is finished is not repeated."""
     folder = study.folder / study.stage(number)
     tiles, facts = (study.labelled, {}) if teacher is None else _taught(study, number, teacher)
@@ -104,7 +114,7 @@ def _stage(study: Study, number: int, teacher: Checkpoint | None) -> tuple[Check
     return checkpoint, record
 
 
-def _taught(study: Study, number: int, teacher: Checkpoint) -> tuple[ParticleTiles, dict[str, Any]]:
+def _taught(study: SelfTrainPlan, number: int, teacher: Checkpoint) -> tuple[ParticleTiles, dict[str, Any]]:
     """Labelled and pseudo-labelled micrographs of a round, and what makes its labels others than those of any other."""
     thresholds = {"positive": study.settings.positive[number - 1], "negative": study.settings.negative[number - 1]}
     facts = {**thresholds, "teacher_sha256": teacher.sha256, "unlabelled": list(map(str, study.unlabelled.names))}
@@ -122,7 +132,7 @@ def _taught(study: Study, number: int, teacher: Checkpoint) -> tuple[ParticleTil
     return particle_tiles(images.isel({n.TILE: [place[tile] for tile in wanted]}), truth), facts
 
 
-def _detector(checkpoint: Checkpoint, study: Study) -> UnetDetector:
+def _detector(checkpoint: Checkpoint, study: SelfTrainPlan) -> UnetDetector:
     model: Any = load_model(
         checkpoint,
         channels=study.labelled.channels,
@@ -133,7 +143,7 @@ def _detector(checkpoint: Checkpoint, study: Study) -> UnetDetector:
     return model  # type: ignore[no-any-return]
 
 
-def _measured(study: Study, number: int, checkpoint: Checkpoint, tiles: ParticleTiles) -> dict[str, Any]:
+def _measured(study: SelfTrainPlan, number: int, checkpoint: Checkpoint, tiles: ParticleTiles) -> dict[str, Any]:
     detector = _detector(checkpoint, study)
     _write(
         study.folder / study.stage(number) / FIGURE_FILE,
@@ -154,7 +164,7 @@ def _measured(study: Study, number: int, checkpoint: Checkpoint, tiles: Particle
     }
 
 
-def _figure(study: Study, number: int, detector: UnetDetector) -> Any:
+def _figure(study: SelfTrainPlan, number: int, detector: UnetDetector) -> Any:
     """The first unlabelled micrograph, or the first of val where there is none."""
     shown, pseudo = study.unlabelled, None
     truth = study.hidden(0) if len(shown) else None
@@ -174,7 +184,7 @@ def _figure(study: Study, number: int, detector: UnetDetector) -> Any:
     )
 
 
-def _final(study: Study, records: Sequence[dict[str, Any]]) -> Path:
+def _keep_best(study: SelfTrainPlan, records: Sequence[dict[str, Any]]) -> None:
     """Copies the weights of the best stage on val, the earlier one where two are alike; the test part has no say."""
     scores = [record["particle"][n.VAL][n.F1] for record in records]
     best = int(np.argmax(scores))
@@ -188,7 +198,6 @@ def _final(study: Study, records: Sequence[dict[str, Any]]) -> Path:
     said = {"best_stage": study.stage(best), "chosen_by": "F1 of particles on val", "f1_val": scores}
     _write(study.folder / RECORD_FILE, (json.dumps(said, indent=2) + "\n").encode())
     say(f"{path}: weights of {study.stage(best)}, the best on val ({scores[best]:.3f})")
-    return path
 
 
 def _read_record(path: Path, facts: dict[str, str]) -> dict[str, Any] | None:

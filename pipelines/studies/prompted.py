@@ -6,7 +6,7 @@ told anything, and no difference is ever drawn between the two.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from fintune_xr import names as n
-from fintune_xr.errors import CheckpointError, RunMismatchError
+from fintune_xr.errors import CheckpointError
 from fintune_xr.metrics.intervals import sum_over, with_donor_intervals
 from fintune_xr.metrics.semantic import class_scores
 from fintune_xr.models.checkpoints import Checkpoint
@@ -26,6 +26,7 @@ from fintune_xr.models.registry import kind_named, resolve_checkpoint
 from fintune_xr.pipelines.console import progress
 from fintune_xr.pipelines.semantic.annotated import patches_of, stated_class_map
 from fintune_xr.pipelines.semantic.evaluate import tiles_of
+from fintune_xr.pipelines.studies.study import Study, carried_out
 from fintune_xr.pixels.prompts import PROMPT_KINDS, Prompt, PromptKind, closed, largest_piece, prompt_of
 from fintune_xr.provenance import provenance
 from fintune_xr.seeds import stream
@@ -33,7 +34,6 @@ from fintune_xr.settings import Settings, load_settings
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.depends_on import rests_on
 from fintune_xr.store.split import require_split
-from fintune_xr.store.zarr_io.locks import holding
 from fintune_xr.tasks.class_map import IGNORED, ClassMap
 from fintune_xr.tasks.semantic import PROMPTED_STUDY
 from fintune_xr.text import text_array, texts
@@ -76,21 +76,23 @@ def prompted_study(
         "checkpoint_sha256": checkpoint.sha256, "settings": settings.as_dict(), "classes": class_map.as_dict(),
         n.RESTS_ON: rests_on(cohort, tiles=names, split=""), "tiles": names,
     }  # fmt: skip
-    with holding(cohort.location, n.PROMPTS, what="prompting"):
-        stored = None if restart else _already(cohort, identity)
-        if stored is not None:
-            return stored
-        network = _network(checkpoint, resolve_device(device))
-        made = _with_scores(_counted(cohort, network, tiles, class_map, settings), settings)
-        made = made.assign_attrs(
-            {
-                n.IDENTITY: identity, n.PROTOCOL: n.PROMPTED, n.CLASS_MAP: class_map.as_dict(),
-                n.RESTS_ON: identity[n.RESTS_ON],
-                n.PROVENANCE: provenance(checkpoint=checkpoint.as_dict(), split=split),
-            }
-        )  # fmt: skip
-        cohort.write(STORED, made, PROMPTED_STUDY)
-    return made
+    study = Study(
+        cohort=cohort, path=STORED, lock=n.PROMPTS, what="prompting", schema=PROMPTED_STUDY, identity=identity
+    )  # fmt: skip
+
+    def prompted(stored: xr.Dataset | None) -> Iterator[xr.Dataset]:
+        if stored is None:
+            network = _network(checkpoint, resolve_device(device))
+            made = _with_scores(_counted(cohort, network, tiles, class_map, settings), settings)
+            facts = provenance(checkpoint=checkpoint.as_dict(), split=split)
+            yield made.assign_attrs(
+                {
+                    n.PROTOCOL: n.PROMPTED, n.CLASS_MAP: class_map.as_dict(),
+                    n.RESTS_ON: identity[n.RESTS_ON], n.PROVENANCE: facts,
+                }
+            )  # fmt: skip
+
+    return carried_out(study, prompted, restart=restart)
 
 
 def prompted_table(found: xr.Dataset) -> pd.DataFrame:
@@ -138,19 +140,6 @@ def _turned(points: NDArray[np.float64], shape: tuple[int, int], turns: int, mir
         # A quarter turn from rows towards columns: what was on the right comes to the top.
         x, y, height, width = y, width - 1 - x, width, height
     return np.stack([x, y], axis=1)
-
-
-def _already(cohort: Cohort, identity: dict[str, Any]) -> xr.Dataset | None:
-    if not cohort.has(STORED):
-        return None
-    stored = cohort.read(STORED, PROMPTED_STUDY).load()
-    differing = sorted(key for key in identity if stored.attrs[n.IDENTITY][key] != identity[key])
-    if differing:
-        raise RunMismatchError(
-            f"{STORED} holds another prompted study (different: {', '.join(differing)}). Give --restart to throw it "
-            "away."
-        )
-    return stored
 
 
 def _network(checkpoint: Checkpoint, device: str) -> Any:
