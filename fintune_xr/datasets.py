@@ -18,6 +18,21 @@ _TILE = (n.TILE,)
 _RULE_TILE = (n.RULE, n.TILE)
 _TILE_ID = VariableSpec(_TILE, "str", "Unique id of the tile.")
 
+TILES: Final = {
+    n.TILE: _TILE_ID,
+    n.CHANNEL: VariableSpec((n.CHANNEL,), "str", "Name of the image plane."),
+    n.DONOR: VariableSpec(_TILE, "str", "Independent biological unit that the tile comes from."),
+    n.MARKER: VariableSpec(_TILE, "str", "Stain seen in the marker channel."),
+    n.SPLIT: VariableSpec(_TILE, "str", "train, val, test, or empty where not assigned."),
+    n.HEIGHT: VariableSpec(_TILE, "int32", "Rows that hold pixels of the tile.", "px"),
+    n.WIDTH: VariableSpec(_TILE, "int32", "Columns that hold pixels of the tile.", "px"),
+    n.SOURCE: VariableSpec((n.TILE, n.CHANNEL), "str", "File of the plane, relative to the ingested folder."),
+    n.SHA256: VariableSpec((n.TILE, n.CHANNEL), "str", "SHA-256 of that file."),
+}
+"""What every cohort knows of its tiles, whatever they are."""
+
+MPP: Final = VariableSpec(_TILE, "float64", "Side of a pixel; 0 where it is not known.", "um", required=False)
+
 IMAGES: Final = DatasetSchema(
     name="images",
     version=SCHEMA_VERSION,
@@ -28,17 +43,7 @@ IMAGES: Final = DatasetSchema(
             "Raw detector counts, neither normalised nor stitched; valid up to height and width.",
         ),
     },
-    coords={
-        n.TILE: _TILE_ID,
-        n.CHANNEL: VariableSpec((n.CHANNEL,), "str", "Name of the image plane."),
-        n.DONOR: VariableSpec(_TILE, "str", "Independent biological unit that the tile comes from."),
-        n.MARKER: VariableSpec(_TILE, "str", "Stain seen in the marker channel."),
-        n.SPLIT: VariableSpec(_TILE, "str", "train, val, test, or empty where not assigned."),
-        n.HEIGHT: VariableSpec(_TILE, "int32", "Rows that hold pixels of the tile.", "px"),
-        n.WIDTH: VariableSpec(_TILE, "int32", "Columns that hold pixels of the tile.", "px"),
-        n.SOURCE: VariableSpec((n.TILE, n.CHANNEL), "str", "File of the plane, relative to the ingested folder."),
-        n.SHA256: VariableSpec((n.TILE, n.CHANNEL), "str", "SHA-256 of that file."),
-    },
+    coords={**TILES, n.MPP: MPP},
 )
 
 # What is 0 in the optional columns was not recorded: the file had as many rows and columns as are stored, and how large
@@ -55,7 +60,7 @@ MICROGRAPHS: Final = DatasetSchema(
         ),
     },
     coords={
-        **IMAGES.coords,
+        **TILES,
         n.SOURCE_HEIGHT: VariableSpec(_TILE, "int32", "Rows of the file, before binning.", "px", required=False),
         n.SOURCE_WIDTH: VariableSpec(_TILE, "int32", "Columns of the file, before binning.", "px", required=False),
         n.PIXEL_SIZE_A: VariableSpec(
@@ -336,8 +341,8 @@ SWEEP: Final = DatasetSchema(
         ),
         n.BOX_NMS_THRESH: VariableSpec((n.BOX_NMS_THRESH,), "float64", "Overlap of boxes of masks that both stay."),
         n.TILE: _TILE_ID,
-        n.DONOR: IMAGES.coords[n.DONOR],
-        n.MARKER: IMAGES.coords[n.MARKER],
+        n.DONOR: TILES[n.DONOR],
+        n.MARKER: TILES[n.MARKER],
         n.THRESHOLD: VariableSpec((n.THRESHOLD,), "float64", "IoU at which an instance counts as found."),
         n.DEVICE: VariableSpec(_TILE, "str", "Where the tile was computed."),
     },

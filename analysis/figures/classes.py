@@ -12,6 +12,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from fintune_xr import names as n
+from fintune_xr.analysis.figures.scale_bar import add_scale_bar
 from fintune_xr.analysis.figures.style import INK, bare, colour_of, legend_above, mark_of, new_figure, style
 from fintune_xr.tasks.class_map import IGNORED
 from fintune_xr.tasks.semantic import class_colours
@@ -95,8 +96,13 @@ def confusion_figure(confusion: xr.DataArray) -> Figure:
     return figure
 
 
-def patch_figure(image: NDArray[np.uint8], maps: Mapping[str, NDArray[np.uint8]], classes: Sequence[str]) -> Figure:
-    """A patch (channel, y, x) and, in panels beside it, each map of labels (y, x) in colours over it, with a legend."""
+def patch_figure(
+    image: NDArray[np.uint8], maps: Mapping[str, NDArray[np.uint8]], classes: Sequence[str], *, side_um: float = 0.0
+) -> Figure:
+    """A patch (channel, y, x) and, in panels beside it, each map of labels (y, x) in colours over it, with a legend.
+
+    There is a scale bar where the side of a pixel, `side_um`, is known.
+    """
     picture = np.moveaxis(image, 0, 2)
     colours = class_colours(len(classes))
     with style():
@@ -108,6 +114,7 @@ def patch_figure(image: NDArray[np.uint8], maps: Mapping[str, NDArray[np.uint8]]
             bare(axes)
         panels[0].imshow(picture, interpolation="nearest")
         panels[0].set_title("patch")
+        add_scale_bar(panels[0], side_um)
         for axes, (name, labels) in zip(panels[1:], maps.items(), strict=False):
             axes.imshow(_coloured(picture, labels, colours), interpolation="nearest")
             axes.set_title(name)

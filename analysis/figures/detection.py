@@ -15,6 +15,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from fintune_xr import names as n
+from fintune_xr.analysis.figures.scale_bar import add_scale_bar
 from fintune_xr.analysis.figures.style import FAINT, bare, colour_of, legend_above, mark_of, new_figure, style
 
 TRUE_COLOUR: Final = "#ffffff"
@@ -37,12 +38,18 @@ class ShownPicks:
 
 
 def micrograph_figure(
-    image: NDArray[Any], true: NDArray[np.float64] | None, picks: Sequence[ShownPicks], *, diameter_px: float
+    image: NDArray[Any],
+    true: NDArray[np.float64] | None,
+    picks: Sequence[ShownPicks],
+    *,
+    diameter_px: float,
+    side_um: float = 0.0,
 ) -> Figure:
     """One micrograph (y, x) in panels: the whole, its middle with annotated particles `true`, and each run's picks.
 
     The middle is as large as `_ZOOM_DIAMETERS` particles, so that circles can be told apart; numbers in the titles are
     of the whole. Circles have the particle's diameter: white annotated, blue picked and annotated, orange picked only.
+    A scale bar is drawn into the middle where the side of a pixel, `side_um`, is known.
     """
     n_panels = 2 + len(picks)
     n_columns = min(_COLUMNS, n_panels)
@@ -65,6 +72,7 @@ def micrograph_figure(
         for at in axes[1:n_panels]:
             at.set_xlim(window[1].start - 0.5, window[1].stop - 0.5)
             at.set_ylim(window[0].stop - 0.5, window[0].start - 0.5)
+        add_scale_bar(axes[1], side_um)
         figure.supxlabel(
             "Circles: white annotated, blue picked and annotated, orange picked only", fontsize=8.5, x=0.01, ha="left"
         )

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from fintune_xr import names as n
+from fintune_xr.analysis.figures.scale_bar import add_scale_bar
 from fintune_xr.analysis.figures.style import bare, new_figure, style
+from fintune_xr.pixels.pixel_side import sides_um
 
 Rgb = NDArray[np.float64]
 
@@ -58,7 +60,8 @@ def tile_figure(tile: xr.Dataset) -> Figure:
     """One tile in panels: the composite, then each run's outlines over it, and the annotation if any.
 
     `tile` holds `image` (channel, y, x), optionally `mask` (run, y, x) and `annotated` (y, x), and the scalar
-    coordinates `channel`, `tile`, `marker`, `height` and `width`; only the valid corner is shown.
+    coordinates `channel`, `tile`, `marker`, `height` and `width`; only the valid corner is shown. Where a coordinate
+    tells the size of a pixel there is a scale bar.
     """
     height, width = int(tile[n.HEIGHT]), int(tile[n.WIDTH])
     tile = tile.isel({n.Y: slice(height), n.X: slice(width)})
@@ -73,6 +76,7 @@ def tile_figure(tile: xr.Dataset) -> Figure:
         for empty in panels[1 + len(runs) :]:
             empty.set_axis_off()
         _show(panels[0], picture, " + ".join(plane_names(tile)), annotated)
+        add_scale_bar(panels[0], float(sides_um(tile)), zoom=_zoom(picture))
         for axes, run in zip(panels[1:], runs, strict=False):
             mask = tile[n.MASK].sel({n.RUN: run}).values
             _show(axes, picture, run, annotated, mask)
@@ -93,7 +97,7 @@ def _show(
     annotated: NDArray[Any] | None,
     predicted: NDArray[Any] | None = None,
 ) -> None:
-    zoom = min(_ZOOM, max(1, _ENLARGED_PX // max(picture.shape[:2])))
+    zoom = _zoom(picture)
     large = np.kron(picture, np.ones((zoom, zoom, 1)))
     if predicted is not None or annotated is not None:
         large *= 0.8
@@ -106,6 +110,11 @@ def _show(
     axes.imshow(large, interpolation="antialiased")
     axes.set_title(title, fontsize=9.5)
     bare(axes)
+
+
+def _zoom(picture: Rgb) -> int:
+    """How many times a picture is enlarged."""
+    return min(_ZOOM, max(1, _ENLARGED_PX // int(max(picture.shape[:2]))))
 
 
 def _key(figure: Figure, *, has_annotation: bool, has_runs: bool) -> None:

@@ -96,7 +96,7 @@ VOLUMES: Final = DatasetSchema(
         ),
     },
     coords={
-        **datasets.IMAGES.coords,
+        **datasets.TILES,
         n.DEPTH: _column("int32", "B-scans that hold pixels of the tile.", "px"),
         n.SOURCE_DEPTH: _column("int32", "B-scans of the file.", "px"),
         n.SOURCE_HEIGHT: _column("int32", "Rows of the file's B-scans.", "px"),
@@ -134,7 +134,7 @@ LABELS: Final = DatasetSchema(
             _TILE, "int8", "Class of the tile, named by `flag_values` and `flag_meanings`; -1 where there is none."
         )
     },
-    coords={n.TILE: datasets.IMAGES.coords[n.TILE]},
+    coords={n.TILE: datasets.TILES[n.TILE]},
 )
 
 SCORE_RUN: Final = DatasetSchema(

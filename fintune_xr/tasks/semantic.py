@@ -44,7 +44,6 @@ RGB: Final = DatasetSchema(
         n.SOURCE_WIDTH: datasets.MICROGRAPHS.coords[n.SOURCE_WIDTH],
         n.ORIGIN_Y: VariableSpec(_TILE, "int32", "Row of the file at which the tile begins.", "px", required=False),
         n.ORIGIN_X: VariableSpec(_TILE, "int32", "Column of the file at which the tile begins.", "px", required=False),
-        n.MPP: VariableSpec(_TILE, "float64", "Side of a pixel; 0 where it is not known.", "um", required=False),
     },
 )
 

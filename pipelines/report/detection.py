@@ -16,6 +16,7 @@ from fintune_xr.metrics.detection import match_points
 from fintune_xr.pipelines.detection.evaluate import particle_doubt
 from fintune_xr.pipelines.detection.picking import threshold_doubt
 from fintune_xr.pipelines.report.stale import evaluated_part, stale_scores
+from fintune_xr.pixels.pixel_side import sides_um
 from fintune_xr.store.cohort import Cohort, tile_pixels
 from fintune_xr.store.lineage.depends_on import doubt, tiles_in
 from fintune_xr.store.runs.picks import open_picks, picked_names, picks_of, stale_reason
@@ -100,13 +101,13 @@ def _examples(
     splits = texts(images[n.SPLIT])
     names = texts(images[n.TILE])
     order = sorted(range(len(names)), key=lambda i: (names[i] not in annotated, splits[i] != n.TEST, i))
-    shown = _best(picks, scores)
+    shown, sides = _best(picks, scores), sides_um(images)
     found = []
     for at in order[:N_EXAMPLES]:
         true = tile_points(points, names[at]).yx if names[at] in annotated else None
         of_runs = tuple(_shown(run, picks[run], at, true) for run in shown)
         image: Any = tile_pixels(images, at)[0]
-        found.append(ExampleMicrograph(names[at], splits[at], image, true, of_runs))
+        found.append(ExampleMicrograph(names[at], splits[at], image, true, of_runs, float(sides[at])))
     return tuple(found)
 
 

@@ -20,6 +20,7 @@ from fintune_xr.errors import StoreWriteError, unknown_name
 from fintune_xr.pipelines.report.classification import volume_sections
 from fintune_xr.pipelines.report.detection import particle_sections
 from fintune_xr.pipelines.report.instance import cell_sections
+from fintune_xr.pipelines.report.passed_over import passed_over
 from fintune_xr.pipelines.report.semantic import tissue_sections
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.runs.run import run_attrs
@@ -70,7 +71,7 @@ def report_sections(cohort: Cohort, *, baseline: str = "") -> tuple[Section, ...
     annotated = tuple(cohort.annotated_tiles()) if cohort.has(n.ANNOTATIONS) else ()
     return (
         cohort_section(cohort.images(lazy=False), annotated),
-        quarantine_section(cohort.quarantine().load()),
+        quarantine_section(cohort.quarantine().load(), passed_over(cohort)),
         *SECTIONS[cohort.task.name](cohort, baseline),
         provenance_section(_provenance(cohort)),
     )

@@ -22,6 +22,7 @@ from fintune_xr.analysis.report.semantic.scores import ClassScores, scores_secti
 from fintune_xr.pipelines.report.stale import evaluated_part, stale_scores
 from fintune_xr.pipelines.semantic.annotated import patches_of
 from fintune_xr.pipelines.semantic.evaluate import class_runs, tiles_of
+from fintune_xr.pixels.pixel_side import sides_um
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.annotated_legend import annotated_legend
 from fintune_xr.store.lineage.depends_on import doubt, tiles_in
@@ -109,12 +110,15 @@ def _examples(cohort: Cohort, contents: ClassScores) -> list[dict[str, Any]]:
     tiles = tiles_of(cohort, contents.part)
     patches = patches_of(cohort, tiles)
     runs = {run: cohort.run(run, lazy=False) for run in texts(scores[n.RUN]) if run in class_runs(cohort)}
-    found = []
+    images = cohort.images(lazy=False)
+    sides = dict(zip(texts(images[n.TILE]), sides_um(images).tolist(), strict=True))
+    found: list[dict[str, Any]] = []
     for at in _chosen(scores, contents.baseline):
         image, _ = patches.read(at)
         truth = patches.labels(at, class_map)
         maps = {"annotated": truth} | {run: _map(stored, patches.names[at], truth) for run, stored in runs.items()}
-        found.append({n.TILE: patches.names[at], "image": image, "maps": maps, "classes": class_map.names})
+        of_tile = {n.TILE: patches.names[at], "side_um": sides[patches.names[at]]}
+        found.append({**of_tile, "image": image, "maps": maps, "classes": class_map.names})
     return found
 
 

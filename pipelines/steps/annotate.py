@@ -11,6 +11,7 @@ from fintune_xr.pipelines.task_parts.requests import Annotated, AnnotateRequest
 from fintune_xr.pipelines.tasks import steps_of
 from fintune_xr.store.annotations.instance_labels import PIECES, Pieces
 from fintune_xr.store.annotations.micrograph_frames import Reading
+from fintune_xr.store.annotations.unused import note_unused, told_unused
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.raw.coordinates import Frame
 from fintune_xr.store.raw.passed_over import told
@@ -65,8 +66,11 @@ def annotate(
     )
     report = steps_of(cohort).annotate(cohort, source, request)
     # Not every task looks through a folder: labels of scans come from a table.
-    for line in told(getattr(report, "ignored", {}), products=True):
+    ignored = getattr(report, "ignored", {})
+    for line in told(ignored, products=True):
         say(f"annotate: {line}")
+    if not dry_run:
+        note_unused(cohort, source, told_unused(ignored, report.left_out))
     return report
 
 

@@ -64,7 +64,8 @@ def associate(
         table, sorted(set(text_array(counts[n.DONOR]))), donor_column=donor_column,
         outcomes=chosen or DEFAULT_OUTCOMES, covariates=covariates,
     )  # fmt: skip
-    for line in [*told_of_join(facts), *([] if outcomes else told_of_outcomes(table, chosen))]:
+    facts = facts.assign_attrs({n.OTHERWISE_SPELT: [] if outcomes else told_of_outcomes(table, chosen)})
+    for line in [*told_of_join(facts), *facts.attrs[n.OTHERWISE_SPELT]]:
         say(f"associate: {line}")
     found = _associations(cohort, names, counts, facts, facts[n.COVARIATE_VALUE] if covariates else None)
     throughout = {n.ADJUSTED_THROUGHOUT: True} if covariates else {}

@@ -6,15 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from fintune_xr import names as n
 from fintune_xr.cohort_kinds import OCT
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.pipelines.classification.ingest import VolumeRequest, ingest_study, plan_study
 from fintune_xr.pipelines.console import Steps, progress, say
-from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.ingest.pixel_sizes import told_doubts, told_sizes
 from fintune_xr.store.ingest.same_bytes import told_twice
 from fintune_xr.store.ingest.tiles import IngestReport, ingest_tiles, open_or_create
 from fintune_xr.store.raw.layouts import Layout, choose_layout
@@ -56,8 +54,7 @@ def ingest(
     cohort = open_or_create(store, found, kind=kind, title=title)
     with progress("ingest", len(found.tiles)) as advance:
         report = ingest_tiles(cohort, found, workers=workers, verify=verify, progress=Steps(advance))
-    _say_sizes(cohort)
-    for line in [*told(found.ignored), *told_twice(cohort)]:
+    for line in [*told(found.ignored), *told_doubts(found.tiles), *told_sizes(cohort), *told_twice(cohort)]:
         say(f"ingest: {line}")
     return report
 
@@ -67,18 +64,6 @@ def _refuse_volumes(layout: Layout, volumes: VolumeRequest | None) -> None:
         raise FintuneValueError(
             f"layout {layout.name!r} is of tiles that are no volumes: --grid, --axes, --participants, --where, "
             "--limit, --cache, --errors, --refresh and --drop-outliers are for layouts ai-readi, volumes and heyex."
-        )
-
-
-def _say_sizes(cohort: Cohort) -> None:
-    """Says where pixels of several sizes are in one store: particles of one kind are of several sizes in px then."""
-    images = cohort.images(lazy=False)
-    known = images[n.PIXEL_SIZE_A].values if n.PIXEL_SIZE_A in images.coords else np.empty(0)
-    sizes = sorted({f"{size:.4g}" for size in known if size > 0}, key=float)
-    if len(sizes) > 1:
-        say(
-            f"ingest: stored pixels are of {len(sizes)} sizes, {', '.join(sizes)} angstrom, so particles of one kind "
-            "differ in px. One store for each size is easier to learn from."
         )
 
 

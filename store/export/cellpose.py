@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, SplitError
 from fintune_xr.execution.read_ahead import ahead
+from fintune_xr.pixels.pixel_side import resolution, sides_um
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.export.masks import label_dtype
 from fintune_xr.store.export.whole_files import whole_file
@@ -37,7 +38,8 @@ def write_training_folders(cohort: Cohort, folder: Path | str, *, workers: int |
     `folder/<part>_cells/<safe name of the tile>.tif` holds raw counts (3, y, x) as Cellpose reads them: DAPI,
     then the other channels, then zeros. `_masks.tif` beside it holds the instances, uint16 where they fit and
     else uint32. `folder/split.tsv`, written last, says which tile, donor and marker each image is. Of each
-    tile the real height and width are written. A file appears whole, in place of an older one.
+    tile the real height and width are written, and the size of its pixels where it is known. A file appears
+    whole, in place of an older one.
 
     Raises SplitError where no annotated tile has a split, FintuneValueError for more than three channels or
     where a folder holds other files, which Cellpose would train on as well.
@@ -110,15 +112,18 @@ def _write_tile(
     image = np.zeros((N_PLANES, *counts.shape[1:]), counts.dtype)
     image[: len(counts)] = counts
     mask: NDArray[Any] = masks.isel({n.TILE: index}).isel(region).values
+    side = float(sides_um(tiles)[index])
     # The mask first: Cellpose takes an image without one for a fault of the whole folder.
-    _write(_mask_path(path), mask.astype(label_dtype(mask)), axes="YX")
-    _write(path, image, axes="CYX")
+    _write(_mask_path(path), mask.astype(label_dtype(mask)), axes="YX", side_um=side)
+    _write(path, image, axes="CYX", side_um=side)
     return path, _mask_path(path)
 
 
-def _write(path: Path, pixels: NDArray[Any], *, axes: str) -> None:
+def _write(path: Path, pixels: NDArray[Any], *, axes: str, side_um: float) -> None:
     with whole_file(path) as place:
-        tifffile.imwrite(place, pixels, compression="zlib", photometric="minisblack", metadata={"axes": axes})
+        tifffile.imwrite(
+            place, pixels, compression="zlib", photometric="minisblack", metadata={"axes": axes}, **resolution(side_um)
+        )
 
 
 def _mask_path(path: Path) -> Path:

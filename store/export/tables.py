@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
+from fintune_xr.pixels.pixel_side import sides_um
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.export.whole_files import whole_file
 from fintune_xr.store.labels.cell_table import positive_cells
@@ -28,10 +29,11 @@ CELL_VALUES: Final = (n.LABEL, n.AREA_PX, n.CENTROID_Y, n.CENTROID_X, n.SCORE)
 def write_cells(cohort: Cohort, run: str, path: Path | str) -> Path:
     """`path`, holding one row per cell of a run: run, tile, donor, marker, split, label, area, centroid, means.
 
-    Columns `mean_intensity_<channel>` are raw counts, lengths are px. With stored positivity rules there is a column
-    `positive_<rule>`, empty where the rule could not tell. A run that holds probabilities has candidates
-    with a score instead of area and means. The suffix of `path` says whether it is Parquet or TSV. Memory holds one
-    part of the rows and the labels of the tiles.
+    Columns `mean_intensity_<channel>` are raw counts, lengths are px; where the size of a pixel is known of some tiles,
+    `area_um2`, `centroid_y_um` and `centroid_x_um` stand beside, empty for the others. With stored positivity rules
+    there is a column `positive_<rule>`, empty where the rule could not tell. A run that holds probabilities has
+    candidates with a score instead of area and means. The suffix of `path` says whether it is Parquet or TSV. Memory
+    holds one part of the rows and the labels of the tiles.
 
     Raises UnknownNameError where there is no such run, StoreNotFoundError where it has never come to its end,
     FintuneValueError for another suffix.
@@ -39,12 +41,14 @@ def write_cells(cohort: Cohort, run: str, path: Path | str) -> Path:
     cells = cohort.cells(run, lazy=False)
     stored = cohort.run(run, lazy=False)
     rules = cohort.positivity(run) if cohort.has(f"{n.POSITIVITY}/{run}") else None
-    parts = _cell_parts(cells, _labels(stored, run))
+    parts = _cell_parts(cells, _labels(stored, run), sides_um(cohort.images(lazy=False)))
     return _written(Path(path), (_with_positive(part, table, stored, rules) for part, table in parts))
 
 
 def write_tiles(cohort: Cohort, run: str, path: Path | str) -> Path:
     """`path`, holding one row per tile of a run: labels, size in px, state, counts, background, seconds.
+
+    `mpp` is the side of a pixel in um, where it is known of some tiles, and empty for the others.
 
     `n_cells` and `n_positive` are empty where they are unknown; with stored positivity rules there are columns
     `n_all_<rule>` and `n_positive_<rule>` too. The suffix of `path` says whether it is Parquet or TSV.
@@ -55,6 +59,9 @@ def write_tiles(cohort: Cohort, run: str, path: Path | str) -> Path:
     table = _labels(stored, run).astype(str)
     for name in (n.HEIGHT, n.WIDTH):
         table[name] = stored[name].values
+    sides = sides_um(cohort.images(lazy=False))[: len(table)]
+    if (sides > 0).any():
+        table[n.MPP] = np.where(sides > 0, sides, np.nan)
     table[n.STATE] = [n.STATE_MEANINGS[int(state)] for state in stored[n.STATE].values]
     table[n.REASON] = texts(stored[n.REASON])
     for name in (n.N_CELLS, n.N_POSITIVE):
@@ -78,7 +85,9 @@ def _labels(stored: xr.Dataset, run: str) -> pd.DataFrame:
     return pd.DataFrame({n.RUN: pd.Categorical([run] * stored.sizes[n.TILE]), **columns})
 
 
-def _cell_parts(cells: xr.Dataset, tiles: pd.DataFrame) -> Iterator[tuple[xr.Dataset, pd.DataFrame]]:
+def _cell_parts(
+    cells: xr.Dataset, tiles: pd.DataFrame, sides: NDArray[np.float64]
+) -> Iterator[tuple[xr.Dataset, pd.DataFrame]]:
     total = cells.sizes[n.CELL]
     for first in range(0, max(total, 1), CELLS_PER_CHUNK):
         part = cells.isel({n.CELL: slice(first, first + CELLS_PER_CHUNK)}).load()
@@ -86,10 +95,23 @@ def _cell_parts(cells: xr.Dataset, tiles: pd.DataFrame) -> Iterator[tuple[xr.Dat
         for name in CELL_VALUES:
             if name in part:
                 table[name] = part[name].values
+        if (sides > 0).any():
+            _add_um(table, np.where(sides > 0, sides, np.nan)[part[n.TILE_INDEX].values])
         if n.MEAN_INTENSITY in part:
             for channel, values in _by_name(part[n.MEAN_INTENSITY], n.CHANNEL):
                 table[f"{n.MEAN_INTENSITY}_{channel}"] = values
         yield part, table
+
+
+def _add_um(table: pd.DataFrame, sides: NDArray[np.float64]) -> None:
+    """Puts what is in px beside it in um; `sides` are those of a pixel of each row, NaN where it is not known.
+
+    Positions count from the outer corner of the first pixel, whose centre is 0 in px.
+    """
+    if n.AREA_PX in table:
+        table[n.AREA_UM2] = table[n.AREA_PX] * sides**2
+    for px, um in ((n.CENTROID_Y, n.CENTROID_Y_UM), (n.CENTROID_X, n.CENTROID_X_UM)):
+        table[um] = (table[px] + 0.5) * sides
 
 
 def _with_positive(part: xr.Dataset, table: pd.DataFrame, stored: xr.Dataset, rules: xr.Dataset | None) -> pd.DataFrame:

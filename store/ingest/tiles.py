@@ -29,6 +29,7 @@ from fintune_xr.store.ingest.changed_files import (
     update_attr,
 )
 from fintune_xr.store.ingest.last_planes import LastPlanes
+from fintune_xr.store.ingest.pixel_sizes import told_doubts
 from fintune_xr.store.ingest.quarantine import replace_quarantine
 from fintune_xr.store.raw.binning import MEAN, TOP_FIRST, binned
 from fintune_xr.store.raw.layouts import Layout
@@ -124,7 +125,11 @@ def ingest_tiles(
         # Before the first tile is read: what is found changed must not be forgotten if this run is killed.
         replace_quarantine(cohort, left_out, root=root, layout=found.layout)
         note_checked(cohort, root, began)
-        update_attr(cohort, n.PASSED_OVER, lambda before: {**(before or {}), root: told(found.ignored)})
+        update_attr(
+            cohort,
+            n.PASSED_OVER,
+            lambda before: {**(before or {}), root: [*told(found.ignored), *told_doubts(found.tiles)]},
+        )
         n_added = _append(cohort, found, fresh, left_out, workers, progress)
         replace_quarantine(cohort, left_out, root=root, layout=found.layout)
         if n_added:

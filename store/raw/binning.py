@@ -41,7 +41,7 @@ def binned_header(header: Header, binning: int) -> Header:
         raise TileReadError(
             f"wrong shape: expected {binning} pixels or more to join, found {header.height} x {header.width}"
         )
-    return Header(height, width, "float32", header.pages, header.pixel_size_a * binning)
+    return Header(height, width, "float32", header.pages, header.pixel_size_a * binning, doubt=header.doubt)
 
 
 def binned(plane: NDArray[Any], binning: int) -> NDArray[Any]:

@@ -11,8 +11,10 @@ from typing import Final, TypeAlias
 import numpy as np
 
 from fintune_xr.store.raw.layouts import Layout, PlaneName
+from fintune_xr.store.raw.pixel_sides import side_of_tile
 from fintune_xr.store.raw.readers import Header
 from fintune_xr.store.raw.readers.header import shape_of, shown
+from fintune_xr.store.raw.readers.pixel_side import A_IN_UM
 
 # Tiles of one store lie within this factor of each other in height and in width.
 SIZE_FACTOR: Final = 2
@@ -52,8 +54,9 @@ class FoundPlane:
 class TileFiles:
     """A complete tile: one file per channel, in the layout's order of channels; size in px, `depth` in planes.
 
-    `pixel_size_a` is the side of a pixel of the tile in angstrom, 0 where the file does not tell it; `mpp` the same in
-    um where the name tells it. `origin` is the row and column of the file at which the tile begins.
+    `pixel_size_a` is the side of a pixel of the tile in angstrom and `mpp` the same in um, 0 where neither the files
+    nor the name tell it; `doubt` is why what they tell was not taken. `origin` is the row and column of the file at
+    which the tile begins.
     """
 
     tile: str
@@ -65,9 +68,14 @@ class TileFiles:
     dtype: str
     split: str = ""
     pixel_size_a: float = 0.0
-    mpp: float = 0.0
     origin: tuple[int, int] = (0, 0)
     depth: int = 1
+    doubt: str = ""
+
+    @property
+    def mpp(self) -> float:
+        """Side of a pixel in um."""
+        return round(self.pixel_size_a / A_IN_UM, 10)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -193,8 +201,9 @@ def _left_out(name: PlaneName, faults: Sequence[Fault]) -> LeftOut:
 def _tile(group: Sequence[FoundPlane], layout: Layout) -> TileFiles:
     order = list(layout.channels)
     planes = sorted(group, key=lambda plane: order.index(plane.name.channel))
-    header = next(plane.header for plane in planes if plane.header is not None)
-    name = planes[0].name
+    headers = [(str(plane.file), plane.header) for plane in planes if plane.header is not None]
+    header, name = headers[0][1], planes[0].name
+    side, doubt = side_of_tile(headers, name.mpp)
     files = tuple(plane.file for plane in planes)
     return TileFiles(
         name.tile_id,
@@ -205,8 +214,8 @@ def _tile(group: Sequence[FoundPlane], layout: Layout) -> TileFiles:
         header.width,
         header.dtype,
         name.split,
-        header.pixel_size_a,
-        name.mpp,
+        side,
         planes[0].origin,
         header.depth,
+        doubt,
     )

@@ -161,6 +161,18 @@ def test_tile_figure_shows_the_valid_corner_and_counts_cells() -> None:
         assert height * 36 == width * 32
 
 
+def test_tile_figure_has_a_scale_bar_where_the_size_of_a_pixel_is_known() -> None:
+    def words(tile: xr.Dataset) -> list[str]:
+        return [text.get_text() for text in pictures.tile_figure(tile).axes[0].texts]
+
+    known = _tile().assign_coords({n.MPP: 0.5})
+    assert words(known) == ["5 µm"]
+    (bar,) = pictures.tile_figure(known).axes[0].lines
+    left, right = bar.get_xdata()
+    assert (right - left) * 36 * 0.5 == pytest.approx(5)
+    assert words(_tile()) == words(_tile().assign_coords({n.MPP: 0.0})) == []
+
+
 @pytest.mark.parametrize(
     ("channels", "marker", "title"),
     [([n.MARKER_CHANNEL], "microglia", "microglia"), (["nuclei"], "x", "nuclei"), (["a", "b"], "x", "a + b")],

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+import zarr
 
 from fintune_xr import datasets
 from fintune_xr import names as n
@@ -184,3 +185,20 @@ def test_a_refusal_to_write_says_what_to_do(cohort: Cohort, tmp_path: Path, monk
     monkeypatch.setattr(tifffile, "imwrite", full)
     with pytest.raises(StoreWriteError, match=r"cannot write .*_pred\.tif: No space left"):
         next(write_masks(cohort, RUN, tmp_path / "out"))
+
+
+def test_lengths_in_um_where_the_size_of_a_pixel_is_known(cohort: Cohort, tmp_path: Path) -> None:
+    zarr.open_array(f"{cohort.location.path}/{n.IMAGES}/{n.MPP}", mode="r+")[:] = [0.5, 0, 0.25, 0.5]
+    expected = expected_cells()
+    side = expected["tile"].map({TILES[0]: 0.5, TILES[2]: 0.25})
+    table = pd.read_parquet(write_cells(cohort, RUN, tmp_path / "cells.parquet"))
+    np.testing.assert_allclose(table["area_um2"], expected["area_px"] * side**2)
+    np.testing.assert_allclose(table["centroid_x_um"], (expected["centroid_x"] + 0.5) * side, rtol=1e-6)
+    tiles = pd.read_csv(write_tiles(cohort, RUN, tmp_path / "tiles.tsv"), sep="\t")
+    np.testing.assert_array_equal(tiles["mpp"], [0.5, np.nan, 0.25, 0.5])
+    paths = list(write_masks(cohort, RUN, tmp_path))
+    with tifffile.TiffFile(paths[0]) as file:
+        across, per = file.pages[0].tags["XResolution"].value
+        assert across / per == pytest.approx(1e4 / 0.5)
+    with tifffile.TiffFile(paths[1]) as file:
+        assert file.pages[0].tags["ResolutionUnit"].value == 1

@@ -10,7 +10,10 @@ import pytest
 import tifffile
 
 from fintune_xr import names as n
+from fintune_xr.analysis.report.contents import Table
+from fintune_xr.analysis.report.sections.cohort import quarantine_section
 from fintune_xr.errors import FintuneValueError
+from fintune_xr.pipelines.report.passed_over import passed_over
 from fintune_xr.pipelines.steps.annotate import annotate
 from fintune_xr.pipelines.steps.ingest import ingest
 from fintune_xr.store.cohort import open_cohort
@@ -92,3 +95,10 @@ def test_annotating_can_be_tried(raw: Path, tmp_path: Path, capsys: pytest.Captu
     assert (report.n_added, len(report.left_out)) == (1, 1)
     assert "e.g. d2/GFAP/t1_label.tif" in capsys.readouterr().err
     assert annotate(tmp_path / "masks", tmp_path / "c.zarr", dry_run=True).n_present == 1
+    told = passed_over(open_cohort(tmp_path / "c.zarr"))
+    assert list(told) == ["annotate"]
+    assert "e.g. d2/GFAP/t1_label.tif" in told["annotate"][0]
+    assert "left out d3/GFAP/t1_masks.tif: unpaired" in told["annotate"][1]
+    section = quarantine_section(cohort.quarantine().load(), told)
+    [table] = [part for part in section.parts if isinstance(part, Table)]
+    assert table.data["passed over"].tolist() == told["annotate"]

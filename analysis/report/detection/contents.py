@@ -16,13 +16,17 @@ from fintune_xr.analysis.report.contents import Stale
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExampleMicrograph:
-    """One micrograph as it is shown: `image` (y, x), annotated centres (particle, 2) in px or None, picks by run."""
+    """One micrograph as it is shown: `image` (y, x), annotated centres (particle, 2) in px or None, picks by run.
+
+    `side_um` is the side of a pixel, 0 where it is not known.
+    """
 
     tile: str
     split: str
     image: NDArray[Any]
     true: NDArray[np.float64] | None
     picks: tuple[ShownPicks, ...]
+    side_um: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -67,7 +67,7 @@ def stages_section(stages: Mapping[str, xr.Dataset], *, stale: tuple[Stale, ...]
 
 
 def _picture(one: ExampleMicrograph, diameter_px: float) -> Picture:
-    figure = micrograph_figure(one.image, one.true, one.picks, diameter_px=diameter_px)
+    figure = micrograph_figure(one.image, one.true, one.picks, diameter_px=diameter_px, side_um=one.side_um)
     label = f"Micrograph {one.tile}" + (f", part {one.split}" if one.split else "")
     return Picture(data_uri(figure, "png", dpi=130), f"{label}: annotated and picked particles", f"{label}.")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from fintune_xr.analysis.figures.overlays import plane_names, tile_figure
 from fintune_xr.analysis.figures.style import data_uri
 from fintune_xr.analysis.report.contents import Note, Part, Picture, Section, Table
 from fintune_xr.analysis.report.numbers import counted, whole
+from fintune_xr.pixels.pixel_side import sides_um
 
 INGEST = "fintune-xr ingest SOURCE STORE --layout rosmap"
 _PACKAGES = "packages"
@@ -51,18 +52,27 @@ def tile_table(images: xr.Dataset, annotated: tuple[str, ...]) -> pd.DataFrame:
     return table
 
 
-def quarantine_section(quarantine: xr.Dataset | None) -> Section:
-    """What was left out, with its reason, as in QUARANTINE."""
+def quarantine_section(
+    quarantine: xr.Dataset | None, passed_over: Mapping[str, Sequence[str]] | None = None
+) -> Section:
+    """What was left out, with its reason, as in QUARANTINE, and what was `passed_over`, by the verb that did it."""
     if quarantine is None:
         return Section("quarantine", "Left out", command=INGEST)
-    if quarantine.sizes[n.ITEM] == 0:
-        return Section("quarantine", "Left out", (Note("Every file that was found could be used.", "good"),))
-    names = ("path", n.DONOR, n.MARKER, n.REASON)
-    table = pd.DataFrame({name: [str(value) for value in quarantine[name].values] for name in names})
-    count = counted(len(table), "file or tile", "files or tiles")
-    note = Note(f"{count} could not be used and count in no result below.", "doubtful")
-    listed = Table("quarantine", "Quarantine, with the reason", table, code=("path", n.DONOR))
-    return Section("quarantine", "Left out", (note, listed))
+    others = [(verb, line) for verb, lines in (passed_over or {}).items() for line in lines]
+    parts: list[Part] = []
+    if quarantine.sizes[n.ITEM]:
+        names = ("path", n.DONOR, n.MARKER, n.REASON)
+        table = pd.DataFrame({name: [str(value) for value in quarantine[name].values] for name in names})
+        count = counted(len(table), "file or tile", "files or tiles")
+        parts.append(Note(f"{count} could not be used and count in no result below.", "doubtful"))
+        parts.append(Table("quarantine", "Quarantine, with the reason", table, code=("path", n.DONOR)))
+    elif not others:
+        parts.append(Note("Every file that was found could be used.", "good"))
+    if others:
+        parts.append(Note("Beside these, the verbs below passed over what did not fit.", "doubtful"))
+        frame = pd.DataFrame(others, columns=["verb", "passed over"])
+        parts.append(Table("passed_over", "What verbs passed over", frame))
+    return Section("quarantine", "Left out", tuple(parts))
 
 
 def examples_section(examples: xr.Dataset | None) -> Section:
@@ -108,7 +118,19 @@ def cohort_sentence(images: xr.Dataset, annotated: tuple[str, ...]) -> str:
     n_donors = counted(tiles[n.DONOR].nunique(), "donor", "donors")
     n_markers = counted(tiles[n.MARKER].nunique(), "marker", "markers")
     n_annotated = whole(tiles["is_annotated"].sum())
-    return f"{n_tiles} of {n_donors} with {n_markers}, {size}; {n_annotated} of them annotated."
+    return f"{n_tiles} of {n_donors} with {n_markers}, {size}{_pixel_side(images)}; {n_annotated} of them annotated."
+
+
+def _pixel_side(images: xr.Dataset) -> str:
+    """How long a pixel is, in words, where it is known."""
+    sides = sides_um(images)
+    known = sorted({float(f"{side:.4g}") for side in sides if side > 0})
+    if not known:
+        return ""
+    told = f"{known[0]:g}" if len(known) == 1 else f"{known[0]:g} to {known[-1]:g}"
+    unknown = int((sides == 0).sum())
+    rest = f" (not known of {counted(unknown, 'tile', 'tiles')})" if unknown else ""
+    return f", {told} µm a pixel{rest}"
 
 
 def _size(lengths: tuple[int, ...]) -> str:

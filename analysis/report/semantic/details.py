@@ -107,7 +107,7 @@ def _rare(balance: xr.Dataset) -> tuple[Note, ...]:
 
 def _example(one: Mapping[str, object]) -> Picture:
     image, maps, classes = one["image"], one["maps"], one["classes"]
-    figure = patch_figure(image, maps, classes)  # type: ignore[arg-type]
+    figure = patch_figure(image, maps, classes, side_um=one["side_um"])  # type: ignore[arg-type]
     return Picture(data_uri(figure, "png", dpi=110), f"Patch {one[n.TILE]} with maps of classes", f"{one[n.TILE]}")
 
 

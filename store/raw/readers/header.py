@@ -25,7 +25,8 @@ class Header:
 
     `pixel_size_a` is the side of a pixel in the specimen in angstrom, 0 where the file does not tell it; `is_colour`
     whether the planes are red, green and blue of one image, `is_palette` whether its values number colours of a list.
-    `names` are those that the file gives its planes, where these are channels and it names all of them.
+    `names` are those that the file gives its planes, where these are channels and it names all of them. `doubt` is why
+    a size of pixels that the file tells was not taken.
     """
 
     height: int
@@ -37,6 +38,7 @@ class Header:
     is_palette: bool = False
     depth: int = 1
     names: tuple[str, ...] = ()
+    doubt: str = ""
 
     @property
     def shape(self) -> tuple[int, ...]:

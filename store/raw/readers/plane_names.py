@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from typing import Any, Final
-from xml.etree import ElementTree
 
 from fintune_xr.errors import TileReadError
+from fintune_xr.store.raw.readers.ome_xml import has_ome, pixels_of, tag_of
 
 # Names that programs give where nobody named anything.
 _NO_NAME: Final = re.compile(r"(channel|ch|c|plane|page|slice)?[\s:_#-]*[\d:/\s_-]*", re.IGNORECASE)
@@ -25,7 +25,7 @@ def channel_names(pages: Any) -> tuple[str, ...]:
     """
     tif = pages.parent
     description = str(getattr(pages[0], "description", "") or "")
-    if "<OME" in description[:2000]:
+    if has_ome(description):
         return _named(_of_ome(description))
     told = tif.imagej_metadata if tif.is_imagej else None
     if not told:
@@ -85,21 +85,11 @@ def _check_no_other(names: Sequence[str], channels: Sequence[str], marker: str) 
 
 
 def _of_ome(description: str) -> list[str]:
-    if "<!DOCTYPE" in description or "<!ENTITY" in description:
-        raise TileReadError("unreadable: OME-XML that declares entities of its own")
-    try:
-        root = ElementTree.fromstring(description)  # noqa: S314  (no entities, as was just seen)
-    except ElementTree.ParseError as error:
-        raise TileReadError(f"unreadable: damaged OME-XML ({str(error)[:80]})") from error
-    pixels = next((node for node in root.iter() if _tag(node) == "Pixels"), None)
+    pixels = pixels_of(description)
     if pixels is None:
         return []
     _check_axes(int(pixels.get("SizeZ", 1)), int(pixels.get("SizeT", 1)))
-    return [node.get("Name", "") for node in pixels if _tag(node) == "Channel"]
-
-
-def _tag(node: ElementTree.Element) -> str:
-    return node.tag.rpartition("}")[2]
+    return [node.get("Name", "") for node in pixels if tag_of(node) == "Channel"]
 
 
 def _check_axes(depth: int, times: int) -> None:

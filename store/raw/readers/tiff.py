@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from fintune_xr.errors import TileReadError
 from fintune_xr.store.raw.readers.grey import ORIENTATION_TAG, UPRIGHT, is_on_its_side, upright
 from fintune_xr.store.raw.readers.header import Header, checked, page_index
+from fintune_xr.store.raw.readers.pixel_side import told_side
 from fintune_xr.store.raw.readers.plane_names import channel_names
 
 _MINISWHITE: Final = 0
@@ -152,7 +153,9 @@ def _header(pages: Any, index: int, size: int, dtypes: Collection[str], *, chann
     is_colour = is_joined and n_pages == 3 and int(plane.photometric) in _COLOURS
     names = channel_names(pages) if channels and n_pages > 1 else ()
     kind = np.dtype(plane.dtype).name
-    header = checked(Header(height, width, kind, n_pages, is_colour=is_colour, names=names), dtypes)
+    side, doubt = told_side(pages, plane)
+    told = Header(height, width, kind, n_pages, side, is_colour=is_colour, names=names, doubt=doubt)
+    header = checked(told, dtypes)
     _check_complete(plane, size)
     return plane, header
 

@@ -1,0 +1,21 @@
+"""What the verbs before a report passed over, as the store remembers it."""
+
+from __future__ import annotations
+
+from fintune_xr import datasets
+from fintune_xr import names as n
+from fintune_xr.analysis.clinical import told_of_join
+from fintune_xr.store.cohort import Cohort
+
+
+def passed_over(cohort: Cohort) -> dict[str, list[str]]:
+    """Lines about what was passed over, by the verb that did it; verbs that passed over nothing are not there."""
+    attrs = cohort.images(lazy=False).attrs
+    of_folders = {"ingest": n.PASSED_OVER, "annotate": n.UNUSED_ANNOTATIONS}
+    found = {
+        verb: [line for lines in attrs.get(name, {}).values() for line in lines] for verb, name in of_folders.items()
+    }
+    if cohort.has(n.CLINICAL):
+        facts = cohort.read(n.CLINICAL, datasets.CLINICAL)
+        found["associate"] = [*told_of_join(facts), *facts.attrs.get(n.OTHERWISE_SPELT, [])]
+    return {verb: lines for verb, lines in found.items() if lines}
