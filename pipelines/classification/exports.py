@@ -11,6 +11,7 @@ from fintune_xr.pipelines.classification.ingest import quarantined, write_errors
 from fintune_xr.pipelines.classification.leaderboard import write_leaderboard
 from fintune_xr.pipelines.task_parts.requests import Export, ExportRequest
 from fintune_xr.pipelines.task_parts.run_exports import TABLES
+from fintune_xr.pipelines.task_parts.tile_exports import OF_IMAGES, OF_TABLES
 from fintune_xr.store.cohort import Cohort
 
 
@@ -24,4 +25,6 @@ EXPORTS: Final[Mapping[str, Export]] = {
     "tables": Export("`tiles.tsv` of each run, and `data_errors.csv` of what was left out", _tables),
     "leaderboard": Export("runs beside each other, as a table and as figures", write_leaderboard),
     "artefacts": Export("predictions, head, settings and manifest of each run", write_artefacts),
+    **OF_IMAGES,
+    **OF_TABLES,
 }

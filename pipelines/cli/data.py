@@ -199,10 +199,18 @@ def export(
     *,
     to: Annotated[
         str,
-        Parameter(help="What to write: masks, tables or cellpose; of picks of micrographs star, relion, box or csv."),
+        Parameter(
+            help="What to write: masks, tables, cellpose, ome-zarr; of picks of micrographs star, relion, box or csv."
+        ),
     ],
     out: Annotated[Path, Parameter(help="Folder to write into.")],
     runs: Runs = (),
+    donors: Annotated[
+        tuple[str, ...], Parameter(name=["--donor"], negative="", help="Tiles of this donor alone; several times.")
+    ] = (),
+    tiles: Annotated[
+        tuple[str, ...], Parameter(name=["--tile"], negative="", help="This tile alone, by its id; several times.")
+    ] = (),
     frame: Annotated[
         Literal["image", "file"] | None,
         Parameter(help="Picks: rows count from the top of the picture, or as the file stores them."),
@@ -211,13 +219,15 @@ def export(
         float | None, Parameter(help="Picks: angstrom of a pixel of the micrographs' files, where they do not tell it.")
     ] = None,
 ) -> int:
-    """Write masks as TIFF (`*_pred.tif`), tables (Parquet, TSV), Cellpose's training folders, or picks.
+    """Write masks as TIFF (`*_pred.tif`), tables (Parquet, TSV), what other tools read, or picks.
 
     Example: fintune-xr export cohort.zarr --to masks --run tuned --out masks/
     """
     from fintune_xr.pipelines.steps.export import export as step
 
-    for path in step(store, to=to, out=out, runs=runs, frame=frame, pixel_size_a=pixel_size_a):
+    for path in step(
+        store, to=to, out=out, runs=runs, donors=donors, tiles=tiles, frame=frame, pixel_size_a=pixel_size_a
+    ):
         show(str(path))
     return DONE
 

@@ -9,6 +9,7 @@ from typing import Final
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.pipelines.task_parts.requests import Export, ExportRequest
 from fintune_xr.pipelines.task_parts.run_exports import OF_RUNS
+from fintune_xr.pipelines.task_parts.tile_exports import OF_IMAGES
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.export.picks import PARTICLE_FORMATS, write_particles
 from fintune_xr.store.runs.picks import picked_names
@@ -30,4 +31,5 @@ def _picks_of_run(cohort: Cohort, run: str, request: ExportRequest) -> Iterator[
 EXPORTS: Final[Mapping[str, Export]] = {
     **OF_RUNS,
     **{name: Export("the picks of each run in px of the micrographs' files", _picks) for name in PARTICLE_FORMATS},
+    **OF_IMAGES,
 }

@@ -8,6 +8,7 @@ from typing import Final
 
 from fintune_xr.pipelines.semantic.evaluate import class_runs
 from fintune_xr.pipelines.task_parts.requests import Export, ExportRequest
+from fintune_xr.pipelines.task_parts.tile_exports import OF_IMAGES, OF_REGIONS, OF_TABLES
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.export.class_maps import export_class_maps
 
@@ -18,4 +19,7 @@ def _masks(cohort: Cohort, request: ExportRequest) -> list[Path]:
 
 EXPORTS: Final[Mapping[str, Export]] = {
     "masks": Export("maps of classes of runs as PNG, in the codes of the annotations and in colours", _masks),
+    **OF_IMAGES,
+    **OF_REGIONS,
+    **OF_TABLES,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from fintune_xr.errors import unknown_name
+from fintune_xr.errors import FintuneValueError, unknown_name
 from fintune_xr.pipelines.task_parts.requests import ExportRequest
 from fintune_xr.pipelines.tasks import STEPS, steps_of
 from fintune_xr.store.cohort import open_cohort
@@ -18,6 +18,8 @@ def export(
     to: str,
     out: str | Path,
     runs: Sequence[str] = (),
+    donors: Sequence[str] = (),
+    tiles: Sequence[str] = (),
     frame: Frame | None = None,
     pixel_size_a: float | None = None,
 ) -> list[Path]:
@@ -26,18 +28,24 @@ def export(
     `masks`: one `<tile>_pred.tif` per done tile. `tables`: `cells.parquet` and `tiles.tsv`. `cellpose`: the
     annotated tiles in `train_cells`, `val_cells` and `test_cells`, which belong to no run. `star`, `relion`,
     `box`, `csv`: the picks of each run in px of the micrographs' files; `frame` and `pixel_size_a` as in
-    `write_particles`.
+    `write_particles`. Formats for other tools (docs/how-to/exchange.md) are also written of `donors` and `tiles` alone.
 
-    Raises UnknownNameError for a run or kind that does not exist, FintuneValueError where there is no run or
-    where runs make no sense, SplitError for `cellpose` without a valid split.
+    Raises UnknownNameError for a run, donor, tile or kind that does not exist, FintuneValueError where there is no run
+    or where runs, donors or tiles make no sense, SplitError for `cellpose` without a valid split.
     """
     cohort = open_cohort(store)
     tasks = [task for task, steps in STEPS.items() if to in steps.exports()]
     if not tasks:
         raise unknown_name("kind of export", to, known_formats())
     cohort.require(f"export --to {to}", tasks=tasks)
-    request = ExportRequest(to=to, out=Path(out), runs=tuple(runs), frame=frame, pixel_size_a=pixel_size_a)
-    return steps_of(cohort).exports()[to].write(cohort, request)
+    chosen = steps_of(cohort).exports()[to]
+    if (donors or tiles) and not chosen.of_tiles:
+        raise FintuneValueError(f"--to {to} is written of all tiles; leave --donor and --tile out")
+    request = ExportRequest(
+        to=to, out=Path(out), runs=tuple(runs), donors=tuple(donors), tiles=tuple(tiles), frame=frame,
+        pixel_size_a=pixel_size_a,
+    )  # fmt: skip
+    return chosen.write(cohort, request)
 
 
 def known_formats() -> tuple[str, ...]:

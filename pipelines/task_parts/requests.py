@@ -63,18 +63,24 @@ class EvaluateRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportRequest:
-    """Where to, which runs (all where none is named), and how picks are written."""
+    """Where to, which runs and tiles (all where none is named), and how picks are written."""
 
     to: str
     out: Path
     runs: tuple[str, ...] = ()
+    donors: tuple[str, ...] = ()
+    tiles: tuple[str, ...] = ()
     frame: Frame | None = None
     pixel_size_a: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """A format that a cohort is written in: `about` says what of it, `write` writes it and returns the paths."""
+    """A format that a cohort is written in: `about` says what of it, `write` writes it and returns the paths.
+
+    `of_tiles` are those that may be written of chosen donors and tiles alone.
+    """
 
     about: str
     write: Callable[[Cohort, ExportRequest], list[Path]]
+    of_tiles: bool = False

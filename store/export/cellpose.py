@@ -46,7 +46,7 @@ def write_training_folders(cohort: Cohort, folder: Path | str, *, workers: int |
     """
     folder, workers = Path(folder), workers or len(os.sched_getaffinity(0))
     tiles, masks = _assigned(cohort)
-    planes = _planes(texts(tiles[n.CHANNEL]), cohort.url)
+    planes = planes_of(texts(tiles[n.CHANNEL]), cohort.url)
     index = _index(tiles)
     _refuse_others(folder, index)
     with ThreadPoolExecutor(workers) as pool:
@@ -73,8 +73,11 @@ def _assigned(cohort: Cohort) -> tuple[xr.Dataset, xr.DataArray]:
     return images.isel({n.TILE: of_image}), truth[n.MASK].isel({n.TILE: of_mask})
 
 
-def _planes(channels: list[str], url: str) -> list[int]:
-    """Positions of the channels in the order of Cellpose's planes."""
+def planes_of(channels: list[str], url: str) -> list[int]:
+    """Positions of the channels in the order of Cellpose's planes: DAPI first.
+
+    Raises FintuneValueError for more than three.
+    """
     if len(channels) > N_PLANES:
         raise FintuneValueError(
             f"{url}: Cellpose takes images of at most {N_PLANES} channels, these tiles have {len(channels)} "
@@ -109,14 +112,24 @@ def _write_tile(
     one, path = tiles.isel({n.TILE: index}), folder / files[index]
     region = {n.Y: slice(0, int(one[n.HEIGHT])), n.X: slice(0, int(one[n.WIDTH]))}
     counts: NDArray[Any] = one[n.IMAGE].isel(region).values[planes]
-    image = np.zeros((N_PLANES, *counts.shape[1:]), counts.dtype)
-    image[: len(counts)] = counts
     mask: NDArray[Any] = masks.isel({n.TILE: index}).isel(region).values
     side = float(sides_um(tiles)[index])
     # The mask first: Cellpose takes an image without one for a fault of the whole folder.
     _write(_mask_path(path), mask.astype(label_dtype(mask)), axes="YX", side_um=side)
-    _write(path, image, axes="CYX", side_um=side)
+    write_planes(path, as_planes(counts), side_um=side)
     return path, _mask_path(path)
+
+
+def as_planes(counts: NDArray[Any]) -> NDArray[Any]:
+    """`counts` (channel, y, x) with planes of zeros behind them, as many as Cellpose wants."""
+    image = np.zeros((N_PLANES, *counts.shape[1:]), counts.dtype)
+    image[: len(counts)] = counts
+    return image
+
+
+def write_planes(path: Path, image: NDArray[Any], *, side_um: float = 0.0) -> None:
+    """Writes `image` (plane, y, x) whole; the side of a pixel is 0 where it is not known."""
+    _write(path, image, axes="CYX", side_um=side_um)
 
 
 def _write(path: Path, pixels: NDArray[Any], *, axes: str, side_um: float) -> None:

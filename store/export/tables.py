@@ -92,15 +92,30 @@ def _cell_parts(
     for first in range(0, max(total, 1), CELLS_PER_CHUNK):
         part = cells.isel({n.CELL: slice(first, first + CELLS_PER_CHUNK)}).load()
         table = tiles.iloc[part[n.TILE_INDEX].values].reset_index(drop=True).astype(str)
-        for name in CELL_VALUES:
-            if name in part:
-                table[name] = part[name].values
-        if (sides > 0).any():
-            _add_um(table, np.where(sides > 0, sides, np.nan)[part[n.TILE_INDEX].values])
-        if n.MEAN_INTENSITY in part:
-            for channel, values in _by_name(part[n.MEAN_INTENSITY], n.CHANNEL):
-                table[f"{n.MEAN_INTENSITY}_{channel}"] = values
-        yield part, table
+        yield part, _with_values(table, part, sides)
+
+
+def cell_table(
+    part: xr.Dataset, stored: xr.Dataset, rules: xr.Dataset | None, sides: NDArray[np.float64]
+) -> pd.DataFrame:
+    """Measurements of a part of the cells of a run in memory, and whether they are positive under each of `rules`.
+
+    `sides` (tile,) are those of pixels in um, 0 where they are not known.
+    """
+    bare = pd.DataFrame(index=range(part.sizes[n.CELL]))
+    return _with_positive(part, _with_values(bare, part, sides), stored, rules)
+
+
+def _with_values(table: pd.DataFrame, part: xr.Dataset, sides: NDArray[np.float64]) -> pd.DataFrame:
+    for name in CELL_VALUES:
+        if name in part:
+            table[name] = part[name].values
+    if (sides > 0).any():
+        _add_um(table, np.where(sides > 0, sides, np.nan)[part[n.TILE_INDEX].values])
+    if n.MEAN_INTENSITY in part:
+        for channel, values in _by_name(part[n.MEAN_INTENSITY], n.CHANNEL):
+            table[f"{n.MEAN_INTENSITY}_{channel}"] = values
+    return table
 
 
 def _add_um(table: pd.DataFrame, sides: NDArray[np.float64]) -> None:

@@ -28,6 +28,7 @@ from fintune_xr.store.ingest.changed_files import (
     suspects,
     update_attr,
 )
+from fintune_xr.store.ingest.described import describe_images
 from fintune_xr.store.ingest.last_planes import LastPlanes
 from fintune_xr.store.ingest.pixel_sizes import told_doubts
 from fintune_xr.store.ingest.quarantine import replace_quarantine
@@ -134,6 +135,7 @@ def ingest_tiles(
         replace_quarantine(cohort, left_out, root=root, layout=found.layout)
         if n_added:
             _note_ingest(cohort, found, root, n_added)
+        describe_images(cohort)
     return IngestReport(n_added, len(present), tuple(left_out))
 
 

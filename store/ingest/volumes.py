@@ -29,6 +29,7 @@ from fintune_xr.store.ingest.changed_files import (
     suspects,
     update_attr,
 )
+from fintune_xr.store.ingest.described import describe_images
 from fintune_xr.store.ingest.quarantine import replace_quarantine
 from fintune_xr.store.ingest.tiles import IngestReport, Labelled, clear_stillborn, good, is_stillborn, root_of
 from fintune_xr.store.raw.fetching import Staging, fetched, with_file
@@ -145,6 +146,7 @@ def ingest_volumes(
         replace_quarantine(cohort, left_out, root=root, layout=found.layout, covers=covers)
         if n_added:
             _note_ingest(cohort, found, root, n_added)
+        describe_images(cohort)
     return IngestReport(n_added, len(present), tuple(left_out))
 
 

@@ -17,6 +17,7 @@ from fintune_xr.datasets import PROGRESS
 from fintune_xr.errors import FintuneValueError, RunMismatchError
 from fintune_xr.provenance import differences
 from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.labels.ome_zarr import describe, image_ome, of_labels, stored_sides
 from fintune_xr.store.runs.columns import (
     Sizes,
     require_same_sizes,
@@ -201,6 +202,7 @@ def writing_run(
         sweep_staging(cohort.location, ordered(name))
         grow_run(cohort, name)
         stored = cohort.run_product(name)
+        _describe(cohort, name, stored)
         if sizes is not None:
             require_same_sizes(cohort.location, path, stored, sizes)
         names = stored_columns(cohort.location, path, stored)
@@ -246,6 +248,16 @@ def mark_pending(cohort: Cohort, run: str, tiles: Sequence[int]) -> None:
             open_column(cohort.location, f"{n.RUNS}/{run}/{n.N_POSITIVE}").attrs[n.RULE] = ""
         for name in (n.STATE, *(c for c in small if c != n.STATE)):
             set_back(cohort.location, f"{path}/{name}", rows, product.initial(name))
+
+
+def _describe(cohort: Cohort, name: str, product: Product) -> None:
+    """Says to viewers what the run's pixels are; they are as large as those of the images."""
+    if product.array is None:
+        return
+    dims = product.pixels.dims
+    ome = image_ome(name, dims, stored_sides(cohort.location), levels=[product.array])
+    are_labels = product.pixels.dtype.startswith("uint") and product.pixels.scale == 1.0
+    describe(cohort.location, f"{n.RUNS}/{name}", of_labels(ome, f"../../{n.IMAGES}") if are_labels else ome)
 
 
 def _channels(cohort: Cohort) -> NDArray[Any]:

@@ -130,7 +130,7 @@ def test_exports_that_cannot_be(cohort: Cohort, tmp_path: Path) -> None:
     with pytest.raises(FintuneValueError, match="belong to no run; leave out --run tuned"):
         export(cohort.url, to="cellpose", out=tmp_path, runs=["tuned"])
     with pytest.raises(
-        UnknownNameError, match=r"'cellpos'; known: .*box, cellpose, csv, .*masks, .*relion, star, tables"
+        UnknownNameError, match=r"'cellpos'; known: .*box, cellpose, coco, csv, .*masks, .*relion, .*star, tables"
     ):
         export(cohort.url, to="cellpos", out=tmp_path)
     assert list(tmp_path.iterdir()) == []
