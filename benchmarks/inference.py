@@ -29,7 +29,8 @@ from table import Fact, print_table
 from fintune_xr import names as n
 from fintune_xr.pipelines.inference import block as infer_block
 from fintune_xr.pipelines.steps import infer as steps
-from fintune_xr.tasks.records import CellTable, ShardPlan, ShardReceipt, TileResult
+from fintune_xr.tasks.instance import CellTable
+from fintune_xr.tasks.records import ShardPlan, ShardReceipt, TileResult
 
 SIDE = 16
 SIZES = (1_000, 10_000, 100_000)

@@ -11,6 +11,7 @@ from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, unknown_name
 from fintune_xr.schema import DatasetSchema
 from fintune_xr.tasks.classification import VOLUMES
+from fintune_xr.tasks.detection import MICROGRAPHS
 from fintune_xr.tasks.registry import TASKS
 from fintune_xr.tasks.semantic import RGB
 from fintune_xr.tasks.task import CLASSIFICATION, DETECTION, INSTANCE, SEMANTIC, Task
@@ -63,7 +64,7 @@ HE: Final = CohortKind(
 EM: Final = CohortKind(
     "em",
     DETECTION,
-    datasets.MICROGRAPHS,
+    MICROGRAPHS,
     about="of micrographs (kind 'em'), whose annotations are particles",
     annotated="particles",
     offers="For micrographs there are: fintune-xr train STORE --model particle_unet, selftrain, infer, pick, evaluate, "

@@ -32,6 +32,7 @@ from fintune_xr.store.zarr_io.groups import (
 )
 from fintune_xr.store.zarr_io.location import PARTIAL_SUFFIX, Location, reading, writing
 from fintune_xr.store.zarr_io.locks import recover_replaced
+from fintune_xr.tasks.instance import POSITIVITY
 from fintune_xr.tasks.product import Product, product_named
 from fintune_xr.tasks.task import Task
 from fintune_xr.text import texts
@@ -83,7 +84,7 @@ class Cohort:
         Of cells that is `mask` (tile, y, x) uint32. Of particles it is their centres `y`, `x` (point,) and
         `diameter_px`, in px of the stored tiles; `tile_index` (point,) is the position of the point's tile among
         `tile`. A tile that is listed and has no point is known to hold no particle; of a tile that is not listed
-        nothing is known. `fintune_xr.tasks.points.tile_points` gives the points of one tile.
+        nothing is known. `fintune_xr.tasks.detection.tile_points` gives the points of one tile.
 
         Raises StoreNotFoundError where nothing has been annotated yet.
         """
@@ -145,7 +146,7 @@ class Cohort:
         """Counts of all and of marker-positive cells per tile under each rule that was applied."""
         self.require_run(run)
         self._require(f"{n.POSITIVITY}/{run}", f"fintune-xr positivity {self.url} --run {run}")
-        return open_dataset(self.location, f"{n.POSITIVITY}/{run}", datasets.POSITIVITY, lazy=False)
+        return open_dataset(self.location, f"{n.POSITIVITY}/{run}", POSITIVITY, lazy=False)
 
     def analysis(self) -> xr.Dataset:
         """Donor ratios and their associations with the outcomes."""

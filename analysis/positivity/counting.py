@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from fintune_xr.analysis.groups import tile_groups
 from fintune_xr.analysis.kernels import thresholds as kernels
 from fintune_xr.analysis.positivity.rules import FixedRule, IntensityRule, OtsuDonorRule, OtsuRule, of_rule
-from fintune_xr.datasets import POSITIVITY
 from fintune_xr.errors import unknown_name
 from fintune_xr.names import (
     BACKGROUND,
@@ -38,6 +37,7 @@ from fintune_xr.names import (
     TILE,
     TILE_INDEX,
 )
+from fintune_xr.tasks.instance import POSITIVITY
 
 CellBlocks: TypeAlias = Callable[[], Iterable[xr.Dataset]]
 """Reads the cell table of a run from its beginning, in parts of any size; each call reads it anew."""

@@ -9,10 +9,10 @@ import numpy as np
 import xarray as xr
 from pydantic import Field
 
-from fintune_xr.datasets import POSITIVITY
 from fintune_xr.names import RULE, SETTINGS
 from fintune_xr.schema import check_dataset
 from fintune_xr.settings import Settings
+from fintune_xr.tasks.instance import POSITIVITY
 
 
 class NamedRule(Settings):

@@ -9,7 +9,8 @@ from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from fintune_xr.tasks.records import CandidateTable, ClassTile
+from fintune_xr.tasks.detection import CandidateTable
+from fintune_xr.tasks.records import ClassTile
 
 Plane = NDArray[np.generic]
 Maps = NDArray[np.float32]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fintune_xr.compiled import compiled
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.pixels.instance_labels import LabelTable, label_table, run_ends
-from fintune_xr.tasks.records import CellTable
+from fintune_xr.tasks.instance import CellTable
 
 
 @dataclass(frozen=True, slots=True, eq=False)

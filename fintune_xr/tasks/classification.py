@@ -149,10 +149,10 @@ SCORE_RUN: Final = DatasetSchema(
             (n.TILE, n.FEATURE), "float32", "What the encoder makes of the tile; NaN where it is not done.",
             required=False, initial=float("nan"),
         ),
-        **{name: datasets.RUN.variables[name] for name in (n.STATE, n.REASON, n.SECONDS)},
+        **{name: datasets.PROGRESS[name] for name in (n.STATE, n.REASON, n.SECONDS)},
     },
     coords={
-        n.TILE: datasets.RUN.coords[n.TILE],
+        n.TILE: datasets.TILE_ID,
         n.CLASS: VariableSpec((n.CLASS,), "str", "Name of the class, in the order of the labels.", required=False),
     },
 )  # fmt: skip

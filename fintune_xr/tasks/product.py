@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.errors import StoreVersionError
 from fintune_xr.schema import DatasetSchema, VariableSpec
 from fintune_xr.tasks.classification import SCORE_RUN
+from fintune_xr.tasks.detection import CANDIDATES, PROBABILITY_RUN
+from fintune_xr.tasks.instance import CELLS, MASK_RUN
 from fintune_xr.tasks.semantic import CLASS_RUN
 
 
@@ -55,8 +56,8 @@ class Product:
         return value
 
 
-INSTANCES: Final = Product(datasets.RUN, datasets.CELLS, n.MASK)
-PROBABILITIES: Final = Product(datasets.PROBABILITY_RUN, datasets.CANDIDATES, n.PROBABILITY)
+INSTANCES: Final = Product(MASK_RUN, CELLS, n.MASK)
+PROBABILITIES: Final = Product(PROBABILITY_RUN, CANDIDATES, n.PROBABILITY)
 CLASSES: Final = Product(CLASS_RUN, None, n.CLASSES)
 SCORES: Final = Product(SCORE_RUN, None, None)
 

@@ -12,56 +12,6 @@ from numpy.typing import NDArray
 from fintune_xr import names as n
 
 
-@dataclass(frozen=True, slots=True)
-class CellTable:
-    """Measurements of the instances of one tile, in ascending order of label.
-
-    `label` (cell,) uint32; `area_px` (cell,) int32; `centroid_y`, `centroid_x` (cell,) float32 in px;
-    `mean_intensity` (cell, channel) float32 in raw counts; `background` (channel,) float32: the median
-    of the valid pixels outside all instances (NaN where there are none).
-    """
-
-    label: NDArray[np.uint32]
-    area_px: NDArray[np.int32]
-    centroid_y: NDArray[np.float32]
-    centroid_x: NDArray[np.float32]
-    mean_intensity: NDArray[np.float32]
-    background: NDArray[np.float32]
-
-    @property
-    def n_cells(self) -> int:
-        """Number of instances."""
-        return int(self.label.size)
-
-    @property
-    def of_tile(self) -> dict[str, Any]:
-        """What a run stores of the tile beside the rows."""
-        return {n.N_CELLS: self.n_cells, n.BACKGROUND: self.background}
-
-
-@dataclass(frozen=True, slots=True)
-class CandidateTable:
-    """Possible particles of one tile, the most probable first, numbered from 1.
-
-    `label` (cell,) uint32; `centroid_y`, `centroid_x` (cell,) float32 in px; `score` (cell,) float32, 0 to 1.
-    """
-
-    label: NDArray[np.uint32]
-    centroid_y: NDArray[np.float32]
-    centroid_x: NDArray[np.float32]
-    score: NDArray[np.float32]
-
-    @property
-    def n_cells(self) -> int:
-        """Number of candidates."""
-        return int(self.label.size)
-
-    @property
-    def of_tile(self) -> dict[str, Any]:
-        """What a run stores of the tile beside the rows."""
-        return {n.N_CELLS: self.n_cells}
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class ClassTile:
     """Classes (y, x) uint8 of one tile: 0 for none of them, 1 to `n_classes`."""

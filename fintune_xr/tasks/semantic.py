@@ -40,8 +40,7 @@ RGB: Final = DatasetSchema(
     },
     coords={
         **datasets.IMAGES.coords,
-        n.SOURCE_HEIGHT: datasets.MICROGRAPHS.coords[n.SOURCE_HEIGHT],
-        n.SOURCE_WIDTH: datasets.MICROGRAPHS.coords[n.SOURCE_WIDTH],
+        **datasets.SOURCE_SIDES,
         n.ORIGIN_Y: VariableSpec(_TILE, "int32", "Row of the file at which the tile begins.", "px", required=False),
         n.ORIGIN_X: VariableSpec(_TILE, "int32", "Column of the file at which the tile begins.", "px", required=False),
     },
@@ -57,7 +56,7 @@ ANNOTATED_CLASSES: Final = DatasetSchema(
             "Annotated codes as in the file, named by `flag_values` and `flag_meanings`; `ignore_codes` are unknown.",
         ),
     },
-    coords=datasets.ANNOTATIONS.coords,
+    coords=datasets.ANNOTATED,
 )
 
 CLASS_RUN: Final = DatasetSchema(
@@ -74,7 +73,7 @@ CLASS_RUN: Final = DatasetSchema(
         **datasets.PROGRESS,
     },
     coords={
-        n.TILE: datasets.RUN.coords[n.TILE],
+        n.TILE: datasets.TILE_ID,
         n.CLASS: VariableSpec((n.CLASS,), "str", "Name of the class, in the order of the class map."),
     },
 )
@@ -113,7 +112,7 @@ PROMPTED_STUDY: Final = DatasetSchema(
         n.PROCESSING: VariableSpec(
             (n.PROCESSING,), "str", "Masks as they come, or closed and of that the largest piece."
         ),
-        n.TILE: datasets.RUN.coords[n.TILE],
+        n.TILE: datasets.TILE_ID,
         n.CLASS: CLASS_RUN.coords[n.CLASS],
         n.DONOR: VariableSpec(_TILE, "str", "Donor of the tile."),
     },

@@ -22,7 +22,7 @@ from fintune_xr.store.lineage.training_exposure import require_unseen
 from fintune_xr.store.runs.picks import peaks_of
 from fintune_xr.store.runs.run import require_done
 from fintune_xr.store.split import require_split
-from fintune_xr.tasks.points import tile_points
+from fintune_xr.tasks.detection import tile_points
 from fintune_xr.text import text_array, texts
 
 DISTANCE: Final = 0.5

@@ -14,7 +14,7 @@ from fintune_xr.finetune.detection.tiles import ParticleTiles, Truth
 from fintune_xr.models.checkpoints import Checkpoint, read_state
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.split import annotated_part
-from fintune_xr.tasks.points import Points, tile_points
+from fintune_xr.tasks.detection import Points, tile_points
 from fintune_xr.text import texts
 
 

@@ -21,7 +21,7 @@ from fintune_xr.store.cohort import Cohort, tile_pixels
 from fintune_xr.store.lineage.depends_on import doubt, tiles_in
 from fintune_xr.store.runs.picks import open_picks, picked_names, picks_of, stale_reason
 from fintune_xr.store.zarr_io.groups import subgroups
-from fintune_xr.tasks.points import tile_points
+from fintune_xr.tasks.detection import tile_points
 from fintune_xr.text import texts
 
 N_EXAMPLES: Final = 2

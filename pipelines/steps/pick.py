@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.pipelines.detection.picking import (
     away_from_edges,
@@ -20,6 +19,7 @@ from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import open_cohort
 from fintune_xr.store.runs.picks import CANDIDATES_SHA256, candidates_digest, open_candidates, picks_table
 from fintune_xr.store.runs.run import check_run_name
+from fintune_xr.tasks.detection import PICKS
 
 
 def pick(
@@ -63,5 +63,5 @@ def pick(
             CANDIDATES_SHA256: candidates_digest(candidates), n.PROVENANCE: provenance(run=run, model=model or ""),
         }
     )  # fmt: skip
-    cohort.write(f"{n.PICKS}/{run}", picks, datasets.PICKS)
+    cohort.write(f"{n.PICKS}/{run}", picks, PICKS)
     return picks

@@ -9,7 +9,6 @@ import numpy as np
 import xarray as xr
 from pydantic import TypeAdapter
 
-from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.analysis.positivity.by_nuclei import apply_detected, count_nuclei
 from fintune_xr.analysis.positivity.counting import apply_rules
@@ -29,6 +28,7 @@ from fintune_xr.store.lineage.depends_on import run_digests, runs_doubt
 from fintune_xr.store.lineage.tile_counts import require_finished
 from fintune_xr.store.runs.run import require_known_run
 from fintune_xr.store.runs.writer import write_positive
+from fintune_xr.tasks.instance import POSITIVITY
 from fintune_xr.tasks.product import INSTANCES
 
 RULE_NAMES = ("otsu", "otsu_donor", "mixture", "fixed", "detected")
@@ -86,7 +86,7 @@ def apply_positivity(cohort: Cohort, run: str, rule: PositivityRule) -> xr.Datas
         result = xr.concat([result, _detected(cohort, tiles, run, rule)], n.RULE, join="exact", combine_attrs="drop")
     nuclei = run_digests(cohort, [rule.nuclei_run] if isinstance(rule, DetectedRule) else [])
     result = result.assign_attrs({"rules": [one.as_dict() for one in rules], "active": rule.name, n.NUCLEI: nuclei})
-    cohort.write(f"{n.POSITIVITY}/{run}", result, datasets.POSITIVITY)
+    cohort.write(f"{n.POSITIVITY}/{run}", result, POSITIVITY)
     active = result[n.N_POSITIVE].sel({n.RULE: rule.name}).values.astype(np.int32)
     write_positive(cohort, run, active, rule=rule.name)
     return result

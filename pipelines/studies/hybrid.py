@@ -27,7 +27,8 @@ from fintune_xr.store.runs.run_shard import write_run_shard
 from fintune_xr.store.runs.writer import writing_run
 from fintune_xr.store.split import require_split
 from fintune_xr.store.zarr_io import shards
-from fintune_xr.tasks.records import CellTable, ShardPlan, ShardReceipt, TileResult
+from fintune_xr.tasks.instance import CellTable
+from fintune_xr.tasks.records import ShardPlan, ShardReceipt, TileResult
 from fintune_xr.text import texts
 
 _PER_TILE = (n.N_CELLS, n.BACKGROUND, n.STATE, n.REASON, n.SECONDS)

@@ -14,7 +14,6 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.errors import CheckpointError
 from fintune_xr.metrics.instance import IOU_THRESHOLDS, Matches, match_masks
@@ -36,6 +35,7 @@ from fintune_xr.seeds import stream
 from fintune_xr.settings import load_settings
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.split import require_split
+from fintune_xr.tasks.instance import SWEEP
 from fintune_xr.tasks.task import SEMANTIC
 from fintune_xr.text import texts
 
@@ -82,7 +82,7 @@ def sweep(
     choice = sam_channels(texts(tiles[n.CHANNEL]), settings)
     work = _Work(load, checkpoint, settings, choice, device)
     study = Study(
-        cohort=cohort, path=n.SWEEP_PATH, lock=n.SWEEP, what="sweeping", schema=datasets.SWEEP,
+        cohort=cohort, path=n.SWEEP_PATH, lock=n.SWEEP, what="sweeping", schema=SWEEP,
         identity=_identity(cohort, checkpoint, settings, split, tiles), labels=("model",),
         remedy="Repeat what it was started with to continue it, or throw it away with --restart.",
     )  # fmt: skip
@@ -163,7 +163,7 @@ def _single_tiles(stored: xr.Dataset | None) -> list[xr.Dataset]:
     """What was counted in each tile."""
     if stored is None:
         return []
-    counted = stored[list(datasets.SWEEP.variables)].drop_vars([n.DONOR, n.MARKER])
+    counted = stored[list(SWEEP.variables)].drop_vars([n.DONOR, n.MARKER])
     return [counted.isel({n.TILE: [i]}) for i in range(stored.sizes[n.TILE])]
 
 
@@ -171,12 +171,12 @@ def _scored(done: Sequence[xr.Dataset], tiles: xr.Dataset, *, seed: int) -> xr.D
     """The tiles done so far beside each other, with the scores over them."""
     plain = [one.assign_coords({n.TILE: texts(one[n.TILE]), n.DEVICE: (n.TILE, texts(one[n.DEVICE]))}) for one in done]
     counted = xr.concat(plain, n.TILE, join="exact")
-    counted = counted.map(lambda array: array.transpose(*datasets.SWEEP[str(array.name)].dims), keep_attrs=True)
+    counted = counted.map(lambda array: array.transpose(*SWEEP[str(array.name)].dims), keep_attrs=True)
     labels = {name: (n.TILE, texts(tiles[name])[: len(done)]) for name in (n.DONOR, n.MARKER)}
     scores = _scores(counted[list(_COUNTS)].drop_vars(n.DEVICE), tiles, seed=seed)
     whole = xr.merge([counted, scores], join="exact").assign_coords(labels)
-    for name in (*datasets.SWEEP.variables, *datasets.SWEEP.coords):
-        whole[name].attrs.update(datasets.SWEEP[name].attrs)
+    for name in (*SWEEP.variables, *SWEEP.coords):
+        whole[name].attrs.update(SWEEP[name].attrs)
     return whole
 
 

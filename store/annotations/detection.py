@@ -11,7 +11,6 @@ from typing import Final
 import numpy as np
 import xarray as xr
 
-from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, TileReadError
 from fintune_xr.store.annotations.detection_layouts import micrograph_candidates
@@ -35,7 +34,7 @@ from fintune_xr.store.raw.pairing import LeftOut
 from fintune_xr.store.raw.scan import Progress, named_files
 from fintune_xr.store.raw.sources import Place, is_url, place_in
 from fintune_xr.store.zarr_io.locks import writing_tiles
-from fintune_xr.tasks.points import Points, points_table, tile_points
+from fintune_xr.tasks.detection import POINTS, Points, points_table, tile_points
 from fintune_xr.text import texts
 
 _CHANGED: Final = "changed since it was stored: the stored points are the earlier ones; annotate with --restart"
@@ -257,4 +256,4 @@ def _write(cohort: Cohort, collected: _Collected, order: Sequence[str]) -> None:
         sha256={tile: one.sha256 for tile, one in tiles.items()},
     )
     attrs = {n.BINNING: stored_binning(cohort), n.ORIENTATION: TOP_FIRST}
-    cohort.write(n.ANNOTATIONS, table.assign_attrs(attrs), datasets.POINTS)
+    cohort.write(n.ANNOTATIONS, table.assign_attrs(attrs), POINTS)

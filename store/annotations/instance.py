@@ -15,7 +15,6 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.errors import TileReadError
 from fintune_xr.execution.read_ahead import ahead
@@ -35,6 +34,7 @@ from fintune_xr.store.zarr_io import shards
 from fintune_xr.store.zarr_io.groups import open_writable, remove_group
 from fintune_xr.store.zarr_io.location import writing
 from fintune_xr.store.zarr_io.locks import writing_tiles
+from fintune_xr.tasks.instance import MASK_DTYPE
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +213,7 @@ def _made(cohort: Cohort) -> growing.Growing:
     target = cohort.annotations_group()
     if not cohort.has(n.ANNOTATIONS):
         shape = tuple(cohort.images_group().array.shape[-2:])
-        growing.create_growing(target, dtype=datasets.MASK_DTYPE, tile_shape=shape, constants={}, attrs={})
+        growing.create_growing(target, dtype=MASK_DTYPE, tile_shape=shape, constants={}, attrs={})
     return target
 
 

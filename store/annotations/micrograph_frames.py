@@ -15,7 +15,7 @@ from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.ingest.tiles import stored_binning
 from fintune_xr.store.raw.binning import counts_from_bottom, in_larger_pixels
 from fintune_xr.store.raw.coordinates import Frame, Particles
-from fintune_xr.tasks.points import Points
+from fintune_xr.tasks.detection import Points
 from fintune_xr.text import texts
 
 

@@ -9,13 +9,13 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneError
 from fintune_xr.schema import DatasetSchema
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.runs.picks import picked_names, stale_reason
 from fintune_xr.store.zarr_io.groups import subgroups
+from fintune_xr.tasks.detection import CANDIDATES, PICKS
 from fintune_xr.text import text_array
 
 Fault: TypeAlias = tuple[str, str, str]
@@ -52,13 +52,13 @@ def check_picks(cohort: Cohort) -> Iterator[Fault]:
     """What is wrong with picks, and with candidates of pickers that are no runs."""
     for run in subgroups(cohort.location, n.CANDIDATES):
         remedy = f"Pick again: `fintune-xr pick --run {run} --model log`"
-        yield from _table(cohort, f"{n.CANDIDATES}/{run}", datasets.CANDIDATES, (n.CENTROID_Y, n.CENTROID_X), remedy)
+        yield from _table(cohort, f"{n.CANDIDATES}/{run}", CANDIDATES, (n.CENTROID_Y, n.CENTROID_X), remedy)
     for run in picked_names(cohort):
         remedy = f"Pick again: `fintune-xr pick --run {run}`"
         path = f"{n.PICKS}/{run}"
-        yield from _table(cohort, path, datasets.PICKS, (n.Y, n.X), remedy)
+        yield from _table(cohort, path, PICKS, (n.Y, n.X), remedy)
         try:
-            picks = cohort.read(path, datasets.PICKS).load()
+            picks = cohort.read(path, PICKS).load()
             stale = stale_reason(cohort, run, picks)
         except FintuneError as error:
             yield path, str(error), remedy

@@ -10,12 +10,12 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, StoreDamagedError, unknown_name
 from fintune_xr.pixels.peaks import Peaks
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.zarr_io.groups import subgroups
+from fintune_xr.tasks.detection import CANDIDATES, PICKS
 from fintune_xr.tasks.product import PROBABILITIES
 
 CANDIDATES_SHA256: Final = "candidates_sha256"
@@ -41,7 +41,7 @@ def open_candidates(cohort: Cohort, run: str) -> xr.Dataset:
         raise unknown_name("run with candidates", run, picker_names(cohort))
     if run in cohort.run_names():
         return cohort.cells(run, lazy=False).load()
-    return cohort.read(f"{n.CANDIDATES}/{run}", datasets.CANDIDATES).load()
+    return cohort.read(f"{n.CANDIDATES}/{run}", CANDIDATES).load()
 
 
 def write_candidates(cohort: Cohort, run: str, found: Iterable[Peaks], *, facts: Mapping[str, Any]) -> None:
@@ -55,8 +55,8 @@ def write_candidates(cohort: Cohort, run: str, found: Iterable[Peaks], *, facts:
         n.CENTROID_X: np.concatenate([np.empty(0, np.float32), *(one.x for one in peaks)]),
         n.SCORE: np.concatenate([np.empty(0, np.float32), *(one.score for one in peaks)]),
     }
-    table = _table(columns, n.CELL, datasets.CANDIDATES.variables).assign_attrs({**facts, n.N_TILES: len(peaks)})
-    cohort.write(f"{n.CANDIDATES}/{run}", table, datasets.CANDIDATES)
+    table = _table(columns, n.CELL, CANDIDATES.variables).assign_attrs({**facts, n.N_TILES: len(peaks)})
+    cohort.write(f"{n.CANDIDATES}/{run}", table, CANDIDATES)
 
 
 def peaks_of(candidates: xr.Dataset, tile: int) -> Peaks:
@@ -85,7 +85,7 @@ def picks_table(kept: xr.Dataset) -> xr.Dataset:
         n.TILE_INDEX: kept[n.TILE_INDEX].values, n.Y: kept[n.CENTROID_Y].values,
         n.X: kept[n.CENTROID_X].values, n.SCORE: kept[n.SCORE].values,
     }  # fmt: skip
-    return _table(columns, n.PICK, datasets.PICKS.variables)
+    return _table(columns, n.PICK, PICKS.variables)
 
 
 def open_picks(cohort: Cohort, run: str) -> xr.Dataset:
@@ -96,7 +96,7 @@ def open_picks(cohort: Cohort, run: str) -> xr.Dataset:
     known = picked_names(cohort)
     if run not in known:
         raise unknown_name("picks of a run", run, known, f"Make them: fintune-xr pick {cohort.url} --run {run}")
-    found = cohort.read(f"{n.PICKS}/{run}", datasets.PICKS).load()
+    found = cohort.read(f"{n.PICKS}/{run}", PICKS).load()
     reason = stale_reason(cohort, run, found)
     if reason:
         raise FintuneValueError(f"{cohort.url}: {reason}. Pick again: fintune-xr pick {cohort.url} --run {run}")

@@ -9,7 +9,6 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.pixels.discs import UNKNOWN
 from fintune_xr.store.cohort import Cohort
@@ -17,6 +16,7 @@ from fintune_xr.store.zarr_io import appendable as growing
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.store.zarr_io.groups import is_complete, open_dataset, open_writable, remove_group
 from fintune_xr.store.zarr_io.location import writing
+from fintune_xr.tasks.detection import PSEUDO
 
 Labels = NDArray[np.int8]
 
@@ -32,7 +32,7 @@ def write_pseudo(cohort: Cohort, name: str, labels: Iterable[tuple[str, Labels]]
     What was there before is replaced; killed on the way, the group says that it is half-written.
     """
     path = pseudo_path(name)
-    target = growing.Growing(cohort.location, datasets.PSEUDO, path, n.TARGET)
+    target = growing.Growing(cohort.location, PSEUDO, path, n.TARGET)
     sizes = cohort.images(lazy=False).sizes
     remove_group(cohort.location, path)
     growing.create_growing(
@@ -53,7 +53,7 @@ def read_pseudo(cohort: Cohort, name: str) -> xr.Dataset:
 
     Raises StoreDamagedError where it was left half-written.
     """
-    return open_dataset(cohort.location, pseudo_path(name), datasets.PSEUDO, lazy=False)
+    return open_dataset(cohort.location, pseudo_path(name), PSEUDO, lazy=False)
 
 
 def has_pseudo(cohort: Cohort, name: str, facts: Mapping[str, Any]) -> bool:

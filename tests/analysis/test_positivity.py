@@ -38,9 +38,9 @@ from fintune_xr.analysis.positivity.rules import (
     OtsuRule,
     PositivityRule,
 )
-from fintune_xr.datasets import POSITIVITY
 from fintune_xr.errors import UnknownNameError
 from fintune_xr.schema import check_dataset
+from fintune_xr.tasks.instance import POSITIVITY
 
 RULES: tuple[IntensityRule, ...] = (OtsuRule(), OtsuDonorRule(), MixtureRule(), FixedRule(threshold=150))
 rules = pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)

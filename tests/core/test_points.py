@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.errors import StoreNotFoundError, UnknownNameError
 from fintune_xr.store.cohort import Cohort, create_cohort
-from fintune_xr.tasks.points import Points, points_table, tile_points
+from fintune_xr.tasks.detection import POINTS, Points, points_table, tile_points
 
 
 def particles(*rows: tuple[float, float, float]) -> Points:
@@ -34,7 +33,7 @@ def test_what_is_stored_comes_back(tmp_path: Path, lazy: bool) -> None:
     cohort = em_cohort(tmp_path / "c.zarr")
     with pytest.raises(StoreNotFoundError, match="fintune-xr annotate COORDINATES"):
         cohort.annotations()
-    cohort.write(n.ANNOTATIONS, points_table(TILES, source=FILES, sha256=FILES), datasets.POINTS)
+    cohort.write(n.ANNOTATIONS, points_table(TILES, source=FILES, sha256=FILES), POINTS)
     found = cohort.annotations(lazy=lazy).load()
     assert found[n.TILE].values.tolist() == list(TILES)
     assert found.sel({n.TILE: "b"})[n.SOURCE].item() == "b.csv"
@@ -47,7 +46,7 @@ def test_what_is_stored_comes_back(tmp_path: Path, lazy: bool) -> None:
 def test_a_tile_without_particles_is_not_one_without_annotation(tmp_path: Path) -> None:
     table = points_table({"empty": particles()}, source=FILES, sha256=FILES)
     cohort = em_cohort(tmp_path / "c.zarr")
-    cohort.write(n.ANNOTATIONS, table, datasets.POINTS)
+    cohort.write(n.ANNOTATIONS, table, POINTS)
     found = cohort.annotations(lazy=False)
     assert len(tile_points(found, "empty")) == 0
     with pytest.raises(UnknownNameError, match=r"no annotated tile 'emty'.*Did you mean 'empty'"):

@@ -18,7 +18,8 @@ from fintune_xr.execution.read_ahead import batches
 from fintune_xr.pipelines.steps import infer as steps
 from fintune_xr.store.cohort import create_cohort
 from fintune_xr.store.zarr_io.groups import open_column
-from fintune_xr.tasks.records import CellTable, ShardPlan, ShardReceipt, TileResult
+from fintune_xr.tasks.instance import CellTable
+from fintune_xr.tasks.records import ShardPlan, ShardReceipt, TileResult
 
 SIZES = (1024, 4096)
 N_CELLS = 20

@@ -24,6 +24,7 @@ from fintune_xr.pipelines.steps.evaluate import score_table
 from fintune_xr.pipelines.task_parts.requests import AnnotateRequest, EvaluateRequest, Export, ExportRequest
 from fintune_xr.pipelines.tasks import STEPS
 from fintune_xr.store.cohort import Cohort
+from fintune_xr.tasks.instance import MASKS
 from fintune_xr.tasks.registry import TASKS
 from fintune_xr.tasks.task import Task
 
@@ -70,7 +71,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> None:
         score_table=lambda scores: scores["weight"].to_dataframe(),
     )  # fmt: skip
     monkeypatch.setitem(KINDS, "toy", TOY)
-    monkeypatch.setitem(TASKS, "weighing", Task("weighing", datasets.ANNOTATIONS, source="WEIGHTS", array=n.MASK))
+    monkeypatch.setitem(TASKS, "weighing", Task("weighing", MASKS, source="WEIGHTS", array=n.MASK))
     monkeypatch.setitem(STEPS, "weighing", steps)
     monkeypatch.setitem(SECTIONS, "weighing", _sections)
 

@@ -10,7 +10,6 @@ import torch
 import xarray as xr
 from segment_anything import SamAutomaticMaskGenerator
 
-from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.analysis.report.render import page_of, tables_of
 from fintune_xr.analysis.report.studies.sweep import GRID, best_setting, sweep_study, sweep_table
@@ -32,6 +31,7 @@ from fintune_xr.simulation.if_cohort import CohortSettings, simulate_cohort
 from fintune_xr.store.cohort import open_cohort
 from fintune_xr.store.split import annotated_tiles
 from fintune_xr.store.zarr_io.locks import holding
+from fintune_xr.tasks.instance import SWEEP
 from fintune_xr.text import texts
 
 GRID_ASKED = (
@@ -86,10 +86,10 @@ def swept(store: Path, weights: Path) -> xr.Dataset:
 
 
 def test_the_result_is_labelled_and_stored(store: Path, swept: xr.Dataset) -> None:
-    check_dataset(swept, datasets.SWEEP)
+    check_dataset(swept, SWEEP)
     assert dict(swept.sizes) == {**dict.fromkeys(GRID, 2), n.TILE: 2, n.THRESHOLD: 10, n.QUANTILE: 2}
     stored = open_cohort(store).metrics(n.SWEEP)
-    check_dataset(stored, datasets.SWEEP)
+    check_dataset(stored, SWEEP)
     for name in swept.data_vars:
         np.testing.assert_array_equal(stored[name], swept[name])
     assert stored[n.PEAK_MEMORY].attrs["units"] == "B"

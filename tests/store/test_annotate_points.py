@@ -24,7 +24,7 @@ from fintune_xr.pipelines.steps.ingest import ingest
 from fintune_xr.pixels.discs import disc_target
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.raw.coordinates import read_coordinates
-from fintune_xr.tasks.points import tile_points
+from fintune_xr.tasks.detection import tile_points
 
 SHAPE = (64, 80)
 XYD = [(10, 12, 9), (70, 30, 9), (33, 60, 9)]

@@ -13,7 +13,6 @@ import pytest
 import tifffile
 import zarr
 
-from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, StoreNotFoundError, StoreWriteError, UnknownNameError
 from fintune_xr.pixels.cell_measurement import measure_cells
@@ -27,6 +26,7 @@ from fintune_xr.store.runs.run_shard import write_run_shard
 from fintune_xr.store.runs.writer import writing_run
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.store.zarr_io.appendable import append
+from fintune_xr.tasks.instance import POSITIVITY
 from fintune_xr.tasks.records import ShardReceipt, TileResult
 
 RUN = "generic"
@@ -159,7 +159,7 @@ def test_tiles_with_the_counts_of_each_rule(cohort: Cohort, tmp_path: Path) -> N
         },
         coords={n.TILE: np.array(TILES, text), n.RULE: np.array(["otsu", "fixed"], text)},
     )
-    cohort.write(f"{n.POSITIVITY}/{RUN}", rules, datasets.POSITIVITY)
+    cohort.write(f"{n.POSITIVITY}/{RUN}", rules, POSITIVITY)
     table = read(write_tiles(cohort, RUN, tmp_path / "tiles.parquet"))
     assert table["n_all_otsu"].tolist()[:3] == [5, 5, 5]
     assert table["n_positive_fixed"].tolist()[:3] == [2, 2, 2]

@@ -22,7 +22,7 @@ from fintune_xr.pipelines.steps.pick import pick
 from fintune_xr.pixels.discs import disc_target
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.runs.picks import open_picks, picks_of
-from fintune_xr.tasks.points import tile_points
+from fintune_xr.tasks.detection import tile_points
 
 SHAPE = (130, 145)
 NAMES = ("a", "b")

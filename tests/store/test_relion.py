@@ -25,7 +25,7 @@ from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.raw.readers import MICROGRAPH_DTYPES, read_header
 from fintune_xr.store.runs.picks import open_picks, picks_of
 from fintune_xr.store.zarr_io.groups import remove_group
-from fintune_xr.tasks.points import tile_points
+from fintune_xr.tasks.detection import tile_points
 
 SHAPE = (131, 146)
 NAMES = ("a", "b")

@@ -33,7 +33,8 @@ from fintune_xr.store.runs.writer import RunWriter, mark_pending, write_positive
 from fintune_xr.store.zarr_io import groups as tables
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.store.zarr_io.locks import holding
-from fintune_xr.tasks.records import CellTable, ShardPlan, ShardReceipt, TileResult
+from fintune_xr.tasks.instance import CellTable
+from fintune_xr.tasks.records import ShardPlan, ShardReceipt, TileResult
 
 IDENTITY = {"checkpoint_sha256": "ab" * 32, "settings_digest": "cd" * 32, "schema_version": 1}
 PX = 16

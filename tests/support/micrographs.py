@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.seeds import stream
 from fintune_xr.splits.assignment import split_digest
@@ -17,7 +16,7 @@ from fintune_xr.store.cohort import Cohort, create_cohort
 from fintune_xr.store.zarr_io import appendable as growing
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.store.zarr_io.groups import open_column
-from fintune_xr.tasks.points import Points, points_table
+from fintune_xr.tasks.detection import POINTS, Points, points_table
 
 DIAMETER_PX = 12.0
 PARTS = (n.TRAIN, n.TRAIN, n.TRAIN, n.VAL, n.TEST, "")
@@ -71,7 +70,7 @@ def make_micrographs(
         pass
     known = {name: particles(name, px) for name, part in zip(names, parts, strict=True) if part}
     table = points_table(known, source=dict.fromkeys(known, "a.csv"), sha256=dict.fromkeys(known, "0"))
-    cohort.write(n.ANNOTATIONS, table, datasets.POINTS)
+    cohort.write(n.ANNOTATIONS, table, POINTS)
     column = open_column(cohort.location, f"{n.IMAGES}/{n.SPLIT}")
     column[:] = np.array(list(parts), np.dtypes.StringDType())
     column.attrs["by"] = n.TILE

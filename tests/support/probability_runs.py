@@ -15,9 +15,9 @@ from fintune_xr.store.runs.run import run_creation
 from fintune_xr.store.runs.run_shard import write_run_shard
 from fintune_xr.store.runs.writer import writing_run
 from fintune_xr.store.zarr_io import shards
-from fintune_xr.tasks.points import tile_points
+from fintune_xr.tasks.detection import CandidateTable, tile_points
 from fintune_xr.tasks.product import PROBABILITIES
-from fintune_xr.tasks.records import CandidateTable, ShardPlan, ShardReceipt, TileResult
+from fintune_xr.tasks.records import ShardPlan, ShardReceipt, TileResult
 from fintune_xr.text import texts
 
 FLOOR = 0.05

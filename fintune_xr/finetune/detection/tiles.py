@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.models.protocol import Plane
 from fintune_xr.pixels.discs import disc_target
-from fintune_xr.tasks.points import Points
+from fintune_xr.tasks.detection import Points
 
 Target: TypeAlias = NDArray[np.int8]
 

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fintune_xr.datasets import PROBABILITY_STEPS
 from fintune_xr.errors import DeviceError, FintuneValueError
 from fintune_xr.models.channels import ChannelChoice, choose_channels
 from fintune_xr.models.checkpoints import Checkpoint, load_strictly, read_state
@@ -22,7 +21,7 @@ from fintune_xr.models.protocol import Detections, Maps, Plane
 from fintune_xr.models.windows import seamless_cut
 from fintune_xr.pixels.peaks import Peaks, pick_peaks
 from fintune_xr.settings import validated
-from fintune_xr.tasks.records import CandidateTable
+from fintune_xr.tasks.detection import PROBABILITY_STEPS, CandidateTable
 
 LOGGER = logging.getLogger(__name__)
 

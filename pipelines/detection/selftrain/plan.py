@@ -21,7 +21,7 @@ from fintune_xr.seeds import stream
 from fintune_xr.settings import validated
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.split import stored_by
-from fintune_xr.tasks.points import Points
+from fintune_xr.tasks.detection import Points
 from fintune_xr.text import text_array, texts
 
 SUPERVISED: Final = "iteration_0_supervised"

@@ -36,7 +36,7 @@ from fintune_xr.pipelines.steps.check import check
 from fintune_xr.pipelines.steps.infer import infer
 from fintune_xr.seeds import stream
 from fintune_xr.store.cohort import Cohort
-from fintune_xr.tasks.points import Points
+from fintune_xr.tasks.detection import Points
 
 CHANNELS = ("micrograph",)
 QUICK = UnetTrainSettings(

@@ -13,7 +13,6 @@ from micrographs import make_micrographs
 from probability_runs import plausible_maps, store_run
 from skimage.feature import peak_local_max
 
-from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, SplitError, UnknownNameError
 from fintune_xr.metrics.detection import match_points, threshold_curve
@@ -31,7 +30,7 @@ from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.runs.create import remove_run
 from fintune_xr.store.runs.picks import open_candidates, open_picks, peaks_of, picks_of
 from fintune_xr.store.zarr_io.groups import open_column, remove_group
-from fintune_xr.tasks.points import tile_points
+from fintune_xr.tasks.detection import CANDIDATES, POINTS, tile_points
 
 PARTS = (n.TRAIN, n.VAL, n.VAL, n.TEST, n.TEST, n.TEST, "")
 
@@ -280,7 +279,7 @@ def test_without_val_there_is_no_pixel_threshold(cohort: Cohort) -> None:
 def test_a_pixel_threshold_of_other_annotations_is_refused(cohort: Cohort) -> None:
     pick(cohort.url, run="unet", threshold=0.3)
     points = cohort.annotations(lazy=False).load()
-    cohort.write(n.ANNOTATIONS, points.assign(x=points[n.X] + 1), datasets.POINTS)
+    cohort.write(n.ANNOTATIONS, points.assign(x=points[n.X] + 1), POINTS)
     with pytest.raises(FintuneValueError, match="annotations have changed"):
         evaluate(cohort.url, runs=["unet"], resamples=5)
 
@@ -367,7 +366,7 @@ def test_a_threshold_of_another_split_is_refused(cohort: Cohort, capsys: pytest.
 def test_a_threshold_of_other_annotations_is_refused(cohort: Cohort) -> None:
     pick(cohort.url, run="unet")
     points = cohort.annotations(lazy=False).load()
-    cohort.write(n.ANNOTATIONS, points.assign({n.X: points[n.X] + 3}), datasets.POINTS)
+    cohort.write(n.ANNOTATIONS, points.assign({n.X: points[n.X] + 3}), POINTS)
     with pytest.raises(FintuneValueError, match=r"part 'val', but annotations have changed since\. Pick again"):
         evaluate(cohort.url, runs=["unet"], resamples=5)
     pick(cohort.url, run="unet")
@@ -383,7 +382,7 @@ def test_a_micrograph_that_was_not_looked_at_is_not_one_without_particles(cohort
     pick(cohort.url, run="blobs", model="log")
     path = f"{n.CANDIDATES}/blobs"
     table = cohort.read(path).load()
-    cohort.write(path, table.assign_attrs(n_tiles=at), datasets.CANDIDATES)
+    cohort.write(path, table.assign_attrs(n_tiles=at), CANDIDATES)
     with pytest.raises(FintuneValueError, match=r"1 of \d+ annotated micrographs .* were added after"):
         evaluate(cohort.url, runs=["blobs"], resamples=5)
 

@@ -14,7 +14,6 @@ import xarray as xr
 from micrographs import make_micrographs
 from probability_runs import plausible_maps, store_run
 
-from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.analysis.figures.detection import ShownPicks, micrograph_figure, precision_recall_curves
 from fintune_xr.analysis.report.contents import Note
@@ -30,6 +29,7 @@ from fintune_xr.store.cohort import Cohort, create_cohort, open_cohort
 from fintune_xr.store.lineage.depends_on import rests_on, tiles_in
 from fintune_xr.store.runs.picks import open_picks, picked_names
 from fintune_xr.store.split import require_split
+from fintune_xr.tasks.detection import POINTS
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ def test_scores_of_other_picks_are_left_out_and_said_to_be(copy: Cohort, tmp_pat
 
 def test_picks_scores_and_stages_of_other_annotations_are_left_out(copy: Cohort) -> None:
     points = copy.annotations(lazy=False).load()
-    copy.write(n.ANNOTATIONS, points.assign({n.X: points[n.X] + 3}), datasets.POINTS)
+    copy.write(n.ANNOTATIONS, points.assign({n.X: points[n.X] + 3}), POINTS)
     found = _stale(copy)
     assert set(found) == {SCORES, STAGES, UNET, BLOBS}
     assert all("annotations have changed since" in reason for reason in found.values())

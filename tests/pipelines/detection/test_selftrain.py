@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from micrographs import DIAMETER_PX, make_micrographs, micrograph, particles
 from PIL import Image
 
-from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, RunBusyError, RunMismatchError, SettingsError, UnknownNameError
 from fintune_xr.finetune.steps import NetworkTraining
@@ -43,6 +42,7 @@ from fintune_xr.store.runs.pseudo_labels import read_pseudo
 from fintune_xr.store.split import require_split
 from fintune_xr.store.zarr_io.groups import open_column
 from fintune_xr.store.zarr_io.locks import holding
+from fintune_xr.tasks.detection import POINTS
 
 SETTINGS = {
     "labelled": 1,
@@ -303,7 +303,7 @@ def test_other_annotations_are_another_training(done: tuple[Cohort, Path], tmp_p
     cohort = make_micrographs(tmp_path / "c.zarr", contrast=20)
     shutil.copytree(folder, tmp_path / "s")
     points = cohort.annotations(lazy=False).load()
-    cohort.write(n.ANNOTATIONS, points.assign({n.X: points[n.X] + 3}), datasets.POINTS)
+    cohort.write(n.ANNOTATIONS, points.assign({n.X: points[n.X] + 3}), POINTS)
     with pytest.raises(RunMismatchError, match=r"another training \(different: annotations_digest\)"):
         selftrain(cohort.url, run_name="s", out=tmp_path, config=SETTINGS)
 
