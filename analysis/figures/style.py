@@ -20,6 +20,9 @@ FAINT: Final = "#8a8f98"
 RULE_COLOUR: Final = "#d9dce1"
 MARKS: Final = ("o", "s", "D", "^", "v", "P", "X")
 
+# Enough to see borders of cells when a picture of tiles is enlarged on the page.
+PICTURE_DPI: Final = 160
+
 _STYLE: Final[Mapping[Any, Any]] = {
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
@@ -93,15 +96,17 @@ def bare(axes: Axes) -> None:
 
 
 def figure_bytes(figure: Figure, kind: str, *, dpi: int = 150) -> bytes:
-    """`figure` as a file of `kind` (svg, png, pdf); equal figures give equal bytes."""
+    """`figure` as a file of `kind` (svg, png, jpeg, pdf); equal figures give equal bytes."""
     buffer = io.BytesIO()
     dated: dict[str, dict[str, str | None]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    # Photographs: at this quality, with colours as sharp as greys, outlines stay clean at a fifth of the size of PNG.
+    options: dict[str, Any] = {"pil_kwargs": {"quality": 85, "subsampling": 0}} if kind == "jpeg" else {}
     with style():
-        figure.savefig(buffer, format=kind, dpi=dpi, metadata=dated.get(kind))
+        figure.savefig(buffer, format=kind, dpi=dpi, metadata=dated.get(kind), **options)
     return buffer.getvalue()
 
 
 def data_uri(figure: Figure, kind: str, *, dpi: int = 150) -> str:
     """`figure` as a data URI, for a page that needs no other file."""
-    mime = {"svg": "image/svg+xml", "png": "image/png"}[kind]
+    mime = {"svg": "image/svg+xml", "png": "image/png", "jpeg": "image/jpeg"}[kind]
     return f"data:{mime};base64,{base64.b64encode(figure_bytes(figure, kind, dpi=dpi)).decode()}"

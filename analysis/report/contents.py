@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from fintune_xr import names as n
-from fintune_xr.analysis.report.numbers import Format, shown
+from fintune_xr.analysis.report.numbers import Format, shown, whole
 
 _HEADERS: Final = {
     n.RATIO: "positive share",
@@ -19,6 +19,9 @@ _HEADERS: Final = {
     n.N_TILES: "tiles",
     n.N: "donors",
 }
+ROWS_SHOWN: Final = 12
+# Beyond this a page is no place to read them: the rest is in the TSV alone.
+ROWS_FOLDED: Final = 150
 _ON_ONE_LINE: Final = (n.RUN, n.MARKER, n.RULE, n.SPLIT, "mark", "comparison", "package", "fact", "model")
 
 
@@ -27,7 +30,8 @@ class Study:
     """A study that varied something: `key` is benchmark, budget, gate or sweep, `table` its stored numbers.
 
     `name` tells several studies of one key apart, e.g. the run that was gated. `page` replaces `table` on the page
-    where both differ in shape; `parts` stand before it, `more` are further tables behind it, whose keys are their own.
+    where both differ in shape; `parts` stand before it, `more` are further parts that are folded away with it.
+    `finding` is the one line that the summary has of it.
     """
 
     key: str
@@ -36,8 +40,9 @@ class Study:
     figure: Figure | None = None
     name: str = ""
     page: pd.DataFrame | None = None
-    more: tuple[Table, ...] = ()
+    more: tuple[Part, ...] = ()
     parts: tuple[Part, ...] = ()
+    finding: Note | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +62,8 @@ class Table:
     """A table: `data` as it is stored and written to TSV, `formats` how its columns read on the page.
 
     `page` replaces `data` on the page where both differ in shape. `code` names columns set in a fixed width,
-    `strong` is the rows, by position, that matter most.
+    `strong` is the rows, by position, that matter most. The page shows the first ROWS_SHOWN rows, folds the others
+    away and says how many there are; beyond ROWS_FOLDED they are in the TSV alone.
     """
 
     key: str
@@ -83,6 +89,23 @@ class Table:
         frame = self._frame
         columns = [self._cells(frame, str(name)) for name in frame.columns]
         return [list(row) for row in zip(*columns, strict=True)]
+
+    @property
+    def n_shown(self) -> int:
+        """How many rows are seen at once: all, where hardly any would be folded away."""
+        return len(self._frame) if len(self._frame) <= ROWS_SHOWN + 3 else ROWS_SHOWN
+
+    @property
+    def n_folded(self) -> int:
+        """How many rows stand under the fold."""
+        rest = len(self._frame) - self.n_shown
+        return rest if rest <= ROWS_FOLDED else 0
+
+    @property
+    def extent(self) -> str:
+        """How many of its rows are seen, empty where all are."""
+        n_rows = len(self._frame)
+        return "" if self.n_shown == n_rows else f"{whole(self.n_shown)} of {whole(n_rows)} rows"
 
     def _cells(self, frame: pd.DataFrame, name: str) -> list[tuple[str, str]]:
         kind, format_ = self._class(frame, name), self.formats.get(name)
@@ -113,6 +136,37 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
+class Drawing:
+    """A figure as SVG in the page itself, whose points can be named where they are pointed at.
+
+    `svg` is markup that was made by `figures.points` from escaped text, `title` and `caption` are text.
+    """
+
+    svg: str
+    title: str
+    caption: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gallery:
+    """Drawings side by side, as many in a row as there is room for."""
+
+    drawings: tuple[Drawing, ...]
+
+    kind = "gallery"
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """Parts that the page hides under a line that says what they are, until somebody asks for them."""
+
+    title: str
+    parts: tuple[Part, ...]
+
+    kind = "fold"
+
+
+@dataclass(frozen=True, slots=True)
 class Note:
     """A paragraph that may end with a command; `tone` is plain, good, doubtful or bad."""
 
@@ -123,14 +177,30 @@ class Note:
     kind = "note"
 
 
-Part = Table | Picture | Note
+Part = Table | Picture | Gallery | Note | Fold
+
+
+def unfolded(parts: Iterable[Part]) -> Iterator[Part]:
+    """All parts in reading order, those under folds among them, and no folds."""
+    for part in parts:
+        if isinstance(part, Fold):
+            yield from unfolded(part.parts)
+        else:
+            yield part
+
+
+def folded(title: str, parts: Iterable[Part]) -> tuple[Part, ...]:
+    """`parts` under a fold; nothing where there are none."""
+    hidden = tuple(parts)
+    return (Fold(title, hidden),) if hidden else ()
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One section of the report; without parts it names the `command` that fills it.
+    """One section of the report; without parts the report names the `command` that fills it.
 
-    `findings` are what the summary says of it, `stale` what would stand in it and is left out.
+    `findings` are what the summary says of it, `stale` what would stand in it and is left out; one that `leads` is
+    read right behind the summary.
     """
 
     key: str
@@ -139,3 +209,4 @@ class Section:
     command: str = ""
     findings: tuple[Note, ...] = ()
     stale: tuple[Stale, ...] = ()
+    leads: bool = False

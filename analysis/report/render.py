@@ -10,15 +10,17 @@ from typing import Final
 import jinja2
 import pandas as pd
 
-from fintune_xr.analysis.report.contents import Note, Section, Stale, Table
+from fintune_xr.analysis.report.contents import Note, Section, Stale, Table, unfolded
+from fintune_xr.analysis.report.glossary import explained
 
 _TEMPLATE: Final = "report.html.jinja"
 
 
-def page_of(title: str, subtitle: str, sections: Iterable[Section]) -> str:
-    """A complete HTML page that needs no network and no other file.
+def page_of(title: str, subtitle: str, sections: Iterable[Section], *, tables: str = "") -> str:
+    """A complete HTML page that needs no network, no script and no other file.
 
-    Every text is escaped; figures are embedded; sections without data name the command that fills them.
+    Every text is escaped, figures are embedded. `tables` is the folder beside the page in which whole tables lie as
+    TSV, and to which it then leads.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -28,26 +30,34 @@ def page_of(title: str, subtitle: str, sections: Iterable[Section]) -> str:
         lstrip_blocks=True,
     )
     template = environment.get_template(_TEMPLATE)
-    return template.render(title=title, subtitle=subtitle, sections=list(sections))
+    return template.render(title=title, subtitle=subtitle, sections=list(sections), tables=tables)
 
 
 def tables_of(sections: Iterable[Section]) -> dict[str, pd.DataFrame]:
     """Every table of the sections by its key, unrounded, ready to be written as TSV."""
-    parts = (part for section in sections for part in section.parts)
+    parts = (part for section in sections for part in unfolded(section.parts))
     return {part.key: part.data for part in parts if isinstance(part, Table)}
 
 
 def with_summary(sections: Sequence[Section], *, foreword: Sequence[Note] = ()) -> list[Section]:
     """The sections in reading order behind a summary: `foreword`, their findings, and what is out of date.
 
-    Each section begins with what would stand in it and is out of date.
+    Sections that lead come first, those without anything stand together at the end with the commands that fill them.
+    Each begins with what would stand in it and is out of date.
     """
-    findings = [note for section in sections for note in section.findings]
-    findings += [_out_of_date(one) for one in dict.fromkeys(left_out(sections))]
+    ordered = sorted(sections, key=lambda section: not section.leads)
+    findings = explained(note for section in ordered for note in section.findings)
+    findings += [_out_of_date(one) for one in dict.fromkeys(left_out(ordered))]
     if not findings:
-        findings = [Note("Nothing has been measured yet. The sections below name the commands that do it.")]
-    shown = [replace(one, parts=(*map(_out_of_date, one.stale), *one.parts)) for one in sections]
-    return [Section("summary", "Summary", (*foreword, *findings)), *shown]
+        findings = [Note("Nothing has been measured yet. The end of this page names the commands that do it.")]
+    filled = [replace(one, parts=(*map(_out_of_date, one.stale), *one.parts)) for one in ordered]
+    empty = [Note(f"{one.title}:", command=one.command) for one in filled if not one.parts]
+    missing = [Section("missing", "Not stored yet", tuple(empty))] if empty else []
+    return [
+        Section("summary", "Summary", (*foreword, *findings)),
+        *(one for one in filled if one.parts),
+        *missing,
+    ]
 
 
 def left_out(sections: Iterable[Section]) -> list[Stale]:

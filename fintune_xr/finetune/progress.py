@@ -197,7 +197,7 @@ class Progress(Callback):  # type: ignore[misc]
             LOGGER.warning(
                 "epoch %d: %s is below half of its best (%.3f of epoch %d) for the third time running: this "
                 "training has collapsed. The weights of its best epoch stand.",
-                epoch, self._score, self.tally.best_score, self.tally.best_epoch,
+                epoch + 1, self._score, self.tally.best_score, self.tally.best_epoch + 1,
             )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from fintune_xr.analysis.report.sections.positivity import positivity_section
 from fintune_xr.analysis.report.sections.statistics import Statistics
 from fintune_xr.errors import FintuneError
 from fintune_xr.metrics.donor_tests import MIN_DONORS
+from fintune_xr.pipelines.report.signals import judged_tiles, run_signals, shown_runs
 from fintune_xr.pipelines.report.stale import evaluated_part, stale_scores
 from fintune_xr.pipelines.report.stored_studies import stored_studies
 from fintune_xr.pipelines.steps.associate import association_doubt
@@ -105,6 +106,8 @@ def _statistics(cohort: Cohort, baseline: str) -> tuple[Statistics, _StaleBySect
         return Statistics(), dict.fromkeys(_OF_DONORS, (stale,))
     runs = texts(analysis[n.RUN])
     stability, old = _stability(cohort, analysis, baseline)
+    rules = {run: active_rule(cohort, run) for run in runs}
+    shown = shown_runs(runs, baseline)
     found = Statistics(
         analysis=analysis,
         baseline=baseline,
@@ -113,7 +116,9 @@ def _statistics(cohort: Cohort, baseline: str) -> tuple[Statistics, _StaleBySect
         positivity={run: _positivity(cohort, run) for run in runs},
         ratio_by_rule=analysis[n.RATIO_BY_RULE],
         rho_by_rule=analysis[n.RHO_BY_RULE],
-        active_rules={run: active_rule(cohort, run) for run in runs},
+        active_rules=rules,
+        signals={run: run_signals(cohort, run) for run in shown},
+        judged={run: judged_tiles(cohort, run, rules[run]) for run in shown},
         **stability,
     )
     return found, old
@@ -129,7 +134,13 @@ def _counted_alone(cohort: Cohort) -> tuple[Statistics, _StaleBySection]:
         except FintuneError as error:
             command = f"fintune-xr positivity STORE --run {run}"
             stale.append(Stale(f"the positive cells of run {run}", str(error), command))
-    found = Statistics(positivity={run: _positivity(cohort, run) for run in rules}, active_rules=rules)
+    shown = shown_runs(list(rules), "")
+    found = Statistics(
+        positivity={run: _positivity(cohort, run) for run in rules},
+        active_rules=rules,
+        signals={run: run_signals(cohort, run) for run in shown},
+        judged={run: judged_tiles(cohort, run, rules[run]) for run in shown},
+    )
     return found, {"positivity": tuple(stale)}
 
 

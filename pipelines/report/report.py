@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -53,9 +54,10 @@ def report(store: str | Path, *, out: str | Path | None = None, baseline: str | 
     if not path.parent.is_dir():
         raise StoreWriteError(f"--out {path}: there is no folder {path.parent}. Make it, or name another --out")
     sections = report_sections(cohort, baseline=_baseline(cohort, baseline))
-    subtitle = f"{cohort.kind.upper()} cohort, store schema {datasets.SCHEMA_VERSION}"
-    page = page_of(cohort.title, subtitle, with_summary(sections, foreword=_foreword(cohort)))
+    today = datetime.now(UTC).date().isoformat()
+    subtitle = f"{cohort.kind.upper()} cohort, store schema {datasets.SCHEMA_VERSION}, report of {today}"
     tables = path.with_name(f"{path.stem}_tables")
+    page = page_of(cohort.title, subtitle, with_summary(sections, foreword=_foreword(cohort)), tables=tables.name)
     with writing(str(path)):
         tables.mkdir(parents=True, exist_ok=True)
         for earlier in tables.glob("*.tsv"):

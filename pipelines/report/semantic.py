@@ -111,14 +111,14 @@ def _examples(cohort: Cohort, contents: ClassScores) -> list[dict[str, Any]]:
     patches = patches_of(cohort, tiles)
     runs = {run: cohort.run(run, lazy=False) for run in texts(scores[n.RUN]) if run in class_runs(cohort)}
     images = cohort.images(lazy=False)
-    sides = dict(zip(texts(images[n.TILE]), sides_um(images).tolist(), strict=True))
+    facts = zip(texts(images[n.TILE]), texts(images[n.SPLIT]), sides_um(images).tolist(), strict=True)
+    of_tile = {tile: {n.TILE: tile, n.SPLIT: split, "side_um": side} for tile, split, side in facts}
     found: list[dict[str, Any]] = []
     for at in _chosen(scores, contents.baseline):
         image, _ = patches.read(at)
         truth = patches.labels(at, class_map)
         maps = {"annotated": truth} | {run: _map(stored, patches.names[at], truth) for run, stored in runs.items()}
-        of_tile = {n.TILE: patches.names[at], "side_um": sides[patches.names[at]]}
-        found.append({**of_tile, "image": image, "maps": maps, "classes": class_map.names})
+        found.append({**of_tile[patches.names[at]], "image": image, "maps": maps, "classes": class_map.names})
     return found
 
 

@@ -57,7 +57,7 @@ def tile_counts(cohort: Cohort, runs: Sequence[str]) -> xr.Dataset:
         found.append(counts.drop_vars(n.RULE).assign_coords({n.RUN: name}))
     images = cohort.images(lazy=False)
     labels = {c: (n.TILE, images[c].values) for c in (n.DONOR, n.MARKER)}
-    return xr.concat(found, n.RUN, join="exact").assign_coords(labels)
+    return xr.concat(found, n.RUN, join="exact", coords="different", compat="equals").assign_coords(labels)
 
 
 def quarantined_tiles(cohort: Cohort, runs: Sequence[str]) -> xr.DataArray:

@@ -14,7 +14,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from fintune_xr import names as n
-from fintune_xr.analysis.report.contents import Section, Study, Table
+from fintune_xr.analysis.report.contents import Section, Study, Table, unfolded
 from fintune_xr.analysis.report.render import left_out, page_of, with_summary
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.pipelines.report import stored_studies as studies
@@ -150,7 +150,7 @@ def _left_out(sections: Sequence[Section]) -> set[str]:
 
 def _shown(sections: Sequence[Section]) -> set[str]:
     """Keys of the sections that hold a table."""
-    return {one.key for one in sections if any(isinstance(part, Table) for part in one.parts)}
+    return {one.key for one in sections if any(isinstance(part, Table) for part in unfolded(one.parts))}
 
 
 @pytest.fixture(autouse=True)
@@ -192,7 +192,8 @@ def test_the_command_makes_it_anew_and_old_tables_do_not_stay(cohort: Cohort, tm
     assert not (tables / "scores.tsv").exists()
     assert "fintune-xr evaluate STORE --run cells --run mixed --run other --split test" in page.read_text()
     evaluate(cohort.url, runs=("cells", "other"), resamples=5)
-    associate(cohort.url, clinical=tmp_path / "copy" / "clinical.csv", outcomes=("nft",), runs=("cells", "other"))
+    clinical = tmp_path / "copy" / "clinical.csv"
+    associate(cohort.url, clinical=clinical, outcomes=("nft",), runs=("cells", "other"), replace=True)
     bootstrap(cohort.url, resamples=3, restart=True)
     gate(cohort.url, run="cells", resamples=5)
     report(cohort.url, out=page)
@@ -201,7 +202,8 @@ def test_the_command_makes_it_anew_and_old_tables_do_not_stay(cohort: Cohort, tm
 
 
 def test_a_hybrid_of_masks_that_were_made_anew_is_named(cohort: Cohort) -> None:
-    associate(cohort.url, clinical=Path(cohort.url).with_name("clinical.csv"), outcomes=("nft",), runs=("mixed",))
+    clinical = Path(cohort.url).with_name("clinical.csv")
+    associate(cohort.url, clinical=clinical, outcomes=("nft",), runs=("mixed",), replace=True)
     evaluate(cohort.url, runs=("mixed",), resamples=5)
     assert _left_out(report_sections(cohort)) == {"bootstrap"}
     for run in ("cells", "other"):
@@ -211,7 +213,7 @@ def test_a_hybrid_of_masks_that_were_made_anew_is_named(cohort: Cohort) -> None:
 
 
 def test_resamples_of_other_outcomes_are_left_out(cohort: Cohort) -> None:
-    associate(cohort.url, clinical=Path(cohort.url).with_name("clinical.csv"), outcomes=("gpath",))
+    associate(cohort.url, clinical=Path(cohort.url).with_name("clinical.csv"), outcomes=("gpath",), replace=True)
     sections = report_sections(cohort)
     (one,) = {one for section in sections if section.key == "bootstrap" for one in section.stale}
     assert one.reason == "they were drawn from other counts or outcomes"

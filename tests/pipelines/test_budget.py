@@ -216,5 +216,5 @@ def test_gains_too_small_to_matter_are_said_to_be() -> None:
 def test_groups_that_do_not_rise_are_not_recommended() -> None:
     flat = curves.PowerLaw(0.5, 0.0, 1.0)
     text = budget_study(study_of({"all": flat, "GFAP": flat, "IBA1": flat})).text
-    assert f"No learning curve: {curves.NOT_RISING}." in text
+    assert f"No curve could be fitted: {curves.NOT_RISING}." in text
     assert "More annotations" not in text

@@ -37,8 +37,10 @@ def test_one_report_carries_every_step(tmp_path: Path, monkeypatch: pytest.Monke
     for config in (compared.train, said["budget"]["config"]):
         quick = load_settings(TrainSettings, config)
         assert (quick.seed, quick.epochs % quick.validate_every) == (2, 0)
-    for title in ("Segmentation", "Ways to train", "Label budget", "Donor ratios", "Resamples"):
+    for title in ("Segmentation", "Post-processing", "Which cells are positive", "Donor ratios", "Resamples"):
         assert f">{title}</h2>" in page
+    for title in ("Ways to train", "Label budget"):
+        assert f"{title}: <code>fintune-xr" in page[page.index(">Not stored yet</h2>") :]
     assert "12 gates on its stored masks and cells" in page
     assert "Out of date" not in page
     assert page.index(REMARK) < page.index("tiles of 8 donors")

@@ -6,6 +6,7 @@ import html.parser
 import io
 import re
 from dataclasses import replace
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -14,8 +15,20 @@ import xarray as xr
 
 from fintune_xr import names as n
 from fintune_xr.analysis import comparison, outcomes
+from fintune_xr.analysis.figures.positivity import NEGATIVE, POSITIVE, UNDECIDED, JudgedTile, judged_figure
+from fintune_xr.analysis.kernels import thresholds
 from fintune_xr.analysis.report import numbers
-from fintune_xr.analysis.report.contents import Note, Section, Study, Table
+from fintune_xr.analysis.report.contents import (
+    ROWS_FOLDED,
+    Drawing,
+    Fold,
+    Gallery,
+    Note,
+    Section,
+    Study,
+    Table,
+    unfolded,
+)
 from fintune_xr.analysis.report.instance.scores import RunScores, segmentation_section, study_sections, verdicts
 from fintune_xr.analysis.report.render import page_of, tables_of, with_summary
 from fintune_xr.analysis.report.sections.associations import (
@@ -23,7 +36,6 @@ from fintune_xr.analysis.report.sections.associations import (
     association_table,
     bootstrap_section,
     comparison_section,
-    findings,
     ratio_section,
 )
 from fintune_xr.analysis.report.sections.cohort import (
@@ -33,7 +45,9 @@ from fintune_xr.analysis.report.sections.cohort import (
     provenance_section,
     quarantine_section,
 )
-from fintune_xr.analysis.report.sections.positivity import positivity_section
+from fintune_xr.analysis.report.sections.findings import findings
+from fintune_xr.analysis.report.sections.positivity import positivity_section, rule_words
+from fintune_xr.analysis.report.sections.scatters import scatter_parts
 from fintune_xr.analysis.report.sections.statistics import Statistics
 from fintune_xr.metrics.intervals import instance_scores, scores_by_donor
 from fintune_xr.seeds import stream
@@ -106,6 +120,18 @@ def _examples() -> xr.Dataset:
     return examples.assign_coords(coords)
 
 
+def _signals() -> xr.DataArray:
+    counts = np.zeros((2, thresholds.N_BINS), np.int64)
+    counts[:, 300:900] = 5
+    return xr.DataArray(counts, coords={n.MARKER: MARKERS, n.BIN: thresholds.CENTRES})
+
+
+def _judged() -> JudgedTile:
+    mask = np.zeros((64, 64), np.uint32)
+    mask[5:15, 5:15], mask[30:40, 30:40], mask[50:60, 5:15] = 1, 2, 3
+    return JudgedTile("GFAP, t7", mask * 1000, mask, np.array([0, POSITIVE, NEGATIVE, UNDECIDED], np.uint8))
+
+
 OF_DONORS = (positivity_section, ratio_section, association_section, bootstrap_section, comparison_section)
 SCORES = RunScores(scores=_scores(), baseline="base")
 
@@ -118,8 +144,12 @@ def statistics() -> Statistics:
     return Statistics(
         analysis=analysis, bootstrap=bootstrap, stability=comparison.summarise(bootstrap),
         comparisons=(comparison.compare_runs(bootstrap, baseline="base", other="tuned"),),
-        clinical=xr.Dataset(coords={n.OUTCOME: OUTCOMES, n.DIRECTION: (n.OUTCOME, direction)}),
+        clinical=xr.Dataset(
+            {n.OUTCOME_VALUE: ((n.DONOR, n.OUTCOME), [[1.0, 4], [2, 3], [3, np.nan], [4, 1]])},
+            {n.DONOR: DONORS, n.OUTCOME: OUTCOMES, n.DIRECTION: (n.OUTCOME, direction)},
+        ),
         rho_if_lost=xr.Dataset({"low": analysis[n.RHO] - 0.1, "high": analysis[n.RHO]}),
+        signals={"tuned": _signals()}, judged={"tuned": (_judged(),)},
         positivity={"tuned": _positivity()}, ratio_by_rule=by_rule.transpose(n.RUN, n.RULE, ...),
         rho_by_rule=analysis[n.RHO].expand_dims({n.RULE: ["otsu", "mixture"]}), active_rules={"tuned": "otsu"},
     )  # fmt: skip
@@ -136,7 +166,16 @@ def sections(statistics: Statistics) -> tuple[Section, ...]:
         segmentation_section(SCORES),
         *study_sections({"budget": (study,)}),
         *(section(statistics) for section in OF_DONORS),
-        provenance_section({"tuned": {"model": "flow_unet", "settings": {"diameter": 20}, "packages": {"numpy": "2"}}}),
+        provenance_section(
+            {
+                "tuned": {
+                    "model": "flow_unet",
+                    "settings": {"diameter": 20},
+                    "training": {"best_epoch": 3},
+                    "packages": {"numpy": "2"},
+                }
+            }
+        ),
     )
 
 
@@ -153,7 +192,7 @@ EMPTY = (
 
 def _page_of(sections: tuple[Section, ...]) -> str:
     foreword = [Note(cohort_sentence(_images(), ("t0", "t1")))]
-    return page_of("A <cohort> & more", "Store", with_summary(sections, foreword=foreword))
+    return page_of("A <cohort> & more", "Store", with_summary(sections, foreword=foreword), tables="my_tables")
 
 
 @pytest.fixture(scope="module")
@@ -173,13 +212,15 @@ class _Outline(html.parser.HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        if tag not in ("meta", "img", "br", "link"):
+        if tag not in ("meta", "img", "br", "link", "input"):
             self.open.append(tag)
         for name, value in attrs:
             if name in ("src", "href"):
                 self.addresses.append(value or "")
             if name == "id":
                 self.ids.append(value or "")
+            if name == "type" and tag == "input":
+                assert value == "checkbox"
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
@@ -203,7 +244,7 @@ def test_page_needs_nothing_else(page: str) -> None:
     assert "script" not in outline.tags
     assert "link" not in outline.tags
     for address in outline.addresses:
-        assert address.startswith(("#", "data:image/"))
+        assert address.startswith(("#", "data:image/", "my_tables/"))
     assert not re.search(r"url\(|@import|https?://(?!www\.w3\.org)", page)
 
 
@@ -216,7 +257,7 @@ def test_contents_list_leads_to_every_section(page: str, sections: tuple[Section
 
 def test_every_text_is_escaped(page: str) -> None:
     assert "<script>" not in page
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;: ") >= 4, "donors named in the scatter plots"
     assert "A &lt;cohort&gt; &amp; more" in page
     assert "truncated &amp; &lt;b&gt;" in page
 
@@ -239,11 +280,15 @@ def test_the_same_sections_give_the_same_page(sections: tuple[Section, ...], pag
 
 
 def test_the_summary_is_what_the_sections_found_in_their_order(sections: tuple[Section, ...]) -> None:
-    summary = with_summary(sections)[0]
-    assert [note.text.split(" ")[0] for note in summary.parts if isinstance(note, Note)][:2] == ["Did", "base:"]
+    notes = [note for note in with_summary(sections)[0].parts if isinstance(note, Note)]
+    assert [note.text.split(" ")[0] for note in notes if note.tone != "term"][:2] == ["base:", "base:"]
+    verdict = next(at for at, note in enumerate(notes) if "AP50" in note.text)
+    assert notes[verdict].text.startswith("Did it help?")
+    assert notes[verdict + 1].tone == "term", "the word is explained where it first stands"
+    assert "TP / (TP + FP + FN)" in notes[verdict + 1].text
     nothing = with_summary(EMPTY)[0]
     assert [part.text for part in nothing.parts if isinstance(part, Note)] == [
-        "Nothing has been measured yet. The sections below name the commands that do it."
+        "Nothing has been measured yet. The end of this page names the commands that do it."
     ]
 
 
@@ -288,8 +333,104 @@ def test_associations_begin_with_the_smallest_q_and_end_with_the_missing() -> No
     assert set(table[n.DIRECTION]) == {"not stated"}
 
 
+def _found(contents: Statistics) -> list[Note]:
+    assert contents.analysis is not None
+    return findings(contents, association_table(contents.analysis, contents.clinical))
+
+
+def test_the_baseline_stands_last_and_in_one_line(statistics: Statistics) -> None:
+    texts = [note.text for note in _found(replace(statistics, baseline="base"))]
+    assert [text.partition(":")[0] for text in texts] == ["tuned", "tuned", "tuned", "base"]
+    assert texts[-1] == "base: 1 of 3 associations have q < 0.05: GFAP with nft (rho +0.95)."
+
+
+def test_scatter_plots_lead_and_name_every_donor(statistics: Statistics) -> None:
+    contents = replace(statistics, baseline="base")
+    section = association_section(contents)
+    first = with_summary([ratio_section(contents), section])[1]
+    assert first.key == "associations"
+    parts = scatter_parts(contents)
+    (gallery, others) = (part for part in parts if isinstance(part, (Gallery, Fold)))
+    assert isinstance(gallery, Gallery)
+    assert [drawing.title for drawing in gallery.drawings] == ["GFAP and nft, tuned", "GFAP and ceradsc, tuned"]
+    assert isinstance(others, Fold)
+    (hidden,) = others.parts
+    assert isinstance(hidden, Gallery)
+    assert [drawing.title for drawing in hidden.drawings][:2] == ["GFAP and nft, base", "GFAP and ceradsc, base"]
+    assert len(hidden.drawings) == 4, "the missing rho of IBA1 and ceradsc is no pair"
+    _same_as_stored(gallery.drawings[1], contents)
+
+
+def _same_as_stored(drawing: Drawing, contents: Statistics) -> None:
+    """The circles of GFAP and ceradsc, tuned: one for each donor with both numbers, placed in their order."""
+    assert contents.analysis is not None
+    assert contents.clinical is not None
+    circles = ElementTree.fromstring(drawing.svg).findall("circle")
+    ratio = contents.analysis[n.RATIO].sel({n.RUN: "tuned", n.MARKER: "GFAP"}).values
+    outcome = contents.clinical[n.OUTCOME_VALUE].sel({n.OUTCOME: "ceradsc"}).values
+    known = np.isfinite(outcome)
+    told = [circle.findtext("title") or "" for circle in circles]
+    assert [text.partition(":")[0] for text in told] == [DONORS[at] for at in np.flatnonzero(known)]
+    assert f"{100 * ratio[0]:.1f}" in told[0]
+    x, y = ([float(circle.get(name, "nan")) for circle in circles] for name in ("cx", "cy"))
+    assert np.argsort(x).tolist() == np.argsort(outcome[known]).tolist()
+    assert np.argsort(y).tolist() == np.argsort(-ratio[known]).tolist()
+    assert "rho −0.90 [" in drawing.caption
+    assert "4 donors" in drawing.caption
+
+
+def test_without_a_small_q_the_smallest_p_are_shown_and_that_is_said(statistics: Statistics) -> None:
+    assert statistics.analysis is not None
+    none = replace(statistics, analysis=statistics.analysis.assign({n.Q: statistics.analysis[n.Q] * 0 + 0.5}))
+    parts = scatter_parts(replace(none, baseline="base"))
+    assert isinstance(parts[0], Note)
+    assert parts[0].text == "No association has q < 0.1; those with the smallest p are shown."
+    assert any(isinstance(part, Gallery) and len(part.drawings) == 3 for part in parts)
+
+
+def test_a_table_says_how_many_of_its_rows_are_seen() -> None:
+    def table(n_rows: int) -> Table:
+        return Table("k", "c", pd.DataFrame({"a": np.arange(n_rows)}))
+
+    assert [(one.n_shown, one.n_folded, one.extent) for one in map(table, (3, 15, 40, 1000))] == [
+        (3, 0, ""), (15, 0, ""), (12, 28, "12 of 40 rows"), (12, 0, "12 of 1\u202f000 rows"),
+    ]  # fmt: skip
+    page = page_of("t", "", [Section("s", "S", (table(40),))], tables="r_tables")
+    assert page.count("<td") == 40
+    assert "12 of 40 rows; all" in " ".join(page.split())
+    assert '<a href="r_tables/k.tsv"' in page
+    assert page_of("t", "", [Section("s", "S", (table(ROWS_FOLDED + 13),))]).count("<td") == 12
+
+
+def test_no_section_is_empty_and_what_is_missing_stands_together(sections: tuple[Section, ...]) -> None:
+    shown = with_summary((*sections, *study_sections({})))
+    assert all(section.parts for section in shown)
+    assert [section.key for section in shown].count("missing") == 1
+    assert shown[-1].title == "Not stored yet"
+    assert {"sweep", "gate"} <= {part.command.split()[1] for part in shown[-1].parts if isinstance(part, Note)}
+
+
+def test_cells_are_drawn_in_the_colour_of_their_verdict() -> None:
+    figure = judged_figure([_judged()])
+    bare, judged = (axes.images[0].get_array() for axes in figure.axes)
+    assert bare is not None
+    assert judged is not None
+    colours = {tuple(np.round(pixel, 2)) for pixel in np.asarray(judged).reshape(-1, 3)}
+    assert {(1.0, 0.55, 0.0), (0.25, 0.7, 1.0), (0.75, 0.75, 0.75)} <= colours
+    assert figure.axes[1].get_title("left") == "1 of 3 cells positive"
+    assert len({tuple(pixel) for pixel in np.asarray(bare).reshape(-1, 3)}) == 4, "grey alone"
+
+
+@pytest.mark.parametrize(("rule", "words"), [
+    ("otsu", "signal above Otsu's threshold, one for each marker of the cohort (otsu)"),
+    ("fixed_310", "a fixed threshold of 310 counts (fixed_310)"), ("mine", "mine"),
+])  # fmt: skip
+def test_rules_are_said_in_words(rule: str, words: str) -> None:
+    assert rule_words(rule) == words
+
+
 def test_a_reversed_outcome_is_read_the_right_way_round(statistics: Statistics) -> None:
-    texts = [note.text for note in findings(statistics)]
+    texts = [note.text for note in _found(statistics)]
     assert texts[0] == "base: 1 of 3 associations have q < 0.05."
     (cerad,) = [text for text in texts if "ceradsc" in text]
     assert "falls with ceradsc (higher is better (reversed scale)): more positive cells go with worse" in cerad
@@ -320,7 +461,7 @@ def test_mean_ratios_and_their_differences_are_listed(statistics: Statistics) ->
 def test_nothing_found_is_said_plainly() -> None:
     analysis = _analysis()
     analysis[n.Q] = analysis[n.Q] * 0 + 0.5
-    note, _ = findings(Statistics(analysis=analysis))
+    note, _ = _found(Statistics(analysis=analysis))
     assert note.text == "base: none of 3 associations has q < 0.05."
 
 
@@ -374,7 +515,7 @@ def test_scores_of_a_single_donor_come_without_intervals() -> None:
 
 def test_shares_are_said_to_be_unvalidated(statistics: Statistics) -> None:
     def told(contents: Statistics) -> list[str]:
-        return [part.text for part in positivity_section(contents).parts if isinstance(part, Note)]
+        return [part.text for part in unfolded(positivity_section(contents).parts) if isinstance(part, Note)]
 
     assert any("unvalidated" in text for text in told(statistics))
     assert told(Statistics()) == []
@@ -392,7 +533,7 @@ def test_bounds_of_quarantine_list_only_what_changes(sections: tuple[Section, ..
     analysis = _analysis()
     same = xr.Dataset({"low": analysis[n.RHO], "high": analysis[n.RHO]})
     section = association_section(Statistics(analysis=analysis, rho_if_lost=same))
-    notes = [part.text for part in section.parts if isinstance(part, Note)]
+    notes = [part.text for part in unfolded(section.parts) if isinstance(part, Note)]
     assert "No correlation would change if the quarantined tiles had been read." in notes
 
 
@@ -400,6 +541,7 @@ def test_provenance_has_a_column_per_run_and_packages_apart(sections: tuple[Sect
     tables = tables_of(sections)
     facts = tables["provenance"].set_index("fact")["tuned"]
     assert facts["settings.diameter"] == "20"
+    assert facts["training.best_epoch, counted from 1"] == "4"
     assert list(tables["packages"]["package"]) == ["numpy"]
 
 

@@ -11,7 +11,7 @@ import xarray as xr
 
 from fintune_xr import names as n
 from fintune_xr.analysis.figures.leaderboard import confusion_figure, leaderboard_figure
-from fintune_xr.analysis.figures.style import data_uri
+from fintune_xr.analysis.figures.style import PICTURE_DPI, data_uri
 from fintune_xr.analysis.figures.volumes import ShownVolume, volumes_figure
 from fintune_xr.analysis.report.contents import Note, Part, Picture, Section, Stale, Table
 from fintune_xr.analysis.report.numbers import counted, decimals
@@ -78,7 +78,7 @@ def volumes_section(contents: VolumeContents) -> Section:
             "with the vitreous above, and the view from above one field without stripes. If not, the axes are others "
             "than they were read as."
         )
-        uri = data_uri(volumes_figure(contents.first), "png", dpi=110)
+        uri = data_uri(volumes_figure(contents.first), "jpeg", dpi=PICTURE_DPI)
         parts.append(Picture(uri, "Three planes through the first volume of each device", caption))
     return Section("volumes", "Volumes", tuple(parts), findings=tuple(findings))
 

@@ -11,8 +11,8 @@ import xarray as xr
 
 from fintune_xr import names as n
 from fintune_xr.analysis.figures.detection import micrograph_figure, precision_recall_curves, stages_figure
-from fintune_xr.analysis.figures.style import data_uri
-from fintune_xr.analysis.report.contents import Note, Part, Picture, Section, Stale, Table
+from fintune_xr.analysis.figures.style import PICTURE_DPI, data_uri
+from fintune_xr.analysis.report.contents import Note, Part, Picture, Section, Stale, Table, folded
 from fintune_xr.analysis.report.detection.contents import ExampleMicrograph, PickScores
 from fintune_xr.analysis.report.detection.intervals import RESAMPLED, interval_line
 from fintune_xr.analysis.report.numbers import counted, decimals, with_interval
@@ -68,8 +68,9 @@ def stages_section(stages: Mapping[str, xr.Dataset], *, stale: tuple[Stale, ...]
 
 def _picture(one: ExampleMicrograph, diameter_px: float) -> Picture:
     figure = micrograph_figure(one.image, one.true, one.picks, diameter_px=diameter_px, side_um=one.side_um)
-    label = f"Micrograph {one.tile}" + (f", part {one.split}" if one.split else "")
-    return Picture(data_uri(figure, "png", dpi=130), f"{label}: annotated and picked particles", f"{label}.")
+    part = f"part {one.split} of the split" if one.split else "in no part of the split"
+    label = f"Micrograph {one.tile}, {part}"
+    return Picture(data_uri(figure, "jpeg", dpi=PICTURE_DPI), f"{label}: annotated and picked particles", f"{label}.")
 
 
 def _score_parts(particles: PickScores, scores: xr.Dataset) -> list[Part]:
@@ -93,10 +94,8 @@ def _score_parts(particles: PickScores, scores: xr.Dataset) -> list[Part]:
         )
         parts.append(_table("pixel_scores", "Pixels of discs", scores, "pixel"))
     parts.append(_curves(scores))
-    parts.append(_per_micrograph(scores))
-    if particles.facts:
-        parts.append(_facts(particles))
-    return parts
+    hidden = [_per_micrograph(scores), *([_facts(particles)] if particles.facts else [])]
+    return [*parts, *folded("Every micrograph, and where thresholds come from", hidden)]
 
 
 def _doubts(particles: PickScores, scores: xr.Dataset) -> list[Part]:

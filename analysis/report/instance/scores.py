@@ -14,8 +14,8 @@ import xarray as xr
 from fintune_xr import names as n
 from fintune_xr.analysis.figures.statistics import difference_figure, score_bars_figure, threshold_figure
 from fintune_xr.analysis.figures.style import data_uri
-from fintune_xr.analysis.report.contents import Note, Part, Picture, Section, Stale, Study, Table
-from fintune_xr.analysis.report.numbers import decimals, probability, with_interval
+from fintune_xr.analysis.report.contents import Note, Part, Picture, Section, Stale, Study, Table, folded
+from fintune_xr.analysis.report.numbers import counted, decimals, probability, with_interval
 from fintune_xr.metrics.counts import AP50, IOU, score_name
 from fintune_xr.metrics.donor_tests import MIN_DONORS, holm
 from fintune_xr.metrics.intervals import STUDENT_T
@@ -64,9 +64,12 @@ def segmentation_section(contents: RunScores) -> Section:
         return Section("segmentation", "Segmentation", command=EVALUATE)
     parts = score_parts(contents)
     if contents.published is not None:
-        caption = "The original study, on its own data: AP50 is an image mean, the others are pooled"
+        caption = (
+            "Published scores of another data set, with other weights: no row can be compared with the scores above. "
+            "AP50 is an image mean, the others are pooled"
+        )
         frame = contents.published.to_pandas().rename_axis("model").reset_index()
-        parts.append(Table("published", caption, frame))
+        parts += folded("Scores of the original study, on its own images", [Table("published", caption, frame)])
     findings = (*score_notes(contents), *verdicts(contents))
     return Section("segmentation", "Segmentation", tuple(parts), findings=findings)
 
@@ -78,17 +81,16 @@ def score_parts(contents: RunScores, *, prefix: str = "") -> list[Part]:
         return []
     overall = scores.sel({n.THRESHOLD: IOU})
     caption = _scores_caption(contents, scores)
-    parts: list[Part] = [*verdicts(contents), _scores_table(f"{prefix}scores", caption, overall)]
-    parts += _difference_parts(contents, overall, key=f"{prefix}differences")
-    parts.append(_bars(overall))
-    curve = threshold_figure(scores[AP50], _interval(scores, AP50))
-    alt = "Average precision of each run against the required overlap"
-    parts.append(Picture(data_uri(curve, "svg"), alt, "Average precision (mean over images) by IoU."))
+    hidden: list[Part] = []
     if contents.scores_by_marker is not None:
         by_marker = contents.scores_by_marker.sel({n.THRESHOLD: IOU})
-        caption = "The same scores for each marker"
-        parts.append(_scores_table(f"{prefix}scores_by_marker", caption, by_marker))
-    return parts
+        hidden.append(_scores_table(f"{prefix}scores_by_marker", "The same scores for each marker", by_marker))
+    hidden += [*_difference_parts(contents, overall, key=f"{prefix}differences"), _bars(overall)]
+    curve = threshold_figure(scores[AP50], _interval(scores, AP50))
+    alt = "Average precision of each run against the required overlap"
+    hidden.append(Picture(data_uri(curve, "svg"), alt, "Average precision (mean over images) by IoU."))
+    table = _scores_table(f"{prefix}scores", caption, overall)
+    return [*verdicts(contents), table, *folded("Scores by marker, differences, and stricter overlaps", hidden)]
 
 
 def study_sections(studies: Mapping[str, Sequence[Study | Stale]]) -> list[Section]:
@@ -99,7 +101,7 @@ def study_sections(studies: Mapping[str, Sequence[Study | Stale]]) -> list[Secti
         shown = [study for study in stored if isinstance(study, Study)]
         stale = tuple(study for study in stored if isinstance(study, Stale))
         parts = [part for study in shown for part in _study_parts(study, title)]
-        findings = tuple(note for study in shown for note in study_verdicts(study))
+        findings = tuple(note for study in shown for note in study_finding(study))
         sections.append(Section(key, title, tuple(parts), "" if parts else command, findings, stale))
     return sections
 
@@ -115,7 +117,8 @@ def _study_parts(study: Study, title: str) -> list[Part]:
     page = study.table if study.page is None else study.page
     # An interval is one number: it stays on its line.
     formats = {str(name): str for name in page if page[name].astype(str).str.contains("[", regex=False).any()}
-    return [*parts, Table(key, f"{named}: {what}", study.table, formats, page=study.page), *study.more]
+    table = Table(key, f"{named}: {what}", study.table, formats, page=study.page)
+    return [*parts, *folded(f"{named} in numbers", [table, *study.more])]
 
 
 def score_notes(contents: RunScores) -> list[Note]:
@@ -145,11 +148,33 @@ def verdicts(contents: RunScores) -> list[Note]:
     ]
 
 
-def study_verdicts(study: Study) -> list[Note]:
-    """What a study says with a mark of good, doubtful or bad, beginning with its title."""
+def study_finding(study: Study) -> list[Note]:
+    """The one line that a study has in the summary, beginning with its title."""
+    if study.finding is None:
+        return []
     title = STUDIES[study.key][0]
-    notes = [part for part in study.parts if isinstance(part, Note) and part.tone != "plain"]
-    return [replace(note, text=f"{title}. {note.text}") for note in notes]
+    named = f"{title}, {study.name}" if study.name else title
+    return [replace(study.finding, text=f"{named}: {study.finding.text}")]
+
+
+def verdict_in_short(contents: RunScores) -> Note | None:
+    """One line for all runs that are compared with the baseline: how many are better, and the largest difference."""
+    notes = verdicts(contents)
+    if contents.scores is None or not notes:
+        return None
+    versus = contents.scores.sel({n.THRESHOLD: IOU, n.REFERENCE: contents.baseline})
+    others = [run for run in map(str, versus[n.RUN].values) if run != contents.baseline]
+    gains = versus[f"{AP50}_{n.DIFFERENCE}"].sel({n.RUN: others}).values
+    tones = [note.tone for note in notes]
+    better, worse = tones.count("good"), tones.count("bad")
+    counts = f"{better} better than {contents.baseline}, {worse} worse, {len(notes) - better - worse} not decided"
+    if not np.isfinite(gains).any():
+        return Note(f"of {counted(len(notes), 'model', 'models')}, {counts}.", "doubtful")
+    best = int(np.nanargmax(gains))
+    ends = _ends(versus.sel({n.RUN: others[best]}), f"{AP50}_{n.DIFFERENCE}")
+    number = with_interval(float(gains[best]), *ends, signed=True)
+    text = f"of {counted(len(notes), 'model', 'models')}, {counts}; largest gain: {others[best]}, AP50 {number}."
+    return Note(text, "good" if better else "bad" if worse else "doubtful")
 
 
 def _has_differences(contents: RunScores) -> bool:

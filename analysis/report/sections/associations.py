@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -16,13 +15,14 @@ from fintune_xr.analysis.bootstrap import OF_DONORS
 from fintune_xr.analysis.figures.statistics import SIGNIFICANT, association_figure, bootstrap_figure, ratio_figure
 from fintune_xr.analysis.figures.style import data_uri
 from fintune_xr.analysis.ratio_intervals import mean_ratio, ratio_differences
-from fintune_xr.analysis.report.contents import Note, Part, Picture, Section, Table
+from fintune_xr.analysis.report.contents import Fold, Note, Part, Picture, Section, Table, folded
 from fintune_xr.analysis.report.numbers import Format, decimals, percent, probability, whole, with_interval
+from fintune_xr.analysis.report.sections.findings import ALPHA, covariates_of, findings
+from fintune_xr.analysis.report.sections.scatters import scatter_parts
 from fintune_xr.analysis.report.sections.statistics import Statistics
 
 ASSOCIATE: Final = "fintune-xr associate STORE --clinical CSV"
 BOOTSTRAP: Final = "fintune-xr bootstrap STORE --resamples 1000"
-ALPHA: Final = 0.05
 _WITHIN_DONORS: Final = Note(
     "Tiles were drawn within donors: this shows how rho depends on which tiles were taken, not what other donors would "
     "give. It is no interval, has no level, and says of no two runs that they differ. For intervals: resample donors.",
@@ -49,7 +49,8 @@ def ratio_section(contents: Statistics) -> Section:
         "Strip plot of the marker-positive ratio of each donor, per marker and run",
         "A point is a donor, lines join the same donor, the wide line is the median.",
     )
-    return Section("ratios", "Donor ratios", (picture, *_mean_tables(contents), listed))
+    hidden = folded("Means, differences between runs, and the ratio of every donor", [*_mean_tables(contents), listed])
+    return Section("ratios", "Donor ratios", (picture, *hidden))
 
 
 def _mean_tables(contents: Statistics) -> list[Table]:
@@ -106,10 +107,12 @@ def association_section(contents: Statistics) -> Section:
         "associations", "All associations, smallest q first", table, formats, _page(table), (n.OUTCOME,),
         frozenset(np.flatnonzero(table[n.Q] < ALPHA).tolist()),
     )  # fmt: skip
-    parts: list[Part] = [Note(text), *_reversed_scales(table), picture, listed]
-    parts += _count_parts(contents.analysis)
+    parts: list[Part] = [*_reversed_scales(table), *scatter_parts(contents), picture, Note(text)]
+    parts += folded("All associations in numbers", [listed])
+    parts += folded("The counts as counts: a second look without ranks", _count_parts(contents.analysis))
     parts += _lost_parts(contents.analysis, contents.rho_if_lost)
-    return Section("associations", "Association with outcomes", tuple(parts), findings=tuple(findings(contents)))
+    told = tuple(findings(contents, table))
+    return Section("associations", "Association with outcomes", tuple(parts), findings=told, leads=True)
 
 
 def _count_parts(analysis: xr.Dataset) -> list[Part]:
@@ -119,7 +122,7 @@ def _count_parts(analysis: xr.Dataset) -> list[Part]:
     names = [n.LOG_ODDS, n.LOG_ODDS_SE, n.DISPERSION, n.COUNT_P, n.COUNT_Q, n.COUNT_REASON]
     table = analysis[names].reset_coords(drop=True).to_dataframe().reset_index()[[*_RMO, *names]]
     table = table.sort_values([n.COUNT_Q, n.COUNT_P], kind="stable", na_position="last")
-    adjusted = f", adjusted for {_covariates(analysis)}" if _covariates(analysis) else ""
+    adjusted = f", adjusted for {covariates_of(analysis)}" if covariates_of(analysis) else ""
     caption = (
         f"Counts as counts: log odds of a cell being positive per unit of the outcome{adjusted}, by binomial "
         "regression whose variance is the dispersion times the binomial one; exploratory beside rho"
@@ -129,13 +132,8 @@ def _count_parts(analysis: xr.Dataset) -> list[Part]:
     return [Table("count_model", caption, table.reset_index(drop=True), formats, code=(n.OUTCOME,))]
 
 
-def _covariates(dataset: xr.Dataset) -> str:
-    """Names of the covariates that every rho of `dataset` is adjusted for, empty where there are none."""
-    return ", ".join(map(str, list(dataset.attrs.get("covariates", []))))
-
-
 def _adjusted(dataset: xr.Dataset) -> str:
-    names = _covariates(dataset)
+    names = covariates_of(dataset)
     return f"Partial Spearman correlation, adjusted for {names}," if names else "Spearman correlation"
 
 
@@ -172,7 +170,8 @@ def _lost_parts(analysis: xr.Dataset, bounds: xr.Dataset | None) -> list[Part]:
         return [Note("No correlation would change if the quarantined tiles had been read.", "good")]
     caption = "Rho if every cell of the quarantined tiles were negative, or positive; only where it changes"
     formats = dict.fromkeys([n.RHO, *names.values()], decimals(2, signed=True))
-    return [Table("quarantine_sensitivity", caption, table[moved], formats, code=(n.OUTCOME,))]
+    listed = Table("quarantine_sensitivity", caption, table[moved], formats, code=(n.OUTCOME,))
+    return [Fold("What the quarantined tiles could change", (listed,))]
 
 
 def _page(table: pd.DataFrame) -> pd.DataFrame:
@@ -183,30 +182,6 @@ def _page(table: pd.DataFrame) -> pd.DataFrame:
     return table.drop(columns=[n.DIRECTION, n.REASON, n.P_METHOD], errors="ignore").assign(remark=remark)
 
 
-def findings(contents: Statistics) -> list[Note]:
-    """The associations with q below ALPHA in plain words, for each run on its own, or that there are none."""
-    if contents.analysis is None:
-        return []
-    table = association_table(contents.analysis, contents.clinical)
-    return [
-        note
-        for run in map(str, contents.analysis[n.RUN].values)
-        for note in _findings_of(run, table, contents.analysis)
-    ]
-
-
-def _findings_of(run: str, table: pd.DataFrame, analysis: xr.Dataset) -> list[Note]:
-    table = table[table[n.RUN] == run]
-    hits = table[table[n.Q] < ALPHA]
-    tested = whole(table[n.Q].notna().sum())
-    names = _covariates(analysis)
-    adjusted = f", adjusted for {names}" if names else ""
-    if hits.empty:
-        return [Note(f"{run}: none of {tested} associations has q < {ALPHA}{adjusted}.", "doubtful")]
-    head = Note(f"{run}: {whole(len(hits))} of {tested} associations have q < {ALPHA}{adjusted}.")
-    return [head, *(_finding(row) for row in hits.to_dict("records"))]
-
-
 def bootstrap_section(contents: Statistics) -> Section:
     """Distribution of rho over resamples and its summary: intervals over donors, or stability within them."""
     analysis, bootstrap, stability = contents.analysis, contents.bootstrap, contents.stability
@@ -215,8 +190,8 @@ def bootstrap_section(contents: Statistics) -> Section:
     facts = {key: bootstrap.attrs.get(key, "not stated") for key in ("scheme", "seed")}
     scheme = bootstrap.attrs.get("scheme_meaning", facts["scheme"])
     text = f"{whole(bootstrap.sizes[n.RESAMPLE])} resamples: {scheme}. Seed {facts['seed']}."
-    if _covariates(bootstrap):
-        text += f" In each of them rho is adjusted for {_covariates(bootstrap)}."
+    if covariates_of(bootstrap):
+        text += f" In each of them rho is adjusted for {covariates_of(bootstrap)}."
     over_donors = facts["scheme"] == OF_DONORS
     line = "the line its 95 % interval over donors" if over_donors else "the line holds 95 % of the draws"
     figure = bootstrap_figure(bootstrap[n.RHO_RESAMPLED], analysis[n.RHO], stability)
@@ -227,7 +202,8 @@ def bootstrap_section(contents: Statistics) -> Section:
     )
     notes = [Note(text)] if over_donors else [Note(text), _WITHIN_DONORS]
     table = _stability_table(analysis, stability, over_donors)
-    return Section("bootstrap", "Resamples" if over_donors else "Stability", (*notes, picture, table))
+    hidden = folded("Rho over the resamples", [picture, table])
+    return Section("bootstrap", "Resamples" if over_donors else "Stability", (*notes, *hidden))
 
 
 def _stability_table(analysis: xr.Dataset, stability: xr.Dataset, over_donors: bool) -> Table:
@@ -272,7 +248,8 @@ def comparison_section(contents: Statistics) -> Section:
     formats: dict[str, Format] = {column: str, "resamples with higher rho": percent}
     caption = "Median difference of rho within the resamples" + (", with its interval" if over_donors else "")
     table = Table("comparison", caption, data, formats, page=page, code=(n.OUTCOME,))
-    return Section("comparison", "Runs compared", (_compared(data) if over_donors else _WITHIN_DONORS, table))
+    hidden = folded("Every difference of rho", [table])
+    return Section("comparison", "Runs compared", (_compared(data) if over_donors else _WITHIN_DONORS, *hidden))
 
 
 def _compared(data: pd.DataFrame) -> Note:
@@ -293,17 +270,6 @@ def _reversed_scales(table: pd.DataFrame) -> list[Note]:
     turned = table[n.OUTCOME][table[n.DIRECTION] == outcomes.BETTER].unique()
     text = f"{outcomes.BETTER}, so a positive rho means less pathology."
     return [Note(f"Mind the scale of {name}: {text}", "doubtful") for name in sorted(turned)]
-
-
-def _finding(row: Mapping[Hashable, Any]) -> Note:
-    rho, direction = float(row[n.RHO]), str(row[n.DIRECTION])
-    moves = "rises" if rho > 0 else "falls"
-    worse = {outcomes.WORSE: rho > 0, outcomes.BETTER: rho < 0}.get(direction)
-    pathology = "worse" if worse else "less"
-    reading = "" if worse is None else f": more positive cells go with {pathology} pathology"
-    numbers = f"rho {decimals(2, signed=True)(rho)}, {row[n.N]} donors, q {probability(row[n.Q])}"
-    what = f"{row[n.RUN]}: the {row[n.MARKER]} ratio {moves} with {row[n.OUTCOME]} ({direction})"
-    return Note(f"{what}{reading} ({numbers}).", "good")
 
 
 def _interval_texts(data: pd.DataFrame, name: str) -> list[str]:

@@ -11,13 +11,14 @@ import xarray as xr
 
 from fintune_xr import names as n
 from fintune_xr.analysis.figures.overlays import plane_names, tile_figure
-from fintune_xr.analysis.figures.style import data_uri
-from fintune_xr.analysis.report.contents import Note, Part, Picture, Section, Table
+from fintune_xr.analysis.figures.style import PICTURE_DPI, data_uri
+from fintune_xr.analysis.report.contents import Fold, Note, Part, Picture, Section, Table, folded
 from fintune_xr.analysis.report.numbers import counted, whole
 from fintune_xr.pixels.pixel_side import sides_um
 
 INGEST = "fintune-xr ingest SOURCE STORE --layout rosmap"
 _PACKAGES = "packages"
+_BEST_EPOCH = "best_epoch"
 _LONGEST_LIST = 8
 
 
@@ -33,11 +34,11 @@ def cohort_section(images: xr.Dataset | None, annotated: tuple[str, ...] = ()) -
     by_donor = tiles.groupby([n.DONOR, n.MARKER])[n.TILE].count().unstack(fill_value=0)
     by_donor = by_donor.assign(all=by_donor.sum(axis=1)).reset_index()
     by_donor.columns.name = None
-    parts: tuple[Part, ...] = (
-        Note(cohort_sentence(images, annotated)),
+    tables = (
         Table("tiles_by_marker", "Tiles and donors per marker and split", _by_marker(tiles)),
         Table("tiles_by_donor", "Tiles per donor and marker", by_donor, code=(n.DONOR,)),
     )
+    parts = (Note(cohort_sentence(images, annotated)), Fold("Tiles of every marker, part and donor", tables))
     return Section("cohort", "Cohort", parts)
 
 
@@ -84,7 +85,10 @@ def examples_section(examples: xr.Dataset | None) -> Section:
     if examples is None or examples.sizes[n.TILE] == 0:
         return Section("examples", "Example tiles", command="fintune-xr infer STORE --run RUN --model MODEL")
     pictures = tuple(_example(examples, at) for at in range(examples.sizes[n.TILE]))
-    return Section("examples", "Example tiles", pictures)
+    first, others = pictures[:1], pictures[1:]
+    return Section(
+        "examples", "Example tiles", (*first, *folded(counted(len(others), "tile", "tiles") + " more", others))
+    )
 
 
 def provenance_section(records: Mapping[str, Mapping[str, Any]]) -> Section:
@@ -100,7 +104,7 @@ def provenance_section(records: Mapping[str, Mapping[str, Any]]) -> Section:
     parts: list[Part] = [_facts("provenance", "What each run was made of", "fact", others)]
     if packages:
         parts.append(_facts("packages", "Package versions", "package", packages))
-    return Section("provenance", "Provenance", tuple(parts))
+    return Section("provenance", "Provenance", folded("Model, weights, settings and versions of every run", parts))
 
 
 def cohort_sentence(images: xr.Dataset, annotated: tuple[str, ...]) -> str:
@@ -149,10 +153,16 @@ def _by_marker(tiles: pd.DataFrame) -> pd.DataFrame:
 
 def _example(examples: xr.Dataset, at: int) -> Picture:
     tile = examples.isel({n.TILE: at})
-    label = f"Tile {tile[n.TILE].item()}, donor {tile[n.DONOR].item()}, {tile[n.MARKER].item()}"
+    label = f"Tile {tile[n.TILE].item()}, donor {tile[n.DONOR].item()}, {tile[n.MARKER].item()}, {_part(tile)}"
     caption = f"{label}. {_colours(plane_names(tile))}."
-    uri = data_uri(tile_figure(tile), "png", dpi=130)
+    uri = data_uri(tile_figure(tile), "jpeg", dpi=PICTURE_DPI)
     return Picture(uri, f"{label}: composite and outlines of each run", caption)
+
+
+def _part(tile: xr.Dataset) -> str:
+    """Which part of the split a tile is in: what was learnt from is easy to segment."""
+    part = str(tile[n.SPLIT].item()) if n.SPLIT in tile.coords else ""
+    return f"part {part} of the split" if part else "in no part of the split"
 
 
 def _colours(planes: list[str]) -> str:
@@ -166,6 +176,9 @@ def _flat(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
     for key, value in record.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key}.")
+        elif key == _BEST_EPOCH and isinstance(value, int):
+            # Records count epochs from 0; people, the log of a training and other tables from 1.
+            yield f"{prefix}{key}, counted from 1", str(value + 1)
         else:
             yield f"{prefix}{key}", "" if value is None else _short(value)
 

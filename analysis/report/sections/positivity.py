@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pandas as pd
 import xarray as xr
 
 from fintune_xr import names as n
+from fintune_xr.analysis.figures.positivity import judged_figure, signal_figure
 from fintune_xr.analysis.figures.statistics import ratio_figure
-from fintune_xr.analysis.figures.style import data_uri
-from fintune_xr.analysis.report.contents import Note, Part, Picture, Section, Table
+from fintune_xr.analysis.figures.style import PICTURE_DPI, data_uri
+from fintune_xr.analysis.report.contents import Note, Part, Picture, Section, Table, folded
 from fintune_xr.analysis.report.numbers import decimals
 from fintune_xr.analysis.report.sections.statistics import Statistics
 
 _TITLE = "Which cells are positive"
+_FIXED = "fixed_"
+_RULES = {
+    "otsu": "signal above Otsu's threshold, one for each marker of the cohort",
+    "otsu_donor": "signal above Otsu's threshold, one for each donor and marker",
+    "mixture": "signal where the brighter of two fitted populations is likelier, for each marker of the cohort",
+    "detected": "every cell of the marker that holds a nucleus of another run",
+}
 _UNVALIDATED = Note(
     "The shares are unvalidated: annotations say where cells are, not which of them are positive, and no rule was "
     "held against the eyes of an expert. Look at some tiles before you trust a share; how far the rules differ is "
@@ -23,16 +33,51 @@ _UNVALIDATED = Note(
 
 def positivity_section(contents: Statistics) -> Section:
     """The rules that were applied, the ratio of each donor and rho under every rule."""
-    parts: list[Part] = [
-        Note(f"Donor ratios of the run {run} use the rule {rule}.") for run, rule in contents.active_rules.items()
-    ]
-    if contents.positivity:
-        parts += [_UNVALIDATED, _rules_table(contents)]
+    parts: list[Part] = [Note(text) for text in _rules_in_words(contents.active_rules)]
+    parts += [_UNVALIDATED] if contents.positivity else []
+    for run, counts in contents.signals.items():
+        parts += _cells_of(contents, run, counts)
+    hidden: list[Part] = [_rules_table(contents)] if contents.positivity else []
     if contents.ratio_by_rule is not None:
-        parts += [_ratio_picture(contents.ratio_by_rule, run) for run in contents.ratio_by_rule[n.RUN].values]
+        hidden += [_ratio_picture(contents.ratio_by_rule, run) for run in contents.ratio_by_rule[n.RUN].values]
     if contents.rho_by_rule is not None:
-        parts.append(_rho_table(contents.rho_by_rule))
+        hidden.append(_rho_table(contents.rho_by_rule))
+    parts += folded("The same cells under every stored rule: counts, ratios and rho", hidden)
     return Section("positivity", _TITLE, tuple(parts), "fintune-xr positivity STORE --run RUN")
+
+
+def rule_words(rule: str) -> str:
+    """A rule as people say it, with the code by which it is stored."""
+    if rule.startswith(_FIXED):
+        return f"a fixed threshold of {rule.removeprefix(_FIXED)} counts ({rule})"
+    return f"{_RULES[rule]} ({rule})" if rule in _RULES else rule
+
+
+def _rules_in_words(rules: Mapping[str, str]) -> list[str]:
+    """A sentence for each rule in use, with the runs that use it."""
+    runs: dict[str, list[str]] = {}
+    for run, rule in rules.items():
+        runs.setdefault(rule, []).append(run)
+    return [f"Positive cells of {', '.join(names)}: {rule_words(rule)}." for rule, names in runs.items()]
+
+
+def _cells_of(contents: Statistics, run: str, counts: xr.DataArray) -> list[Part]:
+    """Signals of all cells of a run with the threshold, and tiles with the verdict on each cell."""
+    rule = contents.active_rules[run]
+    at = contents.positivity[run].sel({n.RULE: rule})
+    limits = at[n.THRESHOLD].groupby(at[n.MARKER].reset_coords(drop=True))
+    ends = [found.reindex({n.MARKER: counts[n.MARKER]}) for found in (limits.min(), limits.max())]
+    alt = f"Histograms of the marker signal of all cells of {run}, with the threshold"
+    caption = f"Run {run}: marker signal of every cell on a logarithmic scale; right of the threshold it is positive."
+    if not ends[0].equals(ends[1]):
+        caption += " Thresholds differ between donors: the band is their range, and colours change at its middle."
+    parts: list[Part] = [Picture(data_uri(signal_figure(counts, *ends), "svg"), alt, caption)]
+    if contents.judged.get(run):
+        uri = data_uri(judged_figure(contents.judged[run]), "jpeg", dpi=PICTURE_DPI)
+        alt = f"Tiles with the outlines of positive and negative cells of {run}"
+        caption = f"Run {run}: of each marker the tile with the median share of positive cells; the marker in grey."
+        parts.append(Picture(uri, alt, caption))
+    return parts
 
 
 def _rules_table(contents: Statistics) -> Table:

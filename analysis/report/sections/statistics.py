@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 import xarray as xr
 
+from fintune_xr.analysis.figures.positivity import JudgedTile
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statistics:
@@ -17,7 +19,8 @@ class Statistics:
     and high (run, marker, outcome): rho if every cell of the quarantined tiles were negative, or positive.
     `positivity` follows POSITIVITY, by run, with `marker` along tile; `ratio_by_rule` is (run, rule, donor, marker),
     `rho_by_rule` (run, rule, marker, outcome), `active_rules` the rule of each run behind `analysis`;
-    `baseline` is the run that others are compared to.
+    `baseline` is the run that others are compared to. `signals` are cells (marker, bin) by log(1 + signal) of some
+    runs, `judged` tiles of these with the verdict on each cell.
     """
 
     analysis: xr.Dataset | None = None
@@ -31,3 +34,5 @@ class Statistics:
     rho_by_rule: xr.DataArray | None = None
     active_rules: Mapping[str, str] = field(default_factory=dict)
     baseline: str = ""
+    signals: Mapping[str, xr.DataArray] = field(default_factory=dict)
+    judged: Mapping[str, tuple[JudgedTile, ...]] = field(default_factory=dict)

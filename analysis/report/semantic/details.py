@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from fintune_xr import names as n
 from fintune_xr.analysis.figures.classes import balance_figure, confusion_figure, patch_figure
 from fintune_xr.analysis.figures.style import data_uri
-from fintune_xr.analysis.report.contents import Note, Picture, Section, Table
-from fintune_xr.analysis.report.numbers import decimals, percent
+from fintune_xr.analysis.report.contents import Note, Picture, Section, Table, folded
+from fintune_xr.analysis.report.numbers import counted, decimals, percent
 from fintune_xr.text import texts
 
 ANNOTATE: Final = "fintune-xr annotate MASKS STORE --layout bcss"
@@ -60,7 +60,8 @@ def examples_section(patches: Sequence[Mapping[str, object]]) -> Section:
     if not patches:
         return Section("examples", "Example patches", command="fintune-xr infer STORE --run RUN --model MODEL")
     pictures = tuple(_example(one) for one in patches)
-    return Section("examples", "Example patches", pictures)
+    more = folded(f"{counted(len(pictures) - 1, 'patch', 'patches')} more", pictures[1:])
+    return Section("examples", "Example patches", (*pictures[:1], *more))
 
 
 def confusion_section(scores: xr.Dataset | None) -> Section:
@@ -93,7 +94,8 @@ def spread_section(scores: xr.Dataset | None) -> Section:
     """How Dice differs between images, and how many small and large annotated pieces were found."""
     if scores is None:
         return Section("spread", "Spread and small pieces", command=EVALUATE)
-    return Section("spread", "Spread and small pieces", (_spread_table(scores), _pieces_table(scores)))
+    hidden = folded("Dice over the images, and pieces found by size", [_spread_table(scores), _pieces_table(scores)])
+    return Section("spread", "Spread and small pieces", hidden)
 
 
 def _rare(balance: xr.Dataset) -> tuple[Note, ...]:
@@ -108,7 +110,12 @@ def _rare(balance: xr.Dataset) -> tuple[Note, ...]:
 def _example(one: Mapping[str, object]) -> Picture:
     image, maps, classes = one["image"], one["maps"], one["classes"]
     figure = patch_figure(image, maps, classes, side_um=one["side_um"])  # type: ignore[arg-type]
-    return Picture(data_uri(figure, "png", dpi=110), f"Patch {one[n.TILE]} with maps of classes", f"{one[n.TILE]}")
+    return Picture(data_uri(figure, "png", dpi=110), f"Patch {one[n.TILE]} with maps of classes", _example_caption(one))
+
+
+def _example_caption(one: Mapping[str, object]) -> str:
+    part = one.get(n.SPLIT)
+    return f"{one[n.TILE]}, part {part} of the split." if part else f"{one[n.TILE]}."
 
 
 def _worst_confusions(summed: xr.DataArray) -> pd.DataFrame:

@@ -11,7 +11,7 @@ import xarray as xr
 from fintune_xr import names as n
 from fintune_xr.analysis.figures.classes import class_dice_figure
 from fintune_xr.analysis.figures.style import data_uri
-from fintune_xr.analysis.report.contents import Note, Part, Picture, Section, Table
+from fintune_xr.analysis.report.contents import Note, Part, Picture, Section, Table, folded
 from fintune_xr.analysis.report.numbers import decimals, with_interval
 from fintune_xr.analysis.report.semantic.marks import mark_notes
 from fintune_xr.analysis.report.semantic.verdicts import difference_table, ends, interval_of, level, verdicts
@@ -52,8 +52,9 @@ def scores_section(contents: ClassScores) -> Section:
         return Section("scores", "Classes of pixels", command=EVALUATE)
     told = (*verdicts(contents.scores, contents.baseline, contents.n_donors), *mark_notes(scores))
     parts: list[Part] = [*(Note(clash, "doubtful") for clash in contents.clashes), *told, _summary(contents, scores)]
-    parts += difference_table(scores, contents.baseline, SHOWN)
-    parts += [_foreground(scores), _of_classes(scores), _points(scores)]
+    parts += [_points(scores), _of_classes(scores)]
+    hidden = [*difference_table(scores, contents.baseline, SHOWN), _foreground(scores)]
+    parts += folded("Differences to the baseline, and any class against none", hidden)
     return Section("scores", "Classes of pixels", tuple(parts), findings=told)
 
 

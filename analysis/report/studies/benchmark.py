@@ -11,10 +11,10 @@ import xarray as xr
 from fintune_xr import names as n
 from fintune_xr.analysis.figures.overlays import plane_names, tile_figure
 from fintune_xr.analysis.figures.studies import precision_recall_figure
-from fintune_xr.analysis.figures.style import data_uri
+from fintune_xr.analysis.figures.style import PICTURE_DPI, data_uri
 from fintune_xr.analysis.published import METRIC, MODEL, published_segmentation
-from fintune_xr.analysis.report.contents import Note, Part, Picture, Study, Table
-from fintune_xr.analysis.report.instance.scores import RunScores, score_parts
+from fintune_xr.analysis.report.contents import Note, Part, Picture, Study, Table, folded
+from fintune_xr.analysis.report.instance.scores import RunScores, score_parts, verdict_in_short
 from fintune_xr.analysis.report.numbers import counted, decimals
 from fintune_xr.metrics.counts import IOU, SCORES, score_name
 
@@ -45,12 +45,16 @@ def benchmark_study(found: xr.Dataset, *, gallery: xr.Dataset | None, beside_pub
     `gallery` holds tiles with image, mask (run, tile, y, x) and annotated, as in `examples_section`; with
     `beside_published` the figures of the original study stand in the table beside ours.
     """
-    table = benchmark_table(found)
-    parts = [*_notes(found), *score_parts(_contents(found), prefix="benchmark_"), _curves(found), _models_table(found)]
+    table, contents, notes = benchmark_table(found), _contents(found), _notes(found)
+    more: list[Part] = [_models_table(found), _curves(found)]
     if beside_published:
-        parts.append(_published_table(found))
-    parts += _gallery(gallery)
-    return Study("benchmark", _text(found), table, page=_page(table), parts=tuple(parts))
+        more += folded("Beside the scores of the original study, on its own images", [_published_table(found)])
+    parts = [*notes, *score_parts(contents, prefix="benchmark_")]
+    parts += folded("The same tiles under every model", _gallery(gallery))
+    finding = verdict_in_short(contents) or next((note for note in notes if note.tone != "plain"), None)
+    return Study(
+        "benchmark", _text(found), table, page=_page(table), parts=tuple(parts), more=tuple(more), finding=finding
+    )
 
 
 def benchmark_table(found: xr.Dataset) -> pd.DataFrame:
@@ -130,8 +134,8 @@ def hybrid_choice(found: xr.Dataset) -> str:
     return f"{chosen}; no val tiles of {guessed}: best over all markers" if guessed else chosen
 
 
-def _notes(found: xr.Dataset) -> list[Part]:
-    notes: list[Part] = [Note(f"No {name} model: {reason}.") for name, reason in found.attrs["left_out"].items()]
+def _notes(found: xr.Dataset) -> list[Note]:
+    notes = [Note(f"No {name} model: {reason}.") for name, reason in found.attrs["left_out"].items()]
     if len(set(found[n.DONOR].values.tolist())) < 2:
         notes.append(Note("Did it help? Not known: all test tiles come from one donor.", "doubtful"))
     return notes
@@ -194,7 +198,7 @@ def _published_table(found: xr.Dataset) -> Table:
             known = study.sel({MODEL: name, METRIC: metric}) if name in there else np.nan
             row[f"{label}: study"] = float(known)
         rows.append(row)
-    caption = "Beside the original study, which scored other images with other weights: no row should be equal"
+    caption = "Published scores of another data set, with other weights, beside ours: no row should be equal"
     return Table("benchmark_published", caption, pd.DataFrame(rows))
 
 
@@ -207,6 +211,6 @@ def _gallery(gallery: xr.Dataset | None) -> list[Part]:
         label = f"Test tile {tile[n.TILE].item()}, {tile[n.MARKER].item()}"
         planes = " and ".join(plane_names(tile))
         caption = f"{label}: the part with most annotated cells. {planes}; outlines of every model and the annotation."
-        uri = data_uri(tile_figure(tile), "png", dpi=130)
+        uri = data_uri(tile_figure(tile), "jpeg", dpi=PICTURE_DPI)
         pictures.append(Picture(uri, f"{label}, outlines of each model", caption))
     return pictures

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from fintune_xr import names as n
 from fintune_xr.analysis import learning_curve as curves
 from fintune_xr.analysis.figures.studies import learning_curve_figure
-from fintune_xr.analysis.report.contents import Study, Table
+from fintune_xr.analysis.report.contents import Note, Study, Table
 from fintune_xr.analysis.report.numbers import MISSING, counted, decimals, whole, with_interval
 from fintune_xr.metrics.counts import AP50, IOU, SCORES, score_name
 
@@ -41,7 +41,9 @@ def budget_study(found: xr.Dataset) -> Study:
     if n.ASYMPTOTE in found and found[n.ASYMPTOTE].notnull().any():
         more += (_curve_table(found),)
     page = budget_table(found)[[n.BUDGET, n.SEED, *_SHOWN]].rename(columns=_SHOWN)
-    return Study(n.BUDGET, _text(found), budget_table(found, every_group=True), _figure(found), page=page, more=more)
+    finding = Note(_found(found))
+    table = budget_table(found, every_group=True)
+    return Study(n.BUDGET, _text(found), table, _figure(found), page=page, more=more, finding=finding)
 
 
 def budget_table(found: xr.Dataset, *, every_group: bool = False) -> pd.DataFrame:
@@ -122,16 +124,23 @@ def _text(found: xr.Dataset) -> str:
         f"{counted(len(facts['val_tiles']), 'tile', 'tiles')} of the val part, which a budget does not count, and was "
         "scored on the annotated test tiles."
     )
+    line = "The line of the figure joins the means of the trainings; it is no fitted curve."
+    is_fitted = n.ASYMPTOTE in found and bool(found[n.ASYMPTOTE].sel({n.GROUP: n.ALL_MARKERS}).notnull())
+    return " ".join([head, _found(found), *([] if is_fitted else [line])])
+
+
+def _found(found: xr.Dataset) -> str:
+    """What the study says, or that it is not finished."""
     if n.ASYMPTOTE not in found:
-        return f"{head} The study is not finished; run the same command again."
-    return f"{head} {_saturates(found)} {_which_marker(found)}"
+        return "The study is not finished; run the same command again."
+    return f"{_saturates(found)} {_which_marker(found)}".strip()
 
 
 def _saturates(found: xr.Dataset) -> str:
     one, tolerance = found.sel({n.GROUP: n.ALL_MARKERS}), found.attrs["curve"]["tolerance"]
     reason = str(one[n.REASON].values)
     if np.isnan(one[n.ASYMPTOTE]):
-        return f"No learning curve: {reason}."
+        return f"No curve could be fitted: {reason}."
     if reason:
         return f"No saturation can be told: {reason}."
     enough, most = float(one[n.SATURATION]), float(one[n.N_LARGEST])

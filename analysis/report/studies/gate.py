@@ -10,7 +10,7 @@ import xarray as xr
 
 from fintune_xr import names as n
 from fintune_xr.analysis.figures.studies import grid_figure
-from fintune_xr.analysis.report.contents import Study, Table
+from fintune_xr.analysis.report.contents import Note, Study, Table
 from fintune_xr.analysis.report.numbers import decimals, percent, whole, with_interval
 from fintune_xr.metrics.counts import AP50, IOU, SCORES, score_name
 from fintune_xr.names import ALL_MARKERS
@@ -26,7 +26,17 @@ def gate_study(found: xr.Dataset) -> Study:
     run = str(found.attrs[n.RUN])
     table = gate_table(found)
     more = (_ratio_table(found, run), *_association_tables(found, run))
-    return Study("gate", _text(found, table), table, _figure(found), name=run, page=gate_page(table), more=more)
+    finding = Note(_best(table))
+    return Study(
+        "gate", _text(found, table), table, _figure(found), name=run, page=gate_page(table), more=more, finding=finding
+    )
+
+
+def gate_words(q_lo: float, q_hi: float, min_area: float) -> str:
+    """A gate as people say it, in place of the code by which it is stored."""
+    parts = [] if (q_lo, q_hi) == (0, 100) else [f"intensity between percentiles {q_lo:g} and {q_hi:g}"]
+    parts += [f"at least {min_area:g} px"] if min_area > 0 else []
+    return ", ".join(parts) or "no gate"
 
 
 def gate_table(found: xr.Dataset) -> pd.DataFrame:
@@ -89,9 +99,13 @@ def _ratio_table(found: xr.Dataset, run: str) -> Table:
     data = data[data[n.N_TILES] > 0]
     page = pd.DataFrame({"median ratio": found[n.RATIO].median(n.DONOR).to_series()})
     page["ranks agree"] = found[n.RANK_AGREEMENT].to_series()
+    gates = zip(*(found[name].values.tolist() for name in GATE), strict=True)
+    words = dict(zip(found[n.SETTING].values.tolist(), [gate_words(*gate) for gate in gates], strict=True))
+    page = page.reset_index().rename(columns={n.SETTING: "cells that stay"})
+    page["cells that stay"] = page["cells that stay"].map(words)
     caption = "Donor ratios under each gate: median over donors, and rank agreement with no gate"
     formats = {"median ratio": percent}
-    return Table(f"gate_ratios_{run}", caption, data, formats, page.reset_index())
+    return Table(f"gate_ratios_{run}", caption, data, formats, page)
 
 
 def _association_tables(found: xr.Dataset, run: str) -> list[Table]:
