@@ -131,13 +131,21 @@ def _source(name: str) -> str:
 def _check_columns(table: pd.DataFrame, donor_column: str, outcomes: Sequence[str], covariates: Sequence[str]) -> None:
     columns = [str(column) for column in table.columns]
     if donor_column not in columns:
-        raise unknown_name("donor column in the clinical table", donor_column, columns)
+        remedy = "Name the column of the donor ids with --donor-column."
+        raise unknown_name("donor column in the clinical table", donor_column, columns, remedy)
     derived = [name for name, known in KNOWN_OUTCOMES.items() if known.column in columns and known.column]
+    if not outcomes:
+        others = ", ".join(column for column in columns if column != donor_column)
+        raise FintuneValueError(
+            "the clinical table has no column of a known outcome. Name columns with --outcome; "
+            f"there are: {others or 'none'}"
+        )
     asked = (("outcome", outcomes, columns + derived), ("covariate", covariates, columns))
     for kind, names, known in asked:
         for name in names:
             if name not in known:
-                raise unknown_name(f"{kind} in the clinical table", name, set(known) - {donor_column})
+                remedy = f"Name a column of the table with --{kind}."
+                raise unknown_name(f"{kind} in the clinical table", name, set(known) - {donor_column}, remedy)
         repeated = [name for name, times in Counter(names).items() if times > 1]
         if repeated:
             raise FintuneValueError(f"{kind} {repeated[0]!r} was asked for more than once")
@@ -171,7 +179,7 @@ def _check_match(id_of: dict[str, str], row_of: dict[str, int], table: pd.DataFr
     if id_of and not row_of.keys() & id_of.values():
         raise FintuneValueError(
             f"no donor of the cohort ({_some(id_of)}) is in column {donor_column!r} of the clinical table "
-            f"({_some(table[donor_column].astype(str))}). Name the column that holds the donor ids."
+            f"({_some(table[donor_column].astype(str))}). Name the column of the donor ids with --donor-column."
         )
 
 

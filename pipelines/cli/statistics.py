@@ -47,6 +47,9 @@ def associate(
         tuple[str, ...], Parameter(name=["--covariate"], negative="", help="Adjust for this column.")
     ] = (),
     runs: Runs = (),
+    replace: Annotated[
+        bool, Parameter(negative="", help="Replace stored associations that hold more than these will.")
+    ] = False,
 ) -> int:
     """Donor ratios, Spearman correlations with the outcomes and their FDR.
 
@@ -62,6 +65,7 @@ def associate(
         outcomes=outcomes,
         covariates=covariates,
         runs=runs,
+        replace=replace,
     )
     show(table(association_table(found)))
     return DONE

@@ -41,6 +41,7 @@ def associate(
     outcomes: Sequence[str] = (),
     covariates: Sequence[str] = (),
     runs: Sequence[str] = (),
+    replace: bool = False,
 ) -> xr.Dataset:
     """Ratio (run, donor, marker) and rho, p, q, n (run, marker, outcome), stored under `analysis`.
 
@@ -51,8 +52,10 @@ def associate(
     The ratio under every positivity rule that was applied, and rho had the quarantined tiles been all
     positive or all negative, are stored beside it.
 
+    Stored associations of more runs or outcomes, or adjusted for other covariates, are replaced with `replace` only.
+
     Raises UnknownNameError for a column or run that is not there, FintuneValueError for `runs` that are
-    unfinished, or where none is finished.
+    unfinished, or where none is finished, and where stored associations would be lost.
     """
     cohort = open_cohort(store)
     table = read_clinical(clinical)
@@ -62,8 +65,10 @@ def associate(
     chosen = list(outcomes) or [name for name in DEFAULT_OUTCOMES if name in table.columns]
     facts = clinical_outcomes(
         table, sorted(set(text_array(counts[n.DONOR]))), donor_column=donor_column,
-        outcomes=chosen or DEFAULT_OUTCOMES, covariates=covariates,
+        outcomes=chosen, covariates=covariates,
     )  # fmt: skip
+    if not replace:
+        _refuse_narrower(cohort, names, facts)
     facts = facts.assign_attrs({n.OTHERWISE_SPELT: [] if outcomes else told_of_outcomes(table, chosen)})
     for line in [*told_of_join(facts), *facts.attrs[n.OTHERWISE_SPELT]]:
         say(f"associate: {line}")
@@ -79,6 +84,28 @@ def associate(
     cohort.write(n.CLINICAL, facts, datasets.CLINICAL)
     cohort.write(n.ANALYSIS, result, datasets.ANALYSIS)
     return result
+
+
+def _refuse_narrower(cohort: Cohort, runs: Sequence[str], facts: xr.Dataset) -> None:
+    """Raises FintuneValueError where stored associations hold what those of `runs` and `facts` will not.
+
+    Runs that are gone are no loss.
+    """
+    if not cohort.has(n.ANALYSIS):
+        return
+    stored = cohort.analysis()
+    kept = set(cohort.run_names()) - set(runs)
+    lost_runs = [name for name in texts(stored[n.RUN]) if name in kept]
+    lost_outcomes = [name for name in texts(stored[n.OUTCOME]) if name not in texts(facts[n.OUTCOME])]
+    lost = [f"{what} {', '.join(names)}" for what, names in (("runs", lost_runs), ("outcomes", lost_outcomes)) if names]
+    before, now = covariates_of(stored), texts(facts[n.COVARIATE])
+    if before != now:
+        lost.append(f"adjusted for {', '.join(before) or 'nothing'}, now for {', '.join(now) or 'nothing'}")
+    if lost:
+        raise FintuneValueError(
+            f"{cohort.url} holds associations that this call would throw away: {'; '.join(lost)}. "
+            "Ask for these too (--run, --outcome, --covariate), or let them go with --replace."
+        )
 
 
 def _finished_runs(cohort: Cohort) -> list[str]:

@@ -360,7 +360,9 @@ def _check_covariates(store: str, clinical: Path) -> None:
     table = pd.read_csv(clinical).assign(age=[80.0, 71, 90, 85, 77, 66])
     adjusted = clinical.with_name("adjusted.csv")
     table.to_csv(adjusted, index=False)
-    found = associate(store, clinical=adjusted, outcomes=["nft"], covariates=["age"])
+    with pytest.raises(FintuneValueError, match=r"outcomes gpath; adjusted for nothing, now for age\..*--replace"):
+        associate(store, clinical=adjusted, outcomes=["nft"], covariates=["age"])
+    found = associate(store, clinical=adjusted, outcomes=["nft"], covariates=["age"], replace=True)
     ratio = found[n.RATIO].sel({n.RUN: "base", n.MARKER: "GFAP"}).values
     ranks = np.array([scipy.stats.rankdata(side) for side in (ratio, table.nft, table.age)])
     inverse = np.linalg.inv(np.corrcoef(ranks))
@@ -388,7 +390,7 @@ def test_a_report_of_one_evaluated_run_of_two(study: tuple[str, Path], tmp_path:
     evaluate(study[0], runs=["marker"], split="all")
     page = Path(report(study[0], out=tmp_path / "r.html")).read_text()
     assert "AP50 of marker is" in page
-    assert "Donor ratios of the run base use the rule otsu" in page, "before anything was associated"
+    assert "Positive cells of base, marker: signal above Otsu" in page, "before anything was associated"
 
 
 def test_the_study_from_masks_to_resamples(study: tuple[str, Path]) -> None:
@@ -404,7 +406,7 @@ def test_the_study_from_masks_to_resamples(study: tuple[str, Path]) -> None:
     assert found[n.N].sel({n.RUN: "base", n.MARKER: "GFAP", n.OUTCOME: "nft"}) == 6
     xr.testing.assert_equal(cohort.analysis(), found)
     _check_covariates(store, clinical)
-    associate(store, clinical=clinical)
+    associate(store, clinical=clinical, replace=True)
 
     first = bootstrap(store, resamples=20, seed=3).load()
     more = bootstrap(store, resamples=50, seed=3).load()
@@ -576,8 +578,8 @@ def test_other_settings_are_refused(done: str) -> None:
     [
         (lambda s, c: positivity(s, run="bas"), "no run 'bas'; known: base"),
         (lambda s, c: associate(s, clinical=c, runs=["bsae"]), "no run 'bsae'"),
-        (lambda s, c: associate(s, clinical=c, outcomes=["nfx"]), "nfx"),
-        (lambda s, c: associate(s, clinical=c, donor_column="projd"), "projd"),
+        (lambda s, c: associate(s, clinical=c, outcomes=["nfx"]), "no outcome 'nfx'.*mean 'nft'.*--outcome"),
+        (lambda s, c: associate(s, clinical=c, donor_column="projd"), "'projd'.*mean 'projid'.*--donor-column"),
         (lambda s, c: evaluate(s, runs=["nope"], split="all"), "no run 'nope'"),
     ],
 )
