@@ -134,12 +134,6 @@ def _check_columns(table: pd.DataFrame, donor_column: str, outcomes: Sequence[st
         remedy = "Name the column of the donor ids with --donor-column."
         raise unknown_name("donor column in the clinical table", donor_column, columns, remedy)
     derived = [name for name, known in KNOWN_OUTCOMES.items() if known.column in columns and known.column]
-    if not outcomes:
-        others = ", ".join(column for column in columns if column != donor_column)
-        raise FintuneValueError(
-            "the clinical table has no column of a known outcome. Name columns with --outcome; "
-            f"there are: {others or 'none'}"
-        )
     asked = (("outcome", outcomes, columns + derived), ("covariate", covariates, columns))
     for kind, names, known in asked:
         for name in names:

@@ -62,7 +62,7 @@ def associate(
     names = list(runs) or _finished_runs(cohort)
     require_sources(cohort, names)
     counts = tile_counts(cohort, names)
-    chosen = list(outcomes) or [name for name in DEFAULT_OUTCOMES if name in table.columns]
+    chosen = list(outcomes) or _known_outcomes(table, donor_column)
     facts = clinical_outcomes(
         table, sorted(set(text_array(counts[n.DONOR]))), donor_column=donor_column,
         outcomes=chosen, covariates=covariates,
@@ -84,6 +84,18 @@ def associate(
     cohort.write(n.CLINICAL, facts, datasets.CLINICAL)
     cohort.write(n.ANALYSIS, result, datasets.ANALYSIS)
     return result
+
+
+def _known_outcomes(table: pd.DataFrame, donor_column: str) -> list[str]:
+    """Columns that are outcomes by their name. Raises FintuneValueError where there is none."""
+    found = [name for name in DEFAULT_OUTCOMES if name in table.columns]
+    if not found and donor_column in table.columns:
+        others = [str(column) for column in table.columns if column != donor_column]
+        raise FintuneValueError(
+            "no column of the clinical table is an outcome that is known by its name "
+            f"({', '.join(DEFAULT_OUTCOMES)}). Name yours with --outcome; there are: {', '.join(others) or 'no others'}."
+        )
+    return found
 
 
 def _refuse_narrower(cohort: Cohort, runs: Sequence[str], facts: xr.Dataset) -> None:

@@ -578,7 +578,7 @@ def test_other_settings_are_refused(done: str) -> None:
     [
         (lambda s, c: positivity(s, run="bas"), "no run 'bas'; known: base"),
         (lambda s, c: associate(s, clinical=c, runs=["bsae"]), "no run 'bsae'"),
-        (lambda s, c: associate(s, clinical=c, outcomes=["nfx"]), "no outcome 'nfx'.*mean 'nft'.*--outcome"),
+        (lambda s, c: associate(s, clinical=c, outcomes=["nfx"]), "'nfx'.*mean 'nft'.*--outcome"),
         (lambda s, c: associate(s, clinical=c, donor_column="projd"), "'projd'.*mean 'projid'.*--donor-column"),
         (lambda s, c: evaluate(s, runs=["nope"], split="all"), "no run 'nope'"),
     ],
