@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fintune_xr import names as n
 from fintune_xr.analysis.figures.overlays import outlines
+from fintune_xr.analysis.figures.scale_bar import add_scale_bar
 from fintune_xr.analysis.figures.style import COLOURS, FAINT, INK, bare, legend_above, new_figure, style
 
 POSITIVE_COLOUR: Final = (1.0, 0.55, 0.0)
@@ -31,13 +32,15 @@ _TICKS: Final = (0, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000)
 class JudgedTile:
     """Part of a tile: `marker` (y, x) counts, `mask` (y, x) instances, `judged` (label,) one of the three above.
 
-    `judged` begins with label 0, the background, whose value is not used.
+    `judged` begins with label 0, the background, whose value is not used; `side_um` is the side of a pixel, 0 where it
+    is not known.
     """
 
     title: str
     marker: NDArray[Any]
     mask: NDArray[Any]
     judged: NDArray[np.uint8]
+    side_um: float = 0.0
 
 
 def signal_figure(counts: xr.DataArray, lowest: xr.DataArray, highest: xr.DataArray) -> Figure:
@@ -76,6 +79,7 @@ def judged_figure(tiles: Sequence[JudgedTile]) -> Figure:
                 axes.imshow(shown, interpolation="antialiased")
                 axes.set_title(title, fontsize=9)
                 bare(axes)
+            add_scale_bar(above, tile.side_um, zoom=_zoom(tile))
         key = "Outlines: orange positive, blue negative, grey where the rule could not tell"
         figure.supxlabel(key, fontsize=8.5, x=0.01, ha="left")
     return figure
@@ -105,9 +109,13 @@ def _histogram(axes: Axes, counts: NDArray[Any], centres: NDArray[Any], ends: tu
     axes.grid(visible=False, axis="x")
 
 
+def _zoom(tile: JudgedTile) -> int:
+    return max(1, min(3, 1152 // max(tile.marker.shape)))
+
+
 def _picture(tile: JudgedTile, *, with_outlines: bool) -> tuple[NDArray[np.float64], str]:
     """The marker in grey (y, x, 3), enlarged, and how many cells are what."""
-    zoom = max(1, min(3, 1152 // max(tile.marker.shape)))
+    zoom = _zoom(tile)
     low, high = np.percentile(tile.marker, (1.0, 99.7))
     grey = np.clip((tile.marker.astype(float) - low) / max(float(high - low), 1.0), 0.0, 1.0) ** 0.8
     large = np.kron(grey, np.ones((zoom, zoom)))[..., None].repeat(3, axis=-1)

@@ -14,6 +14,7 @@ from fintune_xr.analysis.figures.positivity import NEGATIVE, POSITIVE, UNDECIDED
 from fintune_xr.analysis.positivity.counting import signal_histogram
 from fintune_xr.pipelines.instance.cell_blocks import cell_blocks
 from fintune_xr.pipelines.report.gallery import busiest_window
+from fintune_xr.pixels.pixel_side import sides_um
 from fintune_xr.store.cohort import Cohort, tile_pixels
 from fintune_xr.text import text_array, texts
 
@@ -63,4 +64,5 @@ def _judged(cohort: Cohort, run: str, rule: str, at: int) -> JudgedTile:
     judged = np.zeros(int(mask.max()) + 1, np.uint8)
     verdict = np.where(cells[n.POSITIVE].values, POSITIVE, NEGATIVE)
     judged[cells[n.LABEL].values] = np.where(cells[n.DECIDED].values, verdict, UNDECIDED)
-    return JudgedTile(f"{marker}, {tile}", tile_pixels(images, at)[plane][window], mask[window], judged)
+    side = float(sides_um(images)[at])
+    return JudgedTile(f"{marker}, {tile}", tile_pixels(images, at)[plane][window], mask[window], judged, side)

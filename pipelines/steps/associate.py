@@ -93,7 +93,7 @@ def _known_outcomes(table: pd.DataFrame, donor_column: str) -> list[str]:
         others = [str(column) for column in table.columns if column != donor_column]
         raise FintuneValueError(
             "no column of the clinical table is an outcome that is known by its name "
-            f"({', '.join(DEFAULT_OUTCOMES)}). Name yours with --outcome; there are: {', '.join(others) or 'no others'}."
+            f"({', '.join(DEFAULT_OUTCOMES)}). Name yours with --outcome; there are: {', '.join(others) or 'none'}."
         )
     return found
 
