@@ -110,7 +110,7 @@ def _histogram(axes: Axes, counts: NDArray[Any], centres: NDArray[Any], ends: tu
 
 
 def _zoom(tile: JudgedTile) -> int:
-    return max(1, min(3, 1152 // max(tile.marker.shape)))
+    return max(1, min(3, 1152 // int(max(tile.marker.shape))))
 
 
 def _picture(tile: JudgedTile, *, with_outlines: bool) -> tuple[NDArray[np.float64], str]:
