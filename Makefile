@@ -11,7 +11,7 @@ WORKERS ?= logical
 .PHONY: demo test lint bench clean
 
 demo: $(STAMP)
-	$(BIN)/fintune-xr demo demo
+	$(BIN)/fintune-xr demo demo $(if $(QUICK),--quick)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
@@ -28,8 +28,10 @@ bench: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "fintune-xr needs Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@test -x $(BIN)/python || { echo "making a Python environment in $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "installing what constraints.txt pins into $(VENV); some minutes, most of them for PyTorch, and nothing is printed"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@echo "installed: $$(du -sh $(VENV) | cut -f1)"
 	@touch $@
 
 clean:

@@ -117,6 +117,27 @@ class MissingPackageError(FintuneError, ImportError):
     """A feature needs a package that is not installed."""
 
 
+PACKAGES_OF = {
+    "models": ("cellpose", "lightning", "monai", "segment_anything", "torch", "torchvision"),
+    "histology": ("safetensors", "sklearn", "tokenizers", "transformers"),
+    "oct": ("nibabel", "pydicom"),
+    "s3": ("s3fs",),
+    "cuda": ("dask_cuda",),
+}
+"""Packages that only some verbs need, by the extra that installs them."""
+
+
+def missing_package(error: ModuleNotFoundError) -> MissingPackageError:
+    """The same error, saying what to install. One of a package that no extra installs goes on as it is."""
+    package = (error.name or "").partition(".")[0]
+    extras = [extra for extra, packages in PACKAGES_OF.items() if package in packages]
+    if not extras:
+        raise error
+    return MissingPackageError(
+        f"this needs the package {package!r}, which is not installed: pip install 'fintune-xr[{extras[0]}]'"
+    )
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """` Did you mean 'x'?` for the known name closest to `name`, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)

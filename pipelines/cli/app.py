@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError, Group
 from rich.console import Console
 
-from fintune_xr.errors import FAILED, WRONG_USE, FintuneError
+from fintune_xr.errors import FAILED, WRONG_USE, FintuneError, missing_package
 from fintune_xr.pipelines.cli import verbs
 
 INTERRUPTED = 130
@@ -55,6 +55,9 @@ def run(tokens: Sequence[str]) -> int:
     except FintuneError as error:
         errors.print(f"error: {error}", markup=False, soft_wrap=True)
         return error.exit_status
+    except ModuleNotFoundError as error:
+        errors.print(f"error: {missing_package(error)}", markup=False, soft_wrap=True)
+        return FAILED
     except KeyboardInterrupt:
         errors.print("interrupted; what was committed stays. Run the same command again to continue.", markup=False)
         return INTERRUPTED

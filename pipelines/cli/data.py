@@ -21,6 +21,9 @@ def demo(
     cohort: Annotated[
         str | None, Parameter(help="Kind of cohort: if (cells, the default), he (stained tissue) or oct (volumes).")
     ] = None,
+    quick: Annotated[
+        bool, Parameter(help="Cells of one marker and no studies: half a minute instead of two.", negative="")
+    ] = False,
 ) -> int:
     """Make a small cohort and run every step on it, on the CPU, in a few minutes.
 
@@ -29,7 +32,7 @@ def demo(
     from fintune_xr.cohort_kinds import IF
     from fintune_xr.pipelines.demos.demo import demo as step
 
-    show(f"report: {step(folder, seed=seed, cohort=cohort or IF.name)}")
+    show(f"report: {step(folder, seed=seed, cohort=cohort or IF.name, quick=quick)}")
     return DONE
 
 

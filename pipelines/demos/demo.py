@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -29,7 +30,6 @@ from fintune_xr.store.cohort import open_cohort, set_root_attrs
 T = TypeVar("T")
 
 RUNS = ("baseline", "fine-tuned")
-RESAMPLES = 1000
 REMARK = (
     "Simulated images, and small networks trained for a few epochs: this shows what each step does and how it reads, "
     "not how well a model does on tissue."
@@ -48,39 +48,61 @@ FEWER_STEPS = {**QUICK, "learning_rate": 6e-3, "batch_size": 2}
 BUDGETS, SEEDS = (2, 8), 2
 
 
-def demo(folder: str | Path = "demo", *, seed: int = 0, cohort: str = IF.name) -> Path:
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How much of a cohort of cells is made, and what is done with it."""
+
+    cohort: Mapping[str, Any]
+    training: Mapping[str, Any]
+    resamples: int
+    studies: bool
+
+
+WHOLE = Extent({"n_annotated": 36}, TRAINING, resamples=1000, studies=True)
+# One marker and one training; what is left out are the studies, which take two thirds of the time.
+BRIEF = Extent({"markers": ("GFAP",), "tiles_per_donor": (2, 3), "n_annotated": 16}, QUICK, resamples=200, studies=False)
+
+
+def demo(folder: str | Path = "demo", *, seed: int = 0, cohort: str = IF.name, quick: bool = False) -> Path:
     """Path of the report of a simulated cohort of the kind `cohort` in `folder`, beside its store, files and models.
 
-    Raises FintuneValueError where `folder` holds something else, UnknownNameError for a kind without a demo.
+    With `quick`, one marker and no studies: every step that a cohort of cells takes, in half a minute.
+
+    Raises FintuneValueError where `folder` holds something else or `quick` is asked of another kind, UnknownNameError
+    for a kind without a demo.
     """
     folder = Path(folder)
     if cohort not in DEMOS:
         raise unknown_name("cohort for a demo", cohort, DEMOS)
-    _claim(folder, seed if cohort == IF.name else f"{cohort} {seed}")
-    return DEMOS[cohort](folder, seed)
+    if quick and cohort != IF.name:
+        raise FintuneValueError(f"a quick demo is made of cells alone; run the whole one: demo --cohort {cohort}")
+    kind = f"{cohort} " * (cohort != IF.name)
+    _claim(folder, f"{kind}{seed}{' quick' * quick}")
+    return _cells(folder, seed, extent=BRIEF) if quick else DEMOS[cohort](folder, seed)
 
 
-def _cells(folder: Path, seed: int) -> Path:
+def _cells(folder: Path, seed: int, *, extent: Extent | None = None) -> Path:
     """The demo of cells: report beside `cohort.zarr`, raw tiles and model.
 
     A threshold is the baseline; a small U-Net trained here on the annotated tiles is the fine-tuned run. The studies
     of ways to train, of the label budget and of post-processing are small ones of the same kind.
     """
-    store = folder / "cohort.zarr"
-    made = _timed("simulate", lambda: _simulated(folder / "raw", seed))
+    store, extent = folder / "cohort.zarr", extent or WHOLE
+    made = _timed("simulate", lambda: _simulated(folder / "raw", CohortSettings(seed=seed, **extent.cohort)))
     _timed("ingest", lambda: ingest(made.source, store, title="Demo cohort (simulated)"))
     set_root_attrs(open_cohort(store), remark=REMARK)
     _timed("annotate", lambda: annotate(made.annotations, store))
     _timed("split", lambda: split(store, fractions=FRACTIONS, seed=seed, force=True))
     _timed("baseline", lambda: infer(store, run="baseline", model="threshold"))
     tuned = _timed(
-        "train", lambda: train(store, run_name="unet", out=folder / "models", config={**TRAINING, "seed": seed})
+        "train", lambda: train(store, run_name="unet", out=folder / "models", config={**extent.training, "seed": seed})
     )
     _timed("fine-tuned", lambda: infer(store, run="fine-tuned", model=str(tuned)))
     _timed("evaluate", lambda: evaluate(store, runs=RUNS, seed=seed))
     _timed("associate", lambda: associate(store, clinical=made.clinical, runs=RUNS))
-    _timed("bootstrap", lambda: bootstrap(store, resamples=RESAMPLES, seed=seed))
-    _studies(store, folder / "models", seed)
+    _timed("bootstrap", lambda: bootstrap(store, resamples=extent.resamples, seed=seed))
+    if extent.studies:
+        _studies(store, folder / "models", seed)
     return _timed("report", lambda: report(store, out=folder / "report.html"))
 
 
@@ -109,20 +131,20 @@ def _studies(store: Path, models: Path, seed: int) -> None:
     _timed("gate", lambda: gate(store, run=RUNS[1], seed=seed))
 
 
-def _claim(folder: Path, what: int | str) -> None:
+def _claim(folder: Path, what: str) -> None:
     """Makes `folder` this demo's, or finds that it is; an interrupted demo is run again from its beginning."""
-    mark, seed = folder / MARK, str(what)
+    mark = folder / MARK
     if folder.exists() and any(folder.iterdir()) and not mark.is_file():
         raise FintuneValueError(f"{folder} holds something else than a demo. Choose a new folder.")
-    if mark.is_file() and mark.read_text() != seed:
-        raise FintuneValueError(f"{folder} holds a demo with seed {mark.read_text()}, not {seed}. Choose a new folder.")
+    if mark.is_file() and mark.read_text() != what:
+        raise FintuneValueError(f"{folder} holds a demo with seed {mark.read_text()}, not {what}. Choose a new folder.")
     folder.mkdir(parents=True, exist_ok=True)
-    mark.write_text(seed)
+    mark.write_text(what)
 
 
-def _simulated(folder: Path, seed: int) -> SimulatedCohort:
+def _simulated(folder: Path, settings: CohortSettings) -> SimulatedCohort:
     shutil.rmtree(folder, ignore_errors=True)
-    return simulate_cohort(folder, settings=CohortSettings(seed=seed, n_annotated=36))
+    return simulate_cohort(folder, settings=settings)
 
 
 def _timed(what: str, step: Callable[[], T]) -> T:
