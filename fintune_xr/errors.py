@@ -6,6 +6,7 @@ A message says what was expected, what was found, where, and what to do.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 FAILED = 1
@@ -117,20 +118,14 @@ class MissingPackageError(FintuneError, ImportError):
     """A feature needs a package that is not installed."""
 
 
-PACKAGES_OF = {
-    "models": ("cellpose", "lightning", "monai", "segment_anything", "torch", "torchvision"),
-    "histology": ("safetensors", "sklearn", "tokenizers", "transformers"),
-    "oct": ("nibabel", "pydicom"),
-    "s3": ("s3fs",),
-    "cuda": ("dask_cuda",),
-}
-"""Packages that only some verbs need, by the extra that installs them."""
-
-
 def missing_package(error: ModuleNotFoundError) -> MissingPackageError:
     """The same error, saying what to install. One of a package that no extra installs goes on as it is."""
-    package = (error.name or "").partition(".")[0]
-    extras = [extra for extra, packages in PACKAGES_OF.items() if package in packages]
+    from importlib import metadata
+
+    module = (error.name or "").partition(".")[0]
+    package = {"sklearn": "scikit-learn"}.get(module, module).replace("_", "-")
+    wanted = (re.fullmatch(r"([\w-]+).*extra == .(\w+).", line) for line in metadata.requires("fintune-xr") or ())
+    extras = [found[2] for found in wanted if found and found[1].replace("_", "-") == package]
     if not extras:
         raise error
     return MissingPackageError(

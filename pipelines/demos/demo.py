@@ -60,7 +60,9 @@ class Extent:
 
 WHOLE = Extent({"n_annotated": 36}, TRAINING, resamples=1000, studies=True)
 # One marker and one training; what is left out are the studies, which take two thirds of the time.
-BRIEF = Extent({"markers": ("GFAP",), "tiles_per_donor": (2, 3), "n_annotated": 16}, QUICK, resamples=200, studies=False)
+BRIEF = Extent(
+    {"markers": ("GFAP",), "tiles_per_donor": (2, 3), "n_annotated": 16}, QUICK, resamples=200, studies=False
+)
 
 
 def demo(folder: str | Path = "demo", *, seed: int = 0, cohort: str = IF.name, quick: bool = False) -> Path:
