@@ -16,6 +16,7 @@ from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.cohort_kinds import KINDS, CohortKind, kind_named, require, task_of
 from fintune_xr.errors import FintuneError, FintuneValueError, StoreNotFoundError, StoreVersionError, unknown_name
+from fintune_xr.execution.whole_file import PARTIAL_SUFFIX
 from fintune_xr.schema import DatasetSchema
 from fintune_xr.store.labels.cell_table import labelled_cells
 from fintune_xr.store.labels.group_index import GroupIndex
@@ -30,7 +31,7 @@ from fintune_xr.store.zarr_io.groups import (
     subgroups,
     with_dim_indexes,
 )
-from fintune_xr.store.zarr_io.location import PARTIAL_SUFFIX, Location, reading, writing
+from fintune_xr.store.zarr_io.location import Location, reading, writing
 from fintune_xr.store.zarr_io.locks import recover_replaced
 from fintune_xr.tasks.instance import POSITIVITY
 from fintune_xr.tasks.product import Product, product_named

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from fintune_xr.errors import RunMismatchError
 from fintune_xr.execution.file_lock import holding_file
+from fintune_xr.execution.whole_file import PARTIAL_SUFFIX, whole_file
 from fintune_xr.finetune.best_weights import BestWeights
 from fintune_xr.finetune.encoders import Freezing
 from fintune_xr.finetune.objective import NamedTiles, Objective, SampleObjective, Samples, Validation
@@ -106,7 +107,7 @@ def _to_the_end(
 def _clear(out: Path) -> None:
     """Removes what a finished training needs no more, and what killed ones left."""
     (out / LAST_FILE).unlink(missing_ok=True)
-    for left in (*out.glob("best-*.pt"), *out.glob(".*.partial")):
+    for left in (*out.glob("best-*.pt"), *out.glob(f".*{PARTIAL_SUFFIX}")):
         left.unlink()
     shutil.rmtree(out / PREPARED_FOLDER, ignore_errors=True)
 
@@ -241,9 +242,8 @@ def is_finished(out: Path) -> bool:
 
 
 def _write_record(out: Path, record: dict[str, Any]) -> None:
-    partial = out / f".{RECORD_FILE}.partial"
-    partial.write_text(json.dumps(record, indent=2) + "\n")
-    partial.replace(out / RECORD_FILE)
+    with whole_file(out / RECORD_FILE, alone=True) as place:
+        place.write_text(json.dumps(record, indent=2) + "\n")
 
 
 @contextlib.contextmanager

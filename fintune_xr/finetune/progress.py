@@ -14,6 +14,7 @@ from typing import Any, Final
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from fintune_xr.execution.whole_file import whole_file
 from fintune_xr.finetune.best_weights import BestWeights
 from fintune_xr.finetune.objective import Validation
 from fintune_xr.finetune.schedules import ENCODER, REST
@@ -214,13 +215,11 @@ class Progress(Callback):  # type: ignore[misc]
 
     def _note(self, record: EpochRecord) -> None:
         self.records.append(record)
-        partial = self._log_path.with_name(f".{self._log_path.name}.partial")
-        with partial.open("w", newline="") as file:
+        with whole_file(self._log_path, alone=True) as place, place.open("w", newline="") as file:
             columns = dict.fromkeys(name for one in self.records for name in one.row())
             writer = csv.DictWriter(file, list(columns), restval=math.nan)
             writer.writeheader()
             writer.writerows(one.row() for one in self.records)
-        partial.replace(self._log_path)
         if self._report is not None:
             self._report(record)
 

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from fintune_xr.execution.whole_file import whole_file
 from fintune_xr.finetune.progress import LOSS
 from fintune_xr.finetune.schedules import parameter_groups, rate_factors, say_long_warmup
 from fintune_xr.finetune.trainable import Trainable
@@ -67,7 +68,5 @@ class WholeFiles(TorchCheckpointIO):  # type: ignore[misc]
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:  # noqa: ARG002
         """Writes `checkpoint`, which appears whole or not at all."""
-        path = Path(path)
-        partial = path.with_name(f".{path.name}.partial")
-        torch.save(checkpoint, partial)
-        partial.replace(path)
+        with whole_file(Path(path), alone=True) as place:
+            torch.save(checkpoint, place)

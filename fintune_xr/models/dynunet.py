@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from monai.networks.nets import DynUNet
 
+from fintune_xr.execution.whole_file import whole_file
+
 
 def channels_last_unet(n_inputs: int, n_outputs: int, filters: Sequence[int]) -> DynUNet:
     """A 2-D U-Net with as many levels as `filters`, each half the resolution of the one before; batch norm."""
@@ -55,6 +57,5 @@ def save_own(
     """Writes a checkpoint that holds everything needed to build the network again; whole or not at all."""
     state = {key: value.detach().cpu().clone() for key, value in network.state_dict().items()}
     entries = {"kind": kind, "architecture": dict(architecture), "settings": dict(settings), "state": state}
-    partial = path.with_name(f".{path.name}.partial")
-    torch.save(entries, partial)
-    partial.replace(path)
+    with whole_file(path, alone=True) as place:
+        torch.save(entries, place)

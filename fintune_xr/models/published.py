@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fintune_xr.errors import CheckpointError, CheckpointNotFoundError
+from fintune_xr.execution.whole_file import whole_file
 from fintune_xr.provenance import file_sha256
 
 
@@ -91,22 +91,17 @@ def _download(address: str, path: Path) -> None:
 
     Not by cellpose's own function, which turns off certificate checks for the whole process.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as partial:
+    with whole_file(path) as place:
         try:
-            with urllib.request.urlopen(address, timeout=60) as source:  # noqa: S310 (a published address)
+            opened = urllib.request.urlopen(address, timeout=60)  # noqa: S310 (a published address)
+            with opened as source, place.open("wb") as file:
                 expected = source.headers.get("Content-Length")
-                shutil.copyfileobj(source, partial, 1 << 20)
-            if expected is not None and partial.tell() != int(expected):
-                raise CheckpointError(f"{address}: got {partial.tell()} of {expected} bytes. Run the command again.")
+                shutil.copyfileobj(source, file, 1 << 20)
+            size = place.stat().st_size
+            if expected is not None and size != int(expected):
+                raise CheckpointError(f"{address}: got {size} of {expected} bytes. Run the command again.")
         except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
             raise CheckpointError(
                 f"cannot download {address}: {error}. Run this on a machine with a network, or copy the file "
                 f"to {path} by hand."
             ) from error
-        else:
-            partial.close()
-            Path(partial.name).chmod(0o644)
-            Path(partial.name).replace(path)
-        finally:
-            Path(partial.name).unlink(missing_ok=True)

@@ -17,6 +17,7 @@ import yaml
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
+from fintune_xr.execution.whole_file import whole_file
 from fintune_xr.finetune.classification.probe_settings import ProbeSettings
 from fintune_xr.metrics.classification import kernels
 from fintune_xr.metrics.classification.units import by_unit, most_probable
@@ -25,7 +26,6 @@ from fintune_xr.pipelines.classification.scans import Scans, labelled_scans, run
 from fintune_xr.pipelines.task_parts.requests import ExportRequest
 from fintune_xr.settings import validated
 from fintune_xr.store.cohort import Cohort
-from fintune_xr.store.export.whole_files import whole_file
 from fintune_xr.store.lineage.training_exposure import require_unseen
 from fintune_xr.store.runs.run import run_attrs
 from fintune_xr.store.split import require_split

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from fintune_xr.execution.whole_file import whole_file
 from fintune_xr.models.vjepa2.kind import VIT3D, VolumeArchitecture
 from fintune_xr.seeds import stream
 from fintune_xr.simulation.oct_cohort import GRID, simulated_scan
@@ -36,10 +37,8 @@ def demo_encoder(name: str, folder: Path, *, seed: int, n_steps: int = N_STEPS) 
         import torch
 
         state = _pretrained(DEVICES_OF[name], seed, n_steps)
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(".partial")
-        torch.save({"context_encoder": state}, partial)
-        partial.replace(file)
+        with whole_file(file, alone=True) as place:
+            torch.save({"context_encoder": state}, place)
     return file
 
 

@@ -12,6 +12,7 @@ import xarray as xr
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
+from fintune_xr.execution.whole_file import whole_file
 from fintune_xr.models.vjepa2.kind import RANDOM_KIND, VOLUME_CLASSIFIER
 from fintune_xr.models.volume_profile.kind import VOLUME_PROFILE
 from fintune_xr.pipelines.classification.evaluate import MAJORITY, evaluate_classes, ranks_of, texts_of
@@ -19,7 +20,6 @@ from fintune_xr.pipelines.classification.probing import PROBE
 from fintune_xr.pipelines.classification.scans import labelled_scans, runs_with
 from fintune_xr.pipelines.task_parts.requests import EvaluateRequest, ExportRequest
 from fintune_xr.store.cohort import Cohort
-from fintune_xr.store.export.whole_files import whole_file
 from fintune_xr.store.lineage.depends_on import doubt, tiles_in
 from fintune_xr.store.runs.run import run_attrs
 from fintune_xr.store.split import judging_part

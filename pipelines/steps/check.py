@@ -8,7 +8,8 @@ from fintune_xr import names as n
 from fintune_xr.errors import SplitError
 from fintune_xr.pipelines.console import progress
 from fintune_xr.pipelines.leak_check import refuse_leaks
-from fintune_xr.store.check.store import Problem, check_store, n_tiles_to_read
+from fintune_xr.store.check.problem import Problem
+from fintune_xr.store.check.store import check_store, n_tiles_to_read
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.runs.writer import mark_pending
 from fintune_xr.store.split import require_split

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 import xarray as xr
+from fintune_xr.store.export.whole_files import whole_file
 from pydantic import Field
 
 from fintune_xr import names as n
@@ -43,7 +44,6 @@ from fintune_xr.pipelines.workers.devices import HERE, THREADS, device_on, of_cl
 from fintune_xr.provenance import provenance
 from fintune_xr.settings import Config, Settings, load_settings, validated
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.export.whole_files import whole_file
 from fintune_xr.store.lineage.depends_on import rests_on, tiles_in
 from fintune_xr.store.lineage.training_exposure import require_unseen_by
 from fintune_xr.store.runs.run import run_attrs

@@ -10,8 +10,7 @@ import numpy as np
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneError
-from fintune_xr.store.check.detection import Fault
-from fintune_xr.store.check.semantic import TileFault
+from fintune_xr.store.check.problem import Fault, TileFault, listed
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.ingest.participants import parts_not_recommended, stored_participants
 from fintune_xr.store.split import split_column
@@ -20,7 +19,6 @@ from fintune_xr.text import texts
 _AGAIN: Final = "Annotate again with --restart"
 _SPLIT: Final = "Split again: `fintune-xr split STORE --keep`"
 ORIGIN: Final = "origin"
-_LISTED: Final = 5
 
 
 def check_labels(cohort: Cohort) -> Iterator[Fault]:
@@ -34,13 +32,13 @@ def check_labels(cohort: Cohort) -> Iterator[Fault]:
     donor_of = dict(zip(texts(images[n.TILE]), texts(images[n.DONOR]), strict=True))
     strange = [tile for tile in tiles if tile not in donor_of]
     if strange:
-        yield n.ANNOTATIONS, f"{len(strange)} labelled tile(s) are not among the images: {_listed(strange)}", _AGAIN
+        yield n.ANNOTATIONS, f"{len(strange)} labelled tile(s) are not among the images: {listed(strange)}", _AGAIN
     if len(set(tiles)) < len(tiles):
         yield n.ANNOTATIONS, "a labelled tile is there twice", _AGAIN
     meanings = str(found[n.LABEL].attrs.get("flag_meanings", "")).split()
     beyond = [tile for tile, label in zip(tiles, labels, strict=True) if not -1 <= label < len(meanings)]
     if beyond:
-        yield n.ANNOTATIONS, f"{len(beyond)} tile(s) have a label without a meaning: {_listed(beyond)}", _AGAIN
+        yield n.ANNOTATIONS, f"{len(beyond)} tile(s) have a label without a meaning: {listed(beyond)}", _AGAIN
     groups = [str(listed) for listed in found[n.LABEL].attrs.get("study_groups", ())]
     yield from _against_the_table(cohort, groups, donor_of)
     yield from _parts(cohort)
@@ -56,7 +54,7 @@ def check_scores(cohort: Cohort, run: str) -> Iterator[TileFault]:
         wrong = np.flatnonzero(done & ~np.isfinite(stored[column].values).all(axis=1))
         if wrong.size:
             remedy = f"Set the tiles back with `fintune-xr check --repair`, then `fintune-xr infer --run {run}`"
-            what = f"{wrong.size} finished tile(s) hold values that are no numbers: {_listed(wrong.tolist())}"
+            what = f"{wrong.size} finished tile(s) hold values that are no numbers: {listed(wrong.tolist())}"
             yield f"{n.RUNS}/{run}/{column}", what, remedy, tuple(int(at) for at in wrong)
 
 
@@ -77,7 +75,7 @@ def _against_the_table(cohort: Cohort, groups: list[str], donor_of: dict[str, st
         if donor_of.get(tile) in people and label_of.get(people[donor_of[tile]].study_group, label) != label
     ]
     if wrong:
-        yield n.ANNOTATIONS, f"{len(wrong)} label(s) differ from the table of participants: {_listed(wrong)}", _AGAIN
+        yield n.ANNOTATIONS, f"{len(wrong)} label(s) differ from the table of participants: {listed(wrong)}", _AGAIN
 
 
 def _parts(cohort: Cohort) -> Iterator[Fault]:
@@ -88,13 +86,8 @@ def _parts(cohort: Cohort) -> Iterator[Fault]:
             parts[donor].add(part)
     torn = sorted(donor for donor, found in parts.items() if len(found) > 1)
     if torn:
-        yield f"{n.IMAGES}/{n.SPLIT}", f"{len(torn)} participant(s) are in several parts: {_listed(torn)}", _SPLIT
+        yield f"{n.IMAGES}/{n.SPLIT}", f"{len(torn)} participant(s) are in several parts: {listed(torn)}", _SPLIT
     moved = parts_not_recommended(cohort)
     if moved and split_column(cohort).attrs.get(ORIGIN) == n.PARTICIPANTS:
         what = f"{moved} tile(s) are in another part than the study recommends, and the split says otherwise"
         yield f"{n.IMAGES}/{n.SPLIT}", what, _SPLIT
-
-
-def _listed(names: list[str] | list[int]) -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(map(str, names[:_LISTED])) + more

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -12,14 +12,12 @@ from numpy.typing import NDArray
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneError
 from fintune_xr.schema import DatasetSchema
+from fintune_xr.store.check.problem import Fault, listed
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.runs.picks import picked_names, stale_reason
 from fintune_xr.store.zarr_io.groups import subgroups
 from fintune_xr.tasks.detection import CANDIDATES, PICKS
 from fintune_xr.text import text_array
-
-Fault: TypeAlias = tuple[str, str, str]
-"""Group, what is wrong with it, and what to do."""
 
 # Candidates on the outermost pixels may be moved by half a pixel, to the top of the parabola through three of them.
 _EDGE_PX = 0.5
@@ -33,7 +31,7 @@ def check_points(cohort: Cohort) -> Iterator[Fault]:
     stored = text_array(images[n.TILE])
     strange = sorted(set(tiles) - set(stored))
     if strange:
-        yield n.ANNOTATIONS, f"{len(strange)} annotated tile(s) are not among the images: {_listed(strange)}", remedy
+        yield n.ANNOTATIONS, f"{len(strange)} annotated tile(s) are not among the images: {listed(strange)}", remedy
     if len(set(tiles)) < tiles.size:
         yield n.ANNOTATIONS, "an annotated tile is there twice", remedy
     place = {tile: at for at, tile in enumerate(stored)}
@@ -103,8 +101,4 @@ def _outside(index: NDArray[Any], y: xr.DataArray, x: xr.DataArray, images: xr.D
         inside &= (where >= -_EDGE_PX) & (where <= last + _EDGE_PX)
     if not inside.all():
         wrong = sorted(set(text_array(images[n.TILE])[index[known][~inside]]))
-        yield f"{int((~inside).sum())} point(s) lie outside their tiles: {_listed(wrong)}"
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+        yield f"{int((~inside).sum())} point(s) lie outside their tiles: {listed(wrong)}"

@@ -5,23 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeAlias
 
 import numpy as np
-import zarr
 
 from fintune_xr import names as n
 from fintune_xr.errors import SettingsError
 from fintune_xr.execution.read_ahead import ahead
-from fintune_xr.store.check.detection import Fault
+from fintune_xr.store.check.problem import Fault, TileFault, array_at, listed
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.annotated_legend import annotated_legend
 from fintune_xr.store.zarr_io.location import DECODING_ERRORS
 from fintune_xr.tasks.class_map import IGNORED, check_class_map, stored_class_map
 from fintune_xr.text import texts
-
-TileFault: TypeAlias = tuple[str, str, str, tuple[int, ...]]
-"""Group, what is wrong with it, what to do, and the tiles that are hit."""
 
 _AGAIN = "Annotate again with --restart"
 
@@ -33,14 +28,14 @@ def check_codes(cohort: Cohort) -> Iterator[Fault]:
     place = {tile: at for at, tile in enumerate(texts(images[n.TILE]))}
     strange = [tile for tile in tiles if tile not in place]
     if strange:
-        yield n.ANNOTATIONS, f"{len(strange)} annotated tile(s) are not among the images: {_listed(strange)}", _AGAIN
+        yield n.ANNOTATIONS, f"{len(strange)} annotated tile(s) are not among the images: {listed(strange)}", _AGAIN
     if len(set(tiles)) < len(tiles):
         yield n.ANNOTATIONS, "an annotated tile is there twice", _AGAIN
     legend = annotated_legend(cohort)
     known = np.zeros(256, np.bool_)
     known[[code for code, _ in legend.rows]] = True
     heights, widths = (images[side].values for side in (n.HEIGHT, n.WIDTH))
-    codes = _array(cohort, f"{n.ANNOTATIONS}/{n.CLASSES}")
+    codes = array_at(cohort, f"{n.ANNOTATIONS}/{n.CLASSES}")
     for at, tile in enumerate(tiles):
         if tile not in place:
             continue
@@ -74,13 +69,13 @@ def check_class_run(cohort: Cohort, run: str) -> Iterator[TileFault]:
         (differing, n.CLASS_PX, "other pixels of a class than the map"),
     ):
         if tiles:
-            yield f"{path}/{where}", f"{len(tiles)} tile(s) have {what}: {_listed(tiles)}", remedy, tuple(tiles)
+            yield f"{path}/{where}", f"{len(tiles)} tile(s) have {what}: {listed(tiles)}", remedy, tuple(tiles)
 
 
 def _wrong_tiles(cohort: Cohort, run: str, n_classes: int) -> tuple[list[int], list[int]]:
     """Finished tiles with labels that there are not, and those whose counts are not those of the map."""
     stored = cohort.run(run, lazy=False)
-    counts, maps = stored[n.CLASS_PX].values, _array(cohort, f"{n.RUNS}/{run}/{n.CLASSES}")
+    counts, maps = stored[n.CLASS_PX].values, array_at(cohort, f"{n.RUNS}/{run}/{n.CLASSES}")
     sides = [stored[side].values for side in (n.HEIGHT, n.WIDTH)]
 
     def fault(tile: int) -> tuple[int, str]:
@@ -97,11 +92,3 @@ def _wrong_tiles(cohort: Cohort, run: str, n_classes: int) -> tuple[list[int], l
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         found = list(ahead(pool, fault, done, depth=8))
     return [t for t, what in found if what == n.CLASSES], [t for t, what in found if what == n.CLASS_PX]
-
-
-def _array(cohort: Cohort, path: str) -> zarr.Array[Any]:
-    return zarr.open_array(cohort.location.zarr(), path=path, mode="r")
-
-
-def _listed(tiles: list[Any]) -> str:
-    return ", ".join(map(str, tiles[:5])) + (", …" if len(tiles) > 5 else "")

@@ -6,9 +6,8 @@ import contextlib
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -19,13 +18,15 @@ from fintune_xr import names as n
 from fintune_xr.errors import FintuneError, StoreDamagedError
 from fintune_xr.execution.read_ahead import ahead
 from fintune_xr.store.check.classification import check_labels, check_scores
-from fintune_xr.store.check.detection import Fault, check_picks, check_points
-from fintune_xr.store.check.semantic import TileFault, check_class_run, check_codes
+from fintune_xr.store.check.detection import check_picks, check_points
+from fintune_xr.store.check.instance import CellRows, check_masks
+from fintune_xr.store.check.problem import Fault, Problem, TileFault, array_at, listed, remedy_of
+from fintune_xr.store.check.semantic import check_class_run, check_codes
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.runs.object_log import CellLog
 from fintune_xr.store.runs.run import is_state_of_run
 from fintune_xr.store.zarr_io import shards
-from fintune_xr.store.zarr_io.groups import read_column, subgroups
+from fintune_xr.store.zarr_io.groups import subgroups
 from fintune_xr.store.zarr_io.location import DECODING_ERRORS
 from fintune_xr.store.zarr_io.recovery import leftovers
 from fintune_xr.tasks.product import CLASSES, INSTANCES, SCORES
@@ -45,19 +46,6 @@ RUN_CHECKS: Final[Mapping[str, Callable[[Cohort, str], Iterator[TileFault]]]] = 
     CLASSES.name: check_class_run,
     SCORES.name: check_scores,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One fault: the array or group, what is wrong with it, what to do, and the tiles that are hit."""
-
-    where: str
-    what: str
-    remedy: str
-    tiles: tuple[int, ...] = ()
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.what}. {self.remedy}"
 
 
 def check_store(cohort: Cohort, *, advance: Callable[[int], None] = lambda _: None) -> Iterator[Problem]:
@@ -85,7 +73,7 @@ def check_store(cohort: Cohort, *, advance: Callable[[int], None] = lambda _: No
         except DECODING_ERRORS as error:
             # What stops a later stage is mostly what an earlier one has named.
             if not any(problem.where.startswith(where) for problem in found):
-                yield Problem(where, f"cannot be checked: {error}", _remedy(where))
+                yield Problem(where, f"cannot be checked: {error}", remedy_of(where))
 
 
 def _annotation_checks(cohort: Cohort) -> list[Callable[[Cohort], Iterator[Fault]]]:
@@ -109,7 +97,7 @@ def n_tiles_to_read(cohort: Cohort) -> int:
     for path in pixel_arrays(cohort):
         # An array that cannot be opened is a problem to report, and nothing to read.
         with contextlib.suppress(*DECODING_ERRORS):
-            shapes.append(int(_array(cohort, path).shape[0]))
+            shapes.append(int(array_at(cohort, path).shape[0]))
     return sum(shapes)
 
 
@@ -129,7 +117,7 @@ def _nodes(cohort: Cohort) -> tuple[Nodes, list[Problem]]:
         try:
             nodes[path] = zarr.open(store, path=path, mode="r")
         except DECODING_ERRORS as error:
-            broken.append(Problem(path, f"its description zarr.json cannot be read: {error}", _remedy(path)))
+            broken.append(Problem(path, f"its description zarr.json cannot be read: {error}", remedy_of(path)))
     return nodes, broken
 
 
@@ -143,7 +131,7 @@ def _check_groups(cohort: Cohort, nodes: Nodes) -> Iterator[Problem]:
         try:
             door()
         except FintuneError as error:
-            yield Problem(name, str(error), _remedy(name))
+            yield Problem(name, str(error), remedy_of(name))
     for path, member in nodes.items():
         if isinstance(member, zarr.Group) and member.attrs.get(n.COMPLETE) is False:
             yield Problem(path, "left half-written", "Run the step that writes it again")
@@ -168,7 +156,7 @@ def _check_columns(nodes: Nodes) -> Iterator[Problem]:
                 member[first:last]
             except DECODING_ERRORS as error:
                 hit = tuple(range(first, last)) if is_state_of_run(path) else ()
-                yield Problem(path, f"rows from {first} cannot be read: {error}", _remedy(path), hit)
+                yield Problem(path, f"rows from {first} cannot be read: {error}", remedy_of(path), hit)
 
 
 def _check_labels(cohort: Cohort) -> Iterator[Problem]:
@@ -186,7 +174,7 @@ def _check_labels(cohort: Cohort) -> Iterator[Problem]:
 
 def _check_pixels(cohort: Cohort, path: str, advance: Callable[[int], None]) -> Iterator[Problem]:
     """Shards there, indexes sound, every chunk of a tile that should hold pixels decodes."""
-    array = _array(cohort, path)
+    array = array_at(cohort, path)
     grid = shards.grid_of(array)
     expected = _expected_tiles(cohort, path, int(array.shape[0]))
     for shard in range(math.ceil(array.shape[0] / grid.tiles_per_shard)):
@@ -203,7 +191,7 @@ def _check_shard(
     try:
         index = shards.read_index(cohort.location, grid, shard)
     except StoreDamagedError as error:
-        yield Problem(grid.key(shard), str(error), _remedy(grid.path), tuple(wanted))
+        yield Problem(grid.key(shard), str(error), remedy_of(grid.path), tuple(wanted))
         return
     absent = [row for row in wanted if (index[row % grid.tiles_per_shard] == shards.ABSENT).any()]
     broken = list(_broken_tiles(array, [row for row in wanted if row not in absent]))
@@ -212,8 +200,8 @@ def _check_shard(
         (broken, "fail their checksum or do not decode"),
     ):
         if rows:
-            said = f"{len(rows)} tile(s) {what}: {_listed(rows)}"
-            yield Problem(grid.key(shard), said, _remedy(grid.path), tuple(rows))
+            said = f"{len(rows)} tile(s) {what}: {listed(rows, 10)}"
+            yield Problem(grid.key(shard), said, remedy_of(grid.path), tuple(rows))
 
 
 def _broken_tiles(array: zarr.Array[Any], rows: Iterable[int]) -> Iterator[int]:
@@ -242,64 +230,12 @@ def _check_counts(cohort: Cohort, run: str) -> Iterator[Problem]:
     done = np.flatnonzero(states == n.DONE)
     # While there is a log, the table is that of an earlier state, or has yet to be made of it.
     ended = (states != n.PENDING).all() and not cohort.has(CellLog(cohort.location, run).path)
-    table = _CellRows(cohort, run, done, counts) if ended else None
+    table = CellRows(cohort, run, done, counts) if ended else None
     if table is not None and table.fault:
-        yield Problem(f"{n.CELLS}/{run}", table.fault, _remedy(f"{n.CELLS}/{run}"))
+        yield Problem(f"{n.CELLS}/{run}", table.fault, remedy_of(f"{n.CELLS}/{run}"))
         table = None
     if product is INSTANCES:
-        yield from _check_masks(cohort, run, done, counts, table)
-
-
-def _check_masks(
-    cohort: Cohort, run: str, done: NDArray[np.int64], counts: NDArray[np.int32], table: _CellRows | None
-) -> Iterator[Problem]:
-    mask = _array(cohort, f"{n.RUNS}/{run}/{n.MASK}")
-
-    def fault(tile: int) -> tuple[int, str]:
-        try:
-            labels, areas = np.unique(np.asarray(mask[tile]), return_counts=True)
-        except DECODING_ERRORS:
-            return tile, ""
-        cells = labels != 0
-        if np.count_nonzero(cells) != counts[tile]:
-            return tile, n.N_CELLS
-        differs = table is not None and not table.agrees(tile, labels[cells], areas[cells])
-        return tile, n.CELLS if differs else ""
-
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        found = [hit for hit in ahead(pool, fault, (int(i) for i in done), depth=8) if hit[1]]
-    for where, what in ((n.N_CELLS, "another number of cells in the mask"), (n.CELLS, "other cells than the table")):
-        wrong = tuple(tile for tile, kind in found if kind == where)
-        if wrong:
-            yield Problem(
-                f"{n.RUNS}/{run}/{where}", f"{len(wrong)} tile(s) have {what}: {_listed(wrong)}",
-                _remedy(f"{n.RUNS}/{run}/{n.MASK}"), wrong,
-            )  # fmt: skip
-
-
-class _CellRows:
-    """Rows of the cell table of a run, tile by tile; `fault` says why they cannot be compared."""
-
-    def __init__(self, cohort: Cohort, run: str, done: NDArray[np.int64], counts: NDArray[np.int32]) -> None:
-        path = f"{n.CELLS}/{run}"
-        n_cells = np.zeros(counts.size, np.int64)
-        n_cells[done] = counts[done]
-        self.fault = ""
-        if not cohort.has(path):
-            self.fault = f"there is no table of the {n_cells.sum()} cells"
-            return
-        tile_index = read_column(cohort.location, f"{path}/{n.TILE_INDEX}")
-        if not np.array_equal(tile_index, np.repeat(np.arange(counts.size), n_cells)):
-            self.fault = f"{tile_index.size} rows are not those of {n_cells.sum()} cells in order of tiles"
-        self.last = np.cumsum(n_cells)
-        self.first = self.last - n_cells
-        there = CellLog(cohort.location, run, cohort.run_product(run)).columns
-        self.columns = [_array(cohort, f"{path}/{name}") for name in (n.LABEL, n.AREA_PX) if name in there]
-
-    def agrees(self, tile: int, *expected: NDArray[Any]) -> bool:
-        """Whether the rows of `tile` hold the expected labels and areas."""
-        rows = slice(int(self.first[tile]), int(self.last[tile]))
-        return all(np.array_equal(c[rows], values) for c, values in zip(self.columns, expected, strict=True))
+        yield from check_masks(cohort, run, done, counts, table)
 
 
 def _expected_tiles(cohort: Cohort, path: str, n_tiles: int) -> NDArray[np.bool_]:
@@ -307,7 +243,7 @@ def _expected_tiles(cohort: Cohort, path: str, n_tiles: int) -> NDArray[np.bool_
     group, _, _ = path.rpartition("/")
     if not group.startswith(f"{n.RUNS}/"):
         return np.ones(n_tiles, bool)
-    state = _array(cohort, f"{group}/{n.STATE}")
+    state = array_at(cohort, f"{group}/{n.STATE}")
     pending: NDArray[np.bool_] = np.asarray(state[:n_tiles]) == n.PENDING
     return ~pending
 
@@ -318,25 +254,6 @@ def _pixels(cohort: Cohort, run: str) -> str | None:
         return cohort.run_product(run).array
     except (*DECODING_ERRORS, FintuneError):
         return n.MASK
-
-
-def _listed(tiles: Sequence[int]) -> str:
-    return ", ".join(map(str, tiles[:10])) + (", …" if len(tiles) > 10 else "")
-
-
-def _remedy(path: str) -> str:
-    run = path.split("/")[1] if path.startswith((f"{n.RUNS}/", f"{n.CELLS}/")) else ""
-    if run and (path.startswith(n.CELLS) or path.rpartition("/")[2] in (n.TILE, n.CHANNEL)):
-        return f"Make it again: `fintune-xr infer --run {run} --model MODEL --restart`"
-    if run:
-        return f"Set the tiles back with `fintune-xr check --repair`, then `fintune-xr infer --run {run}`"
-    if path.startswith(n.IMAGES):
-        return "Ingest the raw files into a new store; results of this one cannot be trusted for these tiles"
-    return "Run the step that writes it again"
-
-
-def _array(cohort: Cohort, path: str) -> zarr.Array[Any]:
-    return zarr.open_array(cohort.location.zarr(), path=path, mode="r")
 
 
 def _bound(function: Callable[[str], Any], name: str) -> Callable[[], Any]:

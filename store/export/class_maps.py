@@ -19,8 +19,8 @@ from PIL.PngImagePlugin import PngInfo
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.execution.read_ahead import ahead
+from fintune_xr.execution.whole_file import whole_file
 from fintune_xr.store.cohort import Cohort
-from fintune_xr.store.export.whole_files import whole_file
 from fintune_xr.store.lineage.annotated_legend import annotated_legend
 from fintune_xr.store.raw.layouts import safe_name
 from fintune_xr.tasks.class_map import IGNORED, ClassMap, stored_class_map

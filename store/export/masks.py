@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from fintune_xr import names as n
 from fintune_xr.execution.read_ahead import ahead
+from fintune_xr.execution.whole_file import whole_file
 from fintune_xr.pixels.pixel_side import resolution, sides_um
 from fintune_xr.store.cohort import Cohort
-from fintune_xr.store.export.whole_files import whole_file
 from fintune_xr.store.raw.layouts import safe_name
 
 SUFFIX = "_pred.tif"

@@ -25,10 +25,10 @@ import pandas as pd
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, unknown_name
+from fintune_xr.execution.whole_file import whole_file
 from fintune_xr.pixels.peaks import Peaks
 from fintune_xr.store.annotations.micrograph_frames import Micrograph, stored_micrographs, to_file
 from fintune_xr.store.cohort import Cohort
-from fintune_xr.store.export.whole_files import whole_file
 from fintune_xr.store.raw.coordinates import FRAME_OF, Frame
 from fintune_xr.store.raw.coordinates.star import FILES, MICROGRAPH, X, Y
 from fintune_xr.store.raw.layouts import safe_name

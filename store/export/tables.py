@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
+from fintune_xr.execution.whole_file import whole_file
 from fintune_xr.pixels.pixel_side import sides_um
 from fintune_xr.store.cohort import Cohort
-from fintune_xr.store.export.whole_files import whole_file
 from fintune_xr.store.labels.cell_table import positive_cells
 from fintune_xr.store.zarr_io.groups import CELLS_PER_CHUNK
 from fintune_xr.text import texts

@@ -12,7 +12,6 @@ import hashlib
 import os
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ import fsspec
 import numpy as np
 
 from fintune_xr.errors import FintuneError, FintuneValueError, StoreUnreachableError, TileReadError
+from fintune_xr.execution.whole_file import whole_file
 from fintune_xr.store.raw.sources import Place, is_url
 from fintune_xr.store.zarr_io.object_storage import ENDPOINT, check_url, once_options
 
@@ -66,12 +66,9 @@ class Staging:
     def _keep(self, file: Path, content: bytes) -> None:
         if len(content) > self.most_bytes:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f"{file.name}.{uuid.uuid4().hex}.partial")
-        with self._lock:
+        with self._lock, whole_file(file) as place:
             self._make_room(len(content))
-            partial.write_bytes(content)
-            partial.replace(file)
+            place.write_bytes(content)
 
     def _make_room(self, n_bytes: int) -> None:
         kept = sorted(_used_and_size(file) for file in self.folder.iterdir())

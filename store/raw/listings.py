@@ -6,10 +6,10 @@ import hashlib
 import json
 import os
 import time
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+from fintune_xr.execution.whole_file import whole_file
 from fintune_xr.store.raw.sources import Place, is_url, list_files
 
 
@@ -53,7 +53,5 @@ def _kept(file: Path, source: str) -> Listing | None:
 
 
 def _keep(file: Path, what: dict[str, object]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.{uuid.uuid4().hex}.partial")
-    partial.write_text(json.dumps(what))
-    partial.replace(file)
+    with whole_file(file) as place:
+        place.write_text(json.dumps(what))

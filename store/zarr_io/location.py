@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import itertools
 import os
@@ -20,17 +19,15 @@ from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 
 from fintune_xr.errors import FintuneError, StoreDamagedError, StoreWriteError
+from fintune_xr.execution.whole_file import PARTIAL_SUFFIX, write_errors
 from fintune_xr.store.zarr_io.object_storage import check_url, file_system, options, reaching
 
-PARTIAL_SUFFIX = ".partial"
 # What goes to object storage at once. S3 takes parts from 5 MiB on, 10,000 of them: shards of up to 160 GiB.
 PART_BYTES = 16 << 20
 # What zarr and its codecs raise for bytes that are not what was written.
 DECODING_ERRORS = (ValueError, RuntimeError, OSError, KeyError)
 _VERSION_2 = {".zarray", ".zgroup", ".zattrs", ".zmetadata"}
 _METADATA = {"zarr.json", *_VERSION_2}
-_CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
-_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}
 
 
 class Version3Store(zarr.storage.WrapperStore[Store]):
@@ -183,24 +180,15 @@ def _remote_store(url: str, read_only: bool) -> Store:
 @contextlib.contextmanager
 def writing(what: str) -> Iterator[None]:
     """Turns the operating system's refusals to write into a StoreWriteError that says what to do."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        if "://" not in what:
-            raise
-        raise StoreWriteError(f"cannot write {what}: {error}. Make the bucket first, or correct the URL.") from error
-    except OSError as error:
-        if error.errno in _NO_LOCKS:
+    with write_errors(what):
+        try:
+            yield
+        except FileNotFoundError as error:
+            if "://" not in what:
+                raise
             raise StoreWriteError(
-                f"{what} cannot be locked: {error.strerror}, and without locks two writers could not be kept apart. "
-                "Mount the file system with them (Lustre: flock), or keep the store on another one."
+                f"cannot write {what}: {error}. Make the bucket first, or correct the URL."
             ) from error
-        if error.errno not in _CANNOT_WRITE:
-            raise
-        raise StoreWriteError(
-            f"cannot write {what}: {error.strerror}. Everything stored before is intact. "
-            "Make room (df -h, quota) or make the path writable, then run the same command again."
-        ) from error
 
 
 @contextlib.contextmanager

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from fintune_xr import names as n
-from fintune_xr.store.zarr_io.location import PARTIAL_SUFFIX, Location
+from fintune_xr.execution.whole_file import PARTIAL_SUFFIX
+from fintune_xr.store.zarr_io.location import Location
 
 # Beginnings and endings of names under `staging`: what is being removed, the log of a run, what was moved aside.
 GONE: Final = "gone-"

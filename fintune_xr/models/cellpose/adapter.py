@@ -19,6 +19,7 @@ from segment_anything.modeling import ImageEncoderViT
 from torch import nn
 
 from fintune_xr.errors import CheckpointError
+from fintune_xr.execution.whole_file import whole_file
 from fintune_xr.models.cellpose.kind import CpsamSettings
 from fintune_xr.models.channels import choose_channels
 from fintune_xr.models.checkpoints import Checkpoint, load_strictly, read_state
@@ -165,6 +166,5 @@ def _encoder_size(state: Mapping[str, torch.Tensor], source: str) -> EncoderSize
 
 def save_cpsam(network: CPSAM, path: Path) -> None:
     """Writes weights that stock Cellpose 4 opens by path."""
-    partial = path.with_name(f".{path.name}.partial")
-    torch.save({key: value.detach().cpu().float() for key, value in network.state_dict().items()}, partial)
-    partial.replace(path)
+    with whole_file(path, alone=True) as place:
+        torch.save({key: value.detach().cpu().float() for key, value in network.state_dict().items()}, place)

@@ -1,0 +1,53 @@
+"""What is wrong with a store: one fault, where it is, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import zarr
+
+from fintune_xr import names as n
+from fintune_xr.store.cohort import Cohort
+
+Fault: TypeAlias = tuple[str, str, str]
+"""Group, what is wrong with it, and what to do."""
+TileFault: TypeAlias = tuple[str, str, str, tuple[int, ...]]
+"""Group, what is wrong with it, what to do, and the tiles that are hit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One fault: the array or group, what is wrong with it, what to do, and the tiles that are hit."""
+
+    where: str
+    what: str
+    remedy: str
+    tiles: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}. {self.remedy}"
+
+
+def listed(what: Sequence[Any], most: int = 5) -> str:
+    """The first names or numbers of `what`, and how many more there are."""
+    more = f" and {len(what) - most} more" if len(what) > most else ""
+    return ", ".join(map(str, what[:most])) + more
+
+
+def remedy_of(path: str) -> str:
+    """What to do about a fault of the array or group `path`."""
+    run = path.split("/")[1] if path.startswith((f"{n.RUNS}/", f"{n.CELLS}/")) else ""
+    if run and (path.startswith(n.CELLS) or path.rpartition("/")[2] in (n.TILE, n.CHANNEL)):
+        return f"Make it again: `fintune-xr infer --run {run} --model MODEL --restart`"
+    if run:
+        return f"Set the tiles back with `fintune-xr check --repair`, then `fintune-xr infer --run {run}`"
+    if path.startswith(n.IMAGES):
+        return "Ingest the raw files into a new store; results of this one cannot be trusted for these tiles"
+    return "Run the step that writes it again"
+
+
+def array_at(cohort: Cohort, path: str) -> zarr.Array[Any]:
+    """The array under `path`, as plain zarr reads it."""
+    return zarr.open_array(cohort.location.zarr(), path=path, mode="r")
