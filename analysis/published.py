@@ -8,7 +8,6 @@ import xarray as xr
 
 MODEL: Final = "model"
 METRIC: Final = "metric"
-BUDGET: Final = "budget"
 
 # The figures are shown beside cohorts with a marker of that study only.
 STUDY_MARKERS: Final = frozenset({"GFAP", "IBA1", "OLIG2"})
@@ -21,7 +20,6 @@ _SEGMENTATION: Final = {
     "marker-only": (0.0899, 0.4863, 0.2659, 0.3438),
 }
 _METRICS: Final = ("average_precision_50", "precision", "recall", "f1")
-_LABEL_BUDGET: Final = {2: 0.0623, 5: 0.1439, 10: 0.2324, 20: 0.3970, 30: 0.4044}
 
 
 def published_segmentation() -> xr.DataArray:
@@ -32,17 +30,6 @@ def published_segmentation() -> xr.DataArray:
         coords={MODEL: list(_SEGMENTATION), METRIC: list(_METRICS)},
         name="published_segmentation",
         attrs={"units": "1", "long_name": "Test scores of the original study."},
-    )
-
-
-def published_budget() -> xr.DataArray:
-    """AP at IoU 0.5 (budget) after training on that many annotated tiles."""
-    return xr.DataArray(
-        list(_LABEL_BUDGET.values()),
-        dims=BUDGET,
-        coords={BUDGET: list(_LABEL_BUDGET)},
-        name="published_budget",
-        attrs={"units": "1", "long_name": "AP50 of the original study by number of annotated tiles."},
     )
 
 

@@ -21,7 +21,6 @@ from fintune_xr.errors import unknown_name
 from fintune_xr.names import (
     BACKGROUND,
     BIN,
-    CELL,
     CHANNEL,
     DONOR,
     MARKER,
@@ -43,23 +42,14 @@ CellBlocks: TypeAlias = Callable[[], Iterable[xr.Dataset]]
 """Reads the cell table of a run from its beginning, in parts of any size; each call reads it anew."""
 
 
-def marker_signal(cells: xr.Dataset, tiles: xr.Dataset) -> xr.DataArray:
-    """Background-subtracted marker intensity (cell) in counts; NaN without a background pixel.
-
-    `cells` is the cell table of a run or a part of it; `tiles` holds its background (tile, channel) for all tiles of
-    the cohort, in the order that `tile_index` counts.
-
-    Raises UnknownNameError if the intensities have no marker channel.
-    """
-    signal = _signal(cells, _background(tiles))
-    return xr.DataArray(signal, dims=CELL, attrs={"units": "counts", "long_name": "Marker signal above background."})
-
-
 def signal_histogram(blocks: Iterable[xr.Dataset], tiles: xr.Dataset) -> xr.DataArray:
     """Number of cells (donor, marker, bin) by log(1 + signal) in all `blocks`; `bin` is the centre of the bin.
 
-    Cells and `tiles` as in `marker_signal`; `tiles` has the coordinates donor and marker along tile. Cells without a
-    signal are in no bin. Memory: 8 kB for each donor and marker, and one block.
+    A block is a part of the cell table of a run; `tiles` holds the run's background (tile, channel) for all tiles of
+    the cohort, in the order that `tile_index` counts, with the coordinates donor and marker. Cells without a
+    background have no signal, and are in no bin. Memory: 8 kB for each donor and marker, and one block.
+
+    Raises UnknownNameError if the intensities have no marker channel.
     """
     groups, background = tile_groups(tiles), _background(tiles)
     group = groups.group_of_tile

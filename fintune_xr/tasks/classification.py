@@ -16,8 +16,6 @@ from fintune_xr.schema import DatasetSchema, VariableSpec
 from fintune_xr.tasks.task import CLASSIFICATION, Task
 from fintune_xr.text import texts
 
-NO_LABEL: Final = -1
-
 HEALTHY: Final = "healthy"
 PRE_DIABETES: Final = "pre_diabetes_lifestyle_controlled"
 ORAL_MEDICATION: Final = "oral_medication_and_or_non_insulin_injectable_medication_controlled"

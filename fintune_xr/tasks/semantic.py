@@ -25,7 +25,6 @@ SIZE_BIN_NAMES: Final = ("under 1,000 px", "1,000 to 10,000 px", "10,000 px and 
 
 _TILE = (n.TILE,)
 _TILE_CLASS = (n.TILE, n.CLASS)
-_RUN_CLASS = (n.RUN, n.CLASS)
 _PART_CLASS = (n.PART, n.CLASS)
 
 RGB: Final = DatasetSchema(

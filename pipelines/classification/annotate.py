@@ -76,11 +76,6 @@ def labels_dataset(labels: dict[str, int], classes: GroupClasses, people: Partic
     )
 
 
-def class_names(annotations: xr.Dataset) -> list[str]:
-    """Names of the classes in the order of the labels."""
-    return str(annotations[n.LABEL].attrs[n.FLAG_MEANINGS]).split()
-
-
 def _stored_labels(cohort: Cohort, classes: GroupClasses, *, restart: bool) -> set[str]:
     if not cohort.has(n.ANNOTATIONS) or restart:
         return set()

@@ -31,7 +31,6 @@ REMARK: Final = (
     "Simulated volumes in which a class thins the inner layers by a fifth, and encoders trained for seconds to tell "
     "that thickness: this shows what each step does and how it reads. Nothing here is about diabetes."
 )
-TITLE: Final = "Demo study (simulated)"
 TUNED: Final = "multi-ft"
 # A few seconds of each: enough to see that the encoder learns on, not what more would give.
 TRAINING: Final[dict[str, Any]] = {

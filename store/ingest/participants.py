@@ -49,11 +49,6 @@ class Participants:
     source: str
     sha256: str
 
-    @property
-    def with_oct(self) -> dict[str, Participant]:
-        """Those of whom there should be volumes."""
-        return {one.id: one for one in self.people.values() if one.retinal_oct}
-
 
 def read_participants(place: Place) -> Participants:
     """The table at `place`, a local file or one in a bucket; ids are text and keep their zeros.

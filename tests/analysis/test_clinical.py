@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fintune_xr.analysis.clinical import clinical_outcomes, donor_key, read_clinical
 from fintune_xr.analysis.outcomes import BETTER, BROKEN, DEFAULT_OUTCOMES, KNOWN_OUTCOMES, UNKNOWN, WORSE
-from fintune_xr.analysis.published import published_budget, published_segmentation
+from fintune_xr.analysis.published import published_segmentation
 from fintune_xr.errors import FintuneValueError, UnknownNameError
 
 
@@ -159,4 +159,3 @@ def test_published_figures_are_consistent() -> None:
     precision, recall = scores.sel(metric="precision"), scores.sel(metric="recall")
     f1 = 2 * precision * recall / (precision + recall)
     np.testing.assert_allclose(f1, scores.sel(metric="f1"), atol=2e-4)
-    assert published_budget().sel(budget=20).item() == 0.3970

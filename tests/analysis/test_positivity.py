@@ -23,7 +23,6 @@ from fintune_xr.analysis.positivity.by_nuclei import apply_detected, count_nucle
 from fintune_xr.analysis.positivity.counting import (
     apply_rules,
     count_positive,
-    marker_signal,
     mixture_threshold,
     otsu_threshold,
     signal_histogram,
@@ -182,19 +181,14 @@ def test_order_of_cells_changes_nothing() -> None:
         xr.testing.assert_identical(judged(shuffled, tiles, rule), judged(cells, tiles, rule))
 
 
-def test_signal_is_what_is_left_of_the_marker_above_background() -> None:
-    cells, tiles = cohort()
-    expected = cells.mean_intensity[:, 1].values - tiles.background[:, 1].values[cells.tile_index.values]
-    np.testing.assert_array_equal(marker_signal(cells, tiles), expected)
-
-
 def test_histogram_counts_every_cell_with_a_signal_once() -> None:
     cells, tiles = cohort()
     found = signal_histogram(in_blocks(cells), tiles)
     assert found.sum() == (cells.tile_index != UNLIT).sum()
-    signal = marker_signal(cells, tiles)
+    # What is left of the marker above the background of the tile.
+    signal = cells.mean_intensity[:, 1].values - tiles.background[:, 1].values[cells.tile_index.values]
     of = tiles.isel(tile=cells.tile_index.values)
-    own = signal[(of.donor.values == "d1") & (of.marker.values == "GFAP")].values
+    own = signal[(of.donor.values == "d1") & (of.marker.values == "GFAP")]
     expected, _ = np.histogram(np.log1p(np.clip(own, 0, None)), bins=kernels.EDGES)
     np.testing.assert_array_equal(found.sel(donor="d1", marker="GFAP"), expected)
 
@@ -304,7 +298,7 @@ def test_cohort_without_any_cell_has_reasons_and_no_crash() -> None:
 def test_without_a_marker_channel() -> None:
     cells, tiles = cohort()
     with pytest.raises(UnknownNameError, match=r"no channel in mean_intensity 'marker'; known: DAPI, GFAP"):
-        marker_signal(cells.assign_coords(channel=["DAPI", "GFAP"]), tiles)
+        signal_histogram([cells.assign_coords(channel=["DAPI", "GFAP"])], tiles)
 
 
 def masks() -> tuple[xr.DataArray, xr.DataArray]:

@@ -45,7 +45,7 @@ def test_what_is_read(tmp_path: Path, ends: str, mark: bool, id_column: str) -> 
     head = [id_column, *HEAD[1:]]
     found = read_participants(written(tmp_path / "participants.tsv", ROWS, head, ends=ends, mark=mark))
     assert list(found.people) == ["0012", "0013", "14", "15"]
-    assert list(found.with_oct) == ["0012", "0013", "14"]
+    assert [one.id for one in found.people.values() if one.retinal_oct] == ["0012", "0013", "14"]
     assert found.people["0013"].study_group == INSULIN
     assert np.isnan(found.people["0013"].age)
     assert found.people["14"].age == 55.5

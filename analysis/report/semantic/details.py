@@ -17,7 +17,6 @@ from fintune_xr.analysis.report.contents import Note, Picture, Section, Table, f
 from fintune_xr.analysis.report.numbers import counted, decimals, percent
 from fintune_xr.text import texts
 
-ANNOTATE: Final = "fintune-xr annotate MASKS STORE --layout bcss"
 EVALUATE: Final = "fintune-xr evaluate STORE --split test"
 # A class rarer than this in train is said to be rare: plain weights by inverse frequency then exceed 10 or so.
 RARE: Final = 0.02

@@ -13,7 +13,7 @@ from fintune_xr.models.classes.settings import ClassSettings
 from fintune_xr.models.dynunet import save_own
 from fintune_xr.models.sam2.adapter import Sam2Prompts
 from fintune_xr.models.sam2.keys import published_size, published_state, transformers_state
-from fintune_xr.models.sam2.kind import STRIDE_PX, Sam2Architecture
+from fintune_xr.models.sam2.kind import STRIDE_PX
 from fintune_xr.models.sam2_semantic.kind import SAM2_SEMANTIC, Sam2SemanticArchitecture
 from fintune_xr.models.sam2_semantic.network import Sam2Semantic
 from fintune_xr.settings import validated
@@ -29,11 +29,6 @@ def on_published(checkpoint: Checkpoint, **chosen: Any) -> Sam2Semantic:
     network = Sam2Semantic(validated(Sam2SemanticArchitecture, built))
     load_strictly(network.sam2, transformers_state(state), source=checkpoint.path)
     return network
-
-
-def from_nothing(sam2: Sam2Architecture, **chosen: Any) -> Sam2Semantic:
-    """The same on random weights of a network of any size. Raises SettingsError for `chosen` that do not fit."""
-    return Sam2Semantic(validated(Sam2SemanticArchitecture, {"sam2": sam2, **chosen}))
 
 
 def sam2_mapper(network: Sam2Semantic, settings: ClassSettings, *, channels: Sequence[str]) -> ClassMapper:
