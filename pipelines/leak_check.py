@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from fintune_xr import names as n
 from fintune_xr.errors import SplitError
+from fintune_xr.pixels.real_part import tile_pixels
 from fintune_xr.splits.assignment import find_leaks
 from fintune_xr.splits.image_hash import looks
-from fintune_xr.store.cohort import Cohort, tile_pixels
+from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.split import By, annotated_tiles, stored_by, unit_of
 from fintune_xr.text import text_array, texts
 

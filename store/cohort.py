@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,13 @@ from typing import Any
 import numpy as np
 import xarray as xr
 import zarr
-from numpy.typing import NDArray
 
 from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.cohort_kinds import KINDS, CohortKind, kind_named, require, task_of
 from fintune_xr.errors import FintuneError, FintuneValueError, StoreNotFoundError, StoreVersionError, unknown_name
 from fintune_xr.execution.whole_file import PARTIAL_SUFFIX
+from fintune_xr.pixels.real_part import SIDES
 from fintune_xr.schema import DatasetSchema
 from fintune_xr.store.labels.cell_table import labelled_cells
 from fintune_xr.store.labels.group_index import GroupIndex
@@ -31,15 +32,16 @@ from fintune_xr.store.zarr_io.groups import (
     subgroups,
     with_dim_indexes,
 )
-from fintune_xr.store.zarr_io.location import Location, reading, writing
-from fintune_xr.store.zarr_io.locks import recover_replaced
+from fintune_xr.store.zarr_io.location import Location as Location
+from fintune_xr.store.zarr_io.location import reading as reading
+from fintune_xr.store.zarr_io.location import writing
+from fintune_xr.store.zarr_io.locks import clear_if_alone, holding, recover_replaced, writing_tiles
 from fintune_xr.tasks.instance import POSITIVITY
 from fintune_xr.tasks.product import Product, product_named
 from fintune_xr.tasks.task import Task
 from fintune_xr.text import texts
 
 INDEXED = (n.DONOR, n.MARKER, n.SPLIT)
-SIDES = {n.Z: n.DEPTH, n.Y: n.HEIGHT, n.X: n.WIDTH}
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +189,25 @@ class Cohort:
         if name not in self.run_names():
             raise unknown_name("run", name, self.run_names())
 
+    def names_under(self, path: str) -> list[str]:
+        """Names of the groups that lie in the group `path`, sorted; none where there is no such group."""
+        return subgroups(self.location, path)
+
+    def hold(self, name: str, *, what: str) -> contextlib.AbstractContextManager[None]:
+        """Holds the lock `name` of the store for this process, which is doing `what`.
+
+        Raises RunBusyError where another process holds it.
+        """
+        return holding(self.location, name, what=what)
+
+    def hold_tiles(self) -> contextlib.AbstractContextManager[None]:
+        """Holds images, annotations and quarantine. Raises RunBusyError where another process holds them."""
+        return writing_tiles(self.location)
+
+    def remove_leftovers(self) -> None:
+        """Removes what killed writers left unfinished, unless another process is writing."""
+        clear_if_alone(self.location)
+
     def images_group(self) -> Growing:
         """The group of images, for appending."""
         return Growing(self.location, self.kind_facts.images, n.IMAGES, n.IMAGE)
@@ -222,20 +243,6 @@ class Cohort:
             raise StoreNotFoundError(f"{self.url} holds no {path} yet. Run: {command}")
 
 
-def tile_pixels(images: xr.Dataset, at: int, variable: str = n.IMAGE) -> NDArray[Any]:
-    """Pixels (…, y, x) of the tile at this position along `tile`, in memory, without what fills it up at its ends.
-
-    `images` are those of a cohort, or a run or annotations with the sizes of their tiles.
-    """
-    array = images[variable].isel({n.TILE: at})
-    return array.isel(real_part(images, at, array.dims)).values
-
-
-def real_part(images: xr.Dataset, at: int, dims: Iterable[Hashable]) -> dict[str, slice]:
-    """The part of each of `dims` that holds pixels of the tile at this position."""
-    return {dim: slice(0, int(images[side].values[at])) for dim, side in SIDES.items() if dim in dims}
-
-
 def indexed(dataset: xr.Dataset) -> xr.Dataset:
     """`dataset` with one index over tile, donor, marker and split: `.sel(donor=…, marker=…)` takes any of them."""
     if any(isinstance(index, GroupIndex) for index in dataset.xindexes.values()):
@@ -248,6 +255,11 @@ def product_at(location: Location, path: str) -> Product:
     """What the run stored under `path` holds."""
     with reading(f"{location.url}/{path}"):
         return product_named(str(zarr.open_group(location.zarr(), path=path, mode="r").attrs["schema"]))
+
+
+def store_exists(store: str | Path) -> bool:
+    """Whether there is a store at this folder or URL."""
+    return Location.of(store).exists()
 
 
 def create_cohort(

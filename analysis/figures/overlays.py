@@ -15,6 +15,7 @@ from fintune_xr import names as n
 from fintune_xr.analysis.figures.scale_bar import add_scale_bar
 from fintune_xr.analysis.figures.style import bare, new_figure, style
 from fintune_xr.pixels.pixel_side import sides_um
+from fintune_xr.pixels.real_part import real_part
 
 Rgb = NDArray[np.float64]
 
@@ -63,8 +64,8 @@ def tile_figure(tile: xr.Dataset) -> Figure:
     coordinates `channel`, `tile`, `marker`, `height` and `width`; only the valid corner is shown. Where a coordinate
     tells the size of a pixel there is a scale bar.
     """
-    height, width = int(tile[n.HEIGHT]), int(tile[n.WIDTH])
-    tile = tile.isel({n.Y: slice(height), n.X: slice(width)})
+    tile = tile.isel(real_part(tile, (n.Y, n.X)))
+    height, width = tile.sizes[n.Y], tile.sizes[n.X]
     picture = composite(tile[n.IMAGE].values)
     runs = [str(run) for run in tile[n.RUN].values] if n.MASK in tile else []
     annotated = tile[n.ANNOTATED].values if n.ANNOTATED in tile else None

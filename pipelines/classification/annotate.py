@@ -14,7 +14,6 @@ from fintune_xr.errors import FintuneValueError
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.ingest.participants import FILE_NAME, Participants, find_participants, store_participants
 from fintune_xr.store.raw.pairing import LeftOut
-from fintune_xr.store.zarr_io.locks import writing_tiles
 from fintune_xr.tasks.classification import LABELS, GroupClasses, group_classes
 from fintune_xr.text import texts
 
@@ -54,7 +53,7 @@ def label_tiles(
         for tile, donor in rows
         if donor not in people.people
     )
-    with writing_tiles(cohort.location):
+    with cohort.hold_tiles():
         store_participants(cohort, people)
         cohort.write(n.ANNOTATIONS, labels_dataset(labels, chosen, people), LABELS)
     return LabelReport(len(set(labels) - before), len(set(labels) & before), left_out)

@@ -13,7 +13,7 @@ import pandas as pd
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.pipelines.console import Steps, progress, say
-from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.cohort import Cohort, store_exists
 from fintune_xr.store.ingest.participants import (
     FILE_NAME,
     Participants,
@@ -38,7 +38,6 @@ from fintune_xr.store.raw.pairing import LeftOut
 from fintune_xr.store.raw.readers.volume_header import VolumeHeader
 from fintune_xr.store.raw.readers.volumes import ZYX, Reading
 from fintune_xr.store.raw.volume_scan import AI_READI, Person, Query, VolumeScan, scan_volumes
-from fintune_xr.store.zarr_io.location import Location
 
 ERROR_COLUMNS: Final = ("participant_id", "key", "exception")
 
@@ -73,7 +72,7 @@ def ingest_study(source: str | Path, store: str | Path, layout: Layout, request:
 
     Raises FintuneValueError as the scan, the table of participants and the store do.
     """
-    people, found, how = _asked(source, layout, request, _exists(store))
+    people, found, how = _asked(source, layout, request, store_exists(store))
     say(f"ingest: {found.listed}")
     cohort = open_or_create_volumes(store, found, how, title=request.title)
     if people is not None:
@@ -155,10 +154,6 @@ def _persons(people: Participants | None) -> dict[str, Person] | None:
     return {
         one.id: Person(one.study_group, one.recommended_split, one.retinal_oct) for one in people.people.values()
     }  # fmt: skip
-
-
-def _exists(store: str | Path) -> bool:
-    return Location.of(store).exists()
 
 
 def _sizes(rows: Sequence[tuple[str, str, int, int, int]]) -> pd.DataFrame:

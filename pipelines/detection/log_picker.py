@@ -8,8 +8,9 @@ from fintune_xr import names as n
 from fintune_xr.pipelines.console import progress
 from fintune_xr.pixels.log_blobs import FLOOR, log_candidates
 from fintune_xr.pixels.peaks import Peaks
+from fintune_xr.pixels.real_part import tile_pixels
 from fintune_xr.provenance import provenance
-from fintune_xr.store.cohort import Cohort, tile_pixels
+from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.runs.picks import write_candidates
 
 LOG: Final = "log"

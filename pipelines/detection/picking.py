@@ -15,6 +15,7 @@ from fintune_xr.metrics.detection import Found, average_precision, best_threshol
 from fintune_xr.metrics.pixels import best_pixel_threshold, pixel_histogram
 from fintune_xr.pipelines.detection.log_picker import LOG, write_log_candidates
 from fintune_xr.pixels.discs import disc_target
+from fintune_xr.pixels.real_part import tile_pixels
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.annotations_digest import truth_digest
 from fintune_xr.store.lineage.depends_on import ALL, tiles_in, truth_doubt
@@ -110,11 +111,9 @@ def tile_histograms(cohort: Cohort, run: str, tiles: dict[str, int]) -> dict[str
     scale = float(stored[n.PROBABILITY].attrs.get("scale_factor", 1.0))
     found = {}
     for tile, at in tiles.items():
-        one = stored.isel({n.TILE: at})
-        shape = (int(one[n.HEIGHT]), int(one[n.WIDTH]))
-        probability = one[n.PROBABILITY].isel({n.Y: slice(shape[0]), n.X: slice(shape[1])}).values * scale
+        probability = tile_pixels(stored, at, n.PROBABILITY) * scale
         known = tile_points(points, tile)
-        target = disc_target(known.yx, known.diameter_px, shape)
+        target = disc_target(known.yx, known.diameter_px, probability.shape)
         found[tile] = pixel_histogram(target, np.clip(probability, 0, 1).astype(np.float64))
     return found
 

@@ -26,11 +26,9 @@ from fintune_xr.models.registry import load_model
 from fintune_xr.pipelines.inference.watchdog import Watch, may_die
 from fintune_xr.pixels.tile_results import TILE_RESULTS
 from fintune_xr.settings import Settings
-from fintune_xr.store.cohort import product_at
+from fintune_xr.store.cohort import Location, product_at, reading
 from fintune_xr.store.runs.run import run_grid
-from fintune_xr.store.runs.run_shard import write_run_shard
-from fintune_xr.store.zarr_io import shards
-from fintune_xr.store.zarr_io.location import Location, reading
+from fintune_xr.store.runs.run_shard import Encoded, ShardGrid, encode_empty, encode_tile, write_run_shard
 from fintune_xr.tasks.product import Product
 from fintune_xr.tasks.records import ObjectTable, ShardPlan, ShardReceipt, TileResult
 
@@ -54,7 +52,7 @@ class BlockContext:
         """What the run stores of each tile."""
         return product_at(self.location, f"{n.RUNS}/{self.run}")
 
-    def grid(self) -> shards.ShardGrid | None:
+    def grid(self) -> ShardGrid | None:
         """How the run's pixels are cut; None for a run without pixels."""
         return run_grid(self.location, self.run) if self.product().array is not None else None
 
@@ -73,7 +71,7 @@ class _Work:
     pixels: NDArray[Any] | None = None
     objects: ObjectTable | None = None
     values: Mapping[str, Any] = field(default_factory=dict)
-    encoded: shards.Encoded = ()
+    encoded: Encoded = ()
     seconds: float = 0.0
     fault: str = ""
 
@@ -113,7 +111,7 @@ class Block:
         self.stored = TILE_RESULTS[context.product().name]
         self.model = context.load()
 
-    def encoded_tiles(self, pool: ThreadPoolExecutor, finished: list[TileResult]) -> Iterator[shards.Encoded]:
+    def encoded_tiles(self, pool: ThreadPoolExecutor, finished: list[TileResult]) -> Iterator[Encoded]:
         """Encoded pixels in order of slot, empty of a run without any, while the results gather in `finished`."""
         depth = 2 * max(self.context.batch_tiles, _pool_size())
         prepared = ahead(pool, self.prepare, self.plan.todo, depth=depth)
@@ -123,7 +121,7 @@ class Block:
             self.watch.alive()
             yield work.encoded
 
-    def encoded_one_by_one(self, finished: list[TileResult]) -> Iterator[shards.Encoded]:
+    def encoded_one_by_one(self, finished: list[TileResult]) -> Iterator[Encoded]:
         """The same on the calling thread alone: when it dies, the tile after those that came out is at fault."""
         for work in map(self.finish, self.predicted(map(self.prepare, self.plan.todo), size=1)):
             finished.append(_result(work))
@@ -236,11 +234,11 @@ _BACK_OFF_S = 0.2
 _NOT_THE_TILES_FAULT = (FintuneError, MemoryError, StoreWriteError)
 
 
-def _encoded(pixels: NDArray[Any] | None, grid: shards.ShardGrid | None) -> shards.Encoded:
+def _encoded(pixels: NDArray[Any] | None, grid: ShardGrid | None) -> Encoded:
     """Pixels of a tile as they are stored; the filler alone where there are none, nothing where none are stored."""
     if grid is None:
         return ()
-    return shards.encode_empty(grid) if pixels is None else shards.encode_tile(pixels, grid)
+    return encode_empty(grid) if pixels is None else encode_tile(pixels, grid)
 
 
 def _result(work: _Work) -> TileResult:

@@ -16,8 +16,7 @@ from fintune_xr import names as n
 from fintune_xr.errors import WorkerLostError
 from fintune_xr.pipelines.inference.block import SECONDS_TO_START, Block, BlockContext
 from fintune_xr.pipelines.inference.watchdog import Watch
-from fintune_xr.store.runs.run_shard import write_run_shard
-from fintune_xr.store.zarr_io import shards
+from fintune_xr.store.runs.run_shard import Encoded, encode_empty, write_run_shard
 from fintune_xr.tasks.records import ShardPlan, ShardReceipt, TileResult
 
 _GRACE_S = 30.0
@@ -37,7 +36,7 @@ def infer_block_isolated(plan: ShardPlan, context: BlockContext) -> ShardReceipt
 
 def _encoded_tiles(
     plan: ShardPlan, context: BlockContext, finished: list[TileResult], children: contextlib.ExitStack
-) -> Iterator[shards.Encoded]:
+) -> Iterator[Encoded]:
     child: _Child | None = None
     for slot in plan.todo:
         fault = ""
@@ -54,9 +53,9 @@ def _encoded_tiles(
         yield encoded
 
 
-def _given_up(fault: str, context: BlockContext) -> tuple[TileResult, shards.Encoded]:
+def _given_up(fault: str, context: BlockContext) -> tuple[TileResult, Encoded]:
     grid = context.grid()
-    return TileResult(n.QUARANTINED, 0.0, fault), () if grid is None else shards.encode_empty(grid)
+    return TileResult(n.QUARANTINED, 0.0, fault), () if grid is None else encode_empty(grid)
 
 
 class _Child:
@@ -74,7 +73,7 @@ class _Child:
         self.context = context
         self._is_ready = False
 
-    def ask(self, plan: ShardPlan) -> tuple[TileResult, shards.Encoded] | str:
+    def ask(self, plan: ShardPlan) -> tuple[TileResult, Encoded] | str:
         """Result and mask of the one tile in `plan`, or what became of the process.
 
         Raises what is not the tile's fault.

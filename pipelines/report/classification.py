@@ -19,7 +19,8 @@ from fintune_xr.models.volume_profile.kind import VOLUME_PROFILE
 from fintune_xr.pipelines.classification.evaluate import class_lines, class_table, ranks_of
 from fintune_xr.pipelines.classification.leaderboard import is_floor
 from fintune_xr.pipelines.report.stale import stale_scores
-from fintune_xr.store.cohort import Cohort, tile_pixels
+from fintune_xr.pixels.real_part import tile_pixels
+from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.ingest.participants import parts_not_recommended, study_groups
 from fintune_xr.store.ingest.volume_summary import volume_summary
 from fintune_xr.store.lineage.depends_on import doubt, tiles_in

@@ -17,10 +17,10 @@ from fintune_xr.pipelines.detection.evaluate import particle_doubt
 from fintune_xr.pipelines.detection.picking import threshold_doubt
 from fintune_xr.pipelines.report.stale import evaluated_part, stale_scores
 from fintune_xr.pixels.pixel_side import sides_um
-from fintune_xr.store.cohort import Cohort, tile_pixels
+from fintune_xr.pixels.real_part import tile_pixels
+from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.depends_on import doubt, tiles_in
 from fintune_xr.store.runs.picks import open_picks, picked_names, picks_of, stale_reason
-from fintune_xr.store.zarr_io.groups import subgroups
 from fintune_xr.tasks.detection import tile_points
 from fintune_xr.text import texts
 
@@ -80,7 +80,7 @@ def _scores(cohort: Cohort, part: str, picks: dict[str, xr.Dataset]) -> tuple[xr
 def _stages(cohort: Cohort) -> tuple[dict[str, xr.Dataset], tuple[Stale, ...]]:
     """Stages of each self-training, and those that were taught or judged by other annotations or another split."""
     current, stale = {}, []
-    for name in subgroups(cohort.location, n.SELFTRAIN):
+    for name in cohort.names_under(n.SELFTRAIN):
         found = cohort.read(f"{n.SELFTRAIN}/{name}").load()
         labelled = set(found.attrs[n.PROVENANCE]["labelled"]) & set(cohort.annotated_tiles())
         reason = doubt(cohort, found, {*labelled, *tiles_in(cohort, n.VAL, n.TEST)})

@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from fintune_xr import names as n
 from fintune_xr.analysis.report.studies.benchmark import HYBRID
+from fintune_xr.pixels.real_part import real_part
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.text import texts
 
@@ -56,8 +57,8 @@ def _chosen(found: xr.Dataset) -> list[str]:
 
 
 def _cut(cohort: Cohort, found: xr.Dataset, tile: xr.Dataset, name: str) -> xr.Dataset:
-    whole = {n.Y: slice(0, int(tile[n.HEIGHT])), n.X: slice(0, int(tile[n.WIDTH]))}
-    truth = cohort.annotations(lazy=False)[n.MASK].sel({n.TILE: name}).isel(whole).values
+    mask = cohort.annotations(lazy=False)[n.MASK].sel({n.TILE: name})
+    truth = mask.isel(real_part(tile, mask.dims)).values
     rows, columns = busiest_window(truth, WINDOW_PX)
     window = {n.Y: rows, n.X: columns}
     marker, runs = str(tile[n.MARKER].item()), dict(found.attrs["runs"])

@@ -34,7 +34,6 @@ from fintune_xr.pipelines.steps.associate import association_doubt
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.depends_on import doubt, tiles_in
 from fintune_xr.store.lineage.tile_counts import active_rule
-from fintune_xr.store.zarr_io.groups import subgroups
 from fintune_xr.text import text_array, texts
 
 N_EXAMPLES: Final = 3
@@ -128,7 +127,7 @@ def _counted_alone(cohort: Cohort) -> tuple[Statistics, _StaleBySection]:
     """Positive cells of the runs that have them, before any outcome was looked at."""
     rules: dict[str, str] = {}
     stale: list[Stale] = []
-    for run in subgroups(cohort.location, n.POSITIVITY):
+    for run in cohort.names_under(n.POSITIVITY):
         try:
             rules[run] = active_rule(cohort, run)
         except FintuneError as error:
@@ -146,7 +145,7 @@ def _counted_alone(cohort: Cohort) -> tuple[Statistics, _StaleBySection]:
 
 def _stability(cohort: Cohort, analysis: xr.Dataset, baseline: str) -> tuple[dict[str, Any], _StaleBySection]:
     """Resamples, their summary and the runs compared on them; nothing of it where they are of other inputs."""
-    schemes = subgroups(cohort.location, n.BOOTSTRAP)
+    schemes = cohort.names_under(n.BOOTSTRAP)
     if not schemes:
         return {}, {}
     scheme = OF_DONORS if OF_DONORS in schemes else schemes[0]

@@ -18,6 +18,7 @@ from fintune_xr.analysis.report.sections.cohort import (
     quarantine_section,
 )
 from fintune_xr.errors import StoreWriteError, unknown_name
+from fintune_xr.execution.whole_file import whole_file, write_errors
 from fintune_xr.pipelines.report.classification import volume_sections
 from fintune_xr.pipelines.report.detection import particle_sections
 from fintune_xr.pipelines.report.instance import cell_sections
@@ -25,7 +26,6 @@ from fintune_xr.pipelines.report.passed_over import passed_over
 from fintune_xr.pipelines.report.semantic import tissue_sections
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.runs.run import run_attrs
-from fintune_xr.store.zarr_io.location import Location, writing
 from fintune_xr.tasks.task import CLASSIFICATION, DETECTION, INSTANCE, SEMANTIC
 
 BASELINE: Final = "baseline"
@@ -58,13 +58,15 @@ def report(store: str | Path, *, out: str | Path | None = None, baseline: str | 
     subtitle = f"{cohort.kind.upper()} cohort, store schema {datasets.SCHEMA_VERSION}, report of {today}"
     tables = path.with_name(f"{path.stem}_tables")
     page = page_of(cohort.title, subtitle, with_summary(sections, foreword=_foreword(cohort)), tables=tables.name)
-    with writing(str(path)):
+    with write_errors(str(path)):
         tables.mkdir(parents=True, exist_ok=True)
         for earlier in tables.glob("*.tsv"):
             earlier.unlink()
     for key, table in tables_of(sections).items():
-        Location.of(tables).write_whole(f"{key}.tsv", [table.to_csv(sep="\t", index=False).encode()])
-    Location.of(path.parent).write_whole(path.name, [page.encode()])
+        with whole_file(tables / f"{key}.tsv") as place:
+            table.to_csv(place, sep="\t", index=False, lineterminator="\n")
+    with whole_file(path) as place:
+        place.write_text(page, encoding="utf-8")
     return path
 
 

@@ -26,7 +26,6 @@ from fintune_xr.pixels.pixel_side import sides_um
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.annotated_legend import annotated_legend
 from fintune_xr.store.lineage.depends_on import doubt, tiles_in
-from fintune_xr.store.zarr_io.groups import subgroups
 from fintune_xr.tasks.class_map import confirmed_clashes, stored_class_map
 from fintune_xr.tasks.semantic import CLASS_BALANCE
 from fintune_xr.text import texts
@@ -60,7 +59,7 @@ def _prompted(cohort: Cohort) -> Section:
 
 def _regions(cohort: Cohort) -> Section:
     found, stale = {}, []
-    for name in subgroups(cohort.location, n.REGIONS):
+    for name in cohort.names_under(n.REGIONS):
         stored = cohort.read(f"{n.REGIONS}/{name}").load()
         reason = doubt(cohort, stored, tiles_in(cohort, "all"))
         if reason:

@@ -15,7 +15,8 @@ from fintune_xr.analysis.positivity.counting import signal_histogram
 from fintune_xr.pipelines.instance.cell_blocks import cell_blocks
 from fintune_xr.pipelines.report.gallery import busiest_window
 from fintune_xr.pixels.pixel_side import sides_um
-from fintune_xr.store.cohort import Cohort, tile_pixels
+from fintune_xr.pixels.real_part import tile_pixels
+from fintune_xr.store.cohort import Cohort
 from fintune_xr.text import text_array, texts
 
 MOST_RUNS: Final = 3

@@ -20,7 +20,6 @@ from fintune_xr.pipelines.studies.gate import counted
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.depends_on import doubt, tiles_in, truth_doubt
 from fintune_xr.store.lineage.tile_counts import tile_counts
-from fintune_xr.store.zarr_io.groups import subgroups
 from fintune_xr.text import texts
 
 
@@ -44,7 +43,7 @@ def _benchmark(cohort: Cohort) -> Iterator[Study | Stale]:
 
 
 def _gates(cohort: Cohort) -> Iterator[Study | Stale]:
-    for name in subgroups(cohort.location, n.METRICS):
+    for name in cohort.names_under(n.METRICS):
         if name.startswith(n.GATE_PREFIX):
             found = cohort.metrics(name)
             run, part = found.attrs[n.RUN], found.attrs[n.PROVENANCE]["split"]
@@ -65,7 +64,7 @@ def _gate_doubt(cohort: Cohort, found: xr.Dataset, run: str, part: str) -> str:
 
 
 def _sweeps(cohort: Cohort) -> Iterator[Study | Stale]:
-    if n.SWEEP not in subgroups(cohort.location, n.METRICS):
+    if n.SWEEP not in cohort.names_under(n.METRICS):
         return
     found = cohort.metrics(n.SWEEP)
     reason = _sweep_doubt(cohort, found.attrs[n.IDENTITY])

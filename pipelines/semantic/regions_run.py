@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
+from fintune_xr.pixels.real_part import tile_pixels
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.runs.run import run_creation
-from fintune_xr.store.runs.run_shard import write_run_shard
+from fintune_xr.store.runs.run_shard import encode_tile, write_run_shard
 from fintune_xr.store.runs.writer import RunWriter, writing_run
-from fintune_xr.store.zarr_io import shards
 from fintune_xr.tasks.class_map import ClassMap
 from fintune_xr.tasks.product import CLASSES, INSTANCES
 from fintune_xr.tasks.records import ClassTile, ShardPlan, ShardReceipt, TileResult
@@ -72,10 +72,9 @@ def _written(
     made = []
     for slot in plan.todo:
         at = plan.first + slot
-        height, width = int(images[n.HEIGHT][at]), int(images[n.WIDTH][at])
-        mask = np.asarray(masks[n.MASK][at, :height, :width].values)
+        mask = tile_pixels(masks, at, n.MASK)
         made.append(ClassTile(_named(mask, of_tile[str(images[n.TILE].values[at])]), class_map.n_classes))
-    encoded = (shards.encode_tile(one.classes, writer.grid) for one in made)
+    encoded = (encode_tile(one.classes, writer.grid) for one in made)
     write_run_shard(cohort.location, writer.name, plan, encoded, creation=run_creation(cohort.location, writer.name))
     return ShardReceipt(plan, tuple(TileResult(n.DONE, 0.0, values=one.of_tile) for one in made))
 

@@ -15,7 +15,6 @@ from fintune_xr.pipelines.steps.associate import association_inputs, covariates_
 from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.lineage.tile_counts import tile_counts
-from fintune_xr.store.zarr_io.locks import holding
 
 _T = "Student t"
 
@@ -52,7 +51,7 @@ def bootstrap(
         raise FintuneValueError(
             f"{cohort.url}: counts or outcomes have changed since `fintune-xr associate`. Run it again first."
         )
-    with holding(cohort.location, f"bootstrap-{scheme}", what=f"resampling by scheme {scheme}"):
+    with cohort.hold(f"bootstrap-{scheme}", what=f"resampling by scheme {scheme}"):
         stored = None if restart else _stored(cohort, scheme, seed, digest)
         n_stored = stored.sizes[n.RESAMPLE] if stored is not None else 0
         if n_stored >= resamples:

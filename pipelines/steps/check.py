@@ -13,7 +13,6 @@ from fintune_xr.store.check.store import check_store, n_tiles_to_read
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.runs.writer import mark_pending
 from fintune_xr.store.split import require_split
-from fintune_xr.store.zarr_io.locks import clear_if_alone
 
 
 def check(store: str | Path, *, repair: bool = False) -> list[Problem]:
@@ -24,7 +23,7 @@ def check(store: str | Path, *, repair: bool = False) -> list[Problem]:
     """
     cohort = open_cohort(store)
     if repair:
-        clear_if_alone(cohort.location)
+        cohort.remove_leftovers()
     with progress("check", n_tiles_to_read(cohort)) as advance:
         problems = list(check_store(cohort, advance=advance))
     problems += _split_problems(cohort)

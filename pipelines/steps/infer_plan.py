@@ -23,8 +23,9 @@ from fintune_xr.pipelines.inference.block import BlockContext
 from fintune_xr.pipelines.inference.request import InferSettings, asked_or_stored, run_context
 from fintune_xr.pipelines.steps.infer import in_parts
 from fintune_xr.pipelines.workers.devices import profile_and_rest
+from fintune_xr.pixels.real_part import tile_pixels
 from fintune_xr.settings import Config, load_settings
-from fintune_xr.store.cohort import Cohort, open_cohort, tile_pixels
+from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.runs.create import tiles_per_shard
 from fintune_xr.store.runs.run import run_tiles_per_shard
 

@@ -14,14 +14,13 @@ import xarray as xr
 
 from fintune_xr import names as n
 from fintune_xr.errors import SplitError
+from fintune_xr.execution.whole_file import write_errors
 from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.leak_check import refuse_leaks
 from fintune_xr.splits.assignment import split_digest, split_donors
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.ingest.participants import parts_not_recommended, recommended_parts
 from fintune_xr.store.split import By, annotated_tiles, split_column, split_table, unit_of
-from fintune_xr.store.zarr_io.location import writing
-from fintune_xr.store.zarr_io.locks import writing_tiles
 from fintune_xr.text import text_array, texts
 
 _BEING_WRITTEN: Final = "being written: "
@@ -145,7 +144,7 @@ def _kept(cohort: Cohort) -> pd.DataFrame:
 
 def _store_split(cohort: Cohort, assigned: Mapping[str, str], facts: Mapping[str, Any]) -> None:
     """`require_split` refuses the split until its digest is in place, which is written last."""
-    with writing_tiles(cohort.location), writing(f"{cohort.url}/{n.IMAGES}/{n.SPLIT}"):
+    with cohort.hold_tiles(), write_errors(f"{cohort.url}/{n.IMAGES}/{n.SPLIT}"):
         tiles = text_array(cohort.images(lazy=False)[n.TILE])
         column = split_column(cohort)
         column.attrs[n.DIGEST] = _BEING_WRITTEN + split_digest(assigned)

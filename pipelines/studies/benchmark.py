@@ -10,7 +10,6 @@ from typing import Any, Final
 
 import numpy as np
 import xarray as xr
-from fintune_xr.store.export.whole_files import whole_file
 from pydantic import Field
 
 from fintune_xr import names as n
@@ -25,6 +24,7 @@ from fintune_xr.analysis.report.studies.benchmark import (
     specific_name,
 )
 from fintune_xr.errors import SettingsError
+from fintune_xr.execution.whole_file import whole_file
 from fintune_xr.finetune.registry import train_settings
 from fintune_xr.metrics.intervals import instance_scores
 from fintune_xr.models.checkpoints import Checkpoint

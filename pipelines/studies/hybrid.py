@@ -23,10 +23,9 @@ from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.lineage.training_exposure import seen_by_choice
 from fintune_xr.store.runs.run import run_attrs, run_creation, run_grid
-from fintune_xr.store.runs.run_shard import write_run_shard
+from fintune_xr.store.runs.run_shard import Encoded, ShardGrid, read_encoded, write_run_shard
 from fintune_xr.store.runs.writer import writing_run
 from fintune_xr.store.split import require_split
-from fintune_xr.store.zarr_io import shards
 from fintune_xr.tasks.instance import CellTable
 from fintune_xr.tasks.records import ShardPlan, ShardReceipt, TileResult
 from fintune_xr.text import texts
@@ -131,11 +130,11 @@ class _Source:
 
     cohort: Cohort
     name: str
-    grid: shards.ShardGrid
+    grid: ShardGrid
     small: Mapping[str, NDArray[Any]]
     cells: xr.Dataset
     first_cell: NDArray[np.int64]
-    _shard: tuple[int, list[shards.Encoded]] = field(default=(-1, []))
+    _shard: tuple[int, list[Encoded]] = field(default=(-1, []))
 
     @classmethod
     def open(cls, cohort: Cohort, name: str) -> _Source:
@@ -150,11 +149,11 @@ class _Source:
         small = {column: run[column].values for column in _PER_TILE}
         return cls(cohort, name, run_grid(cohort.location, name), small, cells, np.cumsum(counts) - counts)
 
-    def encoded(self, tile: int) -> shards.Encoded:
+    def encoded(self, tile: int) -> Encoded:
         """The stored chunks of a tile's mask."""
         shard, slot = divmod(tile, self.grid.tiles_per_shard)
         if self._shard[0] != shard:
-            self._shard = (shard, shards.read_encoded(self.cohort.location, self.grid, shard))
+            self._shard = (shard, read_encoded(self.cohort.location, self.grid, shard))
         return self._shard[1][slot]
 
     def result(self, tile: int) -> TileResult:
@@ -172,7 +171,7 @@ class _Source:
 def _copy_shard(cohort: Cohort, run_name: str, plan: ShardPlan, source_of_tile: Sequence[_Source]) -> ShardReceipt:
     tiles = [plan.first + slot for slot in plan.todo]
 
-    def encoded() -> Iterator[shards.Encoded]:
+    def encoded() -> Iterator[Encoded]:
         for tile in tiles:
             yield source_of_tile[tile].encoded(tile)
 

@@ -13,7 +13,6 @@ from fintune_xr.errors import RunMismatchError
 from fintune_xr.provenance import differences
 from fintune_xr.schema import DatasetSchema
 from fintune_xr.store.cohort import Cohort
-from fintune_xr.store.zarr_io.locks import holding
 
 LONGEST: Final = 200
 """Characters of a value in a message."""
@@ -48,7 +47,7 @@ def carried_out(study: Study, growth: Growth, *, restart: bool = False) -> xr.Da
     Raises RunMismatchError where the store holds another study of this kind, unless it is thrown away by `restart`;
     RunBusyError where another process is at it.
     """
-    with holding(study.cohort.location, study.lock, what=study.what):
+    with study.cohort.hold(study.lock, what=study.what):
         for whole in growth(None if restart else _stored(study)):
             told = {} if study.identity is None else {n.IDENTITY: study.identity}
             study.cohort.write(study.path, whole.assign_attrs(told), study.schema)

@@ -30,6 +30,7 @@ from fintune_xr.pipelines.console import progress, say
 from fintune_xr.pipelines.instance.evaluate import tiles_of_split
 from fintune_xr.pipelines.studies.prompted import prompted_study
 from fintune_xr.pipelines.studies.study import Study, carried_out
+from fintune_xr.pixels.real_part import real_part, tile_pixels
 from fintune_xr.provenance import provenance
 from fintune_xr.seeds import stream
 from fintune_xr.settings import load_settings
@@ -150,10 +151,9 @@ def _swept(cohort: Cohort, work: _Work, tiles: xr.Dataset, stored: xr.Dataset | 
     truth = cohort.annotations(lazy=False)[n.MASK]
     with progress("sweep", n_tiles - n_before) as advance:
         for i in range(n_before, n_tiles):
-            tile, name = tiles.isel({n.TILE: i}), texts(tiles[n.TILE])[i]
-            inside = {n.Y: slice(0, int(tile[n.HEIGHT])), n.X: slice(0, int(tile[n.WIDTH]))}
-            true = truth.sel({n.TILE: name}).isel(inside).values
-            one = _of_tile(work, tile[n.IMAGE].isel(inside).values, true).expand_dims({n.TILE: [name]})
+            name = texts(tiles[n.TILE])[i]
+            true = truth.sel({n.TILE: name}).isel(real_part(tiles, truth.dims, i)).values
+            one = _of_tile(work, tile_pixels(tiles, i), true).expand_dims({n.TILE: [name]})
             done = [*done, one.assign_coords({n.DEVICE: (n.TILE, [work.device])})]
             yield _scored(done, tiles, seed=work.settings.seed).assign_attrs({n.PROVENANCE: facts})
             advance(1)

@@ -20,6 +20,7 @@ from fintune_xr.errors import FintuneValueError, SplitError
 from fintune_xr.execution.read_ahead import ahead
 from fintune_xr.execution.whole_file import whole_file
 from fintune_xr.pixels.pixel_side import resolution, sides_um
+from fintune_xr.pixels.real_part import real_part, tile_pixels
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.export.masks import label_dtype
 from fintune_xr.store.raw.layouts import safe_name
@@ -109,10 +110,8 @@ def _refuse_others(folder: Path, index: pd.DataFrame) -> None:
 def _write_tile(
     folder: Path, tiles: xr.Dataset, masks: xr.DataArray, planes: list[int], files: list[str], index: int
 ) -> tuple[Path, Path]:
-    one, path = tiles.isel({n.TILE: index}), folder / files[index]
-    region = {n.Y: slice(0, int(one[n.HEIGHT])), n.X: slice(0, int(one[n.WIDTH]))}
-    counts: NDArray[Any] = one[n.IMAGE].isel(region).values[planes]
-    mask: NDArray[Any] = masks.isel({n.TILE: index}).isel(region).values
+    path, counts = folder / files[index], tile_pixels(tiles, index)[planes]
+    mask: NDArray[Any] = masks.isel({n.TILE: index, **real_part(tiles, masks.dims, index)}).values
     side = float(sides_um(tiles)[index])
     # The mask first: Cellpose takes an image without one for a fault of the whole folder.
     _write(_mask_path(path), mask.astype(label_dtype(mask)), axes="YX", side_um=side)

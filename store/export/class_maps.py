@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import xarray as xr
@@ -20,6 +20,7 @@ from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.execution.read_ahead import ahead
 from fintune_xr.execution.whole_file import whole_file
+from fintune_xr.pixels.real_part import tile_pixels
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.annotated_legend import annotated_legend
 from fintune_xr.store.raw.layouts import safe_name
@@ -92,9 +93,8 @@ def _written(maps: _Maps) -> list[Path]:
 
 
 def _write(maps: _Maps, index: int) -> tuple[Path, Path]:
-    one = maps.stored.isel({n.TILE: index})
-    labels: Any = one[n.CLASSES].values[: int(one[n.HEIGHT]), : int(one[n.WIDTH])]
-    tile = str(one[n.TILE].values)
+    labels = tile_pixels(maps.stored, index, n.CLASSES)
+    tile = str(maps.stored[n.TILE].values[index])
     told = PngInfo()
     told.add_text("fintune-xr", json.dumps({n.TILE: tile, n.RUN: maps.run}))
     paths = []

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from fintune_xr import names as n
+from fintune_xr.execution.whole_file import whole_file
 from fintune_xr.pixels.cell_measurement import renumbered
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.export.label_layers import Choice, LabelledTile, labelled_tiles
 from fintune_xr.store.export.masks import SUFFIX
-from fintune_xr.store.export.whole_files import whole_file
 from fintune_xr.store.raw.layouts import safe_name
 
 FILE: Final = "coco.json"

@@ -17,11 +17,11 @@ import numpy as np
 import pandas as pd
 
 from fintune_xr import names as n
+from fintune_xr.execution.whole_file import whole_file
 from fintune_xr.pixels.outlines import Outline, Ring, outlines
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.export.cells_of_tiles import CellsOfTiles
 from fintune_xr.store.export.label_layers import Choice, LabelledTile, labelled_tiles
-from fintune_xr.store.export.whole_files import whole_file
 from fintune_xr.store.raw.layouts import safe_name
 
 SUFFIX: Final = ".geojson"

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, unknown_name
-from fintune_xr.store.cohort import Cohort, real_part
+from fintune_xr.pixels.real_part import real_part
+from fintune_xr.store.cohort import Cohort
 from fintune_xr.tasks.class_map import IGNORED
 from fintune_xr.tasks.product import CLASSES, INSTANCES
 from fintune_xr.text import text_array, texts
@@ -49,7 +50,7 @@ class LabelLayer:
         row = self.rows.get(str(images[n.TILE].values[at]))
         if row is None:
             return None
-        part = real_part(images, at, self.pixels.dims)
+        part = real_part(images, self.pixels.dims, at)
         return np.asarray(self.pixels.isel({n.TILE: row, **part}).values)
 
 

@@ -19,6 +19,7 @@ from fintune_xr import names as n
 from fintune_xr.execution.read_ahead import ahead
 from fintune_xr.execution.whole_file import whole_file
 from fintune_xr.pixels.pixel_side import resolution, sides_um
+from fintune_xr.pixels.real_part import tile_pixels
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.raw.layouts import safe_name
 
@@ -48,10 +49,7 @@ def label_dtype(mask: NDArray[Any]) -> type[np.uint16 | np.uint32]:
 
 
 def _write_mask(stored: xr.Dataset, sides: NDArray[np.float64], run: str, folder: Path, index: int) -> Path:
-    one = stored.isel({n.TILE: index})
-    tile = str(one[n.TILE].item())
-    region = {n.Y: slice(0, int(one[n.HEIGHT])), n.X: slice(0, int(one[n.WIDTH]))}
-    mask: Any = one[n.MASK].isel(region).values
+    tile, mask = str(stored[n.TILE].values[index]), tile_pixels(stored, index, n.MASK)
     path = folder / f"{safe_name(tile)}{SUFFIX}"
     with whole_file(path) as place:
         tifffile.imwrite(

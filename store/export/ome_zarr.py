@@ -15,7 +15,9 @@ import zarr
 from numpy.typing import NDArray
 
 from fintune_xr import names as n
-from fintune_xr.store.cohort import Cohort, tile_pixels
+from fintune_xr.execution.whole_file import PARTIAL_SUFFIX
+from fintune_xr.pixels.real_part import tile_pixels
+from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.export.label_layers import Choice, LabelLayer, chosen_tiles, label_layers
 from fintune_xr.store.labels.ome_zarr import (
     VERSION,
@@ -26,7 +28,7 @@ from fintune_xr.store.labels.ome_zarr import (
     shown_ranges,
 )
 from fintune_xr.store.raw.layouts import safe_name
-from fintune_xr.store.zarr_io.location import PARTIAL_SUFFIX, writing
+from fintune_xr.store.zarr_io.location import writing
 from fintune_xr.text import texts
 
 SUFFIX: Final = ".ome.zarr"

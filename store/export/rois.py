@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from roifile import ROI_TYPE, ImagejRoi
 
 from fintune_xr.errors import FintuneValueError
+from fintune_xr.execution.whole_file import whole_file
 from fintune_xr.pixels.outlines import Outline, Ring, outlines
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.export.label_layers import Choice, labelled_tiles
-from fintune_xr.store.export.whole_files import whole_file
 from fintune_xr.store.raw.layouts import safe_name
 
 SUFFIX: Final = "_rois.zip"

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fintune_xr import names as n
+from fintune_xr.execution.whole_file import whole_file
 from fintune_xr.pixels.pixel_side import sides_um
-from fintune_xr.store.cohort import Cohort, tile_pixels
+from fintune_xr.pixels.real_part import tile_pixels
+from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.export.cellpose import IMAGE_SUFFIX, as_planes, planes_of, write_planes
 from fintune_xr.store.export.label_layers import Choice, labelled_tiles
 from fintune_xr.store.export.masks import label_dtype
-from fintune_xr.store.export.whole_files import whole_file
 from fintune_xr.store.raw.layouts import safe_name
 from fintune_xr.text import texts
 

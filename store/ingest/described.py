@@ -8,7 +8,8 @@ import numpy as np
 import xarray as xr
 
 from fintune_xr import names as n
-from fintune_xr.store.cohort import Cohort, tile_pixels
+from fintune_xr.pixels.real_part import tile_pixels
+from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.labels.ome_zarr import (
     describe,
     image_ome,

@@ -1,4 +1,7 @@
-"""One shard of a run's pixels, written whole by the worker that holds it."""
+"""One shard of a run's pixels, written whole by the worker that holds it.
+
+The forms that tiles have in a shard, and what makes them, are handed on for workers: `zarr_io` is the store's own.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,11 @@ from fintune_xr.store.cohort import product_at
 from fintune_xr.store.runs.run import run_creation, run_grid
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.store.zarr_io.location import Location
+from fintune_xr.store.zarr_io.shards import Encoded as Encoded
+from fintune_xr.store.zarr_io.shards import ShardGrid as ShardGrid
+from fintune_xr.store.zarr_io.shards import encode_empty as encode_empty
+from fintune_xr.store.zarr_io.shards import encode_tile as encode_tile
+from fintune_xr.store.zarr_io.shards import read_encoded as read_encoded
 from fintune_xr.tasks.records import ShardPlan
 
 

@@ -19,10 +19,10 @@ from child_deaths import kill_at_random, started, to_the_end
 from stores import assert_same_run, make_store, run_values, tile_names, tile_pixels
 
 from fintune_xr import names as n
+from fintune_xr.execution.whole_file import PARTIAL_SUFFIX
 from fintune_xr.pipelines.steps.check import check
 from fintune_xr.seeds import stream
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.zarr_io.location import PARTIAL_SUFFIX
 
 # Many runs one after another: on a machine that is busy with something else they take their time.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

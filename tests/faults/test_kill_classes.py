@@ -17,12 +17,12 @@ from class_networks import KINDS, SemanticUnet, SemanticUnetArchitecture
 from class_runs import tissue_store
 
 from fintune_xr import names as n
+from fintune_xr.execution.whole_file import PARTIAL_SUFFIX
 from fintune_xr.pipelines.steps.check import check
 from fintune_xr.pipelines.steps.infer import infer
 from fintune_xr.pipelines.steps.split import split
 from fintune_xr.simulation.he_cohort import HeCohortSettings
 from fintune_xr.store.cohort import open_cohort
-from fintune_xr.store.zarr_io.location import PARTIAL_SUFFIX
 from fintune_xr.tasks.class_map import ClassMap
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

@@ -31,12 +31,13 @@ from fintune_xr.errors import (
     StoreWriteError,
     UnknownNameError,
 )
+from fintune_xr.execution.whole_file import PARTIAL_SUFFIX
 from fintune_xr.store.cohort import Cohort, create_cohort, empty_quarantine, open_cohort, set_root_attrs
 from fintune_xr.store.zarr_io import appendable as growing
 from fintune_xr.store.zarr_io import groups as tables
 from fintune_xr.store.zarr_io import locks, shards
 from fintune_xr.store.zarr_io.groups import group_exists, remove_group, replace_group
-from fintune_xr.store.zarr_io.location import PARTIAL_SUFFIX, Location
+from fintune_xr.store.zarr_io.location import Location
 from fintune_xr.store.zarr_io.locks import replacing
 from fintune_xr.store.zarr_io.recovery import OLD, sweep_staging
 

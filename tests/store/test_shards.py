@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fintune_xr.errors import FintuneError, StoreDamagedError, StoreWriteError
+from fintune_xr.execution.whole_file import PARTIAL_SUFFIX
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.store.zarr_io.groups import open_column, read_column, write_rows
-from fintune_xr.store.zarr_io.location import PARTIAL_SUFFIX, Location, is_chunk_key, reading, sync_array
+from fintune_xr.store.zarr_io.location import Location, is_chunk_key, reading, sync_array
 
 _FOLDER = itertools.count()
 

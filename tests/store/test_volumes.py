@@ -22,8 +22,9 @@ from fintune_xr.errors import FintuneValueError, TileReadError
 from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.pipelines.inference import block
 from fintune_xr.pipelines.steps.check import check
+from fintune_xr.pixels.real_part import tile_pixels
 from fintune_xr.seeds import stream
-from fintune_xr.store.cohort import Cohort, create_cohort, open_cohort, tile_pixels
+from fintune_xr.store.cohort import Cohort, create_cohort, open_cohort
 from fintune_xr.store.ingest.tiles import IngestReport, ingest_tiles, open_or_create
 from fintune_xr.store.raw import readers
 from fintune_xr.store.raw.layouts import Layout, choose_layout
