@@ -146,8 +146,25 @@ def _partial_counts(pairs: Floats, exact: bool) -> tuple[int, int]:
 
 
 @compiled
+def _next_swap(turn: Ints) -> tuple[int, int]:
+    """Which two places to swap to come to an order that has not been (Heap's algorithm); 0 and 0 after the last.
+
+    `turn` is all zeros at first, as long as what is ordered.
+    """
+    i = 1
+    while i < turn.size and turn[i] >= i:
+        turn[i] = 0
+        i += 1
+    if i >= turn.size:
+        return 0, 0
+    j = 0 if i % 2 == 0 else turn[i]
+    turn[i] += 1
+    return i, j
+
+
+@compiled
 def _all_orders(a: Ints, b: Ints) -> tuple[int, int]:
-    """Orders of `b` whose sum of products with `a` is as far from zero as now, and all orders (Heap's algorithm)."""
+    """Orders of `b` whose sum of products with `a` is as far from zero as now, and all orders."""
     size = a.size
     total = np.int64(0)
     for i in range(size):
@@ -156,19 +173,13 @@ def _all_orders(a: Ints, b: Ints) -> tuple[int, int]:
     b = b.copy()
     turn = np.zeros(size, np.int64)
     extreme, orders = 1, 1
-    i = 1
-    while i < size:
-        if turn[i] < i:
-            j = 0 if i % 2 == 0 else turn[i]
-            total += (a[i] - a[j]) * (b[j] - b[i])
-            b[i], b[j] = b[j], b[i]
-            orders += 1
-            extreme += 1 if abs(total) >= limit else 0
-            turn[i] += 1
-            i = 1
-        else:
-            turn[i] = 0
-            i += 1
+    i, j = _next_swap(turn)
+    while i > 0:
+        total += (a[i] - a[j]) * (b[j] - b[i])
+        b[i], b[j] = b[j], b[i]
+        orders += 1
+        extreme += 1 if abs(total) >= limit else 0
+        i, j = _next_swap(turn)
     return extreme, orders
 
 
@@ -218,18 +229,12 @@ def _all_residual_orders(a: Floats, b: Floats, basis: Floats, observed: float) -
     b = b.copy()
     turn = np.zeros(size, np.int64)
     extreme, orders = 1, 1
-    i = 1
-    while i < size:
-        if turn[i] < i:
-            j = 0 if i % 2 == 0 else turn[i]
-            b[i], b[j] = b[j], b[i]
-            orders += 1
-            extreme += 1 if _is_extreme(a, b, basis, observed) else 0
-            turn[i] += 1
-            i = 1
-        else:
-            turn[i] = 0
-            i += 1
+    i, j = _next_swap(turn)
+    while i > 0:
+        b[i], b[j] = b[j], b[i]
+        orders += 1
+        extreme += 1 if _is_extreme(a, b, basis, observed) else 0
+        i, j = _next_swap(turn)
     return extreme, orders
 
 

@@ -232,3 +232,12 @@ def _with_differences(scores: xr.Dataset) -> xr.Dataset:
 def _difference(score: xr.DataArray, other: xr.DataArray) -> xr.DataArray:
     at = score.dims.index(n.RUN) + 1
     return (score - other).transpose(*score.dims[:at], n.REFERENCE, *score.dims[at:])
+
+
+def score_line(scores: xr.Dataset, name: str) -> str:
+    """The score `name` of one run in a line for people, with its interval where it has one."""
+    value, interval = float(scores[name]), f"{name}_{n.INTERVAL}"
+    if interval not in scores or np.isnan(scores[interval].values).any():
+        return f"{value:.3f}"
+    low, high = scores[interval].values
+    return f"{value:.3f} ({low:.3f} to {high:.3f})"

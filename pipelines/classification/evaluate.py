@@ -18,6 +18,7 @@ from fintune_xr.metrics.classification.scores import (
     shared_ranks,
 )
 from fintune_xr.metrics.classification.units import Units, by_unit
+from fintune_xr.metrics.intervals import score_line
 from fintune_xr.pipelines.classification.scans import ALL, Scans, labelled_scans, runs_with, with_vectors
 from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.task_parts.requests import EvaluateRequest
@@ -84,7 +85,7 @@ def class_table(scores: xr.Dataset) -> pd.DataFrame:
         one = scores.sel({n.RUN: run})
         row: dict[str, Any] = {"rank": ranks[str(run)], n.RUN: str(run)}
         for score in (n.BALANCED_ACCURACY, n.MACRO_F1, n.MEAN_AUROC, n.ACCURACY):
-            row[score] = with_interval(one, score)
+            row[score] = score_line(one, score)
         row |= {f"F1 {name}": f"{float(one[n.F1].sel({n.CLASS: name})):.3f}" for name in texts_of(scores, n.CLASS)}
         rows.append(row)
     return pd.DataFrame(rows)
@@ -112,15 +113,6 @@ def ranks_of(scores: xr.Dataset) -> dict[str, int]:
         single = values[:, np.newaxis] - values
         intervals = np.stack([single, single], -1)
     return dict(zip(texts_of(scores, n.RUN), shared_ranks(values.tolist(), intervals).tolist(), strict=True))
-
-
-def with_interval(one: xr.Dataset, name: str) -> str:
-    """A score of one run for people, with its interval where there is one."""
-    value, interval = float(one[name]), f"{name}_{n.INTERVAL}"
-    if interval not in one or np.isnan(one[interval].values).any():
-        return f"{value:.3f}"
-    low, high = one[interval].values
-    return f"{value:.3f} ({low:.3f} to {high:.3f})"
 
 
 def texts_of(scores: xr.Dataset, name: str) -> list[str]:

@@ -15,7 +15,7 @@ from fintune_xr.analysis.report.detection.intervals import RESAMPLED
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.metrics.counts import SCORES, score_name
 from fintune_xr.metrics.detection import Curve, Found, average_precision, threshold_curve
-from fintune_xr.metrics.intervals import STUDENT_T, instance_scores, scores_by_donor
+from fintune_xr.metrics.intervals import STUDENT_T, instance_scores, score_line, scores_by_donor
 from fintune_xr.metrics.pixels import histogram_counts, pixel_auc
 from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.detection.picking import (
@@ -105,21 +105,13 @@ def particle_table(scores: xr.Dataset) -> pd.DataFrame:
         one = scores.sel({n.RUN: run})
         row: dict[str, Any] = {n.RUN: str(run)}
         for score in (n.PRECISION, n.RECALL, n.F1):
-            row[f"particle {score}"] = _with_interval(one, f"{n.PARTICLE}_{score_name(score, n.POOLED)}")
+            row[f"particle {score}"] = score_line(one, f"{n.PARTICLE}_{score_name(score, n.POOLED)}")
         row["particle AP"] = f"{float(one[f'{n.PARTICLE}_{n.AVERAGE_PRECISION}']):.3f}"
         for score in (n.F1, n.IOU):
             name = f"{n.PIXEL}_{score_name(score, n.POOLED)}"
             row[f"pixel {score}"] = f"{float(one[name]):.3f}" if name in one else "nan"
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def _with_interval(one: xr.Dataset, name: str) -> str:
-    value, interval = float(one[name]), f"{name}_{n.INTERVAL}"
-    if interval not in one or np.isnan(one[interval].values).any():
-        return f"{value:.3f}"
-    low, high = one[interval].values
-    return f"{value:.3f} ({low:.3f} to {high:.3f})"
 
 
 def _one_distance(picks: Mapping[str, xr.Dataset]) -> float:

@@ -12,7 +12,7 @@ from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.metrics.counts import score_name
 from fintune_xr.metrics.instance import match_counts
-from fintune_xr.metrics.intervals import instance_scores, scores_by_donor
+from fintune_xr.metrics.intervals import instance_scores, score_line, scores_by_donor
 from fintune_xr.pipelines.console import progress
 from fintune_xr.pipelines.task_parts.requests import EvaluateRequest
 from fintune_xr.provenance import provenance
@@ -64,16 +64,8 @@ def mask_table(scores: xr.Dataset, *, threshold: float = 0.5) -> pd.DataFrame:
     for group in at[n.GROUP].values:
         for run in at[n.RUN].values:
             one = at.sel({n.GROUP: group, n.RUN: run})
-            rows.append({n.GROUP: group, n.RUN: run} | {name: _with_interval(one, name) for name in SHOWN})
+            rows.append({n.GROUP: group, n.RUN: run} | {name: score_line(one, name) for name in SHOWN})
     return pd.DataFrame(rows)
-
-
-def _with_interval(one: xr.Dataset, name: str) -> str:
-    value, interval = float(one[name]), f"{name}_{n.INTERVAL}"
-    if interval not in one or np.isnan(one[interval].values).any():
-        return f"{value:.3f}"
-    low, high = one[interval].values
-    return f"{value:.3f} ({low:.3f} to {high:.3f})"
 
 
 def tiles_of_split(cohort: Cohort, split: str) -> xr.Dataset:

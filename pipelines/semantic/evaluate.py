@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.metrics.counts import score_name
-from fintune_xr.metrics.intervals import STUDENT_T, sum_over, with_donor_intervals
+from fintune_xr.metrics.intervals import STUDENT_T, score_line, sum_over, with_donor_intervals
 from fintune_xr.metrics.semantic import (
     confusion,
     dice_of_tiles,
@@ -134,14 +134,8 @@ def class_table(scores: xr.Dataset) -> pd.DataFrame:
 
 
 def with_interval(one: xr.Dataset, name: str) -> str:
-    """A score with its interval, as text; without one where it does not exist."""
-    value, interval = float(one[name]), f"{name}_{n.INTERVAL}"
-    if np.isnan(value):
-        return "–"
-    if interval not in one or np.isnan(one[interval].values).any():
-        return f"{value:.3f}"
-    low, high = one[interval].values
-    return f"{value:.3f} ({low:.3f} to {high:.3f})"
+    """A score with its interval, as text; a dash where it is not known."""
+    return "–" if np.isnan(float(one[name])) else score_line(one, name)
 
 
 def _confusions(cohort: Cohort, names: Sequence[str], tiles: xr.Dataset, class_map: ClassMap) -> xr.Dataset:

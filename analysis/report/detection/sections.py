@@ -16,6 +16,7 @@ from fintune_xr.analysis.report.contents import Note, Part, Picture, Section, St
 from fintune_xr.analysis.report.detection.contents import ExampleMicrograph, PickScores
 from fintune_xr.analysis.report.detection.intervals import RESAMPLED, interval_line
 from fintune_xr.analysis.report.numbers import counted, decimals, with_interval
+from fintune_xr.analysis.report.score_intervals import ends
 from fintune_xr.text import texts
 
 PICK: Final = "fintune-xr pick STORE --run RUN"
@@ -36,7 +37,7 @@ def particle_notes(particles: PickScores) -> list[Note]:
     if scores is None:
         return []
     best = str(scores[n.RUN].values[int(np.nanargmax(scores[_F1].values))])
-    number = with_interval(float(scores[_F1].sel({n.RUN: best})), *_ends(scores.sel({n.RUN: best}), _F1), digits=3)
+    number = with_interval(float(scores[_F1].sel({n.RUN: best})), *ends(scores.sel({n.RUN: best}), _F1), digits=3)
     found = counted(scores.sizes[n.TILE], "micrograph", "micrographs")
     return [Note(f"Particle-level F1 of {best} is {number} on {found} of part {particles.split}.")]
 
@@ -129,7 +130,7 @@ def _table(key: str, caption: str, scores: xr.Dataset, prefix: str) -> Table:
         text: dict[str, object] = {n.RUN: run}
         for score, label in (_PARTICLE if prefix == "particle" else _PIXEL).items():
             name = f"{prefix}_{score}_pooled"
-            value, (low, high) = float(one[name]), _ends(one, name)
+            value, (low, high) = float(one[name]), ends(one, name)
             raw |= {name: value, f"{name}_low": low, f"{name}_high": high}
             text[label] = with_interval(value, low, high, digits=3).replace(" [", "\n[")
         extra = "particle_average_precision" if prefix == "particle" else "pixel_auc"
@@ -194,11 +195,3 @@ def _stage_parts(name: str, study: xr.Dataset) -> list[Part]:
     frame = pd.DataFrame(rows)
     parts.append(Table(f"selftrain_{name}", f"{name}: all stages", frame, page=frame[["stage", "part", *wanted]]))
     return parts
-
-
-def _ends(one: xr.Dataset, name: str) -> tuple[float, float]:
-    """Ends of the stored interval of a score; NaN where a single micrograph gave none."""
-    if f"{name}_{n.INTERVAL}" not in one:
-        return float("nan"), float("nan")
-    low, high = one[f"{name}_{n.INTERVAL}"].values[[0, -1]]
-    return float(low), float(high)

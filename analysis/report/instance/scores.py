@@ -16,6 +16,7 @@ from fintune_xr.analysis.figures.statistics import difference_figure, score_bars
 from fintune_xr.analysis.figures.style import data_uri
 from fintune_xr.analysis.report.contents import Note, Part, Picture, Section, Stale, Study, Table, folded
 from fintune_xr.analysis.report.numbers import counted, decimals, probability, with_interval
+from fintune_xr.analysis.report.score_intervals import ends, interval_of, level
 from fintune_xr.metrics.counts import AP50, IOU, score_name
 from fintune_xr.metrics.donor_tests import MIN_DONORS, holm
 from fintune_xr.metrics.intervals import STUDENT_T
@@ -86,7 +87,7 @@ def score_parts(contents: RunScores, *, prefix: str = "") -> list[Part]:
         by_marker = contents.scores_by_marker.sel({n.THRESHOLD: IOU})
         hidden.append(_scores_table(f"{prefix}scores_by_marker", "The same scores for each marker", by_marker))
     hidden += [*_difference_parts(contents, overall, key=f"{prefix}differences"), _bars(overall)]
-    curve = threshold_figure(scores[AP50], _interval(scores, AP50))
+    curve = threshold_figure(scores[AP50], interval_of(scores, AP50))
     alt = "Average precision of each run against the required overlap"
     hidden.append(Picture(data_uri(curve, "svg"), alt, "Average precision (mean over images) by IoU."))
     table = _scores_table(f"{prefix}scores", caption, overall)
@@ -126,7 +127,7 @@ def score_notes(contents: RunScores) -> list[Note]:
     if contents.scores is None or contents.scores.sizes[n.RUN] > 1:
         return []
     at = contents.scores.sel({n.THRESHOLD: IOU}).squeeze(n.RUN)
-    number = with_interval(float(at[AP50]), *_ends(at, AP50))
+    number = with_interval(float(at[AP50]), *ends(at, AP50))
     return [Note(f"AP50 of {at[n.RUN].item()} is {number}, the mean over annotated images.")]
 
 
@@ -171,7 +172,7 @@ def verdict_in_short(contents: RunScores) -> Note | None:
     if not np.isfinite(gains).any():
         return Note(f"of {counted(len(notes), 'model', 'models')}, {counts}.", "doubtful")
     best = int(np.nanargmax(gains))
-    ends = _ends(versus.sel({n.RUN: others[best]}), f"{AP50}_{n.DIFFERENCE}")
+    ends = ends(versus.sel({n.RUN: others[best]}), f"{AP50}_{n.DIFFERENCE}")
     number = with_interval(float(gains[best]), *ends, signed=True)
     text = f"of {counted(len(notes), 'model', 'models')}, {counts}; largest gain: {others[best]}, AP50 {number}."
     return Note(text, "good" if better else "bad" if worse else "doubtful")
@@ -200,12 +201,12 @@ class _Chance:
 
 def _verdict(run: str, scores: xr.Dataset, baseline: str, chance: _Chance) -> Note:
     gain = float(scores[f"{AP50}_{n.DIFFERENCE}"])
-    low, high = _ends(scores, f"{AP50}_{n.DIFFERENCE}")
+    low, high = ends(scores, f"{AP50}_{n.DIFFERENCE}")
     if math.isnan(low) or math.isnan(high):
         text = f"AP50 {decimals(2, signed=True)(gain)} against {baseline}, without an interval"
         return Note(f"Did it help? Not known for {run}: {text}. It takes {MIN_DONORS} annotated donors.", "doubtful")
     number = with_interval(gain, low, high, signed=True)
-    change = f"AP50 {number} against {baseline} ({_level(scores)} interval over donors; {chance})"
+    change = f"AP50 {number} against {baseline} ({level(scores)} interval over donors; {chance})"
     way = "better" if gain > 0 else "worse"
     if low <= 0 <= high:
         return Note(f"Did it help? Not shown: for {run} the interval contains zero. {change}.", "doubtful")
@@ -225,32 +226,10 @@ def _of_older_kind(run: str, scores: xr.Dataset, baseline: str) -> Note:
     return Note(f"Did it help? Open for {run}: {text}. Run evaluate again.", "doubtful")
 
 
-def _ends(scores: xr.Dataset, name: str) -> tuple[float, float]:
-    """Ends of the stored interval of a score; NaN where a single donor gave none."""
-    if f"{name}_{n.INTERVAL}" not in scores:
-        return float("nan"), float("nan")
-    low, high = scores[f"{name}_{n.INTERVAL}"].values[[0, -1]]
-    return float(low), float(high)
-
-
-def _interval(scores: xr.Dataset, name: str) -> xr.DataArray:
-    """The stored interval of a score, NaN where there is none."""
-    if f"{name}_{n.INTERVAL}" in scores:
-        return scores[f"{name}_{n.INTERVAL}"]
-    return xr.full_like(scores[name], np.nan, dtype=float).expand_dims({n.QUANTILE: 2}, axis=-1)
-
-
-def _level(scores: xr.Dataset) -> str:
-    if n.QUANTILE not in scores.coords:
-        return "missing"
-    low, high = scores[n.QUANTILE].values[[0, -1]]
-    return f"{100 * (high - low):.0f}\u202f%"
-
-
 def _scores_caption(contents: RunScores, scores: xr.Dataset) -> str:
     part = f" on the annotated tiles of part {contents.scored_part}" if contents.scored_part else ""
     method = STUDENT_T if _P_AP50 in scores or scores.attrs.get(n.INTERVAL_METHOD) == STUDENT_T else _BOOTSTRAP
-    doubt = f"in brackets the {_level(scores)} interval: {method}"
+    doubt = f"in brackets the {level(scores)} interval: {method}"
     if n.QUANTILE not in scores.coords:
         doubt = "one donor, so no interval"
     return (
@@ -268,7 +247,7 @@ def _scores_table(key: str, caption: str, scores: xr.Dataset) -> Table:
         raw: dict[str, object] = dict(labels)
         text: dict[str, object] = dict(labels)
         for name, label in present.items():
-            value, (low, high) = float(one[name]), _ends(one, name)
+            value, (low, high) = float(one[name]), ends(one, name)
             raw |= {name: value, f"{name}_low": low, f"{name}_high": high}
             text[label] = with_interval(value, low, high).replace(" [", "\n[")
         text["images"] = raw["images"] = int(one[f"{n.AVERAGE_PRECISION}_{n.N_IMAGES}"])
@@ -294,7 +273,7 @@ def _difference_parts(contents: RunScores, overall: xr.Dataset, *, key: str) -> 
     names = [name for name in SHOWN_SCORES if f"{name}_{n.DIFFERENCE}" in versus]
     labels = [SHOWN_SCORES[name] for name in names]
     difference = xr.concat([versus[f"{name}_{n.DIFFERENCE}"] for name in names], n.ITEM)
-    interval = xr.concat([_interval(versus, f"{name}_{n.DIFFERENCE}") for name in names], n.ITEM)
+    interval = xr.concat([interval_of(versus, f"{name}_{n.DIFFERENCE}") for name in names], n.ITEM)
     figure = difference_figure(difference, interval, labels=labels, unit=f"difference to {contents.baseline}")
     caption = f"Paired differences to {contents.baseline}; a line is the interval over donors."
     return [
@@ -310,7 +289,7 @@ def _difference_table(key: str, versus: xr.Dataset, names: list[str], baseline: 
         text = {n.RUN: run}
         for name in names:
             value = float(one[f"{name}_{n.DIFFERENCE}"])
-            low, high = _ends(one, f"{name}_{n.DIFFERENCE}")
+            low, high = ends(one, f"{name}_{n.DIFFERENCE}")
             rows.append({n.RUN: run, "score": name, "difference": value, "low": low, "high": high})
             text[SHOWN_SCORES[name]] = with_interval(value, low, high, signed=True).replace(" [", "\n[")
         page.append(text)
@@ -325,7 +304,7 @@ def _difference_table(key: str, versus: xr.Dataset, names: list[str], baseline: 
 def _bars(overall: xr.Dataset) -> Picture:
     names = [name for name in SHOWN_SCORES if name in overall]
     scores = xr.concat([overall[name] for name in names], n.ITEM)
-    interval = xr.concat([_interval(overall, name) for name in names], n.ITEM)
+    interval = xr.concat([interval_of(overall, name) for name in names], n.ITEM)
     labels = [SHOWN_SCORES[name].replace(", ", "\n") for name in names]
     figure = score_bars_figure(scores, interval, labels=labels)
     caption = "Scores of each run with their intervals."

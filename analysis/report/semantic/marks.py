@@ -10,7 +10,7 @@ import xarray as xr
 from fintune_xr import names as n
 from fintune_xr.analysis.report.contents import Note
 from fintune_xr.analysis.report.numbers import with_interval
-from fintune_xr.analysis.report.semantic.verdicts import ends
+from fintune_xr.analysis.report.score_intervals import ends
 from fintune_xr.metrics.counts import score_name
 from fintune_xr.text import texts
 

@@ -13,8 +13,9 @@ from fintune_xr.analysis.figures.classes import class_dice_figure
 from fintune_xr.analysis.figures.style import data_uri
 from fintune_xr.analysis.report.contents import Note, Part, Picture, Section, Table, folded
 from fintune_xr.analysis.report.numbers import decimals, with_interval
+from fintune_xr.analysis.report.score_intervals import ends, interval_of, level
 from fintune_xr.analysis.report.semantic.marks import mark_notes
-from fintune_xr.analysis.report.semantic.verdicts import difference_table, ends, interval_of, level, verdicts
+from fintune_xr.analysis.report.semantic.verdicts import difference_table, verdicts
 from fintune_xr.metrics.counts import score_name
 from fintune_xr.metrics.intervals import STUDENT_T
 from fintune_xr.text import texts

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from fintune_xr.errors import DeviceError
-from fintune_xr.models.channels import ChannelChoice
+from fintune_xr.models.channels import ChannelChoice, choose_channels
 from fintune_xr.models.classes.logits import Competition, at_size, probabilities
-from fintune_xr.models.classes.settings import ClassSettings
+from fintune_xr.models.classes.settings import ClassArchitecture, ClassSettings
 from fintune_xr.models.colours import WHITE, standardised_colours
 from fintune_xr.models.patch_batches import Cut, PatchLimit, pooled
 from fintune_xr.models.protocol import Maps, Plane
@@ -91,6 +91,16 @@ class ClassMapper:
 
 # Quarter turns, and whether the image is mirrored before them.
 ORIENTATIONS: Final = tuple(itertools.product(range(4), (False, True)))
+
+
+def class_mapper(network: Any, settings: ClassSettings, channels: Sequence[str], cut: CutImage) -> ClassMapper:
+    """What applies `network`, which holds its architecture, to tiles of a store with these `channels`.
+
+    Raises UnknownNameError for a colour that the store lacks.
+    """
+    built: ClassArchitecture = network.architecture
+    choice = choose_channels(channels, settings, trained=built.channels, n_inputs=len(built.channels))
+    return ClassMapper(network, settings, choice, built.competition, cut)
 
 
 def oriented(image: Maps, turns: int, mirrored: bool) -> Maps:

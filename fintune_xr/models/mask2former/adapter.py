@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fintune_xr.models.channels import choose_channels
 from fintune_xr.models.checkpoints import Checkpoint, load_strictly, read_state
-from fintune_xr.models.classes.mapper import ClassMapper, whole_or_blended
+from fintune_xr.models.classes.mapper import ClassMapper, class_mapper, whole_or_blended
 from fintune_xr.models.classes.settings import ClassSettings
 from fintune_xr.models.dynunet import save_own
 from fintune_xr.models.mask2former.kind import MASK2FORMER, STRIDE_PX, Mask2FormerArchitecture
@@ -23,9 +22,7 @@ def mask2former_mapper(
 
     Raises UnknownNameError for a colour that the store lacks.
     """
-    built = network.architecture
-    choice = choose_channels(channels, settings, trained=built.channels, n_inputs=len(built.channels))
-    return ClassMapper(network, settings, choice, built.competition, whole_or_blended(settings, stride=STRIDE_PX))
+    return class_mapper(network, settings, channels, whole_or_blended(settings, stride=STRIDE_PX))
 
 
 def load_mask2former(

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fintune_xr.models.channels import choose_channels
 from fintune_xr.models.checkpoints import Checkpoint, load_strictly, read_state
-from fintune_xr.models.classes.mapper import ClassMapper, whole_or_blended
+from fintune_xr.models.classes.mapper import ClassMapper, class_mapper, whole_or_blended
 from fintune_xr.models.classes.settings import ClassSettings
 from fintune_xr.models.dynunet import save_own
 from fintune_xr.models.sam2.adapter import Sam2Prompts
@@ -36,10 +35,7 @@ def sam2_mapper(network: Sam2Semantic, settings: ClassSettings, *, channels: Seq
 
     Raises UnknownNameError for a colour that the store lacks.
     """
-    built = network.architecture
-    choice = choose_channels(channels, settings, trained=built.channels, n_inputs=len(built.channels))
-    cut = whole_or_blended(settings, stride=STRIDE_PX)
-    return ClassMapper(network, settings, choice, built.competition, cut)
+    return class_mapper(network, settings, channels, whole_or_blended(settings, stride=STRIDE_PX))
 
 
 def trained_network(checkpoint: Checkpoint) -> Sam2Semantic:

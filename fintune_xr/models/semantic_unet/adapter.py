@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 
-from fintune_xr.models.channels import choose_channels
 from fintune_xr.models.checkpoints import Checkpoint, load_strictly, read_state
 from fintune_xr.models.classes.logits import ClassLogits
-from fintune_xr.models.classes.mapper import ClassMapper
+from fintune_xr.models.classes.mapper import ClassMapper, class_mapper
 from fintune_xr.models.classes.settings import ClassSettings
 from fintune_xr.models.dynunet import channels_last, channels_last_unet, save_own
 from fintune_xr.models.semantic_unet.kind import SEMANTIC_UNET, SemanticUnetArchitecture
@@ -40,10 +39,8 @@ def unet_mapper(network: SemanticUnet, settings: ClassSettings, *, channels: Seq
 
     Raises UnknownNameError for a colour that the store lacks.
     """
-    built = network.architecture
-    choice = choose_channels(channels, settings, trained=built.channels, n_inputs=len(built.channels))
-    cut = partial(seamless_cut, window_px=settings.window_px, n_levels=len(built.filters))
-    return ClassMapper(network, settings, choice, built.competition, cut)
+    cut = partial(seamless_cut, window_px=settings.window_px, n_levels=len(network.architecture.filters))
+    return class_mapper(network, settings, channels, cut)
 
 
 def load_semantic_unet(

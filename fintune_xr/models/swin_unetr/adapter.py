@@ -15,10 +15,9 @@ import torch
 from monai.networks.blocks import UnetrBasicBlock, UnetrUpBlock
 from transformers import SwinBackbone, SwinConfig
 
-from fintune_xr.models.channels import choose_channels
 from fintune_xr.models.checkpoints import Checkpoint, load_strictly, read_state
 from fintune_xr.models.classes.logits import ClassLogits
-from fintune_xr.models.classes.mapper import ClassMapper, whole_or_blended
+from fintune_xr.models.classes.mapper import ClassMapper, class_mapper, whole_or_blended
 from fintune_xr.models.classes.settings import ClassSettings
 from fintune_xr.models.dynunet import save_own
 from fintune_xr.models.swin_unetr.kind import STRIDE_PX, SWIN_UNETR, SwinUnetrArchitecture
@@ -71,9 +70,7 @@ def swin_mapper(network: SwinSemantic, settings: ClassSettings, *, channels: Seq
 
     Raises UnknownNameError for a colour that the store lacks.
     """
-    built = network.architecture
-    choice = choose_channels(channels, settings, trained=built.channels, n_inputs=len(built.channels))
-    return ClassMapper(network, settings, choice, built.competition, whole_or_blended(settings, stride=STRIDE_PX))
+    return class_mapper(network, settings, channels, whole_or_blended(settings, stride=STRIDE_PX))
 
 
 def load_swin_unetr(
