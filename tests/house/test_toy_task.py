@@ -2,102 +2,85 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import signal
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
+import killing
 import numpy as np
 import pandas as pd
 import pytest
 import tifffile
-import xarray as xr
-from stores import annotate as store_masks
+import toy_task
+from toy_task import LEVEL, SIDE_PX, WEIGHT
 
 import fintune_xr as fx
-from fintune_xr import datasets
 from fintune_xr import names as n
-from fintune_xr.analysis.report.contents import Note, Section, Table
-from fintune_xr.cohort_kinds import KINDS, CohortKind
 from fintune_xr.errors import FintuneValueError
-from fintune_xr.pipelines.report.report import SECTIONS
+from fintune_xr.models import registry
+from fintune_xr.pipelines.cli import app as cli
 from fintune_xr.pipelines.steps.evaluate import score_table
-from fintune_xr.pipelines.task_parts.requests import AnnotateRequest, EvaluateRequest, Export, ExportRequest
-from fintune_xr.pipelines.tasks import STEPS
-from fintune_xr.store.cohort import Cohort
-from fintune_xr.tasks.instance import MASKS
-from fintune_xr.tasks.registry import TASKS
-from fintune_xr.tasks.task import Task
 
-TOY = CohortKind("toy", "weighing", datasets.IMAGES, about="to be weighed", annotated="weights", offers="Weigh it.")
+WEIGHED = {"a": 3, "b": 5, "c": 1, "d": 16, "e": 8, "f": 2}
 
 
-def _annotate(cohort: Cohort, source: Path, request: AnnotateRequest) -> SimpleNamespace:
-    """Every tile that `source` lists has a mask of one pixel for each unit of its weight."""
-    assert not request.restart
-    weights = pd.read_csv(source).set_index("tile")["weight"]
-    masks = {
-        tile: np.pad(np.ones((1, weight), np.uint32), ((0, 15), (0, 16 - weight))) for tile, weight in weights.items()
-    }
-    store_masks(cohort, masks)
-    return SimpleNamespace(n_added=len(masks), n_present=0, left_out=())
-
-
-def _evaluate(cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:
-    mask = cohort.annotations(lazy=False)[n.MASK].load()
-    return xr.Dataset({"weight": mask.sum((n.Y, n.X)).reset_coords(drop=True)}, attrs={"part": request.split})
-
-
-def _write(cohort: Cohort, request: ExportRequest) -> list[Path]:
-    path = request.out / "weights.txt"
-    path.parent.mkdir()
-    path.write_text(" ".join(cohort.annotated_tiles()))
-    return [path]
-
-
-def _exports() -> Mapping[str, Export]:
-    return {"weights": Export("tiles that were weighed", _write)}
-
-
-def _sections(cohort: Cohort, baseline: str) -> tuple[Section, ...]:
-    frame = cohort.metrics("all").load()["weight"].to_dataframe().reset_index()
-    found = Note(f"They weigh {frame['weight'].sum()} in all.")
-    return (Section("weights", "What they weigh", (Table("weights", "Weights", frame),), findings=(found,)),)
+@pytest.fixture(autouse=True)
+def rows(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The rows of the toy, in tables that are as before afterwards."""
+    for table, name, row in toy_task.ROWS:
+        monkeypatch.setitem(table, name, row)
+    monkeypatch.setattr(registry, "KINDS", toy_task.MODELS)
+    registry.kinds.cache_clear()
+    yield
+    registry.kinds.cache_clear()
 
 
 @pytest.fixture
-def toy(monkeypatch: pytest.MonkeyPatch) -> None:
-    steps = SimpleNamespace(
-        annotate=_annotate, evaluate=_evaluate, exports=_exports, score_lines=lambda _: [],
-        score_table=lambda scores: scores["weight"].to_dataframe(),
-    )  # fmt: skip
-    monkeypatch.setitem(KINDS, "toy", TOY)
-    monkeypatch.setitem(TASKS, "weighing", Task("weighing", MASKS, source="WEIGHTS", array=n.MASK))
-    monkeypatch.setitem(STEPS, "weighing", steps)
-    monkeypatch.setitem(SECTIONS, "weighing", _sections)
-
-
-@pytest.mark.usefixtures("toy")
-def test_a_task_is_rows_of_tables(tmp_path: Path) -> None:
-    for tile in ("a", "b"):
+def store(tmp_path: Path) -> str:
+    """A store of six tiles with as many bright pixels as they weigh, and their weights."""
+    for tile, weight in WEIGHED.items():
         for channel in (0, 1):
             path = tmp_path / "raw" / "d1" / "GFAP" / f"{tile}_b0c{channel}.tif"
             path.parent.mkdir(parents=True, exist_ok=True)
-            tifffile.imwrite(path, np.full((16, 16), ord(tile) + channel, np.uint16))
-    store = tmp_path / "c.zarr"
-    assert fx.ingest(tmp_path / "raw", store, kind="toy").n_added == 2
-    tiles = [str(tile) for tile in fx.open_cohort(store).images(lazy=False)[n.TILE].values]
+            plane = np.full((SIDE_PX, SIDE_PX), ord(tile) % 50, np.uint16)
+            plane[5, :weight] = LEVEL + 1
+            tifffile.imwrite(path, plane)
+    assert fx.ingest(tmp_path / "raw", tmp_path / "c.zarr", kind="toy").n_added == len(WEIGHED)
     listed = tmp_path / "weights.csv"
-    pd.DataFrame({"tile": tiles, "weight": [3, 5]}).to_csv(listed, index=False)
-    assert fx.annotate(listed, store).n_added == 2
+    pd.DataFrame({"tile": tiles_of(str(tmp_path / "c.zarr")), WEIGHT: WEIGHED.values()}).to_csv(listed, index=False)
+    assert fx.annotate(listed, tmp_path / "c.zarr").n_added == len(WEIGHED)
+    return str(tmp_path / "c.zarr")
+
+
+def tiles_of(store: str) -> list[str]:
+    return [str(tile) for tile in fx.open_cohort(store).images(lazy=False)[n.TILE].values]
+
+
+def test_a_task_is_rows_of_tables(store: str, tmp_path: Path) -> None:
+    """From ingest to report, with a kill in the middle of infer, which is continued."""
+    process = killing.FORKS.Process(target=toy_task.infer_and_die, args=(store, 2))
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+    states = fx.open_cohort(store).run("r", lazy=False)[n.STATE].values
+    assert (states == n.DONE).sum() == 2, "killed in the middle"
+    assert cli.run(["infer", store, "--run", "r", "--model", "scales", "--cluster", "threads", "device=cpu"]) == 0
+    run = fx.open_cohort(store).run("r", lazy=False)
+    assert (run[n.STATE].values == n.DONE).all()
+    assert run[WEIGHT].values.tolist() == list(WEIGHED.values())
     scores = fx.evaluate(store, split="all")
     assert scores.attrs[n.TASK] == "weighing"
-    assert score_table(scores)["weight"].tolist() == [3, 5]
-    assert fx.export(store, to="weights", out=tmp_path / "out")[0].read_text() == " ".join(tiles)
+    assert score_table(scores)[WEIGHT].tolist() == list(WEIGHED.values())
+    page = fx.report(store, out=tmp_path / "r.html").read_text()
+    assert f"They weigh {sum(WEIGHED.values())} in all; scales are wrong of 0." in page
+    written = pd.read_csv(tmp_path / "r_tables" / "weights.tsv", sep="\t")
+    assert written[WEIGHT].sum() == sum(WEIGHED.values())
+    assert fx.check(store) == []
+
+
+def test_exports_and_verbs_are_those_of_the_task(store: str, tmp_path: Path) -> None:
+    assert fx.export(store, to="weights", out=tmp_path / "out")[0].read_text() == " ".join(tiles_of(store))
     with pytest.raises(FintuneValueError, match=r"expected a cohort .* of kind 'toy', whose annotations are weights"):
         fx.export(store, to="star", out=tmp_path / "out")
     with pytest.raises(FintuneValueError, match=r"pick: expected .* Weigh it"):
         fx.pick(store, run="r")
-    page = fx.report(store, out=tmp_path / "r.html").read_text()
-    assert "They weigh 8 in all." in page
-    assert pd.read_csv(tmp_path / "r_tables" / "weights.tsv", sep="\t")["weight"].sum() == 8
-    assert fx.check(store) == []
