@@ -200,7 +200,7 @@ def benchmark(
     Of volumes: embed by each encoder, probe, fine-tune the best, and rank them.
 
     Example: fintune-xr benchmark cohort.zarr --model cpsam_v2 train.device=cuda infer.device=cuda
-    Example: fintune-xr benchmark oct.zarr models=[multi.pt,single.pt] finetune=best
+    Example: fintune-xr benchmark oct.zarr 'models=[multi.pt,single.pt]' finetune=best
     """
     from fintune_xr.pipelines.steps.evaluate import score_table
     from fintune_xr.pipelines.studies.benchmark import benchmark as step
@@ -222,7 +222,7 @@ def gate(
 ) -> int:
     """Drop cells of odd brightness or small area, for a grid of limits, without segmenting again.
 
-    Example: fintune-xr gate cohort.zarr --run tuned q_ranges=[[0,100],[2,98]] min_areas=[0,60]
+    Example: fintune-xr gate cohort.zarr --run tuned 'q_ranges=[[0,100],[2,98]]' 'min_areas=[0,60]'
     """
     from fintune_xr.analysis.report.studies.gate import gate_page, gate_table
     from fintune_xr.pipelines.studies.gate import gate as step
@@ -243,7 +243,7 @@ def sweep(
 ) -> int:
     """Vary SAM's automatic mask generation on annotated tiles; run again to continue.
 
-    Example: fintune-xr sweep cohort.zarr --model sam_vit_b points_per_side=[16,32,64] n_tiles=10
+    Example: fintune-xr sweep cohort.zarr --model sam_vit_b 'points_per_side=[16,32,64]' n_tiles=10
     """
     from fintune_xr.analysis.report.studies.sweep import best_line, sweep_table
     from fintune_xr.pipelines.studies.sweep import sweep as step

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cyclopts import CycloptsError, MissingArgumentError
 from pages import LEFT_OUT, PAGES, ROOT, Command, commands, snippets
 
 import fintune_xr as fx
@@ -69,10 +70,10 @@ def _fault(command: Command) -> str:
         return ""
     try:
         call, bound, *_ = _app().parse_args(tokens, exit_on_error=False, print_error=False)
-    except Exception as error:
+    except CycloptsError as error:
         # Of a command that is only named, or not shown whole, something required may be missing.
-        is_named = len(tokens) <= 2 or not command.is_whole
-        return "" if is_named and "required" in str(error) else f"{type(error).__name__}: {error}"
+        is_named = len(tokens) == 1 or not command.is_whole
+        return "" if is_named and isinstance(error, MissingArgumentError) else f"{type(error).__name__}: {error}"
     return _settings_fault(call.__name__, bound.arguments)
 
 
@@ -114,8 +115,6 @@ def _model_fault(verb: str, arguments: Mapping[str, Any], own: list[str]) -> str
 
 def _settings_of(verb: str, arguments: Mapping[str, Any]) -> list[type[Settings]]:
     """Classes of settings that the verb may take: of its model where one is named, of any where a file is."""
-    from fintune_xr.pipelines.studies.prompted import PromptedSettings
-
     from fintune_xr.finetune.classification.probe_settings import ProbeSettings
     from fintune_xr.finetune.registry import TRAINERS
     from fintune_xr.pipelines.detection.selftrain.settings import SelfTrainSettings
@@ -124,6 +123,7 @@ def _settings_of(verb: str, arguments: Mapping[str, Any]) -> list[type[Settings]
     from fintune_xr.pipelines.studies.benchmark import BenchmarkSettings
     from fintune_xr.pipelines.studies.encoder_benchmark import EncoderBenchmarkSettings
     from fintune_xr.pipelines.studies.gate import GateSettings
+    from fintune_xr.pipelines.studies.prompted import PromptedSettings
     from fintune_xr.pipelines.studies.sweep import SamSweepSettings
 
     trained = [TRAINERS[name].settings for name in TRAINERS if name == arguments.get("model", "flow_unet")]
