@@ -48,8 +48,8 @@ def test_names_of_the_package_in_snippets_exist() -> None:
         ("fintune-xr evaluate c.zarr --run a", ""),
         ("fintune-xr evalute c.zarr", "evalute"),
         ("fintune-xr evaluate c.zarr --runs a", "--runs"),
-        ("fintune-xr train c.zarr --run-name a epoch=3", "did you mean epochs"),
-        ("fintune-xr infer c.zarr --run a --model threshold model.sigma=3", "model.sigma"),
+        ("fintune-xr train c.zarr --run-name a epoch=3", "Did you mean 'epochs'?"),
+        ("fintune-xr infer c.zarr --run a --model threshold model.sigma=3", "Did you mean 'sigma_px'?"),
         ("fintune-xr train c.zarr --run-name a --config no_such_config", "no_such_config"),
     ],
 )
@@ -109,7 +109,7 @@ def _model_fault(verb: str, arguments: Mapping[str, Any], own: list[str]) -> str
     try:
         load_settings(kind.settings, None, of_model)
     except FintuneError as error:
-        return f"model.{of_model}: {error}"
+        return f"model: {error}"
     return ""
 
 

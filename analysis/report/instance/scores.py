@@ -172,8 +172,8 @@ def verdict_in_short(contents: RunScores) -> Note | None:
     if not np.isfinite(gains).any():
         return Note(f"of {counted(len(notes), 'model', 'models')}, {counts}.", "doubtful")
     best = int(np.nanargmax(gains))
-    ends = ends(versus.sel({n.RUN: others[best]}), f"{AP50}_{n.DIFFERENCE}")
-    number = with_interval(float(gains[best]), *ends, signed=True)
+    gained = ends(versus.sel({n.RUN: others[best]}), f"{AP50}_{n.DIFFERENCE}")
+    number = with_interval(float(gains[best]), *gained, signed=True)
     text = f"of {counted(len(notes), 'model', 'models')}, {counts}; largest gain: {others[best]}, AP50 {number}."
     return Note(text, "good" if better else "bad" if worse else "doubtful")
 
