@@ -125,18 +125,18 @@ def of_a_study(where: Path) -> None:
     say(f"leaderboard of six runs with figures: {since(began)}")
 
 
-def make(where: Path, people: dict[str, tuple[int, str]]) -> Cohort:
+def make(where: Path, people: dict[str, tuple[int, str]], grid: tuple[int, int, int] = GRID) -> Cohort:
     """A store with a volume of noise of each participant, labelled and split."""
-    cohort = create_cohort(where, kind="oct", channels=["oct"], tile_shape=GRID, dtype="uint8")
+    cohort = create_cohort(where, kind="oct", channels=["oct"], tile_shape=grid, dtype="uint8")
     target = cohort.images_group()
     rng = np.random.default_rng(1)
 
     def items() -> Any:
         for who in people:
-            pixels = rng.integers(0, 255, (1, *GRID), dtype=np.uint8)
+            pixels = rng.integers(0, 255, (1, *grid), dtype=np.uint8)
             labels = {key: "" if spec.dtype == "str" else 0 for key, spec in target.labels.items()}
             labels |= {n.TILE: who, n.DONOR: who, n.MARKER: "device", n.SPLIT: "", n.SOURCE: [who], n.SHA256: [who]}
-            labels |= {n.DEPTH: GRID[0], n.HEIGHT: GRID[1], n.WIDTH: GRID[2]}
+            labels |= {n.DEPTH: grid[0], n.HEIGHT: grid[1], n.WIDTH: grid[2]}
             yield labels, shards.encode_tile(pixels, target.grid)
 
     for _ in appendable.append(target, items()):

@@ -7,7 +7,8 @@ result is let go as soon as it has been handed on, because what stays in workers
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Generator, Iterable, Sequence
+import time
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -24,6 +25,8 @@ P = TypeVar("P")
 R = TypeVar("R")
 
 BLOCKS_PER_WORKER_THREAD = 3
+# So long results may be gathered before they are stored; a kill costs no more than that.
+GATHERING_S = 1.0
 _MAX_BATCH = 16
 # Clusters take workers away for reasons of their own, so that one loss too many proves nothing yet.
 _RESCUES = 5
@@ -41,7 +44,8 @@ def map_plans(
     """Results of `function(plan, context)` for every plan, as lists of those that came in together.
 
     `context` must be small and picklable: it travels with every block. At most three blocks per worker
-    thread are with the scheduler at once, so neither the graph nor memory grows with the number of plans.
+    thread are with the scheduler at once, so neither the graph nor memory grows with the number of plans. An empty list
+    says that nothing has come in for a moment: whoever gathers results to store them together stores them then.
     A plan over which workers died one after another is given to `rescue(plan, context)` instead.
 
     Raises what `function` raised, WorkerLostError where workers went on dying; blocks in flight are then given
@@ -60,6 +64,8 @@ def map_plans(
             elif not in_flight:
                 return
             else:
+                if not pool.has_some_within(GATHERING_S):
+                    yield []
                 results, lost = _collect(pool, in_flight, rescues=_RESCUES if rescue else 0)
                 if lost:
                     plans_lost = [sent.plan for sent in lost]
@@ -73,6 +79,30 @@ def map_plans(
             client.cancel(list(in_flight))
 
 
+def gathered(batches: Iterable[list[R]], *, seconds: float) -> Iterator[list[R]]:
+    """The same results in fewer lists: those of so many seconds together, or until an empty list comes.
+
+    To store a few results costs as much as to store many. What was gathered is given out, too, before an error of
+    `batches` is raised.
+    """
+    held: list[R] = []
+    began = time.monotonic()
+    waiting = iter(batches)
+    while True:
+        try:
+            batch = next(waiting, None)
+        except BaseException:
+            if held:
+                yield held
+            raise
+        held.extend(batch or ())
+        if held and (not batch or time.monotonic() - began >= seconds):
+            yield held
+            held, began = [], time.monotonic()
+        if batch is None:
+            return
+
+
 @dataclass(frozen=True, slots=True)
 class _Sent(Generic[P]):
     """A plan that is with the scheduler, and how often it was sent there to be rescued."""
@@ -83,6 +113,11 @@ class _Sent(Generic[P]):
 
 class _Completed(as_completed):  # type: ignore[misc]
     """As Dask's, which never speaks of a future again whose result meets an error on its way from the worker."""
+
+    def has_some_within(self, seconds: float) -> bool:
+        """Whether a result is there, or comes in so many seconds."""
+        with self.thread_condition:
+            return bool(self.thread_condition.wait_for(lambda: not self.queue.empty(), timeout=seconds))
 
     async def _track_future(self, future: Future) -> None:
         try:

@@ -8,6 +8,7 @@ import logging
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -139,8 +140,9 @@ def _fit(
     )
     folder = out / PREPARED_FOLDER
     try:
-        loader = _loader(_samples(objective, tiles, settings, folder), settings)
-        module = NetworkTraining(model, n_batches=len(loader))
+        samples = _samples(objective, tiles, settings, folder)
+        loader = _loader(samples, settings, resolve_device(settings.device))
+        module = NetworkTraining(model, n_batches=len(loader), tiles_at=partial(_tiles_at, samples, settings))
         with _quiet():
             _trainer(settings, out, [Freezing(model.encoder, settings), progress]).fit(
                 module, loader, ckpt_path=_last(out), weights_only=True
@@ -156,7 +158,14 @@ def _samples(objective: Objective, tiles: NamedTiles, settings: FitSettings, fol
     return PatchDataset(objective.prepare(tiles, folder), settings, recipe=objective.recipe)
 
 
-def _loader(samples: Samples, settings: FitSettings) -> DataLoader[Any]:
+def _tiles_at(samples: Samples, settings: FitSettings, epoch: int, batch: int) -> list[str]:
+    """Tiles that a batch shows, each once, in the order that they are shown in."""
+    first = batch * settings.batch_size
+    order = AddressSampler(samples.n_samples, settings.seed).order(epoch)
+    return list(dict.fromkeys(samples.tile_at(epoch, index) for index in order[first : first + settings.batch_size]))
+
+
+def _loader(samples: Samples, settings: FitSettings, device: str) -> DataLoader[Any]:
     addressed: Any = samples
     return DataLoader(
         addressed,
@@ -166,6 +175,8 @@ def _loader(samples: Samples, settings: FitSettings) -> DataLoader[Any]:
         # A forked copy of a process with threads can hang for good.
         multiprocessing_context="forkserver" if settings.workers else None,
         persistent_workers=settings.workers > 0,
+        prefetch_factor=settings.prefetch if settings.workers else None,
+        pin_memory=settings.pin_memory and device not in (CPU, TPU),
     )
 
 

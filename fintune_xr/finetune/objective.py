@@ -62,6 +62,10 @@ class Samples(Protocol):
         """Input and target at (epoch, index), as torch's collate function takes them."""
         ...
 
+    def tile_at(self, epoch: int, index: int) -> str:
+        """Name of the tile that the pair at (epoch, index) is of."""
+        ...
+
 
 class Learning(Protocol):
     """Loss and validation of one kind of network."""

@@ -68,13 +68,20 @@ class PatchDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         epoch, index = address
         settings = self.settings
         rng = stream(settings.seed, "patch", epoch, index)
-        planes, target = self.tiles[(epoch * self.n_samples + index) % len(self.tiles)].open()
+        planes, target = self.tiles[self._tile(epoch, index)].open()
         shape = (planes.shape[1], planes.shape[2])
         patch_px, augmentation = view_at(settings, epoch)
         geometry = self.recipe.draw(rng, shape, patch_px, augmentation)
         image, moved = self.recipe.cut(planes, target, geometry, patch_px)
         image = self.recipe.vary(rng, image, augmentation)
         return torch.from_numpy(image), torch.from_numpy(moved)
+
+    def tile_at(self, epoch: int, index: int) -> str:
+        """Name of the tile that a patch shows."""
+        return self.tiles[self._tile(epoch, index)].name
+
+    def _tile(self, epoch: int, index: int) -> int:
+        return (epoch * self.n_samples + index) % len(self.tiles)
 
 
 class AddressSampler(Sampler[tuple[int, int]]):
@@ -93,5 +100,8 @@ class AddressSampler(Sampler[tuple[int, int]]):
         return self.n_samples
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = stream(self._seed, "order", self._epoch).permutation(self.n_samples)
-        return iter([(self._epoch, int(index)) for index in order])
+        return iter([(self._epoch, index) for index in self.order(self._epoch)])
+
+    def order(self, epoch: int) -> list[int]:
+        """Samples of an epoch in the order that they are shown in."""
+        return [int(index) for index in stream(self._seed, "order", epoch).permutation(self.n_samples)]

@@ -97,6 +97,10 @@ class FitSettings(ChannelSettings):
     device: str = Field(default="cpu", description="cpu, cuda, cuda:N, tpu or auto.")
     threads: int = Field(default=0, ge=0, description="CPU threads of torch; 0: its own choice.")
     workers: int = Field(default=0, ge=0, description="Processes that prepare patches.")
+    prefetch: int = Field(default=2, ge=1, description="Batches that each of these processes has ready in advance.")
+    pin_memory: bool = Field(
+        default=True, description="Batches for a GPU lie in page-locked memory, from where it fetches them meanwhile."
+    )
     filters: tuple[int, ...] = Field(
         default=(16, 32, 64, 128), min_length=3, description="Feature maps per level of a new U-Net."
     )
@@ -130,4 +134,6 @@ _ADDED: Final[dict[str, Any]] = {
     "views": (),
     "min_gain": MIN_GAIN,
     "deterministic": False,
+    "prefetch": 2,
+    "pin_memory": True,
 }

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from fintune_xr.errors import FintuneValueError
 from fintune_xr.execution.whole_file import whole_file
 from fintune_xr.finetune.progress import LOSS
 from fintune_xr.finetune.schedules import parameter_groups, rate_factors, say_long_warmup
 from fintune_xr.finetune.trainable import Trainable
 from fintune_xr.seeds import stream
 
+# Tiles of a batch that an error names.
+_LISTED: Final = 8
+
 
 class NetworkTraining(LightningModule):  # type: ignore[misc]
-    """One step of training a network, for lightning's trainer; `n_batches` are those of an epoch."""
+    """One step of training a network, for lightning's trainer.
 
-    def __init__(self, model: Trainable, *, n_batches: int) -> None:
+    `n_batches` are those of an epoch; `tiles_at(epoch, batch)` names the tiles that a batch shows.
+    """
+
+    def __init__(self, model: Trainable, *, n_batches: int, tiles_at: Callable[[int, int], Sequence[str]]) -> None:
         super().__init__()
+        self._tiles_at = tiles_at
         self.network = model.network
         self.settings = model.settings
         self._encoder = model.encoder
@@ -30,16 +38,29 @@ class NetworkTraining(LightningModule):  # type: ignore[misc]
         self._steps_per_epoch = n_batches // model.settings.accumulate_batches
 
     def training_step(self, batch: Sequence[torch.Tensor], index: int) -> torch.Tensor:
-        """Loss of a batch of patches."""
+        """Loss of a batch of patches. Raises FintuneValueError where it is no finite number."""
         # Layers that are dropped at random are drawn by address too, so that a resumed training repeats them.
         drawn = stream(self.settings.seed, "step", self.current_epoch, index).integers(2**63)
         torch.manual_seed(int(drawn))
         patches, target = batch
         found = self._objective.loss(self.network(patches), target)
         loss, parts = (found, {}) if isinstance(found, torch.Tensor) else found
+        if not torch.isfinite(loss):
+            raise FintuneValueError(self._not_finite(float(loss.detach()), parts, index))
         for name, value in {LOSS: loss, **{f"{LOSS}_{part}": value for part, value in parts.items()}}.items():
             self.log(name, value, on_step=False, on_epoch=True, batch_size=len(patches))
         return loss
+
+    def _not_finite(self, loss: float, parts: Mapping[str, torch.Tensor], index: int) -> str:
+        """What is known of a loss that nothing can be learnt from."""
+        names = self._tiles_at(self.current_epoch, index)
+        listed = ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
+        told = "".join(f", {LOSS}_{name} {float(value):.4g}" for name, value in parts.items())
+        return (
+            f"epoch {self.current_epoch + 1}, step {index + 1}: the loss is {loss}{told}, where a finite number was "
+            f"expected; shown were {listed}. Look at these tiles and their annotations, or train in another folder "
+            "with a smaller learning_rate, a gradient_clip, or precision=float32."
+        )
 
     def configure_optimizers(self) -> Any:
         """AdamW with warm-up and cosine, step by step."""

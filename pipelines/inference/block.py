@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from fintune_xr import names as n
@@ -23,6 +22,7 @@ from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.models.devices import CPU
 from fintune_xr.models.protocol import Model
 from fintune_xr.models.registry import load_model
+from fintune_xr.pipelines.inference.opened import opened_run
 from fintune_xr.pipelines.inference.watchdog import Watch, may_die
 from fintune_xr.pixels.tile_results import TILE_RESULTS
 from fintune_xr.settings import Settings
@@ -102,13 +102,11 @@ class Block:
         self.watch = watch or Watch(0, what="nothing")
         self.plan = plan
         self.context = context
-        store = context.location.zarr()
-        self.images = zarr.open_array(store, path=f"{n.IMAGES}/{n.IMAGE}", mode="r")
-        rows = slice(plan.first, plan.first + plan.n_slots)
-        sides = (n.DEPTH, n.HEIGHT, n.WIDTH)[-(self.images.ndim - 2) :]
-        self.sizes = [np.asarray(zarr.open_array(store, path=f"{n.IMAGES}/{side}", mode="r")[rows]) for side in sides]
-        self.grid = context.grid()
-        self.stored = TILE_RESULTS[context.product().name]
+        end = plan.first + plan.n_slots
+        opened = opened_run(context.location, context.run, context.creation, n_tiles=end)
+        self.images, self.grid = opened.images, opened.grid
+        self.sizes = opened.sizes(slice(plan.first, end))
+        self.stored = TILE_RESULTS[opened.product.name]
         self.model = context.load()
 
     def encoded_tiles(self, pool: ThreadPoolExecutor, finished: list[TileResult]) -> Iterator[Encoded]:
@@ -131,8 +129,7 @@ class Block:
         """Reads and normalises one tile, cropped to its valid height and width, and depth."""
         began = time.perf_counter()
         work = _Work(slot)
-        with reading(f"tile {self.plan.first + slot} of {self.images.store_path}"):
-            image = np.asarray(self.images[self.plan.first + slot])
+        image = self.images[self.plan.first + slot]
         work.image = image[(slice(None), *(slice(0, int(lengths[slot])) for lengths in self.sizes))]
         self._try(work, lambda: setattr(work, "maps", self.model.normalise(work.image)))
         work.seconds += time.perf_counter() - began

@@ -16,7 +16,7 @@ from fintune_xr.analysis.positivity.rules import PositivityRule
 from fintune_xr.cluster.profile import Profile
 from fintune_xr.cluster.session import session
 from fintune_xr.errors import unknown_name
-from fintune_xr.execution.dask_blocks import map_plans
+from fintune_xr.execution.dask_blocks import GATHERING_S, gathered, map_plans
 from fintune_xr.models.checkpoints import training_facts
 from fintune_xr.models.registry import kind_named
 from fintune_xr.pipelines.console import progress, say
@@ -153,7 +153,7 @@ def _segment_pending(
             rescue=infer_block_isolated_in_time,
         )  # fmt: skip
         with contextlib.closing(finished):
-            for receipts in finished:
+            for receipts in gathered(finished, seconds=GATHERING_S):
                 writer.commit(receipts)
                 left.difference_update(receipt.plan.shard for receipt in receipts)
                 advance(sum(len(receipt.results) for receipt in receipts))

@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
-import numpy as np
-
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, TileReadError
 from fintune_xr.execution.read_ahead import ahead
@@ -37,7 +35,7 @@ from fintune_xr.store.raw.layouts import UNKNOWN_MARKER
 from fintune_xr.store.raw.pairing import LeftOut
 from fintune_xr.store.raw.readers.volume_header import VolumeHeader
 from fintune_xr.store.raw.readers.volumes import ZYX, Reading, check_axes, volume_frames, volume_header
-from fintune_xr.store.raw.resampling import Gridded, level_counts, to_grid
+from fintune_xr.store.raw.resampling import Gridded, moments, to_grid
 from fintune_xr.store.raw.scan import Progress
 from fintune_xr.store.raw.sources import Place, place_in
 from fintune_xr.store.raw.volume_scan import VolumeFile, VolumeScan
@@ -252,10 +250,8 @@ def _gridded(found: VolumeScan, file: VolumeFile, how: VolumeIngest, grid: Grid)
 
 def _moments(made: Gridded) -> tuple[float, float]:
     """Mean and standard deviation of the values as the file counts them."""
-    counts = level_counts(made.pixels)
-    levels = np.arange(256) * made.step + made.offset
-    mean = float(np.average(levels, weights=counts))
-    return mean, float(np.sqrt(np.average((levels - mean) ** 2, weights=counts)))
+    mean, sd = moments(made.pixels)
+    return made.offset + made.step * mean, made.step * sd
 
 
 def _labels(file: VolumeFile, header: VolumeHeader, made: Gridded, digest: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ to the last bit there.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -73,7 +74,7 @@ def resized_planes(frames: Iterable[NDArray[Any]], source: Shape, grid: Shape) -
     done = 0
     for at, frame in enumerate(_counted(frames, source)):
         earlier, later = later, earlier
-        _resize(np.asarray(frame, np.float32), along_y, along_x, later)
+        _resize(_exact(frame), along_y, along_x, later)
         while done < grid[0] and along_z.second[done] == at:
             first = earlier if along_z.first[done] < at else later
             _join(first, later, along_z.of_first[done], along_z.of_second[done], made)
@@ -103,11 +104,10 @@ def to_grid(frames: Iterable[NDArray[Any]], source: Shape, grid: Shape, *, is_by
     return _mapped(values)
 
 
-def level_counts(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """How many pixels have each of the values 0 to 255."""
-    counts = np.zeros(STEPS + 1, np.int64)
-    _count(np.ascontiguousarray(pixels).reshape(-1), counts)
-    return counts
+def moments(pixels: NDArray[np.uint8]) -> tuple[float, float]:
+    """Mean and standard deviation of all pixels, from sums that are exact."""
+    total, squares = (int(one) for one in _sums(np.ascontiguousarray(pixels).reshape(-1)))
+    return total / pixels.size, math.sqrt(pixels.size * squares - total**2) / pixels.size
 
 
 def _mapped(values: NDArray[np.float32]) -> Gridded:
@@ -135,7 +135,13 @@ def _counted(frames: Iterable[NDArray[Any]], source: Shape) -> Iterator[NDArray[
         raise TileReadError(f"truncated: expected {source[0]} B-scans, found {found}")
 
 
-def _resize(plane: NDArray[np.float32], y: Weights, x: Weights, out: NDArray[np.float32]) -> None:
+def _exact(frame: NDArray[Any]) -> NDArray[Any]:
+    """`frame` as it is where single values become float32 without loss as they are read, else as float32."""
+    native = frame.dtype.isnative and frame.flags.c_contiguous
+    return frame if native and frame.dtype.name in ("uint8", "uint16", "float32") else np.asarray(frame, np.float32)
+
+
+def _resize(plane: NDArray[Any], y: Weights, x: Weights, out: NDArray[np.float32]) -> None:
     _resize_plane(
         plane, y.first, y.second, y.of_first, y.of_second, x.first, x.second, x.of_first, x.of_second, out
     )  # fmt: skip
@@ -153,7 +159,7 @@ def _fused(_typing: Any, _a: Any, _b: Any, _c: Any) -> Any:
 
 @compiled
 def _resize_plane(
-    plane: NDArray[np.float32],
+    plane: NDArray[Any],
     y0: NDArray[np.int64], y1: NDArray[np.int64], of_y0: NDArray[np.float32], of_y1: NDArray[np.float32],
     x0: NDArray[np.int64], x1: NDArray[np.int64], of_x0: NDArray[np.float32], of_x1: NDArray[np.float32],
     out: NDArray[np.float32],
@@ -162,8 +168,8 @@ def _resize_plane(
         upper, lower = plane[y0[row]], plane[y1[row]]
         for column in range(out.shape[1]):
             left, right, of_left, of_right = x0[column], x1[column], of_x0[column], of_x1[column]
-            above = _fused(upper[left], of_left, upper[right] * of_right)
-            below = _fused(lower[left], of_left, lower[right] * of_right)
+            above = _fused(np.float32(upper[left]), of_left, np.float32(upper[right]) * of_right)
+            below = _fused(np.float32(lower[left]), of_left, np.float32(lower[right]) * of_right)
             out[row, column] = _fused(above, of_y0[row], below * of_y1[row])
 
 
@@ -178,6 +184,10 @@ def _join(
 
 
 @compiled
-def _count(pixels: NDArray[np.uint8], counts: NDArray[np.int64]) -> None:
+def _sums(pixels: NDArray[np.uint8]) -> tuple[int, int]:
+    total, squares = np.uint64(0), np.uint64(0)
     for at in range(pixels.size):
-        counts[pixels[at]] += 1
+        value = np.uint32(pixels[at])
+        total += np.uint64(value)
+        squares += np.uint64(value * value)
+    return total, squares

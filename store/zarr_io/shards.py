@@ -120,7 +120,7 @@ def encode_tile(tile: NDArray[Any], grid: ShardGrid) -> Encoded:
     if tile.shape != grid.shard[1:] or tile.dtype.name != grid.dtype:
         padded = np.full(grid.shard[1:], grid.filler, grid.dtype)
         padded[tuple(slice(0, n) for n in tile.shape)] = tile
-    return tuple(_encode_chunk(chunk) for chunk in _chunks(padded, grid))
+    return tuple(_encode_chunk(chunk) for chunk in chunks_of(padded, grid))
 
 
 def encode_empty(grid: ShardGrid) -> Encoded:
@@ -188,7 +188,8 @@ def _shard_parts(grid: ShardGrid, tiles: Iterable[Encoded]) -> Iterator[bytes]:
     yield raw + struct.pack("<I", google_crc32c.value(raw))
 
 
-def _chunks(tile: NDArray[Any], grid: ShardGrid) -> Iterator[NDArray[Any]]:
+def chunks_of(tile: NDArray[Any], grid: ShardGrid) -> Iterator[NDArray[Any]]:
+    """Views of the chunks of a padded tile (…, y, x), in the order that they are stored in."""
     counts = [n // c for n, c in zip(tile.shape, grid.chunk[1:], strict=True)]
     for place in np.ndindex(*counts):
         yield tile[tuple(slice(i * c, (i + 1) * c) for i, c in zip(place, grid.chunk[1:], strict=True))]

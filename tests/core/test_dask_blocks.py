@@ -23,7 +23,7 @@ from fintune_xr.cluster.profile import Profile
 from fintune_xr.cluster.session import session
 from fintune_xr.errors import FintuneValueError, StoreDamagedError, StoreWriteError, WorkerLostError
 from fintune_xr.execution import dask_blocks as blocks
-from fintune_xr.execution.dask_blocks import BLOCKS_PER_WORKER_THREAD, map_plans
+from fintune_xr.execution.dask_blocks import BLOCKS_PER_WORKER_THREAD, gathered, map_plans
 from fintune_xr.execution.read_ahead import ahead, batches
 from fintune_xr.models.registry import resolve_checkpoint
 from fintune_xr.models.threshold.kind import ThresholdSettings
@@ -340,3 +340,22 @@ def test_ahead_raises_at_the_item_that_failed() -> None:
 def test_batches() -> None:
     assert list(batches(range(7), 3)) == [[0, 1, 2], [3, 4, 5], [6]]
     assert list(batches([], 3)) == []
+
+
+def test_results_are_gathered_until_time_is_up_or_nothing_comes_in() -> None:
+    assert list(gathered([[1], [2], [], [3], [], [4]], seconds=60)) == [[1, 2], [3], [4]]
+    assert list(gathered([[1], [2], []], seconds=0)) == [[1], [2]]
+    assert list(gathered([], seconds=60)) == []
+
+
+def test_what_was_gathered_is_handed_on_before_an_error() -> None:
+    def broken() -> Iterator[list[int]]:
+        yield [1]
+        yield [2]
+        raise RuntimeError("lost")
+
+    found = []
+    with pytest.raises(RuntimeError, match="lost"):
+        for some in gathered(broken(), seconds=60):
+            found.append(some)
+    assert found == [[1, 2]]

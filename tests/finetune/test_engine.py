@@ -6,6 +6,7 @@ import csv
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +17,11 @@ from stores import make_store
 
 from fintune_xr.errors import FintuneValueError, RunMismatchError, UnknownNameError
 from fintune_xr.finetune.engine import train
+from fintune_xr.finetune.instance.objective import FlowObjective
 from fintune_xr.finetune.instance.settings import CpsamTrainSettings, TrainSettings
 from fintune_xr.finetune.instance.tiles import AnnotatedTiles
 from fintune_xr.finetune.instance.validation import average_precision
+from fintune_xr.finetune.patches import PreparedTile
 from fintune_xr.finetune.progress import EpochRecord
 from fintune_xr.finetune.registry import train_settings
 from fintune_xr.models.cellpose.adapter import EncoderSize, _encoder, empty_network, save_cpsam
@@ -73,6 +76,43 @@ def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
     other = train(TILES, HELD_OUT, settings=QUICK.model_copy(update={"seed": 6}), out=tmp_path / "c")
     assert same(first, second)
     assert not same(first, other)
+
+
+def test_a_loss_that_is_no_number_ends_any_training_and_names_epoch_step_and_tiles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    n_losses = 0
+    load, loss = PreparedTile.open, FlowObjective.loss
+
+    def noted(self: PreparedTile) -> tuple[Any, Any]:
+        opened.append(self.name)
+        return load(self)
+
+    def spoilt(self: FlowObjective, output: Any, target: Any) -> Any:
+        nonlocal n_losses
+        n_losses += 1
+        found = loss(self, output, target)
+        return found * torch.nan if n_losses == 4 else found
+
+    monkeypatch.setattr(PreparedTile, "open", noted)
+    monkeypatch.setattr(FlowObjective, "loss", spoilt)
+    with pytest.raises(FintuneValueError, match="epoch 2, step 2: the loss is nan, where a finite number") as caught:
+        train(TILES, HELD_OUT, settings=QUICK, out=tmp_path)
+    named = str(caught.value).partition("shown were ")[2].partition(". Look")[0].split(", ")
+    assert named == list(dict.fromkeys(opened[12:16])), "the eight patches of an epoch come in batches of four"
+
+
+def test_batches_wait_ready_and_pinned_where_there_is_a_gpu() -> None:
+    from fintune_xr.finetune.engine import _loader
+
+    samples: Any = SimpleNamespace(n_samples=8)
+    asked = QUICK.model_copy(update={"workers": 2, "prefetch": 5})
+    for device, is_pinned in (("cpu", False), ("cuda:0", True)):
+        loader = _loader(samples, asked, device)
+        assert (loader.prefetch_factor, loader.persistent_workers, loader.pin_memory) == (5, True, is_pinned)
+    assert _loader(samples, QUICK, "cpu").prefetch_factor is None
+    assert not _loader(samples, asked.model_copy(update={"pin_memory": False}), "cuda:0").pin_memory
 
 
 class KilledError(Exception):

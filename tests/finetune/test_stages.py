@@ -145,7 +145,8 @@ def test_settings_inside_others_are_digested_as_before_too() -> None:
     class Study(Settings):
         train: TrainSettings = TrainSettings()
 
-    assert not {"unfreezing", "views", "warmup_steps", "min_gain", "deterministic"} & set(Study().as_dict()["train"])
+    added = {"unfreezing", "views", "warmup_steps", "min_gain", "deterministic", "prefetch", "pin_memory"}
+    assert not added & set(Study().as_dict()["train"])
     stored = Study(train=TrainSettings(min_gain=0.01, views=(View(from_epoch=0, patch_px=64),))).as_dict()
     assert {"min_gain", "views"} <= set(stored["train"])
     assert validated(Study, stored).train.min_gain == 0.01
@@ -155,6 +156,9 @@ class WholeTiles:
     """Samples without patches: a tile as it is, and its number."""
 
     n_samples = 4
+
+    def tile_at(self, epoch: int, index: int) -> str:
+        return f"{epoch}-{index}"
 
     def __getitem__(self, address: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
         _, index = address

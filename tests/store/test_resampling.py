@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fintune_xr.errors import TileReadError
-from fintune_xr.store.raw.resampling import STEPS, level_counts, linear_weights, resized_planes, to_grid
+from fintune_xr.store.raw.resampling import STEPS, linear_weights, moments, resized_planes, to_grid
 
 Shape = tuple[int, int, int]
 
@@ -110,9 +110,19 @@ def test_another_number_of_frames_is_an_error(n_frames: int, said: str) -> None:
         to_grid(iter(np.zeros((n_frames, 32, 32), np.uint8)), (3, 32, 32), (2, 32, 32), is_byte=True)
 
 
-def test_counts_of_levels_are_numpys() -> None:
-    pixels = np.random.default_rng(1).integers(0, 200, (3, 7, 11)).astype(np.uint8)
-    assert np.array_equal(level_counts(pixels), np.bincount(pixels.ravel(), minlength=256))
+@pytest.mark.parametrize("high", [1, 200, 256])
+def test_moments_are_numpys(high: int) -> None:
+    pixels = np.random.default_rng(1).integers(0, high, (3, 7, 11)).astype(np.uint8)
+    assert moments(pixels) == pytest.approx((pixels.mean(), pixels.std()), rel=1e-12, abs=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", ">u2", "int16", "float64"])
+def test_values_count_the_same_in_any_type(dtype: str) -> None:
+    volume = np.random.default_rng(2).integers(0, 256, (3, 40, 33))
+    expected, found = (
+        to_grid(iter(volume.astype(one)), (3, 40, 33), (5, 32, 32), is_byte=True).pixels for one in ("float32", dtype)
+    )
+    assert np.array_equal(found, expected)
 
 
 def test_nan_is_an_error() -> None:

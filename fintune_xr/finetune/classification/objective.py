@@ -42,7 +42,6 @@ class ClassObjective:
         self.values = Values(network.architecture.normalisation, network.architecture.clip_percentile)
         self.wakes = _first_awake(settings, encoder)
         self.is_new = True
-        self._names: Sequence[str] = ()
 
     def samples(self, tiles: VolumeTiles, folder: Path) -> VolumeSamples:  # noqa: ARG002
         """Every train scan once an epoch; as embeddings as long as the encoder rests and nothing is varied.
@@ -51,7 +50,6 @@ class ClassObjective:
         """
         n_classes = len(self.network.architecture.classes)
         sound, embedding = self._sound(tiles)
-        self._names = sound.names
         weight = scan_weights(sound.label, sound.participant, n_classes, self.settings.class_weights)
         if self.is_new:
             self.network.standardise(embedding)
@@ -62,15 +60,9 @@ class ClassObjective:
         )
 
     def loss(self, output: torch.Tensor, target: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Loss of a batch. Raises FintuneValueError that names the scans where it is no number."""
-        label, weight, index = target
-        loss = weighted_loss(output, label, weight.to(output.device, torch.float32))
-        if not torch.isfinite(loss):
-            names = ", ".join(str(self._names[int(one)]) for one in index)
-            raise FintuneValueError(
-                f"the loss of scans {names} is no number. Take a smaller learning_rate, or precision=float32."
-            )
-        return loss
+        """Loss of a batch."""
+        label, weight, _ = target
+        return weighted_loss(output, label, weight.to(output.device, torch.float32))
 
     def held_out(self, tiles: VolumeTiles) -> Measure:
         """Loss and balanced accuracy on `tiles`, whose volumes are read again once the encoder has learned."""

@@ -86,6 +86,10 @@ class VolumeSamples(Dataset[tuple[torch.Tensor, Target]]):
         """Scans of an epoch."""
         return len(self.tiles)
 
+    def tile_at(self, epoch: int, index: int) -> str:  # noqa: ARG002 - a scan is the same in every epoch
+        """Name of a scan."""
+        return str(self.tiles.names[index])
+
     def __getitem__(self, address: tuple[int, int]) -> tuple[torch.Tensor, Target]:
         epoch, index = address
         target = (int(self.tiles.label[index]), float(self.weight[index]), index)

@@ -17,8 +17,8 @@ from volume_weights import HEADS, learned_state
 from fintune_xr.errors import FintuneValueError, MissingPackageError, SettingsError
 from fintune_xr.finetune import engine
 from fintune_xr.finetune.classification import volumes as volumes_module
+from fintune_xr.finetune.classification.objective import ClassObjective
 from fintune_xr.finetune.classification.settings import ClassTrainSettings, VolumeAugmentation
-from fintune_xr.finetune.classification.trainable import volume_classifier
 from fintune_xr.finetune.classification.volumes import VolumeTiles, varied
 from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.models.registry import kind_named, load_model, resolve_checkpoint
@@ -188,13 +188,21 @@ def test_a_tpu_without_its_package_is_refused_before_anything_is_read(tmp_path: 
     assert not (tmp_path / "m" / "training.json").exists()
 
 
-def test_a_loss_that_is_no_number_names_the_scans(tmp_path: Path, start: Checkpoint) -> None:
-    objective: Any = volume_classifier(settings(), start, ("oct",), "cpu").objective
-    objective.samples(TRAIN, tmp_path)
-    target = [torch.tensor([0, 1]), torch.ones(2), torch.tensor([3, 5])]
-    assert torch.isfinite(objective.loss(torch.zeros(2, 4), target))
-    with pytest.raises(FintuneValueError, match="the loss of scans r03/0, r05/0 is no number"):
-        objective.loss(torch.full((2, 4), torch.nan), target)
+def test_a_loss_that_is_no_number_ends_the_training_with_epoch_step_and_scans(
+    tmp_path: Path, start: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[list[int]] = []
+    loss = ClassObjective.loss
+
+    def spoilt(self: ClassObjective, output: Any, target: Any) -> torch.Tensor:
+        shown.append(target[2].tolist())
+        return loss(self, output, target) * (torch.inf if len(shown) == 6 else 1)
+
+    monkeypatch.setattr(ClassObjective, "loss", spoilt)
+    with pytest.raises(FintuneValueError, match=r"epoch 2, step 2: the loss is inf") as caught:
+        train(tmp_path / "m", start, epochs=3, unfreeze_at_epoch=None, batch_size=len(TRAIN) // 4)
+    named = str(caught.value).partition("shown were ")[2].partition(". Look")[0].split(", ")
+    assert named == [TRAIN.names[index] for index in shown[-1]]
 
 
 @pytest.mark.parametrize("alias", [("oct_finetune", "cls_finetune"), ("oct_linear_probe", "cls_linear_probe")])
