@@ -22,7 +22,7 @@ from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.models.devices import CPU
 from fintune_xr.models.protocol import Model
 from fintune_xr.models.registry import load_model
-from fintune_xr.pipelines.inference.opened import opened_run
+from fintune_xr.store.runs.opened import opened_run
 from fintune_xr.pipelines.inference.watchdog import Watch, may_die
 from fintune_xr.pixels.tile_results import TILE_RESULTS
 from fintune_xr.settings import Settings

@@ -190,4 +190,4 @@ def _sums(pixels: NDArray[np.uint8]) -> tuple[int, int]:
         value = np.uint32(pixels[at])
         total += np.uint64(value)
         squares += np.uint64(value * value)
-    return total, squares
+    return int(total), int(squares)

@@ -21,6 +21,7 @@ from fintune_xr.pipelines.studies.probe import listed, probe
 from fintune_xr.pipelines.task_parts.requests import EvaluateRequest
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.runs.run import run_attrs
+from fintune_xr.store.zarr_io.tile_reader import TileReader
 
 PEOPLE = participants()
 CONSTANT = "r001/1"
@@ -73,7 +74,11 @@ def test_a_second_infer_and_a_probe_read_no_pixels(store: Path, monkeypatch: pyt
         read.append(self.path)
         return original(self, key)
 
+    def refused(self: TileReader, tile: int) -> Any:
+        raise AssertionError(f"pixels of tile {tile} were read")
+
     monkeypatch.setattr(zarr.Array, "__getitem__", counting)
+    monkeypatch.setattr(TileReader, "__getitem__", refused)
     infer(store, run="random", model="vit3d_random", overrides=RANDOM)
     probe(store, runs=["random"], overrides=QUICK)
     assert read

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fintune_xr import names as n
 from fintune_xr.store.cohort import product_at
-from fintune_xr.store.runs.writer import run_grid
+from fintune_xr.store.runs.run import run_grid
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.store.zarr_io.location import Location
 from fintune_xr.store.zarr_io.tile_reader import TileReader
