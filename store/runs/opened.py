@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from fintune_xr import names as n
 from fintune_xr.store.cohort import product_at
 from fintune_xr.store.runs.run import run_grid
 from fintune_xr.store.zarr_io import shards
+from fintune_xr.store.zarr_io.groups import open_readable
 from fintune_xr.store.zarr_io.location import Location
 from fintune_xr.store.zarr_io.tile_reader import TileReader
 from fintune_xr.tasks.product import Product
@@ -24,7 +24,7 @@ class OpenedRun:
     """Tiles of the images, the columns of their sizes, and what the run stores, on which `grid` where it has pixels."""
 
     images: TileReader
-    columns: tuple[zarr.Array[Any], ...]
+    columns: tuple[Any, ...]
     product: Product
     grid: shards.ShardGrid | None
 
@@ -49,8 +49,8 @@ def opened_run(location: Location, run: str, creation: str, *, n_tiles: int) -> 
 
 @functools.lru_cache(maxsize=4)
 def _opened(location: Location, run: str, creation: str) -> OpenedRun:  # noqa: ARG001 - told apart by it
-    store, product = location.zarr(), product_at(location, f"{n.RUNS}/{run}")
+    product = product_at(location, f"{n.RUNS}/{run}")
     images = TileReader(location, f"{n.IMAGES}/{n.IMAGE}")
     sides = (n.DEPTH, n.HEIGHT, n.WIDTH)[-(len(images.shape) - 2) :]
-    columns = tuple(zarr.open_array(store, path=f"{n.IMAGES}/{side}", mode="r") for side in sides)
+    columns = tuple(open_readable(location, f"{n.IMAGES}/{side}") for side in sides)
     return OpenedRun(images, columns, product, run_grid(location, run) if product.array is not None else None)

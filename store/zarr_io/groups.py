@@ -55,6 +55,11 @@ def open_column(location: Location, path: str) -> zarr.Array[Any]:
         return zarr.open_array(location.zarr(read_only=False), path=path, mode="r+")
 
 
+def open_readable(location: Location, path: str) -> zarr.Array[Any]:
+    """The same for reading alone: a chunk that is not there is an error."""
+    return zarr.open_array(location.zarr(), path=path, mode="r")
+
+
 def read_column(location: Location, path: str, rows: slice = slice(None)) -> NDArray[Any]:
     """Values of a small array; raises StoreDamagedError where a chunk is missing or does not decode."""
     with reading(f"{location.url}/{path}"):

@@ -16,7 +16,7 @@ WINGS = ("store", "analysis", "cluster", "pipelines")
 ONLY_IN = {
     # The simulated cohort is raw files, which is what it is for.
     "tifffile": ("store", "fintune_xr/simulation/if_cohort.py"),
-    "zarr": ("store", "pipelines/inference/block.py"),
+    "zarr": ("store",),
     "mrcfile": ("store",),
     "starfile": ("store",),
     "statsmodels": ("analysis",),
