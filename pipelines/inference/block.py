@@ -22,11 +22,11 @@ from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.models.devices import CPU
 from fintune_xr.models.protocol import Model
 from fintune_xr.models.registry import load_model
-from fintune_xr.store.runs.opened import opened_run
 from fintune_xr.pipelines.inference.watchdog import Watch, may_die
 from fintune_xr.pixels.tile_results import TILE_RESULTS
 from fintune_xr.settings import Settings
-from fintune_xr.store.cohort import Location, product_at, reading
+from fintune_xr.store.cohort import Location, product_at
+from fintune_xr.store.runs.opened import opened_run
 from fintune_xr.store.runs.run import run_grid
 from fintune_xr.store.runs.run_shard import Encoded, ShardGrid, encode_empty, encode_tile, write_run_shard
 from fintune_xr.tasks.product import Product
