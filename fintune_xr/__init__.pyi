@@ -14,7 +14,9 @@ from .pipelines.steps.infer import infer as infer
 from .pipelines.steps.ingest import ingest as ingest
 from .pipelines.steps.pick import pick as pick
 from .pipelines.steps.positivity import positivity as positivity
+from .pipelines.steps.qc import qc as qc
 from .pipelines.steps.split import split as split
+from .pipelines.steps.suggest import suggest as suggest
 from .pipelines.steps.train import train as train
 from .pipelines.steps.weights import weights as weights
 from .pipelines.studies.benchmark import benchmark as benchmark
@@ -50,9 +52,11 @@ __all__ = [
     "pick",
     "positivity",
     "probe",
+    "qc",
     "report",
     "selftrain",
     "split",
+    "suggest",
     "sweep",
     "train",
     "weights",

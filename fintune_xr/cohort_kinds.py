@@ -47,7 +47,7 @@ IF: Final = CohortKind(
     annotated="masks",
     offers="For masks there are: fintune-xr train STORE --model flow_unet or cpsam, infer, evaluate, report, and "
     "export --to masks, tables or cellpose.",
-    verbs=("benchmark", "budget", "gate", "hybrid", "sweep"),
+    verbs=("benchmark", "budget", "gate", "hybrid", "qc", "suggest", "sweep"),
 )
 
 HE: Final = CohortKind(

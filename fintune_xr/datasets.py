@@ -107,6 +107,39 @@ ANALYSIS: Final = DatasetSchema(
             _RMO, "float64", "Benjamini-Hochberg q-value of count_p over the stored family.", required=False
         ),
         n.COUNT_REASON: VariableSpec(_RMO, "str", "Why there is no log_odds, empty where there is.", required=False),
+        n.RATIO_CORRECTED: VariableSpec(
+            _RDM, "float64", "Ratio with the mean error of annotated donors added.", required=False
+        ),
+        n.RATIO_CORRECTED_LOW: VariableSpec(_RDM, "float64", "Lower end of its 95 % interval.", required=False),
+        n.RATIO_CORRECTED_HIGH: VariableSpec(_RDM, "float64", "Upper end of its 95 % interval.", required=False),
+        n.MEAN_CORRECTED: VariableSpec(
+            (n.RUN, n.MARKER), "float64", "Mean donor ratio, prediction-powered (PPI++).", required=False
+        ),
+        n.MEAN_CORRECTED_LOW: VariableSpec((n.RUN, n.MARKER), "float64", "Lower end, 95 %.", required=False),
+        n.MEAN_CORRECTED_HIGH: VariableSpec((n.RUN, n.MARKER), "float64", "Upper end, 95 %.", required=False),
+        n.RECTIFIER: VariableSpec(
+            (n.RUN, n.MARKER), "float64", "True less counted ratio, mean over annotated donors.", required=False
+        ),
+        n.RELIABILITY: VariableSpec(
+            (n.RUN, n.MARKER),
+            "float64",
+            "Share of the variance of donor ratios that is not the model's error.",
+            required=False,
+        ),
+        n.N_ANNOTATED: VariableSpec(
+            (n.RUN, n.MARKER), "int64", "Donors with annotated tiles that the model has not seen.", required=False
+        ),
+        n.RHO_CORRECTED: VariableSpec(_RMO, "float64", "Rho of the true ratios, disattenuated.", required=False),
+        n.RHO_CORRECTED_LOW: VariableSpec(_RMO, "float64", "Lower end of its 95 % interval.", required=False),
+        n.RHO_CORRECTED_HIGH: VariableSpec(_RMO, "float64", "Upper end of its 95 % interval.", required=False),
+        n.FIRST_RHO: VariableSpec(
+            _RMO, "float64", "Rho by the rule stated first, where another was chosen after looking.", required=False
+        ),
+        n.FIRST_P: VariableSpec(_RMO, "float64", "Two-sided p-value of first_rho.", required=False),
+        n.FIRST_Q: VariableSpec(_RMO, "float64", "Benjamini-Hochberg q-value of first_p.", required=False),
+        n.FIRST_N: VariableSpec(_RMO, "float64", "Donors with a ratio by that rule and the outcome.", required=False),
+        n.RHO_OF_ALL_TILES: VariableSpec(_RMO, "float64", "Rho of all tiles, whatever is left out.", required=False),
+        n.RHO_WITHOUT_DRIFT: VariableSpec(_RMO, "float64", "Rho without tiles taken unusually.", required=False),
     },
     coords={
         n.RUN: VariableSpec((n.RUN,), "str", "Model with its weights and settings applied to the cohort."),

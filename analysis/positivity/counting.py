@@ -32,6 +32,7 @@ from fintune_xr.names import (
     N_WITHOUT_NUCLEUS,
     REASON,
     RULE,
+    SCALE,
     THRESHOLD,
     TILE,
     TILE_INDEX,
@@ -47,15 +48,17 @@ def signal_histogram(blocks: Iterable[xr.Dataset], tiles: xr.Dataset) -> xr.Data
 
     A block is a part of the cell table of a run; `tiles` holds the run's background (tile, channel) for all tiles of
     the cohort, in the order that `tile_index` counts, with the coordinates donor and marker. Cells without a
-    background have no signal, and are in no bin. Memory: 8 kB for each donor and marker, and one block.
+    background have no signal, and are in no bin. Where `tiles` has the coordinate `scale` (tile, channel), signals are
+    divided by it first. Memory: 8 kB for each donor and marker, and one block.
 
     Raises UnknownNameError if the intensities have no marker channel.
     """
-    groups, background = tile_groups(tiles), _background(tiles)
+    groups, background, scale = tile_groups(tiles), _background(tiles), _scale(tiles)
     group = groups.group_of_tile
     counts = np.zeros((groups.donors.size * groups.markers.size, kernels.N_BINS), np.int64)
     for cells in blocks:
-        kernels.add_to_histograms(counts, _signal(cells, background), group[cells[TILE_INDEX].values])
+        index = cells[TILE_INDEX].values
+        kernels.add_to_histograms(counts, _signal(cells, background) / scale[index], group[index])
     return xr.DataArray(
         counts.reshape(*groups.shape, kernels.N_BINS),
         coords={DONOR: groups.donors, MARKER: groups.markers, BIN: kernels.CENTRES},
@@ -84,8 +87,13 @@ def threshold_of_tiles(histogram: xr.DataArray, tiles: xr.Dataset, *, rule: Inte
     """Threshold (tile) in counts above which a cell is positive, with its `reason` where it is NaN.
 
     `histogram` comes from `signal_histogram` of all cells of `tiles`. The threshold is that of the tile's marker in
-    the cohort or, for OtsuDonorRule, of its donor and marker.
+    the cohort or, for OtsuDonorRule, of its donor and marker; it is in the counts of the tile, which differ by its
+    `scale` where `tiles` has one.
     """
+    return _threshold_of_all(histogram, tiles, rule) * xr.DataArray(_scale(tiles), dims=TILE)
+
+
+def _threshold_of_all(histogram: xr.DataArray, tiles: xr.Dataset, rule: IntensityRule) -> xr.DataArray:
     groups = tile_groups(tiles)
     coords = {TILE: tiles.coords[TILE].reset_coords(drop=True)}
     if isinstance(rule, FixedRule):
@@ -168,6 +176,13 @@ def _described(code: xr.DataArray) -> xr.DataArray:
 def _background(tiles: xr.Dataset) -> NDArray[np.float32]:
     """Background (tile,) of the marker channel."""
     return _marker(tiles, BACKGROUND).astype(np.float32)
+
+
+def _scale(tiles: xr.Dataset) -> NDArray[np.float32]:
+    """What signals (tile,) of the marker channel are divided by; 1 where nothing is told."""
+    if SCALE not in tiles.coords:
+        return np.ones(tiles.sizes[TILE], np.float32)
+    return _marker(tiles, SCALE).astype(np.float32)
 
 
 def _marker(dataset: xr.Dataset, name: str) -> NDArray[Any]:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import importlib.util
 import re
 import resource
+import sys
+from pathlib import Path
+from typing import Final
 
 from fintune_xr.errors import DeviceError, FintuneValueError, MissingPackageError
 
 AUTO = "auto"
 CPU = "cpu"
 TPU = "tpu"
+# NVIDIA's driver, that of AMD, and Windows' below Linux.
+_NODES: Final = ("nvidia[0-9]*", "kfd", "dxg")
 _CUDA = re.compile(r"cuda(?::(\d+))?")
 
 
@@ -74,6 +79,13 @@ def use_threads(n_threads: int) -> None:
         torch.set_num_threads(n_threads)
 
 
+def _has_gpu_node() -> bool:
+    """Whether a GPU of NVIDIA or AMD may be here, by what Linux shows of drivers; True where that cannot be known."""
+    if not sys.platform.startswith("linux"):
+        return True
+    return any(next(Path("/dev").glob(node), None) is not None for node in _NODES)
+
+
 def _is_cuda(device: str) -> bool:
     return _CUDA.fullmatch(device) is not None
 
@@ -88,6 +100,9 @@ def _tpu() -> str:
 
 
 def _cuda_count() -> int:
+    # Importing torch takes longer than small runs of models without it; where there is no node of a GPU, it sees none.
+    if "torch" not in sys.modules and not _has_gpu_node():
+        return 0
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0

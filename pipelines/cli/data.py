@@ -124,6 +124,10 @@ def annotate(
     join: Annotated[
         bool, Parameter(help="Masks: each file is one cell, and those of a tile are its mask.", negative="")
     ] = False,
+    marks: Annotated[
+        Literal["all", "positive"] | None,
+        Parameter(help="Masks: they outline all cells of a tile, or its marker-positive cells alone."),
+    ] = None,
 ) -> int:
     """Store ground truth: masks of tiles (binary ones become connected components), particles, or class masks.
 
@@ -133,7 +137,7 @@ def annotate(
 
     report = step(
         source, store, layout=layout, pattern=pattern, restart=restart, diameter=diameter, frame=frame, scale=scale,
-        legend=legend, ignore=ignore, pieces=pieces, join=join,
+        legend=legend, ignore=ignore, pieces=pieces, join=join, marks=marks,
         dry_run=dry_run,
     )  # fmt: skip
     done = "would be annotated" if dry_run else "annotated"

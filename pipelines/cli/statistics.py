@@ -20,6 +20,9 @@ def positivity(
     rule: Annotated[str, Parameter(help="otsu, otsu_donor, mixture, fixed or detected.")] = "otsu",
     threshold: Annotated[float | None, Parameter(help="For fixed: intensity above background, counts.")] = None,
     nuclei_run: Annotated[str, Parameter(help="For detected: run on the DAPI channel alone.")] = "",
+    normalise: Annotated[
+        bool, Parameter(help="Divide signals by the scale of their batch, as `qc` stored it.", negative="")
+    ] = False,
 ) -> int:
     """Say which cells are marker-positive by another rule, without segmenting again.
 
@@ -27,7 +30,7 @@ def positivity(
     """
     from fintune_xr.pipelines.steps.positivity import positivity as step
 
-    counts = step(store, run=run, rule=rule, threshold=threshold, nuclei_run=nuclei_run)
+    counts = step(store, run=run, rule=rule, threshold=threshold, nuclei_run=nuclei_run, normalise=normalise)
     for name in counts["rule"].values:
         one = counts.sel(rule=name)
         known = one["n_positive"].where(one["n_positive"] >= 0)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from fintune_xr.pipelines.cli import classification, data, models, statistics
+from fintune_xr.pipelines.cli import classification, data, models, quality, statistics
 from fintune_xr.pipelines.cli import detection as particles
 
 GROUPS: Final = ("Data", "Models", "Studies", "Statistics", "Particles")
@@ -49,7 +49,9 @@ VERBS: Final = {
         Verb(models.benchmark, "studies.benchmark", group="Studies"),
         Verb(models.gate, "studies.gate", group="Studies"),
         Verb(models.sweep, "studies.sweep", group="Studies"),
+        Verb(quality.suggest, "steps.suggest", group="Studies"),
         Verb(models.budget, "studies.budget", group="Studies"),
+        Verb(quality.qc, "steps.qc", group="Statistics"),
         Verb(statistics.associate, "steps.associate", group="Statistics"),
         Verb(statistics.bootstrap, "steps.bootstrap", group="Statistics"),
         Verb(statistics.report, "report.report", group="Statistics"),

@@ -93,7 +93,7 @@ def _cells(folder: Path, seed: int, *, extent: Extent | None = None) -> Path:
     made = _timed("simulate", lambda: _simulated(folder / "raw", CohortSettings(seed=seed, **extent.cohort)))
     _timed("ingest", lambda: ingest(made.source, store, title="Demo cohort (simulated)"))
     set_root_attrs(open_cohort(store), remark=REMARK)
-    _timed("annotate", lambda: annotate(made.annotations, store))
+    _timed("annotate", lambda: annotate(made.annotations, store, marks="all"))
     _timed("split", lambda: split(store, fractions=FRACTIONS, seed=seed, force=True))
     _timed("baseline", lambda: infer(store, run="baseline", model="threshold"))
     tuned = _timed(

@@ -13,8 +13,9 @@ from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.pipelines.console import say
+from fintune_xr.pipelines.instance.validation import annotated_marks
 from fintune_xr.pipelines.task_parts.requests import AnnotateRequest, EvaluateRequest, Export, TrainingTiles
-from fintune_xr.store.annotations.instance import AnnotateReport, annotate_tiles, plan_masks
+from fintune_xr.store.annotations.instance import AnnotateReport, annotate_tiles, note_marks, plan_masks
 from fintune_xr.store.annotations.instance_layouts import choose_mask_layout
 from fintune_xr.store.annotations.micrograph_frames import Reading
 from fintune_xr.store.cohort import Cohort
@@ -24,11 +25,19 @@ def annotate(cohort: Cohort, source: str | Path, request: AnnotateRequest) -> An
     """Masks, of which binary ones become instances by 8-connected components."""
     if request.reading != Reading():
         raise FintuneValueError("--diameter, --frame and --scale are about particles; this cohort has masks")
+    known = "" if request.restart else annotated_marks(cohort)
+    if request.marks and known not in ("", request.marks):
+        raise FintuneValueError(
+            f"--marks {request.marks}: the masks in {cohort.url} outline {known} cells. One store holds one kind; "
+            "--restart throws the stored ones away."
+        )
     chosen = choose_mask_layout(request.layout or "rosmap", pattern=request.pattern, join=request.join)
     if request.dry_run:
         report = plan_masks(cohort, source, chosen, pieces=request.pieces)
     else:
         report = annotate_tiles(cohort, source, chosen, restart=request.restart, pieces=request.pieces)
+        if request.marks and cohort.has(n.ANNOTATIONS):
+            note_marks(cohort, request.marks)
     if report.from_components:
         say(f"annotate: {len(report.from_components)} binary masks became instances by 8-connected components")
     return report

@@ -24,16 +24,21 @@ from fintune_xr.analysis.report.sections.associations import (
 )
 from fintune_xr.analysis.report.sections.cohort import examples_section
 from fintune_xr.analysis.report.sections.positivity import positivity_section
+from fintune_xr.analysis.report.sections.quality import quality_section
 from fintune_xr.analysis.report.sections.statistics import Statistics
 from fintune_xr.errors import FintuneError
 from fintune_xr.metrics.donor_tests import MIN_DONORS
+from fintune_xr.pipelines.instance.validation import stored_validation
 from fintune_xr.pipelines.report.signals import judged_tiles, run_signals, shown_runs
 from fintune_xr.pipelines.report.stale import evaluated_part, stale_scores
 from fintune_xr.pipelines.report.stored_studies import stored_studies
 from fintune_xr.pipelines.steps.associate import association_doubt
+from fintune_xr.pipelines.steps.positivity import tells_positives
+from fintune_xr.pipelines.steps.qc import labelled_quality
 from fintune_xr.store.cohort import Cohort
-from fintune_xr.store.lineage.depends_on import doubt, tiles_in
+from fintune_xr.store.lineage.depends_on import doubt, runs_doubt, tiles_in
 from fintune_xr.store.lineage.tile_counts import active_rule
+from fintune_xr.tasks.quality import QUALITY
 from fintune_xr.text import text_array, texts
 
 N_EXAMPLES: Final = 3
@@ -50,8 +55,24 @@ def cell_sections(cohort: Cohort, baseline: str) -> tuple[Section, ...]:
         examples_section(_examples(cohort, annotated)),
         replace(segmentation_section(scores), stale=old_scores),
         *study_sections(studies),
+        tiles_section(cohort),
         *statistics_sections(cohort, baseline),
     )
+
+
+def tiles_section(cohort: Cohort) -> Section:
+    """How tiles were taken; where tiles have come in since, or its run is another one now, it is out of date."""
+    if not cohort.has(n.QC):
+        return quality_section(None, None)
+    stored = cohort.read(n.QC, QUALITY).load()
+    same = texts(stored[n.TILE]) == texts(cohort.images(lazy=False)[n.TILE])
+    reason = "tiles have come in since" if not same else runs_doubt(cohort, stored.attrs[n.RESTS_ON]["runs"])
+    if reason:
+        stale = Stale("how tiles were taken", reason, "fintune-xr qc STORE")
+        return replace(quality_section(None, None), stale=(stale,))
+    analysis = cohort.analysis().load() if cohort.has(n.ANALYSIS) else None
+    shown = None if analysis is None or association_doubt(cohort, analysis) else analysis
+    return quality_section(labelled_quality(cohort, stored), shown)
 
 
 def statistics_sections(cohort: Cohort, baseline: str) -> tuple[Section, ...]:
@@ -118,6 +139,7 @@ def _statistics(cohort: Cohort, baseline: str) -> tuple[Statistics, _StaleBySect
         active_rules=rules,
         signals={run: run_signals(cohort, run) for run in shown},
         judged={run: judged_tiles(cohort, run, rules[run]) for run in shown},
+        validation=_validations(cohort, runs),
         **stability,
     )
     return found, old
@@ -139,8 +161,16 @@ def _counted_alone(cohort: Cohort) -> tuple[Statistics, _StaleBySection]:
         active_rules=rules,
         signals={run: run_signals(cohort, run) for run in shown},
         judged={run: judged_tiles(cohort, run, rules[run]) for run in shown},
+        validation=_validations(cohort, list(rules)),
+        has_marker=tells_positives(cohort) or bool(rules),
     )
     return found, {"positivity": tuple(stale)}
+
+
+def _validations(cohort: Cohort, runs: Sequence[str]) -> dict[str, xr.Dataset]:
+    """What annotations say of runs, where it is stored and of the store as it is now."""
+    found = {run: stored_validation(cohort, run) for run in runs}
+    return {run: one for run, one in found.items() if one is not None}
 
 
 def _stability(cohort: Cohort, analysis: xr.Dataset, baseline: str) -> tuple[dict[str, Any], _StaleBySection]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.pipelines.console import say
@@ -16,6 +17,7 @@ from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.raw.coordinates import Frame
 from fintune_xr.store.raw.passed_over import told
 from fintune_xr.tasks.task import DETECTION, INSTANCE
+from fintune_xr.tasks.validation import MARKS
 
 
 def annotate(
@@ -32,13 +34,15 @@ def annotate(
     ignore: Sequence[int] | None = None,
     pieces: Pieces | None = None,
     join: bool = False,
+    marks: Literal["all", "positive"] | None = None,
     dry_run: bool = False,
 ) -> Annotated:
     """Stores the masks under `source` as annotations of the tiles that they are named after; particles of micrographs.
 
     Binary masks become instances by 8-connected components, which the store records. Labels in several pieces are
     refused unless `pieces` says that they are kept, or split into one instance for each piece. With `join`
-    each file is one cell, and the files of one tile are its mask together. With `dry_run`
+    each file is one cell, and the files of one tile are its mask together. `marks` says whether the masks outline all
+    cells of a tile or its marker-positive cells alone, without which no share is held against them. With `dry_run`
     everything is read and nothing is written. `restart` throws
     stored annotations away first. In a cohort of micrographs `source` is a folder or file of particle coordinates (CSV,
     STAR, BOX, JSON): `diameter` in pixels of the coordinates where they tell none, `frame` image or file where rows are
@@ -50,8 +54,10 @@ def annotate(
     """
     if pieces not in (None, *PIECES):
         raise FintuneValueError(f"--pieces: expected {' or '.join(PIECES)}, got {pieces!r}")
+    if marks not in (None, *MARKS):
+        raise FintuneValueError(f"--marks: expected {' or '.join(MARKS)}, got {marks!r}")
     cohort = open_cohort(store)
-    _check_options(cohort, of_masks=join or pieces is not None, dry_run=dry_run)
+    _check_options(cohort, of_masks=join or bool(pieces or marks), dry_run=dry_run)
     reading = Reading(frame, scale, diameter)
     request = AnnotateRequest(
         layout=layout,
@@ -62,6 +68,7 @@ def annotate(
         ignore=None if ignore is None else tuple(ignore),
         pieces=pieces,
         join=join,
+        marks=marks or "",
         dry_run=dry_run,
     )
     report = steps_of(cohort).annotate(cohort, source, request)
@@ -78,6 +85,8 @@ def _check_options(cohort: Cohort, *, of_masks: bool, dry_run: bool) -> None:
     """Refuses options that the cohort's task does not know, rather than leave them without effect."""
     task = cohort.task.name
     if of_masks and task != INSTANCE:
-        raise FintuneValueError(f"--pieces and --join are about masks of cells; this cohort is of the task {task!r}")
+        raise FintuneValueError(
+            f"--pieces, --join and --marks are about masks of cells; this cohort is of the task {task!r}"
+        )
     if dry_run and task not in (INSTANCE, DETECTION):
         raise FintuneValueError(f"--dry-run is not known for the task {task!r}. Annotate a copy of the store.")

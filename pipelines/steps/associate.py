@@ -15,18 +15,24 @@ from fintune_xr.analysis.association import rank_correlation
 from fintune_xr.analysis.clinical import clinical_outcomes, read_clinical, told_of_join, told_of_outcomes
 from fintune_xr.analysis.count_model import count_association
 from fintune_xr.analysis.outcomes import DEFAULT_OUTCOMES
+from fintune_xr.analysis.prediction_powered import corrected
 from fintune_xr.analysis.ratio import marker_ratio, ratio_bounds
 from fintune_xr.errors import FintuneError, FintuneValueError
 from fintune_xr.pipelines.console import say
+from fintune_xr.pipelines.instance.validation import validated
+from fintune_xr.pipelines.steps.positivity import require_marker
+from fintune_xr.pipelines.steps.rules_stated import by_first_rule, rules_told
 from fintune_xr.provenance import file_sha256, provenance
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.lineage.depends_on import require_sources, source_doubt
+from fintune_xr.store.lineage.exclusion import drifting_tiles, excluded_tiles, exclusion_rule
 from fintune_xr.store.lineage.tile_counts import (
     active_rule,
     inputs_digest,
     quarantined_tiles,
     require_finished,
     tile_counts,
+    without_tiles,
 )
 from fintune_xr.text import text_array, texts
 
@@ -58,6 +64,7 @@ def associate(
     unfinished, or where none is finished, and where stored associations would be lost.
     """
     cohort = open_cohort(store)
+    require_marker(cohort)
     table = read_clinical(clinical)
     names = list(runs) or _finished_runs(cohort)
     require_sources(cohort, names)
@@ -72,13 +79,20 @@ def associate(
     facts = facts.assign_attrs({n.OTHERWISE_SPELT: [] if outcomes else told_of_outcomes(table, chosen)})
     for line in [*told_of_join(facts), *facts.attrs[n.OTHERWISE_SPELT]]:
         say(f"associate: {line}")
-    found = _associations(cohort, names, counts, facts, facts[n.COVARIATE_VALUE] if covariates else None)
+    adjusting = facts[n.COVARIATE_VALUE] if covariates else None
+    told = rules_told(cohort, names)
+    first = {run: told[n.FIRST_RULES][run] for run in names}
+    found = _associations(cohort, names, counts, facts, adjusting)
+    by_first = by_first_rule(cohort, first, facts[n.OUTCOME_VALUE], adjusting).compute()
+    found = found.merge(by_first.reset_coords(drop=True), join="left", compat="override")
     throughout = {n.ADJUSTED_THROUGHOUT: True} if covariates else {}
     result = found.assign_attrs(
         **throughout,
         inputs_sha256=association_inputs(counts, facts, covariates),
         lost_sha256=inputs_digest(quarantined_tiles(cohort, names)),
         rules={name: active_rule(cohort, name) for name in names},
+        excluded=exclusion_rule(cohort),
+        **told,
         provenance=provenance(clinical=Path(clinical).name, clinical_sha256=file_sha256(Path(clinical))),
     )
     cohort.write(n.CLINICAL, facts, datasets.CLINICAL)
@@ -152,6 +166,8 @@ def _associations(
         count_association(ratio[n.N_POSITIVE], ratio[n.N_ALL], facts[n.OUTCOME_VALUE], covariates=adjusting),
         _bounds(cohort, runs, ratio, facts, adjusting),
         _by_rule(cohort, runs, facts, adjusting),
+        _without_drift(cohort, runs, facts, adjusting),
+        _corrected(cohort, runs, ratio[n.RATIO], facts, adjusting),
     ]
     return xr.merge(parts, combine_attrs="drop_conflicts", compat="no_conflicts", join="outer").compute()
 
@@ -210,11 +226,56 @@ def _bounds(
     )
 
 
+def _corrected(
+    cohort: Cohort, runs: Sequence[str], ratio: xr.DataArray, facts: xr.Dataset, adjusting: xr.DataArray | None
+) -> xr.Dataset:
+    """Ratios and rho corrected by annotated tiles, of the runs that have any that are new to their model."""
+    known = {run: validated(cohort, run) for run in runs}
+    parts = [
+        corrected(
+            ratio.sel({n.RUN: run}, drop=True).compute(),
+            facts[n.OUTCOME_VALUE],
+            found.sel({n.RULE: active_rule(cohort, run)}, drop=True),
+            covariates=adjusting,
+        ).expand_dims({n.RUN: [run]})
+        for run, found in known.items()
+        if found is not None and found.sizes[n.TILE]
+    ]
+    if not parts:
+        return xr.Dataset()
+    return xr.concat(parts, n.RUN, join="outer").drop_attrs(deep=False)
+
+
+def _without_drift(
+    cohort: Cohort, runs: Sequence[str], facts: xr.Dataset, adjusting: xr.DataArray | None
+) -> xr.Dataset:
+    """Rho (run, marker, outcome) of all tiles and of those that are not unusual; nothing where none was measured.
+
+    Both stand beside the main table whatever rule leaves tiles out of that.
+    """
+    drifting = drifting_tiles(cohort)
+    if drifting is None:
+        return xr.Dataset()
+    counts = tile_counts(cohort, runs, exclude=False)
+    parts = {n.RHO_OF_ALL_TILES: counts, n.RHO_WITHOUT_DRIFT: without_tiles(counts, drifting)}
+    found = {
+        name: rank_correlation(
+            marker_ratio(one[n.N_POSITIVE], one[n.N_ALL])[n.RATIO], facts[n.OUTCOME_VALUE], covariates=adjusting
+        )
+        for name, one in parts.items()
+    }
+    return xr.Dataset(found).assign_attrs({n.N_DRIFTING: int(drifting.sum())})
+
+
 def _by_rule(cohort: Cohort, names: Sequence[str], facts: xr.Dataset, adjusting: xr.DataArray | None) -> xr.Dataset:
     """Ratio (run, rule, donor, marker) and rho (run, rule, marker, outcome) under each rule that was applied."""
     images = cohort.images(lazy=False)
     labels = {c: (n.TILE, images[c].values) for c in (n.DONOR, n.MARKER)}
-    judged = {name: cohort.positivity(name).assign_coords(labels) for name in names}
+    left_out = excluded_tiles(cohort)
+    judged = {
+        name: without_tiles(cohort.positivity(name)[[n.N_POSITIVE, n.N_ALL]].load(), left_out).assign_coords(labels)
+        for name in names
+    }
     rules = sorted({rule for counts in judged.values() for rule in texts(counts[n.RULE])})
     ratios = []
     for rule in rules:

@@ -30,7 +30,13 @@ from fintune_xr.pipelines.inference.request import (
     run_identity,
     run_sizes,
 )
-from fintune_xr.pipelines.steps.positivity import apply_positivity, is_counted, last_rule, parse_rule
+from fintune_xr.pipelines.steps.positivity import (
+    apply_positivity,
+    is_counted,
+    last_rule,
+    parse_rule,
+    tells_positives,
+)
 from fintune_xr.pipelines.workers.devices import profile_and_rest
 from fintune_xr.provenance import provenance
 from fintune_xr.settings import Config, load_settings
@@ -98,7 +104,7 @@ def infer(
         n_new = _segment_pending(writer, context, profile, in_parts(cohort, parts))
         has_ended = writer.finish()
         summary = _summary(run, writer.states(), n_new)
-    has_cells = kind_named(checkpoint.kind).product is INSTANCES and n.MARKER_CHANNEL in context.channels
+    has_cells = kind_named(checkpoint.kind).product is INSTANCES and tells_positives(cohort)
     if has_cells and (has_ended or not parts) and not is_counted(cohort, run, rule):
         apply_positivity(cohort, run, rule)
     return summary

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -23,6 +24,7 @@ from fintune_xr.analysis.positivity.rules import (
 from fintune_xr.errors import FintuneValueError, SettingsError, unknown_name
 from fintune_xr.pipelines.console import progress
 from fintune_xr.pipelines.instance.cell_blocks import cell_blocks
+from fintune_xr.pipelines.instance.validation import validated
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.lineage.depends_on import run_digests, runs_doubt
 from fintune_xr.store.lineage.tile_counts import require_finished
@@ -30,6 +32,8 @@ from fintune_xr.store.runs.run import require_known_run
 from fintune_xr.store.runs.writer import write_positive
 from fintune_xr.tasks.instance import POSITIVITY
 from fintune_xr.tasks.product import INSTANCES
+from fintune_xr.tasks.quality import QUALITY
+from fintune_xr.text import texts
 
 RULE_NAMES = ("otsu", "otsu_donor", "mixture", "fixed", "detected")
 # Tiles whose masks are compared in one go: each is some tasks for Dask, whose graph must not grow with the cohort.
@@ -39,18 +43,44 @@ SENSITIVITY: tuple[PositivityRule, ...] = (OtsuRule(), OtsuDonorRule(), MixtureR
 
 
 def positivity(
-    store: str | Path, *, run: str, rule: str = "otsu", threshold: float | None = None, nuclei_run: str = ""
+    store: str | Path,
+    *,
+    run: str,
+    rule: str = "otsu",
+    threshold: float | None = None,
+    nuclei_run: str = "",
+    normalise: bool = False,
 ) -> xr.Dataset:
     """Counts (rule, tile) of all and of positive cells of `run`; `rule` becomes the active one.
 
     `rule` is otsu, otsu_donor, mixture, fixed (with `threshold` in counts) or detected (with `nuclei_run`).
-    The rules that need intensities only are applied as well, to show how the ratio depends on the choice.
+    The rules that need intensities only are applied as well, to show how the ratio depends on the choice. With
+    `normalise` signals are divided by the scale of the tile's batch, as `qc` stored it; the version is kept.
 
     Raises UnknownNameError for a rule or run, SettingsError where a rule lacks its number, FintuneValueError
     where a run is not finished.
     """
     cohort = open_cohort(store)
-    return apply_positivity(cohort, run, parse_rule(rule, threshold=threshold, nuclei_run=nuclei_run))
+    chosen = parse_rule(rule, threshold=threshold, nuclei_run=nuclei_run)
+    require_marker(cohort)
+    result = apply_positivity(cohort, run, chosen, normalise=normalise)
+    validated(cohort, run)
+    return result
+
+
+def tells_positives(cohort: Cohort) -> bool:
+    """Whether cells can be positive: a marker is seen beside another channel, in which all cells are."""
+    channels = texts(cohort.images(lazy=False)[n.CHANNEL])
+    return n.MARKER_CHANNEL in channels and len(channels) > 1
+
+
+def require_marker(cohort: Cohort) -> None:
+    """Raises FintuneValueError where cells cannot be positive."""
+    if not tells_positives(cohort):
+        raise FintuneValueError(
+            f"{cohort.url} has the channel(s) {', '.join(texts(cohort.images(lazy=False)[n.CHANNEL]))}: a share of "
+            "positive cells takes a marker beside the channel that all cells are seen in. Of one channel there is none."
+        )
 
 
 def parse_rule(rule: str, *, threshold: float | None = None, nuclei_run: str = "") -> PositivityRule:
@@ -70,12 +100,12 @@ def parse_rule(rule: str, *, threshold: float | None = None, nuclei_run: str = "
     return found
 
 
-def apply_positivity(cohort: Cohort, run: str, rule: PositivityRule) -> xr.Dataset:
+def apply_positivity(cohort: Cohort, run: str, rule: PositivityRule, *, normalise: bool = False) -> xr.Dataset:
     """Counts (rule, tile) of a finished run, stored under `positivity/<run>`, with `rule` active."""
     if cohort.run_product(run) is not INSTANCES:
         raise FintuneValueError(f"run {run!r} holds maps of probability, not cells; name a run of masks with --run")
-    tiles = cohort.run(run, lazy=False)
     require_finished(cohort, run)
+    tiles, version = signal_tiles(cohort, run, normalise=normalise)
     if isinstance(rule, DetectedRule):
         require_known_run(cohort, [rule.nuclei_run])
         require_finished(cohort, rule.nuclei_run)
@@ -85,11 +115,27 @@ def apply_positivity(cohort: Cohort, run: str, rule: PositivityRule) -> xr.Datas
     if isinstance(rule, DetectedRule):
         result = xr.concat([result, _detected(cohort, tiles, run, rule)], n.RULE, join="exact", combine_attrs="drop")
     nuclei = run_digests(cohort, [rule.nuclei_run] if isinstance(rule, DetectedRule) else [])
-    result = result.assign_attrs({"rules": [one.as_dict() for one in rules], "active": rule.name, n.NUCLEI: nuclei})
+    facts = {"rules": [one.as_dict() for one in rules], "active": rule.name}
+    result = result.assign_attrs({**facts, n.NUCLEI: nuclei, n.NORMALISATION: version})
     cohort.write(f"{n.POSITIVITY}/{run}", result, POSITIVITY)
     active = result[n.N_POSITIVE].sel({n.RULE: rule.name}).values.astype(np.int32)
     write_positive(cohort, run, active, rule=rule.name)
     return result
+
+
+def signal_tiles(cohort: Cohort, run: str, *, normalise: bool) -> tuple[xr.Dataset, dict[str, Any]]:
+    """The tiles of a run, with the scale of their batches where signals are to be normalised, and its version.
+
+    Raises StoreNotFoundError where nothing was measured, FintuneValueError where tiles have come in since.
+    """
+    tiles = cohort.run(run, lazy=False)
+    if not normalise:
+        return tiles, {}
+    quality = cohort.read(n.QC, QUALITY).load()
+    if texts(quality[n.TILE]) != texts(tiles[n.TILE]):
+        raise FintuneValueError(f"{cohort.url}: tiles have come in since they were measured. Run: fintune-xr qc STORE")
+    version = quality.attrs[n.VERSION]
+    return tiles.assign_coords({n.SCALE: quality[n.SCALE].variable}), {key: version[key] for key in version}
 
 
 def is_counted(cohort: Cohort, run: str, rule: PositivityRule) -> bool:

@@ -24,13 +24,15 @@ from fintune_xr.metrics.instance import IOU_THRESHOLDS, match_subsets
 from fintune_xr.pipelines.console import progress
 from fintune_xr.pipelines.instance.cell_blocks import cell_blocks
 from fintune_xr.pipelines.instance.evaluate import scores_by_group, tiles_of_split
+from fintune_xr.pipelines.steps.positivity import signal_tiles
 from fintune_xr.pipelines.studies.study import Study, carried_out
 from fintune_xr.pixels.cell_gates import UNGATED, Gate, GateSettings, intensity_bounds, is_kept
 from fintune_xr.provenance import provenance
 from fintune_xr.settings import load_settings
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.lineage.depends_on import require_sources, rests_on
-from fintune_xr.store.lineage.tile_counts import active_rule, inputs_digest, tile_counts
+from fintune_xr.store.lineage.exclusion import excluded_tiles
+from fintune_xr.store.lineage.tile_counts import active_rule, inputs_digest, tile_counts, without_tiles
 from fintune_xr.store.lineage.training_exposure import require_unseen
 from fintune_xr.store.runs.run import require_done
 from fintune_xr.store.split import require_split
@@ -185,6 +187,7 @@ def _ratios(cohort: Cohort, gated: _GatedRun, before: xr.Dataset) -> xr.Dataset:
     counts = _detected(cohort, gated, rule) if isinstance(rule, DetectedRule) else _by_intensity(cohort, gated, rule)
     labels = {c: (n.TILE, before[c].values) for c in (n.TILE, n.DONOR, n.MARKER)}
     bare = counts.drop_vars([c for c in counts.coords if c != n.RUN])
+    bare = without_tiles(bare, excluded_tiles(cohort))
     counts = bare.assign_coords(labels | {n.RUN: [one.name for one in gated.gates]})
     ratio = marker_ratio(counts[n.N_POSITIVE], counts[n.N_ALL])
     found = ratio.assign({n.RANK_AGREEMENT: rank_agreement(ratio[n.RATIO], ratio[n.RATIO].sel({n.RUN: UNGATED.name}))})
@@ -207,7 +210,8 @@ def _active_rule(cohort: Cohort, run: str) -> dict[str, Any]:
 def _by_intensity(cohort: Cohort, gated: _GatedRun, rule: IntensityRule) -> xr.Dataset:
     """n_all and n_positive (run, tile), a run being a gate, by a rule on the intensities of the cells that stay."""
     cells = cell_blocks(cohort, gated.run, [n.TILE_INDEX, n.MEAN_INTENSITY, n.AREA_PX])
-    tiles = cohort.run(gated.run, lazy=False)
+    normalise = bool(cohort.positivity(gated.run).attrs.get(n.NORMALISATION, {}))
+    tiles, _ = signal_tiles(cohort, gated.run, normalise=normalise)
     counts = [
         gated_counts(
             cells,

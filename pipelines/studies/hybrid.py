@@ -18,7 +18,7 @@ from fintune_xr.errors import FintuneValueError
 from fintune_xr.metrics.counts import AP50
 from fintune_xr.pipelines.console import progress, say
 from fintune_xr.pipelines.steps.evaluate import evaluate
-from fintune_xr.pipelines.steps.positivity import apply_positivity, is_counted, last_rule
+from fintune_xr.pipelines.steps.positivity import apply_positivity, is_counted, last_rule, tells_positives
 from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.lineage.training_exposure import seen_by_choice
@@ -103,7 +103,7 @@ def undecided(scored: xr.Dataset, markers: Sequence[str]) -> list[str]:
 
 def _rule(cohort: Cohort, run_name: str, sources: Sequence[str]) -> PositivityRule | None:
     """The rule that the hybrid was counted with last, else that of all its sources; None without a marker's plane."""
-    if n.MARKER_CHANNEL not in texts(cohort.images(lazy=False)[n.CHANNEL]):
+    if not tells_positives(cohort):
         return None
     chosen = last_rule(cohort, run_name)
     if chosen is not None:

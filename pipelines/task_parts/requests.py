@@ -36,8 +36,8 @@ class AnnotateRequest:
     """How annotations are to be read: the folder's `layout` and `pattern`, and how coordinates are meant.
 
     `legend` is a table of what the codes of class masks mean, `ignore` the codes of pixels that are unknown.
-    `pieces` says what becomes of labels in several pieces, and with `join` each file of masks is one cell. With
-    `dry_run` nothing is written.
+    `marks` says which cells the masks outline, all or the positive ones; `pieces` says what becomes of labels in
+    several pieces, and with `join` each file of masks is one cell. With `dry_run` nothing is written.
     """
 
     layout: str | None = None
@@ -48,6 +48,7 @@ class AnnotateRequest:
     reading: Reading = field(default_factory=Reading)
     pieces: Pieces | None = None
     join: bool = False
+    marks: str = ""
     dry_run: bool = False
 
 

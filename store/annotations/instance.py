@@ -132,6 +132,12 @@ def annotate_tiles(
     return AnnotateReport(n_added, n_present, tuple(left_out), tuple(binary), ignored)
 
 
+def note_marks(cohort: Cohort, marks: str) -> None:
+    """Records which cells the stored masks outline: all of a tile, or its positive ones."""
+    with writing_tiles(cohort.location), writing(f"{cohort.url}/{n.ANNOTATIONS}"):
+        open_writable(cohort.location, n.ANNOTATIONS).attrs[n.MARKS] = marks
+
+
 def _pages(
     source: Place, named: Iterable[tuple[str, PlaneName]], layout: Layout
 ) -> Iterator[tuple[PlaneFile, PlaneName] | LeftOut]:

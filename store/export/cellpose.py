@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from fintune_xr.text import text_array, texts
 
 FOLDERS: Final = {part: f"{part}_cells" for part in n.SPLITS}
 INDEX_FILE: Final = "split.tsv"
+TO_ANNOTATE: Final = "to_annotate.tsv"
 N_PLANES: Final = 3
 IMAGE_SUFFIX: Final = ".tif"
 MASK_SUFFIX: Final = "_masks.tif"
@@ -57,6 +58,30 @@ def write_training_folders(cohort: Cohort, folder: Path | str, *, workers: int |
     with whole_file(folder / INDEX_FILE) as place:
         index.to_csv(place, sep="\t", index=False, lineterminator="\n")
     yield folder / INDEX_FILE
+
+
+def write_tiles_to_annotate(cohort: Cohort, tiles: Sequence[str], folder: Path | str) -> Iterator[Path]:
+    """Paths of the images of these tiles, as Cellpose's GUI opens them, and of a table of them, as they are written.
+
+    `folder/<safe name of the tile>.tif` is as in `write_training_folders`; `folder/to_annotate.tsv` names the tile,
+    donor and marker of each image in the order of `tiles`. Masks that the GUI saves beside the images are read back by
+    `fintune-xr annotate folder STORE --layout cellpose`.
+
+    Raises FintuneValueError for more than three channels.
+    """
+    images, folder = cohort.images(lazy=False), Path(folder)
+    place = {tile: at for at, tile in enumerate(texts(images[n.TILE]))}
+    chosen = images.isel({n.TILE: [place[tile] for tile in tiles]})
+    planes = planes_of(texts(images[n.CHANNEL]), cohort.url)
+    files = [f"{safe_name(tile)}{IMAGE_SUFFIX}" for tile in tiles]
+    for at, file in enumerate(files):
+        image = as_planes(tile_pixels(chosen, at)[planes])
+        write_planes(folder / file, image, side_um=float(sides_um(chosen)[at]))
+        yield folder / file
+    labels = {name: text_array(chosen[name]).astype(object) for name in (n.TILE, n.DONOR, n.MARKER)}
+    with whole_file(folder / TO_ANNOTATE) as place_:
+        pd.DataFrame({"image": files, **labels}).to_csv(place_, sep="\t", index=False, lineterminator="\n")
+    yield folder / TO_ANNOTATE
 
 
 def _assigned(cohort: Cohort) -> tuple[xr.Dataset, xr.DataArray]:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.depends_on import runs_doubt
+from fintune_xr.store.lineage.exclusion import excluded_tiles
 from fintune_xr.store.runs.run import require_known_run
+from fintune_xr.tasks.quality import QUALITY
 from fintune_xr.text import text_array, texts
 
 # Digest of the run whose nuclei were counted, by its name: an attribute of the stored counts.
@@ -40,11 +44,28 @@ def active_rule(cohort: Cohort, run: str) -> str:
             f"run {run!r} was counted with nuclei of another run, but {told}. "
             f"Count again: fintune-xr positivity {cohort.url} --run {run} --rule detected --nuclei-run R"
         )
+    told = normalisation_doubt(cohort, cohort.positivity(run).attrs.get(n.NORMALISATION, {}))
+    if told:
+        raise FintuneValueError(
+            f"run {run!r}: {told}. Count again: fintune-xr positivity {cohort.url} --run {run} --normalise"
+        )
     return rule
 
 
-def tile_counts(cohort: Cohort, runs: Sequence[str]) -> xr.Dataset:
+def normalisation_doubt(cohort: Cohort, version: Mapping[str, Any]) -> str:
+    """Why signals normalised by this version are not those of the store as it is now; empty where they are."""
+    if not version:
+        return ""
+    now = cohort.read(n.QC, QUALITY).attrs[n.VERSION] if cohort.has(n.QC) else {}
+    if not now or now[n.DIGEST] != version[n.DIGEST]:
+        return f"signals were normalised by version {version['number']}, and batches are scaled otherwise now"
+    return ""
+
+
+def tile_counts(cohort: Cohort, runs: Sequence[str], *, exclude: bool = True) -> xr.Dataset:
     """n_positive and n_all (run, tile) under each run's active rule, with donor and marker; -1 unknown.
+
+    Tiles that a stored rule leaves out are unknown too, unless `exclude` is false.
 
     Raises FintuneValueError where a run has pending tiles or none of its cells have been judged.
     """
@@ -57,7 +78,15 @@ def tile_counts(cohort: Cohort, runs: Sequence[str]) -> xr.Dataset:
         found.append(counts.drop_vars(n.RULE).assign_coords({n.RUN: name}))
     images = cohort.images(lazy=False)
     labels = {c: (n.TILE, images[c].values) for c in (n.DONOR, n.MARKER)}
-    return xr.concat(found, n.RUN, join="exact", coords="different", compat="equals").assign_coords(labels)
+    counts = xr.concat(found, n.RUN, join="exact", coords="different", compat="equals").assign_coords(labels)
+    return without_tiles(counts, excluded_tiles(cohort)) if exclude else counts
+
+
+def without_tiles(counts: xr.Dataset, left_out: NDArray[np.bool_]) -> xr.Dataset:
+    """`counts` (…, tile) with -1, unknown, where a tile (tile,) is left out; the same where none is."""
+    if not left_out.any():
+        return counts
+    return counts.where(~xr.DataArray(left_out, dims=n.TILE), -1).astype(counts[n.N_ALL].dtype)
 
 
 def quarantined_tiles(cohort: Cohort, runs: Sequence[str]) -> xr.DataArray:

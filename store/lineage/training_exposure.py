@@ -55,6 +55,14 @@ def require_unseen_by(cohort: Cohort, checkpoint: Checkpoint, tiles: Iterable[st
     _refuse_seen(cohort, f"model {checkpoint.name!r}", training_facts(checkpoint).get(n.SEEN, {}), tiles)
 
 
+def unseen_tiles(cohort: Cohort, run: str, tiles: Iterable[str]) -> list[str]:
+    """Those of `tiles` that the model of a run has neither learned from nor been chosen by, as far as is known."""
+    seen, wanted = _seen(run_attrs(cohort, run)), list(tiles)
+    known = {*seen.get(_LEARNED, ()), *seen.get(_JUDGED, ())}
+    digests = _digests(cohort.images(lazy=False), set(wanted))
+    return [tile for tile in wanted if digests[tile] not in known]
+
+
 def _refuse_seen(cohort: Cohort, who: str, seen: Mapping[str, list[str]], tiles: Iterable[str]) -> None:
     forbidden = {n.VAL: {*seen.get(_LEARNED, ())}, n.TEST: {*seen.get(_LEARNED, ()), *seen.get(_JUDGED, ())}}
     images = cohort.images(lazy=False)

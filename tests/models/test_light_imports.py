@@ -34,3 +34,13 @@ def test_names_and_settings_need_no_network_library() -> None:
 @pytest.mark.slow
 def test_a_process_that_loads_patches_needs_torch_alone() -> None:
     assert loaded(("fintune_xr.finetune.patches",), ("cellpose", "monai", "lightning")) == []
+
+
+def test_a_machine_without_a_gpu_is_known_without_torch() -> None:
+    """Which takes as long to import as a small run of a model without a network takes altogether."""
+    program = (
+        "import sys; from fintune_xr.models import devices; devices._has_gpu_node = lambda: False;"
+        "print(devices.resolve_device('auto'), 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["cpu", "False"]

@@ -18,8 +18,10 @@ from fintune_xr.analysis.ratio_intervals import mean_ratio, ratio_differences
 from fintune_xr.analysis.report.contents import Fold, Note, Part, Picture, Section, Table, folded
 from fintune_xr.analysis.report.numbers import Format, decimals, percent, probability, whole, with_interval
 from fintune_xr.analysis.report.sections.findings import ALPHA, covariates_of, findings
+from fintune_xr.analysis.report.sections.first_rule import by_first_rules, chosen_after_looking
 from fintune_xr.analysis.report.sections.scatters import scatter_parts
 from fintune_xr.analysis.report.sections.statistics import Statistics
+from fintune_xr.analysis.report.sections.validation import corrected_parts, corrected_rho_parts
 
 ASSOCIATE: Final = "fintune-xr associate STORE --clinical CSV"
 BOOTSTRAP: Final = "fintune-xr bootstrap STORE --resamples 1000"
@@ -50,7 +52,7 @@ def ratio_section(contents: Statistics) -> Section:
         "A point is a donor, lines join the same donor, the wide line is the median.",
     )
     hidden = folded("Means, differences between runs, and the ratio of every donor", [*_mean_tables(contents), listed])
-    return Section("ratios", "Donor ratios", (picture, *hidden))
+    return Section("ratios", "Donor ratios", (picture, *corrected_parts(analysis), *hidden))
 
 
 def _mean_tables(contents: Statistics) -> list[Table]:
@@ -107,11 +109,12 @@ def association_section(contents: Statistics) -> Section:
         "associations", "All associations, smallest q first", table, formats, _page(table), (n.OUTCOME,),
         frozenset(np.flatnonzero(table[n.Q] < ALPHA).tolist()),
     )  # fmt: skip
-    parts: list[Part] = [*_reversed_scales(table), *scatter_parts(contents), picture, Note(text)]
+    parts: list[Part] = [*chosen_after_looking(contents.analysis), *_reversed_scales(table)]
+    parts += [*scatter_parts(contents), picture, Note(text), *corrected_rho_parts(contents.analysis)]
     parts += folded("All associations in numbers", [listed])
     parts += folded("The counts as counts: a second look without ranks", _count_parts(contents.analysis))
     parts += _lost_parts(contents.analysis, contents.rho_if_lost)
-    told = tuple(findings(contents, table))
+    told = tuple(findings(contents, association_table(by_first_rules(contents.analysis), contents.clinical)))
     return Section("associations", "Association with outcomes", tuple(parts), findings=told, leads=True)
 
 

@@ -12,6 +12,7 @@ from fintune_xr import names as n
 from fintune_xr.analysis import outcomes
 from fintune_xr.analysis.report.contents import Note
 from fintune_xr.analysis.report.numbers import decimals, probability, whole
+from fintune_xr.analysis.report.sections.first_rule import of_first_rule
 from fintune_xr.analysis.report.sections.statistics import Statistics
 
 ALPHA: Final = 0.05
@@ -32,6 +33,7 @@ def findings(contents: Statistics, table: pd.DataFrame) -> list[Note]:
     told: list[Note] = []
     for run in runs:
         in_short = len(runs) > 1 and run == contents.baseline
+        told += of_first_rule(run, contents.analysis)
         told += _of_run(run, table[table[n.RUN] == run], adjusted, in_short=in_short)
     return told
 
@@ -66,7 +68,7 @@ def _finding(row: Mapping[Hashable, Any]) -> Note:
     worse = {outcomes.WORSE: rho > 0, outcomes.BETTER: rho < 0}.get(direction)
     pathology = "worse" if worse else "less"
     reading = "" if worse is None else f": more positive cells go with {pathology} pathology"
-    numbers = f"rho {_signed(rho)}, {row[n.N]} donors, q {probability(row[n.Q])}"
+    numbers = f"rho {_signed(rho)}, {int(row[n.N])} donors, q {probability(row[n.Q])}"
     what = f"{row[n.RUN]}: the {row[n.MARKER]} ratio {moves} with {row[n.OUTCOME]} ({direction})"
     return Note(f"{what}{reading} ({numbers}).", "good")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import xarray as xr
@@ -13,7 +13,9 @@ from fintune_xr.analysis.figures.statistics import ratio_figure
 from fintune_xr.analysis.figures.style import PICTURE_DPI, data_uri
 from fintune_xr.analysis.report.contents import Note, Part, Picture, Section, Table, folded
 from fintune_xr.analysis.report.numbers import decimals
+from fintune_xr.analysis.report.sections.first_rule import chosen_after_looking
 from fintune_xr.analysis.report.sections.statistics import Statistics
+from fintune_xr.analysis.report.sections.validation import validation_parts
 
 _TITLE = "Which cells are positive"
 _FIXED = "fixed_"
@@ -23,18 +25,21 @@ _RULES = {
     "mixture": "signal where the brighter of two fitted populations is likelier, for each marker of the cohort",
     "detected": "every cell of the marker that holds a nucleus of another run",
 }
-_UNVALIDATED = Note(
-    "The shares are unvalidated: annotations say where cells are, not which of them are positive, and no rule was "
-    "held against the eyes of an expert. Look at some tiles before you trust a share; how far the rules differ is "
-    "shown below.",
-    "doubtful",
+_ONE_CHANNEL = Note(
+    "No cell is called positive: that takes a marker beside the channel that all cells are seen in, and this cohort "
+    "has one channel.",
 )
 
 
 def positivity_section(contents: Statistics) -> Section:
-    """The rules that were applied, the ratio of each donor and rho under every rule."""
+    """The rules that were applied, what annotations say of them, the ratio of each donor and rho under every rule."""
+    if not contents.has_marker:
+        return Section("positivity", _TITLE, (_ONE_CHANNEL,))
     parts: list[Part] = [Note(text) for text in _rules_in_words(contents.active_rules)]
-    parts += [_UNVALIDATED] if contents.positivity else []
+    parts += chosen_after_looking(contents.analysis)
+    unvalidated = [run for run in contents.positivity if run not in contents.validation]
+    findings = (_unvalidated(unvalidated),) if unvalidated else ()
+    parts += [*findings, *validation_parts(contents)]
     for run, counts in contents.signals.items():
         parts += _cells_of(contents, run, counts)
     hidden: list[Part] = [_rules_table(contents)] if contents.positivity else []
@@ -43,7 +48,17 @@ def positivity_section(contents: Statistics) -> Section:
     if contents.rho_by_rule is not None:
         hidden.append(_rho_table(contents.rho_by_rule))
     parts += folded("The same cells under every stored rule: counts, ratios and rho", hidden)
-    return Section("positivity", _TITLE, tuple(parts), "fintune-xr positivity STORE --run RUN")
+    return Section("positivity", _TITLE, tuple(parts), "fintune-xr positivity STORE --run RUN", findings=findings)
+
+
+def _unvalidated(runs: Sequence[str]) -> Note:
+    return Note(
+        f"The shares of positive cells of {', '.join(runs)} are unvalidated: no annotation that is new to the model "
+        "says which cells are positive, and no rule was held against the eyes of an expert. Look at some tiles before "
+        "you trust a share. Where masks outline all cells, or the positive ones, say so:",
+        "doubtful",
+        "fintune-xr annotate MASKS STORE --marks positive",
+    )
 
 
 def rule_words(rule: str) -> str:
