@@ -14,6 +14,7 @@ from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.pipelines.console import Steps, progress, say
 from fintune_xr.store.cohort import Cohort, store_exists
+from fintune_xr.store.ingest.new_tiles import Mapper
 from fintune_xr.store.ingest.participants import (
     FILE_NAME,
     Participants,
@@ -65,8 +66,11 @@ class VolumeRequest:
     title: str = ""
 
 
-def ingest_study(source: str | Path, store: str | Path, layout: Layout, request: VolumeRequest) -> IngestReport:
-    """Appends the volumes under `source` that `store` lacks, and stores the table of participants.
+def ingest_study(
+    source: str | Path, store: str | Path, layout: Layout, request: VolumeRequest, *, mapper: Mapper | None = None
+) -> IngestReport:
+    """Appends the volumes under `source` that `store` lacks, and stores the table of participants; `mapper` has workers
+    elsewhere read them.
 
     Says how files were found, and sums up what the store holds then.
 
@@ -81,7 +85,7 @@ def ingest_study(source: str | Path, store: str | Path, layout: Layout, request:
         report = ingest_volumes(
             cohort, found, how,
             unwanted=(lambda fresh: unwanted_outliers(cohort, fresh)) if request.drop_outliers else None,
-            progress=Steps(advance),
+            progress=Steps(advance), mapper=mapper,
         )  # fmt: skip
     if request.errors is not None:
         write_errors(request.errors, report.left_out)

@@ -59,6 +59,9 @@ def ingest(
     title: Annotated[str, Parameter(help="Title of a new cohort.")] = "",
     binning: Annotated[int, Parameter(help="Micrographs: join N x N pixels into their mean.")] = 1,
     cut: Annotated[int, Parameter(help="Patches of stained tissue: cut images into tiles of about N px.")] = 0,
+    cluster: Annotated[
+        str, Parameter(help="Profile, or its YAML file, whose workers read tiles and write whole shards.")
+    ] = "",
     volumes: Annotated[Volumes | None, Parameter(name="*")] = None,
 ) -> int:
     """Store the tiles of a folder; run again to resume or to add donors.
@@ -86,6 +89,7 @@ def ingest(
         binning=binning,
         cut=cut,
         volumes=asked,
+        cluster=cluster,
     )
     show(f"{report.n_added} tiles added, {report.n_present} there before, {len(report.left_out)} left out")
     for item in report.left_out:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
+from fintune_xr.cluster.profile import load_profile
 from fintune_xr.cohort_kinds import OCT
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.pipelines.classification.ingest import VolumeRequest, ingest_study, plan_study
 from fintune_xr.pipelines.console import Steps, progress, say
+from fintune_xr.pipelines.workers.remote_calls import seen_everywhere
+from fintune_xr.pipelines.workers.shard_readers import shards_on
 from fintune_xr.store.ingest.pixel_sizes import told_doubts, told_sizes
 from fintune_xr.store.ingest.same_bytes import told_twice
 from fintune_xr.store.ingest.tiles import IngestReport, ingest_tiles, open_or_create
@@ -32,7 +35,7 @@ class Planned:
 def ingest(
     source: str | Path, store: str | Path, *, layout: str | Layout = "rosmap", workers: int | None = None,
     verify: bool = False, kind: str | None = None, title: str = "", binning: int = 1, cut: int = 0,
-    volumes: VolumeRequest | None = None,
+    volumes: VolumeRequest | None = None, cluster: str = "", overrides: Sequence[str] = (),
 ) -> IngestReport:  # fmt: skip
     """Appends the tiles under `source` that `store` lacks; files that cannot be used are quarantined.
 
@@ -41,19 +44,27 @@ def ingest(
     micrographs may be stored with `binning` times `binning` pixels joined into their mean, and patches of stained
     tissue be cut into tiles of about `cut` px, without loss. `volumes` says how volumes are found and stored.
 
+    With `cluster`, a profile's name or a YAML file, its workers read tiles and write whole shards, with the same bytes;
+    they have to see `source` and `store`, a folder, under the same paths.
+
     Raises UnknownNameError for a layout, FintuneValueError where nothing fits, sizes differ too much, or the store
     was made with another binning or cut.
     """
     chosen = choose_layout(layout) if isinstance(layout, str) else layout
-    if chosen.kind == OCT.name:
-        asked = volumes or VolumeRequest()
-        asked = replace(asked, workers=workers, verify=verify, title=title)
-        return ingest_study(source, store, chosen, asked)
-    _refuse_volumes(chosen, volumes)
-    found = scan(source, chosen, binning=binning, cut=cut)
-    cohort = open_or_create(store, found, kind=kind, title=title)
-    with progress("ingest", len(found.tiles)) as advance:
-        report = ingest_tiles(cohort, found, workers=workers, verify=verify, progress=Steps(advance))
+    profile = load_profile(cluster, tuple(overrides)) if cluster else None
+    if profile is not None:
+        source, store = seen_everywhere(source), seen_everywhere(store)
+    with shards_on(profile) as mapper:
+        if chosen.kind == OCT.name:
+            asked = replace(volumes or VolumeRequest(), workers=workers, verify=verify, title=title)
+            return ingest_study(source, store, chosen, asked, mapper=mapper)
+        _refuse_volumes(chosen, volumes)
+        found = scan(source, chosen, binning=binning, cut=cut)
+        cohort = open_or_create(store, found, kind=kind, title=title)
+        with progress("ingest", len(found.tiles)) as advance:
+            report = ingest_tiles(
+                cohort, found, workers=workers, verify=verify, progress=Steps(advance), mapper=mapper
+            )  # fmt: skip
     for line in [*told(found.ignored), *told_doubts(found.tiles), *told_sizes(cohort), *told_twice(cohort)]:
         say(f"ingest: {line}")
     return report

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import zarr
@@ -17,7 +16,6 @@ import zarr
 from fintune_xr import names as n
 from fintune_xr.cohort_kinds import KINDS, kind_named
 from fintune_xr.errors import FintuneValueError, TileReadError
-from fintune_xr.execution.read_ahead import ahead
 from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import Cohort, create_cohort, open_cohort
 from fintune_xr.store.ingest.changed_files import (
@@ -30,6 +28,7 @@ from fintune_xr.store.ingest.changed_files import (
 )
 from fintune_xr.store.ingest.described import describe_images
 from fintune_xr.store.ingest.last_planes import LastPlanes
+from fintune_xr.store.ingest.new_tiles import Labelled, Mapper, NewTiles, ReadOn, append_new
 from fintune_xr.store.ingest.pixel_sizes import told_doubts
 from fintune_xr.store.ingest.quarantine import replace_quarantine
 from fintune_xr.store.raw.binning import MEAN, TOP_FIRST, binned
@@ -48,8 +47,6 @@ from fintune_xr.text import one_spelling
 
 # How many reasons are told at once.
 _SHOWN = 10
-
-Labelled: TypeAlias = tuple[growing.Labels, shards.Encoded]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +98,13 @@ def ingest_tiles(
     workers: int | None = None,
     verify: bool = False,
     progress: Progress | None = None,
+    mapper: Mapper | None = None,
 ) -> IngestReport:
     """Appends the tiles of `found` that the store lacks, in their order; what cannot be used is quarantined.
 
-    `workers` threads read and compress, by default one per processor. Stored tiles are skipped; their files
-    are read again only where they may have changed, or all with `verify`. A changed file is quarantined and
-    the stored tile stays as it is. Killed anywhere, it continues when called again.
+    `workers` threads read and compress, by default one per processor; with `mapper`, workers elsewhere. Stored
+    tiles are skipped; their files are read again only where they may have changed, or all with `verify`. A changed
+    file is quarantined and the stored tile stays as it is. Killed anywhere, it continues when called again.
 
     Raises FintuneValueError where the layout's channels are not the store's, RunBusyError where another
     process adds tiles, StoreWriteError where the store cannot be written.
@@ -131,7 +129,7 @@ def ingest_tiles(
             n.PASSED_OVER,
             lambda before: {**(before or {}), root: [*told(found.ignored), *told_doubts(found.tiles)]},
         )
-        n_added = _append(cohort, found, fresh, left_out, workers, progress)
+        n_added = _append(cohort, found, fresh, left_out, ReadOn(workers, progress, mapper))
         replace_quarantine(cohort, left_out, root=root, layout=found.layout)
         if n_added:
             _note_ingest(cohort, found, root, n_added)
@@ -247,34 +245,16 @@ def _misfit(tile: TileFiles, shape: tuple[int, ...], dtype: str) -> str:
 
 
 def _append(
-    cohort: Cohort,
-    found: Scan,
-    fresh: Sequence[TileFiles],
-    left_out: list[LeftOut],
-    workers: int,
-    progress: Progress | None,
-) -> int:
+    cohort: Cohort, found: Scan, fresh: Sequence[TileFiles], left_out: list[LeftOut], how: ReadOn
+) -> int:  # fmt: skip
+    """Number of tiles added. What travels to workers is the scan without its tiles."""
     target = cohort.images_group()
-    before = target.n_tiles
-    with ThreadPoolExecutor(workers) as pool:
-        read = partial(_read_tile, found, target.grid, LastPlanes(found, workers))
-        results = ahead(pool, read, fresh, depth=2 * workers)
-        for _ in growing.append(target, good(results, left_out, len(fresh), progress)):
-            pass
-    return target.n_tiles - before
+    reader = partial(_tile_reader, replace(found, tiles=(), left_out=(), ignored={}), target.grid)
+    return append_new(NewTiles(cohort, fresh, reader), left_out, how)
 
 
-def good(
-    results: Iterable[Labelled | LeftOut], left_out: list[LeftOut], total: int, progress: Progress | None
-) -> Iterator[Labelled]:
-    """Those of `results` that can be stored; the others are added to `left_out`."""
-    for done, result in enumerate(results, start=1):
-        if isinstance(result, LeftOut):
-            left_out.append(result)
-        else:
-            yield result
-        if progress is not None:
-            progress(done, total)
+def _tile_reader(scanned: Scan, grid: shards.ShardGrid, readers: int) -> Callable[[TileFiles], Labelled | LeftOut]:
+    return partial(_read_tile, scanned, grid, LastPlanes(scanned, readers))
 
 
 def _read_tile(scanned: Scan, grid: shards.ShardGrid, planes: LastPlanes, tile: TileFiles) -> Labelled | LeftOut:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final
 
@@ -28,8 +28,9 @@ from fintune_xr.store.ingest.changed_files import (
     update_attr,
 )
 from fintune_xr.store.ingest.described import describe_images
+from fintune_xr.store.ingest.new_tiles import Labelled, Mapper, NewTiles, ReadOn, append_new
 from fintune_xr.store.ingest.quarantine import replace_quarantine
-from fintune_xr.store.ingest.tiles import IngestReport, Labelled, clear_stillborn, good, is_stillborn, root_of
+from fintune_xr.store.ingest.tiles import IngestReport, clear_stillborn, is_stillborn, root_of
 from fintune_xr.store.raw.fetching import Staging, fetched, with_file
 from fintune_xr.store.raw.layouts import UNKNOWN_MARKER
 from fintune_xr.store.raw.pairing import LeftOut
@@ -39,7 +40,7 @@ from fintune_xr.store.raw.resampling import Gridded, moments, to_grid
 from fintune_xr.store.raw.scan import Progress
 from fintune_xr.store.raw.sources import Place, place_in
 from fintune_xr.store.raw.volume_scan import VolumeFile, VolumeScan
-from fintune_xr.store.zarr_io import appendable, shards
+from fintune_xr.store.zarr_io import shards
 from fintune_xr.store.zarr_io.location import Location
 from fintune_xr.store.zarr_io.locks import writing_tiles
 from fintune_xr.tasks.task import CLASSIFICATION
@@ -116,6 +117,7 @@ def ingest_volumes(
     *,
     unwanted: Callable[[Sequence[Measured]], dict[str, str]] | None = None,
     progress: Progress | None = None,
+    mapper: Mapper | None = None,
 ) -> IngestReport:
     """Appends the volumes of `found` that the store lacks, in their order; what cannot be used is quarantined.
 
@@ -140,7 +142,11 @@ def ingest_volumes(
         # Before the first volume is read: what is found changed must not be forgotten if this run is killed.
         replace_quarantine(cohort, left_out, root=root, layout=found.layout, covers=covers)
         note_checked(cohort, root, began)
-        n_added = _append(cohort, found, fresh, how, left_out, progress)
+        target = cohort.images_group()
+        reader = partial(
+            _volume_reader, replace(found, files=(), left_out=(), ignored={}, looked_at=frozenset()), how, target.grid
+        )
+        n_added = append_new(NewTiles(cohort, fresh, reader), left_out, ReadOn(how.n_workers, progress, mapper))
         replace_quarantine(cohort, left_out, root=root, layout=found.layout, covers=covers)
         if n_added:
             _note_ingest(cohort, found, root, n_added)
@@ -217,18 +223,10 @@ def _common_grid(found: VolumeScan, how: VolumeIngest) -> Grid:
     )
 
 
-def _append(
-    cohort: Cohort, found: VolumeScan, fresh: Sequence[VolumeFile], how: VolumeIngest, left_out: list[LeftOut],
-    progress: Progress | None,
-) -> int:  # fmt: skip
-    target = cohort.images_group()
-    before = target.n_tiles
-    with ThreadPoolExecutor(how.n_workers) as pool:
-        read = partial(_read_volume, found, how, target.grid)
-        results: Iterable[Labelled | LeftOut] = ahead(pool, read, fresh, depth=2 * how.n_workers)
-        for _ in appendable.append(target, good(results, left_out, len(fresh), progress)):
-            pass
-    return target.n_tiles - before
+def _volume_reader(
+    found: VolumeScan, how: VolumeIngest, grid: shards.ShardGrid, _readers: int
+) -> Callable[[VolumeFile], Labelled | LeftOut]:
+    return partial(_read_volume, found, how, grid)
 
 
 def _read_volume(found: VolumeScan, how: VolumeIngest, grid: shards.ShardGrid, file: VolumeFile) -> Labelled | LeftOut:

@@ -97,27 +97,58 @@ def append(target: Growing, items: Iterable[tuple[Labels, shards.Encoded]]) -> I
     waiting = iter(items)
     grid = target.grid
     committed = target.n_tiles
-    _require_labels(target, committed)
+    require_labels(target)
     for first in waiting:
         shard, used = divmod(committed, grid.tiles_per_shard)
-        kept = _kept(target, grid, shard, used) if used else []
         batch: list[Labels] = []
         fresh = _noting(islice(chain([first], waiting), grid.tiles_per_shard - used), batch)
-        shards.write_shard(target.location, grid, shard, chain(kept, fresh))
-        _commit(target, committed, batch)
+        shards.write_shard(target.location, grid, shard, chain(kept_tiles(target, shard, used), fresh))
+        commit(target, committed, batch)
         committed += len(batch)
         yield committed
 
 
-def _require_labels(target: Growing, committed: int) -> None:
+@dataclass(frozen=True, slots=True)
+class ShardAside:
+    """A shard that was written beside the place where it belongs, and the labels of its new tiles in order."""
+
+    key: str
+    shard: int
+    batch: list[Labels]
+
+
+def write_aside(target: Growing, shard: int, used: int, items: Iterable[tuple[Labels, shards.Encoded]]) -> ShardAside:
+    """Shard number `shard` with its first `used` tiles as they are stored and `items` after them, not yet in place.
+
+    Raises StoreDamagedError where those that are stored cannot be read, StoreWriteError where nothing can be written.
+    """
+    batch: list[Labels] = []
+    tiles = chain(kept_tiles(target, shard, used), _noting(items, batch))
+    return ShardAside(shards.write_shard_aside(target.location, target.grid, shard, tiles), shard, batch)
+
+
+def commit_aside(target: Growing, written: ShardAside) -> int:
+    """Puts a shard in place and commits its tiles; returns the number of tiles committed by now."""
+    committed = target.n_tiles
+    target.location.put_in_place(written.key, target.grid.key(written.shard))
+    commit(target, committed, written.batch)
+    return committed + len(written.batch)
+
+
+def require_labels(target: Growing) -> None:
     """Labels are verified before any is written: a commit that stops halfway is mended only by another."""
+    committed = target.n_tiles
     if not committed:
         return
     for name in target.labels:
         read_column(target.location, f"{target.path}/{name}", slice(committed - 1, committed))
 
 
-def _kept(target: Growing, grid: shards.ShardGrid, shard: int, used: int) -> list[shards.Encoded]:
+def kept_tiles(target: Growing, shard: int, used: int) -> list[shards.Encoded]:
+    """The first `used` encoded tiles of a stored shard. Raises StoreDamagedError where they are not there."""
+    if not used:
+        return []
+    grid = target.grid
     stored = shards.read_encoded(target.location, grid, shard)
     if len(stored) < used:
         raise StoreDamagedError(
@@ -133,7 +164,8 @@ def _noting(items: Iterable[tuple[Labels, shards.Encoded]], batch: list[Labels])
         yield encoded
 
 
-def _commit(target: Growing, committed: int, batch: list[Labels]) -> None:
+def commit(target: Growing, committed: int, batch: list[Labels]) -> None:
+    """Writes the labels of the tiles after the first `committed`, then the array's length."""
     length = committed + len(batch)
     with writing(f"{target.location.url}/{target.path}"):
         for name, spec in target.labels.items():

@@ -18,7 +18,7 @@ import zarr.storage
 from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 
-from fintune_xr.errors import FintuneError, StoreDamagedError, StoreWriteError
+from fintune_xr.errors import FintuneError, FintuneValueError, StoreDamagedError, StoreWriteError
 from fintune_xr.execution.whole_file import PARTIAL_SUFFIX, write_errors
 from fintune_xr.store.zarr_io.object_storage import check_url, file_system, options, reaching
 
@@ -138,6 +138,26 @@ class Location:
             with self.remote() as (system, root):
                 return _send(system, f"{root}/{key}", iter(parts))
 
+    def write_aside(self, key: str, parts: Iterable[bytes]) -> str:
+        """Key of a durable `.partial` file beside `key` that holds all of `parts`; `put_in_place` makes it `key`.
+
+        Raises FintuneValueError for object storage, which cannot rename, StoreWriteError as `write_whole` does.
+        """
+        if not self.is_local:
+            raise FintuneValueError(f"{self.url}: object storage renames nothing; write `{key}` whole instead")
+        with writing(f"{self.url}/{key}"):
+            return str(_write_partial(self.path / key, parts).relative_to(self.path))
+
+    def put_in_place(self, aside: str, key: str) -> None:
+        """Renames what `write_aside` wrote to `key`, durably."""
+        with writing(f"{self.url}/{key}"):
+            (self.path / aside).replace(self.path / key)
+            _sync_folder((self.path / key).parent)
+
+    def discard(self, aside: str) -> None:
+        """Removes what `write_aside` wrote; nothing happens where it is gone."""
+        (self.path / aside).unlink(missing_ok=True)
+
     def remove(self, folder: str) -> None:
         """Removes everything under `folder`; nothing happens where there is nothing."""
         if self.is_local:
@@ -225,19 +245,30 @@ def _is_chunk(file: Path, chunk: int) -> bool:
 
 
 def _replace_file(file: Path, parts: Iterable[bytes]) -> int:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
+    partial = _write_partial(file, parts)
     try:
-        with partial.open("wb") as out:
-            size = sum(out.write(part) for part in parts)
-            out.flush()
-            os.fsync(out.fileno())
+        size = partial.stat().st_size
         partial.replace(file)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
     _sync_folder(file.parent)
     return size
+
+
+def _write_partial(file: Path, parts: Iterable[bytes]) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f"{file.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
+    try:
+        with partial.open("wb") as out:
+            for part in parts:
+                out.write(part)
+            out.flush()
+            os.fsync(out.fileno())
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    return partial
 
 
 def _send(system: Any, path: str, parts: Iterator[bytes]) -> int:

@@ -142,6 +142,11 @@ def write_shard(location: Location, grid: ShardGrid, shard: int, tiles: Iterable
     return location.write_whole(grid.key(shard), _shard_parts(grid, tiles))
 
 
+def write_shard_aside(location: Location, grid: ShardGrid, shard: int, tiles: Iterable[Encoded]) -> str:
+    """Key of a file beside shard number `shard` that holds what `write_shard` would have written there."""
+    return location.write_aside(grid.key(shard), _shard_parts(grid, tiles))
+
+
 def read_encoded(location: Location, grid: ShardGrid, shard: int) -> list[Encoded]:
     """The encoded tiles that shard number `shard` holds, to be carried unchanged into a new version of it.
 

@@ -210,7 +210,7 @@ def test_stopped_between_two_shards(cohort: Cohort, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(shards, "MAX_TILES_PER_SHARD", 1)
     for tile in ("d1/GFAP/t1", "d2/GFAP/t1", "d2/IBA1/t9_x0"):
         write(tmp_path / f"masks/{tile}_masks.tif", instances(len(tile)))
-    commit = growing._commit
+    commit = growing.commit
 
     def stopping(target: Any, committed: int, batch: Any) -> None:
         if committed == 1:
@@ -218,7 +218,7 @@ def test_stopped_between_two_shards(cohort: Cohort, tmp_path: Path, monkeypatch:
         commit(target, committed, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(growing, "_commit", stopping)
+        patch.setattr(growing, "commit", stopping)
         with pytest.raises(KeyboardInterrupt):
             annotate(cohort, tmp_path / "masks")
     report = annotate(cohort, tmp_path / "masks")

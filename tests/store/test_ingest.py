@@ -22,7 +22,7 @@ from fintune_xr.simulation.if_cohort import CohortSettings, simulate_cohort
 from fintune_xr.store.annotations.instance import annotate_tiles
 from fintune_xr.store.annotations.instance_layouts import choose_mask_layout
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.ingest import last_planes
+from fintune_xr.store.ingest import last_planes, new_tiles
 from fintune_xr.store.ingest import tiles as ingest
 from fintune_xr.store.ingest.quarantine import quarantine_rows
 from fintune_xr.store.ingest.tiles import IngestReport, ingest_tiles, open_or_create
@@ -308,7 +308,7 @@ def test_only_a_few_tiles_are_held_at_once(source: Path, tmp_path: Path, monkeyp
     for tile in range(30):
         pair(source, f"d5/GFAP/t{tile}")
     drawn = written = most = 0
-    original = ingest.good
+    original = new_tiles._good
 
     def watched(results: Any, *rest: Any) -> Iterator[Any]:
         nonlocal written, most
@@ -324,7 +324,7 @@ def test_only_a_few_tiles_are_held_at_once(source: Path, tmp_path: Path, monkeyp
         drawn += 1
         return read(*arguments)
 
-    monkeypatch.setattr(ingest, "good", watched)
+    monkeypatch.setattr(new_tiles, "_good", watched)
     monkeypatch.setattr(ingest, "_read_tile", counted)
     run(source, tmp_path / "c.zarr")
     assert written == 38
