@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from fintune_xr.store.labels.overview import RunState, overview_html, states_of
 from fintune_xr.store.zarr_io.appendable import Growing, create_growing
 from fintune_xr.store.zarr_io.groups import (
     group_exists,
+    in_blocks,
     open_dataset,
     open_unindexed,
     open_writable,
@@ -46,11 +47,19 @@ INDEXED = (n.DONOR, n.MARKER, n.SPLIT)
 
 @dataclass(frozen=True, slots=True)
 class Cohort:
-    """An opened cohort store. Every method reads metadata only; pixels stay on disk until asked for."""
+    """An opened cohort store. Every method reads metadata only; pixels stay on disk until asked for.
+
+    `opened` are its images where a verb has opened them once for all that it calls.
+    """
 
     location: Location
     kind: str
     title: str
+    opened: xr.Dataset | None = field(default=None, compare=False, repr=False)
+
+    def with_images(self) -> Cohort:
+        """This cohort with its images opened for the length of a verb that neither adds tiles nor assigns parts."""
+        return replace(self, opened=self.images(lazy=False))
 
     @property
     def url(self) -> str:
@@ -78,8 +87,9 @@ class Cohort:
 
     def images(self, *, lazy: bool = True) -> xr.Dataset:
         """`image` (tile, channel, y, x), selectable by `tile`, `donor`, `marker`, `split` and `channel`."""
-        found = open_unindexed(self.location, n.IMAGES, self.kind_facts.images, lazy=lazy)
-        return indexed(found)
+        if self.opened is not None:
+            return in_blocks(self.opened) if lazy else self.opened.copy()
+        return indexed(open_unindexed(self.location, n.IMAGES, self.kind_facts.images, lazy=lazy))
 
     def annotations(self, *, lazy: bool = True) -> xr.Dataset:
         """What is annotated, of the annotated tiles only, which are those along `tile`, in the schema of the task.

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from fintune_xr import names as n
-from fintune_xr.errors import SplitError, unknown_name
+from fintune_xr.errors import FintuneValueError, SplitError, unknown_name
 from fintune_xr.splits.assignment import split_digest
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.zarr_io.groups import open_column
@@ -18,6 +19,39 @@ from fintune_xr.text import text_array, texts
 
 # Attributes of the column `split`.
 By = Literal["donor", "tile"]
+
+ALL: Final = "all"
+"""In place of a part: all annotated tiles, whatever the split."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AnnotatedPart:
+    """The annotated tiles of a part of the split, found once for a verb and handed on.
+
+    `tiles` are their images in stored order, opened and not read, with all their coordinates; `digest` is that of the
+    split, empty where it plays no part because all annotated tiles are meant.
+    """
+
+    part: str
+    tiles: xr.Dataset
+    digest: str
+
+    def __len__(self) -> int:
+        return int(self.tiles.sizes[n.TILE])
+
+    @property
+    def names(self) -> list[str]:
+        """Ids of the tiles."""
+        return texts(self.tiles[n.TILE])
+
+    @property
+    def labels(self) -> dict[str, tuple[str, Any]]:
+        """Coordinates (tile,) of scores: id, donor, marker and part of each tile."""
+        return {name: (n.TILE, text_array(self.tiles[name])) for name in (n.TILE, n.DONOR, n.MARKER, n.SPLIT)}
+
+    def at(self, positions: Sequence[int]) -> AnnotatedPart:
+        """The tiles at these positions of it, in this order."""
+        return replace(self, tiles=self.tiles.isel({n.TILE: list(positions)}))
 
 
 def annotated_tiles(cohort: Cohort) -> xr.Dataset:
@@ -27,8 +61,23 @@ def annotated_tiles(cohort: Cohort) -> xr.Dataset:
     return images.isel({n.TILE: np.flatnonzero(np.isin(text_array(images[n.TILE]), known))})
 
 
-def annotated_part(cohort: Cohort, part: str, markers: Sequence[str] = ()) -> xr.Dataset:
-    """Images of one part of the split that have an annotation, of all markers or of these.
+def judged_part(cohort: Cohort, part: str) -> AnnotatedPart:
+    """The annotated tiles of `part` that runs are scored on, or all annotated tiles where it is `all`.
+
+    Raises FintuneValueError where there is none, SplitError without a valid split unless all are meant.
+    """
+    digest = require_split(cohort) if part != ALL else ""
+    tiles = annotated_tiles(cohort)
+    parts = text_array(tiles[n.SPLIT])
+    chosen = np.flatnonzero((parts == part) | (part == ALL))
+    if not chosen.size:
+        known = sorted(set(parts.tolist()) - {""})
+        raise FintuneValueError(f"no annotated tile in split {part!r}; parts with tiles: {', '.join(known) or 'none'}")
+    return AnnotatedPart(part, tiles.isel({n.TILE: chosen}), digest)
+
+
+def annotated_part(cohort: Cohort, part: str, markers: Sequence[str] = ()) -> AnnotatedPart:
+    """The annotated tiles of one part of the split, of all markers or of these.
 
     Raises UnknownNameError for a marker without annotated tiles, SplitError where no tile is left.
     """
@@ -42,7 +91,7 @@ def annotated_part(cohort: Cohort, part: str, markers: Sequence[str] = ()) -> xr
         chosen &= np.isin(text_array(tiles[n.MARKER]), list(markers))
     if not chosen.any():
         raise SplitError(f"{cohort.url}: no annotated tile of {', '.join(markers) or 'any marker'} in part {part!r}")
-    return tiles.isel({n.TILE: np.flatnonzero(chosen)})
+    return AnnotatedPart(part, tiles.isel({n.TILE: np.flatnonzero(chosen)}), require_split(cohort))
 
 
 def require_split(cohort: Cohort) -> str:

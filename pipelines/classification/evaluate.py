@@ -19,14 +19,14 @@ from fintune_xr.metrics.classification.scores import (
 )
 from fintune_xr.metrics.classification.units import Units, by_unit
 from fintune_xr.metrics.intervals import score_line
-from fintune_xr.pipelines.classification.scans import ALL, Scans, labelled_scans, runs_with, with_vectors
+from fintune_xr.pipelines.classification.scans import Scans, labelled_scans, runs_with, with_vectors
 from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.task_parts.requests import EvaluateRequest
 from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.depends_on import require_sources, rests_on
 from fintune_xr.store.lineage.training_exposure import require_unseen
-from fintune_xr.store.split import require_split
+from fintune_xr.store.split import ALL, require_split
 
 # A row of the scores that is no run: the shares of the classes among the participants of train, for everybody.
 MAJORITY: Final = "majority_class"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -15,11 +15,9 @@ from fintune_xr.errors import FintuneValueError, SplitError
 from fintune_xr.finetune.classification.features import Labelled
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.runs.columns import stored_columns
-from fintune_xr.store.split import annotated_tiles
+from fintune_xr.store.split import ALL, annotated_tiles
 from fintune_xr.tasks.product import SCORES
 from fintune_xr.text import text_array
-
-ALL: Final = "all"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -29,9 +29,9 @@ from fintune_xr.pipelines.detection.picking import (
 from fintune_xr.pipelines.task_parts.requests import EvaluateRequest
 from fintune_xr.provenance import provenance, settings_digest
 from fintune_xr.store.cohort import Cohort
-from fintune_xr.store.lineage.depends_on import ALL, doubt, rests_on
+from fintune_xr.store.lineage.depends_on import doubt, rests_on
 from fintune_xr.store.runs.picks import open_candidates, open_picks, picked_names
-from fintune_xr.store.split import require_split
+from fintune_xr.store.split import ALL, require_split
 from fintune_xr.text import texts
 
 N_LEVELS: Final = 200

@@ -18,11 +18,11 @@ from fintune_xr.pixels.discs import disc_target
 from fintune_xr.pixels.real_part import tile_pixels
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.annotations_digest import truth_digest
-from fintune_xr.store.lineage.depends_on import ALL, tiles_in, truth_doubt
+from fintune_xr.store.lineage.depends_on import tiles_in, truth_doubt
 from fintune_xr.store.lineage.training_exposure import require_unseen
 from fintune_xr.store.runs.picks import peaks_of
 from fintune_xr.store.runs.run import require_done
-from fintune_xr.store.split import require_split
+from fintune_xr.store.split import ALL, require_split
 from fintune_xr.tasks.detection import tile_points
 from fintune_xr.text import text_array, texts
 

@@ -23,7 +23,7 @@ def annotated_micrographs(cohort: Cohort, part: str, markers: Sequence[str] = ()
 
     Raises UnknownNameError for a marker without annotated tiles, SplitError where no tile is left.
     """
-    tiles = annotated_part(cohort, part, markers)
+    tiles = annotated_part(cohort, part, markers).tiles
     points = cohort.annotations(lazy=False).load()
     return particle_tiles(tiles, [tile_points(points, tile) for tile in texts(tiles[n.TILE])])
 

@@ -17,10 +17,10 @@ from fintune_xr.pipelines.console import progress
 from fintune_xr.pipelines.task_parts.requests import EvaluateRequest
 from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import Cohort
-from fintune_xr.store.lineage.depends_on import ALL, require_sources, rests_on
+from fintune_xr.store.lineage.depends_on import part_rests_on, require_sources
 from fintune_xr.store.lineage.training_exposure import require_unseen
 from fintune_xr.store.runs.run import require_done, require_known_run
-from fintune_xr.store.split import annotated_tiles, require_split
+from fintune_xr.store.split import AnnotatedPart, judged_part
 from fintune_xr.text import text_array, texts
 
 SHOWN = (
@@ -36,7 +36,6 @@ def evaluate_masks(cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:
 
     Raises UnknownNameError for a run that is not there, FintuneValueError where a run is not done on a tile.
     """
-    split = request.split
     names = list(request.runs) or cohort.run_names()
     if not names:
         raise FintuneValueError(
@@ -44,15 +43,16 @@ def evaluate_masks(cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:
         )
     require_known_run(cohort, names)
     require_sources(cohort, names)
-    digest = require_split(cohort) if split != ALL else ""
-    tiles = tiles_of_split(cohort, split)
-    counts = match_tiles(cohort, names, tiles)
+    part = judged_part(cohort, request.split)
+    counts = match_tiles(cohort, names, part)
     scores = scores_by_group(counts, request.resamples, request.seed)
     return xr.merge([counts, scores]).assign_attrs(
         {
             **{name: scores.attrs[name] for name in (n.INTERVAL_METHOD,) if name in scores.attrs},
-            n.RESTS_ON: rests_on(cohort, runs=names, tiles=texts(tiles[n.TILE]), split=digest),
-            n.PROVENANCE: provenance(split=split, split_digest=digest, resamples=request.resamples, seed=request.seed),
+            n.RESTS_ON: part_rests_on(cohort, part, names),
+            n.PROVENANCE: provenance(
+                split=part.part, split_digest=part.digest, resamples=request.resamples, seed=request.seed
+            ),
         }
     )
 
@@ -68,30 +68,16 @@ def mask_table(scores: xr.Dataset, *, threshold: float = 0.5) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def tiles_of_split(cohort: Cohort, split: str) -> xr.Dataset:
-    """Images of the annotated tiles of `split`, or of all annotated tiles where it is `all`.
-
-    Raises FintuneValueError where there is none.
-    """
-    tiles = annotated_tiles(cohort)
-    if split != ALL:
-        tiles = tiles.isel({n.TILE: np.flatnonzero(tiles[n.SPLIT].values == split)})
-    if not tiles.sizes[n.TILE]:
-        known = sorted(set(text_array(annotated_tiles(cohort)[n.SPLIT])) - {""})
-        raise FintuneValueError(f"no annotated tile in split {split!r}; parts with tiles: {', '.join(known) or 'none'}")
-    return tiles
-
-
-def match_tiles(cohort: Cohort, names: Sequence[str], tiles: xr.Dataset) -> xr.Dataset:
+def match_tiles(cohort: Cohort, names: Sequence[str], part: AnnotatedPart) -> xr.Dataset:
     """tp, fp, fn (run, tile, threshold); the masks of one tile are in memory at a time."""
     truth = cohort.annotations(lazy=False)
     predictions = {name: cohort.run(name, lazy=False) for name in names}
     for name, run in predictions.items():
-        require_done(name, run, tiles)
-        require_unseen(cohort, name, texts(tiles[n.TILE]))
+        require_done(name, run, part.tiles)
+        require_unseen(cohort, name, part.names)
     rows = []
-    with progress("evaluate", tiles.sizes[n.TILE]) as advance:
-        for tile in tiles[n.TILE].values:
+    with progress("evaluate", len(part)) as advance:
+        for tile in part.names:
             mask = truth[n.MASK].sel({n.TILE: tile}).load().drop_vars(truth.coords, errors="ignore")
             found = [
                 match_counts(mask, run[n.MASK].sel({n.TILE: tile}).load().drop_vars(run.coords, errors="ignore"))
@@ -100,8 +86,7 @@ def match_tiles(cohort: Cohort, names: Sequence[str], tiles: xr.Dataset) -> xr.D
             rows.append(xr.concat(found, n.RUN))
             advance(1)
     counts = xr.concat(rows, n.TILE).transpose(n.RUN, n.TILE, n.THRESHOLD)
-    labels = {c: (n.TILE, tiles[c].values) for c in (n.TILE, n.DONOR, n.MARKER, n.SPLIT)}
-    return counts.assign_coords({n.RUN: list(names), **labels})
+    return counts.assign_coords({n.RUN: list(names), **part.labels})
 
 
 def scores_by_group(counts: xr.Dataset, n_flips: int, seed: int) -> xr.Dataset:

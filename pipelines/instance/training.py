@@ -18,7 +18,7 @@ def tiles_for_training(cohort: Cohort, part: str, markers: Sequence[str] = ()) -
 
     Raises UnknownNameError for a marker without annotated tiles, SplitError where none is left.
     """
-    tiles = annotated_part(cohort, part, markers)
+    tiles = annotated_part(cohort, part, markers).tiles
     return AnnotatedTiles(
         names=texts(tiles[n.TILE]),
         channels=tuple(texts(tiles[n.CHANNEL])),

@@ -49,7 +49,7 @@ def report(store: str | Path, *, out: str | Path | None = None, baseline: str | 
     Raises UnknownNameError for a baseline that is no run, StoreWriteError where the file cannot be written or its
     folder does not exist.
     """
-    cohort = open_cohort(store)
+    cohort = open_cohort(store).with_images()
     path = Path(out) if out is not None else _default_path(cohort)
     if not path.parent.is_dir():
         raise StoreWriteError(f"--out {path}: there is no folder {path.parent}. Make it, or name another --out")

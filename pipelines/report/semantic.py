@@ -21,11 +21,12 @@ from fintune_xr.analysis.report.semantic.prompted import prompted_section, regio
 from fintune_xr.analysis.report.semantic.scores import ClassScores, scores_section
 from fintune_xr.pipelines.report.stale import evaluated_part, stale_scores
 from fintune_xr.pipelines.semantic.annotated import patches_of
-from fintune_xr.pipelines.semantic.evaluate import class_runs, tiles_of
+from fintune_xr.pipelines.semantic.evaluate import class_runs
 from fintune_xr.pixels.pixel_side import sides_um
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.annotated_legend import annotated_legend
 from fintune_xr.store.lineage.depends_on import doubt, tiles_in
+from fintune_xr.store.split import judged_part
 from fintune_xr.tasks.class_map import confirmed_clashes, stored_class_map
 from fintune_xr.tasks.semantic import CLASS_BALANCE
 from fintune_xr.text import texts
@@ -106,8 +107,7 @@ def _examples(cohort: Cohort, contents: ClassScores) -> list[dict[str, Any]]:
     if scores is None:
         return []
     class_map = stored_class_map(scores.attrs)
-    tiles = tiles_of(cohort, contents.part)
-    patches = patches_of(cohort, tiles)
+    patches = patches_of(cohort, judged_part(cohort, contents.part).tiles)
     runs = {run: cohort.run(run, lazy=False) for run in texts(scores[n.RUN]) if run in class_runs(cohort)}
     images = cohort.images(lazy=False)
     facts = zip(texts(images[n.TILE]), texts(images[n.SPLIT]), sides_um(images).tolist(), strict=True)

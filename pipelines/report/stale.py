@@ -7,8 +7,9 @@ import xarray as xr
 from fintune_xr import names as n
 from fintune_xr.analysis.report.contents import Stale
 from fintune_xr.store.cohort import Cohort
-from fintune_xr.store.lineage.depends_on import ALL, tiles_in
+from fintune_xr.store.lineage.depends_on import tiles_in
 from fintune_xr.store.runs.picks import picked_names
+from fintune_xr.store.split import ALL
 from fintune_xr.text import texts
 
 

@@ -14,8 +14,8 @@ from fintune_xr.provenance import provenance
 from fintune_xr.store.annotations.class_patches import AnnotatedPatches
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.annotated_legend import annotated_legend
-from fintune_xr.store.lineage.depends_on import ALL, rests_on
-from fintune_xr.store.split import annotated_part, annotated_tiles
+from fintune_xr.store.lineage.depends_on import rests_on
+from fintune_xr.store.split import ALL, annotated_part, annotated_tiles
 from fintune_xr.tasks.class_map import ClassMap, check_class_map, default_class_map
 from fintune_xr.tasks.semantic import CLASS_BALANCE
 from fintune_xr.text import text_array, texts
@@ -42,7 +42,8 @@ def patches_for_training(cohort: Cohort, part: str, markers: Sequence[str] = ())
 
     Raises UnknownNameError for a marker without annotated tiles, SplitError where none is left.
     """
-    found = patches_of(cohort, annotated_part(cohort, part, markers))
+    annotated = annotated_part(cohort, part, markers)
+    found = patches_of(cohort, annotated.tiles)
     ignored = np.zeros(256, np.bool_)
     ignored[list(found.ignored)] = True
     usable = [i for i in range(len(found)) if not ignored[found.read_codes(i)].all()]
@@ -51,8 +52,7 @@ def patches_for_training(cohort: Cohort, part: str, markers: Sequence[str] = ())
     say(f"train: {len(found) - len(usable)} patches of part {part} are left out, all of their pixels are ignored")
     if not usable:
         raise FintuneValueError(f"part {part}: every annotated pixel is ignored ({found.ignored}); annotate more")
-    tiles = annotated_part(cohort, part, markers)
-    return patches_of(cohort, tiles.isel({n.TILE: usable}))
+    return found.chosen(usable)
 
 
 def stated_class_map(cohort: Cohort, asked: ClassMap | None) -> ClassMap:

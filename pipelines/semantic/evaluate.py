@@ -27,14 +27,14 @@ from fintune_xr.pipelines.task_parts.requests import EvaluateRequest
 from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.annotated_legend import annotated_legend
-from fintune_xr.store.lineage.depends_on import ALL, rests_on
+from fintune_xr.store.lineage.depends_on import part_rests_on
 from fintune_xr.store.lineage.training_exposure import require_unseen
 from fintune_xr.store.runs.run import require_done, require_known_run
-from fintune_xr.store.split import annotated_tiles, require_split
+from fintune_xr.store.split import AnnotatedPart, judged_part
 from fintune_xr.tasks.class_map import ClassMap, check_class_map, stored_class_map
 from fintune_xr.tasks.product import CLASSES
 from fintune_xr.tasks.semantic import SIZE_BIN_NAMES
-from fintune_xr.text import text_array, texts
+from fintune_xr.text import texts
 
 PRIMARY = score_name(f"{n.PERCLASS}_{n.DICE}", n.IMAGE_MEAN)
 SHOWN = (PRIMARY, score_name(f"{n.PERCLASS}_{n.DICE}", n.POOLED), score_name(f"{n.PERCLASS}_{n.IOU}", n.IMAGE_MEAN))
@@ -58,23 +58,22 @@ def evaluate_classes(cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:
             f"{cohort.url} has no run of classes to evaluate. Run: fintune-xr infer {cohort.url} --run R --model M"
         )
     require_known_run(cohort, names)
-    digest = require_split(cohort) if request.split != ALL else ""
-    tiles = tiles_of(cohort, request.split)
+    part = judged_part(cohort, request.split)
     class_map = shared_class_map(cohort, names)
-    counted = _confusions(cohort, names, tiles, class_map)
+    counted = _confusions(cohort, names, part, class_map)
     scores = _scores(counted[n.CONFUSION], request)
     store_balance(cohort, class_map)
     n_ignored = int((counted[n.CONFUSION].isel({n.RUN: 0}).sum([n.TRUTH, n.PREDICTED]) == 0).sum())
     if n_ignored:
-        say(f"evaluate: {n_ignored} of {tiles.sizes[n.TILE]} tiles have no pixel that counts, and no score")
+        say(f"evaluate: {n_ignored} of {len(part)} tiles have no pixel that counts, and no score")
     return xr.merge([counted, scores]).assign_attrs(
         {
             n.INTERVAL_METHOD: STUDENT_T,
             n.CLASS_MAP: class_map.as_dict(),
             "n_ignored_tiles": n_ignored,
-            n.RESTS_ON: rests_on(cohort, runs=names, tiles=texts(tiles[n.TILE]), split=digest),
+            n.RESTS_ON: part_rests_on(cohort, part, names),
             n.PROVENANCE: provenance(
-                split=request.split, split_digest=digest, resamples=request.resamples, seed=request.seed
+                split=part.part, split_digest=part.digest, resamples=request.resamples, seed=request.seed
             ),
         }
     )
@@ -108,20 +107,6 @@ def shared_class_map(cohort: Cohort, runs: Sequence[str]) -> ClassMap:
     return check_class_map(first, annotated_legend(cohort))
 
 
-def tiles_of(cohort: Cohort, split: str) -> xr.Dataset:
-    """Images of the annotated tiles of `split`, or of all annotated tiles where it is `all`.
-
-    Raises FintuneValueError where there is none.
-    """
-    tiles = annotated_tiles(cohort)
-    known = sorted(set(text_array(tiles[n.SPLIT])) - {""})
-    if split != ALL:
-        tiles = tiles.isel({n.TILE: np.flatnonzero(text_array(tiles[n.SPLIT]) == split)})
-    if not tiles.sizes[n.TILE]:
-        raise FintuneValueError(f"no annotated tile in split {split!r}; parts with tiles: {', '.join(known) or 'none'}")
-    return tiles
-
-
 def class_table(scores: xr.Dataset) -> pd.DataFrame:
     """One row per run: means over classes with 95 % intervals over donors, Dice of each class, foreground."""
     rows = []
@@ -138,13 +123,13 @@ def with_interval(one: xr.Dataset, name: str) -> str:
     return "–" if np.isnan(float(one[name])) else score_line(one, name)
 
 
-def _confusions(cohort: Cohort, names: Sequence[str], tiles: xr.Dataset, class_map: ClassMap) -> xr.Dataset:
+def _confusions(cohort: Cohort, names: Sequence[str], part: AnnotatedPart, class_map: ClassMap) -> xr.Dataset:
     """Confusion (run, tile, truth, predicted) and small pieces (run, tile, class, size bin); a tile in memory."""
     runs = {name: cohort.run(name, lazy=False) for name in names}
     for name, run in runs.items():
-        require_done(name, run, tiles)
-        require_unseen(cohort, name, texts(tiles[n.TILE]))
-    patches = patches_of(cohort, tiles)
+        require_done(name, run, part.tiles)
+        require_unseen(cohort, name, part.names)
+    patches = patches_of(cohort, part.tiles)
     places = {name: _places(run, patches.names) for name, run in runs.items()}
     n_classes, n_tiles = class_map.n_classes, len(patches)
     matrices = np.zeros((len(names), n_tiles, n_classes + 1, n_classes + 1), np.int64)
@@ -170,7 +155,7 @@ def _confusions(cohort: Cohort, names: Sequence[str], tiles: xr.Dataset, class_m
         {
             n.RUN: list(names), n.TRUTH: labels, n.PREDICTED: labels, n.CLASS: labels[1:],
             n.SIZE_BIN: list(SIZE_BIN_NAMES), n.PROTOCOL: (n.RUN, [n.AUTOMATIC] * len(names)),
-            **{c: (n.TILE, text_array(tiles[c])) for c in (n.TILE, n.DONOR, n.MARKER, n.SPLIT)},
+            **part.labels,
         },
     )  # fmt: skip
 

@@ -29,7 +29,7 @@ def evaluate(
 
     Raises UnknownNameError for a run that is not there, FintuneValueError where a run is not done on a tile.
     """
-    cohort = open_cohort(store)
+    cohort = open_cohort(store).with_images()
     split = split or _said(judging_part(cohort))
     request = EvaluateRequest(runs=tuple(runs), split=split, resamples=resamples, seed=seed)
     scores = steps_of(cohort).evaluate(cohort, request).assign_attrs({n.TASK: cohort.task.name})

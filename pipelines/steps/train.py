@@ -54,7 +54,7 @@ def train(
             cluster, [{**said, "store": store, "run_name": run_name, "out": out, "markers": markers}]
         )
         return folder
-    cohort = open_cohort(store)
+    cohort = open_cohort(store).with_images()
     check_run_name(run_name)
     kind, start = model_to_train(model)
     require_annotations_for(cohort, kind)

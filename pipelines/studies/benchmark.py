@@ -33,7 +33,7 @@ from fintune_xr.models.registry import resolve_checkpoint
 from fintune_xr.models.threshold.kind import THRESHOLD
 from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.inference.request import InferSettings
-from fintune_xr.pipelines.instance.evaluate import match_tiles, scores_by_group, tiles_of_split
+from fintune_xr.pipelines.instance.evaluate import match_tiles, scores_by_group
 from fintune_xr.pipelines.steps.evaluate import score_lines
 from fintune_xr.pipelines.steps.infer import infer
 from fintune_xr.pipelines.steps.train import model_to_train, train, train_on_workers
@@ -47,7 +47,7 @@ from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.lineage.depends_on import rests_on, tiles_in
 from fintune_xr.store.lineage.training_exposure import require_unseen_by
 from fintune_xr.store.runs.run import run_attrs
-from fintune_xr.store.split import require_split, split_table
+from fintune_xr.store.split import judged_part, require_split, split_table
 from fintune_xr.tasks.task import CLASSIFICATION
 from fintune_xr.text import text_array, texts
 
@@ -122,7 +122,7 @@ def benchmark(
     Raises SplitError without a split, RunMismatchError where stored runs or folders hold other models, DeviceError for
     a device that the workers lack, RunBusyError where another process compares.
     """
-    cohort = open_cohort(store)
+    cohort = open_cohort(store).with_images()
     cohort.require("benchmark")
     if cohort.task.name == CLASSIFICATION:
         return benchmark_encoders(store, out=out, cluster=cluster, config=config, overrides=overrides)
@@ -169,7 +169,7 @@ def _plan(cohort: Cohort, model: str, settings: BenchmarkSettings) -> _Plan:
     baseline = resolve_checkpoint(settings.baseline or (THRESHOLD.name if start is None else model))
     for checkpoint in (baseline, *([] if start is None else [start])):
         for part in (n.VAL, n.TEST):
-            require_unseen_by(cohort, checkpoint, texts(tiles_of_split(cohort, part)[n.TILE]))
+            require_unseen_by(cohort, checkpoint, judged_part(cohort, part).names)
     members, left_out = _members(cohort, settings)
     return _Plan(cohort, settings, model, baseline, tuple(members), left_out)
 
@@ -241,8 +241,7 @@ def _scored(plan: _Plan) -> tuple[xr.Dataset, xr.Dataset]:
     """Counts and scores on the val tiles, and on the test tiles with the hybrid that the first decide on."""
     names, runs = ([getattr(one, key) for one in plan.members] for key in ("name", "run"))
     val, test = (
-        match_tiles(plan.cohort, runs, tiles_of_split(plan.cohort, part)).assign_coords({n.RUN: names})
-        for part in PARTS
+        match_tiles(plan.cohort, runs, judged_part(plan.cohort, part)).assign_coords({n.RUN: names}) for part in PARTS
     )
     judged, facts = _by_group(val), _facts(plan)
     markers = texts(test[n.MARKER])

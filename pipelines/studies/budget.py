@@ -74,7 +74,7 @@ def budget(
     Raises SplitError without a split, FintuneValueError for a budget larger than the train part, RunMismatchError
     where stored fits were made with other settings, tiles or weights, RunBusyError where another process is at it.
     """
-    cohort = open_cohort(store)
+    cohort = open_cohort(store).with_images()
     cohort.require("budget")
     profile, said, there = _where(cluster, model=model, config=config, overrides=overrides)
     plan = _plan(cohort, out=Path(out), **said)
@@ -171,7 +171,7 @@ def _fits(
 
 def _fitted_there(*, store: str, out: str, size: int, seed: int, **said: Any) -> xr.Dataset:
     """As `_fitted`, from references alone."""
-    return _fitted(_plan(open_cohort(store), out=Path(out), **said), size, seed)
+    return _fitted(_plan(open_cohort(store).with_images(), out=Path(out), **said), size, seed)
 
 
 def _plan(cohort: Cohort, *, model: str, out: Path, config: Config, overrides: Sequence[str]) -> _Plan:

@@ -23,19 +23,19 @@ from fintune_xr.metrics.counts import IOU
 from fintune_xr.metrics.instance import IOU_THRESHOLDS, match_subsets
 from fintune_xr.pipelines.console import progress
 from fintune_xr.pipelines.instance.cell_blocks import cell_blocks
-from fintune_xr.pipelines.instance.evaluate import scores_by_group, tiles_of_split
+from fintune_xr.pipelines.instance.evaluate import scores_by_group
 from fintune_xr.pipelines.steps.positivity import signal_tiles
 from fintune_xr.pipelines.studies.study import Study, carried_out
 from fintune_xr.pixels.cell_gates import UNGATED, Gate, GateSettings, intensity_bounds, is_kept
 from fintune_xr.provenance import provenance
 from fintune_xr.settings import load_settings
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.lineage.depends_on import require_sources, rests_on
+from fintune_xr.store.lineage.depends_on import part_rests_on, require_sources
 from fintune_xr.store.lineage.exclusion import excluded_tiles
 from fintune_xr.store.lineage.tile_counts import active_rule, inputs_digest, tile_counts, without_tiles
 from fintune_xr.store.lineage.training_exposure import require_unseen
 from fintune_xr.store.runs.run import require_done
-from fintune_xr.store.split import require_split
+from fintune_xr.store.split import AnnotatedPart, judged_part
 from fintune_xr.text import texts
 
 CELLS_AT_ONCE: Final = 1 << 20
@@ -61,28 +61,27 @@ def gate(
     Raises UnknownNameError for a run that is not there, FintuneValueError where it is not finished or its
     cells have not been judged, SettingsError for a grid that makes no sense.
     """
-    cohort = open_cohort(store)
+    cohort = open_cohort(store).with_images()
     cohort.require("gate")
     settings = load_settings(GateSettings, config, overrides)
     before = tile_counts(cohort, [run])
-    digest = require_split(cohort) if split != "all" else ""
-    tiles = tiles_of_split(cohort, split)
-    require_done(run, cohort.run(run, lazy=False), tiles)
+    part = judged_part(cohort, split)
+    require_done(run, cohort.run(run, lazy=False), part.tiles)
     require_sources(cohort, [run])
-    require_unseen(cohort, run, texts(tiles[n.TILE]))
+    require_unseen(cohort, run, part.names)
     rule = active_rule(cohort, run)
     facts = provenance(
-        run=run, split=split, split_digest=digest, settings=settings.as_dict(), rule=rule, resamples=resamples,
+        run=run, split=split, split_digest=part.digest, settings=settings.as_dict(), rule=rule, resamples=resamples,
         seed=seed,
     )  # fmt: skip
     basis = {
-        **rests_on(cohort, runs=[run], tiles=texts(tiles[n.TILE]), split=digest),
+        **part_rests_on(cohort, part, [run]),
         n.COUNTED: counted(cohort, before),
     }
 
     def under_gates(_: xr.Dataset | None) -> Iterator[xr.Dataset]:
         gated = _gated_run(cohort, run, settings.gates)
-        counts = _match_tiles(cohort, gated, tiles)
+        counts = _match_tiles(cohort, gated, part)
         bare = counts[[n.TP, n.FP, n.FN]].drop_vars([n.DONOR, n.MARKER, n.SPLIT])
         parts = [bare, _scores(counts, resamples, seed), _ratios(cohort, gated, before)]
         result = xr.merge(parts, join="exact", combine_attrs="drop").assign_coords(_setting_coords(settings.gates))
@@ -148,13 +147,13 @@ def _tile_blocks(first: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
         start = stop
 
 
-def _match_tiles(cohort: Cohort, gated: _GatedRun, tiles: xr.Dataset) -> xr.Dataset:
+def _match_tiles(cohort: Cohort, gated: _GatedRun, part: AnnotatedPart) -> xr.Dataset:
     """tp, fp, fn (setting, tile, threshold); the two masks of a tile are read once for all gates."""
     truth, run = cohort.annotations(lazy=False), cohort.run(gated.run, lazy=False)
     place = {name: i for i, name in enumerate(texts(run[n.TILE]))}
     found = []
-    with progress(f"gate {gated.run}", tiles.sizes[n.TILE]) as advance:
-        for tile in texts(tiles[n.TILE]):
+    with progress(f"gate {gated.run}", len(part)) as advance:
+        for tile in part.names:
             labels, kept = gated.of_tile(place[tile])
             true = truth[n.MASK].sel({n.TILE: tile}).values
             found.append(match_subsets(true, run[n.MASK].isel({n.TILE: place[tile]}).values, labels=labels, kept=kept))
@@ -163,9 +162,8 @@ def _match_tiles(cohort: Cohort, gated: _GatedRun, tiles: xr.Dataset) -> xr.Data
     counts = {
         name: (dims, np.array([[getattr(one, name) for one in row] for row in found])) for name in (n.TP, n.FP, n.FN)
     }
-    labels_of_tile = {c: (n.TILE, tiles[c].values) for c in (n.TILE, n.DONOR, n.MARKER, n.SPLIT)}
     made = xr.Dataset(counts).assign_coords(
-        {n.THRESHOLD: list(IOU_THRESHOLDS), n.SETTING: [one.name for one in gated.gates], **labels_of_tile}
+        {n.THRESHOLD: list(IOU_THRESHOLDS), n.SETTING: [one.name for one in gated.gates], **part.labels}
     )
     return made.transpose(n.SETTING, n.TILE, n.THRESHOLD)
 

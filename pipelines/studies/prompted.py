@@ -25,7 +25,6 @@ from fintune_xr.models.devices import resolve_device
 from fintune_xr.models.registry import kind_named, resolve_checkpoint
 from fintune_xr.pipelines.console import progress
 from fintune_xr.pipelines.semantic.annotated import patches_of, stated_class_map
-from fintune_xr.pipelines.semantic.evaluate import tiles_of
 from fintune_xr.pipelines.studies.study import Study, carried_out
 from fintune_xr.pixels.prompts import PROMPT_KINDS, Prompt, PromptKind, closed, largest_piece, prompt_of
 from fintune_xr.provenance import provenance
@@ -33,7 +32,7 @@ from fintune_xr.seeds import stream
 from fintune_xr.settings import Settings, load_settings
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.depends_on import rests_on
-from fintune_xr.store.split import require_split
+from fintune_xr.store.split import judged_part
 from fintune_xr.tasks.class_map import IGNORED, ClassMap
 from fintune_xr.tasks.semantic import PROMPTED_STUDY
 from fintune_xr.text import text_array, texts
@@ -67,9 +66,7 @@ def prompted_study(
     """
     settings = load_settings(PromptedSettings, config, overrides)
     class_map = stated_class_map(cohort, settings.classes)
-    if split != "all":
-        require_split(cohort)
-    tiles = tiles_of(cohort, split)
+    tiles = judged_part(cohort, split).tiles
     checkpoint = resolve_checkpoint(model)
     names = texts(tiles[n.TILE])
     identity = {

@@ -65,7 +65,7 @@ def selftrain(
     Raises SplitError without a valid split, FintuneValueError where nothing is left to be labelled, RunMismatchError
     where the folder holds another self-training, RunBusyError where another process is at work on this one.
     """
-    cohort = open_cohort(store)
+    cohort = open_cohort(store).with_images()
     check_run_name(run_name)
     cohort.require("selftrain")
     digest = require_split(cohort)

@@ -27,7 +27,6 @@ from fintune_xr.models.sam.colours import composite, sam_channels
 from fintune_xr.models.sam.kind import SamSweepSettings
 from fintune_xr.models.sam.masks import Candidates, Promptable, candidate_masks, painted, select
 from fintune_xr.pipelines.console import progress, say
-from fintune_xr.pipelines.instance.evaluate import tiles_of_split
 from fintune_xr.pipelines.studies.prompted import prompted_study
 from fintune_xr.pipelines.studies.study import Study, carried_out
 from fintune_xr.pixels.real_part import real_part, tile_pixels
@@ -35,7 +34,7 @@ from fintune_xr.provenance import provenance
 from fintune_xr.seeds import stream
 from fintune_xr.settings import load_settings
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.split import require_split
+from fintune_xr.store.split import judged_part
 from fintune_xr.tasks.instance import SWEEP
 from fintune_xr.tasks.task import SEMANTIC
 from fintune_xr.text import texts
@@ -68,7 +67,7 @@ def sweep(
     Raises CheckpointError for weights that are not SAM's, RunMismatchError where the stored sweep has other weights,
     settings or tiles, RunBusyError where another process is sweeping.
     """
-    cohort = open_cohort(store)
+    cohort = open_cohort(store).with_images()
     cohort.require("sweep")
     if cohort.task.name == SEMANTIC:
         return prompted_study(
@@ -76,9 +75,7 @@ def sweep(
         )
     settings = load_settings(SamSweepSettings, config, overrides)
     checkpoint, load = _promptable(model)
-    if split != "all":
-        require_split(cohort)
-    tiles = drawn_tiles(tiles_of_split(cohort, split), settings)
+    tiles = drawn_tiles(judged_part(cohort, split).tiles, settings)
     device = resolve_device(device)
     choice = sam_channels(texts(tiles[n.CHANNEL]), settings)
     work = _Work(load, checkpoint, settings, choice, device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,18 @@ class AnnotatedPatches:
         """Codes (y, x) of one patch alone."""
         rows, columns = slice(0, int(self.height[index])), slice(0, int(self.width[index]))
         return np.asarray(self.codes[index, rows, columns], np.uint8)
+
+    def chosen(self, positions: Sequence[int]) -> AnnotatedPatches:
+        """The patches at these positions, in this order, opened and not read."""
+        at = list(positions)
+        return replace(
+            self,
+            names=[self.names[i] for i in at],
+            image=self.image[at],
+            codes=self.codes[at],
+            height=[self.height[i] for i in at],
+            width=[self.width[i] for i in at],
+        )
 
     def labels(self, index: int, class_map: ClassMap) -> NDArray[np.uint8]:
         """Labels (y, x) of one patch: 0, 1, 2, … as in `class_map`, 255 where it is ignored."""

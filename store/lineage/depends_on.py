@@ -14,10 +14,8 @@ from fintune_xr.provenance import settings_digest
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.annotations_digest import truth_digest
 from fintune_xr.store.runs.run import run_attrs
-from fintune_xr.store.split import annotated_tiles, require_split
+from fintune_xr.store.split import ALL, AnnotatedPart, annotated_tiles, require_split
 from fintune_xr.text import text_array, texts
-
-ALL: Final = "all"
 
 _RUNS: Final = "runs"
 
@@ -32,6 +30,11 @@ def rests_on(cohort: Cohort, *, tiles: Iterable[str], split: str, runs: Iterable
         n.ANNOTATIONS_DIGEST: truth_digest(cohort, tiles),
         n.SPLIT_DIGEST: split,
     }
+
+
+def part_rests_on(cohort: Cohort, part: AnnotatedPart, runs: Iterable[str] = ()) -> dict[str, Any]:
+    """The same of scores of `runs` on a part."""
+    return rests_on(cohort, runs=runs, tiles=part.names, split=part.digest)
 
 
 def run_digests(cohort: Cohort, runs: Iterable[str]) -> dict[str, str]:

@@ -124,7 +124,7 @@ def open_unindexed(location: Location, path: str, schema: DatasetSchema | None, 
         check_dataset(dataset, schema)
     with reading(f"{location.url}/{path}"):
         plain = portable(dataset)
-    return _chunked(plain) if lazy else plain
+    return in_blocks(plain) if lazy else plain
 
 
 def replace_group(location: Location, path: str, dataset: xr.Dataset, schema: DatasetSchema | None) -> None:
@@ -191,7 +191,7 @@ def is_complete(location: Location, path: str) -> bool:
     return bool(zarr.open_group(location.zarr(), path=path, mode="r").attrs.get(n.COMPLETE))
 
 
-def _chunked(dataset: xr.Dataset) -> xr.Dataset:
+def in_blocks(dataset: xr.Dataset) -> xr.Dataset:
     """Dask-backed variables; pixels in chunks of one tile, because a shard of tiles may not fit in memory."""
     lazy = {}
     for name, array in dataset.data_vars.variables.items():

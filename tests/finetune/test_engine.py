@@ -146,7 +146,7 @@ def test_a_finished_training_is_returned_and_another_is_refused(tmp_path: Path) 
         raise AssertionError("a finished training ran again")
 
     assert train(TILES, HELD_OUT, settings=QUICK, out=tmp_path, report=never) == first
-    with pytest.raises(RunMismatchError, match=r"another training \(different: settings\).*another folder"):
+    with pytest.raises(RunMismatchError, match=r"another training \(different: settings\.epochs\).*another folder"):
         train(TILES, HELD_OUT, settings=QUICK.model_copy(update={"epochs": 9}), out=tmp_path)
     with pytest.raises(RunMismatchError, match=r"different: tiles\)"):
         train(annotated(4, seed=3), HELD_OUT, settings=QUICK, out=tmp_path)

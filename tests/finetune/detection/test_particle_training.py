@@ -163,7 +163,7 @@ def test_the_same_seed_gives_the_same_weights_and_a_kill_changes_nothing(tmp_pat
     assert same(whole, resumed)
     other = fit(TILES, HELD_OUT, settings=QUICK.model_copy(update={"seed": 1}), out=tmp_path / "other")
     assert not same(whole, other)
-    with pytest.raises(RunMismatchError, match=r"another training \(different: settings\)"):
+    with pytest.raises(RunMismatchError, match=r"another training \(different: settings\.loss\)"):
         fit(TILES, HELD_OUT, settings=QUICK.model_copy(update={"loss": "cross_entropy"}), out=tmp_path / "whole")
     record = json.loads((tmp_path / "whole" / "training.json").read_text())
     assert record["best_particle_f1"] > 0.5

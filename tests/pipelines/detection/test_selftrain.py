@@ -202,7 +202,7 @@ def test_run_again_it_repeats_nothing(done: tuple[Cohort, Path], monkeypatch: py
     monkeypatch.setattr(module, "_measured", _never)
     assert selftrain(cohort.url, run_name="s", out=folder.parent, config=SETTINGS) == folder / "final_model.pt"
     assert {p: p.stat().st_mtime_ns for p in folder.glob("iteration_*/*")} == before
-    with pytest.raises(RunMismatchError, match=r"another training \(different: settings\)"):
+    with pytest.raises(RunMismatchError, match=r"another training \(different: settings\.epochs\)"):
         other = {**SETTINGS, "train": {**SETTINGS["train"], "epochs": 5}}
         selftrain(cohort.url, run_name="s", out=folder.parent, config=other)
 
