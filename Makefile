@@ -8,7 +8,10 @@ export OMP_NUM_THREADS ?= 1
 # Processes that run the tests, each a file at a time; tests of one file share what they have made.
 WORKERS ?= logical
 
-.PHONY: demo test lint bench clean
+# Minutes of `make fuzz`.
+MINUTES ?= 10
+
+.PHONY: demo test lint bench fuzz clean
 
 demo: $(STAMP)
 	$(BIN)/fintune-xr demo demo $(if $(QUICK),--quick)
@@ -24,6 +27,9 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
+
+fuzz: $(STAMP)
+	$(BIN)/python -m benchmarks.fuzz --minutes $(MINUTES)
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

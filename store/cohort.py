@@ -336,20 +336,21 @@ def open_cohort(where: str | Path | Location) -> Cohort:
         raise StoreNotFoundError(
             f"no cohort store at {location.url}. Make one: fintune-xr ingest SOURCE {location.url}"
         )
-    attrs = zarr.open_group(location.zarr(), mode="r").attrs.asdict()
+    with reading(location.url):
+        attrs = zarr.open_group(location.zarr(), mode="r").attrs.asdict()
     found = (attrs.get("schema"), attrs.get("schema_version"))
     if found != (datasets.SCHEMA, datasets.SCHEMA_VERSION):
         raise StoreVersionError(
             f"{location.url}: expected schema {datasets.SCHEMA} version {datasets.SCHEMA_VERSION}, found "
             f"{found[0]} version {found[1]}. Open it with the release that wrote it, or ingest again."
         )
-    if attrs["cohort_kind"] not in KINDS:
+    if str(attrs.get("cohort_kind")) not in KINDS:
         raise StoreVersionError(
-            f"{location.url} is a cohort of kind {attrs['cohort_kind']!r}; this release reads {', '.join(KINDS)}. "
+            f"{location.url} is a cohort of kind {attrs.get('cohort_kind')!r}; this release reads {', '.join(KINDS)}. "
             "Open it with a release that knows the kind."
         )
     recover_replaced(location)
-    return Cohort(location, str(attrs["cohort_kind"]), str(attrs["title"]))
+    return Cohort(location, str(attrs["cohort_kind"]), str(attrs.get("title", "")))
 
 
 def empty_quarantine() -> xr.Dataset:

@@ -55,7 +55,7 @@ def gate(
 
     Scores are on the annotated tiles of `split`, their differences to the run without a gate at IoU 0.5; ratios are
     over the whole cohort, with the run's active positivity rule applied to the cells that stay. Where clinical
-    outcomes are stored, rho, p, q, n (setting, marker, outcome) too, q adjusted within a setting. All is stored under
+    outcomes are stored, rho, p, q, n (setting, marker, outcome) too, q adjusted over all of them. All is stored under
     `metrics/gate_<run>`.
 
     Raises UnknownNameError for a run that is not there, FintuneValueError where it is not finished or its
@@ -169,7 +169,7 @@ def _match_tiles(cohort: Cohort, gated: _GatedRun, part: AnnotatedPart) -> xr.Da
 
 
 def _scores(counts: xr.Dataset, resamples: int, seed: int) -> xr.Dataset:
-    """Scores of every gate, and at IoU 0.5 their differences to no gate in the same resamples of donors."""
+    """Scores of every gate, and at IoU 0.5 their differences to no gate, paired by donor, with interval and p."""
     scores = scores_by_group(counts, resamples, seed)
     at = counts.sel({n.THRESHOLD: [IOU]}).rename({n.SETTING: n.RUN})
     paired = scores_by_group(at, resamples, seed).isel({n.THRESHOLD: 0}, drop=True).rename({n.RUN: n.SETTING})
@@ -192,7 +192,10 @@ def _ratios(cohort: Cohort, gated: _GatedRun, before: xr.Dataset) -> xr.Dataset:
     if cohort.has(n.CLINICAL):
         facts = cohort.read(n.CLINICAL, datasets.CLINICAL)
         adjusting = facts[n.COVARIATE_VALUE] if facts.sizes[n.COVARIATE] else None
-        found = found.merge(correlate(ratio[n.RATIO], facts[n.OUTCOME_VALUE], covariates=adjusting), join="exact")
+        # Gates are looked at side by side: all of them are one family.
+        family = (n.RUN, n.MARKER, n.OUTCOME)
+        told = correlate(ratio[n.RATIO], facts[n.OUTCOME_VALUE], covariates=adjusting, family=family)
+        found = found.merge(told, join="exact")
     kept = xr.DataArray(gated.n_kept, dims=(n.RUN, n.TILE))
     n_kept = kept.where(kept >= 0, 0).sum(n.TILE)
     return found.assign({n.N_KEPT: n_kept}).rename({n.RUN: n.SETTING}).compute()

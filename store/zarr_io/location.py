@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import json
 import os
 import shutil
 import uuid
@@ -17,6 +18,8 @@ import zarr
 import zarr.storage
 from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.core.group import GroupMetadata
+from zarr.core.metadata import ArrayV3Metadata
 
 from fintune_xr.errors import FintuneError, FintuneValueError, StoreDamagedError, StoreWriteError
 from fintune_xr.execution.whole_file import PARTIAL_SUFFIX, write_errors
@@ -26,6 +29,7 @@ from fintune_xr.store.zarr_io.object_storage import check_url, file_system, opti
 PART_BYTES = 16 << 20
 # What zarr and its codecs raise for bytes that are not what was written.
 DECODING_ERRORS = (ValueError, RuntimeError, OSError, KeyError)
+_DESCRIPTION = "zarr.json"
 _VERSION_2 = {".zarray", ".zgroup", ".zattrs", ".zmetadata"}
 _METADATA = {"zarr.json", *_VERSION_2}
 
@@ -42,11 +46,28 @@ class Version3Store(zarr.storage.WrapperStore[Store]):
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         if key.rpartition("/")[2] in _VERSION_2:
             return None
-        return await self._store.get(key, prototype, byte_range)
+        found = await self._store.get(key, prototype, byte_range)
+        if found is not None and byte_range is None and key.rpartition("/")[2] == _DESCRIPTION:
+            _require_description(key, found.to_bytes(), self._store)
+        return found
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
         if not await self._store.exists(key):
             await self._store.set_if_not_exists(key, value)
+
+
+def _require_description(key: str, content: bytes, store: Store) -> None:
+    """Raises StoreDamagedError for bytes that describe no array and no group; zarr says of some of them anything."""
+    try:
+        told = json.loads(content)
+        kind = GroupMetadata if told["node_type"] == "group" else ArrayV3Metadata
+        kind.from_dict(told)
+        dict.keys(told.get("attributes") or {})  # zarr takes any value here and fails where it is looked at.
+    except Exception as error:
+        raise StoreDamagedError(
+            f"{key} in {store} is no description of an array or a group: {type(error).__name__}: {error}. "
+            "Run `fintune-xr check` to list what is damaged."
+        ) from error
 
 
 class StrictStore(Version3Store):

@@ -24,6 +24,10 @@ from fintune_xr.metrics.intervals import STUDENT_T
 _BOOTSTRAP: Final = "percentiles of a bootstrap over donors, too narrow where they are few"
 EVALUATE: Final = "fintune-xr evaluate STORE --run RUN --split test"
 ALPHA: Final = 0.05
+_ONE_TRAINING: Final = (
+    "Intervals and p are over donors. Each run is one training: what another seed would have given is in none of them, "
+    "and a small difference may be that. `budget` with one budget and several seeds tells how far seeds lie apart."
+)
 
 _P_AP50: Final = f"{AP50}_{n.DIFFERENCE}_{n.P}"
 SHOWN_SCORES: Final = {
@@ -91,7 +95,17 @@ def score_parts(contents: RunScores, *, prefix: str = "") -> list[Part]:
     alt = "Average precision of each run against the required overlap"
     hidden.append(Picture(data_uri(curve, "svg"), alt, "Average precision (mean over images) by IoU."))
     table = _scores_table(f"{prefix}scores", caption, overall)
-    return [*verdicts(contents), table, *folded("Scores by marker, differences, and stricter overlaps", hidden)]
+    return [
+        *verdicts(contents),
+        *_of_single_trainings(contents),
+        table,
+        *folded("Scores by marker, differences, and stricter overlaps", hidden),
+    ]
+
+
+def _of_single_trainings(contents: RunScores) -> list[Note]:
+    """What intervals and p do not hold, where runs are compared."""
+    return [Note(_ONE_TRAINING)] if _has_differences(contents) else []
 
 
 def study_sections(studies: Mapping[str, Sequence[Study | Stale]]) -> list[Section]:

@@ -7,16 +7,21 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 import xarray as xr
+from numpy.typing import NDArray
 
 from fintune_xr import names as n
 from fintune_xr.analysis.figures.studies import grid_figure
 from fintune_xr.analysis.report.contents import Note, Study, Table
-from fintune_xr.analysis.report.numbers import decimals, percent, whole, with_interval
+from fintune_xr.analysis.report.numbers import decimals, percent, probability, whole, with_interval
 from fintune_xr.metrics.counts import AP50, IOU, SCORES, score_name
+from fintune_xr.metrics.donor_tests import holm
 from fintune_xr.names import ALL_MARKERS
 from fintune_xr.pixels.cell_gates import UNGATED
 
 ALPHA: Final = 0.05
+_P_AP50: Final = f"{AP50}_{n.DIFFERENCE}_{n.P}"
+_CORRECTED_P: Final = "difference_p"
+_WITHIN_A_GATE: Final = "q-values are adjusted within a gate, not over the gates: run `gate` again."
 GATE: Final = (n.Q_LO, n.Q_HI, n.MIN_AREA)
 _NAMES: Final = [score_name(score, way) for score in SCORES for way in (n.IMAGE_MEAN, n.POOLED)]
 
@@ -51,11 +56,19 @@ def gate_table(found: xr.Dataset) -> pd.DataFrame:
     for name in _NAMES:
         columns |= _with_ends(at, name, name)
     columns |= _with_ends(at, f"{AP50}_{n.DIFFERENCE}", n.DIFFERENCE)
+    if _P_AP50 in at:
+        columns[_CORRECTED_P] = _corrected(at)
     columns[n.RANK_AGREEMENT] = found[n.RANK_AGREEMENT].min(n.MARKER).values
     if n.RHO in found:
         change = abs(found[n.RHO] - found[n.RHO].sel({n.SETTING: UNGATED.name}))
         columns["rho_change"] = change.max((n.MARKER, n.OUTCOME)).values
     return pd.DataFrame(columns)
+
+
+def _corrected(at: xr.Dataset) -> NDArray[np.float64]:
+    """P (setting,) that a gate changes nothing, corrected for the number of gates; NaN of no gate itself."""
+    is_gate = np.array([str(name) != UNGATED.name for name in at[n.SETTING].values])
+    return holm(np.where(is_gate, at[_P_AP50].values, np.nan))
 
 
 def _with_ends(at: xr.Dataset, name: str, column: str) -> dict[str, Any]:
@@ -150,7 +163,10 @@ def _best(table: pd.DataFrame) -> str:
         return f"No gate raises AP50 above the {before} without one."
     low, high = (best.get(f"{n.DIFFERENCE}_{end}", np.nan) for end in ("low", "high"))
     change = with_interval(best.get(n.DIFFERENCE, best[AP50] - table[AP50].iloc[0]), low, high, digits=3, signed=True)
-    shown = "the interval leaves out zero" if low > 0 else "not shown to be a gain"
+    p = float(best.get(_CORRECTED_P, np.nan))
+    is_shown = low > 0 and p <= ALPHA
+    told = f"p {probability(p)} corrected for {len(table) - 1} gates" if not np.isnan(p) else "without a p"
+    shown = f"{told}, {'a gain' if is_shown else 'not shown to be a gain'}"
     return (
         f"Highest AP50: {number} with percentiles {best[n.Q_LO]:g}–{best[n.Q_HI]:g} and {best[n.MIN_AREA]:g} px, "
         f"{before} without a gate; difference {change}, {shown}."
@@ -160,7 +176,9 @@ def _best(table: pd.DataFrame) -> str:
 def _caution(found: xr.Dataset, table: pd.DataFrame) -> str:
     flatters = f"The best of {len(table)} was picked on the tiles it is judged by, so its score flatters it."
     said = [flatters] if table[AP50].max() > table[AP50].iloc[0] else []
-    return " ".join([*said, *(["q-values are adjusted within a gate, not over the gates."] if n.RHO in found else [])])
+    over = n.Q in found and n.RUN in list(found[n.Q].attrs.get("family", []))
+    told = "q-values are adjusted over all gates, markers and outcomes." if over else _WITHIN_A_GATE
+    return " ".join([*said, *([told] if n.RHO in found else [])])
 
 
 def _figure(found: xr.Dataset) -> Any:
