@@ -98,7 +98,7 @@ def ingest(
 
 
 def annotate(
-    source: Annotated[str, Parameter(help="Folder of masks (TIFF, PNG), or of particles (CSV, STAR, BOX, JSON).")],
+    source: Annotated[str, Parameter(help="Folder of masks (TIFF, PNG, _seg.npy, ROIs, GeoJSON), or of particles.")],
     store: Store,
     *,
     layout: Annotated[str | None, Parameter(help="Layout of the folder; see docs/reference/layouts.md.")] = None,
@@ -124,9 +124,13 @@ def annotate(
         Literal["keep", "split"] | None,
         Parameter(help="Masks: labels in several pieces stay one cell each, or each piece becomes a cell."),
     ] = None,
+    overlap: Annotated[
+        Literal["first", "last"] | None,
+        Parameter(help="Drawn objects: whose pixels of two are, of the first drawn or of the last; default: refused."),
+    ] = None,
     dry_run: Annotated[bool, Parameter(help="Read everything, and write nothing.", negative="")] = False,
     join: Annotated[
-        bool, Parameter(help="Masks: each file is one cell, and those of a tile are its mask.", negative="")
+        bool, Parameter(help="Masks: each file or page is one cell, and those of a tile are its mask.", negative="")
     ] = False,
     marks: Annotated[
         Literal["all", "positive"] | None,
@@ -141,7 +145,7 @@ def annotate(
 
     report = step(
         source, store, layout=layout, pattern=pattern, restart=restart, diameter=diameter, frame=frame, scale=scale,
-        legend=legend, ignore=ignore, pieces=pieces, join=join, marks=marks,
+        legend=legend, ignore=ignore, pieces=pieces, overlap=overlap, join=join, marks=marks,
         dry_run=dry_run,
     )  # fmt: skip
     done = "would be annotated" if dry_run else "annotated"

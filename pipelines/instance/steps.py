@@ -15,10 +15,15 @@ from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.instance.validation import annotated_marks
 from fintune_xr.pipelines.task_parts.requests import AnnotateRequest, EvaluateRequest, Export, TrainingTiles
-from fintune_xr.store.annotations.instance import AnnotateReport, annotate_tiles, note_marks, plan_masks
-from fintune_xr.store.annotations.instance_layouts import choose_mask_layout
+from fintune_xr.store.annotations.instance import AnnotateReport, Taken, annotate_tiles, note_marks, plan_masks
+from fintune_xr.store.annotations.instance_layouts import (
+    DEFAULT_MASK_LAYOUT,
+    choose_mask_layout,
+    layout_of_files,
+)
 from fintune_xr.store.annotations.micrograph_frames import Reading
 from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.raw.sources import list_files
 
 
 def annotate(cohort: Cohort, source: str | Path, request: AnnotateRequest) -> AnnotateReport:
@@ -31,16 +36,28 @@ def annotate(cohort: Cohort, source: str | Path, request: AnnotateRequest) -> An
             f"--marks {request.marks}: the masks in {cohort.url} outline {known} cells. One store holds one kind; "
             "--restart throws the stored ones away."
         )
-    chosen = choose_mask_layout(request.layout or "rosmap", pattern=request.pattern, join=request.join)
+    layout = request.layout or _found_layout(source, request)
+    chosen = choose_mask_layout(layout, pattern=request.pattern, join=request.join)
+    taken = Taken(request.pieces, request.overlap)
     if request.dry_run:
-        report = plan_masks(cohort, source, chosen, pieces=request.pieces)
+        report = plan_masks(cohort, source, chosen, taken=taken)
     else:
-        report = annotate_tiles(cohort, source, chosen, restart=request.restart, pieces=request.pieces)
+        report = annotate_tiles(cohort, source, chosen, restart=request.restart, taken=taken)
         if request.marks and cohort.has(n.ANNOTATIONS):
             note_marks(cohort, request.marks)
     if report.from_components:
         say(f"annotate: {len(report.from_components)} binary masks became instances by 8-connected components")
     return report
+
+
+def _found_layout(source: str | Path, request: AnnotateRequest) -> str:
+    """The layout of label images, or that of another tool where the folder holds files of it and no label image."""
+    if request.pattern is not None:
+        return DEFAULT_MASK_LAYOUT
+    found = layout_of_files(list_files(source))
+    if found.name != DEFAULT_MASK_LAYOUT:
+        say(f"annotate: no label images there; read with layout {found.name}: {found.about}")
+    return found.name
 
 
 def training_tiles(

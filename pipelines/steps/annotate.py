@@ -16,6 +16,7 @@ from fintune_xr.store.annotations.unused import note_unused, told_unused
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.raw.coordinates import Frame
 from fintune_xr.store.raw.passed_over import told
+from fintune_xr.store.raw.readers.drawn.painting import OVERLAPS, Overlap
 from fintune_xr.tasks.task import DETECTION, INSTANCE
 from fintune_xr.tasks.validation import MARKS
 
@@ -33,6 +34,7 @@ def annotate(
     legend: str | Path | None = None,
     ignore: Sequence[int] | None = None,
     pieces: Pieces | None = None,
+    overlap: Overlap | None = None,
     join: bool = False,
     marks: Literal["all", "positive"] | None = None,
     dry_run: bool = False,
@@ -41,9 +43,10 @@ def annotate(
 
     Binary masks become instances by 8-connected components, which the store records. Labels in several pieces are
     refused unless `pieces` says that they are kept, or split into one instance for each piece. With `join`
-    each file is one cell, and the files of one tile are its mask together. `marks` says whether the masks outline all
-    cells of a tile or its marker-positive cells alone, without which no share is held against them. With `dry_run`
-    everything is read and nothing is written. `restart` throws
+    each file, or each page of one, is one cell, and those of one tile are its mask together. `marks` says whether the
+    masks outline all cells of a tile or its marker-positive cells alone, without which no share is held against them.
+    What other tools draw (layouts seg, rois, geojson, labelme, coco) is painted; pixels of two objects are refused, or
+    belong to the `overlap` first or last. With `dry_run` everything is read and nothing is written. `restart` throws
     stored annotations away first. In a cohort of micrographs `source` is a folder or file of particle coordinates (CSV,
     STAR, BOX, JSON): `diameter` in pixels of the coordinates where they tell none, `frame` image or file where rows are
     not counted as usual for the format, `scale` pixels of the micrograph's file per pixel of the coordinates. In a
@@ -57,7 +60,9 @@ def annotate(
     if marks not in (None, *MARKS):
         raise FintuneValueError(f"--marks: expected {' or '.join(MARKS)}, got {marks!r}")
     cohort = open_cohort(store)
-    _check_options(cohort, of_masks=join or bool(pieces or marks), dry_run=dry_run)
+    if overlap not in (None, *OVERLAPS):
+        raise FintuneValueError(f"--overlap: expected {' or '.join(OVERLAPS)}, got {overlap!r}")
+    _check_options(cohort, of_masks=join or bool(pieces or overlap or marks), dry_run=dry_run)
     reading = Reading(frame, scale, diameter)
     request = AnnotateRequest(
         layout=layout,
@@ -67,6 +72,7 @@ def annotate(
         legend=None if legend is None else Path(legend),
         ignore=None if ignore is None else tuple(ignore),
         pieces=pieces,
+        overlap=overlap,
         join=join,
         marks=marks or "",
         dry_run=dry_run,
@@ -86,7 +92,7 @@ def _check_options(cohort: Cohort, *, of_masks: bool, dry_run: bool) -> None:
     task = cohort.task.name
     if of_masks and task != INSTANCE:
         raise FintuneValueError(
-            f"--pieces, --join and --marks are about masks of cells; this cohort is of the task {task!r}"
+            f"--pieces, --overlap, --join and --marks are about masks of cells; this cohort is of the task {task!r}"
         )
     if dry_run and task not in (INSTANCE, DETECTION):
         raise FintuneValueError(f"--dry-run is not known for the task {task!r}. Annotate a copy of the store.")

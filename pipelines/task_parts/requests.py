@@ -13,6 +13,7 @@ from fintune_xr.store.annotations.micrograph_frames import Reading
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.raw.coordinates import Frame
 from fintune_xr.store.raw.pairing import LeftOut
+from fintune_xr.store.raw.readers.drawn.painting import Overlap
 
 TrainingTiles: TypeAlias = tuple[dict[str, Any], FitSettings]
 """Tiles of the parts train and val in the form that is learnt from, and the settings with what those tiles tell."""
@@ -37,7 +38,8 @@ class AnnotateRequest:
 
     `legend` is a table of what the codes of class masks mean, `ignore` the codes of pixels that are unknown.
     `marks` says which cells the masks outline, all or the positive ones; `pieces` says what becomes of labels in
-    several pieces, and with `join` each file of masks is one cell. With `dry_run` nothing is written.
+    several pieces, `overlap` whose the pixels of two drawn objects are, and with `join` each file of masks, or each page
+    of it, is one cell. With `dry_run` nothing is written.
     """
 
     layout: str | None = None
@@ -47,6 +49,7 @@ class AnnotateRequest:
     ignore: tuple[int, ...] | None = None
     reading: Reading = field(default_factory=Reading)
     pieces: Pieces | None = None
+    overlap: Overlap | None = None
     join: bool = False
     marks: str = ""
     dry_run: bool = False

@@ -18,14 +18,19 @@ from numpy.typing import NDArray
 from fintune_xr import names as n
 from fintune_xr.errors import TileReadError
 from fintune_xr.execution.read_ahead import ahead
+from fintune_xr.provenance import provenance
 from fintune_xr.store.annotations.instance_labels import Pieces, as_instances
+from fintune_xr.store.annotations.instance_layouts import COCO
 from fintune_xr.store.annotations.joined_masks import joined_masks
 from fintune_xr.store.annotations.tile_index import Fits, StoredTile, TileIndex
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.ingest.changed_files import stored_digests
-from fintune_xr.store.raw.layouts import Layout, PlaneName
+from fintune_xr.store.ingest.tiles import root_of
+from fintune_xr.store.raw.layouts import TIFF_SUFFIXES, Layout, PlaneName
 from fintune_xr.store.raw.pairing import LeftOut, PlaneFile, natural_key
 from fintune_xr.store.raw.readers import read_header, read_mask
+from fintune_xr.store.raw.readers.drawn import coco_images, is_drawn, read_drawn
+from fintune_xr.store.raw.readers.drawn.painting import Overlap
 from fintune_xr.store.raw.readers.header import LABEL_DTYPES
 from fintune_xr.store.raw.scan import Progress, named_files
 from fintune_xr.store.raw.sources import Place, place_in
@@ -35,6 +40,7 @@ from fintune_xr.store.zarr_io.groups import open_writable, remove_group
 from fintune_xr.store.zarr_io.location import writing
 from fintune_xr.store.zarr_io.locks import writing_tiles
 from fintune_xr.tasks.instance import MASK_DTYPE
+from fintune_xr.text import one_spelling
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +68,41 @@ class MaskFile:
     height: int
     width: int
 
+    @property
+    def is_drawn(self) -> bool:
+        """Whether it lists objects, so that its labels are instances and need not be looked at for that."""
+        return len(self.files) == 1 and is_drawn(self.files[0].path)
+
     def left_out(self, reason: str) -> LeftOut:
         """This mask as one that cannot be used."""
         return LeftOut(str(self.files[0]), self.donor, self.marker, reason, self.tile)
 
-    def read(self, source: Place) -> tuple[NDArray[Any], str]:
+    def read(self, source: Place, overlap: Overlap | None) -> tuple[NDArray[Any], str]:
         """Its label image (y, x) and the SHA-256 of its file; that of the SHA-256 of all where there are several."""
         if len(self.files) > 1:
             return joined_masks(source, self.files)
-        return read_mask(place_in(source, self.files[0].path), page=self.files[0].page)
+        place, page = place_in(source, self.files[0].path), self.files[0].page
+        if self.is_drawn:
+            return read_drawn(place, (self.height, self.width), page=page, overlap=overlap)
+        return read_mask(place, page=page)
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """How masks are taken: what becomes of labels in `pieces`, and of pixels of two objects that `overlap`."""
+
+    pieces: Pieces | None = None
+    overlap: Overlap | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A mask among files: what it is called, and what the layout makes of the path that calls it so."""
+
+    file: PlaneFile
+    name: PlaneName
+    path: str
+    readings: tuple[PlaneName, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +124,15 @@ def annotate_tiles(
     layout: Layout,
     *,
     restart: bool = False,
-    pieces: Pieces | None = None,
+    taken: Taken | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> AnnotateReport:
     """Stores the masks under `source` as annotations of the tiles that they are named after.
 
     Instance masks keep their labels; binary masks become instances by 8-connected components, and the tiles
-    where that was done are recorded. Labels in several pieces are refused, or taken as `pieces` says. Masks that are
+    where that was done are recorded. Labels in several pieces, and objects that
+    overlap, are refused unless `taken` says what becomes of them. Masks that are
     stored already are skipped; a file that changed since is
     left out, unless `restart` throws the stored annotations away first. Killed anywhere, it continues when
     called again.
@@ -119,7 +152,7 @@ def annotate_tiles(
         stored = {tile: next(iter(d.values())) for tile, d in stored_digests(target).items()}
         binary: list[str] = []
         with ThreadPoolExecutor(workers) as pool:
-            read = partial(_read_mask, source, target.grid, stored, pieces)
+            read = partial(_read_mask, source, target.grid, stored, taken or Taken())
             results = ahead(pool, read, masks, depth=2 * workers)
             for _ in growing.append(target, _good(results, left_out, binary, len(masks), progress)):
                 pass
@@ -129,6 +162,8 @@ def annotate_tiles(
             remove_group(cohort.location, n.ANNOTATIONS)
         else:
             _note_components(cohort, binary)
+            if n_added:
+                _note_source(cohort, source, layout, n_added)
     return AnnotateReport(n_added, n_present, tuple(left_out), tuple(binary), ignored)
 
 
@@ -138,41 +173,69 @@ def note_marks(cohort: Cohort, marks: str) -> None:
         open_writable(cohort.location, n.ANNOTATIONS).attrs[n.MARKS] = marks
 
 
-def _pages(
-    source: Place, named: Iterable[tuple[str, PlaneName]], layout: Layout
-) -> Iterator[tuple[PlaneFile, PlaneName] | LeftOut]:
-    """File and name of every mask; a file of several pages holds one for each."""
+def _pages(source: Place, named: Iterable[tuple[str, PlaneName]], layout: Layout) -> Iterator[_Found | LeftOut]:
+    """Every mask; a file of several pages or of several images holds one for each."""
     for path, name in named:
-        if not layout.pages_are_tiles:
-            yield PlaneFile(path), name
-            continue
-        try:
-            pages = read_header(place_in(source, path), dtypes=LABEL_DTYPES).pages
-        except TileReadError as error:
-            yield LeftOut(path, name.donor, name.marker, error.reason, name.tile_id)
-            continue
-        for page in range(pages):
-            yield PlaneFile(path, page), replace(name, tile=f"{name.tile}_p{page}")
+        if layout.name == COCO:
+            yield from _images_of_coco(source, path)
+        elif layout.pages_are_tiles:
+            yield from _tiles_of_file(source, path, name, layout)
+        else:
+            pages = _cells_of_file(source, path) if layout.joined else [None]
+            yield from (_Found(PlaneFile(path, page), name, path, layout.readings(path)) for page in pages)
 
 
-def _matched(
-    cohort: Cohort, layout: Layout, found: Iterable[tuple[PlaneFile, PlaneName] | LeftOut]
-) -> tuple[list[MaskFile], list[LeftOut]]:
+def _tiles_of_file(source: Place, path: str, name: PlaneName, layout: Layout) -> Iterator[_Found | LeftOut]:
+    try:
+        pages = read_header(place_in(source, path), dtypes=LABEL_DTYPES).pages
+    except TileReadError as error:
+        yield LeftOut(path, name.donor, name.marker, error.reason, name.tile_id)
+        return
+    for page in range(pages):
+        # The tile of a page has its number behind the name.
+        own, *others = (replace(one, tile=f"{one.tile}_p{page}") for one in (name, *layout.readings(path)))
+        yield _Found(PlaneFile(path, page), own, path, tuple(others))
+
+
+def _cells_of_file(source: Place, path: str) -> Sequence[int | None]:
+    """Pages of a TIFF of which each is a cell; of a file of one page nothing has to be said."""
+    if PurePosixPath(path).suffix.lower() not in TIFF_SUFFIXES:
+        return [None]
+    try:
+        pages = read_header(place_in(source, path), dtypes=LABEL_DTYPES).pages
+    except TileReadError:
+        # What is wrong with it is said by whoever reads its pixels, who also takes what is no image of counts.
+        return [None]
+    return [None] if pages == 1 else range(pages)
+
+
+def _images_of_coco(source: Place, path: str) -> Iterator[_Found | LeftOut]:
+    try:
+        images = coco_images(place_in(source, path))
+    except TileReadError as error:
+        yield LeftOut(path, "", "", error.reason)
+        return
+    for at, image in enumerate(images):
+        name = PlaneName("", "", one_spelling(str(PurePosixPath(image).with_suffix(""))), "")
+        yield _Found(PlaneFile(path, at), name, image, (name,))
+
+
+def _matched(cohort: Cohort, layout: Layout, found: Iterable[_Found | LeftOut]) -> tuple[list[MaskFile], list[LeftOut]]:
     images = cohort.images(lazy=False)
     columns = (images[name].values.tolist() for name in (n.TILE, n.DONOR, n.MARKER, n.HEIGHT, n.WIDTH))
     tiles = {str(row[0]): row[1:] for row in zip(*columns, strict=True)}
     index = TileIndex.of(StoredTile(tile, *map(str, row[:2])) for tile, row in tiles.items())
-    claims: defaultdict[str, list[tuple[PlaneFile, PlaneName]]] = defaultdict(list)
+    claims: defaultdict[str, list[_Found]] = defaultdict(list)
     left_out: list[LeftOut] = []
     for item in found:
         if isinstance(item, LeftOut):
             left_out.append(item)
             continue
-        file, name = item
-        fits = index.of_mask(file.path, _readings(layout, file), is_told=layout.told)
+        name = item.name
+        fits = index.of_mask(item.path, item.readings, is_told=layout.told)
         reason = _mismatch(fits, name.tile_id)
         if reason:
-            left_out.append(LeftOut(str(file), name.donor, name.marker, reason, name.tile_id))
+            left_out.append(LeftOut(str(item.file), name.donor, name.marker, reason, name.tile_id))
         else:
             claims[fits.tiles[0]].append(item)
     masks = []
@@ -184,11 +247,9 @@ def _matched(
     return sorted(masks, key=lambda mask: natural_key(mask.tile)), left_out
 
 
-def _files_of(
-    claimed: Sequence[tuple[PlaneFile, PlaneName]], layout: Layout
-) -> tuple[tuple[PlaneFile, ...], list[LeftOut]]:
+def _files_of(claimed: Sequence[_Found], layout: Layout) -> tuple[tuple[PlaneFile, ...], list[LeftOut]]:
     """Files that are a tile's mask: all where they are joined, else one, or none where nothing says which."""
-    files = tuple(file for file, _ in claimed)
+    files = tuple(one.file for one in claimed)
     if layout.joined or len(files) == 1:
         return files, []
     stems = {str(PurePosixPath(file.path).with_suffix("")) for file in files}
@@ -197,14 +258,8 @@ def _files_of(
     else:
         reason = f"ambiguous: {len(files)} files are of this tile, {files[0]} and {files[1]} among them. "
         reason, losers = f"{reason}If each holds one cell: --join; else remove all but one.", claimed
-    left_out = [LeftOut(str(file), name.donor, name.marker, reason, name.tile_id) for file, name in losers]
+    left_out = [LeftOut(str(one.file), one.name.donor, one.name.marker, reason, one.name.tile_id) for one in losers]
     return files[: len(files) - len(losers)], left_out
-
-
-def _readings(layout: Layout, file: PlaneFile) -> list[PlaneName]:
-    """What the layout makes of a file's path; the tile of a page has its number behind the name."""
-    found = layout.readings(file.path)
-    return [one if file.page is None else replace(one, tile=f"{one.tile}_p{file.page}") for one in found]
 
 
 def _mismatch(fits: Fits, tile_id: str) -> str:
@@ -224,11 +279,11 @@ def _made(cohort: Cohort) -> growing.Growing:
 
 
 def _checked_mask(
-    source: Place, stored: Mapping[str, str], pieces: Pieces | None, mask: MaskFile
+    source: Place, stored: Mapping[str, str], taken: Taken, mask: MaskFile
 ) -> tuple[NDArray[np.uint32], str, bool] | LeftOut:
     """Instances, the file's digest and whether they are components of a binary mask, or the reason why not."""
     try:
-        labels, digest = mask.read(source)
+        labels, digest = mask.read(source, taken.overlap)
         if stored.get(mask.tile, digest) != digest:
             return mask.left_out(_CHANGED)
         if labels.shape != (mask.height, mask.width):
@@ -236,13 +291,15 @@ def _checked_mask(
                 f"wrong shape: expected {mask.height} x {mask.width} as the tile, "
                 f"found {labels.shape[0]} x {labels.shape[1]}"
             )
-        instances, is_binary = as_instances(labels, "keep" if len(mask.files) > 1 else pieces)
+        if mask.is_drawn:
+            return labels, digest, False
+        instances, is_binary = as_instances(labels, "keep" if len(mask.files) > 1 else taken.pieces)
     except TileReadError as error:
         return mask.left_out(error.reason)
     return instances, digest, is_binary
 
 
-def plan_masks(cohort: Cohort, source: Place, layout: Layout, *, pieces: Pieces | None = None) -> AnnotateReport:
+def plan_masks(cohort: Cohort, source: Place, layout: Layout, *, taken: Taken | None = None) -> AnnotateReport:
     """What `annotate_tiles` would do, nothing being written: every mask is read and looked at."""
     named, unusable, ignored = named_files(source, layout)
     masks, unmatched = _matched(cohort, layout, _pages(source, named, layout))
@@ -251,7 +308,7 @@ def plan_masks(cohort: Cohort, source: Place, layout: Layout, *, pieces: Pieces 
         stored = {t: next(iter(d.values())) for t, d in stored_digests(cohort.annotations_group()).items()}
     left_out, binary, n_present = [*unusable, *unmatched], [], 0
     for mask in masks:
-        checked = _checked_mask(source, stored, pieces, mask)
+        checked = _checked_mask(source, stored, taken or Taken(), mask)
         if isinstance(checked, LeftOut):
             left_out.append(checked)
             continue
@@ -262,10 +319,10 @@ def plan_masks(cohort: Cohort, source: Place, layout: Layout, *, pieces: Pieces 
 
 
 def _read_mask(
-    source: Place, grid: shards.ShardGrid, stored: Mapping[str, str], pieces: Pieces | None, mask: MaskFile
+    source: Place, grid: shards.ShardGrid, stored: Mapping[str, str], taken: Taken, mask: MaskFile
 ) -> _Result:
     """The mask ready to be stored, or the reason why not."""
-    checked = _checked_mask(source, stored, pieces, mask)
+    checked = _checked_mask(source, stored, taken, mask)
     if isinstance(checked, LeftOut):
         return checked
     instances, digest, is_binary = checked
@@ -301,6 +358,15 @@ def _note_components(cohort: Cohort, binary: Sequence[str]) -> None:
     with writing(f"{cohort.url}/{n.ANNOTATIONS}"):
         group = open_writable(cohort.location, n.ANNOTATIONS)
         group.attrs[n.FROM_COMPONENTS] = sorted({*components_noted(cohort), *binary})
+
+
+def _note_source(cohort: Cohort, source: Place, layout: Layout, n_added: int) -> None:
+    """Records where masks came from and how they were read, beside the file and digest of each."""
+    facts = provenance(source=root_of(str(source)), layout=layout.name, n_added=n_added)
+    with writing(f"{cohort.url}/{n.ANNOTATIONS}"):
+        group = open_writable(cohort.location, n.ANNOTATIONS)
+        before: Any = group.attrs.get(n.PROVENANCE, [])
+        group.attrs[n.PROVENANCE] = [*before, facts]
 
 
 def components_noted(cohort: Cohort) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, TextIO
 
@@ -93,15 +93,6 @@ def runs(mask: NDArray[np.bool_]) -> list[int]:
     changes = np.flatnonzero(np.diff(flat.astype(np.int8))) + 1
     ends = [*([0] if flat.size and flat[0] else []), *changes.tolist(), flat.size]
     return [int(length) for length in np.diff(np.array([0, *ends]))]
-
-
-def unpacked(counts: Sequence[int], size: Sequence[int]) -> NDArray[np.bool_]:
-    """The mask (y, x) of `size` that `runs` made these lengths of. Raises ValueError where they are of another size."""
-    lengths = np.asarray(counts, np.int64)
-    if lengths.size and (lengths.min() < 0 or lengths.sum() != int(size[0]) * int(size[1])):
-        raise ValueError(f"run lengths of {lengths.sum()} pixels, expected {size[0]} x {size[1]}")
-    flat = np.repeat(np.arange(lengths.size) % 2 == 1, lengths)
-    return flat.reshape((int(size[0]), int(size[1])), order="F")
 
 
 def _image(number: int, one: LabelledTile) -> dict[str, Any]:

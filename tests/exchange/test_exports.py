@@ -15,15 +15,17 @@ from exchange import IMAGES, LOST, MASKS, RUN, TILES, TRUTH, exchange_store
 from numpy.typing import NDArray
 
 from fintune_xr import names as n
-from fintune_xr.errors import FintuneValueError, MissingPackageError, UnknownNameError
+from fintune_xr.errors import FintuneValueError, MissingPackageError, TileReadError, UnknownNameError
 from fintune_xr.pipelines.steps.export import export
 from fintune_xr.pipelines.steps.positivity import positivity
 from fintune_xr.pixels.outlines import enclosed
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.export import annotated_data
-from fintune_xr.store.export.coco import runs, unpacked
+from fintune_xr.store.export.coco import runs
 from fintune_xr.store.export.geojson import object_id
 from fintune_xr.store.raw.layouts import safe_name
+from fintune_xr.store.raw.readers.drawn import read_drawn
+from fintune_xr.store.raw.readers.drawn.coco import unpacked
 
 THRESHOLD = 400.0
 
@@ -131,6 +133,7 @@ def test_segmentations_are_what_cellpose_writes(cohort: Cohort, tmp_path: Path) 
     flows = [np.zeros((*mask.shape, 3), np.uint8), np.zeros((2, *mask.shape)), np.zeros(mask.shape)]
     io.masks_flows_to_seg(IMAGES[0], mask, flows, str(tmp_path / "theirs.tif"))
     theirs = np.load(tmp_path / "theirs_seg.npy", allow_pickle=True).item()
+    np.testing.assert_array_equal(read_drawn(tmp_path / "theirs_seg.npy", mask.shape)[0], mask)
     for name, labels in expected().items():
         ours = np.load(paths[name], allow_pickle=True).item()
         assert ours.keys() == theirs.keys()
@@ -182,7 +185,7 @@ def _mask_of(annotation: dict[str, Any]) -> NDArray[np.bool_]:
 @pytest.mark.parametrize("mask", [np.zeros((2, 3), bool), np.ones((2, 3), bool), np.eye(3, dtype=bool)])
 def test_run_lengths(mask: NDArray[np.bool_]) -> None:
     np.testing.assert_array_equal(unpacked(runs(mask), mask.shape), mask)
-    with pytest.raises(ValueError, match="run lengths of"):
+    with pytest.raises(TileReadError, match="run lengths of"):
         unpacked([*runs(mask), 1], mask.shape)
 
 

@@ -14,7 +14,7 @@ from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, SplitError, StoreNotFoundError, UnknownNameError
 from fintune_xr.pipelines.steps.export import export
 from fintune_xr.pipelines.steps.split import split
-from fintune_xr.store.annotations.instance import annotate_tiles
+from fintune_xr.store.annotations.instance import Taken, annotate_tiles
 from fintune_xr.store.annotations.instance_layouts import choose_mask_layout
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.export.cellpose import write_training_folders
@@ -52,7 +52,7 @@ def make(folder: Path, channels: dict[str, str] | None = None) -> Cohort:
     found = scan(folder / "source", choose_layout("rosmap", channels=channels))
     cohort = open_or_create(folder / "c.zarr", found)
     ingest_tiles(cohort, found, workers=1)
-    annotate_tiles(cohort, folder / "masks", choose_mask_layout(), pieces="keep", workers=1)
+    annotate_tiles(cohort, folder / "masks", choose_mask_layout(), taken=Taken("keep"), workers=1)
     return cohort
 
 

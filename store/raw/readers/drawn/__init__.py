@@ -1,0 +1,103 @@
+"""Masks out of files of the tools that people draw in: one face for all of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import PurePosixPath
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fintune_xr.errors import TileReadError
+from fintune_xr.store.raw.readers.drawn import cellpose_seg, coco, imagej, labelme, qupath
+from fintune_xr.store.raw.readers.drawn.painting import Drawn, Overlap, painted
+from fintune_xr.store.raw.sources import Place, open_place
+
+JSON_SUFFIXES: Final = (".json", ".geojson")
+DRAWN_SUFFIXES: Final = (".npy", ".zip", ".roi", *JSON_SUFFIXES)
+
+# What tells files of JSON apart, and what reads them.
+_OF_JSON: Final[Mapping[str, Callable[[Any, tuple[int, int]], Iterator[Drawn]]]] = {
+    "shapes": labelme.drawn_shapes,
+    "features": qupath.drawn_features,
+}
+
+
+def is_drawn(path: str) -> bool:
+    """Whether a file holds what somebody has drawn, rather than an image of labels."""
+    return PurePosixPath(path).suffix.lower() in DRAWN_SUFFIXES
+
+
+def read_drawn(
+    place: Place, shape: tuple[int, int], *, page: int | None = None, overlap: Overlap | None = None
+) -> tuple[NDArray[np.uint32], str]:
+    """The label image (y, x) of a tile of `shape` that was drawn in a file, and the SHA-256 of its bytes.
+
+    Objects keep the numbers that they are called by where all are called by different ones, and are 1, 2, … in their
+    order else. `page` is the place of the tile's image in a COCO file. What becomes of pixels of two objects says
+    `overlap`.
+
+    Raises TileReadError: not what its name says, damaged, of another size, without areas, or objects that overlap.
+    """
+    try:
+        with open_place(place) as file:
+            content = file.read()
+        return _decoded(content, str(place), shape, page, overlap), hashlib.sha256(content).hexdigest()
+    except TileReadError as error:
+        raise TileReadError(error.reason, str(place)) from error
+    except OSError as error:
+        raise TileReadError(f"unreadable: {error.strerror or error}", str(place)) from error
+
+
+def coco_images(place: Place) -> list[str]:
+    """Names of the images of a COCO file, in their order.
+
+    Raises TileReadError where it is none.
+    """
+    try:
+        with open_place(place) as file:
+            return coco.image_names(parsed(file.read()))
+    except TileReadError as error:
+        raise TileReadError(error.reason, str(place)) from error
+    except OSError as error:
+        raise TileReadError(f"unreadable: {error.strerror or error}", str(place)) from error
+
+
+def parsed(content: bytes) -> Any:
+    """What JSON says. Raises TileReadError where it is none."""
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise TileReadError(f"unreadable: expected JSON ({str(error)[:80]})") from error
+
+
+def _decoded(
+    content: bytes, path: str, shape: tuple[int, int], page: int | None, overlap: Overlap | None
+) -> NDArray[np.uint32]:
+    suffix = PurePosixPath(path).suffix.lower()
+    if suffix == ".npy":
+        return cellpose_seg.segmentation_mask(content)
+    try:
+        return painted(_drawn(content, suffix, shape, page), shape, overlap)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        if isinstance(error, TileReadError):
+            raise
+        raise TileReadError(f"unreadable: {type(error).__name__}: {str(error)[:120]}") from error
+
+
+def _drawn(content: bytes, suffix: str, shape: tuple[int, int], page: int | None) -> Iterator[Drawn]:
+    if suffix in (".zip", ".roi"):
+        return imagej.drawn_regions(content, suffix)
+    document = parsed(content)
+    if page is not None:
+        return coco.drawn_annotations(document, page, shape)
+    found = {"features": document} if isinstance(document, list) else document
+    for key, read in _OF_JSON.items():
+        if isinstance(found, dict) and key in found:
+            return read(found, shape)
+    if isinstance(found, dict) and found.get("type") == "Feature":
+        return qupath.drawn_features({"features": [found]}, shape)
+    raise TileReadError("unreadable: expected GeoJSON (features) or a file of LabelMe (shapes)")
