@@ -38,8 +38,8 @@ class AnnotateRequest:
 
     `legend` is a table of what the codes of class masks mean, `ignore` the codes of pixels that are unknown.
     `marks` says which cells the masks outline, all or the positive ones; `pieces` says what becomes of labels in
-    several pieces, `overlap` whose the pixels of two drawn objects are, and with `join` each file of masks, or each page
-    of it, is one cell. With `dry_run` nothing is written.
+    several pieces, `overlap` whose the pixels of two drawn objects are, and with `join` each file of masks, or each
+    page of it, is one cell. With `dry_run` nothing is written.
     """
 
     layout: str | None = None
