@@ -10,6 +10,7 @@ from .pipelines.steps.check import check as check
 from .pipelines.steps.classify import classify as classify
 from .pipelines.steps.evaluate import evaluate as evaluate
 from .pipelines.steps.export import export as export
+from .pipelines.steps.import_run import import_run as import_run
 from .pipelines.steps.infer import infer as infer
 from .pipelines.steps.ingest import ingest as ingest
 from .pipelines.steps.pick import pick as pick
@@ -18,6 +19,7 @@ from .pipelines.steps.qc import qc as qc
 from .pipelines.steps.split import split as split
 from .pipelines.steps.suggest import suggest as suggest
 from .pipelines.steps.train import train as train
+from .pipelines.steps.view import view as view
 from .pipelines.steps.weights import weights as weights
 from .pipelines.studies.benchmark import benchmark as benchmark
 from .pipelines.studies.budget import budget as budget
@@ -45,6 +47,7 @@ __all__ = [
     "export",
     "gate",
     "hybrid",
+    "import_run",
     "infer",
     "ingest",
     "load_vjepa2_encoder",
@@ -59,6 +62,7 @@ __all__ = [
     "suggest",
     "sweep",
     "train",
+    "view",
     "weights",
     "with_labels",
 ]

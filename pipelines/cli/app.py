@@ -38,7 +38,7 @@ def build_app() -> App:
     app = App(name="fintune-xr", help=_HELP, help_format="markdown", version=_version, result_action="return_value")
     groups = {name: Group(name, sort_key=place) for place, name in enumerate(verbs.GROUPS)}
     for name, verb in verbs.VERBS.items():
-        app.command(verb.call, name=name, group=groups[verb.group])
+        app.command(verb.call, name=name.replace("_", "-"), group=groups[verb.group])
     app.register_install_completion_command()
     return app
 

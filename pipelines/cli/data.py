@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from fintune_xr.pipelines.cli.arguments import DONE, WITH_QUARANTINE, Runs, Store, show, table
+from fintune_xr.pipelines.cli.arguments import DONE, WITH_QUARANTINE, Run, Runs, Store, show, table
 from fintune_xr.pipelines.cli.volumes import Volumes, volume_request
 
 
@@ -155,6 +155,44 @@ def annotate(
     return WITH_QUARANTINE if report.left_out else DONE
 
 
+def import_run(
+    source: Annotated[str, Parameter(help="Folder of masks, as for annotate.")],
+    store: Store,
+    *,
+    run: Run,
+    made_by: Annotated[str, Parameter(help="What made the masks, with its version: part of the run's identity.")],
+    layout: Annotated[str | None, Parameter(help="Layout of the folder; see docs/how-to/exchange.md.")] = None,
+    pattern: Annotated[str | None, Parameter(help="Regular expression with groups donor, marker, tile.")] = None,
+    pieces: Annotated[
+        Literal["keep", "split"] | None,
+        Parameter(help="Labels in several pieces stay one cell each, or each piece becomes a cell."),
+    ] = None,
+    overlap: Annotated[
+        Literal["first", "last"] | None,
+        Parameter(help="Drawn objects: whose pixels of two are, of the first drawn or of the last; default: refused."),
+    ] = None,
+    join: Annotated[
+        bool, Parameter(help="Each file or page is one cell, and those of a tile are its mask.", negative="")
+    ] = False,
+    rest_lost: Annotated[bool, Parameter(help="Quarantine tiles that have no mask.", negative="")] = False,
+    restart: Annotated[bool, Parameter(help="Throw the stored run away first.", negative="")] = False,
+) -> int:
+    """Store masks that another program made as a run, to be counted, scored and correlated like any other.
+
+    Example: fintune-xr import-run stardist/ cohort.zarr --run stardist --made-by "StarDist 0.9 2D_versatile_fluo"
+    """
+    from fintune_xr.pipelines.steps.import_run import Masks
+    from fintune_xr.pipelines.steps.import_run import import_run as step
+    from fintune_xr.store.annotations.instance import Taken
+
+    masks = Masks(layout=layout, pattern=pattern, join=join, taken=Taken(pieces, overlap))
+    report = step(source, store, run=run, made_by=made_by, masks=masks, rest_lost=rest_lost, restart=restart)
+    show(f"{report.n_done} tiles done, {report.n_quarantined} quarantined, {report.n_pending} pending")
+    for item in report.left_out:
+        show(f"  left out {item.path}: {item.reason}")
+    return WITH_QUARANTINE if report.left_out or report.n_quarantined else DONE
+
+
 def split(
     store: Store,
     *,
@@ -244,6 +282,31 @@ def export(
         store, to=to, out=out, runs=runs, donors=donors, tiles=tiles, frame=frame, pixel_size_a=pixel_size_a
     ):
         show(str(path))
+    return DONE
+
+
+def view(
+    store: Store,
+    *,
+    runs: Runs = (),
+    donors: Annotated[
+        tuple[str, ...], Parameter(name=["--donor"], negative="", help="Tiles of this donor alone; several times.")
+    ] = (),
+    tiles: Annotated[
+        tuple[str, ...], Parameter(name=["--tile"], negative="", help="This tile alone, by its id; several times.")
+    ] = (),
+) -> int:
+    """Look at tiles in napari with the masks of runs over them; pixels are read as they are shown.
+
+    Example: fintune-xr view cohort.zarr --donor 00304419 --run tuned
+    """
+    from fintune_xr.pipelines.steps.view import view as step
+
+    step(store, donors=donors, tiles=tiles, runs=runs)
+    # Not before the viewer is there: that says what to install where there is none.
+    import napari
+
+    napari.run()
     return DONE
 
 

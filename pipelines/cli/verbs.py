@@ -44,6 +44,7 @@ VERBS: Final = {
         Verb(particles.pick, "steps.pick", group="Particles"),
         Verb(classification.probe, "studies.probe", group="Studies"),
         Verb(models.classify, "steps.classify", group="Models"),
+        Verb(data.import_run, "steps.import_run", group="Data"),
         Verb(models.evaluate, "steps.evaluate", group="Models"),
         Verb(models.hybrid, "studies.hybrid", group="Studies"),
         Verb(models.benchmark, "studies.benchmark", group="Studies"),
@@ -57,6 +58,7 @@ VERBS: Final = {
         Verb(statistics.report, "report.report", group="Statistics"),
         Verb(data.check, "steps.check", group="Data"),
         Verb(data.export, "steps.export", group="Data"),
+        Verb(data.view, "steps.view", group="Data"),
         Verb(models.weights, "steps.weights", group="Models"),
     )
 }

@@ -141,12 +141,11 @@ def annotate_tiles(
     another process adds tiles or annotations.
     """
     workers = workers or len(os.sched_getaffinity(0))
-    named, unusable, ignored = named_files(source, layout)
     with writing_tiles(cohort.location):
+        found = found_masks(cohort, source, layout)
         if restart or not cohort.has(f"{n.ANNOTATIONS}/{n.MASK}"):
             remove_group(cohort.location, n.ANNOTATIONS)
-        masks, unmatched = _matched(cohort, layout, _pages(source, named, layout))
-        left_out = [*unusable, *unmatched]
+        masks, left_out = found.masks, [*found.left_out]
         target = _made(cohort)
         cohort.location.sweep(n.ANNOTATIONS)
         stored = {tile: next(iter(d.values())) for tile, d in stored_digests(target).items()}
@@ -157,14 +156,33 @@ def annotate_tiles(
             for _ in growing.append(target, _good(results, left_out, binary, len(masks), progress)):
                 pass
         n_added = target.n_tiles - len(stored)
-        n_present = len(masks) + len(unmatched) + len(unusable) - len(left_out) - n_added
+        n_present = len(masks) + len(found.left_out) - len(left_out) - n_added
         if target.n_tiles == 0:
             remove_group(cohort.location, n.ANNOTATIONS)
         else:
             _note_components(cohort, binary)
             if n_added:
                 _note_source(cohort, source, layout, n_added)
-    return AnnotateReport(n_added, n_present, tuple(left_out), tuple(binary), ignored)
+    return AnnotateReport(n_added, n_present, tuple(left_out), tuple(binary), found.ignored)
+
+
+@dataclass(frozen=True, slots=True)
+class FoundMasks:
+    """Masks of a folder by their tiles, what cannot be used and why, and how many files are none."""
+
+    masks: list[MaskFile]
+    left_out: tuple[LeftOut, ...]
+    ignored: Mapping[str, int]
+
+
+def found_masks(cohort: Cohort, source: Place, layout: Layout) -> FoundMasks:
+    """What lies under `source` for tiles of the cohort; no pixel is read.
+
+    Raises FintuneValueError where `source` is no folder or holds no mask of this layout.
+    """
+    named, unusable, ignored = named_files(source, layout)
+    masks, unmatched = _matched(cohort, layout, _pages(source, named, layout))
+    return FoundMasks(masks, (*unusable, *unmatched), ignored)
 
 
 def note_marks(cohort: Cohort, marks: str) -> None:
@@ -278,10 +296,13 @@ def _made(cohort: Cohort) -> growing.Growing:
     return target
 
 
-def _checked_mask(
+def checked_mask(
     source: Place, stored: Mapping[str, str], taken: Taken, mask: MaskFile
 ) -> tuple[NDArray[np.uint32], str, bool] | LeftOut:
-    """Instances, the file's digest and whether they are components of a binary mask, or the reason why not."""
+    """Instances, the file's digest and whether they are components of a binary mask, or the reason why not.
+
+    `stored` are digests of masks that are stored already, by tile: another one is a reason.
+    """
     try:
         labels, digest = mask.read(source, taken.overlap)
         if stored.get(mask.tile, digest) != digest:
@@ -301,28 +322,27 @@ def _checked_mask(
 
 def plan_masks(cohort: Cohort, source: Place, layout: Layout, *, taken: Taken | None = None) -> AnnotateReport:
     """What `annotate_tiles` would do, nothing being written: every mask is read and looked at."""
-    named, unusable, ignored = named_files(source, layout)
-    masks, unmatched = _matched(cohort, layout, _pages(source, named, layout))
+    found = found_masks(cohort, source, layout)
     stored = {}
     if cohort.has(f"{n.ANNOTATIONS}/{n.MASK}"):
         stored = {t: next(iter(d.values())) for t, d in stored_digests(cohort.annotations_group()).items()}
-    left_out, binary, n_present = [*unusable, *unmatched], [], 0
-    for mask in masks:
-        checked = _checked_mask(source, stored, taken or Taken(), mask)
+    left_out, binary, n_present = [*found.left_out], [], 0
+    for mask in found.masks:
+        checked = checked_mask(source, stored, taken or Taken(), mask)
         if isinstance(checked, LeftOut):
             left_out.append(checked)
             continue
         n_present += mask.tile in stored
         binary += [mask.tile] if checked[2] else []
-    n_added = len(masks) + len(unmatched) + len(unusable) - len(left_out) - n_present
-    return AnnotateReport(n_added, n_present, tuple(left_out), tuple(binary), ignored)
+    n_added = len(found.masks) + len(found.left_out) - len(left_out) - n_present
+    return AnnotateReport(n_added, n_present, tuple(left_out), tuple(binary), found.ignored)
 
 
 def _read_mask(
     source: Place, grid: shards.ShardGrid, stored: Mapping[str, str], taken: Taken, mask: MaskFile
 ) -> _Result:
     """The mask ready to be stored, or the reason why not."""
-    checked = _checked_mask(source, stored, taken, mask)
+    checked = checked_mask(source, stored, taken, mask)
     if isinstance(checked, LeftOut):
         return checked
     instances, digest, is_binary = checked
