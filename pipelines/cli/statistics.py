@@ -6,7 +6,7 @@ Pipelines are imported inside the verbs: `--help` must not wait for Dask, Zarr o
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -53,23 +53,23 @@ def associate(
     replace: Annotated[
         bool, Parameter(negative="", help="Replace stored associations that hold more than these will.")
     ] = False,
+    readout: Annotated[
+        str, Parameter(help="ratio, count, density, or e.g. mean:area, median:mean_intensity.marker.")
+    ] = "ratio",
 ) -> int:
-    """Donor ratios, Spearman correlations with the outcomes and their FDR.
+    """Donor ratios, or other readouts of donors, Spearman correlations with the outcomes and their FDR.
 
     Example: fintune-xr associate cohort.zarr --clinical clinical.csv --outcome nft --outcome gpath
     """
     from fintune_xr.pipelines.steps.associate import associate as step
     from fintune_xr.pipelines.steps.associate import association_table
+    from fintune_xr.pipelines.steps.readout import associate_readout as of_readout
 
-    found = step(
-        store,
-        clinical=clinical,
-        donor_column=donor_column,
-        outcomes=outcomes,
-        covariates=covariates,
-        runs=runs,
-        replace=replace,
-    )
+    asked: dict[str, Any] = {
+        "clinical": clinical, "donor_column": donor_column, "outcomes": outcomes, "covariates": covariates,
+        "runs": runs, "replace": replace,
+    }  # fmt: skip
+    found = step(store, **asked) if readout == "ratio" else of_readout(store, readout=readout, **asked)
     show(table(association_table(found)))
     return DONE
 

@@ -66,16 +66,16 @@ def associate(
     cohort = open_cohort(store)
     require_marker(cohort)
     table = read_clinical(clinical)
-    names = list(runs) or _finished_runs(cohort)
+    names = list(runs) or finished_runs(cohort)
     require_sources(cohort, names)
     counts = tile_counts(cohort, names)
-    chosen = list(outcomes) or _known_outcomes(table, donor_column)
+    chosen = list(outcomes) or known_outcomes(table, donor_column)
     facts = clinical_outcomes(
         table, sorted(set(text_array(counts[n.DONOR]))), donor_column=donor_column,
         outcomes=chosen, covariates=covariates,
     )  # fmt: skip
     if not replace:
-        _refuse_narrower(cohort, names, facts)
+        refuse_narrower(cohort, n.ANALYSIS, names, facts)
     facts = facts.assign_attrs({n.OTHERWISE_SPELT: [] if outcomes else told_of_outcomes(table, chosen)})
     for line in [*told_of_join(facts), *facts.attrs[n.OTHERWISE_SPELT]]:
         say(f"associate: {line}")
@@ -100,7 +100,7 @@ def associate(
     return result
 
 
-def _known_outcomes(table: pd.DataFrame, donor_column: str) -> list[str]:
+def known_outcomes(table: pd.DataFrame, donor_column: str) -> list[str]:
     """Columns that are outcomes by their name. Raises FintuneValueError where there is none."""
     found = [name for name in DEFAULT_OUTCOMES if name in table.columns]
     if not found and donor_column in table.columns:
@@ -112,14 +112,14 @@ def _known_outcomes(table: pd.DataFrame, donor_column: str) -> list[str]:
     return found
 
 
-def _refuse_narrower(cohort: Cohort, runs: Sequence[str], facts: xr.Dataset) -> None:
-    """Raises FintuneValueError where stored associations hold what those of `runs` and `facts` will not.
+def refuse_narrower(cohort: Cohort, path: str, runs: Sequence[str], facts: xr.Dataset) -> None:
+    """Raises FintuneValueError where what is stored under `path` holds more than `runs` and `facts` will.
 
     Runs that are gone are no loss.
     """
-    if not cohort.has(n.ANALYSIS):
+    if not cohort.has(path):
         return
-    stored = cohort.analysis()
+    stored = cohort.read(path)
     kept = set(cohort.run_names()) - set(runs)
     lost_runs = [name for name in texts(stored[n.RUN]) if name in kept]
     lost_outcomes = [name for name in texts(stored[n.OUTCOME]) if name not in texts(facts[n.OUTCOME])]
@@ -134,7 +134,7 @@ def _refuse_narrower(cohort: Cohort, runs: Sequence[str], facts: xr.Dataset) -> 
         )
 
 
-def _finished_runs(cohort: Cohort) -> list[str]:
+def finished_runs(cohort: Cohort) -> list[str]:
     """The finished runs of a cohort; of the others it is said why they are left out.
 
     Raises FintuneValueError where there is none.
