@@ -81,13 +81,17 @@ def validated(kind: type[S], values: Mapping[str, Any], *, where: str = "setting
         raise SettingsError("\n  ".join([f"{where}: {len(lines)} problem(s)", *lines])) from error
 
 
+def _no_such_file(path: Path) -> SettingsError:
+    known = config_names()
+    return SettingsError(
+        f"no settings file {path}. Give --config an existing YAML file, or one of {', '.join(known)}."
+        f"{nearest(str(path), known)}"
+    )
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        known = config_names()
-        raise SettingsError(
-            f"no settings file {path}. Give --config an existing YAML file, or one of {', '.join(known)}."
-            f"{nearest(str(path), known)}"
-        )
+        raise _no_such_file(path)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

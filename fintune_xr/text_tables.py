@@ -63,10 +63,8 @@ def _decoded(content: bytes, name: str) -> str:
     except UnicodeDecodeError as error:
         found = f"byte 0x{content[error.start]:02x} at {error.start}, as other encodings have it"
     if found:
-        raise FintuneValueError(
-            f"{name}: cannot be read as a table of text: expected UTF-8, found {found}. "
-            "Save the table as CSV in UTF-8 (Excel: CSV UTF-8)."
-        )
+        fault = f"{name}: cannot be read as a table of text: expected UTF-8, found {found}"
+        raise FintuneValueError(f"{fault}. Save the table as CSV in UTF-8 (Excel: CSV UTF-8).")
     return text
 
 

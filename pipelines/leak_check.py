@@ -53,13 +53,9 @@ def copies_of_judges(cohort: Cohort, among: NDArray[np.bool_]) -> dict[str, str]
     chosen = np.flatnonzero(among | np.isin(parts, [n.VAL, n.TEST]))
     tiles, sides = images.isel({n.TILE: chosen}), np.where(among, _OTHERS, parts)[chosen]
     names = texts(tiles[n.TILE])
-    leaks = find_leaks(
-        names,
-        sides.tolist(),
-        donor=names,
-        digest=[" ".join(row) for row in text_array(tiles[n.SHA256])],
-        seen=looks(_pictures(tiles), texts(tiles[n.CHANNEL])),
-    )
+    digests = [" ".join(row) for row in text_array(tiles[n.SHA256])]
+    seen = looks(_pictures(tiles), texts(tiles[n.CHANNEL]))
+    leaks = find_leaks(names, sides.tolist(), donor=names, digest=digests, seen=seen)
     among_names = {f"{name} ({_OTHERS})": name for name in names}
     found = {among_names.get(told): leak for leak in leaks for told in (leak.first, leak.second)}
     return {name: str(leak) for name, leak in found.items() if name is not None}

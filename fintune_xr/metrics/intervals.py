@@ -113,13 +113,11 @@ def _check_counts(counts: xr.Dataset, over: str) -> None:
         )
     for name in COUNTS:
         if over not in counts[name].dims:
-            raise FintuneValueError(
-                f"{name}: no dim {over!r} to score over, only {counts[name].dims}. Name the images' dim."
-            )
+            fault = f"{name}: no dim {over!r} to score over, only {counts[name].dims}"
+            raise FintuneValueError(f"{fault}. Name the images' dim.")
         if counts[name].dtype.kind not in "ui":
-            raise FintuneValueError(
-                f"{name}: expected integer counts, got {counts[name].dtype}. Select evaluated tiles."
-            )
+            fault = f"{name}: expected integer counts, got {counts[name].dtype}"
+            raise FintuneValueError(f"{fault}. Select evaluated tiles.")
 
 
 def _dim_of(donor: xr.DataArray) -> str:

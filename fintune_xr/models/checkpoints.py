@@ -104,10 +104,8 @@ def load_weights_file(path: Path) -> dict[str, Any]:
         entries = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{path} is not a weights file that can be read safely ({reason}). "
-            "Expected a file of tensors written by torch.save; is the download complete?"
-        ) from error
+        remedy = "Expected a file of tensors written by torch.save; is the download complete?"
+        raise CheckpointError(f"{path} is not a weights file that can be read safely ({reason}). {remedy}") from error
     if not isinstance(entries, dict):
         raise CheckpointError(f"{path}: expected named tensors, got {type(entries).__name__}")
     return entries

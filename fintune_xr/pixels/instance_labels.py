@@ -61,10 +61,8 @@ def label_table(mask: NDArray[Any], what: str = "mask") -> LabelTable:
         raise FintuneValueError(f"{what}: expected integer labels, got {mask.dtype}. Label the instances 1..N first.")
     lowest, highest = int(mask.min(initial=0)), int(mask.max(initial=0))
     if lowest < 0 or highest > MAX_LABEL:
-        raise FintuneValueError(
-            f"{what}: labels run from {lowest} to {highest}, expected 0 (background) to {MAX_LABEL}. "
-            "Set ignored pixels to 0 and renumber the instances."
-        )
+        expected = f"labels run from {lowest} to {highest}, expected 0 (background) to {MAX_LABEL}"
+        raise FintuneValueError(f"{what}: {expected}. Set ignored pixels to 0 and renumber the instances.")
     if highest >= _TABLE_LIMIT:
         # Tables are as long as the highest label: one stray label must not cost gigabytes.
         names = np.union1d(np.zeros(1, np.uint32), mask.astype(np.uint32))

@@ -26,6 +26,14 @@ from fintune_xr.text import text_array, texts
 _OF_EMBEDDING: Final = ("which", "normalisation", "clip_percentile", "heads", "epsilon", "crop_px", "precision")
 
 
+def _of_devices(scans: Scans, devices: Sequence[str]) -> Scans:
+    """The scans of these devices, of all where none is named."""
+    for device in devices:
+        if device not in scans.device:
+            raise unknown_name("device with labelled scans", device, sorted(set(scans.device.tolist())))
+    return scans.only(np.isin(scans.device, list(devices))) if devices else scans
+
+
 def volumes_for_training(
     cohort: Cohort, settings: ClassTrainSettings, start: Checkpoint | None, devices: Sequence[str]
 ) -> TrainingTiles:
@@ -36,12 +44,7 @@ def volumes_for_training(
 
     Raises UnknownNameError for a device without labelled scans, SplitError where a part has none.
     """
-    scans = labelled_scans(cohort, n.TRAIN, n.VAL)
-    for device in devices:
-        if device not in scans.device:
-            raise unknown_name("device with labelled scans", device, sorted(set(scans.device.tolist())))
-    if devices:
-        scans = scans.only(np.isin(scans.device, list(devices)))
+    scans = _of_devices(labelled_scans(cohort, n.TRAIN, n.VAL), devices)
     if settings.scans == "first":
         scans = scans.only(first_scans(scans.participant, scans.tile))
     parts = {part: scans.within(part) for part in (n.TRAIN, n.VAL)}

@@ -74,13 +74,10 @@ def _stored(cohort: Cohort, scheme: str, seed: int, digest: str) -> xr.Dataset |
     if not cohort.has(f"{n.BOOTSTRAP}/{scheme}"):
         return None
     stored = cohort.bootstrap(scheme)
-    faults = []
-    if stored.attrs["seed"] != seed:
-        faults.append(f"seed {stored.attrs['seed']}, now {seed}")
-    if stored.attrs[n.INPUTS_SHA256] != digest:
-        faults.append("counts or outcomes that are others now")
-    if stored.attrs.get(n.P_METHOD, _T) != P_OF_RESAMPLES:
-        faults.append(f"p by {stored.attrs.get(n.P_METHOD, _T)}, now by {P_OF_RESAMPLES}")
+    before, p_method = stored.attrs["seed"], stored.attrs.get(n.P_METHOD, _T)
+    faults = [f"seed {before}, now {seed}"] if before != seed else []
+    faults += ["counts or outcomes that are others now"] if stored.attrs[n.INPUTS_SHA256] != digest else []
+    faults += [f"p by {p_method}, now by {P_OF_RESAMPLES}"] if p_method != P_OF_RESAMPLES else []
     if faults:
         raise FintuneValueError(
             f"{n.BOOTSTRAP}/{scheme} of {cohort.url} was drawn with {'; '.join(faults)}. "

@@ -104,12 +104,19 @@ class _Pace:
     source: str
 
 
+def _seconds_of_run(cohort: Cohort, run: str) -> NDArray[np.float32]:
+    """What tiles took that the run has done; none where there is no such run."""
+    if run not in cohort.run_names():
+        return np.zeros(0, np.float32)
+    found = cohort.run(run, lazy=False)
+    took: NDArray[np.float32] = found[n.SECONDS].values[found[n.STATE].values == n.DONE]
+    return took
+
+
 def _pace(cohort: Cohort, context: BlockContext, pending: NDArray[np.bool_], profile: Profile, pilot: int) -> _Pace:
-    if context.run in cohort.run_names():
-        found = cohort.run(context.run, lazy=False)
-        took = found[n.SECONDS].values[found[n.STATE].values == n.DONE]
-        if took.size >= _ENOUGH_DONE:
-            return _Pace(float(np.median(took)), f"the median of {took.size} tiles that this run has done")
+    took = _seconds_of_run(cohort, context.run)
+    if took.size >= _ENOUGH_DONE:
+        return _Pace(float(np.median(took)), f"the median of {took.size} tiles that this run has done")
     tiles = np.flatnonzero(pending)
     if not pilot or not tiles.size:
         return _Pace(math.nan, "no pilot was asked for" if tiles.size else "nothing is pending")
@@ -135,6 +142,12 @@ def _timed(images: xr.Dataset, tiles: NDArray[np.intp], context: BlockContext) -
     return statistics.median(took[1:] or took)
 
 
+def _longest_block(seconds: float, profile: Profile) -> str:
+    limit = profile.slurm.longest_task_s
+    too_low = ": TOO LOW, blocks would be lost at the end of every job; raise it" if seconds > limit else ""
+    return f"{seconds:.3g} s; longest_task_s is {limit:g}{too_low}"
+
+
 def _hours(pace: _Pace, blocks: Sequence[int], jobs: int, profile: Profile) -> dict[str, Any]:
     if math.isnan(pace.seconds):
         return {"time": f"unknown; {pace.source}"}
@@ -145,9 +158,7 @@ def _hours(pace: _Pace, blocks: Sequence[int], jobs: int, profile: Profile) -> d
         unit: f"{pace.seconds * sum(blocks) / 3600:.3g} at most: stages of different tiles overlap",
     }
     if profile.is_remote:
-        said["time per block"] = f"{longest:.3g} s; longest_task_s is {profile.slurm.longest_task_s:g}"
-        if longest > profile.slurm.longest_task_s:
-            said["time per block"] += ": TOO LOW, blocks would be lost at the end of every job; raise it"
+        said["time per block"] = _longest_block(longest, profile)
         at_once = jobs * profile.n_threads
         said["hours once all jobs run"] = f"{pace.seconds * sum(blocks) / 3600 / at_once:.3g}"
     return said

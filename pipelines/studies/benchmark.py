@@ -277,12 +277,8 @@ def _with_hybrid(counts: xr.Dataset, choice: dict[str, str]) -> xr.Dataset:
 def _facts(plan: _Plan) -> dict[str, Any]:
     """The runs, how they were trained, what the numbers rest on, and settings."""
     runs, digest = {one.name: one.run for one in plan.members}, require_split(plan.cohort)
-    facts = provenance(
-        model=plan.start,
-        baseline=plan.baseline.as_dict(),
-        settings=plan.settings.as_dict(),
-        split_digest=digest,
-    )
+    baseline, settings = plan.baseline.as_dict(), plan.settings.as_dict()
+    facts = provenance(model=plan.start, baseline=baseline, settings=settings, split_digest=digest)
     trainings = {one.name: run_attrs(plan.cohort, one.run)[n.PROVENANCE].get("training", {}) for one in plan.members}
     return {
         "runs": runs,

@@ -104,12 +104,16 @@ def _members(settings: EncoderBenchmarkSettings) -> list[_Member]:
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise SettingsError(f"models: expected files of different names, got several {', '.join(twice)}")
     for member in members:
-        check_run_name(member.run)
-        kind = kind_named(resolve_checkpoint(member.model).kind)
-        if kind.product is not SCORES:
-            raise SettingsError(f"models: {member.model} is a model of kind {kind.name}, and no encoder of volumes")
-        validated(kind.settings, member.infer.get("model", {}), where=f"settings of {member.model}")
+        _check(member)
     return members
+
+
+def _check(member: _Member) -> None:
+    check_run_name(member.run)
+    kind = kind_named(resolve_checkpoint(member.model).kind)
+    if kind.product is not SCORES:
+        raise SettingsError(f"models: {member.model} is a model of kind {kind.name}, and no encoder of volumes")
+    validated(kind.settings, member.infer.get("model", {}), where=f"settings of {member.model}")
 
 
 def _checked(settings: EncoderBenchmarkSettings) -> tuple[str, ...]:

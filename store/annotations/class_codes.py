@@ -99,10 +99,8 @@ def checked_codes(codes: NDArray[Any], legend: Legend | None) -> frozenset[int]:
         raise TileReadError(f"wrong values: expected codes from 0 to {MAX_CODE}, found {lowest} to {highest}")
     rare = int(np.count_nonzero(counts < max(RARE_PX, RARE_SHARE * codes.size)))
     if values.size > MOST_CODES and 2 * rare > values.size:
-        raise TileReadError(
-            f"lossy mask: {values.size} values, {rare} of them on hardly any pixels: it was "
-            "resampled or compressed with loss. Export the masks as PNG in their own size."
-        )
+        why = f"{values.size} values, {rare} of them on hardly any pixels: it was resampled or compressed with loss"
+        raise TileReadError(f"lossy mask: {why}. Export the masks as PNG in their own size.")
     found = frozenset(int(value) for value in values)
     unknown = sorted(found - set(legend.meanings)) if legend is not None else []
     if unknown:

@@ -118,11 +118,8 @@ def _matched(cohort: Cohort, named: Iterable[tuple[str, PlaneName]]) -> tuple[li
     left_out: list[LeftOut] = []
     for path, name in named:
         image = name.tile_id
-        reason = ""
-        if image not in tiles:
-            reason = f"unpaired: the store has no tile of an image {image}"
-        elif image in masks:
-            reason = f"duplicate: same image as {masks[image].path}"
+        unpaired = "" if image in tiles else f"unpaired: the store has no tile of an image {image}"
+        reason = unpaired or (f"duplicate: same image as {masks[image].path}" if image in masks else "")
         if reason:
             left_out.append(LeftOut(path, name.donor, name.marker, reason, image))
         else:

@@ -109,6 +109,15 @@ def no_volume_path(donor: str) -> str:
     return f"participants#{donor}"
 
 
+def _volumes_named(
+    source: Place, layout: Layout, paths: Iterable[str]
+) -> tuple[list[VolumeFile], list[LeftOut], dict[str, int]]:
+    """Volumes that the layout finds among `paths`, files that it cannot use, and what it passes over."""
+    named, unusable, ignored = named_files(source, layout, paths)
+    files = [_volume(path, name.donor, name.marker, name.tile, name.split) for path, name in named]
+    return files, unusable, ignored
+
+
 def _named(
     source: Place, layout: Layout, manifest: Manifest | None, query: Query
 ) -> tuple[list[VolumeFile], list[LeftOut], dict[str, int], str]:
@@ -117,16 +126,13 @@ def _named(
         listed = f"{len(told)} files of {manifest.place}"
         if manifest.n_elsewhere:
             listed += f", {manifest.n_elsewhere} rows of files elsewhere passed over"
-        named, unusable, ignored = named_files(source, layout, told)
-        files = [_volume(path, name.donor, name.marker, name.tile, name.split) for path, name in named]
+        files, unusable, ignored = _volumes_named(source, layout, told)
         return [_as_told(file, told[file.path]) for file in files], unusable, ignored, listed
     found = listing(source, refresh=query.refresh)
     listed = f"{len(found.paths)} files"
     if found.age_s is not None:
         listed += f", by a listing kept {found.age_s / 3600:.1f} h ago (--refresh lists anew)"
-    named, unusable, ignored = named_files(source, layout, found.paths)
-    files = [_volume(path, name.donor, name.marker, name.tile, name.split) for path, name in named]
-    return files, unusable, ignored, listed
+    return *_volumes_named(source, layout, found.paths), listed
 
 
 def _volume(path: str, donor: str, marker: str, tile: str, split: str) -> VolumeFile:

@@ -47,6 +47,12 @@ def create_columns(location: Location, group: zarr.Group, product: Product, size
         elif spec.required:
             raise FintuneValueError(f"a run of {schema.name}: {name} needs the size of {', '.join(unknown)}")
     group[n.STATE].attrs["flag_meanings"] = " ".join(n.STATE_MEANINGS.values())
+    _create_labels(location, group, schema, sizes)
+
+
+def _create_labels(location: Location, group: zarr.Group, schema: DatasetSchema, sizes: Sizes) -> None:
+    """The coordinates that name what lies along a dim."""
+    lengths = _lengths(schema, sizes)
     for name in _labelled(schema):
         if name in sizes:
             create_column(group, name, schema[name], shape=(lengths[name],))

@@ -64,9 +64,13 @@ def create_run(
             _create_pixels(group, product, images, per_shard)
         planes: Sizes = {n.CHANNEL: texts(images[n.CHANNEL])} if n.CHANNEL in product.run.coords else {}
         create_columns(cohort.location, group, product, {**planes, **sizes})
-        for array, told in array_attrs.items():
-            group[array].attrs.update(told)
+        _set_attrs(group, array_attrs)
         open_writable(cohort.location, path).attrs[n.COMPLETE] = True
+
+
+def _set_attrs(group: zarr.Group, array_attrs: Mapping[str, Mapping[str, Any]]) -> None:
+    for array, told in array_attrs.items():
+        group[array].attrs.update(told)
 
 
 def _create_pixels(group: zarr.Group, product: Product, images: xr.Dataset, per_shard: int) -> None:

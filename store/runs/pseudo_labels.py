@@ -35,13 +35,8 @@ def write_pseudo(cohort: Cohort, name: str, labels: Iterable[tuple[str, Labels]]
     target = growing.Growing(cohort.location, PSEUDO, path, n.TARGET)
     sizes = cohort.images(lazy=False).sizes
     remove_group(cohort.location, path)
-    growing.create_growing(
-        target,
-        dtype="int8",
-        tile_shape=(sizes[n.Y], sizes[n.X]),
-        constants={},
-        attrs={**facts, n.COMPLETE: False},
-    )
+    shape, attrs = (sizes[n.Y], sizes[n.X]), {**facts, n.COMPLETE: False}
+    growing.create_growing(target, dtype="int8", tile_shape=shape, constants={}, attrs=attrs)
     for _ in growing.append(target, _encoded(labels, target.grid)):
         pass
     with writing(f"{cohort.url}/{path}"):

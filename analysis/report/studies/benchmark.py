@@ -158,15 +158,9 @@ def _models_table(found: xr.Dataset) -> Table:
     rows = []
     for name, run in found.attrs["runs"].items():
         record = found.attrs["trainings"].get(name, {})
-        rows.append(
-            {
-                MODEL: name,
-                "run in the store": run,
-                "best epoch": record.get("best_epoch", -1) + 1 or None,
-                "AP50 on val": record.get("best_ap50"),
-                "epochs": record.get("n_epochs"),
-            }
-        )
+        best, scored, n_epochs = (record.get(key) for key in ("best_epoch", "best_ap50", "n_epochs"))
+        row = {MODEL: name, "run in the store": run, "best epoch": None if best is None else best + 1 or None}
+        rows.append({**row, "AP50 on val": scored, "epochs": n_epochs})
     frame = pd.DataFrame(rows).replace({None: np.nan})
     caption = "What was trained; the run of each model covers val and test tiles until infer continues it"
     return Table("benchmark_models", caption, frame, {"best epoch": decimals(0), "epochs": decimals(0)})

@@ -104,10 +104,8 @@ def _curve_table(found: xr.Dataset) -> Table:
         if f"{name}_{n.INTERVAL}" in found:
             ends = found[f"{name}_{n.INTERVAL}"].transpose(n.QUANTILE, ...).values
             parts |= {f"{name}_{end}": values for end, values in zip(_INTERVAL_ENDS, ends, strict=True)}
-    parts |= {
-        n.N_RESAMPLES_FITTED: found[n.N_RESAMPLES_FITTED].values,
-        n.REASON: [str(r) for r in found[n.REASON].values],
-    }
+    reasons = [str(reason) for reason in found[n.REASON].values]
+    parts |= {n.N_RESAMPLES_FITTED: found[n.N_RESAMPLES_FITTED].values, n.REASON: reasons}
     caption = (
         "Learning curves: each marker's test tiles over the number of its own tiles trained on; 95 % intervals over "
         "seeds drawn anew, too narrow with fewer than ten seeds"

@@ -85,6 +85,15 @@ def standardisation(value: NDArray[Any]) -> tuple[Floats, Floats]:
     return values.mean(0), np.where(sd > 0, sd, 1.0)
 
 
+def _held_out_score(
+    name: str, learnt: Labelled, held_out: Labelled, choice: Any, settings: ProbeSettings, n_classes: int
+) -> float:
+    """Balanced accuracy of a head with this choice, fitted to `learnt`, on `held_out`."""
+    arrays, _ = _fitted(name, learnt, None, choice, settings, n_classes)
+    logits = Head(name, {_CHOICES[name]: choice}, arrays).logits(held_out.value)
+    return participants_balanced_accuracy(logits, held_out)
+
+
 def _chosen(name: str, train: Labelled, settings: ProbeSettings, n_classes: int) -> tuple[Any, dict[str, float]]:
     """The best of the choices, and the mean score of each; the only one where there is one."""
     options = _ordered(name, settings)
@@ -93,12 +102,8 @@ def _chosen(name: str, train: Labelled, settings: ProbeSettings, n_classes: int)
     fold = folds_of(train.label, train.participant, settings.inner_folds, settings.seed)
     scores = []
     for choice in options:
-        of_folds = []
-        for one in range(settings.inner_folds):
-            learnt, held_out = train.only(fold != one), train.only(fold == one)
-            arrays, _ = _fitted(name, learnt, None, choice, settings, n_classes)
-            logits = Head(name, {_CHOICES[name]: choice}, arrays).logits(held_out.value)
-            of_folds.append(participants_balanced_accuracy(logits, held_out))
+        splits = ((train.only(fold != one), train.only(fold == one)) for one in range(settings.inner_folds))
+        of_folds = [_held_out_score(name, *split, choice, settings, n_classes) for split in splits]
         scores.append(float(np.mean(of_folds)))
     # The first of equals, and options come with the strongest penalty first.
     return options[int(np.argmax(scores))], {f"{one:g}": score for one, score in zip(options, scores, strict=True)}

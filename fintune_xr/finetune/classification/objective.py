@@ -121,14 +121,9 @@ class ClassObjective:
         mode = encoder.training
         encoder.eval()
         try:
-            made = [
-                applied(
-                    encoder,
-                    np.stack([self.values.of(tiles.read(index)) for index in range(at, min(at + size, len(tiles)))]),
-                    self.settings.precision,
-                )
-                for at in range(0, len(tiles), size)
-            ]
+            stacks = (range(at, min(at + size, len(tiles))) for at in range(0, len(tiles), size))
+            volumes = (np.stack([self.values.of(tiles.read(index)) for index in stack]) for stack in stacks)
+            made = [applied(encoder, stack, self.settings.precision) for stack in volumes]
         finally:
             encoder.train(mode)
         return np.concatenate(made)

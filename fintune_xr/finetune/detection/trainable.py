@@ -28,14 +28,8 @@ def particle_unet(
     network.train()
     _require_same_discs(settings, network.architecture)
     objective = ParticleObjective(settings, detector)
-    model = Trainable(
-        settings,
-        network,
-        unet_encoder(network.unet),
-        detector,
-        objective,
-        lambda path: save_unet(network, stored, path),
-    )
+    encoder = unet_encoder(network.unet)
+    model = Trainable(settings, network, encoder, detector, objective, lambda path: save_unet(network, stored, path))
     stored = {**settings.as_dict(), "zero_channels": list(model.zeroed)}
     return model
 

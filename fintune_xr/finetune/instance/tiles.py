@@ -91,9 +91,8 @@ def prepare(
         np.save(tile.target_path, flow_target(mask))
         prepared.append(tile)
     if not prepared:
-        raise FintuneValueError(
-            f"none of {len(tiles)} tiles has {min_cells} or more annotated cells. Lower min_cells, or annotate more."
-        )
+        found = f"none of {len(tiles)} tiles has {min_cells} or more annotated cells"
+        raise FintuneValueError(f"{found}. Lower min_cells, or annotate more.")
     return prepared
 
 

@@ -29,6 +29,12 @@ def flow_unet(settings: TrainSettings, start: Checkpoint | None, channels: Seque
     return _trainable_flow_unet(settings, segmenter)
 
 
+def _require_its_patches(settings: TrainSettings) -> None:
+    for patch_px in (settings.patch_px, *(view.patch_px for view in settings.views)):
+        if patch_px != FlowSegmenter.patch_px:
+            raise SettingsError(f"patch_px: Cellpose-SAM takes {FlowSegmenter.patch_px} px, got {patch_px}")
+
+
 def cpsam(settings: TrainSettings, start: Checkpoint | None, channels: Sequence[str], device: str) -> Trainable:
     """Cellpose-SAM with the weights of `start`, to be trained on these `channels`.
 
@@ -38,9 +44,7 @@ def cpsam(settings: TrainSettings, start: Checkpoint | None, channels: Sequence[
 
     if start is None:
         raise SettingsError(f"{CPSAM.name}: expected weights to begin with, got none. Name published ones, or a file.")
-    for patch_px in (settings.patch_px, *(view.patch_px for view in settings.views)):
-        if patch_px != FlowSegmenter.patch_px:
-            raise SettingsError(f"patch_px: Cellpose-SAM takes {FlowSegmenter.patch_px} px, got {patch_px}")
+    _require_its_patches(settings)
     adapted = load_cpsam(start, CpsamSettings(**_applied(settings)), channels=channels, device=device)
     network: Any = adapted.network
     network.train()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +23,7 @@ def read_prompts(path: str | Path, classes: Sequence[str]) -> dict[str, tuple[st
     path = Path(path)
     if not path.is_file():
         raise SettingsError(f"no file of prompts {path}. Give a JSON file of {{class: [prompt, ...]}}.")
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} is not valid JSON: {error}") from error
+    found = _json_of(path)
     if not isinstance(found, dict) or not all(_is_prompts(value) for value in found.values()):
         raise SettingsError(f"{path}: expected {{class: [prompt, ...]}} with a sentence or more for each class")
     lacking, more = [name for name in classes if name not in found], [name for name in found if name not in classes]
@@ -71,6 +68,13 @@ def prompt_classes(prompts: Mapping[str, Sequence[str]]) -> NDArray[np.int64]:
 def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+def _json_of(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not valid JSON: {error}") from error
 
 
 def _is_prompts(value: object) -> bool:

@@ -114,15 +114,9 @@ def _header(dataset: Any, least_depth: int) -> VolumeHeader:
     if samples != 1 or kind not in _GREY:
         raise TileReadError(f"wrong shape: expected one grey channel, found {samples} of {kind}")
     depth = int(getattr(dataset, "NumberOfFrames", None) or 1)
-    header = VolumeHeader(
-        depth,
-        int(dataset.Rows),
-        int(dataset.Columns),
-        _values(dataset).dtype,
-        spacing_of(dataset),
-        side_told(dataset),
-        str(getattr(dataset, "ManufacturerModelName", "")),
-    )
+    height, width, device = int(dataset.Rows), int(dataset.Columns), str(getattr(dataset, "ManufacturerModelName", ""))
+    dtype = _values(dataset).dtype
+    header = VolumeHeader(depth, height, width, dtype, spacing_of(dataset), side_told(dataset), device)
     _check_syntax(dataset)
     return checked_volume(header, least_depth=least_depth)
 
