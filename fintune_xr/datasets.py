@@ -37,6 +37,9 @@ TILES: Final = {
     n.WIDTH: VariableSpec(_TILE, "int32", "Columns that hold pixels of the tile.", "px"),
     n.SOURCE: VariableSpec((n.TILE, n.CHANNEL), "str", "File of the plane, relative to the ingested folder."),
     n.SHA256: VariableSpec((n.TILE, n.CHANNEL), "str", "SHA-256 of that file."),
+    n.PIXELS_SHA256: VariableSpec(
+        _TILE, "str", "SHA-256 of the tile's pixels, empty where it was not taken or they show nothing.", required=False
+    ),
 }
 """What every cohort knows of its tiles, whatever they are."""
 

@@ -69,6 +69,7 @@ SOURCE: Final = "source"
 PATH: Final = "path"
 ROOT: Final = "root"
 SHA256: Final = "sha256"
+PIXELS_SHA256: Final = "pixels_sha256"
 N_CELLS: Final = "n_cells"
 N_ALL: Final = "n_all"
 N_POSITIVE: Final = "n_positive"
@@ -387,6 +388,8 @@ TEST: Final = "test"
 SPLITS: Final = (TRAIN, VAL, TEST)
 
 # The group of scores that holds the tiles of all markers.
+SEEN_TILES: Final = "seen in training"
+NEW_TILES: Final = "new to the model"
 ALL_MARKERS: Final = "all"
 
 # Values of `state` in a run.

@@ -114,6 +114,13 @@ def annotate(
     scale: Annotated[
         float, Parameter(help="Particles: pixels of the micrograph's file per pixel of the coordinates.")
     ] = 1.0,
+    unit: Annotated[
+        Literal["px", "angstrom"] | None,
+        Parameter(help="Particles: unit of the coordinates. Default: px, refused where it can hardly be."),
+    ] = None,
+    drop_outside: Annotated[
+        bool, Parameter(help="Particles: leave away points that lie outside their micrograph.", negative="")
+    ] = False,
     legend: Annotated[
         Path | None, Parameter(help="Class masks: table of what the codes mean (label, tab, code).")
     ] = None,
@@ -145,7 +152,8 @@ def annotate(
 
     report = step(
         source, store, layout=layout, pattern=pattern, restart=restart, diameter=diameter, frame=frame, scale=scale,
-        legend=legend, ignore=ignore, pieces=pieces, overlap=overlap, join=join, marks=marks,
+        unit=unit, drop_outside=drop_outside, legend=legend, ignore=ignore, pieces=pieces, overlap=overlap, join=join,
+        marks=marks,
         dry_run=dry_run,
     )  # fmt: skip
     done = "would be annotated" if dry_run else "annotated"

@@ -24,6 +24,12 @@ def annotate(cohort: Cohort, source: str | Path, request: AnnotateRequest) -> Po
     report = annotate_points(
         cohort, source, layout, reading=request.reading, restart=request.restart, dry_run=request.dry_run
     )
+    for meaning, count in report.meanings.items():
+        say(f"annotate: {count} {'table holds' if count == 1 else 'tables hold'} {meaning}")
+    if report.lowest_score == report.lowest_score:
+        say(f"annotate: particles have scores, the lowest {report.lowest_score:g}: all of them are taken for true")
+    if report.n_outside:
+        say(f"annotate: {report.n_outside} points lie outside their micrograph, and are left away")
     if report.n_twice:
         say(f"annotate: {report.n_twice} points are in their file twice, and are stored once")
     if report.n_cut:

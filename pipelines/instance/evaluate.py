@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -18,9 +18,9 @@ from fintune_xr.pipelines.task_parts.requests import EvaluateRequest
 from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.depends_on import part_rests_on, require_sources
-from fintune_xr.store.lineage.training_exposure import require_unseen
+from fintune_xr.store.lineage.training_exposure import require_unseen, seen_tiles
 from fintune_xr.store.runs.run import require_done, require_known_run
-from fintune_xr.store.split import AnnotatedPart, judged_part
+from fintune_xr.store.split import ALL, AnnotatedPart, judged_part
 from fintune_xr.text import text_array, texts
 
 SHOWN = (
@@ -44,8 +44,11 @@ def evaluate_masks(cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:
     require_known_run(cohort, names)
     require_sources(cohort, names)
     part = judged_part(cohort, request.split)
-    counts = match_tiles(cohort, names, part)
+    counts = match_tiles(cohort, names, part, may_be_seen=part.part == ALL)
     scores = scores_by_group(counts, request.resamples, request.seed)
+    if part.part == ALL:
+        seen = {name: seen_tiles(cohort, name, part.names) for name in names}
+        scores = with_seen_apart(scores, counts, seen, n_flips=request.resamples, seed=request.seed)
     return xr.merge([counts, scores]).assign_attrs(
         {
             **{name: scores.attrs[name] for name in (n.INTERVAL_METHOD,) if name in scores.attrs},
@@ -68,13 +71,17 @@ def mask_table(scores: xr.Dataset, *, threshold: float = 0.5) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def match_tiles(cohort: Cohort, names: Sequence[str], part: AnnotatedPart) -> xr.Dataset:
-    """tp, fp, fn (run, tile, threshold); the masks of one tile are in memory at a time."""
+def match_tiles(cohort: Cohort, names: Sequence[str], part: AnnotatedPart, *, may_be_seen: bool = False) -> xr.Dataset:
+    """tp, fp, fn (run, tile, threshold); the masks of one tile are in memory at a time.
+
+    Raises SplitError for tiles that the model of a run has seen in training, unless they `may_be_seen`.
+    """
     truth = cohort.annotations(lazy=False)
     predictions = {name: cohort.run(name, lazy=False) for name in names}
     for name, run in predictions.items():
         require_done(name, run, part.tiles)
-        require_unseen(cohort, name, part.names)
+        if not may_be_seen:
+            require_unseen(cohort, name, part.names)
     rows = []
     with progress("evaluate", len(part)) as advance:
         for tile in part.names:
@@ -102,6 +109,30 @@ def scores_by_group(counts: xr.Dataset, n_flips: int, seed: int) -> xr.Dataset:
     scored = [_scores(part, n_flips, seed) for _, part in parts]
     alike = [scored[0], *(_with_all_of(scored[0], part) for part in scored[1:])]
     return xr.concat(alike, n.GROUP, join="exact").assign_coords({n.GROUP: [name for name, _ in parts]})
+
+
+def with_seen_apart(
+    scores: xr.Dataset, counts: xr.Dataset, seen: Mapping[str, Mapping[str, str]], *, n_flips: int, seed: int
+) -> xr.Dataset:
+    """`scores` with two groups more: tiles that the model of each run has `seen`, by run, and tiles that are new to it.
+
+    Runs have seen different tiles, so nothing is said of differences between them there. Scores are as they were where
+    no model has seen any.
+    """
+    if not any(seen.values()):
+        return scores
+    whole, tiles = scores.isel({n.GROUP: 0}, drop=True), texts(counts[n.TILE])
+    groups = [scores]
+    for name, wanted in ((n.SEEN_TILES, True), (n.NEW_TILES, False)):
+        of_runs = []
+        for run in texts(counts[n.RUN]):
+            blank = whole.sel({n.RUN: [run]}).map(lambda one: xr.full_like(one, np.nan, dtype=float))
+            where = [at for at, tile in enumerate(tiles) if (tile in seen[run]) is wanted]
+            one = _scores(counts.sel({n.RUN: run}, drop=True).isel({n.TILE: where}), n_flips, seed) if where else {}
+            of_runs.append(blank.assign({key: value.expand_dims({n.RUN: [run]}) for key, value in one.items()}))
+        both = xr.concat(of_runs, n.RUN, join="exact")
+        groups.append(both.expand_dims({n.GROUP: [name]}))
+    return xr.concat(groups, n.GROUP, join="exact", combine_attrs="override")
 
 
 def _with_all_of(whole: xr.Dataset, part: xr.Dataset) -> xr.Dataset:

@@ -99,10 +99,10 @@ def run_scores(cohort: Cohort, baseline: str) -> tuple[RunScores, tuple[Stale, .
     by_tile = [name for name, array in stored.variables.items() if n.TILE in array.dims]
     scores = stored.drop_vars([str(name) for name in by_tile])
     groups = texts(scores[n.GROUP])
-    markers = scores.sel({n.GROUP: [g for g in groups if g != n.ALL_MARKERS]}).rename({n.GROUP: n.MARKER})
+    markers = scores.sel({n.GROUP: [g for g in groups if g not in _NO_MARKERS]}).rename({n.GROUP: n.MARKER})
     found = RunScores(
         scores=scores.sel({n.GROUP: n.ALL_MARKERS}, drop=True),
-        scores_by_marker=markers if len(groups) > 1 else None,
+        scores_by_marker=markers if markers.sizes[n.MARKER] else None,
         n_scored_donors=len(set(texts(stored[n.DONOR]))),
         scored_part=part,
         baseline=baseline,
@@ -110,6 +110,8 @@ def run_scores(cohort: Cohort, baseline: str) -> tuple[RunScores, tuple[Stale, .
     return found, ()
 
 
+# Groups of scores that are none of one marker.
+_NO_MARKERS: Final = (n.ALL_MARKERS, n.SEEN_TILES, n.NEW_TILES)
 _OF_DONORS: Final = ("positivity", "ratios", "associations", "bootstrap", "comparison")
 _StaleBySection = dict[str, tuple[Stale, ...]]
 

@@ -11,7 +11,7 @@ from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.task_parts.requests import Annotated, AnnotateRequest
 from fintune_xr.pipelines.tasks import steps_of
 from fintune_xr.store.annotations.instance_labels import PIECES, Pieces
-from fintune_xr.store.annotations.micrograph_frames import Reading
+from fintune_xr.store.annotations.micrograph_frames import Reading, Unit
 from fintune_xr.store.annotations.unused import note_unused, told_unused
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.raw.coordinates import Frame
@@ -31,6 +31,8 @@ def annotate(
     diameter: float | None = None,
     frame: Frame | None = None,
     scale: float = 1.0,
+    unit: Unit | None = None,
+    drop_outside: bool = False,
     legend: str | Path | None = None,
     ignore: Sequence[int] | None = None,
     pieces: Pieces | None = None,
@@ -48,8 +50,9 @@ def annotate(
     What other tools draw (layouts seg, rois, geojson, labelme, coco) is painted; pixels of two objects are refused, or
     belong to the `overlap` first or last. With `dry_run` everything is read and nothing is written. `restart` throws
     stored annotations away first. In a cohort of micrographs `source` is a folder or file of particle coordinates (CSV,
-    STAR, BOX, JSON): `diameter` in pixels of the coordinates where they tell none, `frame` image or file where rows are
-    not counted as usual for the format, `scale` pixels of the micrograph's file per pixel of the coordinates. In a
+    STAR, BOX, JSON, CS): `diameter` in the `unit` of the coordinates where they tell none, `frame` image or file where
+    rows are not counted as usual for the format, `scale` pixels of the micrograph's file per pixel of the coordinates;
+    with `drop_outside` points outside a micrograph are left away, otherwise its file is left out. In a
     cohort of stained tissue `source` holds class masks, `legend` is a table of what their codes mean (label, tab, code;
     built in for the layouts bcss and ebhi), and `ignore` lists the codes of pixels of which nothing is known.
 
@@ -62,8 +65,9 @@ def annotate(
     cohort = open_cohort(store)
     if overlap not in (None, *OVERLAPS):
         raise FintuneValueError(f"--overlap: expected {' or '.join(OVERLAPS)}, got {overlap!r}")
-    _check_options(cohort, of_masks=join or bool(pieces or overlap or marks), dry_run=dry_run)
-    reading = Reading(frame, scale, diameter)
+    reading = Reading(frame, scale, diameter, unit, drop_outside)
+    of_masks, of_points = join or bool(pieces or overlap or marks), reading != Reading()
+    _check_options(cohort, of_masks=of_masks, of_points=of_points, dry_run=dry_run)
     request = AnnotateRequest(
         layout=layout,
         pattern=pattern,
@@ -87,12 +91,17 @@ def annotate(
     return report
 
 
-def _check_options(cohort: Cohort, *, of_masks: bool, dry_run: bool) -> None:
+def _check_options(cohort: Cohort, *, of_masks: bool, of_points: bool, dry_run: bool) -> None:
     """Refuses options that the cohort's task does not know, rather than leave them without effect."""
     task = cohort.task.name
     if of_masks and task != INSTANCE:
         raise FintuneValueError(
             f"--pieces, --overlap, --join and --marks are about masks of cells; this cohort is of the task {task!r}"
+        )
+    if of_points and task != DETECTION:
+        raise FintuneValueError(
+            "--diameter, --frame, --scale, --unit and --drop-outside are about particles; this cohort is of the task "
+            f"{task!r}"
         )
     if dry_run and task not in (INSTANCE, DETECTION):
         raise FintuneValueError(f"--dry-run is not known for the task {task!r}. Annotate a copy of the store.")

@@ -12,9 +12,12 @@ from fintune_xr import names as n
 from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.task_parts.requests import EvaluateRequest
 from fintune_xr.pipelines.tasks import STEPS, TaskSteps, steps_of
-from fintune_xr.store.cohort import open_cohort
-from fintune_xr.store.split import judging_part
+from fintune_xr.store.cohort import Cohort, open_cohort
+from fintune_xr.store.lineage.depends_on import ALL
+from fintune_xr.store.lineage.training_exposure import LEARNED, seen_tiles
+from fintune_xr.store.split import annotated_tiles, judging_part
 from fintune_xr.tasks.task import DETECTION, INSTANCE
+from fintune_xr.text import texts
 
 
 def evaluate(
@@ -33,6 +36,8 @@ def evaluate(
     split = split or _said(judging_part(cohort))
     request = EvaluateRequest(runs=tuple(runs), split=split, resamples=resamples, seed=seed)
     scores = steps_of(cohort).evaluate(cohort, request).assign_attrs({n.TASK: cohort.task.name})
+    if split == ALL and n.RUN in scores.dims:
+        scores = scores.assign_attrs({n.SEEN: _seen_lines(cohort, texts(scores[n.RUN]))})
     cohort.write(f"{n.METRICS}/{split}", scores)
     return scores
 
@@ -44,13 +49,29 @@ def score_table(scores: xr.Dataset) -> pd.DataFrame:
 
 def score_lines(scores: xr.Dataset) -> list[str]:
     """What must be known to read the table of scores."""
-    return _steps_behind(scores).score_lines(scores)
+    return [*scores.attrs.get(n.SEEN, []), *_steps_behind(scores).score_lines(scores)]
 
 
 def _steps_behind(scores: xr.Dataset) -> TaskSteps:
     """The task whose steps made the scores; older ones do not say it, and only those of masks are by threshold."""
     older = INSTANCE if n.THRESHOLD in scores.dims else DETECTION
     return STEPS[scores.attrs.get(n.TASK, older)]
+
+
+def _seen_lines(cohort: Cohort, runs: Sequence[str]) -> list[str]:
+    """A line for each run whose model has seen some of the annotated tiles, with a few of them."""
+    tiles = texts(annotated_tiles(cohort)[n.TILE])
+    lines = []
+    for run in (run for run in runs if run in cohort.run_names()):
+        seen = seen_tiles(cohort, run, tiles)
+        learned = [tile for tile, how in seen.items() if how == LEARNED]
+        if seen:
+            some = ", ".join([*learned, *seen][:3])
+            lines.append(
+                f"run {run}: its model learned from {len(learned)} of these {len(tiles)} tiles and was chosen on "
+                f"{len(seen) - len(learned)} more ({some}, …): scores of all tiles flatter it"
+            )
+    return lines
 
 
 def _said(part: str) -> str:

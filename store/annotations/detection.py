@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -10,6 +12,7 @@ from typing import Final
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, TileReadError
@@ -19,6 +22,8 @@ from fintune_xr.store.annotations.micrograph_frames import (
     Micrograph,
     Reading,
     check_reading,
+    is_outside,
+    only_in_corner,
     outside,
     stored_micrographs,
     to_stored,
@@ -28,9 +33,10 @@ from fintune_xr.store.annotations.tile_index import Fits, StoredTile, TileIndex
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.ingest.tiles import stored_binning
 from fintune_xr.store.raw.binning import TOP_FIRST
-from fintune_xr.store.raw.coordinates import FRAME_OF, Particles, read_coordinates
+from fintune_xr.store.raw.coordinates import FRAME_OF, Frame, Particles, read_coordinates
 from fintune_xr.store.raw.layouts import Layout, PlaneName
 from fintune_xr.store.raw.pairing import LeftOut
+from fintune_xr.store.raw.passed_over import PassedOver
 from fintune_xr.store.raw.scan import Progress, named_files
 from fintune_xr.store.raw.sources import Place, is_url, place_in
 from fintune_xr.store.zarr_io.locks import writing_tiles
@@ -43,13 +49,21 @@ _OTHERWISE: Final = (
     "annotate with --restart"
 )
 
+_OF_TEXT: Final = ".txt"
+_ROWS: Final[Mapping[Frame, str]] = {
+    "image": "from the top of the picture",
+    "file": "as the micrograph's file has them",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class PointsReport:
     """Micrographs annotated now and before, points stored now, files left out and why, and what else lay there.
 
     `n_cut` points lie on rows or columns that binning left out: there are no pixels of them; `n_twice`
-    are in their file twice, and stored once.
+    are in their file twice, and stored once; `n_outside` lie outside their micrograph and were left away, as asked.
+    `meanings` counts what the numbers of the tables were taken for, and `lowest_score` is that of all particles, NaN
+    where no file tells scores.
     """
 
     n_added: int
@@ -59,6 +73,9 @@ class PointsReport:
     left_out: tuple[LeftOut, ...]
     ignored: Mapping[str, int]
     n_twice: int = 0
+    n_outside: int = 0
+    meanings: Mapping[str, int] = field(default_factory=dict)
+    lowest_score: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +122,11 @@ def annotate_points(
         micrographs = stored_micrographs(cohort)
         index = TileIndex.of(StoredTile(one.tile, one.donor, one.marker) for one in micrographs.values())
         for done, (path, name) in enumerate(named, start=1):
-            for table in _tables(root, path, name, layout.told, collected.left_out):
+            for table in _tables(root, path, name, layout.told, collected, ignored):
                 _add(collected, table, micrographs, index, reading)
             if progress is not None:
                 progress(done, len(named))
+        _check_reach(collected, reading)
         if collected.fresh and not dry_run:
             _write(cohort, collected, list(micrographs))
     n_points = sum(len(one.points) for one in collected.fresh.values())
@@ -120,6 +138,9 @@ def annotate_points(
         tuple(collected.left_out),
         ignored,
         collected.n_twice,
+        collected.n_outside,
+        collected.meanings,
+        collected.lowest_score,
     )
 
 
@@ -142,6 +163,10 @@ class _Collected:
     present: set[str] = field(default_factory=set)
     n_cut: int = 0
     n_twice: int = 0
+    n_outside: int = 0
+    meanings: Counter[str] = field(default_factory=Counter)
+    lowest_score: float = math.nan
+    reach: list[NDArray[np.float64]] = field(default_factory=list)
     folders: dict[str, set[str]] = field(default_factory=dict)
 
     def path_of(self, tile: str) -> str:
@@ -162,22 +187,50 @@ def _add(
         return
     micrograph = micrographs[fits.tiles[0]]
     frame = reading.frame or FRAME_OF[PurePosixPath(table.path).suffix.lower()]
-    points = to_stored(table.particles, micrograph, reading, frame)
+    try:
+        points = to_stored(table.particles, micrograph, reading, frame)
+    except TileReadError as error:
+        collected.left_out.append(table.left_out(error.reason))
+        return
     if np.isnan(points.diameter_px).any():
         raise FintuneValueError(
-            f"{table.path} does not tell the diameter of its particles. Give it with --diameter, in pixels of the "
+            f"{table.path} does not tell the diameter of its particles. Give it with --diameter, in the unit of the "
             "coordinates."
         )
-    reason = outside(points, micrograph) or _difference(collected.before.get(micrograph.tile), points, table)
+    kept = _inside(points, micrograph) if reading.drop_outside else points
+    reason = outside(kept, micrograph) or _difference(collected.before.get(micrograph.tile), kept, table)
     if reason:
         collected.left_out.append(table.left_out(reason))
     elif micrograph.tile in collected.before:
         collected.present.add(micrograph.tile)
     else:
-        kept = with_pixels(points, micrograph)
-        collected.n_cut += len(points) - len(kept)
-        collected.n_twice += table.particles.n_twice
-        collected.fresh[micrograph.tile] = _Annotated(kept, table.path, table.sha256)
+        collected.n_outside += len(points) - len(kept)
+        _keep(collected, table, kept, micrograph, frame)
+
+
+def _inside(points: Points, micrograph: Micrograph) -> Points:
+    """Those of `points` that lie on the micrograph; all of them where most do not, as then they are of another."""
+    gone = is_outside(points, micrograph)
+    return points if 2 * gone.sum() > len(points) else Points(points.yx[~gone], points.diameter_px[~gone])
+
+
+def _keep(collected: _Collected, table: _Table, points: Points, micrograph: Micrograph, frame: Frame) -> None:
+    particles = table.particles
+    kept = with_pixels(points, micrograph)
+    collected.n_cut += len(points) - len(kept)
+    collected.n_twice += particles.n_twice
+    collected.lowest_score = float(np.fmin(collected.lowest_score, particles.lowest_score))
+    collected.meanings[f"{particles.meaning}, rows counted {_ROWS[frame]}"] += 1
+    if not particles.is_fraction:
+        collected.reach.append(particles.yx / [micrograph.source_height, micrograph.source_width])
+    collected.fresh[micrograph.tile] = _Annotated(kept, table.path, table.sha256)
+
+
+def _check_reach(collected: _Collected, reading: Reading) -> None:
+    """Raises FintuneValueError where nobody said what the numbers are, and they can hardly be px."""
+    reason = only_in_corner(collected.reach) if reading.unit is None and reading.scale == 1 else ""
+    if reason:
+        raise FintuneValueError(reason)
 
 
 def _mismatch(fits: Fits, table: _Table, collected: _Collected) -> str:
@@ -220,11 +273,17 @@ def _difference(stored: _Annotated | None, points: Points, table: _Table) -> str
     return "" if same else _OTHERWISE
 
 
-def _tables(root: Place, path: str, name: PlaneName, is_told: bool, left_out: list[LeftOut]) -> Iterator[_Table]:
+def _tables(
+    root: Place, path: str, name: PlaneName, is_told: bool, collected: _Collected, ignored: Mapping[str, int]
+) -> Iterator[_Table]:
     try:
         found, digest = read_coordinates(place_in(root, path))
     except TileReadError as error:
-        left_out.append(LeftOut(path, name.donor, name.marker, error.reason, name.tile))
+        if path.lower().endswith(_OF_TEXT) and isinstance(ignored, PassedOver):
+            # Notes lie beside coordinates and are called like tables of Topaz.
+            ignored.add("text without coordinates", path)
+        else:
+            collected.left_out.append(LeftOut(path, name.donor, name.marker, error.reason, name.tile))
         return
     for micrograph, particles in found.items():
         yield _Table(path, name, micrograph, particles, digest, is_told)

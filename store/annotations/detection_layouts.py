@@ -28,7 +28,7 @@ def _points(name: str, about: str, *patterns: str) -> Layout:
 
 POINT_LAYOUTS: Final[Mapping[str, Layout]] = MappingProxyType({layout.name: layout for layout in (
     _points(
-        "coordinates", "NAME.csv, .star, .box or .json, named as the micrograph, in any folder",
+        "coordinates", "NAME.csv, .tsv, .txt, .star, .box, .json or .cs, named as the micrograph, in any folder",
         r"(?:.*/)?(?P<donor>)(?P<tile>[^/]+)" + _ANY,
     ),
     _points(

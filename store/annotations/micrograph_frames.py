@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
 from fintune_xr import names as n
-from fintune_xr.errors import FintuneValueError
+from fintune_xr.errors import FintuneValueError, TileReadError
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.ingest.tiles import stored_binning
 from fintune_xr.store.raw.binning import counts_from_bottom, in_larger_pixels
@@ -18,18 +19,30 @@ from fintune_xr.store.raw.coordinates import Frame, Particles
 from fintune_xr.tasks.detection import Points
 from fintune_xr.text import texts
 
+Unit: TypeAlias = Literal["px", "angstrom"]
+PX: Final = "px"
+ANGSTROM: Final = "angstrom"
+
+# Points that all lie within this share of height and width, from the upper left, hardly fill pictures of this size ...
+_CORNER: Final = 0.75
+# ... where so many that lay anywhere would do so by chance less often than this.
+_CHANCE: Final = 1e-4
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:
     """How numbers in a file are meant: `frame` None is the one usual for its format (`coordinates.FRAME_OF`).
 
-    `scale` is how many pixels of the micrograph's file one pixel of the coordinates is; `diameter`, in pixels of the
-    coordinates, is that of particles whose file tells none.
+    `scale` is how many pixels of the micrograph's file one pixel of the coordinates is; `diameter`, in the `unit` of
+    the coordinates, is that of particles whose file tells none. With `drop_outside`, points outside the micrograph are
+    left away. `unit` None is px, which is refused where it can hardly be.
     """
 
     frame: Frame | None = None
     scale: float = 1.0
     diameter: float | None = None
+    unit: Unit | None = None
+    drop_outside: bool = False
 
 
 AS_USUAL: Final = Reading()
@@ -71,14 +84,30 @@ def stored_micrographs(cohort: Cohort) -> dict[str, Micrograph]:
 
 
 def to_stored(particles: Particles, micrograph: Micrograph, reading: Reading, frame: Frame) -> Points:
-    """Particles of a file in px of the stored tile; a diameter that is not known stays NaN."""
-    yx = in_larger_pixels(particles.yx, 1 / reading.scale)
+    """Particles of a file in px of the stored tile; a diameter that is not known stays NaN.
+
+    Raises TileReadError for angstrom where the micrograph does not tell how many of them a pixel is.
+    """
+    scale = reading.scale
+    yx = in_larger_pixels(_in_px(particles, micrograph, reading), 1 / scale)
     if frame == "file":
         yx = _turned(yx, micrograph)
     told = particles.diameter
     usual = np.nan if reading.diameter is None else reading.diameter
-    diameter = np.where(np.isnan(told), usual, told) * reading.scale / micrograph.binning
+    in_px = scale / micrograph.pixel_size_a if reading.unit == ANGSTROM else scale
+    diameter = np.where(np.isnan(told), usual, told) * in_px / micrograph.binning
     return Points(in_larger_pixels(yx, micrograph.binning), diameter)
+
+
+def _in_px(particles: Particles, micrograph: Micrograph, reading: Reading) -> NDArray[np.float64]:
+    """Positions in px of the picture that they were made in, out of fractions, angstrom or px."""
+    if particles.is_fraction:
+        return particles.yx * [micrograph.source_height, micrograph.source_width]
+    if reading.unit != ANGSTROM:
+        return particles.yx
+    if not micrograph.pixel_size_a:
+        raise TileReadError(f"--unit angstrom: {micrograph.tile} does not tell the size of its pixels")
+    return particles.yx / micrograph.pixel_size_a
 
 
 def to_file(yx: NDArray[np.float64], micrograph: Micrograph, frame: Frame) -> NDArray[np.float64]:
@@ -87,17 +116,42 @@ def to_file(yx: NDArray[np.float64], micrograph: Micrograph, frame: Frame) -> ND
     return _turned(found, micrograph) if frame == "file" else found
 
 
-def outside(points: Points, micrograph: Micrograph) -> str:
-    """Why these points cannot be those of the micrograph, naming the first that lie outside of its file."""
+def is_outside(points: Points, micrograph: Micrograph) -> NDArray[np.bool_]:
+    """Which points lie outside of the micrograph's file."""
     size = np.array([micrograph.source_height, micrograph.source_width])
     yx = in_larger_pixels(points.yx, 1 / micrograph.binning)
-    wrong = np.flatnonzero(np.any((yx < -0.5) | (yx > size - 0.5), axis=1))
+    return np.asarray(np.any((yx < -0.5) | (yx > size - 0.5), axis=1))
+
+
+def outside(points: Points, micrograph: Micrograph) -> str:
+    """Why these points cannot be those of the micrograph, naming the first that lie outside of its file."""
+    height, width = micrograph.source_height, micrograph.source_width
+    yx = in_larger_pixels(points.yx, 1 / micrograph.binning)
+    wrong = np.flatnonzero(is_outside(points, micrograph))
     if not wrong.size:
         return ""
     listed = ", ".join(f"(x {x:g}, y {y:g})" for y, x in yx[wrong[:5]]) + (", …" if wrong.size > 5 else "")
     return (
-        f"{wrong.size} of {len(points)} points lie outside the micrograph of {size[0]} x {size[1]} px: {listed} as "
-        "pixels of its file from the top; do the coordinates belong to it, and are --frame and --scale right?"
+        f"{wrong.size} of {len(points)} points lie outside the micrograph of {height} x {width} px: {listed} as "
+        "pixels of its file from the top; do the coordinates belong to it, and are --frame, --scale and --unit right? "
+        "--drop-outside leaves such points away."
+    )
+
+
+def only_in_corner(reach: Sequence[NDArray[np.float64]]) -> str:
+    """Why points of some micrographs are hardly in px of them; empty where they can be.
+
+    `reach` holds, of each micrograph, its points (point, 2) as shares of height and width, as their file counts rows.
+    """
+    points = np.concatenate([np.empty((0, 2)), *reach])
+    if not len(points):
+        return ""
+    y, x = np.clip(points.max(axis=0), 1e-9, None)
+    if max(y, x) >= _CORNER or (y * x) ** len(points) > _CHANCE:
+        return ""
+    return (
+        f"all {len(points)} points lie in the first {100 * y:.0f}% of the rows and {100 * x:.0f}% of the columns. Are "
+        "they angstrom (--unit angstrom), or px of a smaller picture (--scale)? --unit px takes them as they are."
     )
 
 
@@ -114,6 +168,8 @@ def check_reading(reading: Reading) -> None:
         raise FintuneValueError(f"--scale: expected a number above 0, got {reading.scale}")
     if reading.diameter is not None and not 0 < reading.diameter < np.inf:
         raise FintuneValueError(f"--diameter: expected a length above 0 px, got {reading.diameter}")
+    if reading.unit not in (None, PX, ANGSTROM):
+        raise FintuneValueError(f"--unit: expected px or angstrom, got {reading.unit!r}")
     if reading.frame not in (None, "image", "file"):
         raise FintuneValueError(f"--frame: expected image or file, got {reading.frame!r}")
 

@@ -16,6 +16,7 @@ import zarr
 from fintune_xr import names as n
 from fintune_xr.cohort_kinds import KINDS, kind_named
 from fintune_xr.errors import FintuneValueError, TileReadError
+from fintune_xr.pixels.pixel_digest import pixels_sha256
 from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import Cohort, create_cohort, open_cohort
 from fintune_xr.store.ingest.changed_files import (
@@ -273,7 +274,9 @@ def _read_tile(scanned: Scan, grid: shards.ShardGrid, planes: LastPlanes, tile: 
             return tile_left_out(tile, file, f"changed while it was read: expected {expected}, found {found}")
         pixels[channel][tuple(slice(0, length) for length in part.shape)] = part
         digests.append(digest)
-    return _labels(tile, digests, whole.shape[-2:]), shards.encode_tile(pixels, grid)
+    valid = (slice(None), *(slice(0, length) for length in tile.shape))
+    labels = {**_labels(tile, digests, whole.shape[-2:]), n.PIXELS_SHA256: pixels_sha256(pixels[valid])}
+    return labels, shards.encode_tile(pixels, grid)
 
 
 def _labels(tile: TileFiles, digests: Sequence[str], whole: tuple[int, ...]) -> growing.Labels:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any, Final
 
 import numpy as np
@@ -12,12 +13,18 @@ import xarray as xr
 from fintune_xr import names as n
 from fintune_xr.errors import SplitError
 from fintune_xr.models.checkpoints import Checkpoint, training_facts
+from fintune_xr.pixels.pixel_digest import pixels_sha256
+from fintune_xr.pixels.real_part import tile_pixels
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.runs.run import run_attrs
 from fintune_xr.text import text_array, texts
 
-_LEARNED: Final = "learned"
-_JUDGED: Final = "judged"
+LEARNED: Final = "learned"
+JUDGED: Final = "judged"
+
+_SHORT: Final = 16
+# Tells digests of pixels from those of ids and files.
+_PIXELS: Final = "px:"
 
 
 def seen_in_training(
@@ -25,19 +32,23 @@ def seen_in_training(
 ) -> dict[str, list[str]]:
     """Digests of the tiles that a training learns from, and of those that choose its best epoch.
 
-    What the weights that it starts from have seen is among them. JSON, for the record of the training.
+    Of each tile one of its id and files, and one of its pixels. What the weights that it starts from have seen is among
+    them. JSON, for the record of the training.
     """
     before = {} if start is None else training_facts(start).get(n.SEEN, {})
-    names = {_LEARNED: set(map(str, learned)), _JUDGED: set(map(str, judged))}
+    names = {LEARNED: set(map(str, learned)), JUDGED: set(map(str, judged))}
     digests = _digests(cohort.images(lazy=False), set.union(*names.values()))
-    return {key: sorted({digests[tile] for tile in tiles} | {*before.get(key, ())}) for key, tiles in names.items()}
+    return {
+        key: sorted({*chain.from_iterable(digests[tile] for tile in tiles)} | {*before.get(key, ())})
+        for key, tiles in names.items()
+    }
 
 
 def seen_by_choice(cohort: Cohort, runs: Iterable[str], judged: Iterable[str]) -> dict[str, list[str]]:
     """What the models of all `runs` together have seen, and the tiles `judged` that chose between them."""
     found = [_seen(run_attrs(cohort, run)) for run in runs]
-    found.append({_JUDGED: [*_digests(cohort.images(lazy=False), set(judged)).values()]})
-    return {key: sorted({one for seen in found for one in seen.get(key, ())}) for key in (_LEARNED, _JUDGED)}
+    found.append({JUDGED: [*chain.from_iterable(_digests(cohort.images(lazy=False), set(judged)).values())]})
+    return {key: sorted({one for seen in found for one in seen.get(key, ())}) for key in (LEARNED, JUDGED)}
 
 
 def require_unseen(cohort: Cohort, run: str, tiles: Iterable[str]) -> None:
@@ -55,23 +66,35 @@ def require_unseen_by(cohort: Cohort, checkpoint: Checkpoint, tiles: Iterable[st
     _refuse_seen(cohort, f"model {checkpoint.name!r}", training_facts(checkpoint).get(n.SEEN, {}), tiles)
 
 
+def seen_tiles(cohort: Cohort, run: str, tiles: Iterable[str]) -> dict[str, str]:
+    """Those of `tiles` that the model of a run has seen: `learned` where it learned from them, else `judged`."""
+    seen = _seen(run_attrs(cohort, run))
+    digests = _digests(cohort.images(lazy=False), {*tiles})
+    # Learned last: what was learned from may have been judged on as well.
+    found: dict[str, str] = {}
+    for key in (JUDGED, LEARNED):
+        found |= {tile: key for tile, ones in digests.items() if not ones.isdisjoint(seen.get(key, ()))}
+    return found
+
+
 def unseen_tiles(cohort: Cohort, run: str, tiles: Iterable[str]) -> list[str]:
     """Those of `tiles` that the model of a run has neither learned from nor been chosen by, as far as is known."""
-    seen, wanted = _seen(run_attrs(cohort, run)), list(tiles)
-    known = {*seen.get(_LEARNED, ()), *seen.get(_JUDGED, ())}
-    digests = _digests(cohort.images(lazy=False), set(wanted))
-    return [tile for tile in wanted if digests[tile] not in known]
+    wanted = list(tiles)
+    seen = seen_tiles(cohort, run, wanted)
+    return [tile for tile in wanted if tile not in seen]
 
 
 def _refuse_seen(cohort: Cohort, who: str, seen: Mapping[str, list[str]], tiles: Iterable[str]) -> None:
-    forbidden = {n.VAL: {*seen.get(_LEARNED, ())}, n.TEST: {*seen.get(_LEARNED, ()), *seen.get(_JUDGED, ())}}
+    forbidden = {n.VAL: {*seen.get(LEARNED, ())}, n.TEST: {*seen.get(LEARNED, ()), *seen.get(JUDGED, ())}}
     images = cohort.images(lazy=False)
     parts = dict(zip(texts(images[n.TILE]), texts(images[n.SPLIT]), strict=True))
-    known = [tile for tile, one in _digests(images, {*tiles}).items() if one in forbidden.get(parts[tile], ())]
+    digests = _digests(images, {*tiles}) if seen else {}
+    known = [tile for tile, ones in digests.items() if not ones.isdisjoint(forbidden.get(parts[tile], ()))]
     if known:
         raise SplitError(
             f"{who} has seen in training {len(known)} of the tiles that it would be scored on "
-            f"({', '.join(known[:5])}): the split is another one now. Train again on it, or leave the run out."
+            f"({', '.join(known[:5])}): the split is another one now, or other files held the same pixels. Train again "
+            "on it, or leave the run out."
         )
 
 
@@ -80,12 +103,19 @@ def _seen(attrs: Mapping[str, Any]) -> Mapping[str, list[str]]:
     return found
 
 
-def _digests(images: xr.Dataset, wanted: set[str]) -> dict[str, str]:
-    """A short digest of id and files of each tile; the id, because one file may hold many tiles."""
+def _digests(images: xr.Dataset, wanted: set[str]) -> dict[str, set[str]]:
+    """Short digests of each tile: of its id and files, as one file may hold many tiles, and of its pixels.
+
+    Stores that were made before pixels had digests are read for them.
+    """
     names = text_array(images[n.TILE])
     where = np.flatnonzero(np.isin(names, sorted(wanted)))
     files = text_array(images[n.SHA256].isel({n.TILE: where}))
-    return {
-        str(tile): hashlib.sha256("\n".join([str(tile), *map(str, of_tile)]).encode()).hexdigest()[:16]
-        for tile, of_tile in zip(names[where], files, strict=True)
-    }
+    of_pixels = text_array(images[n.PIXELS_SHA256]) if n.PIXELS_SHA256 in images.coords else np.full(names.size, "")
+    found = {}
+    for at, of_tile in zip(where.tolist(), files, strict=True):
+        tile = str(names[at])
+        told = str(of_pixels[at]) or pixels_sha256(tile_pixels(images, at))
+        of_files = hashlib.sha256("\n".join([tile, *map(str, of_tile)]).encode()).hexdigest()[:_SHORT]
+        found[tile] = {of_files, f"{_PIXELS}{told[:_SHORT]}"} if told else {of_files}
+    return found

@@ -53,12 +53,12 @@ def cohort(tmp_path: Path, made: Path) -> Cohort:
     return open_cohort(tmp_path / "c.zarr")
 
 
-def cohort_of(root: Path, *, kind: str = "png", binning: int = 1) -> Cohort:
+def cohort_of(root: Path, *, kind: str = "png", binning: int = 1, pixel_size_a: float = 0.0) -> Cohort:
     """A store of two micrographs of this format."""
     for name in ("a", "b"):
         pixels = picture(name, SHAPE)
         if kind == "mrc":
-            write_mrc(root / f"raw/{name}.mrc", pixels[::-1])
+            write_mrc(root / f"raw/{name}.mrc", pixels[::-1], pixel_size_a=pixel_size_a)
         else:
             (root / "raw").mkdir(exist_ok=True)
             Image.fromarray(pixels.astype(np.uint8)).save(root / f"raw/{name}.png")
@@ -134,7 +134,7 @@ def test_every_form_says_the_same(cohort: Cohort, tmp_path: Path, form: str) -> 
         ("a.json", '{"boxes": [[1, 2, 3]]}', "box 1: expected .x, y, width, height."),
         ("a.star", "nothing here", "expected a loop with rlnCoordinateX and rlnCoordinateY"),
         ("a.star", "data_\n\nloop_\n_rlnCoordinateX #1\n_rlnCoordinateY #2\n1 2\n3 x\n", "particle 2: expected a"),
-        ("a.txt", "1 2", "expected .csv, .star, .box, .json, found .txt"),
+        ("a.dat", "1 2", "expected .csv, .tsv, .txt, .star, .box, .json, .cs, found .dat"),
     ],
 )
 def test_what_is_malformed_is_told_with_its_row(tmp_path: Path, name: str, text: str, reason: str) -> None:
@@ -306,3 +306,55 @@ def test_the_star_of_the_real_set_counts_from_the_top(real_data: Path, tmp_path:
     assert name == "Falcon_2012_06_12-14_33_35_0.mrc"
     np.testing.assert_array_equal(found.yx, table[""].yx)
     assert len(pd.DataFrame(starfile.read(folder / "sample.star"))) == len(found)
+
+
+def test_angstrom_are_divided_by_the_size_of_a_pixel(tmp_path: Path) -> None:
+    text = "x,y,diameter\n" + "".join(f"{1.25 * x},{1.25 * y},{1.25 * d}\n" for x, y, d in XYD)
+    (tmp_path / "told").mkdir()
+    cohort = cohort_of(tmp_path / "told", kind="mrc", pixel_size_a=1.25)
+    file = write(tmp_path / "points/a.csv", text)
+    assert annotate(file, cohort.url, unit="angstrom").n_added == 1
+    np.testing.assert_allclose(stored(cohort), sorted(XYD))
+    unknown = cohort_of(tmp_path, kind="mrc")
+    assert "does not tell the size of its pixels" in annotate(file, unknown.url, unit="angstrom").left_out[0].reason
+
+
+def test_points_that_fill_a_corner_alone_are_asked_about(cohort: Cohort, tmp_path: Path) -> None:
+    height, width = SHAPE
+    rows = [(0.6 * width * i / 15, 0.6 * height * ((7 * i) % 16) / 15, 9) for i in range(16)]
+    file = write(tmp_path / "points/a.csv", csv_text(rows))
+    with pytest.raises(FintuneValueError, match=r"all 16 points lie in the first 60% of the rows .*--unit angstrom"):
+        annotate(file, cohort.url)
+    assert annotate(file, cohort.url, scale=1.5, dry_run=True).n_points == 16
+    assert annotate(file, cohort.url, unit="px").n_points == 16
+
+
+def test_points_outside_are_left_away_where_it_is_asked_for(
+    cohort: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(tmp_path / "points/a.csv", csv_text([*XYD, (SHAPE[1], 5, 9), (-3, 5, 9)]))
+    assert "--drop-outside" in annotate(file, cohort.url).left_out[0].reason
+    report = annotate(file, cohort.url, drop_outside=True)
+    assert (report.n_added, report.n_points, report.n_outside) == (1, 3, 2)
+    assert "2 points lie outside their micrograph" in capsys.readouterr().err
+    np.testing.assert_array_equal(stored(cohort), sorted(XYD))
+    most = write(tmp_path / "points/b.csv", csv_text([(5, 5, 9), (SHAPE[1], 5, 9), (-3, 5, 9)]))
+    assert "2 of 3 points lie outside" in annotate(most, cohort.url, drop_outside=True).left_out[0].reason
+
+
+def test_fractions_of_cryosparc_are_parts_of_the_sides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cohort = cohort_of(tmp_path, kind="mrc")
+    height, width = SHAPE
+    columns = [
+        ("location/micrograph_path", "S40"),
+        ("location/center_x_frac", "<f8"),
+        ("location/center_y_frac", "<f8"),
+    ]
+    rows = [(b"J1/a.mrc", x / width, (height - 1 - y) / height) for x, y, _ in XYD]
+    (tmp_path / "points").mkdir()
+    with (tmp_path / "points/picked.cs").open("wb") as file:
+        np.save(file, np.array(rows, columns))
+    assert annotate(tmp_path / "points", cohort.url, diameter=9).n_added == 1
+    np.testing.assert_allclose(stored(cohort), sorted(XYD))
+    said = " ".join(capsys.readouterr().err.split())
+    assert "1 table holds fractions of the micrograph's sides, rows counted as the micrograph's file has them" in said

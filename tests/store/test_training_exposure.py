@@ -5,13 +5,16 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
+import zarr
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, SplitError
 from fintune_xr.models.registry import resolve_checkpoint
 from fintune_xr.pipelines.steps.annotate import annotate
-from fintune_xr.pipelines.steps.evaluate import evaluate
+from fintune_xr.pipelines.steps.evaluate import evaluate, score_lines
 from fintune_xr.pipelines.steps.infer import infer
 from fintune_xr.pipelines.steps.ingest import ingest
 from fintune_xr.pipelines.steps.split import split
@@ -20,6 +23,8 @@ from fintune_xr.pipelines.studies.benchmark import benchmark
 from fintune_xr.pipelines.studies.budget import budget
 from fintune_xr.pipelines.studies.gate import gate
 from fintune_xr.pipelines.studies.hybrid import hybrid
+from fintune_xr.pixels.pixel_digest import pixels_sha256
+from fintune_xr.pixels.real_part import tile_pixels
 from fintune_xr.simulation.if_cohort import CohortSettings, simulate_cohort
 from fintune_xr.store.cohort import open_cohort
 from fintune_xr.store.lineage import training_exposure as seen
@@ -141,3 +146,54 @@ def test_tiles_that_chose_the_epoch_may_be_val_tiles_but_no_test_tiles(
     seen.require_unseen(cohort, "r", tiles[n.VAL] + tiles[n.TEST][1:])
     with pytest.raises(SplitError, match=rf"in training 1 of the tiles .*\({tiles[n.TEST][0]}\)"):
         seen.require_unseen(cohort, "r", tiles[n.TEST])
+
+
+def test_all_tiles_are_scored_apart_by_what_taught_the_model(store: Path) -> None:
+    scores = evaluate(store, runs=["second", "threshold"], split="all")
+    cohort = open_cohort(store)
+    known = seen.seen_tiles(cohort, "second", list(parts(store)))
+    assert set(known.values()) == {seen.LEARNED, seen.JUDGED}
+    counts = scores[[n.TP, n.FP, n.FN]].sel({n.RUN: "second"})
+    is_seen = np.isin(text_array(scores[n.TILE]), list(known))
+    for group, chosen in ((n.SEEN_TILES, is_seen), (n.NEW_TILES, ~is_seen)):
+        own = counts.isel({n.TILE: np.flatnonzero(chosen)}).sum(n.TILE)
+        expected = 2 * own[n.TP] / (2 * own[n.TP] + own[n.FP] + own[n.FN])
+        found = scores["f1_pooled"].sel({n.RUN: "second", n.GROUP: group})
+        np.testing.assert_allclose(found, expected)
+    assert scores["f1_pooled"].sel({n.RUN: "threshold", n.GROUP: n.SEEN_TILES}).isnull().all()
+    lines = score_lines(scores)
+    assert any(line.startswith("run second: its model learned from") for line in lines)
+    assert not any(line.startswith("run threshold: its") for line in lines)
+
+
+def test_the_same_pixels_saved_anew_are_the_same_tile(store: Path, tmp_path: Path) -> None:
+    """Under another name and compression, in another store: what the model learned there it has seen here."""
+    cohort = open_cohort(store)
+    images = cohort.images(lazy=False)
+    for at, tile in enumerate(text_array(images[n.TILE])):
+        for channel, plane in enumerate(tile_pixels(images, at)):
+            path = tmp_path / f"raw/x{at}/GFAP/other_b0c{channel}.tif"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            tifffile.imwrite(path, plane, compression="zlib")
+        assert tile
+    ingest(tmp_path / "raw", tmp_path / "anew.zarr")
+    anew = open_cohort(tmp_path / "anew.zarr")
+    zarr.open_array(f"{anew.location.path}/images/split", mode="r+")[:] = n.TEST
+    names = [str(tile) for tile in text_array(anew.images(lazy=False)[n.TILE])]
+    first = resolve_checkpoint(str(store.parent / "models" / "first"))
+    with pytest.raises(SplitError, match="or other files held the same pixels"):
+        seen.require_unseen_by(anew, first, names)
+    column = zarr.open_array(f"{anew.location.path}/images/pixels_sha256", mode="r+")
+    assert all(column[:])
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        zarr.open_array(f"{anew.location.path}/images/pixels_sha256", mode="r+")[:] = ""
+    with pytest.raises(SplitError, match="or other files held the same pixels"):
+        seen.require_unseen_by(open_cohort(tmp_path / "anew.zarr"), first, names)
+
+
+def test_a_digest_of_pixels_knows_counts_and_no_files() -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (2, 9, 7)).astype(np.uint8)
+    assert pixels_sha256(pixels) == pixels_sha256(pixels.astype(np.uint16)) == pixels_sha256(pixels.astype(">u2"))
+    others = [pixels[::-1], pixels[:, ::-1], pixels.reshape(2, 7, 9), pixels + np.uint8(1)]
+    assert len({pixels_sha256(one) for one in [pixels, *others]}) == 5
+    assert pixels_sha256(np.ones((2, 4, 4))) == ""

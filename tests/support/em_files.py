@@ -33,9 +33,10 @@ def picture(name: str, shape: tuple[int, int] = (128, 144)) -> NDArray[np.float3
     return (stream(4, name).normal(100, 4, shape) - 15 * inside).astype(np.float32)
 
 
-def write_mrc(path: Path, pixels: NDArray[Any]) -> Path:
+def write_mrc(path: Path, pixels: NDArray[Any], *, pixel_size_a: float = 0.0) -> Path:
     """An MRC whose rows are those of `pixels` (y, x) as they are given, the first one first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with mrcfile.new(path, overwrite=True) as file:
         file.set_data(pixels)
+        file.voxel_size = pixel_size_a
     return path

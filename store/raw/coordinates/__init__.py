@@ -1,4 +1,4 @@
-"""Files of particle coordinates: one face for CSV, STAR, BOX and JSON, and the way back.
+"""Files of particle coordinates: one face for CSV, tables of Topaz, STAR, BOX, JSON and cryoSPARC.
 
 What is read are centres in px of the picture that the file counts in, whole numbers being centres of pixels, with the
 diameter where the file tells one. Whether rows count from the top (`image`) or as the micrograph's file stores them
@@ -14,9 +14,10 @@ from types import MappingProxyType
 from typing import Final, Literal, TypeAlias
 
 from fintune_xr.errors import TileReadError
-from fintune_xr.store.raw.coordinates.delimited import parse_box, parse_csv
+from fintune_xr.store.raw.coordinates.cryosparc import parse_cs
+from fintune_xr.store.raw.coordinates.delimited import parse_box, parse_csv, parse_tabs
 from fintune_xr.store.raw.coordinates.json_lists import parse_json
-from fintune_xr.store.raw.coordinates.particles import Particles
+from fintune_xr.store.raw.coordinates.particles import Particles, check_pixels
 from fintune_xr.store.raw.coordinates.star import parse_star
 from fintune_xr.store.raw.sources import Place, open_place
 
@@ -25,13 +26,25 @@ __all__ = ["COORDINATE_SUFFIXES", "FRAME_OF", "Frame", "Particles", "read_coordi
 Frame: TypeAlias = Literal["image", "file"]
 
 _PARSERS: Final[Mapping[str, Callable[[str], dict[str, Particles]]]] = MappingProxyType(
-    {".csv": parse_csv, ".star": parse_star, ".box": parse_box, ".json": parse_json}
-)
-COORDINATE_SUFFIXES: Final = tuple(_PARSERS)
+    {
+        ".csv": parse_csv, ".tsv": parse_tabs, ".txt": parse_tabs, ".star": parse_star, ".box": parse_box,
+        ".json": parse_json,
+    }
+)  # fmt: skip
+_CRYOSPARC: Final = ".cs"
+COORDINATE_SUFFIXES: Final = (*_PARSERS, _CRYOSPARC)
 
-# CryoPPP's CSV counts rows from the top of the JPEG; RELION and EMAN count them as they lie in the MRC.
+# CryoPPP's CSV and Topaz count rows from the top of the picture; RELION, EMAN and cryoSPARC as they lie in the MRC.
 FRAME_OF: Final[Mapping[str, Frame]] = MappingProxyType(
-    {".csv": "image", ".json": "image", ".star": "file", ".box": "file"}
+    {
+        ".csv": "image",
+        ".tsv": "image",
+        ".txt": "image",
+        ".json": "image",
+        ".star": "file",
+        ".box": "file",
+        ".cs": "file",
+    }
 )
 
 
@@ -42,12 +55,14 @@ def read_coordinates(place: Place) -> tuple[dict[str, Particles], str]:
     whole or not at all, because particles that are missing would count as background.
     """
     suffix = PurePosixPath(str(place)).suffix.lower()
-    if suffix not in _PARSERS:
-        raise TileReadError(f"unreadable: expected {', '.join(_PARSERS)}, found {suffix or 'no suffix'}", str(place))
+    if suffix not in COORDINATE_SUFFIXES:
+        known = ", ".join(COORDINATE_SUFFIXES)
+        raise TileReadError(f"unreadable: expected {known}, found {suffix or 'no suffix'}", str(place))
     try:
         with open_place(place) as file:
             content = file.read()
-        return _PARSERS[suffix](content.decode("utf-8-sig")), hashlib.sha256(content).hexdigest()
+        found = parse_cs(content) if suffix == _CRYOSPARC else _PARSERS[suffix](content.decode("utf-8-sig"))
+        return {name: check_pixels(one) for name, one in found.items()}, hashlib.sha256(content).hexdigest()
     except TileReadError as error:
         raise TileReadError(error.reason, str(place)) from error
     except UnicodeDecodeError as error:

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from fintune_xr.errors import TileReadError
-from fintune_xr.store.raw.coordinates.particles import Particles, number, particles, positive
+from fintune_xr.store.raw.coordinates.particles import CORNERS, Particles, number, particles, positive
 
 _LISTS: Final = ("particles", "points", "coordinates")
 BOXES: Final = "boxes"
@@ -47,7 +47,8 @@ def _is_one(content: Mapping[str, Any]) -> bool:
 
 def _one(content: Any, where: str) -> Particles:
     if isinstance(content, Mapping) and BOXES in content:
-        return particles(_box(row, f"{where}box {i}") for i, row in enumerate(_rows(content[BOXES], where), start=1))
+        boxes = enumerate(_rows(content[BOXES], where), start=1)
+        return particles((_box(row, f"{where}box {i}") for i, row in boxes), meaning=CORNERS)
     usual: Any = math.nan
     if isinstance(content, Mapping) and _is_one(content):
         usual = content.get("diameter", math.nan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -13,11 +14,26 @@ from numpy.typing import NDArray
 from fintune_xr.errors import TileReadError
 
 # Names under which coordinates travel, without capitals, blanks, '-' and '_'.
-X_NAMES: Final = ("xcoordinate", "x", "xcoord", "rlncoordinatex")
-Y_NAMES: Final = ("ycoordinate", "y", "ycoord", "rlncoordinatey")
+X_NAMES: Final = ("xcoordinate", "x", "xcoord", "rlncoordinatex", "xpx", "xpixel", "axis1")
+Y_NAMES: Final = ("ycoordinate", "y", "ycoord", "rlncoordinatey", "ypx", "ypixel", "axis0")
+CENTRE_NAMES: Final = (
+    ("ycenter", "ycentre", "centery", "centrey", "cy"), ("xcenter", "xcentre", "centerx", "centrex", "cx"),
+)  # fmt: skip
+# The two corners of a box.
+FIRST_NAMES: Final = (("ymin", "y1", "top"), ("xmin", "x1", "left"))
+LAST_NAMES: Final = (("ymax", "y2", "bottom"), ("xmax", "x2", "right"))
+# Lengths in the specimen, in which some programs tabulate positions.
+OF_SPECIMEN: Final = re.compile(
+    r"[xy](coord(inate)?)?(angstroms?|angst|ang|å|a|nm|um|µm|μm|microns?)|.*centeredcoordinate[xy]angst"
+)
+SCORE_NAMES: Final = ("score", "confidence", "autopickfigureofmerit", "rlnautopickfigureofmerit", "probability")
 WIDTH_NAMES: Final = ("width", "w", "boxwidth")
 HEIGHT_NAMES: Final = ("height", "h", "boxheight")
 DIAMETER_NAMES: Final = ("diameter", "diameterpx")
+CENTRES: Final = "centres of particles"
+CORNERS: Final = "corners of boxes, whose centres are stored"
+FRACTIONS: Final = "fractions of the micrograph's sides"
+
 MICROGRAPH_NAMES: Final = ("micrograph", "micrographname", "imagename", "rlnmicrographname")
 
 
@@ -25,29 +41,43 @@ MICROGRAPH_NAMES: Final = ("micrograph", "micrographname", "imagename", "rlnmicr
 class Particles:
     """Centres `yx` (particle, 2) and `diameter` (particle,) in px; a diameter that is not told is NaN.
 
-    Of particles that their file has twice there is one; `n_twice` are those that were left away.
+    Of particles that their file has twice there is one; `n_twice` are those that were left away. `meaning` is what the
+    numbers in the file are; where `is_fraction`, `yx` are parts of the micrograph's height and width. `lowest_score` is
+    that of the file's particles, NaN where it has none.
     """
 
     yx: NDArray[np.float64]
     diameter: NDArray[np.float64]
     n_twice: int = 0
+    meaning: str = CENTRES
+    is_fraction: bool = False
+    lowest_score: float = math.nan
 
     def __len__(self) -> int:
         return len(self.yx)
 
 
-def particles(rows: Iterable[tuple[float, float, float]]) -> Particles:
+def particles(
+    rows: Iterable[tuple[float, float, float]], *, meaning: str = CENTRES, is_fraction: bool = False
+) -> Particles:
     """Particles of rows (y, x, diameter)."""
     listed = list(rows)
     # NaN is unequal to itself: a diameter that is not told is compared as None.
     once = list({(y, x, None if math.isnan(size) else size): (y, x, size) for y, x, size in listed}.values())
     table = np.array(once, np.float64).reshape(-1, 3)
-    return Particles(table[:, :2], table[:, 2], len(listed) - len(once))
+    meaning = FRACTIONS if is_fraction else meaning
+    return Particles(table[:, :2], table[:, 2], len(listed) - len(once), meaning, is_fraction)
 
 
 def check_pixels(found: Particles) -> Particles:
     """`found` itself, once its centres can be pixels; raises TileReadError where they are fractions of the picture."""
-    if len(found) > 1 and found.yx.min() >= 0 and found.yx.max() <= 1 and (found.yx % 1).any():
+    if (
+        not found.is_fraction
+        and len(found) > 1
+        and found.yx.min() >= 0
+        and found.yx.max() <= 1
+        and (found.yx % 1).any()
+    ):
         raise TileReadError(
             "fractions: all coordinates lie between 0 and 1. Multiply them by the width and height of the micrograph."
         )

@@ -56,4 +56,6 @@ def _with_coordinates(blocks: Mapping[str, Any]) -> list[Any]:
     found = [block for block in blocks.values() if hasattr(block, "columns") and {X, Y} <= set(block.columns)]
     if found:
         return found
+    if any("rlnCenteredCoordinateXAngst" in block.columns for block in blocks.values() if hasattr(block, "columns")):
+        raise TileReadError("not in px: rlnCenteredCoordinateXAngst counts angstrom from the centre of a tomogram")
     raise TileReadError(f"malformed: expected a loop with {X} and {Y}, found blocks {sorted(map(str, blocks))}"[:200])
