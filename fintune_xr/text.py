@@ -19,6 +19,18 @@ def text_array(labels: xr.DataArray) -> NDArray[np.str_]:
     return np.array(texts(labels), dtype=np.str_)
 
 
+def not_the_file(head: bytes) -> str:
+    """What a file is that begins with `head` where a download left something else; empty where it is none of that."""
+    if not head:
+        return "an empty file: the download broke off"
+    start = head[:512].lstrip().lower()
+    if start.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS, and not the file: fetch it with `git lfs pull`"
+    if start.startswith((b"<!doctype html", b"<html", b"<head")):
+        return "a web page, as a download that was refused leaves it: fetch the file again"
+    return ""
+
+
 def one_spelling(text: str) -> str:
     """`text` with its letters composed (Unicode's NFC): macOS writes `ü` as two characters, others as one."""
     return unicodedata.normalize("NFC", text)

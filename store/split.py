@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -16,9 +17,56 @@ from fintune_xr.splits.assignment import split_digest
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.zarr_io.groups import open_column
 from fintune_xr.text import text_array, texts
+from fintune_xr.text_tables import read_text_table
 
 # Attributes of the column `split`.
 By = Literal["donor", "tile"]
+# Columns of a table of pairs.
+PAIR_COLUMNS: Final = ("first", "second", "reason")
+
+
+@dataclass(frozen=True, slots=True)
+class AllowedPair:
+    """Two tiles that look alike and are known not to be copies, and how that is known."""
+
+    first: str
+    second: str
+    reason: str
+
+
+Allowed: TypeAlias = Sequence[AllowedPair]
+
+
+def read_allowed(path: Path | str, tiles: Sequence[str]) -> list[AllowedPair]:
+    """Pairs of a table (first, second, reason).
+
+    Raises FintuneValueError for other columns or a pair without a reason, UnknownNameError for a tile that is not
+    among `tiles`.
+    """
+    table = read_text_table(path, "table of pairs")
+    missing = [column for column in PAIR_COLUMNS if column not in table.columns]
+    if missing:
+        raise FintuneValueError(f"{path}: expected columns {', '.join(PAIR_COLUMNS)}, found no {', '.join(missing)}")
+    pairs = [AllowedPair(*(str(row[column]).strip() for column in PAIR_COLUMNS)) for _, row in table.iterrows()]
+    for pair in pairs:
+        for tile in (pair.first, pair.second):
+            if tile not in tiles:
+                raise unknown_name("annotated tile", tile, tiles)
+        if not pair.reason:
+            raise FintuneValueError(f"{path}: {pair.first} and {pair.second}: say in `reason` why they are no copies")
+    return pairs
+
+
+def allowed_facts(allowed: Allowed) -> dict[str, list[list[str]]]:
+    """Pairs as records keep them; nothing where there are none."""
+    return {n.ALLOWED_ALIKE: [[pair.first, pair.second, pair.reason] for pair in allowed]} if allowed else {}
+
+
+def allowed_pairs(cohort: Cohort) -> list[AllowedPair]:
+    """Pairs of tiles that look alike and were allowed on two sides of the stored split."""
+    stored = split_column(cohort).attrs.get(n.ALLOWED_ALIKE, [])
+    return [AllowedPair(*map(str, pair)) for pair in stored]
+
 
 ALL: Final = "all"
 """In place of a part: all annotated tiles, whatever the split."""

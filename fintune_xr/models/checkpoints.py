@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fintune_xr.errors import CheckpointError, CheckpointNotFoundError
 from fintune_xr.provenance import file_sha256
+from fintune_xr.text import not_the_file
 
 if TYPE_CHECKING:
     import torch
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 WEIGHTS_FILE: Final = "model.pt"
 RECORD_FILE: Final = "training.json"
 _ONLY_IN_RECORD: Final = frozenset({"tiles", "validation_tiles", "packages", "python"})
+
+# How files begin that torch writes now, and that it wrote before version 1.6.
+_ZIP: Final = b"PK\x03\x04"
+_PICKLE: Final = b"\x80"
 
 # A weights file of ours says what it is and holds what its network is built from.
 OWN_ENTRIES: Final = frozenset({"kind", "architecture", "settings", "state"})
@@ -94,7 +99,7 @@ def read_state(checkpoint: Checkpoint) -> dict[str, Any]:
 def load_weights_file(path: Path) -> dict[str, Any]:
     """Entries of a weights file, memory-mapped on the CPU; only tensors and plain values are accepted.
 
-    Raises CheckpointError for anything else.
+    Raises CheckpointError for anything else, naming what it is where that is known.
     """
     import pickle
 
@@ -103,12 +108,27 @@ def load_weights_file(path: Path) -> dict[str, Any]:
     try:
         entries = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        remedy = "Expected a file of tensors written by torch.save; is the download complete?"
-        raise CheckpointError(f"{path} is not a weights file that can be read safely ({reason}). {remedy}") from error
+        told = f"{path} is not a weights file that can be read safely: it is {_what_it_is(path, error)}. "
+        raise CheckpointError(f"{told}Expected a file of tensors written by torch.save.") from error
     if not isinstance(entries, dict):
         raise CheckpointError(f"{path}: expected named tensors, got {type(entries).__name__}")
     return entries
+
+
+def _what_it_is(path: Path, error: Exception) -> str:
+    """What a file is that torch refuses, in plain words."""
+    with path.open("rb") as file:
+        head = file.read(512)
+    if not_the_file(head):
+        return not_the_file(head)
+    if head.startswith(_ZIP):
+        is_code = "Weights only load failed" in str(error) or "Unsupported" in str(error)
+        if is_code:
+            return "a file of Python objects, which may run code; save model.state_dict() alone"
+        return "cut off or damaged: the download is not complete"
+    if head.startswith(_PICKLE):
+        return "of the format before torch 1.6; save it again: torch.save(torch.load(FILE, weights_only=True), NEW)"
+    return f"of no known format ({str(error).splitlines()[0][:120] if str(error) else type(error).__name__})"
 
 
 def bare_key(key: str) -> str:

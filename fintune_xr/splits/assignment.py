@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,15 +17,25 @@ from fintune_xr.splits.image_hash import N_BITS, Looks
 
 # Copies of real fields (gain, 8 bit, JPEG, noise, turned) differ in up to 14 bits, different fields in 40 and more.
 NEAR_DUPLICATE_BITS = 24
+# Between these and the above a second look at the pixels decides: small crops with one cell in the middle get there.
+SURE_BITS = 14
+
+SecondLook: TypeAlias = Callable[[int, int, Sequence[int]], bool]
+"""Whether two tiles, by position, hold copies in one of these channels, by position."""
 
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """Two tiles that must not lie on two sides of a split."""
+    """Two tiles that must not lie on two sides of a split, named with their parts, and as they are stored in `tiles`.
+
+    `by_looks` tells pairs that look alike, and nothing more, from those of one donor or file.
+    """
 
     first: str
     second: str
     why: str
+    tiles: tuple[str, str]
+    by_looks: bool = False
 
     def __str__(self) -> str:
         return f"{self.first} and {self.second}: {self.why}"
@@ -75,12 +86,19 @@ def split_digest(split_of: Mapping[str, str]) -> str:
 
 
 def find_leaks(
-    tile: Sequence[str], split: Sequence[str], *, donor: Sequence[str], digest: Sequence[str], seen: Looks
+    tile: Sequence[str],
+    split: Sequence[str],
+    *,
+    donor: Sequence[str],
+    digest: Sequence[str],
+    seen: Looks,
+    second_look: SecondLook | None = None,
 ) -> list[Leak]:
     """Pairs of tiles on two sides of a split with the same donor, the same file or nearly the same image.
 
     All have one entry per tile. One plane that is alike is enough: no two fields share one, and cells that were seen in
-    one of their planes are known. Tiles without a split are on no side.
+    one of their planes are known. Of pairs whose hashes are alike and not nearly equal, `second_look` decides where
+    it is given. Tiles without a split are on no side.
     """
     placed = np.flatnonzero([bool(part) for part in split])
     parts, donors, digests = (_codes(labels) for labels in (split, donor, digest))
@@ -92,12 +110,17 @@ def find_leaks(
         alike = (donors[others] == donors[i]) | (digests[others] == digests[i])
         alike |= (differing <= NEAR_DUPLICATE_BITS).any(axis=1)
         for j, bits in zip(others[alike].tolist(), differing[alike].tolist(), strict=True):
+            by_looks = donor[i] != donor[j] and digest[i] != digest[j]
+            near = [at for at, count in enumerate(bits) if count <= NEAR_DUPLICATE_BITS]
+            if by_looks and second_look is not None and min(bits) > SURE_BITS and not second_look(i, j, near):
+                continue
             why = f"nearly the same image ({_planes(seen.channels, bits)})"
             if digest[i] == digest[j]:
                 why = "same file content"
             if donor[i] == donor[j]:
                 why = f"same donor {donor[i]}"
-            leaks.append(Leak(f"{tile[i]} ({split[i]})", f"{tile[j]} ({split[j]})", why))
+            first, second = (f"{tile[k]} ({split[k]})" for k in (i, j))
+            leaks.append(Leak(first, second, why, (tile[i], tile[j]), by_looks))
     return leaks
 
 

@@ -48,10 +48,10 @@ def looks(tiles: Iterable[NDArray[np.generic]], channels: Sequence[str]) -> Look
     return Looks(tuple(channels), packed, np.array(told, bool).reshape(shape))
 
 
-def shrunk(plane: NDArray[np.generic]) -> Floats:
-    """Means (32, 32) of a plane (y, x) over equal areas; the mirrored plane gives the mirrored means."""
+def shrunk(plane: NDArray[np.generic], side: int = HASH_SIDE) -> Floats:
+    """Means (side, side) of a plane (y, x) over equal areas; the mirrored plane gives the mirrored means."""
     height, width = plane.shape
-    means: Floats = _areas(height) @ plane.astype(np.float64) @ _areas(width).T
+    means: Floats = _areas(height, side) @ plane.astype(np.float64) @ _areas(width, side).T
     return means
 
 
@@ -77,8 +77,8 @@ def has_contrast(small: Floats) -> bool:
     return int((np.abs(small - np.median(small)) > rounding).sum()) >= FEWEST_PLACES
 
 
-def _areas(length: int) -> Floats:
-    """Share (place, pixel) of each of `length` pixels in the mean of each place along an axis."""
-    edges, pixel = np.linspace(0, length, HASH_SIDE + 1), np.arange(length)
+def _areas(length: int, side: int) -> Floats:
+    """Share (place, pixel) of each of `length` pixels in the mean of each of `side` places along an axis."""
+    edges, pixel = np.linspace(0, length, side + 1), np.arange(length)
     covered = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
-    return covered.clip(0) * (HASH_SIDE / length)
+    return covered.clip(0) * (side / length)

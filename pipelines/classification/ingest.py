@@ -35,6 +35,7 @@ from fintune_xr.store.ingest.volumes import (
 )
 from fintune_xr.store.raw.fetching import Staging
 from fintune_xr.store.raw.layouts import Layout
+from fintune_xr.store.raw.levels import Named, told_levels
 from fintune_xr.store.raw.pairing import LeftOut
 from fintune_xr.store.raw.readers.volume_header import VolumeHeader
 from fintune_xr.store.raw.readers.volumes import ZYX, Reading
@@ -77,7 +78,7 @@ def ingest_study(
     Raises FintuneValueError as the scan, the table of participants and the store do.
     """
     people, found, how = _asked(source, layout, request, store_exists(store))
-    say(f"ingest: {found.listed}")
+    _say_levels(found)
     cohort = open_or_create_volumes(store, found, how, title=request.title)
     if people is not None:
         store_participants(cohort, people)
@@ -104,7 +105,7 @@ def plan_study(
     Headers are read, and nothing is written.
     """
     _, found, how = _asked(source, layout, request, False)
-    say(f"ingest: {found.listed}")
+    _say_levels(found)
     rows, left_out = [], list(found.left_out)
     for file, header in read_headers(found, how):
         if isinstance(header, VolumeHeader):
@@ -150,6 +151,13 @@ def _asked(
     staging = Staging(request.cache, int(request.cache_gb * 1e9)) if request.cache is not None else None
     how = VolumeIngest(request.grid or default, Reading(request.axes), staging, request.workers, request.verify)
     return people, found, how
+
+
+def _say_levels(found: VolumeScan) -> None:
+    """How files were found, the tree that was understood, and which of its levels look wrong."""
+    named = [Named(one.tile, one.donor, one.marker, one.path) for one in found.files]
+    for line in (found.listed, *told_levels(named, found.layout)):
+        say(f"ingest: {line}")
 
 
 def _persons(people: Participants | None) -> dict[str, Person] | None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import sys
 from collections.abc import Sequence
+from typing import Final
 
 from cyclopts import App, CycloptsError, Group
 from rich.console import Console
@@ -12,6 +15,13 @@ from fintune_xr.errors import FAILED, WRONG_USE, FintuneError, missing_package
 from fintune_xr.pipelines.cli import verbs
 
 INTERRUPTED = 130
+
+# Name under which Python knows what to do about letters that a terminal lacks, and what is shown in their place.
+_NEAREST: Final = "fintune-xr nearest"
+_PLAIN: Final = {
+    "…": "...", "–": "-", "—": "-", "−": "-", "×": "x", "µ": "u", "μ": "u", "Å": "A", "°": " degrees", "²": "2",
+    "’": "'", "“": '"', "”": '"', "•": "*", "≥": ">=", "≤": "<=", "→": "->", "±": "+-", "─": "-", "│": "|",
+}  # fmt: skip
 
 _HELP = """Image cohorts to donor statistics, in one labelled Zarr store.
 
@@ -45,6 +55,7 @@ def build_app() -> App:
 
 def run(tokens: Sequence[str]) -> int:
     """Exit status of the command line `tokens`; errors are printed on standard error, without a traceback."""
+    print_what_a_terminal_can()
     errors = Console(stderr=True, highlight=False)
     try:
         status = build_app()(list(tokens), exit_on_error=False, print_error=False)
@@ -67,6 +78,22 @@ def run(tokens: Sequence[str]) -> int:
         errors.print(f"error: {error.strerror or error}: {error.filename or ''}", markup=False, soft_wrap=True)
         return FAILED
     return int(status or 0)
+
+
+def print_what_a_terminal_can() -> None:
+    """A terminal that knows no letters beyond ASCII gets others in its own, and never ends a command."""
+    codecs.register_error(_NEAREST, _nearest)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors != _NEAREST:
+            stream.reconfigure(errors=_NEAREST)
+
+
+def _nearest(error: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    letters = error.object[error.start : error.end]
+    plain = "".join(_PLAIN.get(letter) or letter.encode("ascii", "backslashreplace").decode() for letter in letters)
+    return plain, error.end
 
 
 def main() -> None:

@@ -78,6 +78,8 @@ def ingest(
         show(table(planned.tiles), "", *_left_out(planned.left_out))
         for what, count in planned.ignored.items():
             show(f"ignored: {count} x {what}")
+        for line in planned.said:
+            show(line)
         return DONE
     report = step.ingest(
         source,
@@ -220,6 +222,13 @@ def split(
     test: Annotated[
         str, Parameter(help="Regular expression: donors that it fits are the test part, e.g. 'TCGA-(OL|LL)-.*'.")
     ] = "",
+    allow_alike: Annotated[
+        Path | None,
+        Parameter(help="Table (first, second, reason) of pairs of tiles that look alike and are no copies."),
+    ] = None,
+    show_leaks: Annotated[
+        Path | None, Parameter(help="Folder for pictures of the pairs that are refused, and a table of them.")
+    ] = None,
 ) -> int:
     """Split the annotated tiles by donor (or by tile), stratified by marker, and refuse leaks.
 
@@ -227,7 +236,11 @@ def split(
     """
     from fintune_xr.pipelines.steps.split import split as step
 
-    show(table(step(store, fractions=fractions, seed=seed, force=force, keep=keep, by=by, test=test)))
+    assigned = step(
+        store, fractions=fractions, seed=seed, force=force, keep=keep, by=by, test=test, allow_alike=allow_alike,
+        show_leaks=show_leaks,
+    )  # fmt: skip
+    show(table(assigned))
     return DONE
 
 
@@ -243,14 +256,10 @@ def check(
     Example: fintune-xr check cohort.zarr
     """
     from fintune_xr.pipelines.steps.check import check as step
-    from fintune_xr.store.cohort import open_cohort
-    from fintune_xr.store.ingest.same_bytes import told_twice
 
     problems = step(store, repair=repair)
     for problem in problems:
         show(str(problem))
-    for line in told_twice(open_cohort(store)):
-        show(line)
     show(f"{len(problems)} problem(s)" if problems else "no problems")
     return 1 if problems else DONE
 

@@ -38,7 +38,8 @@ def annotate(cohort: Cohort, source: str | Path, request: AnnotateRequest) -> An
         )
     layout = request.layout or _found_layout(source, request)
     chosen = choose_mask_layout(layout, pattern=request.pattern, join=request.join)
-    taken = Taken(request.pieces, request.overlap)
+    # A file that holds one cell holds one, in however many pieces.
+    taken = Taken("keep" if request.join else request.pieces, request.overlap)
     if request.dry_run:
         report = plan_masks(cohort, source, chosen, taken=taken)
     else:

@@ -6,6 +6,7 @@ from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.analysis.clinical import told_of_join
 from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.split import allowed_pairs
 
 
 def passed_over(cohort: Cohort) -> dict[str, list[str]]:
@@ -18,4 +19,8 @@ def passed_over(cohort: Cohort) -> dict[str, list[str]]:
     if cohort.has(n.CLINICAL):
         facts = cohort.read(n.CLINICAL, datasets.CLINICAL)
         found["associate"] = [*told_of_join(facts), *facts.attrs.get(n.OTHERWISE_SPELT, [])]
+    found["split"] = [
+        f"{pair.first} and {pair.second} look alike and lie on two sides of the split: {pair.reason}"
+        for pair in allowed_pairs(cohort)
+    ]
     return {verb: lines for verb, lines in found.items() if lines}

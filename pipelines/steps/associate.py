@@ -20,6 +20,7 @@ from fintune_xr.analysis.ratio import marker_ratio, ratio_bounds
 from fintune_xr.errors import FintuneError, FintuneValueError
 from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.instance.validation import validated
+from fintune_xr.pipelines.steps.missing_ratios import with_missing_ratios
 from fintune_xr.pipelines.steps.positivity import require_marker
 from fintune_xr.pipelines.steps.rules_stated import by_first_rule, rules_told
 from fintune_xr.provenance import file_sha256, provenance
@@ -82,7 +83,7 @@ def associate(
     adjusting = facts[n.COVARIATE_VALUE] if covariates else None
     told = rules_told(cohort, names)
     first = {run: told[n.FIRST_RULES][run] for run in names}
-    found = _associations(cohort, names, counts, facts, adjusting)
+    found = with_missing_ratios(cohort, _associations(cohort, names, counts, facts, adjusting))
     by_first = by_first_rule(cohort, first, facts[n.OUTCOME_VALUE], adjusting).compute()
     found = found.merge(by_first.reset_coords(drop=True), join="left", compat="override")
     throughout = {n.ADJUSTED_THROUGHOUT: True} if covariates else {}

@@ -7,10 +7,11 @@ from pathlib import Path
 from fintune_xr import names as n
 from fintune_xr.errors import SplitError
 from fintune_xr.pipelines.console import progress
-from fintune_xr.pipelines.leak_check import refuse_leaks
+from fintune_xr.pipelines.leak_check.pairs import refuse_leaks
 from fintune_xr.store.check.problem import Problem
 from fintune_xr.store.check.store import check_store, n_tiles_to_read
 from fintune_xr.store.cohort import Cohort, open_cohort
+from fintune_xr.store.ingest.same_bytes import REMEDY, named_groups
 from fintune_xr.store.runs.writer import mark_pending
 from fintune_xr.store.split import require_split
 
@@ -26,6 +27,7 @@ def check(store: str | Path, *, repair: bool = False) -> list[Problem]:
         cohort.remove_leftovers()
     with progress("check", n_tiles_to_read(cohort)) as advance:
         problems = list(check_store(cohort, advance=advance))
+    problems += [Problem(n.IMAGES, what, REMEDY) for what in named_groups(cohort)]
     problems += _split_problems(cohort)
     if repair:
         _mark_damaged(cohort, problems)

@@ -13,9 +13,8 @@ from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.task_parts.requests import EvaluateRequest
 from fintune_xr.pipelines.tasks import STEPS, TaskSteps, steps_of
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.lineage.depends_on import ALL
 from fintune_xr.store.lineage.training_exposure import LEARNED, seen_tiles
-from fintune_xr.store.split import annotated_tiles, judging_part
+from fintune_xr.store.split import ALL, allowed_facts, allowed_pairs, annotated_tiles, judging_part
 from fintune_xr.tasks.task import DETECTION, INSTANCE
 from fintune_xr.text import texts
 
@@ -36,6 +35,7 @@ def evaluate(
     split = split or _said(judging_part(cohort))
     request = EvaluateRequest(runs=tuple(runs), split=split, resamples=resamples, seed=seed)
     scores = steps_of(cohort).evaluate(cohort, request).assign_attrs({n.TASK: cohort.task.name})
+    scores = scores.assign_attrs(allowed_facts(allowed_pairs(cohort)))
     if split == ALL and n.RUN in scores.dims:
         scores = scores.assign_attrs({n.SEEN: _seen_lines(cohort, texts(scores[n.RUN]))})
     cohort.write(f"{n.METRICS}/{split}", scores)

@@ -18,6 +18,7 @@ from fintune_xr import names as n
 from fintune_xr.cluster.profile import Profile
 from fintune_xr.cluster.slurm.job_script import job_script
 from fintune_xr.errors import DeviceError
+from fintune_xr.execution.peak_memory import begin_peak_gb, peak_gb
 from fintune_xr.execution.read_ahead import batches
 from fintune_xr.pipelines.inference.block import BlockContext
 from fintune_xr.pipelines.inference.request import InferSettings, asked_or_stored, run_context
@@ -69,7 +70,8 @@ def plan_run(
     }
     if profile.is_remote:
         made["jobs"] = f"{jobs} at once, each with {profile.n_threads} block(s) at a time"
-    made |= _hours(_pace(cohort, context, pending, profile, pilot), blocks, jobs, profile)
+    pace = _pace(cohort, context, pending, profile, pilot)
+    made |= _hours(pace, blocks, jobs, profile) | _memory(pace, context, profile)
     return made | ({"job script": f"\n{job_script(profile)}"} if profile.is_remote else {})
 
 
@@ -98,10 +100,15 @@ def _blocks(cohort: Cohort, run: str, pending: NDArray[np.bool_]) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class _Pace:
-    """Seconds for one tile, all stages one after another, and where they come from; NaN where nobody knows."""
+    """Seconds for one tile, all stages one after another, and where they come from; NaN where nobody knows.
+
+    `batch_gb` is the memory that a batch of the pilot took at its peak, `rest_gb` what the process held before.
+    """
 
     seconds: float
     source: str
+    batch_gb: float = math.nan
+    rest_gb: float = math.nan
 
 
 def _seconds_of_run(cohort: Cohort, run: str) -> NDArray[np.float32]:
@@ -122,16 +129,20 @@ def _pace(cohort: Cohort, context: BlockContext, pending: NDArray[np.bool_], pro
         return _Pace(math.nan, "no pilot was asked for" if tiles.size else "nothing is pending")
     chosen = tiles[np.linspace(0, tiles.size - 1, min(pilot, tiles.size)).astype(int)]
     try:
-        seconds = _timed(cohort.images(lazy=False), chosen, context)
+        seconds, rest_gb, peak_gb = _timed(cohort.images(lazy=False), chosen, context)
     except DeviceError as error:
         return _Pace(math.nan, f"no pilot: the workers compute on {context.device}, which is not here ({error})")
     where = "on this machine, whose CPUs may differ from the nodes'" if profile.is_remote else "on this machine"
-    return _Pace(seconds, f"a pilot of {len(chosen)} tiles {where}")
+    return _Pace(seconds, f"a pilot of {len(chosen)} tiles {where}", peak_gb - rest_gb, rest_gb)
 
 
-def _timed(images: xr.Dataset, tiles: NDArray[np.intp], context: BlockContext) -> float:
-    """Median seconds per tile, from reading to mask, of batches of `tiles`; the first is made twice, to warm up."""
+def _timed(images: xr.Dataset, tiles: NDArray[np.intp], context: BlockContext) -> tuple[float, float, float]:
+    """Median seconds per tile, from reading to mask, of batches of `tiles`; the first is made twice, to warm up.
+
+    And the memory of this process in GB, before and at its peak.
+    """
     model = context.load()
+    before = begin_peak_gb()
     took = []
     for batch in batches([tiles[0], *tiles], 1 if len(tiles) <= context.batch_tiles else context.batch_tiles):
         began = time.perf_counter()
@@ -139,7 +150,19 @@ def _timed(images: xr.Dataset, tiles: NDArray[np.intp], context: BlockContext) -
         for one in maps:
             model.reconstruct(one)
         took.append((time.perf_counter() - began) / len(batch))
-    return statistics.median(took[1:] or took)
+    return statistics.median(took[1:] or took), before, peak_gb()
+
+
+def _memory(pace: _Pace, context: BlockContext, profile: Profile) -> dict[str, str]:
+    """Memory of a worker, from the pilot; that of the GPU is not in it."""
+    if math.isnan(pace.batch_gb):
+        return {"memory": "unknown; a pilot measures it (on Linux)"}
+    at_once = profile.n_threads
+    total = pace.rest_gb + at_once * pace.batch_gb
+    return {
+        "memory": f"{total:.2g} GB for a worker, without that of a GPU: {pace.rest_gb:.2g} GB, and "
+        f"{pace.batch_gb:.2g} GB for each of {at_once} batch(es) of up to {context.batch_tiles} tiles, as in the pilot"
+    }
 
 
 def _longest_block(seconds: float, profile: Profile) -> str:

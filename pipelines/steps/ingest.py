@@ -19,17 +19,22 @@ from fintune_xr.store.ingest.pixel_sizes import told_doubts, told_sizes
 from fintune_xr.store.ingest.same_bytes import told_twice
 from fintune_xr.store.ingest.tiles import IngestReport, ingest_tiles, open_or_create
 from fintune_xr.store.raw.layouts import Layout, choose_layout
+from fintune_xr.store.raw.levels import Named, told_levels
 from fintune_xr.store.raw.passed_over import told
-from fintune_xr.store.raw.scan import check_sizes, left_out_table, scan, scan_table
+from fintune_xr.store.raw.scan import Scan, check_sizes, left_out_table, scan, scan_table
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """What an ingest would do: tiles by donor and marker, what would be left out and why, ignored files."""
+    """What an ingest would do: tiles by donor and marker, what would be left out and why, ignored files.
+
+    `said` are lines about the tree that was understood, and about what is odd.
+    """
 
     tiles: pd.DataFrame
     left_out: pd.DataFrame
     ignored: Mapping[str, int]
+    said: tuple[str, ...] = ()
 
 
 def ingest(
@@ -60,6 +65,8 @@ def ingest(
             return ingest_study(source, store, chosen, asked, mapper=mapper)
         _refuse_volumes(chosen, volumes)
         found = scan(source, chosen, binning=binning, cut=cut)
+        for line in _levels(found):
+            say(f"ingest: {line}")
         cohort = open_or_create(store, found, kind=kind, title=title)
         with progress("ingest", len(found.tiles)) as advance:
             report = ingest_tiles(
@@ -88,4 +95,12 @@ def plan_ingest(
         return Planned(*plan_study(source, chosen, volumes or VolumeRequest()))
     _refuse_volumes(chosen, volumes)
     found = check_sizes(scan(source, chosen, binning=binning, cut=cut))
-    return Planned(scan_table(found), left_out_table(found), found.ignored)
+    said = (*_levels(found), *told_doubts(found.tiles))
+    return Planned(scan_table(found), left_out_table(found), found.ignored, said)
+
+
+def _levels(found: Scan) -> list[str]:
+    """The tree that was understood, and which of its levels look wrong."""
+    return told_levels(
+        [Named(one.tile, one.donor, one.marker, str(one.planes[0])) for one in found.tiles], found.layout
+    )

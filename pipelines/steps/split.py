@@ -16,11 +16,20 @@ from fintune_xr import names as n
 from fintune_xr.errors import SplitError
 from fintune_xr.execution.whole_file import write_errors
 from fintune_xr.pipelines.console import say
-from fintune_xr.pipelines.leak_check import refuse_leaks
+from fintune_xr.pipelines.leak_check.pairs import refuse_leaks
 from fintune_xr.splits.assignment import split_digest, split_donors
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.ingest.participants import parts_not_recommended, recommended_parts
-from fintune_xr.store.split import By, annotated_tiles, split_column, split_table, unit_of
+from fintune_xr.store.split import (
+    Allowed,
+    By,
+    allowed_facts,
+    annotated_tiles,
+    read_allowed,
+    split_column,
+    split_table,
+    unit_of,
+)
 from fintune_xr.text import text_array, texts
 
 _BEING_WRITTEN: Final = "being written: "
@@ -35,6 +44,8 @@ def split(
     keep: bool = False,
     by: By | None = None,
     test: str = "",
+    allow_alike: str | Path | None = None,
+    show_leaks: str | Path | None = None,
 ) -> pd.DataFrame:
     """Assigns each donor with annotated tiles to train, val or test; returns annotated tiles per part and marker.
 
@@ -47,13 +58,18 @@ def split(
     one. Donors whose whole name fits the regular expression `test` are the test part, e.g. those of some sites, and the
     others are drawn for train and val by `fractions` alone.
 
+    `allow_alike` is a table of pairs of tiles (first, second, reason) that look alike and are no copies; it is stored
+    with the split. `show_leaks` is a folder for pictures of the pairs that are refused, and for such a table of them.
+
     Raises SplitError for leaks (same donor, same file or nearly the same image on two sides), a split that
     exists or none to keep, or too few donors.
     """
     cohort = open_cohort(store)
-    if keep:
-        return _kept(cohort)
     tiles = annotated_tiles(cohort)
+    allowed = read_allowed(allow_alike, texts(tiles[n.TILE])) if allow_alike is not None else []
+    shown = None if show_leaks is None else Path(show_leaks)
+    if keep:
+        return _kept(cohort, allowed, shown)
     if not force:
         _refuse_another(cohort, tiles)
     by = by or cohort.kind_facts.split_by
@@ -64,8 +80,9 @@ def split(
     assigned = dict(zip(texts(tiles[n.TILE]), parts, strict=True))
     if not force:
         _refuse_another(cohort, tiles, assigned)
-    refuse_leaks(cohort, parts, by=by)
+    refuse_leaks(cohort, parts, by=by, allowed=allowed, pictures=shown)
     facts = {"fractions": [float(f) for f in fractions], "seed": seed, n.SPLIT_BY: by, n.TEST_DONORS: test}
+    facts |= _of_allowed(allowed)
     if by == n.TILE:
         say(_weaker(texts(tiles[n.DONOR]), parts))
     _store_split(cohort, assigned, facts)
@@ -127,7 +144,14 @@ def _weaker(donors: Sequence[str], parts: Sequence[str]) -> str:
     )
 
 
-def _kept(cohort: Cohort) -> pd.DataFrame:
+def _of_allowed(allowed: Allowed) -> dict[str, list[list[str]]]:
+    """Allowed pairs as the split keeps them, once it is said that there are some."""
+    if allowed:
+        say(f"split: {len(allowed)} pair(s) of tiles that look alike are allowed on two sides, for the reasons given")
+    return allowed_facts(allowed)
+
+
+def _kept(cohort: Cohort, allowed: Allowed, pictures: Path | None) -> pd.DataFrame:
     """The stored assignment of the annotated tiles, once it is known to leak nothing."""
     tiles = annotated_tiles(cohort)
     parts = recommended_parts(cohort, tiles) or texts(tiles[n.SPLIT])
@@ -136,9 +160,10 @@ def _kept(cohort: Cohort) -> pd.DataFrame:
             f"{cohort.url}: no annotated tile came with a part of a split. Ingest folders called train_cells, "
             f"val_cells and test_cells (--layout cellpose), or draw a split: fintune-xr split {cohort.url}"
         )
-    refuse_leaks(cohort, parts)
+    refuse_leaks(cohort, parts, allowed=allowed, pictures=pictures)
     assigned = {tile: part for tile, part in zip(texts(tiles[n.TILE]), parts, strict=True) if part}
-    _store_split(cohort, assigned, {"origin": n.PARTICIPANTS if cohort.has(n.PARTICIPANTS) else "folders"})
+    origin = n.PARTICIPANTS if cohort.has(n.PARTICIPANTS) else "folders"
+    _store_split(cohort, assigned, {"origin": origin, **_of_allowed(allowed)})
     return split_table(cohort)
 
 
@@ -149,7 +174,7 @@ def _store_split(cohort: Cohort, assigned: Mapping[str, str], facts: Mapping[str
         column = split_column(cohort)
         column.attrs[n.DIGEST] = _BEING_WRITTEN + split_digest(assigned)
         column[:] = np.array([assigned.get(tile, "") for tile in tiles], np.dtypes.StringDType())
-        for name in ("fractions", "seed", "origin", n.SPLIT_BY, n.TEST_DONORS):
+        for name in ("fractions", "seed", "origin", n.SPLIT_BY, n.TEST_DONORS, n.ALLOWED_ALIKE):
             column.attrs.pop(name, None)
         column.attrs.update(facts)
         column.attrs[n.DIGEST] = split_digest(assigned)

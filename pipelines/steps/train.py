@@ -25,7 +25,7 @@ from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.lineage.annotations_digest import truth_digest
 from fintune_xr.store.lineage.training_exposure import seen_in_training
 from fintune_xr.store.runs.run import check_run_name
-from fintune_xr.store.split import require_split
+from fintune_xr.store.split import allowed_facts, allowed_pairs, require_split
 
 
 def train(
@@ -65,6 +65,7 @@ def train(
     learned, judged = parts[n.TRAIN].names, parts[n.VAL].names
     truth = truth_digest(cohort, [*learned, *judged])
     seen = seen_in_training(cohort, learned=learned, judged=judged, start=start)
+    allowed = allowed_facts(allowed_pairs(cohort))
     say(f"train {run_name}: {len(learned)} tiles, {len(judged)} for validation")
     made = fit(
         parts[n.TRAIN],
@@ -72,7 +73,12 @@ def train(
         settings=settings,
         out=folder,
         start=start,
-        facts={n.SPLIT_DIGEST: digest, n.ANNOTATIONS_DIGEST: truth, n.SEEN: seen},
+        facts={
+            n.SPLIT_DIGEST: digest,
+            n.ANNOTATIONS_DIGEST: truth,
+            n.SEEN: seen,
+            **allowed,
+        },
         report=epoch_lines(trainer_named(kind).score),
     )
     return Path(made.path).parent

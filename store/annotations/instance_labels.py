@@ -19,6 +19,9 @@ PIECES: Final = ("keep", "split")
 
 # Pieces below this share of the largest one are strays of a brush and no instances of their own.
 _STRAY_SHARE: Final = 0.1
+# Values that programs give to pixels of which nothing is known, and how far those stand from labels that count cells.
+_VOID: Final = (255, 65535)
+_VOID_APART: Final = 64
 # A line round a cell is this thin at most, in px from its middle, and leaves so much of the cell open.
 _LINE_PX: Final = 2.0
 _OPEN_SHARE: Final = 0.35
@@ -32,7 +35,8 @@ def as_instances(labels: NDArray[Any], pieces: Pieces | None = None) -> tuple[ND
     each label becomes an instance.
 
     Raises TileReadError for labels below 0 or beyond uint32, and without `pieces` for labels of which some consist of
-    several pieces; always for outlines and for masks that are white where the background is.
+    several pieces, or one is a value for unknown pixels; always for outlines, for masks that are white where the
+    background is, and for masks without background.
     """
     lowest, highest = int(labels.min(initial=0)), int(labels.max(initial=0))
     if lowest < 0 or highest > MAX_LABEL:
@@ -48,11 +52,35 @@ def as_instances(labels: NDArray[Any], pieces: Pieces | None = None) -> tuple[ND
         is_cut = pieces != "keep" and int(parts.max()) > 1
         is_one = int(parts.max()) == 1 and _is_white(values[0])
         return (parts.astype(np.uint32) if is_cut or is_one else labels), is_cut
+    _check_background(labels, values)
     if pieces == "split":
         return parts.astype(np.uint32), False
     if pieces is None:
+        _check_void(values)
         _check_pieces(labels, parts)
     return labels, False
+
+
+def _check_background(labels: NDArray[np.uint32], values: NDArray[np.uint32]) -> None:
+    """Refuses masks without any 0 whose lowest label lies along most of the border, as a background does."""
+    if (labels == 0).any():
+        return
+    border = _border(labels == values[0])
+    if 2 * np.count_nonzero(border) > border.size:
+        raise TileReadError(
+            f"wrong values: no pixel is 0, and label {values[0]} lies along the border: is it the background? "
+            "Save the background as 0."
+        )
+
+
+def _check_void(values: NDArray[np.uint32]) -> None:
+    """Refuses the highest value of a dtype far above all other labels: it says mostly that nothing is known there."""
+    highest, below = int(values[-1]), int(values[-2])
+    if highest in _VOID and highest - below > max(2 * values.size, _VOID_APART):
+        raise TileReadError(
+            f"wrong values: {highest} stands far above the other labels, {values[0]} to {below}. Is it for pixels of "
+            "which nothing is known? Save them as 0; where it is a cell: --pieces keep"
+        )
 
 
 def _is_white(value: int) -> bool:

@@ -1,33 +1,70 @@
-"""Tiles that were made of the same bytes: a copy or a link counts its cells twice."""
+"""Tiles that were made of the same bytes or show the same pixels: a copy or a link counts its cells twice."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 
+import numpy as np
+import zarr
+
 from fintune_xr import names as n
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.ingest.changed_files import stored_digests
 
+REMEDY = "What is there twice counts twice: remove the copies and ingest anew"
+# Of more groups than these the rest is only counted.
+_MOST = 10
+
 
 def tiles_of_same_bytes(cohort: Cohort) -> list[tuple[str, ...]]:
-    """Groups of stored tiles that share a file's bytes, or a page of them, under different paths; in stored order.
+    """Groups of stored tiles that share a file's bytes, or a page of them, under different paths, or all pixels.
 
-    Tiles that were cut out of one file, or are its pages, are parts of it and no copies.
+    Tiles that were cut out of one file, or are its pages, are parts of it and no copies. Tiles whose pixels are known
+    to show nothing are alike and no copies. In stored order.
     """
     if not cohort.has(n.IMAGES):
         return []
+    pixels = _pixel_digests(cohort)
     held: defaultdict[tuple[str, str], dict[str, str]] = defaultdict(dict)
     for tile, files in stored_digests(cohort.images_group()).items():
+        if pixels.get(tile) == "":
+            continue
         for source, digest in files.items():
             path, _, page = source.partition("#")
             held[digest, page].setdefault(path, tile)
     groups = [tuple(dict.fromkeys(by_path.values())) for by_path in held.values() if len(by_path) > 1]
+    shown: defaultdict[str, list[str]] = defaultdict(list)
+    for tile, digest in pixels.items():
+        shown[digest].append(tile)
+    groups += [tuple(tiles) for digest, tiles in shown.items() if digest]
     return list(dict.fromkeys(group for group in groups if len(group) > 1))
 
 
-def told_twice(cohort: Cohort) -> list[str]:
-    """One line for each group of tiles of the same bytes, a few of many."""
+def named_groups(cohort: Cohort) -> list[str]:
+    """What is there twice, one text for each group of tiles, a few of many."""
     groups = tiles_of_same_bytes(cohort)
-    lines = [f"the same bytes under {len(group)} tiles: {', '.join(group[:4])}" for group in groups[:10]]
-    more = [f"and {len(groups) - 10} groups more"] if len(groups) > 10 else []
-    return [*lines, *more, "what is there twice counts twice: remove the copies and ingest anew"] if groups else []
+    lines = [f"the same image under {len(group)} tiles: {', '.join(group[:4])}" for group in groups[:_MOST]]
+    return [*lines, f"and {len(groups) - _MOST} groups more"] if len(groups) > _MOST else lines
+
+
+def told_twice(cohort: Cohort) -> list[str]:
+    """One line for each group of tiles that hold the same, and what to do."""
+    lines = named_groups(cohort)
+    return [*lines, REMEDY] if lines else []
+
+
+def _pixel_digests(cohort: Cohort) -> dict[str, str]:
+    """Digest of the pixels of each committed tile by its id; nothing in stores that were made without them.
+
+    As with digests of files, the labels are read directly.
+    """
+    group = cohort.images_group()
+    path = f"{group.path}/{n.PIXELS_SHA256}"
+    if cohort.location.size(f"{path}/zarr.json") is None:
+        return {}
+    tiles, digests = (
+        np.asarray(zarr.open_array(cohort.location.zarr(), path=one, mode="r")[: group.n_tiles])
+        for one in (f"{group.path}/{n.TILE}", path)
+    )
+    # Where none was taken, as of volumes, nothing is known of what they show.
+    return dict(zip(map(str, tiles), map(str, digests), strict=True)) if any(digests) else {}

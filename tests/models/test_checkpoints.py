@@ -21,7 +21,7 @@ from fintune_xr.errors import (
     UnknownNameError,
 )
 from fintune_xr.models.cellpose import kind as cellpose
-from fintune_xr.models.checkpoints import Checkpoint, read_state, training_facts
+from fintune_xr.models.checkpoints import Checkpoint, load_weights_file, read_state, training_facts
 from fintune_xr.models.devices import resolve_device, use_threads
 from fintune_xr.models.flow_unet.adapter import FlowUnet, save_flow_unet
 from fintune_xr.models.flow_unet.kind import FlowUnetArchitecture, FlowUnetSettings
@@ -304,3 +304,28 @@ def test_threads_are_set_or_left() -> None:
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"", "an empty file"),
+        (b"<html><body>404 Not Found</body></html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "a pointer of Git LFS"),
+        (b"PK\x03\x04 half of an archive", "cut off or damaged"),
+        (b"nonsense", "of no known format"),
+    ],
+)
+def test_what_stands_in_the_place_of_weights_is_named(tmp_path: Path, content: bytes, what: str) -> None:
+    (tmp_path / "w.pt").write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"read safely: it is {what}"):
+        load_weights_file(tmp_path / "w.pt")
+
+
+def test_modules_and_old_formats_of_torch_are_named(tmp_path: Path) -> None:
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pt")
+    torch.save({"a": torch.zeros(2)}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    for name, what in (("module.pt", "a file of Python objects"), ("old.pt", "of the format before torch 1.6")):
+        with pytest.raises(CheckpointError, match=f"read safely: it is {what}") as refused:
+            load_weights_file(tmp_path / name)
+        assert "\x1b" not in str(refused.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
@@ -125,3 +126,13 @@ def test_a_plan_writes_nothing(store: Path, capsys: pytest.CaptureFixture[str]) 
 def test_damage_is_told_by_the_exit_status(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["check", str(store)]) == 0
     assert "no problems" in capsys.readouterr().out
+
+
+def test_a_terminal_of_ascii_ends_no_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = io.BytesIO()
+    out = io.TextIOWrapper(held, encoding="ascii", errors="strict")
+    monkeypatch.setattr("sys.stdout", out)
+    cli.print_what_a_terminal_can()
+    print("lr … 0.5 µm × 2 – Müller", file=out)
+    out.flush()
+    assert held.getvalue() == b"lr ... 0.5 um x 2 - M\\xfcller\n"

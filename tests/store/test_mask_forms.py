@@ -200,3 +200,23 @@ def test_without_joining_there_is_no_truth_and_overlaps_are_refused(tmp_path: Pa
 
 def test_a_pattern_does_not_rename_the_channel_of_its_layout() -> None:
     assert list(choose_layout("dsb2018", pattern=r"(?P<tile>(?P<donor>[^/]+))\.tif").channels.values()) == ["nuclei"]
+
+
+def test_a_value_far_above_all_labels_is_asked_about() -> None:
+    labels = np.zeros((40, 40), np.uint8)
+    labels[5:9, 5:9], labels[20:26, 20:26], labels[:2] = 1, 2, 255
+    with pytest.raises(TileReadError, match="255 stands far above the other labels, 1 to 2"):
+        as_instances(labels)
+    assert set(np.unique(as_instances(labels, "keep")[0])) == {0, 1, 2, 255}
+    close = np.where(labels == 255, 3, labels)
+    assert set(np.unique(as_instances(close)[0])) == {0, 1, 2, 3}
+
+
+def test_a_mask_without_background_is_asked_about() -> None:
+    labels = np.ones((40, 40), np.uint16)
+    labels[5:9, 5:9], labels[20:26, 20:26] = 2, 3
+    for pieces in (None, "keep", "split"):
+        with pytest.raises(TileReadError, match="no pixel is 0, and label 1 lies along the border"):
+            as_instances(labels, pieces)  # type: ignore[arg-type]
+    every = np.arange(1, 1601, dtype=np.uint32).reshape(40, 40)
+    np.testing.assert_array_equal(as_instances(every)[0], every)

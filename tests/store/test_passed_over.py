@@ -13,8 +13,10 @@ from fintune_xr import names as n
 from fintune_xr.analysis.report.contents import Table
 from fintune_xr.analysis.report.sections.cohort import quarantine_section
 from fintune_xr.errors import FintuneValueError
+from fintune_xr.pipelines.cli.app import run
 from fintune_xr.pipelines.report.passed_over import passed_over
 from fintune_xr.pipelines.steps.annotate import annotate
+from fintune_xr.pipelines.steps.check import check
 from fintune_xr.pipelines.steps.ingest import ingest
 from fintune_xr.store.cohort import open_cohort
 from fintune_xr.store.ingest.same_bytes import tiles_of_same_bytes, told_twice
@@ -66,8 +68,31 @@ def test_the_same_bytes_under_two_tiles_are_named(
     for c in (0, 1):
         how(raw / f"d1/GFAP/t1_b0c{c}.tif", raw / f"d3/GFAP/t1 copy_b0c{c}.tif")  # type: ignore[operator]
     ingest(raw, tmp_path / "c.zarr")
-    assert "the same bytes under 2 tiles: d1/GFAP/t1, d3/GFAP/t1 copy" in capsys.readouterr().err
+    assert "the same image under 2 tiles: d1/GFAP/t1, d3/GFAP/t1 copy" in capsys.readouterr().err
     assert tiles_of_same_bytes(open_cohort(tmp_path / "c.zarr")) == [("d1/GFAP/t1", "d3/GFAP/t1 copy")]
+
+
+def test_the_same_pixels_saved_anew_are_a_problem_of_check(raw: Path, tmp_path: Path) -> None:
+    ingest(raw, tmp_path / "before.zarr")
+    assert check(tmp_path / "before.zarr") == []
+    (raw / "d3/GFAP").mkdir(parents=True)
+    for c in (0, 1):
+        pixels = tifffile.imread(raw / f"d1/GFAP/t1_b0c{c}.tif")
+        tifffile.imwrite(raw / f"d3/GFAP/other_b0c{c}.tif", pixels, compression="zlib")
+    ingest(raw, tmp_path / "c.zarr")
+    [problem] = check(tmp_path / "c.zarr")
+    assert str(problem).startswith("images: the same image under 2 tiles: d1/GFAP/t1, d3/GFAP/other. What is there")
+    assert run(["check", str(tmp_path / "c.zarr")]) == 1
+
+
+def test_tiles_that_show_nothing_are_no_copies(tmp_path: Path) -> None:
+    for donor in "12":
+        (tmp_path / f"raw/d{donor}/GFAP").mkdir(parents=True)
+        for c in (0, 1):
+            tifffile.imwrite(tmp_path / f"raw/d{donor}/GFAP/t_b0c{c}.tif", np.zeros((24, 24), np.uint16))
+    tile(tmp_path / "raw/d3/GFAP", "t1", 1)
+    ingest(tmp_path / "raw", tmp_path / "c.zarr")
+    assert tiles_of_same_bytes(open_cohort(tmp_path / "c.zarr")) == []
 
 
 def test_pages_of_one_file_are_no_copies(raw: Path, tmp_path: Path) -> None:

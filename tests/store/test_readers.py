@@ -226,3 +226,17 @@ def test_damage_gives_pixels_or_a_plain_reason_and_nothing_else(
         if header.height * header.width < 10**7:
             plane = tiff.tiff_plane(io.BytesIO(cut), page=0, dtypes=("uint8", "uint16"))
             assert plane.shape == (header.height, header.width)
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".png", ".mrc"])
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"<!DOCTYPE html><html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+    ],
+)
+def test_what_stands_in_the_place_of_an_image_is_named(tmp_path: Path, suffix: str, content: bytes, what: str) -> None:
+    (tmp_path / f"a{suffix}").write_bytes(content)
+    with pytest.raises(TileReadError, match=f"unreadable: {what}"):
+        read_header(tmp_path / f"a{suffix}")

@@ -16,7 +16,7 @@ from fintune_xr.finetune.detection.tiles import ParticleTiles, Target
 from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.detection.selftrain.settings import SelfTrainSettings
 from fintune_xr.pipelines.detection.training import annotated_micrographs, particle_tiles, with_diameter
-from fintune_xr.pipelines.leak_check import copies_of_judges
+from fintune_xr.pipelines.leak_check.pairs import copies_of_judges
 from fintune_xr.seeds import stream
 from fintune_xr.settings import validated
 from fintune_xr.store.cohort import Cohort

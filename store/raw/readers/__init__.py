@@ -17,6 +17,7 @@ from fintune_xr.errors import TileReadError
 from fintune_xr.store.raw.readers import masks, mrc, raster, tiff
 from fintune_xr.store.raw.readers.header import IMAGE_DTYPES, LABEL_DTYPES, MICROGRAPH_DTYPES, Header, checked_pixels
 from fintune_xr.store.raw.sources import Place, open_place
+from fintune_xr.text import not_the_file
 
 __all__ = [
     "IMAGE_DTYPES", "MICROGRAPH_DTYPES", "Header", "read_header", "read_labels", "read_mask", "read_plane",
@@ -127,6 +128,18 @@ def _opened(place: Place) -> Iterator[BinaryIO]:
             file.seek(0)
             yield file
     except TileReadError as error:
-        raise TileReadError(error.reason, str(place)) from error
+        raise TileReadError(_instead(place, error.reason), str(place)) from error
     except OSError as error:
         raise TileReadError(f"unreadable: {error.strerror or error}", str(place)) from error
+
+
+def _instead(place: Place, reason: str) -> str:
+    """`reason`, or what lies in the place of an image that cannot be read."""
+    if not reason.startswith(("unreadable", "truncated")):
+        return reason
+    try:
+        with open_place(place) as file:
+            found = not_the_file(file.read(512))
+    except OSError:
+        return reason
+    return f"unreadable: {found}" if found else reason

@@ -13,7 +13,7 @@ from micrographs import make_micrographs
 from fintune_xr import names as n
 from fintune_xr.errors import SplitError
 from fintune_xr.pipelines.cli.app import run
-from fintune_xr.pipelines.leak_check import refuse_leaks
+from fintune_xr.pipelines.leak_check.pairs import refuse_leaks
 from fintune_xr.pipelines.steps.annotate import annotate
 from fintune_xr.pipelines.steps.check import check
 from fintune_xr.pipelines.steps.evaluate import evaluate

@@ -1,0 +1,1 @@
+"""Whether what a model learns from shows what it is judged on."""

@@ -1,0 +1,108 @@
+"""Whether what a model learns from shows what it is judged on: donors, files, and looks of the annotated tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from fintune_xr import names as n
+from fintune_xr.errors import SplitError
+from fintune_xr.pipelines.leak_check.pictures import picture_of, show_leaks
+from fintune_xr.splits.assignment import Leak, SecondLook, find_leaks
+from fintune_xr.splits.image_hash import looks
+from fintune_xr.splits.second_look import COPY, likeness
+from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.split import Allowed, By, allowed_pairs, annotated_tiles, stored_by, unit_of
+from fintune_xr.text import text_array, texts
+
+_OTHERS: Final = "without a part"
+
+
+def refuse_leaks(
+    cohort: Cohort,
+    parts: Sequence[str] | None = None,
+    *,
+    by: By = n.DONOR,
+    allowed: Allowed = (),
+    pictures: Path | None = None,
+) -> None:
+    """Raises SplitError naming annotated tiles that leak across `parts`, by default the stored split and its `by`.
+
+    Pairs that are `allowed`, by default those of the stored split, may look alike. With `pictures`, those that are
+    refused are shown in this folder, with a table of them that `allowed` can be made of.
+    """
+    tiles = annotated_tiles(cohort)
+    if parts is None:
+        parts = texts(tiles[n.SPLIT])
+        by, allowed = stored_by(cohort), allowed_pairs(cohort)
+    leaks = find_leaks(
+        texts(tiles[n.TILE]),
+        parts,
+        donor=texts(tiles[unit_of(by)]),
+        digest=[" ".join(row) for row in text_array(tiles[n.SHA256])],
+        seen=looks(_pictures(tiles), texts(tiles[n.CHANNEL])),
+        second_look=_second_look(tiles),
+    )
+    known = {frozenset((one.first, one.second)) for one in allowed}
+    leaks = [leak for leak in leaks if not (leak.by_looks and frozenset(leak.tiles) in known)]
+    if leaks:
+        shown = "" if pictures is None else show_leaks(tiles, leaks, pictures)
+        raise SplitError(_refusal(cohort.url, leaks, shown))
+
+
+def _refusal(url: str, leaks: Sequence[Leak], shown: str) -> str:
+    listed = "\n  ".join(str(leak) for leak in leaks[:20])
+    alike = any(leak.by_looks for leak in leaks)
+    look = (
+        "\nTo see pairs that look alike: --show-leaks FOLDER, which writes pictures and pairs.tsv. Where they are "
+        "different fields, say why in its column `reason`: --allow-alike pairs.tsv."
+    )
+    return (
+        f"{url}: {len(leaks)} pair(s) of tiles would leak across the split:\n  {listed}\n"
+        "Give both tiles the same donor (names or --pattern of a new ingest), "
+        f"or leave one out: fintune-xr annotate MASKS {url} --restart, from a folder without its mask."
+        f"{look if alike else ''}{shown}"
+    )
+
+
+def _second_look(tiles: xr.Dataset) -> SecondLook:
+    """Reads the planes of two tiles again and holds their details against each other."""
+
+    @lru_cache(maxsize=8)
+    def picture(at: int) -> NDArray[np.generic]:
+        return picture_of(tiles, at)
+
+    def is_copy(one: int, other: int, channels: Sequence[int]) -> bool:
+        return any(likeness(picture(one)[at], picture(other)[at]) >= COPY for at in channels)
+
+    return is_copy
+
+
+def copies_of_judges(cohort: Cohort, among: NDArray[np.bool_]) -> dict[str, str]:
+    """Tiles `among` (tile,) those of the store that show what a val or test tile shows, and what each of them copies.
+
+    The same file or nearly the same image, as in the leak check, which sees annotated tiles only.
+    """
+    images = cohort.images(lazy=False)
+    parts = text_array(images[n.SPLIT])
+    chosen = np.flatnonzero(among | np.isin(parts, [n.VAL, n.TEST]))
+    tiles, sides = images.isel({n.TILE: chosen}), np.where(among, _OTHERS, parts)[chosen]
+    names = texts(tiles[n.TILE])
+    digests = [" ".join(row) for row in text_array(tiles[n.SHA256])]
+    seen, second = looks(_pictures(tiles), texts(tiles[n.CHANNEL])), _second_look(tiles)
+    leaks = find_leaks(names, sides.tolist(), donor=names, digest=digests, seen=seen, second_look=second)
+    among_names = {f"{name} ({_OTHERS})": name for name in names}
+    found = {among_names.get(told): leak for leak in leaks for told in (leak.first, leak.second)}
+    return {name: str(leak) for name, leak in found.items() if name is not None}
+
+
+def _pictures(tiles: xr.Dataset) -> Iterator[NDArray[np.generic]]:
+    """The image (channel, y, x) of each tile without its padding, of a volume its middle plane; one at a time."""
+    for at in range(tiles.sizes[n.TILE]):
+        yield picture_of(tiles, at)
