@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import xarray as xr
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.testing import assert_allclose, assert_array_equal
@@ -194,6 +194,8 @@ def test_drawn_signs_are_within_chance_of_all_of_them(monkeypatch: pytest.Monkey
     assert identical == 1
 
 
+# A call of the oracle takes 50 ms.
+@settings(max_examples=15)
 @given(hnp.arrays(np.float64, st.integers(1, 8), elements=st.one_of(st.just(np.nan), st.floats(0, 1))))
 def test_holm_equals_statsmodels(p: np.ndarray) -> None:
     found, known = holm(p), ~np.isnan(p)
