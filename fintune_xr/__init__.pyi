@@ -8,6 +8,7 @@ from .pipelines.steps.associate import associate as associate
 from .pipelines.steps.bootstrap import bootstrap as bootstrap
 from .pipelines.steps.check import check as check
 from .pipelines.steps.classify import classify as classify
+from .pipelines.steps.doctor import doctor as doctor
 from .pipelines.steps.evaluate import evaluate as evaluate
 from .pipelines.steps.export import export as export
 from .pipelines.steps.import_run import import_run as import_run
@@ -43,6 +44,7 @@ __all__ = [
     "check",
     "classify",
     "demo",
+    "doctor",
     "evaluate",
     "export",
     "gate",

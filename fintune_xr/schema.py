@@ -21,6 +21,7 @@ class VariableSpec:
 
     `initial` is what stands where nothing is known yet: in the rows of tiles that are pending or failed, and, of an
     array of pixels, around and in place of tiles without any. Columns without one are written with all their values.
+    `missing` is the value that stands for one that is not known: readers of CF attributes see no number there.
     """
 
     dims: tuple[str, ...]
@@ -31,6 +32,7 @@ class VariableSpec:
     required: bool = True
     scale: float = 1.0
     initial: int | float | str | None = None
+    missing: int | None = None
 
     @property
     def accepted_kinds(self) -> str:
@@ -47,7 +49,8 @@ class VariableSpec:
     def attrs(self) -> dict[str, Any]:
         """Attributes written with the stored array."""
         scaled = {} if self.scale == 1.0 else {"scale_factor": self.scale}
-        return {"units": self.units, "long_name": self.meaning, **scaled}
+        filled = {} if self.missing is None else {"_FillValue": self.missing}
+        return {"units": self.units, "long_name": self.meaning, **scaled, **filled}
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import difflib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, ClassVar, Final, TypeAlias, TypeVar
@@ -39,13 +40,22 @@ S = TypeVar("S", bound=Settings)
 Config: TypeAlias = Path | str | Mapping[str, Any] | None
 """Where settings come from: a YAML file, the name of a configuration of this package, or what a file would hold."""
 
+# How alike two words are where one is the other with a letter too many, too few or another.
+_SLIP: Final = 0.8
 _CONFIGS: Final = Path(__file__).with_name("configs")
 
 
-def load_settings(kind: type[S], config: Config = None, overrides: Sequence[str] = ()) -> S:
+def load_settings(
+    kind: type[S],
+    config: Config = None,
+    overrides: Sequence[str] = (),
+    *,
+    hints: Callable[[], Iterable[str]] = tuple,
+) -> S:
     """Settings of `kind` from defaults, then `config`, then `key=value` overrides.
 
-    Nested keys are written with dots (`train.epochs=3`); values follow Hydra's override grammar.
+    Nested keys are written with dots (`train.epochs=3`); values follow Hydra's override grammar. `hints` gives whole
+    names of settings that `kind` takes in a mapping and does not know itself, for errors to name the nearest.
 
     Raises SettingsError that lists every unknown key with the nearest right one, and every bad value.
     """
@@ -56,7 +66,7 @@ def load_settings(kind: type[S], config: Config = None, overrides: Sequence[str]
         values = deepcopy(dict(config))
     for override in overrides:
         _apply(values, override)
-    return validated(kind, values, where=where)
+    return validated(kind, values, where=where, hints=hints)
 
 
 def config_names() -> tuple[str, ...]:
@@ -69,7 +79,13 @@ def shipped_config(config: Path | str) -> Path | None:
     return _CONFIGS / f"{config}.yaml" if str(config) in config_names() else None
 
 
-def validated(kind: type[S], values: Mapping[str, Any], *, where: str = "settings") -> S:
+def validated(
+    kind: type[S],
+    values: Mapping[str, Any],
+    *,
+    where: str = "settings",
+    hints: Callable[[], Iterable[str]] = tuple,
+) -> S:
     """An instance of `kind` holding `values`.
 
     Raises SettingsError naming `where` and all problems at once.
@@ -77,7 +93,7 @@ def validated(kind: type[S], values: Mapping[str, Any], *, where: str = "setting
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        lines = [_describe(kind, detail) for detail in error.errors()]
+        lines = [_describe(kind, detail, hints) for detail in error.errors()]
         raise SettingsError("\n  ".join([f"{where}: {len(lines)} problem(s)", *lines])) from error
 
 
@@ -124,13 +140,57 @@ def _apply(values: dict[str, Any], override: str) -> None:
     values[last] = parsed.value()
 
 
-def _describe(kind: type[BaseModel], detail: Any) -> str:
+def _describe(kind: type[BaseModel], detail: Any, hints: Callable[[], Iterable[str]]) -> str:
     path = [str(part) for part in detail["loc"]]
     name = ".".join(path) or "(top)"
     if detail["type"] != "extra_forbidden":
         return f"{name}: {detail['msg']}, got {detail.get('input')!r}"
     known = list(_model_at(kind, path[:-1]).model_fields)
-    return f"{name}: no such setting; known: {', '.join(known)}.{nearest(path[-1], known)}"
+    meant = _nearest_setting(path, known, [*dotted_names(kind), *hints()])
+    return f"{name}: no such setting; known: {', '.join(known)}.{meant}"
+
+
+def _nearest_setting(path: Sequence[str], siblings: Sequence[str], everywhere: Sequence[str]) -> str:
+    """The setting that was meant: one of `siblings` but for a letter, the same word elsewhere, or what is nearest."""
+    elsewhere = [dotted for dotted in everywhere if dotted.rpartition(".")[2] == path[-1]]
+    is_slip = bool(difflib.get_close_matches(path[-1], siblings, n=1, cutoff=_SLIP))
+    return f" Did you mean {elsewhere[0]!r}?" if elsewhere and not is_slip else nearest(path[-1], siblings)
+
+
+def described_settings(kind: type[BaseModel]) -> list[tuple[str, str, str]]:
+    """Whole name, default and meaning of every setting of `kind`; one that has no default says `(required)`."""
+    found: list[tuple[str, str, str]] = []
+    for name, field in kind.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            found += [(f"{name}.{below}", default, meaning) for below, default, meaning in described_settings(inner)]
+        else:
+            default = "(required)" if field.is_required() else _written(field.get_default(call_default_factory=True))
+            found.append((name, default, field.description or ""))
+    return found
+
+
+def _written(value: Any) -> str:
+    """A value as it is written behind `key=`."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(_written, value))}]"
+    return str(value)
+
+
+def dotted_names(kind: type[BaseModel]) -> list[str]:
+    """Every setting of `kind` by its whole name, those of records within it with dots."""
+    found = []
+    for name, field in kind.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            found += [f"{name}.{below}" for below in dotted_names(inner)]
+        else:
+            found.append(name)
+    return found
 
 
 def _model_at(kind: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:

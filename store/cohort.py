@@ -22,6 +22,7 @@ from fintune_xr.schema import DatasetSchema
 from fintune_xr.store.labels.cell_table import labelled_cells
 from fintune_xr.store.labels.group_index import GroupIndex
 from fintune_xr.store.labels.overview import RunState, overview_html, states_of
+from fintune_xr.store.labels.pending import has_pending, refusing_pending
 from fintune_xr.store.zarr_io.appendable import Growing, create_growing
 from fintune_xr.store.zarr_io.groups import (
     group_exists,
@@ -119,12 +120,17 @@ class Cohort:
     def run(self, name: str, *, lazy: bool = True) -> xr.Dataset:
         """Pixels, where it stores any, columns and state of one run, with the donor, marker and split of each tile.
 
-        Stored `probability` is whole numbers; times its attribute `scale_factor` it is 0 to 1.
+        Stored `probability` is whole numbers; times its attribute `scale_factor` it is 0 to 1. `state` is 0 where a
+        tile is pending; lazy pixels of such a tile raise FintuneValueError when they are read.
 
         Raises UnknownNameError naming the runs that exist.
         """
         self.require_run(name)
-        found = open_unindexed(self.location, f"{n.RUNS}/{name}", self.run_product(name).run, lazy=lazy)
+        path, product = f"{n.RUNS}/{name}", self.run_product(name)
+        found = open_unindexed(self.location, path, product.run, lazy=lazy)
+        if lazy and product.array is not None and has_pending(found):
+            stored = open_unindexed(self.location, path, product.run, lazy=False)[[product.array, n.STATE]]
+            found = found.assign({product.array: refusing_pending(stored, product.array, f"run {name!r}")})
         labels = self.images(lazy=lazy).isel({n.TILE: slice(0, found.sizes[n.TILE])})
         sides = [side for side in SIDES.values() if side in labels.coords]
         return indexed(found.assign_coords({c: labels[c].variable for c in (*INDEXED, *sides)}))
@@ -156,10 +162,15 @@ class Cohort:
         return product_at(self.location, f"{n.RUNS}/{name}")
 
     def positivity(self, run: str) -> xr.Dataset:
-        """Counts of all and of marker-positive cells per tile under each rule that was applied."""
+        """Counts of all and of marker-positive cells per tile under each rule that was applied, -1 where not known.
+
+        Tiles are selected by `tile`, `donor`, `marker` and `split`, as those of `images` and of a run.
+        """
         self.require_run(run)
         self._require(f"{n.POSITIVITY}/{run}", f"fintune-xr positivity {self.url} --run {run}")
-        return open_dataset(self.location, f"{n.POSITIVITY}/{run}", POSITIVITY, lazy=False)
+        found = open_unindexed(self.location, f"{n.POSITIVITY}/{run}", POSITIVITY, lazy=False)
+        labels = self.images(lazy=False).isel({n.TILE: slice(0, found.sizes[n.TILE])})
+        return indexed(found.assign_coords({c: labels[c].variable for c in INDEXED}))
 
     def analysis(self) -> xr.Dataset:
         """Donor ratios and their associations with the outcomes."""

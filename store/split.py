@@ -156,7 +156,7 @@ def require_split(cohort: Cohort) -> str:
     if stored != split_digest(assigned):
         raise SplitError(
             f"{cohort.url}: the stored split is not the one whose leaks were checked (interrupted or edited). "
-            f"Run: fintune-xr split {cohort.url} --force"
+            f"Run: fintune-xr split {cohort.url} --restart"
         )
     return str(stored)
 

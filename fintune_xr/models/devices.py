@@ -46,6 +46,13 @@ def resolve_device(name: str) -> str:
     return f"cuda:{index}"
 
 
+def cuda_names() -> list[str]:
+    """Names of the GPUs that torch can use here."""
+    import torch
+
+    return [torch.cuda.get_device_name(index) for index in range(_cuda_count())]
+
+
 def start_measuring(device: str) -> None:
     """Forgets the peak of GPU memory so far; there is nothing to forget on the CPU."""
     import torch

@@ -74,7 +74,11 @@ PROBABILITY_RUN: Final = DatasetSchema(
             initial=0,
         ),
         n.N_CELLS: VariableSpec(
-            _TILE, "int32", "Candidates picked at the run's floor; -1 where the tile is not done.", initial=-1
+            _TILE,
+            "int32",
+            "Candidates picked at the run's floor; -1 where the tile is not done.",
+            initial=-1,
+            missing=-1,
         ),
         **datasets.PROGRESS,
     },

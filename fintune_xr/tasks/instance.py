@@ -33,9 +33,11 @@ MASK_RUN: Final = DatasetSchema(
     version=datasets.SCHEMA_VERSION,
     variables={
         n.MASK: VariableSpec((n.TILE, n.Y, n.X), MASK_DTYPE, "Predicted instances: 0 background, 1..N.", initial=0),
-        n.N_CELLS: VariableSpec(_TILE, "int32", "Instances in the mask; -1 where the tile is not done.", initial=-1),
+        n.N_CELLS: VariableSpec(
+            _TILE, "int32", "Instances in the mask; -1 where the tile is not done.", initial=-1, missing=-1
+        ),
         n.N_POSITIVE: VariableSpec(
-            _TILE, "int32", "Marker-positive cells by the active rule; -1 where unknown.", initial=-1
+            _TILE, "int32", "Marker-positive cells by the active rule; -1 where unknown.", initial=-1, missing=-1
         ),
         n.BACKGROUND: VariableSpec(
             (n.TILE, n.CHANNEL),
@@ -67,8 +69,10 @@ POSITIVITY: Final = DatasetSchema(
     name="positivity",
     version=datasets.SCHEMA_VERSION,
     variables={
-        n.N_ALL: VariableSpec(_RULE_TILE, "int32", "All cells of the tile under the rule; -1 unknown."),
-        n.N_POSITIVE: VariableSpec(_RULE_TILE, "int32", "Marker-positive cells under the rule; -1 unknown."),
+        n.N_ALL: VariableSpec(_RULE_TILE, "int32", "All cells of the tile under the rule; -1 unknown.", missing=-1),
+        n.N_POSITIVE: VariableSpec(
+            _RULE_TILE, "int32", "Marker-positive cells under the rule; -1 unknown.", missing=-1
+        ),
         n.N_WITHOUT_NUCLEUS: VariableSpec(
             _RULE_TILE, "int32", "Positive instances that contain no nucleus; 0 where the rule needs none."
         ),

@@ -68,7 +68,9 @@ CLASS_RUN: Final = DatasetSchema(
             "Predicted classes 1, 2, … in the order of `class`; 0 none of them, 255 outside of the tile or ignored.",
             initial=IGNORED,
         ),
-        n.CLASS_PX: VariableSpec(_TILE_CLASS, "int64", "Pixels of each class; -1 where not done.", "px", initial=-1),
+        n.CLASS_PX: VariableSpec(
+            _TILE_CLASS, "int64", "Pixels of each class; -1 where not done.", "px", initial=-1, missing=-1
+        ),
         **datasets.PROGRESS,
     },
     coords={

@@ -13,6 +13,8 @@ from rich.console import Console
 
 from fintune_xr.errors import FAILED, WRONG_USE, FintuneError, missing_package
 from fintune_xr.pipelines.cli import verbs
+from fintune_xr.pipelines.cli.old_words import notes
+from fintune_xr.pipelines.cli.settings_page import asks_for_settings, print_settings
 
 INTERRUPTED = 130
 
@@ -32,14 +34,15 @@ The usual way, from raw tiles to a report:
     fintune-xr annotate MASKS cohort.zarr
     fintune-xr split cohort.zarr
     fintune-xr infer cohort.zarr --run baseline --model threshold
-    fintune-xr train cohort.zarr --model flow_unet --run-name tuned --out models
+    fintune-xr train cohort.zarr --model flow_unet --name tuned --out models
     fintune-xr infer cohort.zarr --run tuned --model models/tuned
     fintune-xr evaluate cohort.zarr --run baseline --run tuned
     fintune-xr associate cohort.zarr --clinical clinical.csv
     fintune-xr bootstrap cohort.zarr
     fintune-xr report cohort.zarr
 
-`fintune-xr VERB --help` explains a verb; `fintune-xr demo` runs them all on a small cohort of its own.
+`fintune-xr VERB --help` explains a verb, `fintune-xr VERB --settings` lists what may be set as key=value, with
+defaults; `fintune-xr doctor` looks whether this machine is ready; `fintune-xr demo` runs them all on a small cohort.
 """
 
 
@@ -57,7 +60,11 @@ def run(tokens: Sequence[str]) -> int:
     """Exit status of the command line `tokens`; errors are printed on standard error, without a traceback."""
     print_what_a_terminal_can()
     errors = Console(stderr=True, highlight=False)
+    for note in notes(tokens):
+        errors.print(note, markup=False, soft_wrap=True)
     try:
+        if asks_for_settings(tokens):
+            return print_settings(tokens)
         status = build_app()(list(tokens), exit_on_error=False, print_error=False)
     except CycloptsError as error:
         errors.print(f"wrong use: {error}", markup=False, soft_wrap=True)

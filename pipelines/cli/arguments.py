@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,9 +19,8 @@ Runs = Annotated[
     tuple[str, ...],
     Parameter(name=["--run"], negative="", help="A run; give it several times. Default: all."),
 ]
-Part = Annotated[str, Parameter(help="Part of the split: train, val, test, or all.")]
 Config = Annotated[Path | None, Parameter(help="YAML file with settings, or the name of a shipped one.")]
-Overrides = Annotated[str, Parameter(help="Settings as key=value, e.g. model.sigma_px=2.", show_default=False)]
+Overrides = Annotated[str, Parameter(help="Settings as key=value; --settings lists them.", show_default=False)]
 Cluster = Annotated[
     str,
     Parameter(help="Profile: threads, processes, cuda, slurm-cpu, slurm-cuda, slurm-l40s, or a YAML file."),
@@ -30,11 +31,35 @@ Where = Annotated[
 ]
 
 
+Json = Annotated[
+    bool, Parameter(name=["--json"], negative="", help="Print tables as JSON, one object, and nothing else.")
+]
+
+
 def show(*what: object) -> None:
     """Prints on standard output, as plain text."""
     console = Console(highlight=False, soft_wrap=True)
     for one in what:
         console.print(one, markup=False)
+
+
+def show_tables(tables: Mapping[str, Any], *, as_json: bool, lines: Sequence[object] = ()) -> None:
+    """Prints data frames one below the other, then `lines`; or one JSON object with a list of rows for each.
+
+    In JSON numbers keep all their digits, and what is missing is null.
+    """
+    if as_json:
+        # Printed as it is: a console would wrap lines and read brackets as colours.
+        print("{" + ", ".join(f"{json.dumps(name)}: {_rows(frame)}" for name, frame in tables.items()) + "}")  # noqa: T201
+        return
+    parts: list[object] = []
+    for frame in tables.values():
+        parts += [*([""] if parts else []), table(frame)]
+    show(*parts, *lines)
+
+
+def _rows(frame: Any) -> str:
+    return str(frame.to_json(orient="records", double_precision=15, default_handler=str))
 
 
 def table(frame: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from fintune_xr.pipelines.cli.arguments import DONE, WITH_QUARANTINE, Run, Runs, Store, show, table
+from fintune_xr.pipelines.cli.arguments import DONE, WITH_QUARANTINE, Json, Run, Runs, Store, show, show_tables, table
 from fintune_xr.pipelines.cli.volumes import Volumes, volume_request
 
 
@@ -211,7 +211,9 @@ def split(
         Parameter(help="Train, val and test; they add up to 1. Default: 0.6 0.2 0.2; micrographs: 0.9 0.1 0."),
     ] = None,
     seed: Annotated[int, Parameter(help="The same seed gives the same split.")] = 0,
-    force: Annotated[bool, Parameter(help="Replace a split that exists.", negative="")] = False,
+    force: Annotated[
+        bool, Parameter(name=["--restart", "--force"], help="Replace a split that exists.", negative="")
+    ] = False,
     keep: Annotated[
         bool, Parameter(help="Check and take the split that came with the tiles' folders.", negative="")
     ] = False,
@@ -229,6 +231,7 @@ def split(
     show_leaks: Annotated[
         Path | None, Parameter(help="Folder for pictures of the pairs that are refused, and a table of them.")
     ] = None,
+    as_json: Json = False,
 ) -> int:
     """Split the annotated tiles by donor (or by tile), stratified by marker, and refuse leaks.
 
@@ -240,7 +243,7 @@ def split(
         store, fractions=fractions, seed=seed, force=force, keep=keep, by=by, test=test, allow_alike=allow_alike,
         show_leaks=show_leaks,
     )  # fmt: skip
-    show(table(assigned))
+    show_tables({"split": assigned}, as_json=as_json)
     return DONE
 
 
@@ -250,18 +253,45 @@ def check(
     repair: Annotated[
         bool, Parameter(help="Set damaged tiles of runs back to pending, for `infer`; remove leftovers.", negative="")
     ] = False,
+    as_json: Json = False,
 ) -> int:
     """Verify a store: schema, every chunk, counts against masks, duplicates, leaks. Exit status 1 on damage.
 
     Example: fintune-xr check cohort.zarr
     """
     from fintune_xr.pipelines.steps.check import check as step
+    from fintune_xr.pipelines.steps.check import problem_table
 
     problems = step(store, repair=repair)
-    for problem in problems:
-        show(str(problem))
-    show(f"{len(problems)} problem(s)" if problems else "no problems")
+    if as_json:
+        show_tables({"problems": problem_table(problems)}, as_json=True)
+    else:
+        show(*map(str, problems), f"{len(problems)} problem(s)" if problems else "no problems")
     return 1 if problems else DONE
+
+
+def doctor(
+    store: Annotated[str | None, Parameter(help="Path or URL of a cohort store to look at as well.")] = None,
+    *,
+    as_json: Json = False,
+) -> int:
+    """Look whether this machine has what is needed: versions, memory, disk, locks, GPU, weights, Slurm.
+
+    Exit status 1 where something will not work.
+
+    Example: fintune-xr doctor cohort.zarr
+    """
+    from fintune_xr.pipelines.steps.doctor import BAD
+    from fintune_xr.pipelines.steps.doctor import doctor as step
+
+    found = step(store)
+    if as_json:
+        show_tables({"findings": found}, as_json=True)
+    else:
+        for one in found.to_dict("records"):
+            show(f"{one['state']:4}  {one['subject']}: {one['finding']}")
+            show(*([f"      {one['remedy']}"] if one["remedy"] else []))
+    return 1 if (found["state"] == BAD).any() else DONE
 
 
 def export(

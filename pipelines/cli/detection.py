@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from fintune_xr.pipelines.cli.arguments import DONE, Part, Run, Store, show
+from fintune_xr.pipelines.cli.arguments import DONE, Run, Store, show
 
 
 def pick(
@@ -19,8 +19,12 @@ def pick(
     model: Annotated[
         Literal["log"] | None, Parameter(help="log: dark blobs, without a run; the floor to beat.")
     ] = None,
-    part: Part = "val",
-    threshold: Annotated[float | None, Parameter(help="Score that picks reach, instead of the best on PART.")] = None,
+    part: Annotated[
+        str, Parameter(name=["--split", "--part"], help="Part of the split: train, val, test, or all.")
+    ] = "val",
+    threshold: Annotated[
+        float | None, Parameter(help="Score that picks reach, instead of the best on that part.")
+    ] = None,
     distance: Annotated[
         float | None, Parameter(help="Stored px to an annotated centre that still count. Default: half a diameter.")
     ] = None,

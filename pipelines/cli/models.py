@@ -15,13 +15,14 @@ from fintune_xr.pipelines.cli.arguments import (
     WITH_QUARANTINE,
     Cluster,
     Config,
+    Json,
     Overrides,
     Run,
     Runs,
     Store,
     Where,
     show,
-    table,
+    show_tables,
 )
 
 
@@ -31,7 +32,7 @@ def train(
     model: Annotated[
         str, Parameter(help="flow_unet, particle_unet, cpsam, or a checkpoint to go on from.")
     ] = "flow_unet",
-    run_name: Annotated[str, Parameter(help="Name of the checkpoint folder.")],
+    run_name: Annotated[str, Parameter(name=["--name", "--run-name"], help="Name of the checkpoint folder.")],
     out: Annotated[Path, Parameter(help="Folder that holds checkpoint folders.")] = Path("models"),
     config: Config = None,
     markers: Annotated[
@@ -41,7 +42,7 @@ def train(
 ) -> int:
     """Fine-tune a model on the train part; the best checkpoint on val is kept, by AP50 of masks or F1 of particles.
 
-    Example: fintune-xr train cohort.zarr --model flow_unet --run-name generic epochs=60
+    Example: fintune-xr train cohort.zarr --model flow_unet --name generic epochs=60
     """
     from fintune_xr.pipelines.steps.train import train as step
 
@@ -89,13 +90,13 @@ def classify(
 def selftrain(
     store: Store,
     *overrides: Overrides,
-    run_name: Annotated[str, Parameter(help="Name of the folder of all stages.")],
+    run_name: Annotated[str, Parameter(name=["--name", "--run-name"], help="Name of the folder of all stages.")],
     out: Annotated[Path, Parameter(help="Folder that holds checkpoint folders.")] = Path("models"),
     config: Config = None,
 ) -> int:
     """Train a particle U-Net on few labelled micrographs, then in rounds on what it is sure of; run again to continue.
 
-    Example: fintune-xr selftrain micrographs.zarr --run-name em labelled=2 train.device=cuda
+    Example: fintune-xr selftrain micrographs.zarr --name em labelled=2 train.device=cuda
     """
     from fintune_xr.pipelines.studies.selftrain import selftrain as step
 
@@ -116,7 +117,9 @@ def infer(
     retry_quarantined: Annotated[bool, Parameter(help="Try quarantined tiles again.", negative="")] = False,
     parts: Annotated[
         tuple[str, ...],
-        Parameter(name=["--part"], negative="", help="Only tiles of this part of the split; others stay pending."),
+        Parameter(
+            name=["--split", "--part"], negative="", help="Only tiles of this part of the split; others stay pending."
+        ),
     ] = (),
 ) -> int:
     """Segment every pending tile; run again to continue.
@@ -153,6 +156,7 @@ def evaluate(
     ] = "",
     resamples: Annotated[int, Parameter(help="Sign flips drawn for p beyond 14 donors.")] = 1000,
     seed: Annotated[int, Parameter(help="Seed of the sign flips.")] = 0,
+    as_json: Json = False,
 ) -> int:
     """Compare the masks of runs with the annotations, or the picks of micrographs.
 
@@ -162,26 +166,34 @@ def evaluate(
     from fintune_xr.pipelines.steps.evaluate import score_lines, score_table
 
     found = step(store, runs=runs, split=split, resamples=resamples, seed=seed)
-    show(table(score_table(found)), *score_lines(found))
+    show_tables({"scores": score_table(found)}, as_json=as_json, lines=score_lines(found))
     return DONE
 
 
 def hybrid(
     store: Store,
     *,
-    run_name: Annotated[str, Parameter(help="Name of the new run.")],
+    run_name: Annotated[str, Parameter(name=["--name", "--run-name"], help="Name of the new run.")],
     runs: Annotated[tuple[str, ...], Parameter(name=["--run"], negative="", help="A candidate; twice or more.")],
-    part: Annotated[str, Parameter(help="Part of the split that decides: val or train.")] = "val",
+    part: Annotated[
+        str, Parameter(name=["--split", "--part"], help="Part of the split that decides: val or train.")
+    ] = "val",
     restart: Annotated[bool, Parameter(negative="", help="Make the run anew, from runs that have been.")] = False,
+    as_json: Json = False,
 ) -> int:
     """Make a run that takes, for each marker, the masks of the run that is best on the val part.
 
-    Example: fintune-xr hybrid cohort.zarr --run-name hybrid --run generic --run gfap-only
+    Example: fintune-xr hybrid cohort.zarr --name hybrid --run generic --run gfap-only
     """
     from fintune_xr.pipelines.studies.hybrid import hybrid as step
 
-    for marker, chosen in step(store, run_name=run_name, runs=runs, part=part, restart=restart).items():
-        show(f"{marker}: {chosen}")
+    chosen = step(store, run_name=run_name, runs=runs, part=part, restart=restart)
+    if as_json:
+        import pandas as pd
+
+        show_tables({"markers": pd.DataFrame(chosen.items(), columns=["marker", "run"])}, as_json=True)
+    else:
+        show(*(f"{marker}: {run}" for marker, run in chosen.items()))
     return DONE
 
 
@@ -194,6 +206,7 @@ def benchmark(
     out: Annotated[Path, Parameter(help="Folder that holds checkpoint folders.")] = Path("models"),
     cluster: Where = "",
     config: Config = None,
+    as_json: Json = False,
 ) -> int:
     """Train on all markers, on each alone and without DAPI, and tell which segments best; run again to continue.
 
@@ -207,7 +220,7 @@ def benchmark(
     from fintune_xr.pipelines.studies.benchmark import closing_lines
 
     found = step(store, model=model, out=out, cluster=cluster, config=config, overrides=overrides)
-    show(table(score_table(found)), "", *closing_lines(found))
+    show_tables({"scores": score_table(found)}, as_json=as_json, lines=["", *closing_lines(found)])
     return DONE
 
 
@@ -219,6 +232,7 @@ def gate(
     config: Config = None,
     resamples: Annotated[int, Parameter(help="Donor resamples for the intervals.")] = 1000,
     seed: Annotated[int, Parameter(help="Seed of the resamples.")] = 0,
+    as_json: Json = False,
 ) -> int:
     """Drop cells of odd brightness or small area, for a grid of limits, without segmenting again.
 
@@ -228,7 +242,8 @@ def gate(
     from fintune_xr.pipelines.studies.gate import gate as step
 
     found = step(store, run=run, split=split, config=config, overrides=overrides, resamples=resamples, seed=seed)
-    show(table(gate_page(gate_table(found))))
+    gates = gate_table(found)
+    show_tables({"gates": gates if as_json else gate_page(gates)}, as_json=as_json)
     return DONE
 
 
@@ -240,6 +255,7 @@ def sweep(
     config: Config = None,
     device: Annotated[str, Parameter(help="cpu, cuda, cuda:N, or auto: the GPU where there is one.")] = "auto",
     restart: Annotated[bool, Parameter(help="Throw the stored sweep away first.", negative="")] = False,
+    as_json: Json = False,
 ) -> int:
     """Vary SAM's automatic mask generation on annotated tiles; run again to continue.
 
@@ -252,9 +268,10 @@ def sweep(
     if "prompt" in found.dims:
         from fintune_xr.pipelines.studies.prompted import prompted_table
 
-        show(table(prompted_table(found)), "", "prompted: masks for prompts drawn from the truth, no automatic result")
+        told = "prompted: masks for prompts drawn from the truth, no automatic result"
+        show_tables({"prompted": prompted_table(found)}, as_json=as_json, lines=["", told])
         return DONE
-    show(table(sweep_table(found)), "", best_line(found))
+    show_tables({"settings": sweep_table(found)}, as_json=as_json, lines=["", best_line(found)])
     return DONE
 
 
@@ -274,8 +291,10 @@ def budget(
     model: Annotated[str, Parameter(help="flow_unet, cpsam, or a checkpoint to go on from.")] = "flow_unet",
     config: Config = None,
     out: Annotated[Path, Parameter(help="Folder that holds checkpoint folders.")] = Path("models"),
-    skip_existing: Annotated[bool, Parameter(help="Keep the fits that are stored.")] = True,
+    restart: Annotated[bool, Parameter(help="Throw the stored fits away first.", negative="")] = False,
+    skip_existing: Annotated[bool, Parameter(show=False)] = True,
     cluster: Where = "",
+    as_json: Json = False,
 ) -> int:
     """Train on more and more annotated tiles, and tell when more stop to pay.
 
@@ -286,15 +305,17 @@ def budget(
 
     found = step(
         store, budgets=budgets, seeds=seeds, model=model, out=out, config=config, overrides=overrides,
-        skip_existing=skip_existing, cluster=cluster,
+        skip_existing=skip_existing and not restart, cluster=cluster,
     )  # fmt: skip
-    show(table(budget_table(found)), "", table(curve_page(found)))
+    show_tables({"fits": budget_table(found), "curves": curve_page(found)}, as_json=as_json)
     return DONE
 
 
 def weights(
     action: Annotated[Literal["list", "fetch"], Parameter(help="list what is here, or fetch one by name.")],
     name: Annotated[str | None, Parameter(help="Name of the weights, e.g. cpsam_v2.")] = None,
+    *,
+    as_json: Json = False,
 ) -> int:
     """List or fetch published weights; fetched ones are used offline afterwards.
 
@@ -302,5 +323,8 @@ def weights(
     """
     from fintune_xr.pipelines.steps.weights import fetch, listed
 
-    show(table(listed()) if action == "list" else f"weights: {fetch(name)}")
+    if action == "list":
+        show_tables({"weights": listed()}, as_json=as_json)
+    else:
+        show(f"weights: {fetch(name)}")
     return DONE

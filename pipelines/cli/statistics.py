@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from fintune_xr.pipelines.cli.arguments import DONE, Run, Runs, Store, show, table
+from fintune_xr.pipelines.cli.arguments import DONE, Json, Run, Runs, Store, show, show_tables
 
 
 def positivity(
@@ -23,18 +23,21 @@ def positivity(
     normalise: Annotated[
         bool, Parameter(help="Divide signals by the scale of their batch, as `qc` stored it.", negative="")
     ] = False,
+    as_json: Json = False,
 ) -> int:
     """Say which cells are marker-positive by another rule, without segmenting again.
 
     Example: fintune-xr positivity cohort.zarr --run baseline --rule fixed --threshold 250
     """
     from fintune_xr.pipelines.steps.positivity import positivity as step
+    from fintune_xr.pipelines.steps.positivity import rule_table
 
     counts = step(store, run=run, rule=rule, threshold=threshold, nuclei_run=nuclei_run, normalise=normalise)
-    for name in counts["rule"].values:
-        one = counts.sel(rule=name)
-        known = one["n_positive"].where(one["n_positive"] >= 0)
-        show(f"{name}: {int(known.sum())} of {int(one['n_all'].where(known.notnull()).sum())} cells positive")
+    rows = rule_table(counts)
+    if as_json:
+        show_tables({"rules": rows}, as_json=True)
+    else:
+        show(*(f"{row.rule}: {row.n_positive} of {row.n_all} cells positive" for row in rows.itertuples()))
     return DONE
 
 
@@ -56,6 +59,7 @@ def associate(
     readout: Annotated[
         str, Parameter(help="ratio, count, density, or e.g. mean:area, median:mean_intensity.marker.")
     ] = "ratio",
+    as_json: Json = False,
 ) -> int:
     """Donor ratios, or other readouts of donors, Spearman correlations with the outcomes and their FDR.
 
@@ -70,7 +74,7 @@ def associate(
         "runs": runs, "replace": replace,
     }  # fmt: skip
     found = step(store, **asked) if readout == "ratio" else of_readout(store, readout=readout, **asked)
-    show(table(association_table(found)))
+    show_tables({"associations": association_table(found)}, as_json=as_json)
     return DONE
 
 

@@ -57,6 +57,7 @@ VERBS: Final = {
         Verb(statistics.bootstrap, "steps.bootstrap", group="Statistics"),
         Verb(statistics.report, "report.report", group="Statistics"),
         Verb(data.check, "steps.check", group="Data"),
+        Verb(data.doctor, "steps.doctor", group="Data"),
         Verb(data.export, "steps.export", group="Data"),
         Verb(data.view, "steps.view", group="Data"),
         Verb(models.weights, "steps.weights", group="Models"),

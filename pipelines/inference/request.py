@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from pydantic import Field
@@ -18,7 +18,7 @@ from fintune_xr.models.registry import kind_named, kinds, load_model, model_name
 from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.inference.block import BlockContext
 from fintune_xr.pipelines.workers.devices import device_on
-from fintune_xr.settings import Settings, validated
+from fintune_xr.settings import Config, Settings, dotted_names, load_settings, validated
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.runs.columns import Sizes
 from fintune_xr.store.runs.run import check_run_name, run_attrs
@@ -44,6 +44,16 @@ class InferSettings(Settings):
         "the network has it; a tile that takes longer is quarantined. 0: never.",
     )
     positivity: str = Field("otsu", description="Rule applied at the end; other rules: `fintune-xr positivity`.")
+
+
+def infer_settings(config: Config, overrides: Sequence[str]) -> InferSettings:
+    """The settings of a run. Raises SettingsError; of a model's setting without `model.` it says so."""
+    return load_settings(InferSettings, config, overrides, hints=_of_models)
+
+
+def _of_models() -> list[str]:
+    """Settings of all models, as `infer` takes them."""
+    return [f"model.{name}" for kind in kinds().values() for name in dotted_names(kind.settings)]
 
 
 _PLANES: Final = tuple(ChannelSettings.model_fields)

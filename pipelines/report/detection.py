@@ -85,7 +85,7 @@ def _stages(cohort: Cohort) -> tuple[dict[str, xr.Dataset], tuple[Stale, ...]]:
         labelled = set(found.attrs[n.PROVENANCE]["labelled"]) & set(cohort.annotated_tiles())
         reason = doubt(cohort, found, {*labelled, *tiles_in(cohort, n.VAL, n.TEST)})
         if reason:
-            command = "fintune-xr selftrain STORE --run-name NEW"
+            command = "fintune-xr selftrain STORE --name NEW"
             stale.append(Stale(f"stages of the self-training {name}", reason, command))
         else:
             current[name] = found

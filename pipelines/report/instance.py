@@ -38,6 +38,8 @@ from fintune_xr.pipelines.steps.qc import labelled_quality
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.depends_on import doubt, runs_doubt, tiles_in
 from fintune_xr.store.lineage.tile_counts import active_rule
+from fintune_xr.store.zarr_io.groups import subgroups
+from fintune_xr.tasks.instance import POSITIVITY
 from fintune_xr.tasks.quality import QUALITY
 from fintune_xr.text import text_array, texts
 
@@ -201,7 +203,7 @@ def _comparisons(resampled: xr.Dataset, baseline: str) -> tuple[xr.Dataset, ...]
 
 def _positivity(cohort: Cohort, run: str) -> xr.Dataset:
     markers = text_array(cohort.images(lazy=False)[n.MARKER])
-    return cohort.positivity(run).load().assign_coords({n.MARKER: (n.TILE, markers)})
+    return cohort.read(f"{n.POSITIVITY}/{run}", POSITIVITY).load().assign_coords({n.MARKER: (n.TILE, markers)})
 
 
 def _examples(cohort: Cohort, annotated: Sequence[str]) -> xr.Dataset | None:

@@ -88,5 +88,5 @@ def _budget(cohort: Cohort) -> Iterator[Study | Stale]:
         return
     found = cohort.read(n.BUDGET_PATH)
     reason = truth_doubt(cohort, found.attrs[n.IDENTITY], tiles_in(cohort, *n.SPLITS))
-    command = f"fintune-xr budget STORE --model {found.attrs[n.PROVENANCE]['model']} --no-skip-existing"
+    command = f"fintune-xr budget STORE --model {found.attrs[n.PROVENANCE]['model']} --restart"
     yield Stale("the label budget", reason, command) if reason else budget_study(found)

@@ -35,6 +35,7 @@ from fintune_xr.store.lineage.tile_counts import (
     tile_counts,
     without_tiles,
 )
+from fintune_xr.tasks.instance import POSITIVITY
 from fintune_xr.text import text_array, texts
 
 # Attribute of analyses with covariates in which every rho is adjusted; older ones adjusted the main table alone.
@@ -273,10 +274,8 @@ def _by_rule(cohort: Cohort, names: Sequence[str], facts: xr.Dataset, adjusting:
     images = cohort.images(lazy=False)
     labels = {c: (n.TILE, images[c].values) for c in (n.DONOR, n.MARKER)}
     left_out = excluded_tiles(cohort)
-    judged = {
-        name: without_tiles(cohort.positivity(name)[[n.N_POSITIVE, n.N_ALL]].load(), left_out).assign_coords(labels)
-        for name in names
-    }
+    stored = {name: cohort.read(f"{n.POSITIVITY}/{name}", POSITIVITY)[[n.N_POSITIVE, n.N_ALL]] for name in names}
+    judged = {name: without_tiles(one.load(), left_out).assign_coords(labels) for name, one in stored.items()}
     rules = sorted({rule for counts in judged.values() for rule in texts(counts[n.RULE])})
     ratios = []
     for rule in rules:

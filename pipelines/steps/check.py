@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+
+import pandas as pd
 
 from fintune_xr import names as n
 from fintune_xr.errors import SplitError
@@ -34,6 +37,12 @@ def check(store: str | Path, *, repair: bool = False) -> list[Problem]:
     return problems
 
 
+def problem_table(problems: Sequence[Problem]) -> pd.DataFrame:
+    """One row per fault: where, what, remedy, and the positions of the tiles that are hit."""
+    rows = [(one.where, one.what, one.remedy, list(one.tiles)) for one in problems]
+    return pd.DataFrame(rows, columns=["where", "what", "remedy", "tiles"])
+
+
 def _split_problems(cohort: Cohort) -> list[Problem]:
     if not cohort.has(n.ANNOTATIONS) or not (cohort.images(lazy=False)[n.SPLIT].values != "").any():
         return []
@@ -41,7 +50,7 @@ def _split_problems(cohort: Cohort) -> list[Problem]:
         require_split(cohort)
         refuse_leaks(cohort)
     except SplitError as error:
-        return [Problem(f"{n.IMAGES}/{n.SPLIT}", str(error), "Split again with --force")]
+        return [Problem(f"{n.IMAGES}/{n.SPLIT}", str(error), "Split again with --restart")]
     return []
 
 

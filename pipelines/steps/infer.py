@@ -25,6 +25,7 @@ from fintune_xr.pipelines.inference.block import BlockContext
 from fintune_xr.pipelines.inference.request import (
     InferSettings,
     asked_or_stored,
+    infer_settings,
     run_array_attrs,
     run_context,
     run_identity,
@@ -39,7 +40,7 @@ from fintune_xr.pipelines.steps.positivity import (
 )
 from fintune_xr.pipelines.workers.devices import profile_and_rest
 from fintune_xr.provenance import provenance
-from fintune_xr.settings import Config, load_settings
+from fintune_xr.settings import Config
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.runs.run import run_creation
 from fintune_xr.store.runs.writer import RunWriter, writing_run
@@ -84,7 +85,7 @@ def infer(
     """
     cohort = open_cohort(store)
     profile, rest = profile_and_rest(cluster, overrides)
-    settings = load_settings(InferSettings, config, rest)
+    settings = infer_settings(config, rest)
     checkpoint, settings = asked_or_stored(cohort, run, model, settings, restart=restart)
     context = run_context(cohort, run, checkpoint, settings, profile)
     identity = run_identity(checkpoint, context.settings)

@@ -21,11 +21,11 @@ from fintune_xr.errors import DeviceError
 from fintune_xr.execution.peak_memory import begin_peak_gb, peak_gb
 from fintune_xr.execution.read_ahead import batches
 from fintune_xr.pipelines.inference.block import BlockContext
-from fintune_xr.pipelines.inference.request import InferSettings, asked_or_stored, run_context
+from fintune_xr.pipelines.inference.request import asked_or_stored, infer_settings, run_context
 from fintune_xr.pipelines.steps.infer import in_parts
 from fintune_xr.pipelines.workers.devices import profile_and_rest
 from fintune_xr.pixels.real_part import tile_pixels
-from fintune_xr.settings import Config, load_settings
+from fintune_xr.settings import Config
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.runs.create import tiles_per_shard
 from fintune_xr.store.runs.run import run_tiles_per_shard
@@ -52,7 +52,7 @@ def plan_run(
     """
     cohort = open_cohort(store)
     profile, rest = profile_and_rest(cluster, overrides)
-    settings = load_settings(InferSettings, config, rest)
+    settings = infer_settings(config, rest)
     checkpoint, settings = asked_or_stored(cohort, run, model, settings, restart=False)
     context = run_context(cohort, run, checkpoint, settings, profile)
     pending = _pending(cohort, run, parts)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from pydantic import TypeAdapter
 
@@ -81,6 +82,14 @@ def require_marker(cohort: Cohort) -> None:
             f"{cohort.url} has the channel(s) {', '.join(texts(cohort.images(lazy=False)[n.CHANNEL]))}: a share of "
             "positive cells takes a marker beside the channel that all cells are seen in. Of one channel there is none."
         )
+
+
+def rule_table(counts: xr.Dataset) -> pd.DataFrame:
+    """One row per rule: rule, n_positive and n_all over the tiles whose positive cells are known."""
+    known = counts[n.N_POSITIVE] >= 0
+    sums = counts[[n.N_POSITIVE, n.N_ALL]].where(known, 0).sum(n.TILE).astype(np.int64)
+    columns = {name: sums[name].values for name in (n.N_POSITIVE, n.N_ALL)}
+    return pd.DataFrame({n.RULE: texts(counts[n.RULE]), **columns})
 
 
 def parse_rule(rule: str, *, threshold: float | None = None, nuclei_run: str = "") -> PositivityRule:

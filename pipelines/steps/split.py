@@ -128,7 +128,7 @@ def _refuse_another(cohort: Cohort, tiles: xr.Dataset, assigned: Mapping[str, st
     if (tiles[n.SPLIT] != "").any() and not is_broken_off:
         raise SplitError(
             f"{cohort.url} has a split already, and models may have been trained on it. "
-            "Use --force to replace it; runs and metrics made with the old one then no longer agree. A split that "
+            "Use --restart to replace it; runs and metrics made with the old one then no longer agree. A split that "
             "came with the tiles is taken with --keep."
         )
 

@@ -84,7 +84,7 @@ def budget(
     chosen = [plan.learning.settings.seed + i for i in range(seeds)]
     study = Study(
         cohort=cohort, path=n.BUDGET_PATH, lock=n.BUDGET, what="training for a label budget", identity=plan.identity,
-        remedy="Repeat the settings of the stored fits, or give --no-skip-existing to throw them away.",
+        remedy="Repeat the settings of the stored fits, or give --restart to throw them away.",
     )  # fmt: skip
 
     def grown(stored: xr.Dataset | None) -> Iterator[xr.Dataset]:

@@ -92,7 +92,7 @@ def require_sources(cohort: Cohort, runs: Iterable[str]) -> None:
         told = source_doubt(cohort, run)
         if told:
             raise FintuneValueError(
-                f"{told}. Make it anew: fintune-xr hybrid {cohort.url} --run-name {run} --restart --run … (as before), "
+                f"{told}. Make it anew: fintune-xr hybrid {cohort.url} --name {run} --restart --run … (as before), "
                 "or leave it out: name the others with --run."
             )
 

@@ -16,6 +16,7 @@ from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.depends_on import runs_doubt
 from fintune_xr.store.lineage.exclusion import excluded_tiles
 from fintune_xr.store.runs.run import require_known_run
+from fintune_xr.tasks.instance import POSITIVITY
 from fintune_xr.tasks.quality import QUALITY
 from fintune_xr.text import text_array, texts
 
@@ -74,7 +75,7 @@ def tile_counts(cohort: Cohort, runs: Sequence[str], *, exclude: bool = True) ->
     for name in runs:
         require_finished(cohort, name)
         rule = active_rule(cohort, name)
-        counts = cohort.positivity(name).sel({n.RULE: rule})[[n.N_POSITIVE, n.N_ALL]]
+        counts = cohort.read(f"{n.POSITIVITY}/{name}", POSITIVITY).sel({n.RULE: rule})[[n.N_POSITIVE, n.N_ALL]]
         found.append(counts.drop_vars(n.RULE).assign_coords({n.RUN: name}))
     images = cohort.images(lazy=False)
     labels = {c: (n.TILE, images[c].values) for c in (n.DONOR, n.MARKER)}

@@ -40,6 +40,13 @@ def test_all_problems_are_told_at_once_with_the_nearest_keys() -> None:
     assert "inner.rate: Input should be greater than 0, got -1" in text
 
 
+def test_a_setting_that_lies_deeper_is_named_with_its_dots() -> None:
+    with pytest.raises(SettingsError, match=r"rate: no such setting.* Did you mean 'inner\.rate'\?"):
+        load_settings(Outer, None, ["rate=1"])
+    with pytest.raises(SettingsError, match=r"Did you mean 'model\.sigma_px'\?"):
+        load_settings(Outer, None, ["sigma_px=1"], hints=lambda: ["model.sigma_px"])
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -148,9 +148,7 @@ def test_a_killed_study_has_stored_what_ended_before(copy: Path, monkeypatch: py
 
 
 def test_fits_of_other_settings_are_not_mixed(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(
-        RunMismatchError, match=r"(?s)settings\.weight_decay: stored 0\.\d+, now 0\.1.*--no-skip-existing"
-    ):
+    with pytest.raises(RunMismatchError, match=r"(?s)settings\.weight_decay: stored 0\.\d+, now 0\.1.*--restart"):
         run(copy, overrides=(*QUICK, "weight_decay=0.1"))
     calls: list[int] = []
     monkeypatch.setattr(module, "fit", stand_in(copy, calls))

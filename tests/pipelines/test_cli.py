@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 import io
+import json
 from pathlib import Path
 
 import pytest
 
 from fintune_xr.pipelines.cli import app as cli
 from fintune_xr.pipelines.cli import verbs
+from fintune_xr.pipelines.cli.old_words import NEW_WORDS
+from fintune_xr.pipelines.cli.settings_page import SETTINGS
+from fintune_xr.pipelines.inference.request import InferSettings
 from fintune_xr.pipelines.steps.annotate import annotate
 from fintune_xr.pipelines.steps.infer import infer
 from fintune_xr.pipelines.steps.ingest import ingest
+from fintune_xr.settings import load_settings
 from fintune_xr.simulation.if_cohort import CohortSettings, SimulatedCohort, simulate_cohort
 
 
@@ -58,6 +64,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ("infer {store} --run x --model cpsam", 2, "fintune-xr weights fetch cpsam"),
         ("infer {store} --run x --model threshold batch_tile=2", 2, "Did you mean 'batch_tiles'?"),
         ("infer {store} --run x --model threshold model.sigma=2", 2, "Did you mean 'sigma_px'?"),
+        ("infer {store} --run x --model threshold sigma_px=2", 2, "Did you mean 'model.sigma_px'?"),
         ("infer {store} --run baseline model.sigma_px=3", 2, "settings.sigma_px: stored 1.0, now 3"),
         ("infer {store} --run basline", 2, "no run 'basline' to continue (stored: baseline). Did you mean 'baseline'?"),
         (
@@ -114,6 +121,69 @@ def test_quarantine_is_told_by_the_exit_status(
     assert "would be left out" in capsys.readouterr().out
     assert cli.run(["ingest", str(made.source), str(tmp_path / "c.zarr")]) == 3
     assert "truncated: expected" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("line", "table", "columns"),
+    [
+        ("positivity {store} --run baseline", "rules", {"rule", "n_positive", "n_all"}),
+        ("check {store}", "problems", set()),
+        ("weights list", "weights", {"name", "state", "path", "sha256"}),
+    ],
+)
+def test_tables_as_json(
+    line: str, table: str, columns: set[str], store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run([*line.format(store=store).split(), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)[table]
+    assert [set(row) for row in rows[:1]] == ([columns] if columns else [])
+
+
+def test_every_verb_that_prints_a_table_prints_it_as_json() -> None:
+    source = {name: inspect.getsource(verb.call) for name, verb in verbs.VERBS.items()}
+    with_table = {name for name, text in source.items() if "show_tables(" in text}
+    assert with_table == {name for name, text in source.items() if "as_json: Json" in text}
+    assert {"associate", "evaluate", "split", "check", "doctor", "gate", "sweep", "budget", "benchmark"} <= with_table
+    assert not {name for name, text in source.items() if "show(table(" in text} - {"ingest"}
+
+
+def test_old_words_are_taken_with_a_note(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["infer", str(store), "--run", "old", "--model", "threshold", "--dry-run"]
+    assert cli.run([*line, "--part", "test"]) == cli.run([*line, "--split=test"]) == 1
+    told = capsys.readouterr().err
+    assert told.count("note: --part is now --split; the old word is taken until the next version") == 1
+    assert told.count("has no split yet") == 2, "both words are understood"
+
+
+@pytest.mark.parametrize("verb", sorted(SETTINGS))
+def test_settings_of_a_verb_are_listed_with_defaults(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run([verb, "--settings", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["settings"]
+    assert rows
+    assert all(set(row) == {"setting", "default", "meaning"} for row in rows)
+
+
+def test_settings_listed_are_those_that_are_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["infer", "--settings", "--model", "threshold"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    listed = [line for line in told if not line.startswith(" ")]
+    assert "model.sigma_px=1.0" in listed
+    assert "batch_tiles=1" in listed
+    assert load_settings(InferSettings, None, [line for line in listed if not line.endswith("=")]).batch_tiles == 1
+    assert cli.run(["split", "--settings"]) == 2
+    assert "split has no settings as key=value; these have: train" in capsys.readouterr().err
+
+
+def test_every_verb_with_overrides_lists_its_settings() -> None:
+    with_overrides = {name for name, verb in verbs.VERBS.items() if "*overrides" in inspect.getsource(verb.call)}
+    assert with_overrides == set(SETTINGS)
+
+
+@pytest.mark.parametrize("verb", sorted(NEW_WORDS))
+def test_old_and_new_words_are_one_option(verb: str) -> None:
+    taken = inspect.getsource(verbs.VERBS[verb].call)
+    for old, new in NEW_WORDS[verb].items():
+        assert f'["{new}", "{old}"]' in taken or (verb, old) == ("budget", "--no-skip-existing")
 
 
 def test_a_plan_writes_nothing(store: Path, capsys: pytest.CaptureFixture[str]) -> None:

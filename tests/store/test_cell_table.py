@@ -53,6 +53,15 @@ def test_cells_of_a_donor_are_a_slice_and_a_table(cohort: Cohort) -> None:
         assert len(table) == rows.size
 
 
+def test_positivity_answers_for_labels_as_the_images_do(cohort: Cohort) -> None:
+    rules, images = cohort.positivity(RUN), cohort.images()
+    donor, marker = str(images.donor.values[0]), str(images.marker.values[0])
+    chosen = rules.sel(donor=donor, marker=marker)
+    expected = np.flatnonzero((images.donor.values == donor) & (images.marker.values == marker))
+    assert chosen.tile.values.tolist() == images.tile.values[expected].tolist()
+    assert chosen.n_all.values.tolist() == rules.n_all.values[:, expected].tolist()
+
+
 def test_positive_cells_add_up_to_the_stored_counts(cohort: Cohort) -> None:
     cells, rules = cohort.cells(RUN), cohort.positivity(RUN)
     assert cells.positive.dtype == cells.decided.dtype == bool

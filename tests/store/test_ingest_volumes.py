@@ -131,7 +131,7 @@ def test_labels_and_the_recommended_split(store: Path, study: Path) -> None:
         annotate(study, store, layout="oct_binary")
     split(store, keep=True)
     assert parts_not_recommended(cohort) == 0
-    with pytest.raises(SplitError, match="--force"):
+    with pytest.raises(SplitError, match="--restart"):
         split(store, fractions=(0.5, 0.25, 0.25))
     table = split(store, fractions=(0.4, 0.3, 0.3), force=True)
     assert set(table["split"]) == {"train", "val", "test"}

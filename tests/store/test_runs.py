@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
@@ -180,6 +181,29 @@ def test_a_run_is_not_finished_while_tiles_are_pending(cohort: Cohort) -> None:
     assert not cohort.has(f"{n.CELLS}/r")
     assert cohort.run("r")[n.STATE].values.tolist() == [1, 1, 1, 0, 0, 0, 0, 0]
     assert check(cohort.url) == []
+
+
+def test_a_pending_tile_does_not_look_empty(cohort: Cohort) -> None:
+    with writing(cohort) as writer:
+        writer.commit([receipt_of(cohort, "r", next(writer.plans()))])
+    run = cohort.run("r")
+    assert run[n.MASK][2].values.dtype == np.uint32
+    assert run[n.MASK].isel({n.TILE: run[n.STATE].values == n.DONE}).load().sizes[n.TILE] == 3
+    for at in (slice(2, 4), 5):
+        with pytest.raises(FintuneValueError, match=r"run 'r': tile [35] along `tile` is pending.*`state` says"):
+            run[n.MASK][at].load()
+    plain = xr.open_zarr(cohort.url, group=f"{n.RUNS}/r", consolidated=False)
+    known = plain[n.N_CELLS].notnull().values
+    assert known.tolist() == (run[n.STATE] == n.DONE).values.tolist(), "no number, not -1, to plain xarray"
+    assert plain[n.N_CELLS].values[known].tolist() == run[n.N_CELLS].values[known].tolist()
+
+
+def test_a_mask_that_is_to_be_made_again_is_not_read(cohort: Cohort) -> None:
+    do_all(cohort)
+    mark_pending(cohort, "r", [4])
+    with pytest.raises(FintuneValueError, match="tile 4 along `tile` is pending"):
+        cohort.run("r")[n.MASK].load()
+    assert cohort.run("r")[n.MASK][:4].load().sizes[n.TILE] == 4
 
 
 # ---- killed at any point

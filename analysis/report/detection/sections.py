@@ -21,7 +21,7 @@ from fintune_xr.text import texts
 
 PICK: Final = "fintune-xr pick STORE --run RUN"
 EVALUATE: Final = "fintune-xr evaluate STORE --run RUN"
-SELFTRAIN: Final = "fintune-xr selftrain STORE --run-name NAME"
+SELFTRAIN: Final = "fintune-xr selftrain STORE --name NAME"
 
 ENOUGH_UNITS: Final = 10
 
