@@ -5,11 +5,13 @@ What is looked up is imported inside: `--help` must not wait for it.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from fintune_xr.errors import SettingsError
 from fintune_xr.pipelines.cli.arguments import DONE, show, show_tables
+from fintune_xr.pipelines.cli.models import train
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 FLAG: Final = "--settings"
 _MODEL: Final = "--model"
+_DEFAULT_MODEL: Final = str(inspect.signature(train).parameters["model"].default)
 
 
 def asks_for_settings(tokens: Sequence[str]) -> bool:
@@ -78,14 +81,15 @@ def _kind(model: str) -> str:
 def _train(model: str) -> dict[str, type[Settings]]:
     from fintune_xr.finetune.registry import train_settings
 
-    return {"": train_settings(_kind(model or "flow_unet"))}
+    return {"": train_settings(_kind(model or _DEFAULT_MODEL))}
 
 
 def _infer(model: str) -> dict[str, type[Settings]]:
     from fintune_xr.models.registry import kind_named
     from fintune_xr.pipelines.inference.request import InferSettings
 
-    return {"": InferSettings, "model.": kind_named(_kind(model or "threshold")).settings}
+    of_model = {"model.": kind_named(_kind(model)).settings} if model else {}
+    return {"": InferSettings, **of_model}
 
 
 def _benchmark(model: str) -> dict[str, type[Settings]]:

@@ -29,7 +29,9 @@ from fintune_xr.text import texts
 class InferSettings(Settings):
     """How a run is made. Only `model` belongs to its identity; the rest changes no result by more than rounding."""
 
-    model: dict[str, Any] = Field(default_factory=dict, description="Settings of the model itself.")
+    model: dict[str, Any] = Field(
+        default_factory=dict, description="Settings of the model itself; --model NAME beside --settings lists them."
+    )
     device: str = Field("auto", description="cpu, cuda, cuda:N, or auto: the GPU where there is one.")
     batch_tiles: int = Field(
         1,

@@ -38,7 +38,6 @@ from fintune_xr.pipelines.steps.qc import labelled_quality
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.depends_on import doubt, runs_doubt, tiles_in
 from fintune_xr.store.lineage.tile_counts import active_rule
-from fintune_xr.store.zarr_io.groups import subgroups
 from fintune_xr.tasks.instance import POSITIVITY
 from fintune_xr.tasks.quality import QUALITY
 from fintune_xr.text import text_array, texts

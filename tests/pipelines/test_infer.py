@@ -483,6 +483,8 @@ def test_unfinished_runs_that_nobody_named_are_left_out_and_said(
 ) -> None:
     store = str(shutil.copytree(study[0], tmp_path / "a.zarr"))
     mark_pending(open_cohort(store), "marker", [0])
+    with pytest.raises(FintuneValueError, match=r"throw away: runs marker\..*--replace"):
+        associate(store, clinical=study[1])
     assert associate(store, clinical=study[1], replace=True).run.values.tolist() == ["base"]
     said = capsys.readouterr()
     assert "left out: run 'marker' has 1 of 12 tiles pending" in said.out + said.err

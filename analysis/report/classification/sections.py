@@ -13,7 +13,7 @@ from fintune_xr import names as n
 from fintune_xr.analysis.figures.leaderboard import confusion_figure, leaderboard_figure
 from fintune_xr.analysis.figures.style import PICTURE_DPI, data_uri
 from fintune_xr.analysis.figures.volumes import ShownVolume, volumes_figure
-from fintune_xr.analysis.report.contents import Note, Part, Picture, Section, Stale, Table
+from fintune_xr.analysis.report.contents import Fold, Note, Part, Picture, Section, Stale, Table
 from fintune_xr.analysis.report.numbers import counted, decimals
 from fintune_xr.text import texts
 
@@ -67,7 +67,7 @@ def volumes_section(contents: VolumeContents) -> Section:
     parts += [
         Table("devices", _SIZES, contents.devices, code=(n.MARKER,), page=_ranges(contents.devices)),
         Table("study_groups", "Scans and participants by study group and part", contents.groups),
-        Table("study_groups_by_device", "The same by device", contents.classes),
+        Fold("The same by device", (Table("study_groups_by_device", "The same by device", contents.classes),)),
     ]
     if len(contents.unusual):
         caption = "Volumes that are unlike the others of their device; they are stored and counted like any other"
@@ -101,7 +101,9 @@ def classes_section(contents: ClassContents) -> Section:
     alt = f"Participants of part {judge}: truth and what {best} says"
     parts.append(Picture(data_uri(figure, "svg"), alt, f"{alt}; shades are shares of the truth."))
     parts.append(_by_group(first, judge))
-    return Section("classes", "Classes of participants", tuple(parts), findings=findings, stale=contents.stale)
+    return Section(
+        "classes", "Classes of participants", tuple(parts), findings=findings, stale=contents.stale, leads=True
+    )
 
 
 def _ranges(devices: pd.DataFrame) -> pd.DataFrame:

@@ -56,7 +56,8 @@ def picks_section(particles: PickScores) -> Section:
     if scores is None:
         return Section("picks", "Particles found", command=EVALUATE, stale=particles.stale)
     parts = tuple(_score_parts(particles, scores))
-    return Section("picks", "Particles found", parts, findings=tuple(particle_notes(particles)), stale=particles.stale)
+    told = tuple(particle_notes(particles))
+    return Section("picks", "Particles found", parts, findings=told, stale=particles.stale, leads=True)
 
 
 def stages_section(stages: Mapping[str, xr.Dataset], *, stale: tuple[Stale, ...] = ()) -> Section:

@@ -56,7 +56,7 @@ def scores_section(contents: ClassScores) -> Section:
     parts += [_points(scores), _of_classes(scores)]
     hidden = [*difference_table(scores, contents.baseline, SHOWN), _foreground(scores)]
     parts += folded("Differences to the baseline, and any class against none", hidden)
-    return Section("scores", "Classes of pixels", tuple(parts), findings=told)
+    return Section("scores", "Classes of pixels", tuple(parts), findings=told, leads=True)
 
 
 def _summary(contents: ClassScores, scores: xr.Dataset) -> Table:
