@@ -10,7 +10,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from fintune_xr.pipelines.cli.arguments import DONE, Runs, Store, show, table
+from fintune_xr.pipelines.cli.arguments import DONE, Json, Runs, Store, show_tables
 
 
 def qc(
@@ -28,6 +28,7 @@ def qc(
         ),
     ] = (),
     restart: Annotated[bool, Parameter(help="Measure all tiles anew.", negative="")] = False,
+    as_json: Json = False,
 ) -> int:
     """Measure how tiles were taken, and name unusual tiles, donors and batches; nothing is left out unless told.
 
@@ -37,7 +38,7 @@ def qc(
     from fintune_xr.pipelines.steps.qc import qc as step
 
     found = step(store, run=run, batches=batches, exclude=exclude, restart=restart)
-    show(table(drift_table(store, found)), "", left_out_line(found))
+    show_tables({"drift": drift_table(store, found)}, as_json=as_json, lines=["", left_out_line(found)])
     return DONE
 
 
@@ -49,6 +50,7 @@ def suggest(
     among: Annotated[int, Parameter(help="Candidates that are looked at, drawn at random; 0: all.")] = 500,
     seed: Annotated[int, Parameter(help="Seed of that draw.")] = 0,
     out: Annotated[Path | None, Parameter(help="Folder for images as Cellpose's GUI opens them.")] = None,
+    as_json: Json = False,
 ) -> int:
     """Say which tiles to annotate next: those on which runs disagree, or one model and itself on flipped tiles.
 
@@ -59,5 +61,6 @@ def suggest(
     from fintune_xr.pipelines.steps.suggest import suggest as step
     from fintune_xr.pipelines.steps.suggest import suggested_table
 
-    show(table(suggested_table(step(store, n_tiles=n, runs=runs, among=among, seed=seed, out=out))))
+    found = step(store, n_tiles=n, runs=runs, among=among, seed=seed, out=out)
+    show_tables({"tiles": suggested_table(found)}, as_json=as_json)
     return DONE

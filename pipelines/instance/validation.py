@@ -21,6 +21,7 @@ from fintune_xr.store.lineage.depends_on import rests_on
 from fintune_xr.store.lineage.tile_counts import inputs_digest
 from fintune_xr.store.lineage.training_exposure import unseen_tiles
 from fintune_xr.store.split import annotated_tiles
+from fintune_xr.tasks.instance import POSITIVITY
 from fintune_xr.tasks.validation import ALL_CELLS, VALIDATION
 from fintune_xr.text import texts
 
@@ -69,7 +70,7 @@ def stored_validation(cohort: Cohort, run: str) -> xr.Dataset | None:
 
 def validation_basis(cohort: Cohort, run: str, tiles: list[str]) -> dict[str, Any]:
     """What such counts rest on: the run, annotations of `tiles`, what these outline, and the counts of the rules."""
-    counts = cohort.positivity(run)[[n.N_ALL, n.N_POSITIVE, n.THRESHOLD]].load()
+    counts = cohort.read(f"{n.POSITIVITY}/{run}", POSITIVITY)[[n.N_ALL, n.N_POSITIVE, n.THRESHOLD]].load()
     told = {n.MARKS: annotated_marks(cohort), n.COUNTED: inputs_digest(counts), "tiles": tiles}
     return {**rests_on(cohort, runs=[run], tiles=tiles, split=""), **told}
 
@@ -94,7 +95,7 @@ class _Tile:
 
 
 def _counted(cohort: Cohort, run: str, tiles: list[str], marks: str) -> xr.Dataset:
-    images, counts = cohort.images(lazy=False), cohort.positivity(run).load()
+    images, counts = cohort.images(lazy=False), cohort.read(f"{n.POSITIVITY}/{run}", POSITIVITY).load()
     rules, place = texts(counts[n.RULE]), {tile: at for at, tile in enumerate(texts(images[n.TILE]))}
     found = np.full((len(_COUNTS), len(rules), len(tiles)), _UNKNOWN, np.int64)
     for column, tile in enumerate(_read(cohort, run, [place[name] for name in tiles])):

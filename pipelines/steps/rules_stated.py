@@ -14,6 +14,7 @@ from fintune_xr.analysis.ratio import marker_ratio
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.exclusion import excluded_tiles
 from fintune_xr.store.lineage.tile_counts import active_rule, without_tiles
+from fintune_xr.tasks.instance import POSITIVITY
 from fintune_xr.text import text_array, texts
 
 _OF = {n.FIRST_RHO: n.RHO, n.FIRST_P: n.P, n.FIRST_Q: n.Q, n.FIRST_N: n.N}
@@ -43,9 +44,10 @@ def by_first_rule(
     """
     parts = []
     for run, rule in first.items():
-        if rule == active_rule(cohort, run) or rule not in texts(cohort.positivity(run)[n.RULE]):
+        stored = cohort.read(f"{n.POSITIVITY}/{run}", POSITIVITY)
+        if rule == active_rule(cohort, run) or rule not in texts(stored[n.RULE]):
             continue
-        counts = cohort.positivity(run).sel({n.RULE: rule}, drop=True)[[n.N_POSITIVE, n.N_ALL]].load()
+        counts = stored.sel({n.RULE: rule}, drop=True)[[n.N_POSITIVE, n.N_ALL]].load()
         images = cohort.images(lazy=False)
         labels = {name: (n.TILE, text_array(images[name])) for name in (n.DONOR, n.MARKER)}
         bare = without_tiles(counts.drop_vars(list(labels), errors="ignore"), excluded_tiles(cohort))

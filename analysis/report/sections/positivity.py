@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 import xarray as xr
 
@@ -16,6 +17,7 @@ from fintune_xr.analysis.report.numbers import decimals
 from fintune_xr.analysis.report.sections.first_rule import chosen_after_looking
 from fintune_xr.analysis.report.sections.statistics import Statistics
 from fintune_xr.analysis.report.sections.validation import validation_parts
+from fintune_xr.text import texts
 
 _TITLE = "Which cells are positive"
 _FIXED = "fixed_"
@@ -80,8 +82,9 @@ def _cells_of(contents: Statistics, run: str, counts: xr.DataArray) -> list[Part
     """Signals of all cells of a run with the threshold, and tiles with the verdict on each cell."""
     rule = contents.active_rules[run]
     at = contents.positivity[run].sel({n.RULE: rule})
-    limits = at[n.THRESHOLD].groupby(at[n.MARKER].reset_coords(drop=True))
-    ends = [found.reindex({n.MARKER: counts[n.MARKER]}) for found in (limits.min(), limits.max())]
+    limits = pd.Series(at[n.THRESHOLD].values).groupby(texts(at[n.MARKER]))
+    known = [found.reindex(texts(counts[n.MARKER])).to_numpy() for found in (limits.min(), limits.max())]
+    ends = [xr.DataArray(values, dims=n.MARKER) for values in known]
     alt = f"Histograms of the marker signal of all cells of {run}, with the threshold"
     caption = f"Run {run}: marker signal of every cell on a logarithmic scale; right of the threshold it is positive."
     if not ends[0].equals(ends[1]):
@@ -107,12 +110,14 @@ def _rules_table(contents: Statistics) -> Table:
 def _rules(positivity: xr.Dataset) -> pd.DataFrame:
     """Sums over the tiles in which the rule knows its cells, per rule and marker."""
     names = [n.N_ALL, n.N_POSITIVE, n.N_WITHOUT_NUCLEUS, n.THRESHOLD]
-    markers = positivity[n.MARKER].to_series().rename(n.MARKER)
-    frame = positivity[names].reset_coords(drop=True).to_dataframe().join(markers, on=n.TILE).reset_index()
+    rules, markers = texts(positivity[n.RULE]), texts(positivity[n.MARKER])
+    columns = {name: positivity[name].transpose(n.RULE, n.TILE).values.ravel() for name in names}
+    labels = {n.RULE: np.repeat(rules, len(markers)), n.MARKER: np.tile(markers, len(rules))}
+    frame = pd.DataFrame({**labels, **columns})
     frame = frame[(frame[n.N_POSITIVE] >= 0) & (frame[n.N_ALL] >= 0)]
     grouped = frame.groupby([n.RULE, n.MARKER], sort=True)
     return grouped.agg(
-        tiles=(n.TILE, "count"), all_cells=(n.N_ALL, "sum"), positive_cells=(n.N_POSITIVE, "sum"),
+        tiles=(n.N_ALL, "count"), all_cells=(n.N_ALL, "sum"), positive_cells=(n.N_POSITIVE, "sum"),
         without_nucleus=(n.N_WITHOUT_NUCLEUS, "sum"), lowest_threshold=(n.THRESHOLD, "min"),
         highest_threshold=(n.THRESHOLD, "max"),
     ).reset_index()  # fmt: skip
