@@ -38,8 +38,9 @@ def store(made: SimulatedCohort) -> Path:
 
 @pytest.mark.parametrize("verb", sorted(verbs.VERBS))
 def test_every_verb_has_help_with_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run([verb, "--help"]) == 0
-    assert f"Example: fintune-xr {verb}" in " ".join(capsys.readouterr().out.split())
+    typed = verb.replace("_", "-")
+    assert cli.run([typed, "--help"]) == 0
+    assert f"Example: fintune-xr {typed}" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_verbs_of_the_contract_are_there() -> None:
