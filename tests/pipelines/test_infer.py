@@ -482,6 +482,7 @@ def test_unfinished_runs_that_nobody_named_are_left_out_and_said(
     study: tuple[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = str(shutil.copytree(study[0], tmp_path / "a.zarr"))
+    associate(store, clinical=study[1], replace=True)
     mark_pending(open_cohort(store), "marker", [0])
     with pytest.raises(FintuneValueError, match=r"throw away: runs marker\..*--replace"):
         associate(store, clinical=study[1])
