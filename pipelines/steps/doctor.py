@@ -22,7 +22,6 @@ from fintune_xr.errors import FintuneError
 from fintune_xr.models.devices import cuda_names
 from fintune_xr.models.registry import published_weights
 from fintune_xr.store.cohort import open_cohort
-from fintune_xr.store.zarr_io.location import Location
 
 GOOD, MIND, BAD = "good", "mind", "bad"
 STATES: Final = (GOOD, MIND, BAD)
@@ -48,10 +47,9 @@ def doctor(store: str | Path | None = None) -> pd.DataFrame:
     `store` is a cohort, whose place is looked at too; without it the present folder stands for it. Nothing is written
     but a file for a moment, to see whether it can be locked.
     """
-    place = Location.of(store) if store is not None else Location.of(Path.cwd())
-    found = [*_software(), _memory(), *_place(place), _gpu(), _weights(), _slurm()]
+    found = [*_software(), _memory(), *_place(str(store or Path.cwd())), _gpu(), _weights(), _slurm()]
     if store is not None:
-        found.append(_cohort(place))
+        found.append(_cohort(store))
     return pd.DataFrame([(one.subject, one.state, one.finding, one.remedy) for one in found], columns=COLUMNS)
 
 
@@ -80,14 +78,15 @@ def _memory() -> Finding:
     return Finding("memory", GOOD, text)
 
 
-def _place(place: Location) -> Iterator[Finding]:
+def _place(where: str) -> Iterator[Finding]:
     """Disk and locks where the store lies, or would; of object storage there is nothing to say beforehand."""
-    if not place.is_local:
-        yield Finding("disk", GOOD, f"{place.url} is object storage")
+    if "://" in where:
+        yield Finding("disk", GOOD, f"{where} is object storage")
         return
+    path = Path(where).expanduser().resolve()
     # Beside a store and not in it: a group of Zarr is no place for a strange file.
-    outside = place.path.parent if place.exists() else place.path
-    folder = next(path for path in (outside, *outside.parents) if path.is_dir())
+    outside = path.parent if (path / "zarr.json").is_file() else path
+    folder = next(one for one in (outside, *outside.parents) if one.is_dir())
     free = shutil.disk_usage(folder).free
     text = f"{_gb(free)} free at {folder}"
     if free >= _LEAST_FREE:
@@ -144,14 +143,14 @@ def _slurm() -> Finding:
     return Finding("slurm", GOOD, f"{_said('sbatch', '--version')}: {'; '.join(told.splitlines())}")
 
 
-def _cohort(place: Location) -> Finding:
+def _cohort(store: str | Path) -> Finding:
     try:
-        cohort = open_cohort(place)
+        cohort = open_cohort(store)
         images = cohort.images(lazy=False)
         states = {name: cohort.run(name, lazy=False)[n.STATE].values for name in cohort.run_names()}
         pending = [name for name, state in states.items() if (state == n.PENDING).any()]
     except FintuneError as error:
-        return Finding("store", BAD, str(error), f"fintune-xr check {place.url}")
+        return Finding("store", BAD, str(error), f"fintune-xr check {store}")
     text = f"{cohort.kind} cohort, {images.sizes[n.TILE]} tiles, {len(cohort.run_names())} runs"
     return Finding("store", GOOD, text + (f"; not finished: {', '.join(pending)}" if pending else ""))
 
