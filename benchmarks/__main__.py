@@ -1,4 +1,8 @@
-"""`python -m benchmarks` runs all benchmarks, `python -m benchmarks ingest scan` those two. Writes nothing here."""
+"""`python -m benchmarks` runs all benchmarks of speed, `python -m benchmarks ingest scan` those two; it writes nothing.
+
+`python -m benchmarks calibration` simulates studies whose truth is known and counts how often intervals hold it and
+reports tell of nothing that is there; the names of its parts do too.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +14,16 @@ from pathlib import Path
 
 NAMES = ("startup", "scan", "ingest", "measurement", "flows", "matching", "bootstrap", "inference", "cellpose_sam")
 
+CALIBRATION = ("false_alarms", "interval_coverage", "rho_coverage")
+
 
 def main(names: list[str]) -> int:
     """Exit status; prints one table for each benchmark."""
-    unknown = [name for name in names if name not in NAMES]
+    names = [part for name in names for part in (CALIBRATION if name == "calibration" else (name,))]
+    unknown = [name for name in names if name not in (*NAMES, *CALIBRATION)]
     if unknown:
-        print(f"no benchmark {', '.join(unknown)}; known: {', '.join(NAMES)}", file=sys.stderr)
+        known = ", ".join((*NAMES, "calibration", *CALIBRATION))
+        print(f"no benchmark {', '.join(unknown)}; known: {known}", file=sys.stderr)
         return 2
     # The modules are scripts as well, and name each other as scripts do.
     sys.path.insert(0, str(Path(__file__).resolve().parent))

@@ -40,6 +40,7 @@ from fintune_xr.store.zarr_io.location import writing
 from fintune_xr.store.zarr_io.locks import clear_if_alone, holding, recover_replaced, writing_tiles
 from fintune_xr.tasks.instance import POSITIVITY
 from fintune_xr.tasks.product import Product, product_named
+from fintune_xr.tasks.scores import declared_schema
 from fintune_xr.tasks.task import Task
 from fintune_xr.text import texts
 
@@ -185,17 +186,23 @@ class Cohort:
         return open_dataset(self.location, f"{n.BOOTSTRAP}/{scheme}", datasets.BOOTSTRAP, lazy=lazy)
 
     def metrics(self, name: str) -> xr.Dataset:
-        """Segmentation metrics stored under `name`."""
+        """Scores or a study stored under `metrics/<name>`, checked against the schema that is declared for it.
+
+        Raises UnknownNameError naming those there are, SchemaError where arrays are not what is declared.
+        """
         known = subgroups(self.location, n.METRICS)
         if name not in known:
             raise unknown_name("metrics", name, known)
-        return open_dataset(self.location, f"{n.METRICS}/{name}", None, lazy=False)
+        return self.read(f"{n.METRICS}/{name}")
 
     def read(self, path: str, schema: DatasetSchema | None = None) -> xr.Dataset:
-        """The small dataset stored under `path`. Raises StoreNotFoundError where there is none."""
+        """The small dataset stored under `path`, checked against `schema` or the one that is declared for scores.
+
+        Raises StoreNotFoundError where there is none.
+        """
         if not group_exists(self.location, path):
             raise StoreNotFoundError(f"{self.url} holds no {path} yet")
-        return open_dataset(self.location, path, schema, lazy=False)
+        return open_dataset(self.location, path, schema or declared_schema(path, self.task.name), lazy=False)
 
     def has(self, path: str) -> bool:
         """Whether a group is stored under `path`."""
@@ -203,7 +210,7 @@ class Cohort:
 
     def write(self, path: str, dataset: xr.Dataset, schema: DatasetSchema | None = None) -> None:
         """Stores a small dataset under `path` in place of what was there, whole or not at all."""
-        replace_group(self.location, path, dataset, schema)
+        replace_group(self.location, path, dataset, schema or declared_schema(path, self.task.name))
 
     def require_run(self, name: str) -> None:
         """Raises UnknownNameError unless the run exists."""

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 from matplotlib.figure import Figure
+from stores import filled
 
 from fintune_xr import names as n
 from fintune_xr.analysis.report.contents import Section, Study, Table, unfolded
@@ -37,6 +38,8 @@ from fintune_xr.store.runs.create import remove_run
 from fintune_xr.store.runs.writer import mark_pending
 from fintune_xr.store.split import require_split
 from fintune_xr.store.zarr_io.groups import open_column
+from fintune_xr.tasks.instance import SWEEP
+from fintune_xr.tasks.scores import MASK_BUDGET, MASK_SCORES
 
 SMALL = CohortSettings(
     n_donors=6, markers=("GFAP", "IBA1"), tiles_per_donor=(1, 1), tile_px=96, n_annotated=12, n_clinical_only=0,
@@ -70,24 +73,16 @@ def _store_studies(cohort: Cohort) -> None:
     facts = {"model": "flow_unet", "settings": {}}
     tiles, digest = tiles_in(cohort, n.VAL, n.TEST), require_split(cohort)
     basis = rests_on(cohort, runs=["other"], tiles=tiles, split=digest)
-    shown = xr.Dataset(coords={n.MARKER: (n.TILE, ["GFAP"])})
+    shown = filled(MASK_SCORES, xr.Dataset(coords={n.MARKER: (n.TILE, ["GFAP"])}))
     cohort.write("metrics/benchmark", shown.assign_attrs({n.RESTS_ON: basis, "provenance": facts}))
     identity = rests_on(cohort, tiles=tiles_in(cohort, *n.SPLITS), split=digest)
-    cohort.write("metrics/budget", xr.Dataset(attrs={"identity": identity, "provenance": facts}))
+    cohort.write("metrics/budget", filled(MASK_BUDGET).assign_attrs({"identity": identity, "provenance": facts}))
     drawn = tiles_in(cohort, n.TEST)[:2]
     truth = cohort.annotations(lazy=False)[n.SHA256]
     digests = [str(truth.sel({n.TILE: tile}).values) for tile in drawn]
     cohort.write(
         "metrics/sweep",
-        xr.Dataset(
-            attrs={
-                "identity": {
-                    "tiles": drawn,
-                    n.ANNOTATIONS: digests,
-                    n.SPLIT: n.TEST,
-                }
-            }
-        ),
+        filled(SWEEP).assign_attrs({"identity": {"tiles": drawn, n.ANNOTATIONS: digests, n.SPLIT: n.TEST}}),
     )
 
 

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xarray as xr
 import zarr
 from numpy.typing import NDArray
 
 from fintune_xr import names as n
+from fintune_xr.schema import DatasetSchema
 from fintune_xr.seeds import stream
 from fintune_xr.store.cohort import Cohort, create_cohort
 from fintune_xr.store.zarr_io import appendable as growing
@@ -76,6 +78,21 @@ def annotate(cohort: Cohort, masks: dict[str, NDArray[np.uint32]]) -> None:
     )
     for _ in growing.append(target, rows):
         pass
+
+
+def filled(schema: DatasetSchema, given: xr.Dataset | None = None) -> xr.Dataset:
+    """A dataset of the schema: `given`, and of all else that it must have one zero, or one empty text."""
+    made = xr.Dataset() if given is None else given
+    for name, spec in (*schema.coords.items(), *schema.variables.items()):
+        if spec.required and name not in made.variables:
+            shape = [made.sizes.get(dim, 1) for dim in spec.dims]
+            values = np.full(shape, "", "U1") if spec.dtype == "str" else np.zeros(shape, spec.dtype)
+            made = (
+                made.assign_coords({name: (spec.dims, values)})
+                if name in schema.coords
+                else made.assign({name: (spec.dims, values)})
+            )
+    return made
 
 
 def run_values(cohort: Cohort, run: str) -> dict[str, NDArray[Any]]:

@@ -13,6 +13,7 @@ import pytest
 import xarray as xr
 from micrographs import make_micrographs
 from probability_runs import plausible_maps, store_run
+from stores import filled
 
 from fintune_xr import names as n
 from fintune_xr.analysis.figures.detection import ShownPicks, micrograph_figure, precision_recall_curves
@@ -29,6 +30,7 @@ from fintune_xr.store.cohort import Cohort, create_cohort, open_cohort
 from fintune_xr.store.lineage.depends_on import rests_on, tiles_in
 from fintune_xr.store.runs.picks import open_picks, picked_names
 from fintune_xr.store.split import require_split
+from fintune_xr.tasks import scores as schemas
 from fintune_xr.tasks.detection import POINTS
 
 
@@ -45,7 +47,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     basis = rests_on(made, tiles=tiles_in(made, *n.SPLITS), split=require_split(made))
     attrs = {n.RESTS_ON: basis, "provenance": {"labelled": tiles_in(made, n.TRAIN)}}
     names = {n.STAGE: ["iteration_0_supervised", "iteration_1_selftrain"], n.PART: ["val", "test"]}
-    made.write(f"{n.SELFTRAIN}/em", xr.Dataset(stages, names, attrs))
+    made.write(f"{n.SELFTRAIN}/em", filled(schemas.STAGES, xr.Dataset(stages, names, attrs)))
     return made
 
 
