@@ -14,8 +14,17 @@ F = TypeVar("F", bound=Callable[..., object])
 
 
 def compiled(function: F) -> F:
-    """`function` compiled at its first call and cached on disk; it lets other threads run meanwhile."""
-    made = numba.njit(cache=True, nogil=True)(function)
+    """`function` compiled at its first call and cached on disk; it lets other threads run meanwhile.
+
+    Where there is no place for a cache, as of a package on a read-only mount and a user without a home, it is compiled
+    in every process; NUMBA_CACHE_DIR names a place.
+    """
+    try:
+        made = numba.njit(cache=True, nogil=True)(function)
+    except RuntimeError as error:
+        if "no locator available" not in str(error):
+            raise
+        made = numba.njit(nogil=True)(function)
     cache = getattr(made, "_cache", None)
     if isinstance(cache, FunctionCache):
         theirs = cache._cache_file

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numba.core.caching import IndexDataCacheFile
+from numba.core.caching import CacheImpl, FunctionCache, IndexDataCacheFile
 
 from fintune_xr.compiled import OwnFiles, compiled
 
@@ -75,3 +75,15 @@ def test_compiled_functions_use_it() -> None:
 def _base_and_stamp() -> tuple[str, tuple[float, int]]:
     file = total._cache._cache_file  # type: ignore[attr-defined]
     return Path(file._index_path).name.removesuffix(".nbi"), file._source_stamp
+
+
+def test_without_a_place_for_a_cache_functions_are_compiled_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a read-only mount without a home: numba finds no locator then."""
+    monkeypatch.setattr(CacheImpl, "_locator_classes", [])
+
+    @compiled
+    def twice(value: float) -> float:
+        return 2 * value
+
+    assert twice(3.5) == 7
+    assert not isinstance(getattr(twice, "_cache", None), FunctionCache)
