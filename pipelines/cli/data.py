@@ -300,7 +300,7 @@ def export(
     to: Annotated[
         str,
         Parameter(
-            help="What to write: masks, tables, cellpose, ome-zarr; of picks of micrographs star, relion, box or csv."
+            help="masks, tables, cellpose, ome-zarr, geojson, rois, seg, coco, anndata; picks: star, relion, box, csv."
         ),
     ],
     out: Annotated[Path, Parameter(help="Folder to write into.")],

@@ -78,7 +78,9 @@ def asked_or_stored(
     if model is None:
         facts = stored[n.PROVENANCE].get("checkpoint")
         if facts is None:
-            raise FintuneValueError(f"run {run!r} was not made by a model, but of other runs; see fintune-xr hybrid")
+            raise FintuneValueError(
+                f"run {run!r} was not made by a model, but of other runs or of masks; see fintune-xr hybrid, import-run"
+            )
         model = facts["path"] or facts["name"]
         if not settings.model:
             settings = settings.model_copy(update={"model": of_model})
