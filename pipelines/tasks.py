@@ -33,6 +33,9 @@ class TaskSteps(Protocol):
         Raises UnknownNameError for a marker without annotated tiles, SplitError where a part has none.
         """
 
+    def trained(self, cohort: Cohort, folder: Path) -> None:
+        """Adds to the folder of a finished training what people expect beside the weights."""
+
     def evaluate(self, cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:
         """Scores of the runs against the annotations, to be stored as `metrics/<split>`."""
 

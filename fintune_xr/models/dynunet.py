@@ -52,10 +52,15 @@ def reach_px(n_levels: int) -> int:
 
 
 def save_own(
-    kind: str, network: torch.nn.Module, architecture: Mapping[str, Any], settings: Mapping[str, Any], path: Path
-) -> None:
-    """Writes a checkpoint that holds everything needed to build the network again; whole or not at all."""
+    kind: str, network: torch.nn.Module, architecture: Mapping[str, Any], settings: Mapping[str, Any], path: Path,
+    **further: Any,
+) -> None:  # fmt: skip
+    """Writes a checkpoint that holds everything needed to build the network again, and `further` entries.
+
+    It appears whole or not at all.
+    """
     state = {key: value.detach().cpu().clone() for key, value in network.state_dict().items()}
     entries = {"kind": kind, "architecture": dict(architecture), "settings": dict(settings), "state": state}
+    entries |= further
     with whole_file(path, alone=True) as place:
         torch.save(entries, place)

@@ -7,17 +7,19 @@ import importlib.metadata
 import json
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import pandas as pd
 import yaml
+from numpy.typing import NDArray
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.execution.whole_file import whole_file
+from fintune_xr.finetune.classification.heads import Head
 from fintune_xr.finetune.classification.probe_settings import ProbeSettings
 from fintune_xr.metrics.classification import kernels
 from fintune_xr.metrics.classification.units import by_unit, most_probable
@@ -31,6 +33,11 @@ from fintune_xr.store.runs.run import run_attrs
 from fintune_xr.store.split import require_split
 from fintune_xr.text import texts
 
+RECORD: Final = "record.json"
+
+Files: TypeAlias = "dict[str, Callable[[Path], Any]]"
+"""How each file of a folder is written, by its name."""
+
 
 def write_artefacts(cohort: Cohort, request: ExportRequest) -> list[Path]:
     """For each run with logits a folder that holds everything needed to judge it again, or to use it.
@@ -42,14 +49,22 @@ def write_artefacts(cohort: Cohort, request: ExportRequest) -> list[Path]:
 
     Raises FintuneValueError for a run without logits, SplitError without a valid split.
     """
-    made = []
-    for run in runs_with(cohort, n.LOGITS, request.runs):
-        folder = request.out / run
-        for name, write in _files(cohort, run).items():
-            with whole_file(folder / name) as path:
-                write(path)
-            made.append(folder / name)
-    return made
+    return [
+        file for run in runs_with(cohort, n.LOGITS, request.runs) for file in write_beside_run(cohort, run, request.out)
+    ]
+
+
+def write_beside_run(cohort: Cohort, run: str, out: Path, *, head: Head | None = None) -> list[Path]:
+    """The files of one run in the folder `out/run`; `head` is that of a probe, where it is at hand."""
+    return written(out / run, _files(cohort, run, head))
+
+
+def written(folder: Path, files: Files) -> list[Path]:
+    """Each of `files` in `folder`, whole or not at all; `record.json`, which says that all are there, comes last."""
+    for name in sorted(files, key=lambda name: name == RECORD):
+        with whole_file(folder / name) as path:
+            files[name](path)
+    return [folder / name for name in files]
 
 
 def predictions(cohort: Cohort, run: str, part: str) -> pd.DataFrame:
@@ -57,6 +72,11 @@ def predictions(cohort: Cohort, run: str, part: str) -> pd.DataFrame:
     scans = labelled_scans(cohort, part)
     require_unseen(cohort, run, scans.tile.tolist())
     done, logits = with_vectors(cohort, run, n.LOGITS, scans)
+    return prediction_table(done, logits)
+
+
+def prediction_table(done: Scans, logits: NDArray[np.float32]) -> pd.DataFrame:
+    """A row per participant, of the `logits` (scan, class) of scans."""
     units, probability = by_unit(logits, done.label, done.participant)
     of_scans = [
         [{"tile": str(done.tile[at]), "logits": logits[at].tolist()} for at in np.flatnonzero(done.participant == who)]
@@ -97,61 +117,67 @@ def environment() -> str:
     return "\n".join([*head, *sorted(listed, key=str.lower), ""])
 
 
-def _files(cohort: Cohort, run: str) -> dict[str, Callable[[Path], Any]]:
+def files_of_cohort(cohort: Cohort, classes: Sequence[str], config: Mapping[str, Any]) -> Files:
+    """What lies beside a run and beside a training alike."""
+    idx = {name: label for label, name in enumerate(classes)}
+    return {
+        "class_to_idx.json": lambda path: path.write_text(json.dumps(idx, indent=2) + "\n"),
+        "config.yaml": lambda path: path.write_text(yaml.safe_dump(dict(config), sort_keys=False)),
+        "manifest.tsv": lambda path: manifest(cohort).to_csv(path, sep="\t", index=False),
+        "environment.txt": lambda path: path.write_text(environment()),
+    }
+
+
+def _files(cohort: Cohort, run: str, head: Head | None) -> Files:
     """How each file of a run is written."""
     attrs = run_attrs(cohort, run)
     scans = labelled_scans(cohort, n.TRAIN, n.VAL, n.TEST)
     record = {**attrs[n.PROVENANCE], n.IDENTITY: attrs[n.IDENTITY], n.SPLIT_DIGEST: require_split(cohort)}
     config = attrs[n.PROVENANCE].get("training", {}).get("settings") or attrs[n.PROVENANCE].get("settings", {})
-    idx = {name: label for label, name in enumerate(scans.classes)}
-    files: dict[str, Callable[[Path], Any]] = {
-        "class_to_idx.json": lambda path: path.write_text(json.dumps(idx, indent=2) + "\n"),
-        "config.yaml": lambda path: path.write_text(yaml.safe_dump(config, sort_keys=False)),
-        "record.json": lambda path: path.write_text(json.dumps(record, indent=2) + "\n"),
-        "manifest.tsv": lambda path: manifest(cohort).to_csv(path, sep="\t", index=False),
-        "environment.txt": lambda path: path.write_text(environment()),
-    }
+    files = files_of_cohort(cohort, scans.classes, config)
+    files[RECORD] = lambda path: path.write_text(json.dumps(record, indent=2) + "\n")
     for part in (part for part in (n.VAL, n.TEST) if part in scans.part):
         files[f"{part}_preds.parquet"] = functools.partial(_write_predictions, cohort, run, part)
     if n.VAL in scans.part:
-        files["confusion_val.png"] = lambda path: path.write_bytes(_confusion(cohort, run, scans))
-    return files | _weights(cohort, run, scans)
+        files["confusion_val.png"] = lambda path: path.write_bytes(
+            confusion_png(predictions(cohort, run, n.VAL), scans.classes, f"{run}, val")
+        )
+    return files | _weights(cohort, run, scans, head)
 
 
 def _write_predictions(cohort: Cohort, run: str, part: str, path: Path) -> None:
     predictions(cohort, run, part).to_parquet(path)
 
 
-def _confusion(cohort: Cohort, run: str, scans: Scans) -> bytes:
-    """The confusion of val's participants as a picture."""
+def confusion_png(found: pd.DataFrame, classes: Sequence[str], title: str) -> bytes:
+    """The confusion of participants, by their table of predictions, as a picture."""
     from fintune_xr.analysis.figures.leaderboard import confusion_picture
     from fintune_xr.analysis.figures.style import figure_bytes
 
-    found = predictions(cohort, run, n.VAL)
-    counts = kernels.confusion(found["y_true"], found["y_pred"], len(scans.classes))
-    return figure_bytes(confusion_picture(counts, scans.classes, f"{run}, val"), "png")
+    counts = kernels.confusion(found["y_true"], found["y_pred"], len(classes))
+    return figure_bytes(confusion_picture(counts, classes, title), "png")
 
 
-def _weights(cohort: Cohort, run: str, scans: Scans) -> dict[str, Callable[[Path], Any]]:
+def _weights(cohort: Cohort, run: str, scans: Scans, head: Head | None) -> Files:
     """The head, fitted again for a probe; of a fine-tuned classifier the whole and its head."""
     import torch
 
     identity, told = run_attrs(cohort, run)[n.IDENTITY], run_attrs(cohort, run)[n.PROVENANCE]
     if PROBE in identity:
-        return {"head.pt": lambda path: torch.save(_probe_head(cohort, run, scans), path)}
+        return {"head.pt": lambda path: torch.save(_probe_head(cohort, run, scans, head), path)}
     checkpoint = Path(told["checkpoint"]["path"])
     if not checkpoint.is_file():
         raise FintuneValueError(f"run {run!r}: its checkpoint is not at {checkpoint} any more. Restore the file.")
     log = checkpoint.with_name("log.csv")
     files: dict[str, Callable[[Path], Any]] = {
         "best.ckpt": lambda path: shutil.copyfile(checkpoint, path),
-        "head.pt": lambda path: torch.save(_trained_head(checkpoint), path),
+        "head.pt": lambda path: torch.save(trained_head(checkpoint), path),
     }
     return files | ({"log.csv": lambda path: shutil.copyfile(log, path)} if log.is_file() else {})
 
 
-def _probe_head(cohort: Cohort, run: str, scans: Scans) -> dict[str, Any]:
-    """The head of a probe as tensors, fitted as it was.
+def _probe_head(cohort: Cohort, run: str, scans: Scans, head: Head | None) -> dict[str, Any]:
+    """The head of a probe as tensors, fitted as it was where it is not at hand.
 
     Raises FintuneValueError where it would not give the logits that are stored.
     """
@@ -160,7 +186,7 @@ def _probe_head(cohort: Cohort, run: str, scans: Scans) -> dict[str, Any]:
     identity = run_attrs(cohort, run)[n.IDENTITY]
     told = {key: value for key, value in identity[PROBE].items() if key != "head"}
     source, name = next(iter(identity[n.SOURCES])), identity[PROBE]["head"]
-    head = fitted(cohort, source, name, validated(ProbeSettings, told), scans)
+    head = head or fitted(cohort, source, name, validated(ProbeSettings, told), scans)
     done, embedding = with_vectors(cohort, source, n.EMBEDDING, scans)
     _, stored = with_vectors(cohort, run, n.LOGITS, done)
     if not np.allclose(head.logits(embedding), stored, atol=1e-4):
@@ -169,7 +195,8 @@ def _probe_head(cohort: Cohort, run: str, scans: Scans) -> dict[str, Any]:
     return {"head": name, "chosen": dict(head.chosen), "classes": list(scans.classes), "state": arrays}
 
 
-def _trained_head(checkpoint: Path) -> dict[str, Any]:
+def trained_head(checkpoint: Path) -> dict[str, Any]:
+    """Everything of a fine-tuned classifier but its encoder, as tensors."""
     from fintune_xr.models.checkpoints import load_weights_file
 
     entries = load_weights_file(checkpoint)

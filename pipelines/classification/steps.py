@@ -33,6 +33,13 @@ def training_tiles(
     return volumes_for_training(cohort, settings, start, markers)
 
 
+def trained(cohort: Cohort, folder: Path) -> None:
+    """Predictions for val, head, classes, settings, manifest and environment."""
+    from fintune_xr.pipelines.classification.beside_training import write_beside_training
+
+    write_beside_training(cohort, folder)
+
+
 def evaluate(cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:
     """Scores (run) of participants, of eyes and scans, and of groups of participants."""
     from fintune_xr.pipelines.classification.evaluate import evaluate_classes

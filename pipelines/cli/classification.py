@@ -5,6 +5,7 @@ Pipelines are imported inside the verbs: `--help` must not wait for Dask, Zarr o
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -17,6 +18,7 @@ def probe(
     *overrides: Overrides,
     runs: Runs,
     config: Config = None,
+    out: Annotated[Path, Parameter(help="Folder; each head gets one of its name in it.")] = Path("models"),
     restart: Annotated[bool, Parameter(help="Throw the stored heads away first.", negative="")] = False,
 ) -> int:
     """Fit heads to the stored embeddings of runs; each becomes a run of its own. No image is read.
@@ -25,6 +27,6 @@ def probe(
     """
     from fintune_xr.pipelines.studies.probe import probe as step
 
-    made = step(store, runs=runs, config=config, overrides=overrides, restart=restart)
+    made = step(store, runs=runs, config=config, overrides=overrides, restart=restart, out=out)
     show(*(f"{one.run}: balanced accuracy of val's participants {one.val_balanced_accuracy:.3f}" for one in made))
     return DONE

@@ -61,7 +61,7 @@ def study_demo(folder: Path, *, seed: int, timed: Timed) -> Path:
         _embedded(timed, store, name, str(file), _OF_ENCODER)
     _embedded(timed, store, "profile", VOLUME_PROFILE.name, ("device=cpu",))
     _embedded(timed, store, "random", RANDOM_KIND.name, _OF_RANDOM)
-    timed("probe", lambda: probe(store, runs=["multi", "single", "profile", "random"]))
+    timed("probe", lambda: probe(store, runs=["multi", "single", "profile", "random"], out=models))
     _fine_tuned(timed, store, models, str(encoders["multi"]), seed)
     for part in (n.VAL, n.TEST):
         timed(f"evaluate {part}", partial(evaluate, store, split=part, seed=seed))

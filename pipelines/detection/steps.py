@@ -47,6 +47,10 @@ def training_tiles(
     return dict(parts), with_diameter(settings, parts[n.TRAIN], start)
 
 
+def trained(cohort: Cohort, folder: Path) -> None:
+    """Nothing: the folder of a training says all there is."""
+
+
 def evaluate(cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:
     """Scores (run) of the picks of runs, of single pixels too."""
     from fintune_xr.pipelines.detection.evaluate import evaluate_particles

@@ -70,6 +70,10 @@ def training_tiles(
     return {part: tiles_for_training(cohort, part, markers) for part in (n.TRAIN, n.VAL)}, settings
 
 
+def trained(cohort: Cohort, folder: Path) -> None:
+    """Nothing: the folder of a training says all there is."""
+
+
 def evaluate(cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:
     """Scores (group, run, threshold) of the masks of runs."""
     from fintune_xr.pipelines.instance.evaluate import evaluate_masks

@@ -36,6 +36,10 @@ def training_tiles(
     return dict(parts), with_class_pixels(settings.model_copy(update={n.CLASSES: class_map}), parts[n.TRAIN])
 
 
+def trained(cohort: Cohort, folder: Path) -> None:
+    """Nothing: the folder of a training says all there is."""
+
+
 def evaluate(cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:
     """Scores (run, class) of the maps of classes of runs."""
     from fintune_xr.pipelines.semantic.evaluate import evaluate_classes

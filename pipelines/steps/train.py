@@ -81,6 +81,7 @@ def train(
         },
         report=epoch_lines(trainer_named(kind).score),
     )
+    steps_of(cohort).trained(cohort, folder)
     return Path(made.path).parent
 
 

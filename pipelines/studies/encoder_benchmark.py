@@ -83,7 +83,9 @@ def benchmark_encoders(
     heads = _checked(settings)
     for member in members:
         infer(store, run=member.run, model=member.model, cluster=cluster or THREADS, config=member.infer)
-    probed = probe(store, runs=[member.run for member in members], config={**settings.probe, "head": list(heads)})
+    probed = probe(
+        store, runs=[member.run for member in members], config={**settings.probe, "head": list(heads)}, out=out
+    )
     runs = [one.run for one in probed]
     for member in _to_tune(settings, members, probed):
         runs.append(_tuned(cohort, member, settings, Path(out), cluster))

@@ -20,6 +20,7 @@ from fintune_xr.finetune.classification.features import (
 )
 from fintune_xr.finetune.classification.heads import Head, fit_head
 from fintune_xr.finetune.classification.probe_settings import ProbeSettings
+from fintune_xr.pipelines.classification.artefacts import RECORD, write_beside_run
 from fintune_xr.pipelines.classification.probing import PROBE, fitted, labelled_vectors
 from fintune_xr.pipelines.classification.scans import Scans, labelled_scans, require_column, with_vectors
 from fintune_xr.pipelines.console import progress, say
@@ -58,13 +59,15 @@ def probe(
     config: Config = None,
     overrides: Sequence[str] = (),
     restart: bool = False,
+    out: str | Path | None = None,
 ) -> list[Probed]:
     """Fits heads to the embeddings of `runs` on the train part; each becomes a run `<run>-<head>` with logits.
 
     No image is read. What a head is told (penalty, neighbours, decay) is chosen by folds inside train; val says when
     `linear` and `mlp` have learnt enough and is the part to compare heads on; test plays no part. With `folds` all
     heads are also fitted and scored in folds over train and val together, stored under `metrics/probe`. Every
-    combination is validated before the first is fitted, and a head that is stored already is not fitted again.
+    combination is validated before the first is fitted, and a head that is stored already is not fitted again. In the
+    folder `out` each head has one of its name, with what `export --to artefacts` writes.
 
     Raises FintuneValueError for a run without embeddings or with pending scans, or a class that train lacks, SplitError
     without a valid split, RunMismatchError where a run of that name was made otherwise.
@@ -80,8 +83,11 @@ def probe(
         require_column(cohort, run, n.EMBEDDING)
     scans = labelled_scans(cohort, n.TRAIN, n.VAL)
     _check_classes(scans)
+    folder = None if out is None else Path(out)
     made = [
-        _probed(cohort, run, head, settings, scans, digest, restart=restart) for run in runs for head in settings.head
+        _probed(cohort, run, head, settings, scans, digest, restart=restart, out=folder)
+        for run in runs
+        for head in settings.head
     ]
     if settings.folds:
         cohort.write(n.PROBE_PATH, _in_folds(cohort, runs, settings, scans))
@@ -104,8 +110,9 @@ def probed_name(run: str, head: str) -> str:
 
 
 def _probed(
-    cohort: Cohort, run: str, head: str, settings: ProbeSettings, scans: Scans, digest: str, *, restart: bool
-) -> Probed:
+    cohort: Cohort, run: str, head: str, settings: ProbeSettings, scans: Scans, digest: str, *, restart: bool,
+    out: Path | None,
+) -> Probed:  # fmt: skip
     name = probed_name(run, head)
     identity = {
         PROBE: {"head": head, **_of_head(settings)},
@@ -116,6 +123,8 @@ def _probed(
     }
     if not restart and _is_done(cohort, name, run, identity):
         say(f"probe: {name} is stored already")
+        if out is not None and not (out / name / RECORD).is_file():
+            write_beside_run(cohort, name, out)
         return Probed(name, run, head, _val_score(cohort, name, scans), False)
     made = fitted(cohort, run, head, settings, scans)
     seen = _seen(cohort, run, scans)
@@ -132,6 +141,8 @@ def _probed(
         if receipts:
             writer.commit(receipts)
         writer.finish()
+    if out is not None:
+        write_beside_run(cohort, name, out, head=made)
     return Probed(name, run, head, _val_score(cohort, name, scans), True)
 
 

@@ -152,6 +152,25 @@ def run_command(tokens: list[str], root: str, dies_at: int, seen: Any) -> None:
     os._exit(cli.run(tokens))
 
 
+def run_until_killed(tokens: list[str], root: str, dies_at: int, seen: Any) -> None:
+    """The same, but the process is killed by SIGKILL there."""
+    global _die
+    _die = _kill
+    run_command(tokens, root, dies_at, seen)
+
+
+def _kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60)
+
+
+def _end() -> None:
+    os._exit(DIED)
+
+
+_die = _end
+
+
 def _count(event: str, arguments: tuple[Any, ...], root: str, dies_at: int, seen: Any) -> None:
     if event not in EVENTS:
         return
@@ -162,7 +181,7 @@ def _count(event: str, arguments: tuple[Any, ...], root: str, dies_at: int, seen
         return
     seen.value += 1
     if seen.value == dies_at:
-        os._exit(DIED)
+        _die()
 
 
 def own_group() -> None:

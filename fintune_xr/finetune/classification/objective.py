@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -42,6 +42,8 @@ class ClassObjective:
         self.values = Values(network.architecture.normalisation, network.architecture.clip_percentile)
         self.wakes = _first_awake(settings, encoder)
         self.is_new = True
+        # What the last validation saw: ids of its scans, and their logits.
+        self.said: dict[str, Any] | None = None
 
     def samples(self, tiles: VolumeTiles, folder: Path) -> VolumeSamples:  # noqa: ARG002
         """Every train scan once an epoch; as embeddings as long as the encoder rests and nothing is varied.
@@ -85,6 +87,7 @@ class ClassObjective:
         self.network.eval()
         with torch.inference_mode():
             logits = self.network.logits(torch.from_numpy(embedding).to(device)).float().cpu()
+        self.said = {"tiles": list(map(str, tiles.names)), "logits": logits}
         loss = weighted_loss(logits, torch.from_numpy(tiles.label), torch.from_numpy(weight).float())
         scans = Labelled(logits.numpy(), tiles.label, tiles.participant)
         score = participants_balanced_accuracy(logits.numpy(), scans)

@@ -49,7 +49,8 @@ def volume_classifier(
     positions = (inside.pos_embed,) if isinstance(inside, Vit3d) else ()
     stored = {**settings.as_dict(), "zero_channels": []}
     return Trainable(
-        settings, network, encoder, _Shown(choice), objective, lambda path: save_classifier(network, stored, path),
+        settings, network, encoder, _Shown(choice), objective,
+        lambda path: save_classifier(network, stored, path, held_out=objective.said),
         undecayed=positions, accept=lambda loss: _accept(loss, settings.fail_above),
     )  # fmt: skip
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -27,6 +27,9 @@ from fintune_xr.models.vjepa2.kind import (
 from fintune_xr.models.vjepa2.vit3d import Vit3d
 from fintune_xr.pixels.volume_values import normalised
 from fintune_xr.settings import validated
+
+# Entry of a checkpoint with what the network said of the scans that judged it.
+VALIDATION: Final = "validation"
 
 
 class VolumeClassifier(nn.Module):
@@ -95,9 +98,15 @@ class ClassifierModel:
         return np.concatenate([embeddings, logits], axis=1)
 
 
-def save_classifier(network: VolumeClassifier, settings: Mapping[str, Any], path: Path) -> None:
-    """Writes a checkpoint that holds everything needed to build the network again."""
-    save_own(VOLUME_CLASSIFIER, network, network.architecture.as_dict(), settings, path)
+def save_classifier(
+    network: VolumeClassifier, settings: Mapping[str, Any], path: Path, *, held_out: Mapping[str, Any] | None = None
+) -> None:
+    """Writes a checkpoint that holds everything needed to build the network again.
+
+    `held_out` is what it said of the scans that judged it: their ids as `tiles`, and `logits` (scan, class).
+    """
+    further = {VALIDATION: dict(held_out)} if held_out is not None else {}
+    save_own(VOLUME_CLASSIFIER, network, network.architecture.as_dict(), settings, path, **further)
 
 
 def load_classifier(checkpoint: Checkpoint, settings: VolumeClassifierSettings, *, device: str) -> ClassifierModel:

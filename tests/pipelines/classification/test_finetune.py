@@ -45,7 +45,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.save({"model_state_dict": {f"context_encoder.{k}": v for k, v in learned_state().items()}}, where / "w.pt")
     infer(store, run="enc", model=str(where / "w.pt"), overrides=HEADS)
     infer(store, run="profile", model="volume_profile")
-    probe(store, runs=["enc", "profile"], overrides=QUICK)
+    probe(store, runs=["enc", "profile"], overrides=QUICK, out=where / "models")
     train(store, run_name="tuned", model=str(where / "w.pt"), out=where / "models", overrides=TUNED)
     infer(store, run="tuned", model=str(where / "models" / "tuned"))
     return where
@@ -81,6 +81,56 @@ def test_a_fine_tuned_classifier_stores_embeddings_and_logits(done: Path) -> Non
     scores = evaluate(done / "oct.zarr", runs=["tuned"], split="val", resamples=20)
     val = float(scores[n.BALANCED_ACCURACY].sel({n.RUN: "tuned"}))
     assert val == pytest.approx(record["best_val_balanced_accuracy"])
+
+
+BESIDE = {
+    "head.pt", "class_to_idx.json", "config.yaml", "val_preds.parquet", "confusion_val.png", "manifest.tsv",
+    "environment.txt", "record.json",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("run", "further"), [("tuned", {"best.ckpt", "log.tsv"}), ("enc-logistic", set())])
+def test_what_is_needed_lies_beside_each_training_and_probe(done: Path, run: str, further: set[str]) -> None:
+    folder, store = done / "models" / run, open_cohort(done / "oct.zarr")
+    assert {file.name for file in folder.iterdir()} >= BESIDE | further
+    assert json.loads((folder / "class_to_idx.json").read_text()) == {name: at for at, name in enumerate(CLASSES)}
+    preds = pd.read_parquet(folder / "val_preds.parquet")
+    assert list(preds.columns[:4]) == ["pid", "y_true", "y_pred", "logits"]
+    assert dict(zip(preds["pid"], preds["y_true"], strict=True)) == {
+        who: label for who, (label, part) in PEOPLE.items() if part == n.VAL
+    }
+    scores = evaluate(store.url, runs=[run], split=n.VAL, resamples=0)
+    told = float(scores[n.BALANCED_ACCURACY].sel({n.RUN: run}))
+    assert balanced_accuracy_score(preds["y_true"], preds["y_pred"]) == pytest.approx(told)
+    manifest = pd.read_csv(folder / "manifest.tsv", sep="\t", dtype=str)
+    assert {row.participant: row.split for row in manifest.itertuples()} == {
+        who: part for who, (_, part) in PEOPLE.items()
+    }
+    record = json.loads((folder / "record.json").read_text())
+    assert record[n.SPLIT_DIGEST] == split_column(store).attrs[n.DIGEST]
+    assert {"git_revision", "created", "packages"} <= set(record)
+    assert "seed" in (folder / "config.yaml").read_text()
+    assert any(line.startswith("torch==") for line in (folder / "environment.txt").read_text().splitlines())
+    head = torch.load(folder / "head.pt", weights_only=True)
+    assert head["classes"] == list(CLASSES)
+    if further:
+        assert (folder / "best.ckpt").read_bytes() == (folder / "model.pt").read_bytes()
+
+
+def test_what_a_kill_kept_from_being_written_beside_is_written_by_the_same_command(done: Path, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    shutil.copytree(done / "models", models)
+    before = {}
+    for run in ("tuned", "enc-logistic"):
+        before[run] = (models / run / "val_preds.parquet").read_bytes()
+        for name in ("record.json", "val_preds.parquet", "head.pt"):
+            (models / run / name).unlink()
+    probe(done / "oct.zarr", runs=["enc"], overrides=QUICK, out=models)
+    train(done / "oct.zarr", run_name="tuned", model=str(done / "w.pt"), out=models, overrides=TUNED)
+    for run, content in before.items():
+        assert (models / run / "val_preds.parquet").read_bytes() == content
+        assert (models / run / "head.pt").is_file()
+        assert (models / run / "record.json").is_file()
 
 
 def test_scores_for_people(done: Path) -> None:
