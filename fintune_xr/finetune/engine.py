@@ -29,6 +29,7 @@ from fintune_xr.finetune.registry import trainable
 from fintune_xr.finetune.settings import FitSettings
 from fintune_xr.finetune.steps import NetworkTraining, WholeFiles
 from fintune_xr.finetune.trainable import Trainable
+from fintune_xr.finetune.wandb_log import reported, require_wandb
 from fintune_xr.models.checkpoints import RECORD_FILE, WEIGHTS_FILE, Checkpoint
 from fintune_xr.models.devices import CPU, TPU, resolve_device, use_threads
 from fintune_xr.models.registry import resolve_checkpoint
@@ -66,6 +67,7 @@ def train(
     FintuneValueError for tiles that cannot be used.
     """
     out = Path(out)
+    require_wandb(settings)
     facts = _facts(tiles, validation, settings, start, facts or {})
     with training_in(out):
         record = _read_record(out, facts)
@@ -97,7 +99,8 @@ def _to_the_end(
         record = provenance(state=RUNNING, **facts, **chosen)
         _write_record(out, record)
         best = BestWeights(out, model.save)
-        progress = _fit(model, tiles, validation, best, report)
+        with reported(settings, facts, out, report) as told_of_epochs:
+            progress = _fit(model, tiles, validation, best, told_of_epochs)
         model.accept(progress.records[-1].loss)
     tally = progress.tally
     best.publish(tally.best_epoch, out / WEIGHTS_FILE)

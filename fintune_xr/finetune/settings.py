@@ -109,6 +109,11 @@ class FitSettings(ChannelSettings):
         default=False, description="Only algorithms of torch that give the same each time, where a GPU has others."
     )
 
+    # Where a log goes makes no other training of it.
+    wandb: bool = Field(default=False, exclude=True, description="Send the log to Weights & Biases, too.")
+    wandb_project: str = Field(default="fintune-xr", exclude=True, description="Project there.")
+    wandb_entity: str | None = Field(default=None, exclude=True, description="User or team there; default: its own.")
+
     @model_serializer(mode="wrap")
     def _without_what_was_added(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leaves out what later releases added where it says nothing, so that digests stay, inside of others too."""

@@ -62,7 +62,8 @@ def write_beside_run(cohort: Cohort, run: str, out: Path, *, head: Head | None =
 def written(folder: Path, files: Files) -> list[Path]:
     """Each of `files` in `folder`, whole or not at all; `record.json`, which says that all are there, comes last."""
     for name in sorted(files, key=lambda name: name == RECORD):
-        with whole_file(folder / name) as path:
+        # torch writes the name of a file into it: the same head shall be the same bytes.
+        with whole_file(folder / name, alone=name.endswith(".pt")) as path:
             files[name](path)
     return [folder / name for name in files]
 

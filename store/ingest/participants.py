@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -27,6 +28,8 @@ SHA256_ATTR: Final = "sha256"
 _TRUE: Final = ("true", "1", "yes", "t")
 _FALSE: Final = ("false", "0", "no", "f", "")
 _LISTED: Final = 8
+# 1001.0 and 1.001E+03, which were 1001.
+_NUMBER: Final = re.compile(r"\d+\.0+|\d+(\.\d+)?[eE]\+\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +163,7 @@ def _people(table: pd.DataFrame, where: str) -> dict[str, Participant]:
         )
     problems = [
         *_duplicates(table, id_column),
+        *_changed_ids(table, id_column),
         *_unknown(table, id_column, n.STUDY_GROUP, STUDY_GROUPS, _group),
         *_unknown(table, id_column, n.RECOMMENDED_SPLIT, n.SPLITS, str.strip),
         *_unknown(table, id_column, n.RETINAL_OCT, ("true", "false"), _truth),
@@ -189,6 +193,22 @@ def _duplicates(table: pd.DataFrame, id_column: str) -> list[str]:
     twice = sorted(set(ids[ids.duplicated()]))
     problems = [f"ids in rows that differ: {_some(twice)}. Keep one row of each."] if twice else []
     return problems + (["rows without an id. Remove them."] if (ids == "").any() else [])
+
+
+def _changed_ids(table: pd.DataFrame, id_column: str) -> list[str]:
+    """Ids that a spreadsheet has made numbers of, and two columns of ids that tell different people."""
+    ids = table[id_column].str.strip()
+    changed = ids[ids.map(lambda one: _NUMBER.fullmatch(one) is not None)]
+    problems = []
+    if len(changed):
+        problems.append(
+            f"ids that a spreadsheet seems to have changed: {_some(changed)}. Take the table as it was downloaded, or "
+            "save the column as text."
+        )
+    both = [name for name in ID_COLUMNS if name in table]
+    if len(both) > 1 and (unequal := ids[ids != table[both[1]].str.strip()]).size:
+        problems.append(f"{both[0]} and {both[1]} differ in {len(unequal)} row(s), e.g. {_some(unequal)}. Keep one.")
+    return problems
 
 
 def _unknown(

@@ -58,7 +58,7 @@ def test_a_kill_anywhere_costs_nothing(
     order = [*COMMANDS, "end"]
     whole = stages[order[order.index(name) + 1]]
     seen = killing.FORKS.Value("i", 0)
-    # What workers finish within a moment is stored together, so that a run of infer may make fewer changes than another.
+    # What workers finish within a moment is stored together, so that another run of infer may make fewer changes.
     for part in (0.0, 0.2, 0.4) if name == "infer" else (0.0, 0.4, 0.7, 0.97):
         place = Path(shutil.copytree(stages[name], tmp_path / f"{part}"))
         at, seen.value = max(1, round(part * n_changes(stages, name, tmp_path))), 0

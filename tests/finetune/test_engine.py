@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from cellpose import models as stock
 from segment_anything import sam_model_registry
 from stores import make_store
 
-from fintune_xr.errors import FintuneValueError, RunMismatchError, UnknownNameError
+from fintune_xr.errors import FintuneValueError, MissingPackageError, RunMismatchError, UnknownNameError
 from fintune_xr.finetune.engine import train
 from fintune_xr.finetune.instance.objective import FlowObjective
 from fintune_xr.finetune.instance.settings import CpsamTrainSettings, TrainSettings
@@ -113,6 +114,59 @@ def test_batches_wait_ready_and_pinned_where_there_is_a_gpu() -> None:
         assert (loader.prefetch_factor, loader.persistent_workers, loader.pin_memory) == (5, True, is_pinned)
     assert _loader(samples, QUICK, "cpu").prefetch_factor is None
     assert not _loader(samples, asked.model_copy(update={"pin_memory": False}), "cuda:0").pin_memory
+
+
+class FakeWandb(ModuleType):
+    """Notes what would be sent."""
+
+    def __init__(self) -> None:
+        super().__init__("wandb")
+        self.begun: list[dict[str, Any]] = []
+        self.rows: list[tuple[int, dict[str, Any]]] = []
+        self.n_ended = 0
+
+    def init(self, **given: Any) -> FakeWandb:
+        self.begun.append(given)
+        return self
+
+    def log(self, row: dict[str, Any], step: int) -> None:
+        self.rows.append((step, row))
+
+    def finish(self) -> None:
+        self.n_ended += 1
+
+
+def test_wandb_is_sent_the_log_and_nothing_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    for name in ("WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "S3_ENDPOINT_URL"):
+        monkeypatch.setenv(name, "s3cr3t")
+    plain = train(TILES, HELD_OUT, settings=QUICK, out=tmp_path / "plain")
+    assert fake.begun == [], "off unless asked for"
+    asked = QUICK.model_copy(update={"wandb": True, "wandb_project": "eyes", "wandb_entity": "us"})
+    seen: list[EpochRecord] = []
+    made = train(TILES, HELD_OUT, settings=asked, out=tmp_path / "sent", report=seen.append)
+    assert same(plain, made)
+    (begun,) = fake.begun
+    assert (begun["project"], begun["entity"], begun["group"], begun["name"]) == ("eyes", "us", "new", "sent")
+    assert begun["config"] == QUICK.as_dict() == asked.as_dict()
+    assert [step for step, _ in fake.rows] == [0, 1, 2] == [record.epoch for record in seen]
+    assert all({"loss", "learning_rate", "validation_loss"} <= set(row) for _, row in fake.rows)
+    assert fake.n_ended == 1
+    told = repr([begun, fake.rows]) + "".join(file.read_text() for file in (tmp_path / "sent").glob("*.json"))
+    assert "s3cr3t" not in told
+    # The log's place makes no other training: this one is finished, with or without.
+    assert same(train(TILES, HELD_OUT, settings=QUICK, out=tmp_path / "sent"), made)
+    assert len(fake.begun) == 1
+
+
+def test_wandb_that_is_not_installed_is_a_plain_error_before_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(MissingPackageError, match=r"fintune-xr\[wandb\]"):
+        train(TILES, HELD_OUT, settings=QUICK.model_copy(update={"wandb": True}), out=tmp_path / "x")
+    assert not (tmp_path / "x").exists()
 
 
 class KilledError(Exception):

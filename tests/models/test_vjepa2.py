@@ -210,6 +210,27 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
         load_vjepa2_encoder(tmp_path / "gone.pt")
 
 
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_what_came_in_place_of_weights_is_named(tmp_path: Path, suffix: str) -> None:
+    instead = {
+        b"": "it is an empty file",
+        b"\n<!DOCTYPE html><html>Sign in</html>": "it is a web page",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n": "pointer of Git LFS",
+    }
+    for content, said in instead.items():
+        (tmp_path / f"w{suffix}").write_bytes(content)
+        with pytest.raises(CheckpointError, match=said):
+            load_vjepa2_encoder(tmp_path / f"w{suffix}")
+
+
+def test_tensors_as_torch_wrote_them_before_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "old.pt"
+    torch.save({"encoder": learned_state()}, path, _use_new_zipfile_serialization=False)
+    whole = saved(tmp_path / "new.pt", {"encoder": learned_state()})
+    old, new = (load_vjepa2_encoder(one, settings=THREE_HEADS).state_dict() for one in (path, whole))
+    assert all(torch.equal(old[key], new[key]) for key in new)
+
+
 def test_another_grid_is_refused_with_those_that_fit(tmp_path: Path) -> None:
     encoder = load_vjepa2_encoder(saved(tmp_path / "w.pt", learned_state()), settings=THREE_HEADS)
     with pytest.raises(FintuneValueError, match=rf"has learned {N_TOKENS} positions.*8 x 16 x 16"):

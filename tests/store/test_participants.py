@@ -77,6 +77,23 @@ def test_one_error_names_all_that_is_wrong(tmp_path: Path) -> None:
         assert said in str(caught.value)
 
 
+@pytest.mark.parametrize("mangled", ["1001.0", "1.001E+03", "1E+05"])
+def test_ids_that_a_spreadsheet_has_changed_are_refused(tmp_path: Path, mangled: str) -> None:
+    rows = [*ROWS, [mangled, "UAB", STUDY_GROUPS[0], "62", "train", "TRUE"]]
+    with pytest.raises(FintuneValueError, match="a spreadsheet seems to have changed") as caught:
+        read_participants(written(tmp_path / "p.tsv", rows))
+    assert mangled in str(caught.value)
+
+
+def test_two_columns_of_ids_must_agree(tmp_path: Path) -> None:
+    head = ["participant_id", *HEAD]
+    same = [[row[0], *row] for row in ROWS]
+    assert list(read_participants(written(tmp_path / "p.tsv", same, head)).people) == [row[0] for row in ROWS]
+    same[1][0] = "0099"
+    with pytest.raises(FintuneValueError, match=r"participant_id and person_id differ in 1 row\(s\), e.g. 0099"):
+        read_participants(written(tmp_path / "q.tsv", same, head))
+
+
 def test_missing_columns_and_files(tmp_path: Path) -> None:
     with pytest.raises(FintuneValueError, match="expected the columns participant_id or person_id, retinal_oct"):
         read_participants(written(tmp_path / "p.tsv", [["a", "b"]], ["study_group", "recommended_split"]))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from fintune_xr.errors import CheckpointError, CheckpointNotFoundError
 from fintune_xr.models.vjepa2.inert_pickle import read_tensors
+from fintune_xr.text import not_the_file
 
 if TYPE_CHECKING:
     import torch
@@ -83,7 +84,7 @@ def _opened(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
     try:
         entries, replaced = _read(path)
     except _DAMAGED as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = _what_else(path) or (str(error).splitlines()[0] if str(error) else type(error).__name__)
         raise CheckpointError(
             f"{path} cannot be read as weights ({reason}). Expected a file written by torch.save or safetensors; "
             "is the download complete?"
@@ -91,6 +92,13 @@ def _opened(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
     if not isinstance(entries, dict):
         raise CheckpointError(f"{path}: expected named tensors, got {type(entries).__name__}")
     return {str(key): value for key, value in entries.items()}, replaced
+
+
+def _what_else(path: Path) -> str:
+    """What came in place of weights, where that can be told; else empty."""
+    with path.open("rb") as file:
+        told = not_the_file(file.read(512))
+    return f"it is {told}" if told else ""
 
 
 def _read(path: Path) -> tuple[Any, tuple[str, ...]]:
@@ -105,7 +113,7 @@ def _read(path: Path) -> tuple[Any, tuple[str, ...]]:
         except SafetensorError as error:
             raise ValueError(str(error)) from error
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True), ()
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)), ()
     except pickle.UnpicklingError:
         return read_tensors(path)
 

@@ -189,7 +189,8 @@ def _in_words() -> Iterator[None]:
         # pydicom raises bare OSErrors for damage; those of the operating system and of networks have a number.
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        told = " ".join(str(error).split())[:200]
+        # pydicom recommends to force the reading of what is no DICOM; noise would be read, too.
+        told = " ".join(str(error).replace("Use force=True to force reading.", "").split())[:200]
         raise TileReadError(f"unreadable: {type(error).__name__}: {told}") from error
 
 
