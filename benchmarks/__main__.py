@@ -12,7 +12,10 @@ import sys
 import time
 from pathlib import Path
 
-NAMES = ("startup", "scan", "ingest", "measurement", "flows", "matching", "bootstrap", "inference", "cellpose_sam")
+NAMES = (
+    "startup", "scan", "ingest", "volumes", "measurement", "flows", "matching", "bootstrap", "inference",
+    "cellpose_sam",
+)  # fmt: skip
 
 CALIBRATION = ("false_alarms", "interval_coverage", "rho_coverage")
 

@@ -30,14 +30,19 @@ def leaderboard_figure(scores: Mapping[str, xr.Dataset], runs: Sequence[str], ju
                 value, y, linestyle="", marker=MARKS[number], color=COLOURS[number], label=part,
                 markerfacecolor=COLOURS[number] if part == judge else "white",
             )  # fmt: skip
-        n_classes = next(iter(scores.values())).sizes[n.CLASS]
-        axes.axvline(1 / n_classes, color=FAINT, linewidth=1, linestyle=":")
+        axes.axvline(1 / _n_present(scores[judge]), color=FAINT, linewidth=1, linestyle=":")
         axes.set(yticks=range(len(runs)), yticklabels=list(runs), xlabel="balanced accuracy of participants")
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
         axes.legend(loc="lower right")
-        axes.set_title(f"Ranks by {judge}; dotted: chance")
+        axes.set_title(f"Ranks by {judge}; dotted: chance on {judge}")
     return figure
+
+
+def _n_present(scores: xr.Dataset) -> int:
+    """Classes that have participants: recall of the others is part of no mean."""
+    counts = scores[n.CONFUSION].isel({n.RUN: 0}).sum(n.PREDICTED)
+    return max(1, int((counts > 0).sum()))
 
 
 def confusion_figure(one: xr.Dataset, title: str) -> Figure:

@@ -30,6 +30,8 @@ from fintune_xr.store.split import ALL, require_split
 
 # A row of the scores that is no run: the shares of the classes among the participants of train, for everybody.
 MAJORITY: Final = "majority_class"
+# So many participants are needed for percentiles of a bootstrap to hold what they promise, within a few per cent.
+FEW: Final = 24
 UNITS: Final = ("participant", "eye", "scan")
 
 
@@ -100,6 +102,11 @@ def class_lines(scores: xr.Dataset) -> list[str]:
         lines.append(
             f"Intervals are over participants: {int(scores[n.N_COMPLETE])} resamples that hold every class."
         )  # fmt: skip
+    if n.N_COMPLETE in scores and int(counts.sum()) < FEW:
+        lines.append(
+            f"Of fewer than {FEW} participants such intervals are too narrow (docs/explanation/statistics.md): read "
+            "differences with care."
+        )
     left_out = int(scores.attrs[n.PROVENANCE].get("n_left_out", 0))
     return [*lines, *([f"{left_out} scans are left out, which some run could not do."] if left_out else [])]
 
