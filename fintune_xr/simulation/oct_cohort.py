@@ -33,6 +33,7 @@ class StudySettings(Settings):
     n_val: int = Field(default=30, ge=N_CLASSES, description="Participants of the part val.")
     n_test: int = Field(default=60, ge=N_CLASSES, description="Participants of the part test.")
     damaged: bool = Field(default=True, description="Add what every study has: a cut file, a missing one, a stranger.")
+    absent_from_val: bool = Field(default=True, description="Nobody of the last class is in val, as in small studies.")
     seed: int = Field(default=2024, ge=0)
 
 
@@ -88,8 +89,9 @@ def simulated_scan(label: int, device: Device, seed: int, number: int) -> tuple[
 def _people(settings: StudySettings) -> Iterator[_Person]:
     number = 1001
     for part, count in ((n.TRAIN, settings.n_train), (n.VAL, settings.n_val), (n.TEST, settings.n_test)):
+        n_classes = N_CLASSES - (part == n.VAL and settings.absent_from_val)
         for at in range(count):
-            yield _person(f"{number:04d}", at % N_CLASSES, part, settings.seed)
+            yield _person(f"{number:04d}", at % n_classes, part, settings.seed)
             number += 1
 
 

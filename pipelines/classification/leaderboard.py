@@ -13,9 +13,9 @@ import xarray as xr
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.execution.whole_file import whole_file
-from fintune_xr.models.vjepa2.kind import RANDOM_KIND, VOLUME_CLASSIFIER
-from fintune_xr.models.volume_profile.kind import VOLUME_PROFILE
+from fintune_xr.models.vjepa2.kind import VOLUME_CLASSIFIER
 from fintune_xr.pipelines.classification.evaluate import MAJORITY, evaluate_classes, ranks_of, texts_of
+from fintune_xr.pipelines.classification.pretraining import FLOORS, pretraining_lines
 from fintune_xr.pipelines.classification.probing import PROBE
 from fintune_xr.pipelines.classification.scans import labelled_scans, runs_with
 from fintune_xr.pipelines.task_parts.requests import EvaluateRequest, ExportRequest
@@ -85,8 +85,7 @@ def is_floor(cohort: Cohort, run: str) -> bool:
     if run == MAJORITY:
         return True
     sources = run_attrs(cohort, run)[n.IDENTITY].get(n.SOURCES, {})
-    floors = (RANDOM_KIND.name, VOLUME_PROFILE.name)
-    return any(one.get("checkpoint_kind") in floors for one in sources.values())
+    return any(one.get("checkpoint_kind") in FLOORS for one in sources.values())
 
 
 def write_leaderboard(cohort: Cohort, request: ExportRequest) -> list[Path]:
@@ -98,7 +97,10 @@ def write_leaderboard(cohort: Cohort, request: ExportRequest) -> list[Path]:
     scores = part_scores(cohort, request.runs)
     part = judge(cohort, scores)
     made: list[Path] = []
-    for name, content in (("leaderboard.csv", table.to_csv(index=False)), ("leaderboard.md", markdown(table, part))):
+    for name, content in (
+        ("leaderboard.csv", table.to_csv(index=False)),
+        ("leaderboard.md", markdown(table, part, pretraining_lines(cohort, n.TEST))),
+    ):
         with whole_file(request.out / name) as path:
             path.write_text(content, encoding="utf-8")
         made.append(request.out / name)
@@ -112,18 +114,16 @@ def write_leaderboard(cohort: Cohort, request: ExportRequest) -> list[Path]:
     return made
 
 
-def markdown(table: pd.DataFrame, part: str) -> str:
+def markdown(table: pd.DataFrame, part: str, pretraining: Sequence[str] = ()) -> str:
     """The table for people, with what must be known to read it."""
     shown = table[[name for name in table.columns if not name.endswith((" low", " high"))]]
     lines = ["| " + " | ".join(map(str, shown.columns)) + " |", "|" + " --- |" * len(shown.columns)]
     lines += ["| " + " | ".join(_cell(value) for value in row) + " |" for row in shown.itertuples(index=False)]
     notes = (
         f"Balanced accuracy of participants; ranks are by {part}, and shared by runs whose interval of the difference "
-        "to the first of the rank includes 0. Heads and penalties were chosen inside train, epochs by val. What the "
-        "pretraining of an encoder has seen is not known: images, though no labels, of these participants may be "
-        "among it."
+        "to the first of the rank includes 0. Heads and penalties were chosen inside train, epochs by val."
     )
-    return "\n".join([*lines, "", notes, ""])
+    return "\n".join([*lines, "", " ".join([notes, *pretraining]), ""])
 
 
 def _cell(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from pydantic import Field
@@ -20,10 +21,30 @@ from fintune_xr.pipelines.inference.block import BlockContext
 from fintune_xr.pipelines.workers.devices import device_on
 from fintune_xr.settings import Config, Settings, dotted_names, load_settings, validated
 from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.ingest.participants import ID_COLUMNS
 from fintune_xr.store.runs.columns import Sizes
 from fintune_xr.store.runs.run import check_run_name, run_attrs
 from fintune_xr.tasks.product import INSTANCES
 from fintune_xr.text import texts
+
+
+def pretraining_facts(settings: Settings) -> dict[str, list[str]]:
+    """The participants in the file `seen` of an encoder's settings: the first word of each line, but for a heading.
+
+    Raises SettingsError for a file that is not there, or that names nobody.
+    """
+    file = str(getattr(settings, n.SEEN, ""))
+    if not file:
+        return {}
+    try:
+        lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"seen: cannot read {file} ({type(error).__name__}). Name a text file of ids.") from error
+    ids = [line.split()[0].strip(",;") for line in lines if line.strip()]
+    found = sorted({one for one in ids if one not in ID_COLUMNS})
+    if not found:
+        raise SettingsError(f"seen: {file} names no participant; expected an id a line")
+    return {n.PRETRAINING_SEEN: found}
 
 
 class InferSettings(Settings):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from fintune_xr import names as n
 from fintune_xr.analysis.figures.volumes import ShownVolume
@@ -14,22 +14,17 @@ from fintune_xr.analysis.report.classification.sections import (
     volumes_section,
 )
 from fintune_xr.analysis.report.contents import Section, Stale
-from fintune_xr.models.vjepa2.kind import RANDOM_KIND
-from fintune_xr.models.volume_profile.kind import VOLUME_PROFILE
 from fintune_xr.pipelines.classification.evaluate import class_lines, class_table, ranks_of
 from fintune_xr.pipelines.classification.leaderboard import is_floor
+from fintune_xr.pipelines.classification.pretraining import pretraining_lines
 from fintune_xr.pipelines.report.stale import stale_scores
 from fintune_xr.pixels.real_part import tile_pixels
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.ingest.participants import parts_not_recommended, study_groups
 from fintune_xr.store.ingest.volume_summary import volume_summary
 from fintune_xr.store.lineage.depends_on import doubt, tiles_in
-from fintune_xr.store.runs.run import run_attrs
 from fintune_xr.store.split import judging_part
 from fintune_xr.text import texts
-
-FLOORS: Final = (VOLUME_PROFILE.name, RANDOM_KIND.name)
-"""Models that need no pretraining."""
 
 
 def volume_sections(cohort: Cohort, baseline: str) -> tuple[Section, ...]:  # noqa: ARG001
@@ -78,23 +73,6 @@ def _classes(cohort: Cohort) -> ClassContents:
         {part: tuple(class_lines(stored[part])) for part in parts},
         ranks_of(stored[parts[0]]) if parts else {},
         tuple(run for run in runs if is_floor(cohort, run)),
-        _exposure(cohort),
+        pretraining_lines(cohort, n.TEST),
         tuple(stale),
     )
-
-
-def _exposure(cohort: Cohort) -> tuple[str, ...]:
-    """What pretraining may have seen, which nobody can tell from weights."""
-    encoders = [run for run in cohort.run_names() if _is_pretrained(cohort, run)]
-    if not encoders:
-        return ()
-    return (
-        f"What the pretraining of {', '.join(encoders)} has seen is not known: images of participants of part test, "
-        "though no labels, may have been among it.",
-    )
-
-
-def _is_pretrained(cohort: Cohort, run: str) -> bool:
-    """Whether a run holds embeddings of an encoder whose weights come from somewhere."""
-    kind = run_attrs(cohort, run)[n.IDENTITY].get("checkpoint_kind")
-    return n.EMBEDDING in cohort.run(run) and kind not in FLOORS

@@ -26,6 +26,7 @@ from fintune_xr.pipelines.inference.request import (
     InferSettings,
     asked_or_stored,
     infer_settings,
+    pretraining_facts,
     run_array_attrs,
     run_context,
     run_identity,
@@ -95,6 +96,7 @@ def infer(
         checkpoint=checkpoint.as_dict(),
         device=context.device,
         **({"training": training} if training else {}),
+        **pretraining_facts(context.settings),
     )
     rule = _rule(cohort, run, settings, restart=restart)
     kind = kind_named(checkpoint.kind)

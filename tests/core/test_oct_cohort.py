@@ -60,6 +60,8 @@ def test_what_goes_wrong_is_there(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*/2002/*"))
     parts = [one.recommended_split for one in people.values() if one.id not in made.left_out]
     assert [parts.count(part) for part in ("train", "val", "test")] == [8, 4, 4]
+    in_val = {one.study_group for one in people.values() if one.recommended_split == "val"}
+    assert in_val == set(STUDY_GROUPS[:3]), "the last class is absent from val"
 
 
 def dark_below_surface(volume: np.ndarray) -> float:

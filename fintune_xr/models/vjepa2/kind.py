@@ -88,6 +88,10 @@ class VolumeSettings(Settings):
 class VolumeEncoderSettings(VolumeSettings):
     """How a pretrained encoder of volumes is applied."""
 
+    # What pretraining has seen makes no other embedding of it.
+    seen: str = Field(
+        default="", exclude=True, description="File with the participants whose images pretraining saw, an id a line."
+    )
     which: str = Field(default="", description="Encoder of the file to take; empty: the first that is known.")
     heads: int | None = Field(default=None, ge=1, description="Heads of a block; default: as many as are 64 wide.")
     epsilon: float | None = Field(

@@ -56,6 +56,12 @@ def test_everything_is_left_and_agrees(folder: Path) -> None:
             told = leaderboard.loc[run, f"{part} balanced_accuracy"]
             assert balanced_accuracy_score(found["y_true"], found["y_pred"]) == pytest.approx(told)
             assert (np.array(found["logits"].tolist()).argmax(1) == found["y_pred"]).all()
+    # Nobody of the last class is in val: no score of it there, and no score that counts it as missed.
+    assert set(pd.read_parquet(folder / "artefacts" / "multi-ft" / "val_preds.parquet")["y_true"]) == {0, 1, 2}
+    assert leaderboard["val mean_auroc"].notna().all()
+    assert {"val_preds.parquet", "class_to_idx.json", "best.ckpt"} <= {
+        file.name for file in (folder / "models" / "multi-ft").iterdir()
+    }
     classes = json.loads((folder / "artefacts" / "multi-ft" / "class_to_idx.json").read_text())
     assert list(classes) == ["healthy", "pre_diabetes", "oral_medication", "insulin_dependent"]
 

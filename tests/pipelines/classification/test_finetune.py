@@ -17,10 +17,11 @@ from sklearn.metrics import balanced_accuracy_score
 from volume_weights import learned_state
 
 from fintune_xr import names as n
-from fintune_xr.errors import SplitError
+from fintune_xr.errors import SettingsError, SplitError
 from fintune_xr.metrics.classification.units import softmax
 from fintune_xr.pipelines.classification.evaluate import MAJORITY
 from fintune_xr.pipelines.classification.leaderboard import leaderboard
+from fintune_xr.pipelines.classification.pretraining import pretraining_lines
 from fintune_xr.pipelines.steps.evaluate import evaluate, score_lines, score_table
 from fintune_xr.pipelines.steps.export import export
 from fintune_xr.pipelines.steps.infer import infer
@@ -140,6 +141,30 @@ def test_scores_for_people(done: Path) -> None:
     assert score_lines(scores)[0].startswith("participants: healthy 5, pre_diabetes 5")
     assert any("fewer than 24 participants such intervals are too narrow" in line for line in score_lines(scores))
     assert not any("too narrow" in line for line in score_lines(scores.assign({n.CONFUSION: scores[n.CONFUSION] * 5})))
+
+
+def test_whom_pretraining_has_seen_is_named_where_it_is_told(done: Path, tmp_path: Path) -> None:
+    store = Path(shutil.copytree(done / "oct.zarr", tmp_path / "oct.zarr"))
+    assert ["is not known" in line for line in pretraining_lines(open_cohort(store), n.TEST)] == [True]
+    seen = tmp_path / "seen.tsv"
+    seen.write_text("participant_id\tage\nt001\t60\nr001\t61\nt203\t\nsomebody\n")
+    told = [*HEADS, f"model.seen={seen}"]
+    infer(store, run="told", model=str(done / "w.pt"), overrides=told, parts=[n.VAL])
+    lines = pretraining_lines(open_cohort(store), n.TEST)
+    for run in ("told", "enc", "tuned"):
+        said = f"The pretraining of {run} has seen images, though no labels, of 2 of the 20 participants of part test: "
+        assert said + "t001, t203." in lines, "runs of the same weights, and what began with them, are told, too"
+    assert any(
+        "told has seen no image of the 16 participants of part val" in one
+        for one in pretraining_lines(open_cohort(store), n.VAL)
+    )
+    # It makes no other run of it.
+    infer(store, run="told", model=str(done / "w.pt"), overrides=HEADS, parts=[n.TEST])
+    seen.write_text("participant_id\n")
+    for wrong in (seen, tmp_path / "gone.tsv"):
+        with pytest.raises(SettingsError, match="seen: "):
+            infer(store, run="x", model=str(done / "w.pt"), overrides=[*HEADS, f"model.seen={wrong}"])
+    assert "t001, t203" in export(store, to="leaderboard", out=tmp_path / "b")[1].read_text()
 
 
 def test_the_leaderboard_is_written(done: Path, tmp_path: Path) -> None:
