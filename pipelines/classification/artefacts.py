@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
-from fintune_xr.execution.whole_file import whole_file
+from fintune_xr.execution.whole_file import PARTIAL_SUFFIX, whole_file
 from fintune_xr.finetune.classification.heads import Head
 from fintune_xr.finetune.classification.probe_settings import ProbeSettings
 from fintune_xr.metrics.classification import kernels
@@ -61,6 +61,9 @@ def write_beside_run(cohort: Cohort, run: str, out: Path, *, head: Head | None =
 
 def written(folder: Path, files: Files) -> list[Path]:
     """Each of `files` in `folder`, whole or not at all; `record.json`, which says that all are there, comes last."""
+    for left in folder.glob(f".*{PARTIAL_SUFFIX}"):
+        # A kill left it.
+        left.unlink(missing_ok=True)
     for name in sorted(files, key=lambda name: name == RECORD):
         # torch writes the name of a file into it: the same head shall be the same bytes.
         with whole_file(folder / name, alone=name.endswith(".pt")) as path:
