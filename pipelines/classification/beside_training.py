@@ -24,8 +24,9 @@ from fintune_xr.pipelines.classification.artefacts import (
     trained_head,
     written,
 )
-from fintune_xr.pipelines.classification.scans import ALL, Scans, labelled_scans
+from fintune_xr.pipelines.classification.scans import Scans, labelled_scans
 from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.split import ALL
 
 
 def write_beside_training(cohort: Cohort, folder: Path) -> list[Path]:
