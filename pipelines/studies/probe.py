@@ -12,7 +12,7 @@ import xarray as xr
 
 from fintune_xr import names as n
 from fintune_xr.datasets import SCHEMA_VERSION
-from fintune_xr.errors import FintuneValueError, RunMismatchError
+from fintune_xr.errors import FintuneValueError, RunMismatchError, StoreDamagedError
 from fintune_xr.finetune.classification.features import (
     folds_of,
     participants_balanced_accuracy,
@@ -177,7 +177,12 @@ def _is_done(cohort: Cohort, name: str, source: str, identity: dict[str, Any]) -
             f"run {name!r} was made with something else (different: {', '.join(changed)}). Give --restart to fit it "
             "anew."
         )
-    states, before = (cohort.run(one, lazy=False)[n.STATE].values for one in (name, source))
+    before = cohort.run(source, lazy=False)[n.STATE].values
+    try:
+        states = cohort.run(name, lazy=False)[n.STATE].values
+    except StoreDamagedError:
+        # Killed while it was made: whoever writes it makes the rest, or says what else is wrong with it.
+        return False
     return states.size == before.size and bool(((states != n.PENDING) == (before != n.PENDING)).all())
 
 
