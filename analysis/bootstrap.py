@@ -34,15 +34,25 @@ from fintune_xr.names import (
 from fintune_xr.schema import check_dataset
 from fintune_xr.seeds import stream
 
-Scheme = Literal["tiles_80", "tiles", "donors"]
+Scheme = Literal["tiles_80", "tiles", "donors", "donors_threshold"]
 
 OF_DONORS: Final = "donors"
 """The scheme whose draws give intervals; the others draw tiles within donors and show stability alone."""
+
+DONORS_THRESHOLD: Final = "donors_threshold"
+"""The same draws of donors, with the threshold of positivity found anew in each (`threshold_redrawn`)."""
+
+OVER_DONORS: Final = (OF_DONORS, DONORS_THRESHOLD)
 
 SCHEMES: Final[dict[str, str]] = {
     "tiles_80": "80 % of each donor's tiles of a marker, to the nearest tile, without replacement",
     "tiles": "as many tiles of each donor and marker as there are, with replacement",
     "donors": "as many donors as there are, with replacement; their tiles stay nested and come whole",
+}
+
+ALL_SCHEMES: Final[dict[str, str]] = {
+    **SCHEMES,
+    DONORS_THRESHOLD: "as donors, and the threshold of positivity is found anew among the cells of the drawn donors",
 }
 
 P_OF_RESAMPLES: Final = "orders without ties to 9 pairs, Student t beyond"
@@ -85,7 +95,7 @@ def resample(
     tables = [outcomes.transpose(DONOR, OUTCOME)]
     if covariates is not None:
         tables.append(covariates.transpose(DONOR, COVARIATE))
-    rho, p = _rho(ratio, drawn, [of_donors(table, draws.groups.donors) for table in tables])
+    rho, p = rho_over_draws(ratio, drawn, [of_donors(table, draws.groups.donors) for table in tables])
     parts = {RATIO_RESAMPLED: ratio.where(drawn > 0), RHO_RESAMPLED: rho, P_RESAMPLED: p, N_DRAWN: drawn}
     named = {name: part.assign_attrs(BOOTSTRAP[name].attrs) for name, part in parts.items()}
     facts: dict[str, Any] = {"scheme": scheme, "scheme_meaning": SCHEMES[scheme], "seed": seed}
@@ -113,8 +123,11 @@ def _draws(tiles: xr.DataArray, scheme: str, seed: int) -> _Draws:
         )
     groups = tile_groups(tiles)
     order = np.lexsort([np.array(tiles.coords[TILE].to_numpy().tolist(), dtype=str), groups.group_of_tile])
-    key = int(stream(seed, "bootstrap", scheme).integers(0, 2**64, dtype=np.uint64))
-    return _Draws(scheme, groups, order, key)
+    return _Draws(scheme, groups, order, _key(seed, scheme))
+
+
+def _key(seed: int, scheme: str) -> int:
+    return int(stream(seed, "bootstrap", scheme).integers(0, 2**64, dtype=np.uint64))
 
 
 def _check_request(scheme: str, n_resamples: int, first: int) -> None:
@@ -164,7 +177,29 @@ def _ratio(index: xr.DataArray, n_positive: xr.DataArray, n_all: xr.DataArray, d
     return ratio.assign_coords({DONOR: groups.donors, MARKER: groups.markers})
 
 
-def _rho(ratio: xr.DataArray, drawn: xr.DataArray, tables: list[xr.DataArray]) -> tuple[xr.DataArray, xr.DataArray]:
+def drawn_donors(
+    donors: xr.DataArray, *, n_resamples: int, seed: int, first: int = 0
+) -> tuple[xr.DataArray, xr.DataArray]:
+    """Numbers of resamples (resample,) and how often each donor (resample, donor) is drawn by the scheme `donors`."""
+    index, key = _index(first, n_resamples), _key(seed, OF_DONORS)
+    drawn: xr.DataArray = xr.apply_ufunc(
+        lambda block: kernels_resample.donors_drawn(donors.size, key, block),
+        index,
+        output_core_dims=[[DONOR]],
+        dask="parallelized",
+        output_dtypes=[np.int32],
+        dask_gufunc_kwargs={"output_sizes": {DONOR: donors.size}},
+    )
+    return index, drawn.assign_coords({DONOR: donors.values})
+
+
+def rho_over_draws(
+    ratio: xr.DataArray, drawn: xr.DataArray, tables: list[xr.DataArray]
+) -> tuple[xr.DataArray, xr.DataArray]:
+    """Rho and p (resample, run, marker, outcome) of ratios (resample, run, donor, marker), donors counted as `drawn`.
+
+    `tables` are the outcomes (donor, outcome) and, where rho is partial, covariates (donor, covariate) of these donors.
+    """
     rho, p = xr.apply_ufunc(
         _rho_block,
         ratio,

@@ -81,14 +81,17 @@ def associate(
 def bootstrap(
     store: Store,
     *,
-    scheme: Annotated[Literal["tiles_80", "tiles", "donors"], Parameter(help="What is drawn.")] = "donors",
+    scheme: Annotated[
+        Literal["tiles_80", "tiles", "donors", "donors_threshold"], Parameter(help="What is drawn.")
+    ] = "donors",
     resamples: Annotated[int, Parameter(help="Resamples in all; more extend what is stored.")] = 1000,
     seed: Annotated[int, Parameter(help="Seed of the draws.")] = 0,
     restart: Annotated[bool, Parameter(help="Throw stored resamples away.", negative="")] = False,
 ) -> int:
     """Resample donors, or tiles within donors, and store every resample.
 
-    Donors give intervals; tiles within donors say how stable rho is, and nothing about other donors.
+    Donors give intervals, with `donors_threshold` also for the threshold of positivity; tiles within donors say how
+    stable rho is, and nothing about other donors.
 
     Example: fintune-xr bootstrap cohort.zarr --resamples 10000
     """

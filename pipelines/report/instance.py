@@ -11,7 +11,7 @@ import xarray as xr
 
 from fintune_xr import datasets
 from fintune_xr import names as n
-from fintune_xr.analysis.bootstrap import OF_DONORS
+from fintune_xr.analysis.bootstrap import DONORS_THRESHOLD, OF_DONORS
 from fintune_xr.analysis.comparison import HIGH, LOW, compare_runs, summarise, without_few
 from fintune_xr.analysis.published import STUDY_MARKERS, published_segmentation
 from fintune_xr.analysis.report.contents import Section, Stale, Study
@@ -190,7 +190,12 @@ def _stability(cohort: Cohort, analysis: xr.Dataset, baseline: str) -> tuple[dic
     enough = (analysis[n.N] >= MIN_DONORS).all(n.RUN)
     stability = without_few(summarise(resampled).compute(), analysis[n.N] >= MIN_DONORS)
     compared = tuple(without_few(one, enough) for one in _comparisons(resampled, baseline))
-    return {"bootstrap": resampled.compute(), "stability": stability, "comparisons": compared}, {}
+    found = {"bootstrap": resampled.compute(), "stability": stability, "comparisons": compared}
+    if scheme == OF_DONORS and DONORS_THRESHOLD in schemes:
+        anew = cohort.bootstrap(DONORS_THRESHOLD)
+        if anew.attrs[n.INPUTS_SHA256] == analysis.attrs[n.INPUTS_SHA256]:
+            found["redrawn"] = without_few(summarise(anew).compute(), analysis[n.N] >= MIN_DONORS)
+    return found, {}
 
 
 def _comparisons(resampled: xr.Dataset, baseline: str) -> tuple[xr.Dataset, ...]:

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from fintune_xr import datasets
 from fintune_xr import names as n
-from fintune_xr.analysis.bootstrap import P_OF_RESAMPLES, RESAMPLES_PER_BLOCK, SCHEMES, Scheme, resample
+from fintune_xr.analysis.bootstrap import (
+    ALL_SCHEMES,
+    DONORS_THRESHOLD,
+    P_OF_RESAMPLES,
+    RESAMPLES_PER_BLOCK,
+    Scheme,
+    resample,
+)
+from fintune_xr.analysis.positivity.counting import signal_histogram
+from fintune_xr.analysis.threshold_redrawn import resample_thresholds
 from fintune_xr.errors import FintuneValueError, unknown_name
 from fintune_xr.pipelines.console import say
+from fintune_xr.pipelines.instance.cell_blocks import cell_blocks
 from fintune_xr.pipelines.steps.associate import association_inputs, covariates_of
+from fintune_xr.pipelines.steps.positivity import signal_tiles
 from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.lineage.tile_counts import tile_counts
+from fintune_xr.store.lineage.tile_counts import active_rule, tile_counts
 
 _T = "Student t"
 
@@ -29,13 +42,14 @@ def bootstrap(
 ) -> xr.Dataset:
     """Resampled ratio and rho, stored under `bootstrap/<scheme>`; more `resamples` extend what is there.
 
+    `donors_threshold` draws the donors of `donors`, and finds the threshold of positivity anew in each resample.
     Runs, outcomes and covariates are those of the last `associate`. `restart` throws stored resamples away.
 
     Raises FintuneValueError where stored resamples have another seed or were drawn from other counts,
     UnknownNameError for a scheme that does not exist, RunBusyError where another process draws for this scheme.
     """
-    if scheme not in SCHEMES:
-        raise unknown_name("bootstrap scheme", scheme, SCHEMES)
+    if scheme not in ALL_SCHEMES:
+        raise unknown_name("bootstrap scheme", scheme, ALL_SCHEMES)
     cohort = open_cohort(store)
     analysis = cohort.analysis()
     counts = tile_counts(cohort, [str(run) for run in analysis[n.RUN].values])
@@ -57,10 +71,9 @@ def bootstrap(
         if n_stored >= resamples:
             say(f"bootstrap {scheme}: {n_stored} resamples are stored already")
             return cohort.bootstrap(scheme)
-        fresh = resample(
-            counts, facts[n.OUTCOME_VALUE], scheme=scheme, n_resamples=resamples - n_stored, seed=seed, first=n_stored,
-            covariates=facts[n.COVARIATE_VALUE] if adjusted else None,
-        )  # fmt: skip
+        asked: dict[str, Any] = {"n_resamples": resamples - n_stored, "seed": seed, "first": n_stored}
+        asked["covariates"] = facts[n.COVARIATE_VALUE] if adjusted else None
+        fresh = _drawn(cohort, scheme, counts, facts[n.OUTCOME_VALUE], asked)
         whole = fresh if stored is None else xr.concat([stored, fresh], n.RESAMPLE, join="exact")
         made = provenance(scheme=scheme, seed=seed, resamples=resamples)
         result = whole.chunk({n.RESAMPLE: RESAMPLES_PER_BLOCK}).assign_attrs(
@@ -68,6 +81,34 @@ def bootstrap(
         )
         cohort.write(f"{n.BOOTSTRAP}/{scheme}", result, datasets.BOOTSTRAP)
         return cohort.bootstrap(scheme)
+
+
+def _drawn(
+    cohort: Cohort, scheme: Scheme, counts: xr.Dataset, outcomes: xr.DataArray, asked: dict[str, Any]
+) -> xr.Dataset:
+    if scheme == DONORS_THRESHOLD:
+        return _with_thresholds(cohort, counts, outcomes, asked)
+    return resample(counts, outcomes, scheme=scheme, **asked)
+
+
+def _with_thresholds(cohort: Cohort, counts: xr.Dataset, outcomes: xr.DataArray, asked: dict[str, Any]) -> xr.Dataset:
+    """Resamples with thresholds found anew; cells of tiles whose counts are unknown take no part."""
+    analysis = cohort.analysis()
+    runs = [str(run) for run in analysis[n.RUN].values]
+    found = []
+    for run in runs:
+        normalise = bool(cohort.positivity(run).attrs.get(n.NORMALISATION, {}))
+        tiles, _ = signal_tiles(cohort, run, normalise=normalise)
+        known = counts.sel({n.RUN: run})[n.N_POSITIVE].values >= 0
+        small = tiles[[n.N_CELLS, n.BACKGROUND]].load()
+        background = np.where(known[:, None], small[n.BACKGROUND].values, np.nan).astype(np.float32)
+        shown = small.assign({n.BACKGROUND: (small[n.BACKGROUND].dims, background)})
+        found.append(signal_histogram(cell_blocks(cohort, run, [n.TILE_INDEX, n.MEAN_INTENSITY])(), shown))
+    histogram = xr.concat(found, n.RUN, join="exact").assign_coords({n.RUN: runs})
+    place = {n.DONOR: histogram[n.DONOR], n.MARKER: histogram[n.MARKER]}
+    n_all = analysis[n.N_ALL].load().sel(place).transpose(n.RUN, n.DONOR, n.MARKER)
+    rules = {run: active_rule(cohort, run) for run in runs}
+    return resample_thresholds(histogram, n_all, outcomes, rules=rules, **asked)
 
 
 def _stored(cohort: Cohort, scheme: str, seed: int, digest: str) -> xr.Dataset | None:

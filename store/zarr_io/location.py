@@ -62,7 +62,8 @@ def _require_description(key: str, content: bytes, store: Store) -> None:
         told = json.loads(content)
         kind = GroupMetadata if told["node_type"] == "group" else ArrayV3Metadata
         kind.from_dict(told)
-        dict.keys(told.get("attributes") or {})  # zarr takes any value here and fails where it is looked at.
+        if not isinstance(told.get("attributes"), dict | None):
+            raise TypeError("attributes: expected a record")  # zarr takes anything and fails where it is looked at.
     except Exception as error:
         raise StoreDamagedError(
             f"{key} in {store} is no description of an array or a group: {type(error).__name__}: {error}. "

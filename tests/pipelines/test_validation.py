@@ -136,3 +136,15 @@ def test_one_channel_has_no_positive_cells(tmp_path: Path) -> None:
         fx.positivity(made.url, run="a")
     section = positivity_section(Statistics(has_marker=False))
     assert "one channel" in section.parts[0].text
+
+
+def test_thresholds_are_found_anew_in_stored_resamples(cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fintune_xr.analysis.kernels.thresholds.MIN_CELLS", 2)
+    fx.positivity(cohort.url, run="a", rule="otsu")
+    fx.associate(cohort.url, clinical=clinical(cohort), runs=["a"])
+    plain = fx.bootstrap(cohort.url, scheme="donors", resamples=20, seed=3)
+    fx.bootstrap(cohort.url, scheme="donors_threshold", resamples=12, seed=3)
+    anew = fx.bootstrap(cohort.url, scheme="donors_threshold", resamples=20, seed=3)
+    np.testing.assert_array_equal(anew[n.N_DRAWN], plain[n.N_DRAWN])
+    once = np.flatnonzero((plain[n.N_DRAWN].values == 1).all(axis=1))
+    np.testing.assert_allclose(anew[n.RATIO_RESAMPLED].values[once], plain[n.RATIO_RESAMPLED].values[once])

@@ -11,7 +11,7 @@ import xarray as xr
 from fintune_xr import names as n
 from fintune_xr.analysis import comparison, outcomes, ratio_intervals
 from fintune_xr.analysis.association import MIN_DONORS_FOR_Q
-from fintune_xr.analysis.bootstrap import OF_DONORS
+from fintune_xr.analysis.bootstrap import OVER_DONORS
 from fintune_xr.analysis.figures.statistics import SIGNIFICANT, association_figure, bootstrap_figure, ratio_figure
 from fintune_xr.analysis.figures.style import data_uri
 from fintune_xr.analysis.ratio_intervals import mean_ratio, ratio_differences
@@ -195,7 +195,7 @@ def bootstrap_section(contents: Statistics) -> Section:
     text = f"{whole(bootstrap.sizes[n.RESAMPLE])} resamples: {scheme}. Seed {facts['seed']}."
     if covariates_of(bootstrap):
         text += f" In each of them rho is adjusted for {covariates_of(bootstrap)}."
-    over_donors = facts["scheme"] == OF_DONORS
+    over_donors = facts["scheme"] in OVER_DONORS
     line = "the line its 95 % interval over donors" if over_donors else "the line holds 95 % of the draws"
     figure = bootstrap_figure(bootstrap[n.RHO_RESAMPLED], analysis[n.RHO], stability)
     picture = Picture(
@@ -205,8 +205,29 @@ def bootstrap_section(contents: Statistics) -> Section:
     )
     notes = [Note(text)] if over_donors else [Note(text), _WITHIN_DONORS]
     table = _stability_table(analysis, stability, over_donors)
-    hidden = folded("Rho over the resamples", [picture, table])
+    hidden = folded("Rho over the resamples", [picture, table, *_redrawn_parts(contents)])
     return Section("bootstrap", "Resamples" if over_donors else "Stability", (*notes, *hidden))
+
+
+def _redrawn_parts(contents: Statistics) -> list[Part]:
+    """Intervals with the threshold of positivity found anew in each resample, beside those with the one threshold."""
+    if contents.redrawn is None or contents.stability is None or contents.analysis is None:
+        return []
+    ends = [comparison.LOW, comparison.HIGH]
+    parts = {"one threshold": contents.stability, "threshold anew": contents.redrawn}
+    frames = {
+        label: one[[comparison.MIDDLE, *ends]].reset_coords(drop=True).to_dataframe() for label, one in parts.items()
+    }
+    data = pd.concat(frames, axis=1)
+    page = pd.DataFrame({label: _interval_texts(frame, comparison.MIDDLE) for label, frame in frames.items()})
+    page.index = data.index
+    data.columns = [f"{name} ({label})" for label in frames for name in (comparison.MIDDLE, *ends)]
+    caption = (
+        "Median of rho and its 95 % interval with the one threshold of the cohort, and with the threshold found anew "
+        "among the cells of the donors of each resample"
+    )
+    formats: dict[str, Format] = dict.fromkeys(frames, str)
+    return [Table("threshold_redrawn", caption, data.reset_index(), formats, page.reset_index(), (n.OUTCOME,))]
 
 
 def _stability_table(analysis: xr.Dataset, stability: xr.Dataset, over_donors: bool) -> Table:
@@ -234,7 +255,7 @@ def comparison_section(contents: Statistics) -> Section:
     """Differences of rho between runs within the same resamples; with intervals where donors were drawn."""
     if not contents.comparisons:
         return Section("comparison", "Runs compared", command=BOOTSTRAP)
-    over_donors = contents.comparisons[0].attrs.get("scheme") == OF_DONORS
+    over_donors = contents.comparisons[0].attrs.get("scheme") in OVER_DONORS
     frames = []
     for one in contents.comparisons:
         frame = one.to_dataframe().reset_index()

@@ -21,7 +21,8 @@ class Statistics:
     `rho_by_rule` (run, rule, marker, outcome), `active_rules` the rule of each run behind `analysis`;
     `baseline` is the run that others are compared to. `signals` are cells (marker, bin) by log(1 + signal) of some
     runs, `judged` tiles of these with the verdict on each cell.
-    `validation` follows VALIDATION, by run, of the runs that
+    `redrawn` is `stability` with the threshold of positivity found anew in each resample. `validation` follows
+    VALIDATION, by run, of the runs that
     annotations tell something of; `has_marker` says whether cells can be positive at all.
     """
 
@@ -40,3 +41,4 @@ class Statistics:
     judged: Mapping[str, tuple[JudgedTile, ...]] = field(default_factory=dict)
     validation: Mapping[str, xr.Dataset] = field(default_factory=dict)
     has_marker: bool = True
+    redrawn: xr.Dataset | None = None
