@@ -101,6 +101,8 @@ PARTICLES = {
 }
 
 
+DONE, DONE_IN_PART = 0, 3
+
 # What makes what the command before it has left to be made.
 THEN = {"repair": CELLS["infer"]}
 TRIED = ("ingest", "annotate", "split", "infer", "positivity-other", "bootstrap-more", "train")
@@ -183,6 +185,8 @@ class Chain:
         before, after = self.folder / f"{name}-before", self.folder / f"{name}-after"
         copy(self.work, before)
         status, n_changes = run(tokens, self.work)
+        # A command that is refused writes nothing, and all its points would pass.
+        assert status in (DONE, DONE_IN_PART) or name in THEN, f"{name}: ended with {status}"
         if name in THEN:
             run(THEN[name], self.work)
         copy(self.work, after)
