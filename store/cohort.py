@@ -136,6 +136,11 @@ class Cohort:
         sides = [side for side in SIDES.values() if side in labels.coords]
         return indexed(found.assign_coords({c: labels[c].variable for c in (*INDEXED, *sides)}))
 
+    def run_attrs(self, name: str) -> dict[str, Any]:
+        """Identity and provenance of a run. Raises UnknownNameError naming the runs that exist."""
+        self.require_run(name)
+        return zarr.open_group(self.location.zarr(), path=f"{n.RUNS}/{name}", mode="r").attrs.asdict()
+
     def cells(self, run: str, *, lazy: bool = True) -> xr.Dataset:
         """Per-cell measurements of a run, or its candidates, ordered by tile and label.
 

@@ -13,7 +13,6 @@ from fintune_xr.errors import FintuneValueError, SplitError
 from fintune_xr.provenance import settings_digest
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.annotations_digest import truth_digest
-from fintune_xr.store.runs.run import run_attrs
 from fintune_xr.store.split import ALL, AnnotatedPart, annotated_tiles, require_split
 from fintune_xr.text import text_array, texts
 
@@ -39,7 +38,7 @@ def part_rests_on(cohort: Cohort, part: AnnotatedPart, runs: Iterable[str] = ())
 
 def run_digests(cohort: Cohort, runs: Iterable[str]) -> dict[str, str]:
     """A digest of each run's weights, settings and sources, by its name."""
-    return {run: settings_digest(run_attrs(cohort, run)[n.IDENTITY]) for run in runs}
+    return {run: settings_digest(cohort.run_attrs(run)[n.IDENTITY]) for run in runs}
 
 
 def tiles_in(cohort: Cohort, *parts: str) -> list[str]:
@@ -77,8 +76,8 @@ def runs_doubt(cohort: Cohort, digests: Mapping[str, str]) -> str:
 def source_doubt(cohort: Cohort, run: str) -> str:
     """Which run that `run` holds masks of is no longer the one that they were taken from; empty where none."""
     there = cohort.run_names()
-    for source, identity in run_attrs(cohort, run)[n.IDENTITY].get(n.SOURCES, {}).items():
-        if source not in there or run_attrs(cohort, source)[n.IDENTITY] != identity:
+    for source, identity in cohort.run_attrs(run)[n.IDENTITY].get(n.SOURCES, {}).items():
+        if source not in there or cohort.run_attrs(source)[n.IDENTITY] != identity:
             return f"run {run} holds masks of run {source} as it was before"
         told = source_doubt(cohort, source)
         if told:

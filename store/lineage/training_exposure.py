@@ -16,7 +16,6 @@ from fintune_xr.models.checkpoints import Checkpoint, training_facts
 from fintune_xr.pixels.pixel_digest import pixels_sha256
 from fintune_xr.pixels.real_part import tile_pixels
 from fintune_xr.store.cohort import Cohort
-from fintune_xr.store.runs.run import run_attrs
 from fintune_xr.text import text_array, texts
 
 LEARNED: Final = "learned"
@@ -46,7 +45,7 @@ def seen_in_training(
 
 def seen_by_choice(cohort: Cohort, runs: Iterable[str], judged: Iterable[str]) -> dict[str, list[str]]:
     """What the models of all `runs` together have seen, and the tiles `judged` that chose between them."""
-    found = [_seen(run_attrs(cohort, run)) for run in runs]
+    found = [_seen(cohort.run_attrs(run)) for run in runs]
     found.append({JUDGED: [*chain.from_iterable(_digests(cohort.images(lazy=False), set(judged)).values())]})
     return {key: sorted({one for seen in found for one in seen.get(key, ())}) for key in (LEARNED, JUDGED)}
 
@@ -58,7 +57,7 @@ def require_unseen(cohort: Cohort, run: str, tiles: Iterable[str]) -> None:
 
     Raises SplitError naming the tiles that the model has seen under another split.
     """
-    _refuse_seen(cohort, f"the model of run {run!r}", _seen(run_attrs(cohort, run)), tiles)
+    _refuse_seen(cohort, f"the model of run {run!r}", _seen(cohort.run_attrs(run)), tiles)
 
 
 def require_unseen_by(cohort: Cohort, checkpoint: Checkpoint, tiles: Iterable[str]) -> None:
@@ -68,7 +67,7 @@ def require_unseen_by(cohort: Cohort, checkpoint: Checkpoint, tiles: Iterable[st
 
 def seen_tiles(cohort: Cohort, run: str, tiles: Iterable[str]) -> dict[str, str]:
     """Those of `tiles` that the model of a run has seen: `learned` where it learned from them, else `judged`."""
-    seen = _seen(run_attrs(cohort, run))
+    seen = _seen(cohort.run_attrs(run))
     digests = _digests(cohort.images(lazy=False), {*tiles})
     # Learned last: what was learned from may have been judged on as well.
     found: dict[str, str] = {}

@@ -56,9 +56,7 @@ def run_tiles_per_shard(location: Location, run: str) -> int:
 
 def run_attrs(cohort: Cohort, name: str) -> dict[str, Any]:
     """Identity and provenance of a run."""
-    cohort.require_run(name)
-    group = zarr.open_group(cohort.location.zarr(), path=f"{n.RUNS}/{name}", mode="r")
-    return group.attrs.asdict()
+    return cohort.run_attrs(name)
 
 
 def is_state_of_run(path: str) -> bool:

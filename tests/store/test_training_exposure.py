@@ -26,7 +26,7 @@ from fintune_xr.pipelines.studies.hybrid import hybrid
 from fintune_xr.pixels.pixel_digest import pixels_sha256
 from fintune_xr.pixels.real_part import tile_pixels
 from fintune_xr.simulation.if_cohort import CohortSettings, simulate_cohort
-from fintune_xr.store.cohort import open_cohort
+from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.lineage import training_exposure as seen
 from fintune_xr.store.lineage.depends_on import source_doubt
 from fintune_xr.text import text_array
@@ -142,7 +142,7 @@ def test_tiles_that_chose_the_epoch_may_be_val_tiles_but_no_test_tiles(
     cohort = open_cohort(store)
     tiles = {part: [tile for tile, its in parts(store).items() if its == part] for part in n.SPLITS}
     facts = seen.seen_in_training(cohort, learned=[], judged=tiles[n.VAL] + tiles[n.TEST][:1], start=None)
-    monkeypatch.setattr(seen, "run_attrs", lambda *_: {"provenance": {"training": {"seen": facts}}})
+    monkeypatch.setattr(Cohort, "run_attrs", lambda *_: {"provenance": {"training": {"seen": facts}}})
     seen.require_unseen(cohort, "r", tiles[n.VAL] + tiles[n.TEST][1:])
     with pytest.raises(SplitError, match=rf"in training 1 of the tiles .*\({tiles[n.TEST][0]}\)"):
         seen.require_unseen(cohort, "r", tiles[n.TEST])
