@@ -19,7 +19,7 @@ from fintune_xr.errors import StoreDamagedError
 from fintune_xr.schema import DatasetSchema, VariableSpec, check_dataset
 from fintune_xr.store.zarr_io.location import Location, reading, writing
 from fintune_xr.store.zarr_io.locks import replacing
-from fintune_xr.store.zarr_io.portable import portable, stored_attributes
+from fintune_xr.store.zarr_io.portable import checked, portable, stored_attributes
 from fintune_xr.store.zarr_io.recovery import GONE, OLD, recover_group, staged
 
 ROWS_PER_CHUNK = 4096
@@ -123,7 +123,7 @@ def open_unindexed(location: Location, path: str, schema: DatasetSchema | None, 
     if schema is not None:
         check_dataset(dataset, schema)
     with reading(f"{location.url}/{path}"):
-        plain = portable(dataset)
+        plain = portable(checked(dataset, f"{location.url}/{path}"))
     return in_blocks(plain) if lazy else plain
 
 

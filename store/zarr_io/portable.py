@@ -9,7 +9,10 @@ from typing import Any, Final
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
+from xarray.backends import BackendArray
 from xarray.coding.common import lazy_elemwise_func
+
+from fintune_xr.store.zarr_io.location import reading
 
 # Text of fixed width can be plotted and is known everywhere; labels of a very large cohort would fill the memory.
 FIXED_WIDTH_BYTES: Final = 128 << 20
@@ -100,6 +103,32 @@ def _label(variable: xr.Variable) -> xr.Variable:
     if variable.dtype.kind != "T" or variable.ndim > 1:
         return _lazy(variable)
     return xr.Variable(variable.dims, plain_text(variable.values), _attributes(variable.attrs), AS_VARIABLE_TEXT)
+
+
+class _Checked(BackendArray):
+    """A stored array whose bytes, where they do not decode, are an error that names it, whenever they are read."""
+
+    __slots__ = ("array", "dtype", "shape", "what")
+
+    def __init__(self, array: Any, what: str) -> None:
+        self.array, self.what = array, what
+        self.shape, self.dtype = array.shape, array.dtype
+
+    def __getitem__(self, key: Any) -> Any:
+        with reading(self.what):
+            return self.array[key]
+
+
+def checked(dataset: xr.Dataset, what: str) -> xr.Dataset:
+    """`dataset`, as xarray has opened it, that raises StoreDamagedError when values are read that do not decode."""
+    for name, variable in dataset.variables.items():
+        # xarray has laid its own wrappers around what reads; none of them needs to know.
+        outer = variable._data
+        while hasattr(outer, "array") and not isinstance(outer.array, BackendArray):
+            outer = outer.array
+        if hasattr(outer, "array"):
+            outer.array = _Checked(outer.array, f"{what}/{name}")
+    return dataset
 
 
 def _lazy(variable: xr.Variable) -> xr.Variable:

@@ -211,6 +211,18 @@ def test_opening_makes_a_graph_whose_size_does_not_depend_on_the_tiles(tmp_path:
     assert not [name for name, label in more.coords.items() if label.chunks]
 
 
+@pytest.mark.parametrize("lazy", [True, False])
+def test_bytes_that_do_not_decode_are_named_whenever_they_are_read(tmp_path: Path, lazy: bool) -> None:
+    cohort = make_store(tmp_path / "a.zarr")
+    chunk = next(file for file in sorted((cohort.location.path / n.IMAGES / n.IMAGE).glob("c.0*")))
+    raw = bytearray(chunk.read_bytes())
+    raw[40] ^= 0xFF
+    chunk.write_bytes(raw)
+    pixels = cohort.images(lazy=lazy)[n.IMAGE]
+    with pytest.raises(StoreDamagedError, match=r"images/image cannot be read.*fintune-xr check"):
+        pixels[0].load()
+
+
 # ---- what cannot be opened
 
 
