@@ -14,7 +14,7 @@ from pathlib import Path
 
 NAMES = (
     "startup", "scan", "ingest", "volumes", "measurement", "flows", "matching", "bootstrap", "inference",
-    "cellpose_sam",
+    "cellpose_sam", "tissue",
 )  # fmt: skip
 
 CALIBRATION = ("false_alarms", "interval_coverage", "rho_coverage")

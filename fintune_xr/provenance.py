@@ -25,11 +25,14 @@ PACKAGES = (
     "pandas",
     "numba",
     "scikit-image",
+    "scikit-learn",
+    "pillow",
     "tifffile",
     "torch",
     "cellpose",
     "monai",
     "lightning",
+    "transformers",
 )
 
 

@@ -30,7 +30,7 @@ from fintune_xr.finetune.settings import FitSettings
 from fintune_xr.finetune.steps import NetworkTraining, WholeFiles
 from fintune_xr.finetune.trainable import Trainable
 from fintune_xr.finetune.wandb_log import reported, require_wandb
-from fintune_xr.models.checkpoints import RECORD_FILE, WEIGHTS_FILE, Checkpoint
+from fintune_xr.models.checkpoints import COLLAPSED_EPOCHS, RECORD_FILE, WEIGHTS_FILE, Checkpoint
 from fintune_xr.models.devices import CPU, TPU, resolve_device, use_threads
 from fintune_xr.models.registry import resolve_checkpoint
 from fintune_xr.provenance import differences, provenance, settings_digest
@@ -104,8 +104,10 @@ def _to_the_end(
         model.accept(progress.records[-1].loss)
     tally = progress.tally
     best.publish(tally.best_epoch, out / WEIGHTS_FILE)
-    told = {"best_epoch": tally.best_epoch, f"best_{model.objective.score}": tally.best_score}
-    _write_record(out, {**record, **told, "n_epochs": len(progress.records), "state": FINISHED})
+    told: dict[str, Any] = {"best_epoch": tally.best_epoch, f"best_{model.objective.score}": tally.best_score}
+    collapsed = [one.epoch for one in progress.records if one.is_collapsed]
+    told |= {"n_epochs": len(progress.records), COLLAPSED_EPOCHS: collapsed}
+    _write_record(out, {**record, **told, "state": FINISHED})
 
 
 def _clear(out: Path) -> None:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 # A checkpoint folder holds these; what else lies there is for people.
 WEIGHTS_FILE: Final = "model.pt"
 RECORD_FILE: Final = "training.json"
+# Entry of a record: epochs whose score had been below half of the best for three validations running.
+COLLAPSED_EPOCHS: Final = "collapsed_epochs"
+SAFETENSORS: Final = ".safetensors"
 _ONLY_IN_RECORD: Final = frozenset({"tiles", "validation_tiles", "packages", "python"})
 
 # How files begin that torch writes now, and that it wrote before version 1.6.
@@ -99,6 +102,8 @@ def read_state(checkpoint: Checkpoint) -> dict[str, Any]:
 def load_weights_file(path: Path) -> dict[str, Any]:
     """Entries of a weights file, memory-mapped on the CPU; only tensors and plain values are accepted.
 
+    A file that ends in .safetensors is read as that, any other as one of torch.
+
     Raises CheckpointError for anything else, naming what it is where that is known.
     """
     import pickle
@@ -106,10 +111,12 @@ def load_weights_file(path: Path) -> dict[str, Any]:
     import torch
 
     try:
+        if path.suffix == SAFETENSORS:
+            return read_safetensors(path)
         entries = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError, KeyError) as error:
         told = f"{path} is not a weights file that can be read safely: it is {_what_it_is(path, error)}. "
-        raise CheckpointError(f"{told}Expected a file of tensors written by torch.save.") from error
+        raise CheckpointError(f"{told}Expected a file of tensors written by torch.save or safetensors.") from error
     if not isinstance(entries, dict):
         raise CheckpointError(f"{path}: expected named tensors, got {type(entries).__name__}")
     return entries
@@ -121,6 +128,8 @@ def _what_it_is(path: Path, error: Exception) -> str:
         head = file.read(512)
     if not_the_file(head):
         return not_the_file(head)
+    if path.suffix == SAFETENSORS:
+        return f"cut off or damaged, so the download is not complete ({error})"
     if head.startswith(_ZIP):
         is_code = "Weights only load failed" in str(error) or "Unsupported" in str(error)
         if is_code:
@@ -129,6 +138,17 @@ def _what_it_is(path: Path, error: Exception) -> str:
     if head.startswith(_PICKLE):
         return "of the format before torch 1.6; save it again: torch.save(torch.load(FILE, weights_only=True), NEW)"
     return f"of no known format ({str(error).splitlines()[0][:120] if str(error) else type(error).__name__})"
+
+
+def read_safetensors(path: Path) -> dict[str, Any]:
+    """Tensors of a file of safetensors by name, on the CPU. Raises ValueError for one that is damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(path))
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
 
 
 def bare_key(key: str) -> str:

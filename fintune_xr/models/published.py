@@ -34,6 +34,11 @@ class Published:
         """Where the file lies on this machine, if it is there."""
         return self.folder() / self.file
 
+    @property
+    def digest_path(self) -> Path:
+        """Where the digest lies that the file had when it was fetched first, as `sha256sum --check` reads it."""
+        return self.path.with_name(f"{self.file}.sha256")
+
 
 @dataclass(frozen=True, slots=True)
 class WeightsFile:
@@ -71,9 +76,10 @@ def cached_weights(published: Published) -> Path:
 
 
 def fetch_weights(published: Published) -> WeightsFile:
-    """The weights, downloaded unless they are on this machine already.
+    """The weights, downloaded unless they are on this machine already; their digest is stored beside them.
 
-    Raises CheckpointError where the download fails, or gives another file than the project says.
+    Raises CheckpointError where the download fails, or the file is another one than the project says, or than it was
+    when it was fetched first.
     """
     if not published.path.is_file():
         _download(published.address(), published.path)
@@ -83,7 +89,28 @@ def fetch_weights(published: Published) -> WeightsFile:
             f"{found.path} is not {published.name}: expected a SHA-256 that begins with {published.digest}, found "
             f"{found.sha256[:12]}. Remove the file and run the command again."
         )
+    require_as_first_fetched(published, found.sha256)
+    if not published.digest_path.is_file():
+        with whole_file(published.digest_path) as place:
+            place.write_text(f"{found.sha256}  {published.file}\n", encoding="utf-8")
     return found
+
+
+def require_as_first_fetched(published: Published, sha256: str) -> None:
+    """Raises CheckpointError unless `sha256` is the digest that the first fetch stored; without one anything is right.
+
+    Where the project publishes no digest, nothing else tells a file that was replaced or damaged from the one that
+    earlier results come from.
+    """
+    if not published.digest_path.is_file():
+        return
+    first = published.digest_path.read_text(encoding="utf-8").partition(" ")[0].strip()
+    if first != sha256:
+        raise CheckpointError(
+            f"{published.path} is not what was fetched first as {published.name!r}: expected SHA-256 {first} (as in "
+            f"{published.digest_path.name}), found {sha256}. Remove the file and run `fintune-xr weights fetch "
+            f"{published.name}`; if the new one is meant, remove {published.digest_path.name} as well."
+        )
 
 
 def _download(address: str, path: Path) -> None:

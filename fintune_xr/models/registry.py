@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -35,7 +35,7 @@ from fintune_xr.models.kind import ModelKind
 from fintune_xr.models.mask2former.kind import MASK2FORMER
 from fintune_xr.models.particle_unet.kind import PARTICLE_UNET
 from fintune_xr.models.protocol import Model, Segmenter
-from fintune_xr.models.published import Published, cached_weights
+from fintune_xr.models.published import Published, cached_weights, require_as_first_fetched
 from fintune_xr.models.sam.kind import SAM
 from fintune_xr.models.sam2.kind import SAM2
 from fintune_xr.models.sam2_semantic.kind import SAM2_SEMANTIC
@@ -108,17 +108,22 @@ def model_names() -> tuple[str, ...]:
     return (*(kind.name for kind in kinds().values() if not kind.has_weights), *published_weights())
 
 
-def resolve_checkpoint(name_or_path: str | Path) -> Checkpoint:
+def resolve_checkpoint(name_or_path: str | Path, *, others: Sequence[str] = ()) -> Checkpoint:
     """The checkpoint registered under a name, or in a weights file or checkpoint folder.
 
+    `others` are names that the caller understands by itself, to be told where there is none of the given name.
+
     Raises CheckpointNotFoundError where there is none (no other model is taken instead), CheckpointError for
-    a file that is no checkpoint of a known kind.
+    a file that is no checkpoint of a known kind, or published weights that are others than when first fetched.
     """
     name = str(name_or_path)
     if name in kinds() and not kinds()[name].has_weights:
         return Checkpoint(name, name, "", hashlib.sha256(name.encode()).hexdigest())
     if name in published_weights():
-        return _from_file(cached_weights(published_named(name)), name, {})
+        published = published_named(name)
+        found = _from_file(cached_weights(published), name, {})
+        require_as_first_fetched(published, found.sha256)
+        return found
     path = Path(name_or_path).expanduser().absolute()
     if path.name == WEIGHTS_FILE and (path.parent / RECORD_FILE).is_file():
         # Weights of other projects do not say which planes they are for; the record of their training does.
@@ -126,7 +131,7 @@ def resolve_checkpoint(name_or_path: str | Path) -> Checkpoint:
     if path.is_dir():
         return _from_folder(path)
     if not path.is_file():
-        known = model_names()
+        known = (*others, *model_names())
         raise CheckpointNotFoundError(
             f"no model {name!r}: neither a file or folder of that path nor a known name "
             f"({', '.join(known)}).{nearest(name, known)}"

@@ -26,8 +26,8 @@ class ClassMap(Settings):
     """Classes in order, each with the codes of the annotations that it is made of.
 
     In labels and predictions the classes are 1, 2, … in this order, 0 is whatever is none of them, 255 is ignored.
-    A mapping `{name: [code, …]}` is accepted and kept as pairs, because order is part of the meaning and digests of
-    mappings do not see it.
+    A mapping `{name: [code, …]}`, or `{name: code}`, is accepted and kept as pairs, because order is part of the
+    meaning and digests of mappings do not see it.
     """
 
     classes: ClassCodes = Field(
@@ -46,7 +46,9 @@ class ClassMap(Settings):
     @field_validator("classes", mode="before")
     @classmethod
     def _as_pairs(cls, value: Any) -> Any:
-        return list(value.items()) if isinstance(value, Mapping) else value
+        if not isinstance(value, Mapping):
+            return value
+        return [(name, (codes,) if isinstance(codes, int) else codes) for name, codes in value.items()]
 
     @model_validator(mode="after")
     def _fits_together(self) -> ClassMap:

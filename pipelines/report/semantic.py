@@ -19,6 +19,7 @@ from fintune_xr.analysis.report.semantic.details import (
 )
 from fintune_xr.analysis.report.semantic.prompted import prompted_section, regions_section
 from fintune_xr.analysis.report.semantic.scores import ClassScores, scores_section
+from fintune_xr.models.checkpoints import COLLAPSED_EPOCHS
 from fintune_xr.pipelines.report.stale import evaluated_part, stale_scores
 from fintune_xr.pipelines.semantic.annotated import patches_of
 from fintune_xr.pipelines.semantic.evaluate import class_runs
@@ -26,6 +27,7 @@ from fintune_xr.pixels.pixel_side import sides_um
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.annotated_legend import annotated_legend
 from fintune_xr.store.lineage.depends_on import doubt, tiles_in
+from fintune_xr.store.runs.run import run_attrs
 from fintune_xr.store.split import judged_part
 from fintune_xr.tasks.class_map import confirmed_clashes, stored_class_map
 from fintune_xr.tasks.semantic import CLASS_BALANCE
@@ -88,7 +90,21 @@ def _scores(cohort: Cohort, baseline: str) -> tuple[ClassScores, tuple[Stale, ..
         baseline=baseline if baseline in known else known[0],
         n_donors=len(set(texts(stored[n.DONOR]))),
         clashes=confirmed_clashes(class_map, annotated_legend(cohort)),
+        collapsed={run: told for run in known if (told := _collapse(cohort, run))},
     ), ()
+
+
+def _collapse(cohort: Cohort, run: str) -> str:
+    """What the record of the training behind a run says of its collapse; empty where it did not, or nothing is told."""
+    record = run_attrs(cohort, run)[n.PROVENANCE].get("training", {})
+    epochs = record.get(COLLAPSED_EPOCHS, [])
+    if not epochs:
+        return ""
+    return (
+        f"in {len(epochs)} of its {record['n_epochs']} epochs, the first of them epoch {epochs[0] + 1}, its score on "
+        f"val had been below half of its best for three validations. The weights of epoch {record['best_epoch'] + 1} "
+        "stand"
+    )
 
 
 def _balance(cohort: Cohort) -> tuple[xr.Dataset | None, tuple[Stale, ...]]:

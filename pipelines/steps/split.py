@@ -20,6 +20,8 @@ from fintune_xr.pipelines.leak_check.pairs import refuse_leaks
 from fintune_xr.splits.assignment import split_digest, split_donors
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.ingest.participants import parts_not_recommended, recommended_parts
+from fintune_xr.store.ingest.tiles import stored_cut
+from fintune_xr.store.raw.cutting import whole_name
 from fintune_xr.store.split import (
     Allowed,
     By,
@@ -55,8 +57,8 @@ def split(
     images, with its seed, fractions and digest. `force` replaces a split that exists. With `keep` the split that
     came with the folders of the tiles, or that a study recommends, is checked and taken; nothing is drawn then. `by`
     tile assigns each tile for itself, for cohorts of a single donor or data set: scores then say nothing about another
-    one. Donors whose whole name fits the regular expression `test` are the test part, e.g. those of some sites, and the
-    others are drawn for train and val by `fractions` alone.
+    one. Tiles that were cut from one image stay together even so. Donors whose whole name fits the regular expression
+    `test` are the test part, e.g. those of some sites, and the others are drawn for train and val by `fractions` alone.
 
     `allow_alike` is a table of pairs of tiles (first, second, reason) that look alike and are no copies; it is stored
     with the split. `show_leaks` is a folder for pictures of the pairs that are refused, and for such a table of them.
@@ -74,7 +76,7 @@ def split(
         _refuse_another(cohort, tiles)
     by = by or cohort.kind_facts.split_by
     fractions = fractions if fractions is not None else _usual(cohort, test)
-    units = texts(tiles[unit_of(by)])
+    units = _units(cohort, tiles, by)
     part_of = _drawn(tiles, units, fractions=_three(fractions), seed=seed, by=by, test=test)
     parts = [part_of[unit] for unit in units]
     assigned = dict(zip(texts(tiles[n.TILE]), parts, strict=True))
@@ -90,6 +92,12 @@ def split(
     if moved:
         say(f"split: not the recommended split: {moved} tile(s) are in another part than the study recommends")
     return split_table(cohort)
+
+
+def _units(cohort: Cohort, tiles: xr.Dataset, by: By) -> list[str]:
+    """What is assigned as one, for each tile: its donor, or the image that it is, or was cut from."""
+    units = texts(tiles[unit_of(by)])
+    return [whole_name(unit) for unit in units] if by == n.TILE and stored_cut(cohort) else units
 
 
 def _usual(cohort: Cohort, test: str) -> tuple[float, float, float]:

@@ -12,7 +12,7 @@ from fintune_xr.cluster.profile import Profile
 from fintune_xr.finetune.engine import is_finished
 from fintune_xr.finetune.engine import train as fit
 from fintune_xr.finetune.progress import EpochRecord, Report
-from fintune_xr.finetune.registry import is_new, train_settings, trainer_named
+from fintune_xr.finetune.registry import TRAINERS, is_new, train_settings, trainer_named
 from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.models.flow_unet.kind import FLOW_UNET
 from fintune_xr.models.registry import kind_named, model_names, resolve_checkpoint
@@ -139,7 +139,7 @@ def model_to_train(model: str) -> tuple[str, Checkpoint | None]:
         if model in kind.former:
             say(f"--model {model} is called {kind.name} now")
         return kind.name, None
-    start = resolve_checkpoint(model)
+    start = resolve_checkpoint(model, others=[name for name, trainer in TRAINERS.items() if trainer.is_new])
     return kind_named(start.kind).name, start
 
 

@@ -29,7 +29,7 @@ def _masks(name: str, about: str, *patterns: str, legend: str = "") -> ClassLayo
     # JPEGs are found, so that they can be refused with a reason.
     layout = Layout(
         name, patterns, {"": CLASSES}, about=about, marker=HE_STAIN, suffixes=IMAGE_SUFFIXES, ignore=r"(?!)",
-        kind=HE.name,
+        beside=_VISIBLE + r"(?:images|rgbs_colorNormalized|masks_rgb)/.*", kind=HE.name,
     )  # fmt: skip
     return ClassLayout(layout, legend)
 

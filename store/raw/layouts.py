@@ -77,6 +77,7 @@ class Layout:
     channels named by their positions from 0 on; planes without a name must be empty. `quoted` file names are
     unquoted, as `safe_name` writes them. With `colour`, the planes are red, green and blue of one image, and nothing
     else is accepted. `told` patterns are the caller's: they alone say what a path names.
+    Paths that fit no pattern and `beside` belong to another step, as masks do to that of images.
     `joined` masks are of one cell each, and those of one tile are its mask together.
     Of `pages_are_tiles` each page is a tile, of `pages_are_depth` all pages of a file are one volume, along z in their
     order.
@@ -92,6 +93,7 @@ class Layout:
     pages_are_tiles: bool = False
     pages_are_depth: bool = False
     ignore: str = NOT_TILES
+    beside: str = r"(?!)"
     kind: str = IF.name
     dtypes: tuple[str, ...] = IMAGE_DTYPES
     planes: int = 0
@@ -286,7 +288,8 @@ def _volumes(name: str, about: str, *patterns: str) -> Layout:
 def _patches(name: str, about: str, *patterns: str) -> Layout:
     return Layout(
         name, patterns, {"0": RED, "1": GREEN, "2": BLUE}, about=about, marker=HE_STAIN, suffixes=IMAGE_SUFFIXES,
-        ignore=r"(?!)", kind=HE.name, dtypes=("uint8",), planes=3, colour=True,
+        ignore=r"(?!)", beside=_VISIBLE + r"masks(?:_class|_rgb)?/.*", kind=HE.name, dtypes=("uint8",), planes=3,
+        colour=True,
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from typing import Final
 HIDDEN: Final = "hidden file, or copy that a system made"
 MISNAMED: Final = "image whose name does not fit the layout"
 PRODUCT: Final = "mask or other product of segmentation"
+BESIDE: Final = "image or mask of the folder beside"
 
 # Folders that systems and programs make of their own accord; whatever begins with a dot is hidden as well.
 _OF_SYSTEMS: Final = frozenset({"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"})
@@ -17,7 +18,7 @@ _MEANT: Final = frozenset(
     {
         ".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".czi", ".nd2", ".lif", ".lsm", ".vsi", ".svs",
         ".ome", ".mrc", ".mrcs", ".eer", ".npy", ".zip", ".roi", ".geojson", ".json", ".csv", ".star", ".box",
-        ".cbox", ".cs", ".txt", ".tsv",
+        ".cbox", ".cs", ".txt", ".tsv", ".webp", ".jp2", ".ndpi", ".scn", ".mrxs",
     }
 )  # fmt: skip
 
@@ -45,7 +46,7 @@ def told(found: Mapping[str, int], *, products: bool = False) -> list[str]:
     examples = found.examples if isinstance(found, PassedOver) else {}
     lines = []
     for what, count in found.items():
-        is_silent = what == HIDDEN or (what == PRODUCT and not products)
+        is_silent = what in (HIDDEN, BESIDE) or (what == PRODUCT and not products)
         if is_silent or (what.startswith((".", "(")) and PurePosixPath("x" + what).suffix not in _MEANT):
             continue
         example = f", e.g. {examples[what]}" if what in examples else ""

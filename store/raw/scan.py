@@ -28,7 +28,7 @@ from fintune_xr.store.raw.pairing import (
     one_family,
     without_strays,
 )
-from fintune_xr.store.raw.passed_over import HIDDEN, MISNAMED, PRODUCT, PassedOver, is_of_system
+from fintune_xr.store.raw.passed_over import BESIDE, HIDDEN, MISNAMED, PRODUCT, PassedOver, is_of_system
 from fintune_xr.store.raw.readers import Header, read_header
 from fintune_xr.store.raw.readers.header import shown
 from fintune_xr.store.raw.readers.plane_names import order_of_channels
@@ -172,7 +172,7 @@ def _named(paths: Iterable[str], layout: Layout) -> tuple[list[tuple[str, PlaneN
         if what:
             ignored.add(what, path)
         elif name is None:
-            ignored.add(MISNAMED, path)
+            ignored.add(BESIDE if re.fullmatch(layout.beside, path) else MISNAMED, path)
         elif not layout.planes and name.channel not in layout.channels:
             ignored.add(f"channel {name.channel!r}, not in the layout", path)
         elif not _is_text(path):

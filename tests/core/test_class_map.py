@@ -137,3 +137,7 @@ def test_ignored_codes_must_be_in_the_table() -> None:
     with pytest.raises(SettingsError, match="code 5 is to be ignored"):
         parse_legend("a\t1\n", name="x", source="x.tsv", ignored=(5,))
     assert Legend("x", ((1, "a"),), source="s").ignored == ()
+
+
+def test_a_class_of_one_code_needs_no_brackets() -> None:
+    assert load_settings(ClassMap, {"classes": {"a": 1, "b": [2, 3]}}).classes == (("a", (1,)), ("b", (2, 3)))

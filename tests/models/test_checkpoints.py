@@ -134,7 +134,33 @@ def test_fetching_writes_whole_files_only(no_cache: Path, tmp_path: Path, monkey
     assert resolve_checkpoint("cpsam").kind == "cpsam"
     (source / "cpsam").unlink()
     assert fetch_weights(published_named("cpsam")) == fetched
-    assert [path.name for path in no_cache.iterdir()] == ["cpsam"]
+    assert sorted(path.name for path in no_cache.iterdir()) == ["cpsam", "cpsam.sha256"]
+
+
+def test_the_digest_of_the_first_fetch_is_kept_and_compared(
+    no_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cellpose import models as stock
+
+    source = tmp_path / "published"
+    source.mkdir()
+    monkeypatch.setattr(stock, "_MODEL_URL", f"{source.as_uri()}/")
+    torch.save({"W2": torch.eye(2)}, source / "cpsam")
+    fetched = fetch_weights(published_named("cpsam"))
+    kept = no_cache / "cpsam.sha256"
+    assert kept.read_text() == f"{fetched.sha256}  cpsam\n"
+    torch.save({"W2": torch.ones(2, 2)}, no_cache / "cpsam")
+    for use in (lambda: resolve_checkpoint("cpsam"), lambda: fetch_weights(published_named("cpsam"))):
+        with pytest.raises(CheckpointError, match=rf"not what was fetched first as 'cpsam'.*{fetched.sha256}"):
+            use()
+    # Published anew in another form: the first digest stands until it is taken away.
+    (no_cache / "cpsam").unlink()
+    torch.save({"W2": torch.zeros(2, 2)}, source / "cpsam")
+    with pytest.raises(CheckpointError, match=r"if the new one is meant, remove cpsam\.sha256"):
+        fetch_weights(published_named("cpsam"))
+    kept.unlink()
+    assert fetch_weights(published_named("cpsam")).sha256 == file_sha256(source / "cpsam")
+    assert resolve_checkpoint("cpsam").sha256 == file_sha256(source / "cpsam")
 
 
 def test_names_and_folder_are_those_of_the_installed_cellpose(monkeypatch: pytest.MonkeyPatch) -> None:

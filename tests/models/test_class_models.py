@@ -112,6 +112,15 @@ def test_large_tiles_are_seen_in_windows_and_smaller_ones_whole() -> None:
         assert {one.shape[1:] for one in patches} == {(seen[0], seen[1] if n_windows == 1 else 64)}
 
 
+def test_a_unet_sees_tiles_whole_until_windows_would_be_less_work() -> None:
+    mapper = KINDS["semantic_unet"].mapper(small("semantic_unet"), WINDOWS, channels=RGB_CHANNELS)
+    for shape, n_windows in [((96, 90), 1), ((93, 95), 1), ((97, 64), 2), ((160, 160), 9)]:
+        made = mapper.cut(np.zeros((3, *shape), np.float32))
+        assert made.n_patches == n_windows, shape
+        seen = sum(one[0].size for one in made.patches)
+        assert n_windows > 1 or seen == 96 * 96 or seen == 96 * 92, shape
+
+
 def test_a_unet_in_windows_leaves_no_seams() -> None:
     network = small("semantic_unet")
     whole, windows = (

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from clip_folder import write_clip
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import CLIPModel
 
 from fintune_xr.errors import CheckpointError, CheckpointNotFoundError, SettingsError
 from fintune_xr.models.clip.adapter import load_clip
+from fintune_xr.models.clip.random_folder import write_random_clip
 from fintune_xr.models.clip.scoring import class_scores_of_regions, prompt_classes, read_prompts
 from fintune_xr.seeds import stream
 
@@ -23,7 +23,7 @@ TEXTS = ("a patch of tumour", "a patch of stroma with spindle nuclei", "lymphocy
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_clip(tmp_path_factory.mktemp("clip"), TEXTS)
+    return write_random_clip(tmp_path_factory.mktemp("clip"), TEXTS)
 
 
 def test_embeddings_are_those_of_the_library(folder: Path) -> None:
@@ -70,12 +70,12 @@ def test_other_networks_are_refused(folder: Path, tmp_path: Path) -> None:
         (tmp_path / file.name).write_bytes(file.read_bytes())
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match="Is the download complete"):
+    with pytest.raises(CheckpointError, match="download is not complete"):
         load_clip(tmp_path, device="cpu")
 
 
 def test_the_digest_is_that_of_all_parts(folder: Path, tmp_path: Path) -> None:
-    other = write_clip(tmp_path / "other", TEXTS, seed=1)
+    other = write_random_clip(tmp_path / "other", TEXTS, seed=1)
     assert load_clip(folder, device="cpu").sha256 != load_clip(other, device="cpu").sha256
     assert load_clip(folder, device="cpu").sha256 == load_clip(folder, device="cpu").sha256
 

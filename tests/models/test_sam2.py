@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import safetensors.torch
 import torch
 from sam2_weights import SMALL, published_shapes, random_state
 from transformers import Sam2Model
 
 from fintune_xr.errors import CheckpointError, FintuneValueError
 from fintune_xr.models.checkpoints import load_strictly
+from fintune_xr.models.registry import resolve_checkpoint
+from fintune_xr.models.sam2.adapter import load_sam2
 from fintune_xr.models.sam2.keys import published_size, published_state, transformers_state
 from fintune_xr.models.sam2.kind import SAM2_SIZES
 from fintune_xr.models.sam2.network import (
@@ -98,6 +103,35 @@ def test_other_files_are_refused() -> None:
     with pytest.raises(CheckpointError, match="Is the file complete"):
         state = {key: value for key, value in random_state(SMALL).items() if "blocks.2" not in key}
         published_size(state, source="cut.pt")
+
+
+def test_files_of_safetensors_hold_the_same_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fintune_xr.models.sam2.keys.SAM2_SIZES", {"small": SMALL})
+    state = random_state(SMALL)
+    expected = transformers_state(state)
+    # As the image network is saved by transformers, as the video network is, which keeps shared positions once, and
+    # under SAM 2's own names.
+    empty_sam2(SMALL).save_pretrained(tmp_path / "library")
+    names = set(safetensors.torch.load_file(tmp_path / "library" / "model.safetensors"))
+    assert names == set(expected)
+    images = {key: value.clone() for key, value in expected.items()}
+    videos = {key: value for key, value in images.items() if not key.startswith("shared_image_embedding")}
+    videos |= {f"{name}.weight": torch.ones(1) for name in ("memory_attention.norm", "object_pointer_proj.proj_in")}
+    videos |= {"no_memory_positional_encoding": torch.ones(1), "occlusion_spatial_embedding_parameter": torch.ones(1)}
+    for name, entries in (("images", images), ("videos", videos), ("own", state)):
+        path = tmp_path / f"{name}.safetensors"
+        safetensors.torch.save_file(entries, path)
+        found = resolve_checkpoint(path)
+        assert found.kind == "sam2", name
+        loaded = load_sam2(found, device="cpu").state_dict()
+        assert all(torch.equal(value, expected[key]) for key, value in loaded.items()), name
+    del images["mask_decoder.conv_s0.bias"]
+    safetensors.torch.save_file(images, path)
+    with pytest.raises(CheckpointError, match=r"missing: mask_decoder\.conv_s0\.bias"):
+        load_sam2(resolve_checkpoint(path), device="cpu")
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="download is not complete"):
+        resolve_checkpoint(path)
 
 
 def test_positions_at_the_configured_grid_are_the_librarys(network: Sam2Model) -> None:

@@ -76,7 +76,7 @@ def test_names_and_refusals(tmp_path: Path) -> None:
     whole = write_published(tmp_path / "whole.pt", random_state(SMALL))
     cut = tmp_path / "cut.pt"
     cut.write_bytes(whole.read_bytes()[:-5000])
-    with pytest.raises(CheckpointError, match="is the download complete"):
+    with pytest.raises(CheckpointError, match="download is not complete"):
         resolve_checkpoint(cut)
     with pytest.raises(CheckpointError, match="SAM 2 of an unknown size"):
         load_segmenter(resolve_checkpoint(whole), channels=RGB_CHANNELS, settings=LOOSE, device="cpu", keep=False)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 import fintune_xr as fx
 from fintune_xr import names as n
@@ -95,3 +96,24 @@ def test_points_of_light_sheet_planes(real_data: Path, tmp_path: Path) -> None:
     row = EXAMPLE["points_found"](real_data / "cellfinder-brain", tmp_path).iloc[0]
     assert row["points"] == 56
     assert row["share"] > 3 * row["expected"]
+
+
+def test_windows_of_a_stained_field_are_the_field(real_data: Path, tmp_path: Path) -> None:
+    example = runpy.run_path(str(Path(__file__).resolve().parents[2] / "examples" / "real_tissue.py"))
+    source, store = tmp_path / "windows", tmp_path / "nuclei.zarr"
+    example["write_windows"](real_data / "histolytics-hgsc", source)
+    fx.ingest(source, store, layout="classes", cut=500)
+    fx.annotate(source, store, layout="classes", legend=source / "legend.tsv")
+    example["keep_windows"](store)
+    cohort = fx.open_cohort(store)
+    images, truth = cohort.images(lazy=False), cohort.annotations(lazy=False)
+    parts = dict(zip(images[n.DONOR].values.tolist(), images[n.SPLIT].values.tolist(), strict=True))
+    assert parts["right"] == "test"
+    assert sorted(parts.values()) == ["test", "train", "val"]
+    kinds = np.load(real_data / "histolytics-hgsc" / "hgsc_nest_type_mask.npz")["nuc_raster"]
+    field = np.asarray(Image.open(real_data / "histolytics-hgsc" / "hgsc_nest.jpg"))
+    for window, columns in (("left", slice(0, 500)), ("middle", slice(500, 1000)), ("right", slice(1000, 1500))):
+        rows = np.flatnonzero(images[n.DONOR].values == window)
+        np.testing.assert_array_equal(np.concatenate(truth["classes"].values[rows]), kinds[:, columns])
+        pixels = np.concatenate(images[n.IMAGE].values[rows], axis=1)
+        np.testing.assert_array_equal(pixels, np.moveaxis(field[:, columns], 2, 0))

@@ -9,7 +9,7 @@ import pytest
 import tifffile
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
@@ -18,6 +18,7 @@ from fintune_xr.seeds import stream
 from fintune_xr.store.cohort import open_cohort
 from fintune_xr.store.ingest import last_planes
 from fintune_xr.store.raw.layouts import choose_layout
+from fintune_xr.store.raw.readers import read_planes_with_digest
 
 NAME = "TCGA-A1-A0SK-DX1_xmin45749_ymin25055_MPP-0.2500"
 OTHER = "TCGA-A2-A0D2-DX1_xmin96887_ymin22299_MPP-0.5"
@@ -138,15 +139,50 @@ def test_a_file_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for seed, name in enumerate((NAME, OTHER)):
         save(tmp_path / f"in/images/{name}.png", colours((256, 256), seed=seed))
     seen: list[str] = []
-    original = last_planes.read_planes_with_digest
+    decoded: list[str] = []
+    original, prepare = last_planes.read_planes_with_digest, PngImagePlugin.PngImageFile.load_prepare
 
     def noting(place: Path, **options: object) -> object:
         seen.append(str(place))
         return original(place, **options)  # type: ignore[arg-type]
 
+    def decoding(self: PngImagePlugin.PngImageFile) -> None:
+        decoded.append(str(self.size))
+        prepare(self)
+
     monkeypatch.setattr(last_planes, "read_planes_with_digest", noting)
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load_prepare", decoding)
     ingest(tmp_path / "in", tmp_path / "he.zarr", layout="bcss", cut=64, workers=2)
-    assert len(seen) == len(set(seen)) == 2
+    assert len(seen) == len(set(seen)) == len(decoded) == 2
+
+
+def test_words_behind_the_pixels_of_a_png_are_heeded(tmp_path: Path) -> None:
+    """A picture that lies on its side, as Exif says before its pixels, or behind them as the format allows."""
+    exif, pixels = Image.Exif(), colours((60, 90))
+    exif[0x0112] = 6
+    before = save(tmp_path / "before.png", pixels, exif=exif.tobytes())
+    content = before.read_bytes()
+    start = content.index(b"eXIf") - 4
+    stop = start + 12 + int.from_bytes(content[start : start + 4], "big")
+    ending = content.index(b"IEND") - 4
+    behind = tmp_path / "behind.png"
+    behind.write_bytes(content[:start] + content[stop:ending] + content[start:stop] + content[ending:])
+    assert b"eXIf" in behind.read_bytes()[behind.read_bytes().index(b"IDAT") :]
+    for path in (before, behind):
+        planes, _ = read_planes_with_digest(str(path), pages=range(3))
+        assert_array_equal(np.stack(planes, -1), np.rot90(pixels, -1))
+    planes, _ = read_planes_with_digest(str(save(tmp_path / "none.png", pixels)), pages=range(3))
+    assert_array_equal(np.stack(planes, -1), pixels)
+
+
+def test_masks_beside_the_images_are_not_called_misnamed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in (f"images/{NAME}.png", f"masks/{NAME}.png", "images/else.png", "thumbs/else.png", "images/a.webp"):
+        save(tmp_path / "in" / path, colours())
+    ingest(tmp_path / "in", tmp_path / "he.zarr", layout="bcss")
+    told = capsys.readouterr().err
+    assert "passed over: 2 x image whose name does not fit the layout, e.g. images/else.png" in told
+    assert "passed over: 1 x .webp, e.g. images/a.webp" in told
+    assert "masks/" not in told
 
 
 def test_cut_is_the_stores(tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ import pandas as pd
 import xarray as xr
 
 from fintune_xr import names as n
-from fintune_xr.analysis.report.contents import Note, Section, Table
-from fintune_xr.analysis.report.numbers import with_interval
+from fintune_xr.analysis.figures.classes import confusion_figure
+from fintune_xr.analysis.figures.style import data_uri
+from fintune_xr.analysis.report.contents import Note, Picture, Section, Table
+from fintune_xr.analysis.report.numbers import decimals, with_interval
 from fintune_xr.analysis.report.score_intervals import ends
 from fintune_xr.analysis.report.semantic.marks import ACCURACY_MARK, mark_note
 from fintune_xr.metrics.counts import score_name
@@ -68,4 +70,25 @@ def regions_section(found: Mapping[str, xr.Dataset]) -> Section:
     caption = "Prompted studies classify pieces of the annotations, automatic ones what a run has found"
     formats = dict.fromkeys(("accuracy", "balanced accuracy"), str)
     table = Table("regions", caption, pd.DataFrame(rows), formats, page=pd.DataFrame(page))
-    return Section("regions", title, (*notes, table), findings=tuple(notes))
+    pictures = [_confused(name, study) for name, study in found.items() if n.CONFUSION in study]
+    return Section("regions", title, (*notes, table, _of_classes(found), *pictures), findings=tuple(notes))
+
+
+def _of_classes(found: Mapping[str, xr.Dataset]) -> Table:
+    """Precision, recall and F1 of each class and study, and how many regions that are judged have the class."""
+    rows = []
+    for name, study in found.items():
+        for label in texts(study[n.CLASS]) if n.CONFUSION in study else ():
+            one = study.sel({n.CLASS: label})
+            scores = {what: float(one[what]) for what in (n.PRECISION, n.RECALL, n.F1)}
+            rows.append({"study": name, "class": label, **scores,
+                         "regions": int(study[n.CONFUSION].sel({n.TRUTH: label}).sum())})  # fmt: skip
+    columns = ["study", "class", n.PRECISION, n.RECALL, n.F1, "regions"]
+    formats = dict.fromkeys((n.PRECISION, n.RECALL, n.F1), decimals(2))
+    return Table("region_classes", "Regions of each class", pd.DataFrame(rows, columns=columns), formats)
+
+
+def _confused(name: str, study: xr.Dataset) -> Picture:
+    figure = confusion_figure(study[n.CONFUSION].expand_dims({n.RUN: [name]}))
+    caption = f"{name}: of the regions of a row's class, per cent that were given the column's."
+    return Picture(data_uri(figure, "svg"), f"Confusion of classes of regions, {name}", caption)

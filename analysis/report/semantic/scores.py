@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 import pandas as pd
@@ -36,7 +37,8 @@ SHOWN: Final = {
 class ClassScores:
     """Stored scores (run, class) of automatic runs on a `part`, and the run that others are compared to.
 
-    `n_donors` says of how many donors, `clashes` what the legend says against the classes and was confirmed.
+    `n_donors` says of how many donors, `clashes` what the legend says against the classes and was confirmed,
+    `collapsed` by run how its training collapsed.
     """
 
     scores: xr.Dataset | None = None
@@ -44,6 +46,7 @@ class ClassScores:
     baseline: str = ""
     n_donors: int = 0
     clashes: tuple[str, ...] = ()
+    collapsed: Mapping[str, str] = field(default_factory=dict)
 
 
 def scores_section(contents: ClassScores) -> Section:
@@ -51,7 +54,8 @@ def scores_section(contents: ClassScores) -> Section:
     scores = contents.scores
     if scores is None:
         return Section("scores", "Classes of pixels", command=EVALUATE)
-    told = (*verdicts(contents.scores, contents.baseline, contents.n_donors), *mark_notes(scores))
+    fallen = [Note(f"The training of {run} collapsed: {how}.", "bad") for run, how in contents.collapsed.items()]
+    told = (*verdicts(contents.scores, contents.baseline, contents.n_donors), *fallen, *mark_notes(scores))
     parts: list[Part] = [*(Note(clash, "doubtful") for clash in contents.clashes), *told, _summary(contents, scores)]
     parts += [_points(scores), _of_classes(scores)]
     hidden = [*difference_table(scores, contents.baseline, SHOWN), _foreground(scores)]

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import Field, field_validator
 
 from fintune_xr.finetune.settings import AugmentationSettings, FitSettings
+from fintune_xr.models.mask2former.kind import Mask2FormerSize
 from fintune_xr.models.sam2.kind import Sam2Architecture
 from fintune_xr.settings import Settings
 from fintune_xr.tasks.class_map import ClassMap
@@ -119,19 +120,9 @@ class SwinUnetrTrainSettings(SemanticTrainSettings):
     learning_rate: float = Field(default=1e-3, gt=0, description="Largest learning rate.")
 
 
-class Mask2FormerTrainSettings(SemanticTrainSettings):
+class Mask2FormerTrainSettings(SemanticTrainSettings, Mask2FormerSize):
     """Training of Mask2Former, by its own loss: `loss` and `class_weights` are for its validation alone."""
 
-    width: int = Field(default=96, ge=8, description="Features of the first stage of a new network.")
-    depths: tuple[int, int, int, int] = Field(default=(2, 2, 6, 2), description="Blocks of each stage.")
-    heads: tuple[int, int, int, int] = Field(default=(3, 6, 12, 24), description="Attention heads of each stage.")
-    window: int = Field(default=7, ge=2, description="Edge of the windows of attention.")
-    features: int = Field(default=256, ge=16, description="Features of the pixel decoder and of queries.")
-    queries: int = Field(default=100, ge=1, description="Masks that are proposed.")
-    pixel_layers: int = Field(default=6, ge=1, description="Layers of the pixel decoder.")
-    decoder_layers: int = Field(default=10, ge=2, description="Layers of the decoder of queries, with the first guess.")
-    decoder_heads: int = Field(default=8, ge=1, description="Attention heads of both decoders.")
-    points: int = Field(default=12544, ge=1, description="Pixels that the loss is computed on.")
     learning_rate: float = Field(default=1e-4, gt=0, description="Largest learning rate.")
     weight_decay: float = Field(default=0.05, ge=0)
     gradient_clip: float = Field(default=0.01, ge=0, description="Largest gradient norm; 0: any.")

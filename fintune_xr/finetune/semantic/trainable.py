@@ -112,14 +112,10 @@ def mask2former(
     Raises RunMismatchError for a start with other classes, SettingsError for settings that do not fit.
     """
     from fintune_xr.models.mask2former import adapter
-    from fintune_xr.models.mask2former.kind import Mask2FormerArchitecture
+    from fintune_xr.models.mask2former.kind import Mask2FormerArchitecture, Mask2FormerSize
     from fintune_xr.models.mask2former.network import Mask2FormerSemantic, matching_loss
 
-    names = (
-        "width", "depths", "heads", "window", "features", "queries", "pixel_layers", "decoder_layers",
-        "decoder_heads", "points",
-    )  # fmt: skip
-    own = {name: getattr(settings, name) for name in names}
+    own = {name: getattr(settings, name) for name in Mask2FormerSize.model_fields}
     network: Any = _network(Mask2FormerSemantic, Mask2FormerArchitecture, settings, start, channels, **own)
     encoder = _swin_encoder(network.proposer.model.pixel_level_module.encoder.swin)
     parts = _Parts(

@@ -12,8 +12,6 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch.nn.functional import interpolate, normalize
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
@@ -131,11 +129,7 @@ def _json(path: Path, what: str) -> dict[str, Any]:
 
 def _state(weights: Path, network: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Weights by name, without the positions that older files hold and that are counted, not learnt."""
-    try:
-        state = load_file(weights) if weights.suffix == ".safetensors" else load_weights_file(weights)
-    except SafetensorError as error:
-        raise CheckpointError(f"{weights} cannot be read: {error}. Is the download complete?") from error
-    known = network.state_dict()
+    state, known = load_weights_file(weights), network.state_dict()
     return {key: value for key, value in state.items() if key in known or not key.endswith(".position_ids")}
 
 

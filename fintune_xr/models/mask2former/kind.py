@@ -12,14 +12,15 @@ from fintune_xr.models.classes.checkpoint import class_attrs, class_sizes
 from fintune_xr.models.classes.settings import ClassArchitecture, ClassSettings
 from fintune_xr.models.kind import ModelKind, says_kind
 from fintune_xr.models.protocol import Model
+from fintune_xr.settings import Settings
 from fintune_xr.tasks.product import CLASSES
 
 # Of patches and merging in the encoder; any image is padded to it.
 STRIDE_PX: Final = 32
 
 
-class Mask2FormerArchitecture(ClassArchitecture):
-    """What must be known to build the network before its weights can be filled in; defaults are its tiny size."""
+class Mask2FormerSize(Settings):
+    """How large the network is, and on how many pixels its loss is computed; defaults are its tiny size."""
 
     width: int = Field(default=96, ge=8, description="Features of the encoder's first stage.")
     depths: tuple[int, int, int, int] = Field(default=(2, 2, 6, 2), description="Blocks of each stage.")
@@ -31,6 +32,10 @@ class Mask2FormerArchitecture(ClassArchitecture):
     decoder_layers: int = Field(default=10, ge=2, description="Layers of the decoder of queries, with the first guess.")
     decoder_heads: int = Field(default=8, ge=1, description="Attention heads of both decoders.")
     points: int = Field(default=12544, ge=1, description="Pixels that the loss is computed on.")
+
+
+class Mask2FormerArchitecture(ClassArchitecture, Mask2FormerSize):
+    """What must be known to build the network before its weights can be filled in."""
 
 
 def _load(checkpoint: Checkpoint, settings: Any, *, channels: Sequence[str], device: str) -> Model:

@@ -125,7 +125,9 @@ def _published(name: str, file: str) -> Published:
 
 
 def _recognises(entries: Mapping[str, Any]) -> bool:
-    return any(key.startswith("image_encoder.") for key in sam_state(entries))
+    encoder = [key for key in sam_state(entries) if key.startswith("image_encoder.")]
+    # SAM 2 calls its encoder the same, and has a trunk in it.
+    return bool(encoder) and not any(key.startswith("image_encoder.trunk.") for key in encoder)
 
 
 def _load(checkpoint: Checkpoint, settings: Any, *, channels: Sequence[str], device: str) -> Segmenter:

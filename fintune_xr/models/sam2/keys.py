@@ -10,14 +10,18 @@ from typing import Any, Final
 import torch
 
 from fintune_xr.errors import CheckpointError
-from fintune_xr.models.sam2.kind import SAM2_SIZES, STATE_ENTRY, TRUNK, Sam2Architecture
+from fintune_xr.models.sam2.kind import BACKBONE, SAM2_SIZES, STATE_ENTRY, TRUNK, Sam2Architecture
 
 # Parts that remember earlier frames of a video.
 _OF_VIDEOS: Final = (
     "memory_", "obj_ptr", "mask_downsample", "maskmem", "no_obj", "no_mem_pos",
+    # And as transformers calls them.
+    "object_pointer", "temporal_positional", "no_memory_pos", "occlusion_",
 )  # fmt: skip
 _POINTS: Final = re.compile(r"sam_prompt_encoder\.point_embeddings\.(\d+)\.weight")
 _POSITIONS: Final = "sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
+_GRID_POSITIONS: Final = "shared_image_embedding.positional_embedding"
+_PROMPT_POSITIONS: Final = "prompt_encoder.shared_embedding.positional_embedding"
 _HEADS: Final = r"(output_hypernetworks_mlps\.\d+|iou_prediction_head|pred_obj_score_head)"
 
 # In this order; each pattern is searched for in the name that the ones before it have made.
@@ -51,24 +55,30 @@ _RENAMED: Final = tuple(
 
 
 def published_state(entries: Mapping[str, Any], *, source: str) -> dict[str, torch.Tensor]:
-    """The network in a published file.
+    """The network in a published file: under SAM 2's own names, or under those of transformers.
 
     Raises CheckpointError for a file of anything else, SAM 1 among it.
     """
     state = entries.get(STATE_ENTRY)
-    if not isinstance(state, dict) or not any(key.startswith(TRUNK) for key in state):
-        is_first = any("image_encoder.blocks." in key for key in (*entries, *(state or ())))
-        found = "the first SAM, which is another network" if is_first else f"entries {', '.join(sorted(entries)[:5])}"
-        raise CheckpointError(
-            f"{source} is not SAM 2 as published: expected its network, with names that begin with {TRUNK}, under the "
-            f"entry {STATE_ENTRY!r}; found {found}."
-        )
-    return state
+    # A file of safetensors holds nothing but tensors, so the network lies there without an entry around it.
+    for one in (state, entries):
+        if isinstance(one, Mapping) and any(key.startswith((TRUNK, BACKBONE)) for key in one):
+            return dict(one)
+    is_first = any("image_encoder.blocks." in key for key in (*entries, *(state or ())))
+    found = "the first SAM, which is another network" if is_first else f"entries {', '.join(sorted(entries)[:5])}"
+    raise CheckpointError(
+        f"{source} is not SAM 2 as published: expected its network, with names that begin with {TRUNK} under the "
+        f"entry {STATE_ENTRY!r}, or with {BACKBONE}; found {found}."
+    )
 
 
 def transformers_state(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """`state` of a published file under transformers' names, without the parts that are for videos."""
     kept = {key: value for key, value in state.items() if not key.startswith(_OF_VIDEOS)}
+    if not any(key.startswith(TRUNK) for key in kept):
+        # The video network's files hold one of the two, which are the same.
+        both = {_GRID_POSITIONS: _PROMPT_POSITIONS, _PROMPT_POSITIONS: _GRID_POSITIONS}
+        return {**{key: kept[other] for key, other in both.items() if other in kept}, **kept}
     points = {int(m[1]): kept.pop(key) for key in list(kept) if (m := _POINTS.fullmatch(key))}
     positions = kept.pop(_POSITIONS, None)
     renamed = {_renamed(key): value for key, value in kept.items()}
@@ -76,8 +86,7 @@ def transformers_state(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Ten
         renamed["prompt_encoder.point_embed.weight"] = torch.cat([points[index] for index in sorted(points)])
     if positions is not None:
         # Prompts and the grid of the image share their positions.
-        renamed["prompt_encoder.shared_embedding.positional_embedding"] = positions
-        renamed["shared_image_embedding.positional_embedding"] = positions
+        renamed[_PROMPT_POSITIONS] = renamed[_GRID_POSITIONS] = positions
     return renamed
 
 
@@ -98,12 +107,13 @@ def published_size(state: Mapping[str, torch.Tensor], *, source: str) -> Sam2Arc
 
 
 def _width_and_depths(state: Mapping[str, torch.Tensor], source: str) -> tuple[int, tuple[int, ...]]:
-    blocks = {int(m[1]) for key in state if (m := re.match(re.escape(TRUNK) + r"blocks\.(\d+)\.", key))}
-    position = state.get(f"{TRUNK}pos_embed")
+    trunk = TRUNK if any(key.startswith(TRUNK) for key in state) else BACKBONE
+    blocks = {int(m[1]) for key in state if (m := re.match(re.escape(trunk) + r"blocks\.(\d+)\.", key))}
+    position = state.get(f"{trunk}pos_embed")
     if position is None or blocks != set(range(len(blocks))):
-        raise CheckpointError(f"{source}: {TRUNK}pos_embed or some of its blocks are missing. Is the file complete?")
+        raise CheckpointError(f"{source}: {trunk}pos_embed or some of its blocks are missing. Is the file complete?")
     # The first block of a stage projects its input to twice as many features.
-    starts = [index for index in sorted(blocks) if f"{TRUNK}blocks.{index}.proj.weight" in state]
+    starts = [index for index in sorted(blocks) if f"{trunk}blocks.{index}.proj.weight" in state]
     edges = [0, *starts, len(blocks)]
     return int(position.shape[1]), tuple(last - first for first, last in itertools.pairwise(edges))
 

@@ -63,6 +63,8 @@ SAM2_SIZES: Final[Mapping[str, Sam2Architecture]] = MappingProxyType(
 ADDRESS: Final = "https://dl.fbaipublicfiles.com/segment_anything_2/092824/"
 STATE_ENTRY: Final = "model"
 TRUNK: Final = "image_encoder.trunk."
+# The same under transformers' names, as their files of safetensors have them.
+BACKBONE: Final = "vision_encoder.backbone."
 
 
 class Sam2Settings(SamInputSettings):
@@ -88,7 +90,9 @@ class Sam2Settings(SamInputSettings):
 
 def _recognises(entries: Mapping[str, Any]) -> bool:
     state = entries.get(STATE_ENTRY)
-    return isinstance(state, Mapping) and any(key.startswith(TRUNK) for key in state)
+    if isinstance(state, Mapping):
+        return any(key.startswith(TRUNK) for key in state)
+    return any(key.startswith((f"{TRUNK}blocks.", f"{BACKBONE}blocks.")) for key in entries)
 
 
 def _load(checkpoint: Checkpoint, settings: Any, *, channels: Sequence[str], device: str) -> Segmenter:

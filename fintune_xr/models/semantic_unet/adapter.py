@@ -11,9 +11,11 @@ import torch
 
 from fintune_xr.models.checkpoints import Checkpoint, load_strictly, read_state
 from fintune_xr.models.classes.logits import ClassLogits
-from fintune_xr.models.classes.mapper import ClassMapper, class_mapper
+from fintune_xr.models.classes.mapper import WHOLE, ClassMapper, class_mapper
 from fintune_xr.models.classes.settings import ClassSettings
-from fintune_xr.models.dynunet import channels_last, channels_last_unet, save_own
+from fintune_xr.models.dynunet import channels_last, channels_last_unet, save_own, stride_px
+from fintune_xr.models.patch_batches import Cut
+from fintune_xr.models.protocol import Maps
 from fintune_xr.models.semantic_unet.kind import SEMANTIC_UNET, SemanticUnetArchitecture
 from fintune_xr.models.windows import seamless_cut
 from fintune_xr.settings import validated
@@ -39,8 +41,15 @@ def unet_mapper(network: SemanticUnet, settings: ClassSettings, *, channels: Seq
 
     Raises UnknownNameError for a colour that the store lacks.
     """
-    cut = partial(seamless_cut, window_px=settings.window_px, n_levels=len(network.architecture.filters))
+    cut = partial(_whole_or_windows, window_px=settings.window_px, n_levels=len(network.architecture.filters))
     return class_mapper(network, settings, channels, cut)
+
+
+def _whole_or_windows(image: Maps, *, window_px: int, n_levels: int) -> Cut:
+    """`image` whole where its edges are up to 1.5 windows: two windows along each see far more pixels together."""
+    stride = stride_px(n_levels)
+    edge = -(-max(image.shape[1:]) // stride) * stride
+    return seamless_cut(image, edge if edge <= WHOLE * window_px else window_px, n_levels=n_levels)
 
 
 def load_semantic_unet(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from fintune_xr.errors import CheckpointError, CheckpointNotFoundError
+from fintune_xr.models.checkpoints import SAFETENSORS, read_safetensors
 from fintune_xr.models.vjepa2.inert_pickle import read_tensors
 from fintune_xr.text import not_the_file
 
@@ -27,7 +28,6 @@ ENCODERS: Final = ("context_encoder", "encoder", "ema_encoder", "target_encoder"
 PREFIXES: Final = ("module.", "backbone.", "_orig_mod.")
 # How an encoder's own entries begin, under the names of Meta and of transformers.
 BARE: Final = ("patch_embed.", "embeddings.patch_embeddings.")
-SAFETENSORS: Final = ".safetensors"
 _DAMAGED: Final = (
     RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError, KeyError, TypeError, AttributeError,
     IndexError, AssertionError, ImportError, zipfile.BadZipFile,
@@ -105,13 +105,7 @@ def _read(path: Path) -> tuple[Any, tuple[str, ...]]:
     import torch
 
     if path.suffix == SAFETENSORS:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path), ()
-        except SafetensorError as error:
-            raise ValueError(str(error)) from error
+        return read_safetensors(path), ()
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)), ()
     except pickle.UnpicklingError:

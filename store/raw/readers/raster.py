@@ -25,6 +25,10 @@ from fintune_xr.store.raw.readers.header import Header, checked, page_index
 _DTYPES: Final = {"1": "bool", "L": "uint8", "P": "uint8", "I;16": "uint16", "I;16B": "uint16", "I": "int32"}
 _COLOURS: Final = "RGB"
 _GREY_IN_COLOURS: Final = ("RGB", "RGBA", "LA")
+# Bytes of a PNG before its first chunk, and of a chunk before and behind its content; chunks that may hold words.
+_PNG_SIGNATURE, _CHUNK_HEAD, _CHUNK_SUM = 8, 8, 4
+_WORDS: Final = frozenset({b"eXIf", b"iTXt", b"tEXt", b"zTXt"})
+_RAW_PROFILE: Final = "Raw profile type exif"
 _LAST_BYTES: Final = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
 
 
@@ -75,6 +79,7 @@ def opened(file: BinaryIO) -> Iterator[Image.Image]:
     try:
         with Image.open(file, formats=list(_LAST_BYTES)) as image:
             _check_ending(file, image.format or "")
+            _spare_decoding(file, image)
             yield image
     except TileReadError:
         raise
@@ -96,6 +101,26 @@ def _check_ending(file: BinaryIO, kind: str) -> None:
     file.seek(here)
     if not complete:
         raise TileReadError(f"truncated: expected the end of a {kind}, found the file cut off")
+
+
+def _spare_decoding(file: BinaryIO, image: Image.Image) -> None:
+    """Tells Pillow that no words follow the pixels of a PNG, where none do.
+
+    Asked for the orientation, it decodes the whole image to see whether some do. Names of chunks say it at once.
+    """
+    if image.format != "PNG" or "exif" in image.info or _RAW_PROFILE in image.info:
+        return
+    here, is_behind = file.tell(), False
+    file.seek(_PNG_SIGNATURE)
+    while len(head := file.read(_CHUNK_HEAD)) == _CHUNK_HEAD:
+        size, kind = int.from_bytes(head[:4], "big"), head[4:]
+        if is_behind and kind in _WORDS:
+            break
+        is_behind |= kind == b"IDAT"
+        file.seek(size + _CHUNK_SUM, os.SEEK_CUR)
+    else:
+        image.info["exif"] = b""
+    file.seek(here)
 
 
 def _header(image: Image.Image, page: int | None, dtypes: Collection[str], *, channels: bool) -> Header:

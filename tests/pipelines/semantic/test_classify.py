@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from class_runs import tissue_store
-from clip_folder import write_clip
 from sam2_weights import SMALL, random_state, write_published
 from scipy import ndimage
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
@@ -16,6 +15,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, SettingsError, SplitError, UnknownNameError
 from fintune_xr.models.clip.kind import open_clip_folder
+from fintune_xr.models.clip.random_folder import write_random_clip
 from fintune_xr.pipelines.cli.app import run
 from fintune_xr.pipelines.semantic.annotated import patches_of
 from fintune_xr.pipelines.steps.classify import classify
@@ -39,7 +39,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("regions")
     store = tissue_store(folder)
     split(store, fractions=(0.5, 0.25, 0.25), seed=1)
-    write_clip(folder / "clip", [text for several in PROMPTS.values() for text in several])
+    write_random_clip(folder / "clip", [text for several in PROMPTS.values() for text in several])
     (folder / "prompts.json").write_text(json.dumps(PROMPTS))
     return folder
 

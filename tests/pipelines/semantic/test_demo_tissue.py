@@ -29,11 +29,24 @@ def test_one_report_carries_every_step(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)
     path = demo(tmp_path / "demo", cohort="he")
     page = path.read_text()
-    for title in ("Balance of classes", "Example patches", "Classes of pixels", "Confusion of classes", "Left out"):
+    for title in (
+        "Balance of classes",
+        "Example patches",
+        "Classes of pixels",
+        "Confusion of classes",
+        "Left out",
+        "Classes of regions by sentences",
+        "random-clip-probe",
+        "has random weights: its answers are luck",
+    ):
         assert title in page
     assert "truncated" in page
     cohort = open_cohort(tmp_path / "demo/cohort.zarr")
     assert cohort.run_names() == ["sam2-small", "unet-sqrt-weights", "unet-unweighted"]
+    for name in (tissue.ZERO_SHOT, tissue.PROBE):
+        study = cohort.read(f"regions/{name}")
+        assert study.attrs["protocol"] == "prompted"
+        assert 0 < float(study["accuracy"]) < 1
     assert len(list((tmp_path / "demo/maps").rglob("*_pred.png"))) == 13
     with pytest.raises(FintuneValueError, match="holds a demo with seed he 0"):
         demo(tmp_path / "demo", seed=1, cohort="he")

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+import zarr
 from class_runs import shaken_maps, store_class_run, tissue_store
 
 from fintune_xr import names as n
@@ -123,6 +124,19 @@ def test_marks_are_of_the_best_run_and_open_without_intervals() -> None:
     assert "blood vessels (v3): 0.50, open" in notes[1].text
 
 
+def test_a_training_that_collapsed_is_said_at_the_top(cohort: Cohort) -> None:
+    group = zarr.open_group(cohort.url, path=f"{n.RUNS}/tuned", mode="r+")
+    before = group.attrs[n.PROVENANCE]
+    told = {"training": {"collapsed_epochs": [7, 8, 9], "n_epochs": 12, "best_epoch": 3}}
+    assert not any("collapsed" in note.text for note in section(cohort, "scores").findings)
+    group.attrs[n.PROVENANCE] = {**before, **told}
+    found = [note for note in section(cohort, "scores").findings if "collapsed" in note.text]
+    group.attrs[n.PROVENANCE] = before
+    assert [note.tone for note in found] == ["bad"]
+    assert "The training of tuned collapsed: in 3 of its 12 epochs, the first of them epoch 8" in found[0].text
+    assert "The weights of epoch 4 stand." in found[0].text
+
+
 def test_sites_are_the_test_part(tmp_path_factory: pytest.TempPathFactory) -> None:
     store = tissue_store(tmp_path_factory.mktemp("sites"))
     split(store, fractions=(0.8, 0.2, 0), seed=4, test=TEST_SITES)
@@ -167,9 +181,15 @@ def test_regions_are_held_against_their_mark() -> None:
         {
             "accuracy": 0.7, "accuracy_interval": (n.QUANTILE, [0.62, 0.78]),
             "balanced_accuracy": 0.5, "label": (n.REGION, [1, 2]),
+            "confusion": ((n.TRUTH, n.PREDICTED), [[3, 1], [0, 2]]), "f1": (n.CLASS, [0.86, 0.8]),
+            "precision": (n.CLASS, [1.0, 2 / 3]), "recall": (n.CLASS, [0.75, 1.0]),
         },
+        {n.CLASS: ["tumor", "stroma"], n.TRUTH: ["tumor", "stroma"], n.PREDICTED: ["tumor", "stroma"]},
         attrs={n.PROTOCOL: n.PROMPTED},
     )  # fmt: skip
     found = regions_section({"zero-shot": study})
     assert found.findings[0].text == "Mark of 0.60 for accuracy of zero-shot (prompted): 0.70 [0.62, 0.78], reached."
+    table, picture = found.parts[2:]
+    assert [row[5][0] for row in table.rows] == ["4", "2"]  # type: ignore[union-attr]
+    assert "Confusion of classes of regions, zero-shot" in picture.alt  # type: ignore[union-attr]
     assert regions_section({}).command.startswith("fintune-xr classify")

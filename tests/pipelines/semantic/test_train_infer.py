@@ -76,6 +76,8 @@ def test_weights_of_other_classes_are_not_trained_on(store: Path, tmp_path: Path
         train(store, model=str(folder), run_name="more", out=tmp_path, overrides=QUICK)
     with pytest.raises(FintuneValueError, match="expected a cohort"):
         train(store, model="flow_unet", run_name="cells", out=tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no model 'semantic_unett'.*Did you mean 'semantic_unet'"):
+        train(store, model="semantic_unett", run_name="x", out=tmp_path)
 
 
 def test_the_published_experiments_are_shipped() -> None:
