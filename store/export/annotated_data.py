@@ -34,7 +34,7 @@ def write_anndata(cohort: Cohort, folder: Path, choice: Choice) -> Iterator[Path
     Of cells a row is a cell: X holds its mean raw intensity in each channel, `obsm["spatial"]` its centre (x, y) in px,
     `obs` tile, donor, marker, split, label, area and whether it is positive under each rule. Of maps of classes and of
     volumes a row is a tile that is done, and X holds its pixels of each class, or its features. AnnData is a format in
-    memory: a run costs some 100 bytes a cell while it is written; name donors where that is too much.
+    memory: a whole run is held while it is written; name donors where that is too much.
 
     Raises MissingPackageError without anndata, UnknownNameError for a run, donor or tile that is not there,
     FintuneValueError where no run has rows.
