@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
@@ -100,6 +100,11 @@ class AnnotatedPart:
     def at(self, positions: Sequence[int]) -> AnnotatedPart:
         """The tiles at these positions of it, in this order."""
         return replace(self, tiles=self.tiles.isel({n.TILE: list(positions)}))
+
+    def without(self, left_out: Mapping[str, Sequence[str]]) -> AnnotatedPart:
+        """The tiles of it that no run has `left_out`."""
+        gone = {tile for of_run in left_out.values() for tile in of_run}
+        return self.at([at for at, tile in enumerate(self.names) if tile not in gone])
 
 
 def annotated_tiles(cohort: Cohort) -> xr.Dataset:

@@ -26,6 +26,7 @@ from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.depends_on import require_sources, rests_on
 from fintune_xr.store.lineage.training_exposure import require_unseen
+from fintune_xr.store.runs.run import quarantined_of_runs
 from fintune_xr.store.split import ALL, require_split
 
 # A row of the scores that is no run: the shares of the classes among the participants of train, for everybody.
@@ -54,6 +55,7 @@ def evaluate_classes(cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:
     for run in names:
         require_unseen(cohort, run, scans.tile.tolist())
     done, logits = _common(cohort, names, scans)
+    left_out = quarantined_of_runs(cohort, names, scans.tile.tolist())
     logits = np.concatenate([logits, _of_majority(cohort, scans, len(done.tile))[np.newaxis]])
     units, probability = by_unit(logits, done.label, done.participant)
     scores = _scored(probability, units, request)
@@ -70,6 +72,7 @@ def evaluate_classes(cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:
     tiles = scans.tile.tolist()
     return xr.merge([scores.assign(raw), *further]).assign_coords(coords).assign_attrs(
         {
+            n.LEFT_OUT: left_out,
             n.RESTS_ON: rests_on(cohort, tiles=tiles, split=digest, runs=names),
             n.PROVENANCE: provenance(
                 split=split, split_digest=digest, resamples=request.resamples, seed=request.seed,
@@ -107,7 +110,8 @@ def class_lines(scores: xr.Dataset) -> list[str]:
             f"Of fewer than {FEW} participants such intervals are too narrow (docs/explanation/statistics.md): read "
             "differences with care."
         )
-    left_out = int(scores.attrs[n.PROVENANCE].get("n_left_out", 0))
+    # Newer scores name them, and `left_out_lines` says it.
+    left_out = int(scores.attrs[n.PROVENANCE].get("n_left_out", 0)) if n.LEFT_OUT not in scores.attrs else 0
     return [*lines, *([f"{left_out} scans are left out, which some run could not do."] if left_out else [])]
 
 

@@ -25,12 +25,14 @@ from fintune_xr.pipelines.detection.picking import (
     require_searched,
     threshold_doubt,
     tile_histograms,
+    without_left_out,
 )
 from fintune_xr.pipelines.task_parts.requests import EvaluateRequest
 from fintune_xr.provenance import provenance, settings_digest
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.depends_on import doubt, rests_on
 from fintune_xr.store.runs.picks import open_candidates, open_picks, picked_names
+from fintune_xr.store.runs.run import quarantined_of_runs
 from fintune_xr.store.split import ALL, require_split
 from fintune_xr.text import texts
 
@@ -49,11 +51,12 @@ def evaluate_particles(cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:
     averages those of single ones, each with an `_interval` and, between runs, a paired `_difference`, as
     `scores_by_donor` gives them. They are over donors (data sets), or over micrographs where all of them are of one
     donor, and the attribute `resampled` says which. `particle_average_precision` (run) and `particle_curve_<score>`
-    (run, level) look at all thresholds. `pixel_<score>_…` say the same of single pixels of discs, for runs that hold
+    (run, level) look at all thresholds. Micrographs that a run has in quarantine are left out for all of them, and
+    named in the attribute LEFT_OUT. `pixel_<score>_…` say the same of single pixels of discs, for runs that hold
     probabilities; `pixel_auc` (run) too. `particle_tp` and so on are the counts of each micrograph.
 
     Raises UnknownNameError for a run without picks, FintuneValueError where runs were picked for different distances,
-    on annotations that have changed, or have not looked at a micrograph.
+    on annotations that have changed, or have not come to a micrograph yet.
     """
     split = request.split
     names = list(request.runs) or picked_names(cohort)
@@ -63,7 +66,9 @@ def evaluate_particles(cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:
     distance = _one_distance(picks)
     digest = require_split(cohort) if split != ALL else ""
     _check_thresholds(cohort, picks, split)
-    tiles = annotated_positions(cohort, split)
+    judged = annotated_positions(cohort, split)
+    left_out = quarantined_of_runs(cohort, [run for run in names if run in cohort.run_names()], list(judged))
+    tiles = without_left_out(judged, left_out)
     found = {run: _found(cohort, run, picks[run], tiles) for run in names}
     thresholds = {run: float(picks[run].attrs[n.THRESHOLD]) for run in names}
     draws = _draws(cohort, tiles, request.resamples, request.seed)
@@ -76,7 +81,8 @@ def evaluate_particles(cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:
             n.DISTANCE_PX: distance,
             RESAMPLED: draws.unit,
             n.INTERVAL_METHOD: STUDENT_T,
-            n.RESTS_ON: {**rests_on(cohort, tiles=tiles, split=digest), n.PICKS: picks_digests(picks)},
+            n.LEFT_OUT: left_out,
+            n.RESTS_ON: {**rests_on(cohort, tiles=judged, split=digest), n.PICKS: picks_digests(picks)},
             n.PROVENANCE: provenance(split=split, split_digest=digest, resamples=request.resamples, seed=request.seed),
         }
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -56,6 +56,12 @@ def annotated_positions(cohort: Cohort, part: str) -> dict[str, int]:
             "another part."
         )
     return found
+
+
+def without_left_out(tiles: Mapping[str, int], left_out: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    """Those of `tiles` that no run has `left_out`."""
+    gone = {tile for of_run in left_out.values() for tile in of_run}
+    return {tile: at for tile, at in tiles.items() if tile not in gone}
 
 
 def chosen_part(picks: xr.Dataset) -> str:

@@ -19,7 +19,7 @@ from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.depends_on import part_rests_on, require_sources
 from fintune_xr.store.lineage.training_exposure import require_unseen, seen_tiles
-from fintune_xr.store.runs.run import require_done, require_known_run
+from fintune_xr.store.runs.run import quarantined_of_runs, require_done, require_known_run
 from fintune_xr.store.split import ALL, AnnotatedPart, judged_part
 from fintune_xr.text import text_array, texts
 
@@ -34,7 +34,9 @@ SHOWN = (
 def evaluate_masks(cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:
     """Scores (group, run, threshold) of masks on the annotated tiles of a part, with the counts of each tile.
 
-    Raises UnknownNameError for a run that is not there, FintuneValueError where a run is not done on a tile.
+    Tiles that one of the runs has in quarantine are left out for all of them, and named in the attribute LEFT_OUT.
+
+    Raises UnknownNameError for a run that is not there, FintuneValueError where a run has not come to a tile yet.
     """
     names = list(request.runs) or cohort.run_names()
     if not names:
@@ -44,7 +46,8 @@ def evaluate_masks(cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:
     require_known_run(cohort, names)
     require_sources(cohort, names)
     part = judged_part(cohort, request.split)
-    counts = match_tiles(cohort, names, part, may_be_seen=part.part == ALL)
+    left_out = quarantined_of_runs(cohort, names, part.names)
+    counts = match_tiles(cohort, names, part.without(left_out), may_be_seen=part.part == ALL)
     scores = scores_by_group(counts, request.resamples, request.seed)
     if part.part == ALL:
         seen = {name: seen_tiles(cohort, name, part.names) for name in names}
@@ -53,6 +56,7 @@ def evaluate_masks(cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:
         {
             **{name: scores.attrs[name] for name in (n.INTERVAL_METHOD,) if name in scores.attrs},
             n.RESTS_ON: part_rests_on(cohort, part, names),
+            n.LEFT_OUT: left_out,
             n.PROVENANCE: provenance(
                 split=part.part, split_digest=part.digest, resamples=request.resamples, seed=request.seed
             ),

@@ -14,6 +14,7 @@ from fintune_xr.analysis.report.classification.sections import (
     volumes_section,
 )
 from fintune_xr.analysis.report.contents import Section, Stale
+from fintune_xr.metrics.left_out import left_out_lines
 from fintune_xr.pipelines.classification.evaluate import class_lines, class_table, ranks_of
 from fintune_xr.pipelines.classification.leaderboard import is_floor
 from fintune_xr.pipelines.classification.pretraining import pretraining_lines
@@ -70,7 +71,7 @@ def _classes(cohort: Cohort) -> ClassContents:
     return ClassContents(
         {part: stored[part] for part in parts},
         {part: class_table(stored[part]) for part in parts},
-        {part: tuple(class_lines(stored[part])) for part in parts},
+        {part: (*left_out_lines(stored[part]), *class_lines(stored[part])) for part in parts},
         ranks_of(stored[parts[0]]) if parts else {},
         tuple(run for run in runs if is_floor(cohort, run)),
         pretraining_lines(cohort, n.TEST),

@@ -123,7 +123,9 @@ def _examples(cohort: Cohort, contents: ClassScores) -> list[dict[str, Any]]:
     if scores is None:
         return []
     class_map = stored_class_map(scores.attrs)
-    patches = patches_of(cohort, judged_part(cohort, contents.part).tiles)
+    # Positions of scores are those of the tiles that were scored.
+    scored = judged_part(cohort, contents.part).without(scores.attrs.get(n.LEFT_OUT, {}))
+    patches = patches_of(cohort, scored.tiles)
     runs = {run: cohort.run(run, lazy=False) for run in texts(scores[n.RUN]) if run in class_runs(cohort)}
     images = cohort.images(lazy=False)
     facts = zip(texts(images[n.TILE]), texts(images[n.SPLIT]), sides_um(images).tolist(), strict=True)

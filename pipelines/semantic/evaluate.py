@@ -29,7 +29,7 @@ from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.annotated_legend import annotated_legend
 from fintune_xr.store.lineage.depends_on import part_rests_on
 from fintune_xr.store.lineage.training_exposure import require_unseen
-from fintune_xr.store.runs.run import require_done, require_known_run
+from fintune_xr.store.runs.run import quarantined_of_runs, require_done, require_known_run
 from fintune_xr.store.split import AnnotatedPart, judged_part
 from fintune_xr.tasks.class_map import ClassMap, check_class_map, stored_class_map
 from fintune_xr.tasks.product import CLASSES
@@ -47,10 +47,11 @@ def evaluate_classes(cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:
     """Scores (run, class) of maps of classes on the annotated tiles of a part, with the confusion of each tile.
 
     `perclass_dice_image_mean` is what runs are compared by. Only pixels that are not ignored count; tiles without any
-    have no score, and their number is the attribute `n_ignored_tiles`. The balance of classes is stored beside.
+    have no score, and their number is the attribute `n_ignored_tiles`; those that one of the runs has in quarantine are
+    left out for all of them, and named in the attribute LEFT_OUT. The balance of classes is stored beside.
 
     Raises UnknownNameError for a run that is not there, FintuneValueError where runs are of different classes, have not
-    looked at a tile, or have learnt from one.
+    come to a tile yet, or have learnt from one.
     """
     names = list(request.runs) or class_runs(cohort)
     if not names:
@@ -60,18 +61,21 @@ def evaluate_classes(cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:
     require_known_run(cohort, names)
     part = judged_part(cohort, request.split)
     class_map = shared_class_map(cohort, names)
-    counted = _confusions(cohort, names, part, class_map)
+    left_out = quarantined_of_runs(cohort, names, part.names)
+    scored = part.without(left_out)
+    counted = _confusions(cohort, names, scored, class_map)
     scores = _scores(counted[n.CONFUSION], request)
     store_balance(cohort, class_map)
     n_ignored = int((counted[n.CONFUSION].isel({n.RUN: 0}).sum([n.TRUTH, n.PREDICTED]) == 0).sum())
     if n_ignored:
-        say(f"evaluate: {n_ignored} of {len(part)} tiles have no pixel that counts, and no score")
+        say(f"evaluate: {n_ignored} of {len(scored)} tiles have no pixel that counts, and no score")
     return xr.merge([counted, scores]).assign_attrs(
         {
             n.INTERVAL_METHOD: STUDENT_T,
             n.CLASS_MAP: class_map.as_dict(),
             "n_ignored_tiles": n_ignored,
             n.RESTS_ON: part_rests_on(cohort, part, names),
+            n.LEFT_OUT: left_out,
             n.PROVENANCE: provenance(
                 split=part.part, split_digest=part.digest, resamples=request.resamples, seed=request.seed
             ),

@@ -9,6 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from fintune_xr import names as n
+from fintune_xr.metrics.left_out import left_out_lines
 from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.task_parts.requests import EvaluateRequest
 from fintune_xr.pipelines.tasks import STEPS, TaskSteps, steps_of
@@ -29,7 +30,8 @@ def evaluate(
     holds all of them. Scores, their intervals and differences between runs are those of `scores_by_donor`;
     the counts of each tile are stored beside them. Of particles they are those of `evaluate_particles`.
 
-    Raises UnknownNameError for a run that is not there, FintuneValueError where a run is not done on a tile.
+    Raises UnknownNameError for a run that is not there, FintuneValueError where a run has not come to a tile yet.
+    Tiles that one of the runs has in quarantine are left out for all of them, and named in the attribute LEFT_OUT.
     """
     cohort = open_cohort(store).with_images()
     split = split or _said(judging_part(cohort))
@@ -49,7 +51,7 @@ def score_table(scores: xr.Dataset) -> pd.DataFrame:
 
 def score_lines(scores: xr.Dataset) -> list[str]:
     """What must be known to read the table of scores."""
-    return [*scores.attrs.get(n.SEEN, []), *_steps_behind(scores).score_lines(scores)]
+    return [*left_out_lines(scores), *scores.attrs.get(n.SEEN, []), *_steps_behind(scores).score_lines(scores)]
 
 
 def _steps_behind(scores: xr.Dataset) -> TaskSteps:

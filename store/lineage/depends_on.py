@@ -56,7 +56,21 @@ def doubt(cohort: Cohort, found: xr.Dataset, tiles: Iterable[str]) -> str:
     known = found.attrs.get(n.RESTS_ON)
     if known is None:
         return "they were stored without a record of what they rest on"
-    return runs_doubt(cohort, known[_RUNS]) or truth_doubt(cohort, known, tiles)
+    told = runs_doubt(cohort, known[_RUNS]) or truth_doubt(cohort, known, tiles)
+    return told or _quarantine_doubt(cohort, found.attrs.get(n.LEFT_OUT, {}))
+
+
+def _quarantine_doubt(cohort: Cohort, left_out: Mapping[str, Iterable[str]]) -> str:
+    """Which run has another result now for a tile that scores left out because it was in quarantine."""
+    there = cohort.run_names()
+    for name, tiles in left_out.items():
+        run = cohort.run(name, lazy=False) if name in there else None
+        if (
+            run is None
+            or not (run[n.STATE].values[np.isin(text_array(run[n.TILE]), list(tiles))] == n.QUARANTINED).all()
+        ):
+            return f"tiles that run {name} had in quarantine are not there any more"
+    return ""
 
 
 def runs_doubt(cohort: Cohort, digests: Mapping[str, str]) -> str:

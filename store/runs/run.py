@@ -65,15 +65,40 @@ def is_state_of_run(path: str) -> bool:
     return group.startswith(f"{n.RUNS}/") and any(name in product.columns for product in PRODUCTS.values())
 
 
+def quarantined_of_runs(cohort: Cohort, names: Sequence[str], tiles: Sequence[str]) -> dict[str, list[str]]:
+    """Those of the annotated `tiles` that are in quarantine in each run, for the runs that have any.
+
+    Raises FintuneValueError where a run has not come to one of them yet, or where no tile is left that all runs have.
+    """
+    found: dict[str, list[str]] = {}
+    for name in names:
+        states = _states(cohort.run(name, lazy=False))
+        lost = [tile for tile in tiles if states.get(tile) == n.QUARANTINED]
+        _refuse_undone(name, [tile for tile in tiles if states.get(tile) not in (n.DONE, n.QUARANTINED)], len(tiles))
+        found |= {name: lost} if lost else {}
+    if tiles and set(tiles) == {tile for lost in found.values() for tile in lost}:
+        raise FintuneValueError(
+            f"each of the {len(tiles)} annotated tiles is in quarantine in one of the runs {', '.join(found)}, so that "
+            "nothing is left to score. Try them again with `fintune-xr infer --retry-quarantined`, or name other runs."
+        )
+    return found
+
+
 def require_done(name: str, run: xr.Dataset, tiles: xr.Dataset) -> None:
     """Raises FintuneValueError where the run has no result for one of `tiles`."""
-    states = dict(zip(texts(run[n.TILE]), run[n.STATE].values, strict=True))
-    wanted = texts(tiles[n.TILE])
-    # A tile that the run has never heard of was added to the cohort after it.
-    undone = [tile for tile in wanted if states.get(tile) != n.DONE]
+    states, wanted = _states(run), texts(tiles[n.TILE])
+    _refuse_undone(name, [tile for tile in wanted if states.get(tile) != n.DONE], len(wanted))
+
+
+def _states(run: xr.Dataset) -> dict[str, int]:
+    """The state of each tile of a run; one that it has never heard of was added to the cohort after it."""
+    return dict(zip(texts(run[n.TILE]), run[n.STATE].values.tolist(), strict=True))
+
+
+def _refuse_undone(name: str, undone: Sequence[str], n_wanted: int) -> None:
     if undone:
         listed = ", ".join(undone[:5])
         raise FintuneValueError(
-            f"run {name!r} has no result for {len(undone)} of {len(wanted)} annotated tiles ({listed}). Finish it with "
+            f"run {name!r} has no result for {len(undone)} of {n_wanted} annotated tiles ({listed}). Finish it with "
             f"`fintune-xr infer`; quarantined tiles are tried again with --retry-quarantined."
         )

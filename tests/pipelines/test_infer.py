@@ -43,7 +43,7 @@ from fintune_xr.pipelines.report.report import report
 from fintune_xr.pipelines.steps.associate import associate
 from fintune_xr.pipelines.steps.bootstrap import bootstrap
 from fintune_xr.pipelines.steps.check import check
-from fintune_xr.pipelines.steps.evaluate import evaluate, score_table
+from fintune_xr.pipelines.steps.evaluate import evaluate, score_lines, score_table
 from fintune_xr.pipelines.steps.infer import infer, quarantined_of
 from fintune_xr.pipelines.steps.infer_plan import plan_run
 from fintune_xr.pipelines.steps.positivity import positivity
@@ -53,6 +53,8 @@ from fintune_xr.store.lineage.tile_counts import active_rule, quarantined_tiles,
 from fintune_xr.store.runs import create
 from fintune_xr.store.runs.run import run_attrs
 from fintune_xr.store.runs.writer import mark_pending
+from fintune_xr.store.zarr_io.groups import open_column
+from fintune_xr.text import texts
 
 SETTINGS = ("model.background_px=0", "model.min_area_px=20")
 SEGMENTER = ThresholdSegmenter(ThresholdSettings(background_px=0, min_area_px=20), channels=("DAPI", "marker"))
@@ -514,6 +516,31 @@ def test_tiles_added_after_a_run_make_it_unfinished(done: str, study: tuple[str,
     cohort = open_cohort(done)
     annotate(cohort, {name: np.ones((64, 64), np.uint32) for name in ("d0/GFAP/000", "d9/GFAP/000")})
     with pytest.raises(FintuneValueError, match="run 'base' has no result for 1 of 2 annotated tiles"):
+        evaluate(done, split="all")
+
+
+def test_an_annotated_tile_in_quarantine_is_left_out_of_the_scores_and_named(done: str, tmp_path: Path) -> None:
+    cohort = open_cohort(done)
+    tiles = texts(cohort.images()[n.TILE])
+    annotate(cohort, {name: np.ones((64, 64), np.uint32) for name in tiles})
+    whole = evaluate(done, split="all", resamples=5)
+    assert whole.attrs[n.LEFT_OUT] == {}
+    state = open_column(cohort.location, f"{n.RUNS}/base/{n.STATE}")
+    state[2] = n.QUARANTINED
+    page = report(done, out=tmp_path / "old.html")
+    assert "AP50 of base is" in Path(page).read_text()
+    scores = evaluate(done, split="all", resamples=5)
+    assert scores.attrs[n.LEFT_OUT] == {"base": [tiles[2]]}
+    assert texts(scores[n.TILE]) == [*tiles[:2], *tiles[3:]]
+    np.testing.assert_array_equal(scores[n.TP], whole[n.TP].sel({n.TILE: scores[n.TILE]}))
+    said = f"run base has 1 annotated tile(s) in quarantine: {tiles[2]}"
+    assert score_lines(scores)[0] == said
+    assert said in Path(report(done, out=tmp_path / "new.html")).read_text()
+    state[2] = n.DONE
+    stale = Path(report(done, out=tmp_path / "stale.html")).read_text()
+    assert "tiles that run base had in quarantine are not there any more" in stale
+    state[:] = n.QUARANTINED
+    with pytest.raises(FintuneValueError, match="nothing is left to score"):
         evaluate(done, split="all")
 
 

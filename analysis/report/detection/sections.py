@@ -17,6 +17,7 @@ from fintune_xr.analysis.report.detection.contents import ExampleMicrograph, Pic
 from fintune_xr.analysis.report.detection.intervals import RESAMPLED, interval_line
 from fintune_xr.analysis.report.numbers import counted, decimals, with_interval
 from fintune_xr.analysis.report.score_intervals import ends
+from fintune_xr.metrics.left_out import left_out_lines
 from fintune_xr.text import texts
 
 PICK: Final = "fintune-xr pick STORE --run RUN"
@@ -102,7 +103,7 @@ def _score_parts(particles: PickScores, scores: xr.Dataset) -> list[Part]:
 
 def _doubts(particles: PickScores, scores: xr.Dataset) -> list[Part]:
     """What makes the scores look better, or surer, than they are."""
-    doubts: list[Part] = []
+    doubts: list[Part] = [Note(line, "doubtful") for line in left_out_lines(scores)]
     few = _few(scores)
     if few:
         about = f"The intervals rest on {few}: no resample goes beyond the best and the worst of them, so they say "

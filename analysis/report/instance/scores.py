@@ -20,6 +20,7 @@ from fintune_xr.analysis.report.score_intervals import ends, interval_of, level
 from fintune_xr.metrics.counts import AP50, IOU, score_name
 from fintune_xr.metrics.donor_tests import MIN_DONORS, holm
 from fintune_xr.metrics.intervals import STUDENT_T
+from fintune_xr.metrics.left_out import left_out_lines
 
 _BOOTSTRAP: Final = "percentiles of a bootstrap over donors, too narrow where they are few"
 EVALUATE: Final = "fintune-xr evaluate STORE --run RUN --split test"
@@ -96,6 +97,7 @@ def score_parts(contents: RunScores, *, prefix: str = "") -> list[Part]:
     hidden.append(Picture(data_uri(curve, "svg"), alt, "Average precision (mean over images) by IoU."))
     table = _scores_table(f"{prefix}scores", caption, overall)
     return [
+        *(Note(line, "doubtful") for line in left_out_lines(scores)),
         *verdicts(contents),
         *_of_single_trainings(contents),
         table,

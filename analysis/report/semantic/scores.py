@@ -19,6 +19,7 @@ from fintune_xr.analysis.report.semantic.marks import mark_notes
 from fintune_xr.analysis.report.semantic.verdicts import difference_table, verdicts
 from fintune_xr.metrics.counts import score_name
 from fintune_xr.metrics.intervals import STUDENT_T
+from fintune_xr.metrics.left_out import left_out_lines
 from fintune_xr.text import texts
 
 EVALUATE: Final = "fintune-xr evaluate STORE --run RUN --split test"
@@ -56,7 +57,8 @@ def scores_section(contents: ClassScores) -> Section:
         return Section("scores", "Classes of pixels", command=EVALUATE)
     fallen = [Note(f"The training of {run} collapsed: {how}.", "bad") for run, how in contents.collapsed.items()]
     told = (*verdicts(contents.scores, contents.baseline, contents.n_donors), *fallen, *mark_notes(scores))
-    parts: list[Part] = [*(Note(clash, "doubtful") for clash in contents.clashes), *told, _summary(contents, scores)]
+    doubts = (*contents.clashes, *left_out_lines(scores))
+    parts: list[Part] = [*(Note(doubt, "doubtful") for doubt in doubts), *told, _summary(contents, scores)]
     parts += [_points(scores), _of_classes(scores)]
     hidden = [*difference_table(scores, contents.baseline, SHOWN), _foreground(scores)]
     parts += folded("Differences to the baseline, and any class against none", hidden)

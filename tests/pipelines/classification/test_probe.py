@@ -107,6 +107,10 @@ def test_scores_are_those_of_participants(store: Path) -> None:
     cohort = open_cohort(store)
     scores = evaluate_classes(cohort, request())
     assert scores[n.RUN].values.tolist() == ["profile-logistic", "random-logistic", MAJORITY]
+    states, _ = values(cohort, "profile-logistic")
+    images = cohort.images(lazy=False)
+    lost = (states == n.QUARANTINED) & (images[n.SPLIT].values == n.TEST)
+    assert scores.attrs[n.LEFT_OUT].get("profile-logistic", []) == images[n.TILE].values[lost].tolist()
     _, logits = values(cohort, "profile-logistic")
     tiles = cohort.run("profile-logistic", lazy=False)[n.TILE].values
     part = cohort.images(lazy=False)[n.SPLIT].values

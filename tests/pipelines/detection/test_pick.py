@@ -376,7 +376,7 @@ def test_a_threshold_of_other_annotations_is_refused(cohort: Cohort) -> None:
 def test_a_micrograph_that_was_not_looked_at_is_not_one_without_particles(cohort: Cohort) -> None:
     pick(cohort.url, run="unet")
     at = cohort.images()[n.SPLIT].values.tolist().index(n.TEST)
-    open_column(cohort.location, f"{n.RUNS}/unet/{n.STATE}")[at] = n.QUARANTINED
+    open_column(cohort.location, f"{n.RUNS}/unet/{n.STATE}")[at] = n.PENDING
     with pytest.raises(FintuneValueError, match="run 'unet' has no result for 1 of"):
         evaluate(cohort.url, runs=["unet"], resamples=5)
     pick(cohort.url, run="blobs", model="log")
@@ -385,6 +385,22 @@ def test_a_micrograph_that_was_not_looked_at_is_not_one_without_particles(cohort
     cohort.write(path, table.assign_attrs(n_tiles=at), CANDIDATES)
     with pytest.raises(FintuneValueError, match=r"1 of \d+ annotated micrographs .* were added after"):
         evaluate(cohort.url, runs=["blobs"], resamples=5)
+
+
+def test_a_micrograph_in_quarantine_is_left_out_for_all_runs_and_named(picked: Cohort, tmp_path: Path) -> None:
+    shutil.copytree(picked.location.path, tmp_path / "c.zarr")
+    copied = open_cohort(tmp_path / "c.zarr")
+    whole = evaluate(copied.url, resamples=5)
+    tiles = copied.images()[n.TILE].values.tolist()
+    lost = PARTS.index(n.TEST)
+    open_column(copied.location, f"{n.RUNS}/good/{n.STATE}")[lost] = n.QUARANTINED
+    scores = evaluate(copied.url, resamples=5)
+    assert scores.attrs[n.LEFT_OUT] == {"good": [tiles[lost]]}
+    assert scores[n.TILE].values.tolist() == [tile for tile in whole[n.TILE].values if tile != tiles[lost]]
+    for count in ("particle_tp", "pixel_tp"):
+        np.testing.assert_array_equal(scores[count], whole[count].sel({n.TILE: scores[n.TILE]}))
+    assert score_lines(scores)[0] == f"run good has 1 annotated tile(s) in quarantine: {tiles[lost]}"
+    assert "the tiles that all of them have" in score_lines(scores)[1]
 
 
 def test_blobs_are_local_maxima_of_the_response() -> None:

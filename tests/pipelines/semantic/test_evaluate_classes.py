@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from sklearn.metrics import f1_score
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, SettingsError
+from fintune_xr.pipelines.report.report import report
 from fintune_xr.pipelines.semantic.annotated import (
     class_balance,
     patches_for_training,
@@ -24,6 +26,7 @@ from fintune_xr.pipelines.steps.evaluate import evaluate, score_lines, score_tab
 from fintune_xr.pipelines.steps.export import export
 from fintune_xr.settings import load_settings
 from fintune_xr.store.cohort import open_cohort
+from fintune_xr.store.zarr_io.groups import open_column
 from fintune_xr.tasks.class_map import ClassMap
 from fintune_xr.tasks.semantic import CLASS_BALANCE
 from fintune_xr.text import texts
@@ -57,6 +60,21 @@ def test_scores_are_those_of_scikit_learn(store: Path) -> None:
     assert_array_equal(
         scores[n.CONFUSION].sum([n.TRUTH, n.PREDICTED]).isel({n.RUN: 0}), [(t != 255).sum() for t in truth]
     )
+
+
+def test_a_tile_in_quarantine_is_left_out_for_all_runs_and_named(store: Path, tmp_path: Path) -> None:
+    shutil.copytree(store, tmp_path / "he.zarr")
+    cohort = open_cohort(tmp_path / "he.zarr")
+    whole = evaluate(cohort.url, split="all", resamples=20)
+    tiles = texts(whole[n.TILE])
+    open_column(cohort.location, f"{n.RUNS}/poor/{n.STATE}")[1] = n.QUARANTINED
+    scores = evaluate(cohort.url, split="all", resamples=20)
+    assert scores.attrs[n.LEFT_OUT] == {"poor": [tiles[1]]}
+    assert texts(scores[n.TILE]) == [tiles[0], *tiles[2:]]
+    assert_array_equal(scores[n.CONFUSION], whole[n.CONFUSION].sel({n.TILE: scores[n.TILE]}))
+    said = f"run poor has 1 annotated tile(s) in quarantine: {tiles[1]}"
+    assert score_lines(scores)[0] == said
+    assert said in Path(report(cohort.url, out=tmp_path / "page.html")).read_text()
 
 
 def test_runs_are_compared_donor_by_donor(store: Path) -> None:
