@@ -28,10 +28,12 @@ def create_store(path: Path, n_tiles: int, *, side: int) -> Cohort:
     encoded, size = shards.encode_tile(pixels, target.grid), target.grid.tiles_per_shard
     for shard, first in enumerate(range(0, n_tiles, size)):
         shards.write_shard(cohort.location, target.grid, shard, repeat(encoded, min(size, n_tiles - first)))
-    for name, values in _labels(n_tiles, side).items():
+    told = _labels(n_tiles, side)
+    for name in target.labels:
         column = open_column(cohort.location, f"{n.IMAGES}/{name}")
         column.resize((n_tiles, *column.shape[1:]))
-        column[:] = values
+        if name in told:
+            column[:] = told[name]
     array = open_column(cohort.location, f"{n.IMAGES}/{n.IMAGE}")
     array.resize((n_tiles, *array.shape[1:]))
     return cohort

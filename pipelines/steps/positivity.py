@@ -63,6 +63,7 @@ def positivity(
     """
     cohort = open_cohort(store)
     chosen = parse_rule(rule, threshold=threshold, nuclei_run=nuclei_run)
+    require_masks(cohort, run)
     require_marker(cohort)
     result = apply_positivity(cohort, run, chosen, normalise=normalise)
     validated(cohort, run)
@@ -73,6 +74,12 @@ def tells_positives(cohort: Cohort) -> bool:
     """Whether cells can be positive: a marker is seen beside another channel, in which all cells are."""
     channels = texts(cohort.images(lazy=False)[n.CHANNEL])
     return n.MARKER_CHANNEL in channels and len(channels) > 1
+
+
+def require_masks(cohort: Cohort, run: str) -> None:
+    """Raises FintuneValueError for a run without cells."""
+    if cohort.run_product(run) is not INSTANCES:
+        raise FintuneValueError(f"run {run!r} holds maps of probability, not cells; name a run of masks with --run")
 
 
 def require_marker(cohort: Cohort) -> None:
@@ -111,8 +118,7 @@ def parse_rule(rule: str, *, threshold: float | None = None, nuclei_run: str = "
 
 def apply_positivity(cohort: Cohort, run: str, rule: PositivityRule, *, normalise: bool = False) -> xr.Dataset:
     """Counts (rule, tile) of a finished run, stored under `positivity/<run>`, with `rule` active."""
-    if cohort.run_product(run) is not INSTANCES:
-        raise FintuneValueError(f"run {run!r} holds maps of probability, not cells; name a run of masks with --run")
+    require_masks(cohort, run)
     require_finished(cohort, run)
     tiles, version = signal_tiles(cohort, run, normalise=normalise)
     if isinstance(rule, DetectedRule):

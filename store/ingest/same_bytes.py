@@ -66,5 +66,5 @@ def _pixel_digests(cohort: Cohort) -> dict[str, str]:
         np.asarray(zarr.open_array(cohort.location.zarr(), path=one, mode="r")[: group.n_tiles])
         for one in (f"{group.path}/{n.TILE}", path)
     )
-    # Where none was taken, as of volumes, nothing is known of what they show.
+    # Where none was taken nothing is known of what they show.
     return dict(zip(map(str, tiles), map(str, digests), strict=True)) if any(digests) else {}

@@ -17,6 +17,7 @@ from typing import Any, Final
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, TileReadError
 from fintune_xr.execution.read_ahead import ahead
+from fintune_xr.pixels.pixel_digest import pixels_sha256
 from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import Cohort, create_cohort, open_cohort
 from fintune_xr.store.ingest.changed_files import (
@@ -235,7 +236,8 @@ def _read_volume(found: VolumeScan, how: VolumeIngest, grid: shards.ShardGrid, f
         header, made, digest = _gridded(found, file, how, lengths)
     except TileReadError as error:
         return _left_out(file, error.reason)
-    return _labels(file, header, made, digest), shards.encode_tile(made.pixels[None], grid)
+    labels = {**_labels(file, header, made, digest), n.PIXELS_SHA256: pixels_sha256(made.pixels[None])}
+    return labels, shards.encode_tile(made.pixels[None], grid)
 
 
 def _gridded(found: VolumeScan, file: VolumeFile, how: VolumeIngest, grid: Grid) -> tuple[VolumeHeader, Gridded, str]:

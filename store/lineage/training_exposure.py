@@ -110,11 +110,11 @@ def _digests(images: xr.Dataset, wanted: set[str]) -> dict[str, set[str]]:
     names = text_array(images[n.TILE])
     where = np.flatnonzero(np.isin(names, sorted(wanted)))
     files = text_array(images[n.SHA256].isel({n.TILE: where}))
-    of_pixels = text_array(images[n.PIXELS_SHA256]) if n.PIXELS_SHA256 in images.coords else np.full(names.size, "")
+    taken = text_array(images[n.PIXELS_SHA256]) if n.PIXELS_SHA256 in images.coords else None
     found = {}
     for at, of_tile in zip(where.tolist(), files, strict=True):
         tile = str(names[at])
-        told = str(of_pixels[at]) or pixels_sha256(tile_pixels(images, at))
+        told = pixels_sha256(tile_pixels(images, at)) if taken is None else str(taken[at])
         of_files = hashlib.sha256("\n".join([tile, *map(str, of_tile)]).encode()).hexdigest()[:_SHORT]
         found[tile] = {of_files, f"{_PIXELS}{told[:_SHORT]}"} if told else {of_files}
     return found

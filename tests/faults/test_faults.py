@@ -181,7 +181,7 @@ def test_what_is_not_the_tiles_fault_is_raised_from_the_child(store: Path) -> No
     from fintune_xr.tasks.records import ShardPlan
 
     (store / "images" / "image" / "c.0.0.0.0").unlink()
-    with pytest.raises(StoreDamagedError, match="is missing"):
+    with pytest.raises(StoreDamagedError, match="expected a shard, found nothing"):
         infer_block_isolated(ShardPlan(1, 1, 1, (0,)), context_of(open_cohort(store), "whole"))
 
 

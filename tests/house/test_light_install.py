@@ -44,12 +44,13 @@ def test_a_store_is_read_questioned_and_reported_without_networks(tmp_path: Path
         archive.extractall(tmp_path, filter="data")
     store, page = tmp_path / "a.zarr", tmp_path / "report.html"
     lines = [f"check {store}", f"report {store} --out {page}", f"infer {store} --run new --model threshold"]
+    lines.append(f"train {store} --model flow_unet --name tuned --out {tmp_path / 'models'}")
     blocked = "cellpose lightning monai segment_anything torch torchvision transformers sklearn pydicom nibabel s3fs"
     ran = subprocess.run(
         [sys.executable, "-c", _WITHOUT, blocked, str(store)], input="\n".join(lines), capture_output=True, text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}, check=False,
     )  # fmt: skip
-    assert "statuses 0 0 1" in ran.stdout, ran.stdout + ran.stderr
+    assert "statuses 0 0 0 1" in ran.stdout, ran.stdout + ran.stderr
     assert "pip install 'fintune-xr[models]'" in ran.stderr
     assert page.stat().st_size > 0
 
