@@ -29,11 +29,10 @@ def create_store(path: Path, n_tiles: int, *, side: int) -> Cohort:
     for shard, first in enumerate(range(0, n_tiles, size)):
         shards.write_shard(cohort.location, target.grid, shard, repeat(encoded, min(size, n_tiles - first)))
     told = _labels(n_tiles, side)
-    for name in target.labels:
+    for name, spec in target.labels.items():
         column = open_column(cohort.location, f"{n.IMAGES}/{name}")
         column.resize((n_tiles, *column.shape[1:]))
-        if name in told:
-            column[:] = told[name]
+        column[:] = told.get(name, "" if spec.dtype == "str" else 0)
     array = open_column(cohort.location, f"{n.IMAGES}/{n.IMAGE}")
     array.resize((n_tiles, *array.shape[1:]))
     return cohort

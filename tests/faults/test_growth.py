@@ -38,9 +38,11 @@ def labels_only(where: Path, n_tiles: int) -> str:
         column = open_column(cohort.location, f"{n.IMAGES}/{name}")
         column.resize((n_tiles, *column.shape[1:]))
         column[:] = values if isinstance(values, np.ndarray) else np.array(values, np.dtypes.StringDType())
-    for name in cohort.images_group().labels.keys() - columns.keys():
-        column = open_column(cohort.location, f"{n.IMAGES}/{name}")
-        column.resize((n_tiles, *column.shape[1:]))
+    for name, spec in cohort.images_group().labels.items():
+        if name not in columns:
+            column = open_column(cohort.location, f"{n.IMAGES}/{name}")
+            column.resize((n_tiles, *column.shape[1:]))
+            column[:] = "" if spec.dtype == "str" else 0
     image = open_column(cohort.location, f"{n.IMAGES}/{n.IMAGE}")
     image.resize((n_tiles, *image.shape[1:]))
     return cohort.url
