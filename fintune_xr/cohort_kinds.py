@@ -57,8 +57,8 @@ HE: Final = CohortKind(
     about="of patches of stained tissue (kind 'he'), whose annotations are maps of classes",
     annotated="class masks",
     offers="For patches of stained tissue there are: fintune-xr train STORE --model semantic_unet or sam2_semantic, "
-    "infer, evaluate, report, and export --to masks.",
-    verbs=("sweep",),
+    "infer, budget, evaluate, report, and export --to masks.",
+    verbs=("budget", "sweep"),
 )
 
 EM: Final = CohortKind(

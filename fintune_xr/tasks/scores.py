@@ -111,6 +111,27 @@ MASK_BUDGET: Final = _schema(
     },
 )
 
+_SUBSET: Final = (*_FIT, n.GROUP)
+_OF_MASKS: Final = frozenset(_mask_scores(_FIT, _SUBSET))
+
+CLASS_BUDGET: Final = _schema(
+    "class_budget",
+    {
+        n.CONFUSION: _number((*_FIT, n.TILE, n.TRUTH, n.PREDICTED), "Valid pixels by true and predicted class.", "px"),
+        f"{n.DICE}_{n.IMAGE_MEAN}": _number((*_SUBSET, n.CLASS), "Mean Dice of the tiles that hold the class."),
+        f"{n.DICE}_{n.POOLED}": _number((*_SUBSET, n.CLASS), "Dice of the pixels of all tiles."),
+        f"{n.PERCLASS}_{n.DICE}_{n.IMAGE_MEAN}": _number(_SUBSET, "Mean of the former over the classes."),
+        **{name: spec for name, spec in MASK_BUDGET.variables.items() if name not in _OF_MASKS},
+    },
+    {
+        **{name: spec for name, spec in MASK_BUDGET.coords.items() if name != n.THRESHOLD},
+        n.CLASS: VariableSpec((n.CLASS,), "str", "Name of the class."),
+    },
+)
+
+BUDGETS: Final[Mapping[str, DatasetSchema]] = {INSTANCE: MASK_BUDGET, SEMANTIC: CLASS_BUDGET}
+"""By task: the study of trainings on more and more tiles."""
+
 _RUN_CLASS: Final = (n.RUN, n.CLASS)
 
 CLASS_SCORES: Final = _schema(
@@ -186,7 +207,6 @@ PART_SCORES: Final[Mapping[str, DatasetSchema]] = {
 STUDIES: Final[Mapping[str, DatasetSchema]] = {
     n.BENCHMARK: MASK_SCORES,
     f"{n.BENCHMARK}_{n.VAL}": MASK_SCORES,
-    n.BUDGET: MASK_BUDGET,
     n.SWEEP: SWEEP,
     n.PROMPTS: PROMPTED_STUDY,
     n.CLASS_BALANCE: CLASS_BALANCE,
@@ -199,6 +219,8 @@ def metrics_schema(name: str, task: str) -> DatasetSchema | None:
     """The schema of the group `name` under `metrics` of a cohort for `task`; None where nobody has declared one."""
     if name.startswith(n.GATE_PREFIX):
         return GATES
+    if name == n.BUDGET:
+        return BUDGETS.get(task)
     return PART_SCORES.get(task) if name in (*n.SPLITS, n.ALL_MARKERS) else STUDIES.get(name)
 
 

@@ -288,7 +288,9 @@ def budget(
         ),
     ] = (),
     seeds: Annotated[int, Parameter(help="Trainings per budget, each on a subset of its own.")] = 3,
-    model: Annotated[str, Parameter(help="flow_unet, cpsam, or a checkpoint to go on from.")] = "flow_unet",
+    model: Annotated[
+        str, Parameter(help="flow_unet, cpsam, semantic_unet, or a checkpoint to go on from.")
+    ] = "flow_unet",
     config: Config = None,
     out: Annotated[Path, Parameter(help="Folder that holds checkpoint folders.")] = Path("models"),
     restart: Annotated[bool, Parameter(help="Throw the stored fits away first.", negative="")] = False,

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fintune_xr import names as n
 from fintune_xr.analysis.report.contents import Section, Stale
+from fintune_xr.analysis.report.instance.scores import study_sections
 from fintune_xr.analysis.report.semantic.details import (
     balance_section,
     confusion_section,
@@ -21,6 +22,7 @@ from fintune_xr.analysis.report.semantic.prompted import prompted_section, regio
 from fintune_xr.analysis.report.semantic.scores import ClassScores, scores_section
 from fintune_xr.models.checkpoints import COLLAPSED_EPOCHS
 from fintune_xr.pipelines.report.stale import evaluated_part, stale_scores
+from fintune_xr.pipelines.report.stored_studies import budget_studies
 from fintune_xr.pipelines.semantic.annotated import patches_of
 from fintune_xr.pipelines.semantic.evaluate import class_runs
 from fintune_xr.pixels.pixel_side import sides_um
@@ -48,6 +50,7 @@ def tissue_sections(cohort: Cohort, baseline: str) -> tuple[Section, ...]:
         spread_section(contents.scores),
         _prompted(cohort),
         _regions(cohort),
+        *(one for one in study_sections({n.BUDGET: tuple(budget_studies(cohort))}) if one.key == n.BUDGET),
     )
 
 

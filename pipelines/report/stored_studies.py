@@ -25,7 +25,7 @@ from fintune_xr.text import texts
 
 def stored_studies(cohort: Cohort) -> dict[str, tuple[Study | Stale, ...]]:
     """Every study of the store, by its section and name; those that are out of date are named and not shown."""
-    readers = {"benchmark": _benchmark, n.BUDGET: _budget, "gate": _gates, n.SWEEP: _sweeps}
+    readers = {"benchmark": _benchmark, n.BUDGET: budget_studies, "gate": _gates, n.SWEEP: _sweeps}
     return {key: tuple(read(cohort)) for key, read in readers.items()}
 
 
@@ -83,7 +83,8 @@ def _sweep_doubt(cohort: Cohort, identity: Mapping[str, Any]) -> str:
     return "the store has another split now" if left else ""
 
 
-def _budget(cohort: Cohort) -> Iterator[Study | Stale]:
+def budget_studies(cohort: Cohort) -> Iterator[Study | Stale]:
+    """The label budget, where the store holds one."""
     if not cohort.has(n.BUDGET_PATH):
         return
     found = cohort.read(n.BUDGET_PATH)

@@ -14,7 +14,7 @@ import xarray as xr
 
 from fintune_xr import names as n
 from fintune_xr.analysis.learning_curve import budget_spread, learning_curve
-from fintune_xr.analysis.report.studies.budget import CURVE_NAME, curve_score
+from fintune_xr.analysis.report.studies.budget import curve_of, curve_score
 from fintune_xr.cluster.profile import Profile
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.finetune.engine import train as fit
@@ -24,6 +24,7 @@ from fintune_xr.models.checkpoints import RECORD_FILE, Checkpoint
 from fintune_xr.models.flow_unet.kind import FLOW_UNET
 from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.instance.learning import learning_of_masks
+from fintune_xr.pipelines.semantic.learning import learning_of_classes
 from fintune_xr.pipelines.steps.train import model_to_train, require_annotations_for, trained_on
 from fintune_xr.pipelines.studies.study import Study, carried_out
 from fintune_xr.pipelines.task_parts.learning import Learning
@@ -37,7 +38,7 @@ from fintune_xr.store.lineage.annotations_digest import truth_digest
 from fintune_xr.store.lineage.depends_on import tiles_in
 from fintune_xr.store.lineage.training_exposure import require_unseen_by, seen_in_training
 from fintune_xr.store.split import annotated_tiles, require_split
-from fintune_xr.tasks.task import INSTANCE
+from fintune_xr.tasks.task import INSTANCE, SEMANTIC
 from fintune_xr.text import texts
 
 DEFAULT_BUDGETS: Final = (2, 5, 10, 20, 30)
@@ -46,7 +47,10 @@ RESAMPLES: Final = 200
 _FIT: Final = (n.BUDGET, n.SEED)
 _UNKNOWN: Final = -1
 
-LEARNING: Final[Mapping[str, Callable[[Cohort, Any, Checkpoint | None], Learning]]] = {INSTANCE: learning_of_masks}
+LEARNING: Final[Mapping[str, Callable[[Cohort, Any, Checkpoint | None], Learning]]] = {
+    INSTANCE: learning_of_masks,
+    SEMANTIC: learning_of_classes,
+}
 """By task: what fits of a budget learn from, and how they are measured."""
 
 
@@ -65,14 +69,15 @@ def budget(
     """Scores (budget, seed, group, threshold) on the test tiles of models trained on `budgets` tiles each.
 
     The subsets of a seed are nested: the smaller budget is the beginning of the larger one's tiles, in an order in
-    which markers take turns. By default the budgets are 2, 5, 10, 20 and 30, as far as there are tiles. `seeds`
-    trainings per budget start from the `seed` of the settings; every one picks its best epoch on the whole val part.
-    Each fit is stored under `metrics/budget` as it ends, its checkpoint in a folder of `out`; stored fits are
-    skipped, or thrown away without `skip_existing`. At the end, a learning curve per group of tiles is added.
-    `cluster` is the profile of workers that do the fits, several at once; by default this process does.
+    which markers, or the rarest classes of tiles, take turns. By default the budgets are 2, 5, 10, 20 and 30, as far
+    as there are tiles. `seeds` trainings per budget start from the `seed` of the settings; every one picks its best
+    epoch on the whole val part. Each fit is stored under `metrics/budget` as it ends, its checkpoint in a folder of
+    `out`; stored fits are skipped, or thrown away without `skip_existing`. At the end, a learning curve per group of
+    tiles is added. `cluster` is the profile of workers that do the fits, several at once; by default this process does.
 
-    Raises SplitError without a split, FintuneValueError for a budget larger than the train part, RunMismatchError
-    where stored fits were made with other settings, tiles or weights, RunBusyError where another process is at it.
+    Raises SplitError without a split, FintuneValueError for a budget larger than the train part, or whose tiles
+    lack a class, RunMismatchError where stored fits were made with other settings, tiles or weights, RunBusyError where
+    another process is at it.
     """
     cohort = open_cohort(store).with_images()
     cohort.require("budget")
@@ -90,6 +95,7 @@ def budget(
     def grown(stored: xr.Dataset | None) -> Iterator[xr.Dataset]:
         done = _with_stored(plan, _blank(plan, sizes, chosen), stored)
         wanted = _missing(done, sizes, chosen)
+        _require_learnable(plan, wanted)
         if not skip_existing:
             _remove(plan, wanted)
         for size, seed, fitted in _fits(plan, wanted, profile, {**there, "store": seen_everywhere(store)}):
@@ -144,6 +150,22 @@ def _missing(done: xr.Dataset, sizes: Sequence[int], seeds: Sequence[int]) -> li
             else:
                 found.append((size, seed))
     return found
+
+
+def _require_learnable(plan: _Plan, fits: Sequence[tuple[int, int]]) -> None:
+    """Raises FintuneValueError for a fit whose tiles cannot teach all that is learnt, before any is made."""
+    for size, seed in fits:
+        try:
+            plan.learning.settings_on(_taken(plan, size, seed))
+        except FintuneValueError as error:
+            raise FintuneValueError(f"budget {size}, seed {seed}: {error}") from error
+
+
+def _taken(plan: _Plan, size: int, seed: int) -> Any:
+    """The first `size` tiles of the seed's order."""
+    names = [str(name) for name in plan.learning.train.names]
+    order = nested_order(names, [plan.learning.turns[name] for name in names], seed=seed)[:size]
+    return plan.learning.train.chosen([names.index(name) for name in order])
 
 
 def _remove(plan: _Plan, fits: Sequence[tuple[int, int]]) -> None:
@@ -222,9 +244,8 @@ def _folder(plan: _Plan, size: int, seed: int) -> Path:
 def _fitted(plan: _Plan, size: int, seed: int) -> xr.Dataset:
     """One training on the first `size` tiles of the seed's order, and its scores on the test tiles."""
     began, learning = time.perf_counter(), plan.learning
-    names = [str(name) for name in learning.train.names]
-    order = nested_order(names, [learning.turns[name] for name in names], seed=seed)[:size]
-    taken = learning.train.chosen([names.index(name) for name in order])
+    taken = _taken(plan, size, seed)
+    order = [str(name) for name in taken.names]
     folder = _folder(plan, size, seed)
     say(f"budget {size}, seed {seed}: training in {folder}")
     checkpoint = fit(
@@ -242,7 +263,7 @@ def _fitted(plan: _Plan, size: int, seed: int) -> xr.Dataset:
     }
     made = _scored(plan, learning.counts(checkpoint)).assign(facts)
     reached = float(curve_score(made).sel({n.GROUP: n.ALL_MARKERS}))
-    say(f"budget {size}, seed {seed}: {CURVE_NAME} {reached:.3f}")
+    say(f"budget {size}, seed {seed}: {curve_of(made).name} {reached:.3f}")
     return made
 
 
@@ -291,7 +312,7 @@ def _with_fit(done: xr.Dataset, size: int, seed: int, made: xr.Dataset) -> xr.Da
 
 
 def _curves(done: xr.Dataset) -> xr.Dataset:
-    """Mean and spread (budget, group) and the learning curve (group) of AP50, over tiles of the group's marker."""
+    """Mean and spread (budget, group) and the learning curve (group) of the score, over tiles of the group's marker."""
     score = curve_score(done)
     n_tiles = done[n.N_TRAIN].where(done[n.N_TRAIN] > 0, 0)
     curve = learning_curve(score, n_tiles, n_resamples=RESAMPLES)

@@ -15,7 +15,9 @@ from fintune_xr.tasks.registry import TASKS
 from fintune_xr.tasks.scores import PART_SCORES, STAGES, STUDIES, declared_schema, metrics_schema
 from fintune_xr.tasks.task import INSTANCE
 
-GROUPS = [f"{n.METRICS}/{name}" for name in (n.TEST, "all", *STUDIES, f"{n.GATE_PREFIX}r")] + [f"{n.SELFTRAIN}/s"]
+GROUPS = [f"{n.METRICS}/{name}" for name in (n.TEST, "all", n.BUDGET, *STUDIES, f"{n.GATE_PREFIX}r")] + [
+    f"{n.SELFTRAIN}/s"
+]
 
 
 @pytest.fixture(scope="module")

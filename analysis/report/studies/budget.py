@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -19,20 +21,63 @@ from fintune_xr.metrics.counts import AP50, IOU, SCORES, score_name
 _INTERVAL_ENDS: Final = ("low", "high")
 
 
-CURVE_NAME: Final = "AP50"
-_NAMES: Final = [score_name(score, way) for score in SCORES for way in (n.IMAGE_MEAN, n.POOLED)]
-_SHOWN: Final = {
-    AP50: CURVE_NAME,
-    score_name(n.PRECISION, n.POOLED): n.PRECISION,
-    score_name(n.RECALL, n.POOLED): n.RECALL,
-    score_name(n.F1, n.POOLED): n.F1,
+PERCLASS_DICE: Final = score_name(f"{n.PERCLASS}_{n.DICE}", n.IMAGE_MEAN)
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Which score the curves of a study follow.
+
+    `name` and `long_name` are its own, `scores` those of the table, `shown` those of the page by their heading; `turns`
+    names what takes turns in the subsets.
+    """
+
+    score: str
+    name: str
+    long_name: str
+    scores: tuple[str, ...]
+    shown: Mapping[str, str]
+    turns: str
+
+
+_OF_MASKS: Final = Curve(
+    AP50,
+    "AP50",
+    "AP50, image mean",
+    tuple(score_name(score, way) for score in SCORES for way in (n.IMAGE_MEAN, n.POOLED)),
+    {
+        AP50: "AP50",
+        score_name(n.PRECISION, n.POOLED): n.PRECISION,
+        score_name(n.RECALL, n.POOLED): n.RECALL,
+        score_name(n.F1, n.POOLED): n.F1,
+    },
+    "markers",
+)
+_PERCLASS: Final = {
+    PERCLASS_DICE: "per-class Dice",
+    score_name(f"{n.PERCLASS}_{n.DICE}", n.POOLED): "per-class Dice, pooled",
+    score_name(f"{n.PERCLASS}_{n.IOU}", n.IMAGE_MEAN): "per-class IoU",
 }
+_OF_CLASSES: Final = Curve(
+    PERCLASS_DICE, "per-class Dice", "per-class Dice, mean over classes", tuple(_PERCLASS), _PERCLASS,
+    "the rarest classes of tiles",
+)  # fmt: skip
+
+
+def curve_of(found: xr.Dataset) -> Curve:
+    """What the curves of a study, or of one fit, follow: AP50 of masks, per-class Dice of classes; never foreground."""
+    return _OF_CLASSES if PERCLASS_DICE in found else _OF_MASKS
+
+
+def _at_iou(found: xr.Dataset) -> xr.Dataset:
+    """Scores at IoU 0.5, where they depend on one."""
+    return found.sel({n.THRESHOLD: IOU}, method="nearest") if n.THRESHOLD in found.dims else found
 
 
 def curve_score(found: xr.Dataset) -> xr.DataArray:
     """The score (…, group) that curves follow, of a study or of one fit."""
-    score = found[AP50].sel({n.THRESHOLD: IOU}, method="nearest")
-    return score.reset_coords(drop=True)
+    score = curve_of(found).score
+    return _at_iou(found[[score]])[score].reset_coords(drop=True)
 
 
 def budget_study(found: xr.Dataset) -> Study:
@@ -40,16 +85,17 @@ def budget_study(found: xr.Dataset) -> Study:
     more: tuple[Table, ...] = (_spread_table(found),) if n.ASYMPTOTE in found else ()
     if n.ASYMPTOTE in found and found[n.ASYMPTOTE].notnull().any():
         more += (_curve_table(found),)
-    page = budget_table(found)[[n.BUDGET, n.SEED, *_SHOWN]].rename(columns=_SHOWN)
+    shown = curve_of(found).shown
+    page = budget_table(found)[[n.BUDGET, n.SEED, *shown]].rename(columns=dict(shown))
     finding = Note(_found(found))
     table = budget_table(found, every_group=True)
     return Study(n.BUDGET, _text(found), table, _figure(found), page=page, more=more, finding=finding)
 
 
 def budget_table(found: xr.Dataset, *, every_group: bool = False) -> pd.DataFrame:
-    """One row per fit that is done (and group): tiles trained on, scores at IoU 0.5, seconds."""
-    names = [n.N_TRAIN, *_NAMES, n.SECONDS]
-    at = found[names].sel({n.THRESHOLD: IOU}, method="nearest").reset_coords(drop=True)
+    """One row per fit that is done (and group): tiles trained on, scores (of masks at IoU 0.5), seconds."""
+    names = [n.N_TRAIN, *curve_of(found).scores, n.SECONDS]
+    at = _at_iou(found[names]).reset_coords(drop=True)
     rows = at.to_dataframe().reset_index()[[n.BUDGET, n.SEED, n.GROUP, *names]]
     rows = rows[rows[n.N_TRAIN] >= 0]
     if every_group:
@@ -93,7 +139,10 @@ def _spread_table(found: xr.Dataset) -> Table:
     page = data.assign(text=texts).pivot(index=n.BUDGET, columns=n.GROUP, values="text").fillna(MISSING)
     page = page[[str(group) for group in found[n.GROUP].values if group in page.columns]].reset_index()
     page.columns.name = None
-    caption = "AP50 per budget: mean ± standard deviation over seeds, on the test tiles of all markers and of each"
+    caption = (
+        f"{curve_of(found).name} per budget: mean ± standard deviation over seeds, on the test tiles of all markers "
+        "and of each"
+    )
     return Table("budget_spread", caption, data, page=page)
 
 
@@ -118,7 +167,7 @@ def _text(found: xr.Dataset) -> str:
     facts = found.attrs[n.PROVENANCE]
     head = (
         f"{counted(n_fits, 'training', 'trainings')} of {facts['model']} on nested subsets of the train part's "
-        f"annotated tiles, in which markers take turns. Every one picked its best epoch on the "
+        f"annotated tiles, in which {curve_of(found).turns} take turns. Every one picked its best epoch on the "
         f"{counted(len(facts['val_tiles']), 'tile', 'tiles')} of the val part, which a budget does not count, and was "
         "scored on the annotated test tiles."
     )
@@ -144,7 +193,7 @@ def _saturates(found: xr.Dataset) -> str:
     enough, most = float(one[n.SATURATION]), float(one[n.N_LARGEST])
     number = _estimate(one, n.SATURATION, 0)
     beyond = f", beyond the {whole(most)} tried and so an extrapolation" if enough > most else ""
-    return f"AP50 comes within {tolerance:g} of the fitted asymptote with {number} tiles{beyond}."
+    return f"{curve_of(found).name} comes within {tolerance:g} of the fitted asymptote with {number} tiles{beyond}."
 
 
 def _which_marker(found: xr.Dataset) -> str:
@@ -158,19 +207,20 @@ def _which_marker(found: xr.Dataset) -> str:
     one = found.sel({n.GROUP: best})
     tolerance = found.attrs["curve"]["tolerance"]
     if gains[best] < tolerance:
-        return f"For no marker would {curves.STEP} tiles more add as much as {tolerance:g} to its AP50."
+        name = curve_of(found).name
+        return f"For no marker would {curves.STEP} tiles more add as much as {tolerance:g} to its {name}."
     missing = float(one[n.N_MORE])
     wanted = "how many are missing cannot be told" if np.isnan(missing) else f"{whole(missing)} to saturation"
     return (
         f"More annotations pay most for {best}: {curves.STEP} tiles more than the {whole(one[n.N_LARGEST])} tried "
-        f"would add {_estimate(one, n.GAIN_OF_MORE, 3)} to its AP50 ({wanted})."
+        f"would add {_estimate(one, n.GAIN_OF_MORE, 3)} to its {curve_of(found).name} ({wanted})."
     )
 
 
 def _figure(found: xr.Dataset) -> Figure | None:
-    """AP50 of all test tiles over the budgets, with the curve where there is one."""
+    """The score of all test tiles over the budgets, with the curve where there is one."""
     score = curve_score(found).sel({n.GROUP: n.ALL_MARKERS}, drop=True)
-    score = score.assign_attrs(long_name=f"{CURVE_NAME}, image mean")
+    score = score.assign_attrs(long_name=curve_of(found).long_name)
     if score.isnull().all():
         return None
     if n.ASYMPTOTE not in found or np.isnan(found[n.ASYMPTOTE].sel({n.GROUP: n.ALL_MARKERS})):
