@@ -13,9 +13,15 @@ from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.pipelines.console import say
-from fintune_xr.pipelines.instance.validation import annotated_marks
 from fintune_xr.pipelines.task_parts.requests import AnnotateRequest, EvaluateRequest, Export, TrainingTiles
-from fintune_xr.store.annotations.instance import AnnotateReport, Taken, annotate_tiles, note_marks, plan_masks
+from fintune_xr.store.annotations.instance import (
+    AnnotateReport,
+    Taken,
+    annotate_tiles,
+    note_marks,
+    plan_masks,
+    stored_marks,
+)
 from fintune_xr.store.annotations.instance_layouts import (
     DEFAULT_MASK_LAYOUT,
     choose_mask_layout,
@@ -30,7 +36,7 @@ def annotate(cohort: Cohort, source: str | Path, request: AnnotateRequest) -> An
     """Masks, of which binary ones become instances by 8-connected components."""
     if request.reading != Reading():
         raise FintuneValueError("--diameter, --frame and --scale are about particles; this cohort has masks")
-    known = "" if request.restart else annotated_marks(cohort)
+    known = "" if request.restart else stored_marks(cohort)
     if request.marks and known not in ("", request.marks):
         raise FintuneValueError(
             f"--marks {request.marks}: the masks in {cohort.url} outline {known} cells. One store holds one kind; "

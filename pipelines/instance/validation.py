@@ -16,6 +16,7 @@ from fintune_xr.metrics.instance import match_masks
 from fintune_xr.pixels.cell_measurement import measure_cells
 from fintune_xr.pixels.real_part import tile_pixels
 from fintune_xr.provenance import provenance
+from fintune_xr.store.annotations.instance import stored_marks
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.depends_on import rests_on
 from fintune_xr.store.lineage.tile_counts import inputs_digest
@@ -29,20 +30,13 @@ _UNKNOWN: Final = -1
 _COUNTS: Final = (n.N_ALL, n.N_POSITIVE, n.TRUE_ALL, n.TRUE_POSITIVE, n.TP, n.FP, n.FN)
 
 
-def annotated_marks(cohort: Cohort) -> str:
-    """What the stored masks outline: all cells, positive ones alone, or nothing where nobody has said."""
-    if not cohort.has(n.ANNOTATIONS):
-        return ""
-    return str(cohort.annotations(lazy=False).attrs.get(n.MARKS, ""))
-
-
 def validated(cohort: Cohort, run: str) -> xr.Dataset | None:
     """Counts (rule, tile) of a run beside those of annotated tiles, stored under `validation/<run>`.
 
     Made anew where runs, rules or annotations are others than they were. None where nobody has said what the masks
     outline, or no annotated tile is new to the run's model.
     """
-    marks = annotated_marks(cohort)
+    marks = stored_marks(cohort)
     tiles = _tiles(cohort, run) if marks else []
     if not tiles:
         return None
@@ -61,7 +55,7 @@ def validated(cohort: Cohort, run: str) -> xr.Dataset | None:
 def stored_validation(cohort: Cohort, run: str) -> xr.Dataset | None:
     """The stored counts where they are those of the store as it is now; None elsewhere."""
     path = f"{n.VALIDATION}/{run}"
-    if not cohort.has(path) or not annotated_marks(cohort):
+    if not cohort.has(path) or not stored_marks(cohort):
         return None
     stored = cohort.read(path, VALIDATION).load()
     now = validation_basis(cohort, run, _tiles(cohort, run))
@@ -71,7 +65,7 @@ def stored_validation(cohort: Cohort, run: str) -> xr.Dataset | None:
 def validation_basis(cohort: Cohort, run: str, tiles: list[str]) -> dict[str, Any]:
     """What such counts rest on: the run, annotations of `tiles`, what these outline, and the counts of the rules."""
     counts = cohort.read(f"{n.POSITIVITY}/{run}", POSITIVITY)[[n.N_ALL, n.N_POSITIVE, n.THRESHOLD]].load()
-    told = {n.MARKS: annotated_marks(cohort), n.COUNTED: inputs_digest(counts), "tiles": tiles}
+    told = {n.MARKS: stored_marks(cohort), n.COUNTED: inputs_digest(counts), "tiles": tiles}
     return {**rests_on(cohort, runs=[run], tiles=tiles, split=""), **told}
 
 

@@ -191,6 +191,13 @@ def note_marks(cohort: Cohort, marks: str) -> None:
         open_writable(cohort.location, n.ANNOTATIONS).attrs[n.MARKS] = marks
 
 
+def stored_marks(cohort: Cohort) -> str:
+    """What `note_marks` recorded, or nothing; also of annotations that were killed while they were made."""
+    if not cohort.has(n.ANNOTATIONS):
+        return ""
+    return str(zarr.open_group(cohort.location.zarr(), path=n.ANNOTATIONS, mode="r").attrs.get(n.MARKS, ""))
+
+
 def _pages(source: Place, named: Iterable[tuple[str, PlaneName]], layout: Layout) -> Iterator[_Found | LeftOut]:
     """Every mask; a file of several pages or of several images holds one for each."""
     for path, name in named:

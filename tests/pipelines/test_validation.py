@@ -15,10 +15,10 @@ from fintune_xr.analysis.report.sections.positivity import positivity_section
 from fintune_xr.analysis.report.sections.statistics import Statistics
 from fintune_xr.analysis.report.sections.validation import rule_scores, validation_parts
 from fintune_xr.errors import FintuneValueError
-from fintune_xr.pipelines.instance.validation import annotated_marks, stored_validation, validated
+from fintune_xr.pipelines.instance.validation import stored_validation, validated
 from fintune_xr.pixels.cell_measurement import measure_cells
 from fintune_xr.pixels.real_part import tile_pixels
-from fintune_xr.store.annotations.instance import note_marks
+from fintune_xr.store.annotations.instance import note_marks, stored_marks
 from fintune_xr.store.cohort import Cohort, create_cohort
 from fintune_xr.text import texts
 
@@ -38,7 +38,7 @@ def clinical(cohort: Cohort) -> Path:
 
 
 def test_without_a_word_on_what_masks_outline_nothing_is_held_against_them(cohort: Cohort) -> None:
-    assert annotated_marks(cohort) == ""
+    assert stored_marks(cohort) == ""
     assert validated(cohort, "a") is None
     statistics = Statistics(positivity={"a": cohort.positivity("a")}, active_rules={"a": "otsu"})
     section = positivity_section(statistics)
