@@ -63,7 +63,8 @@ def positivity(
     """
     cohort = open_cohort(store)
     chosen = parse_rule(rule, threshold=threshold, nuclei_run=nuclei_run)
-    require_masks(cohort, run)
+    if run in cohort.run_names():
+        require_masks(cohort, run)
     require_marker(cohort)
     result = apply_positivity(cohort, run, chosen, normalise=normalise)
     validated(cohort, run)
