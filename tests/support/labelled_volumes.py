@@ -61,7 +61,7 @@ def make_volumes(where: Path, people: dict[str, tuple[int, str]], *, scans: int 
             labels = {
                 n.TILE: tile, n.DONOR: who, n.MARKER: DEVICES[at // 2 % 2], n.SPLIT: "", n.HEIGHT: GRID[1],
                 n.WIDTH: GRID[2], n.DEPTH: GRID[0], n.SOURCE: [f"{tile}.npy"], n.SHA256: [f"{at:064x}"],
-                n.LATERALITY: "RL"[at % 2],
+                n.LATERALITY: "RL"[at % 2], n.PIXELS_SHA256: f"{at:064x}",
             }  # fmt: skip
             yield (
                 {key: labels.get(key, _unknown(target, key)) for key in target.labels},
