@@ -38,7 +38,10 @@ TILES: Final = {
     n.SOURCE: VariableSpec((n.TILE, n.CHANNEL), "str", "File of the plane, relative to the ingested folder."),
     n.SHA256: VariableSpec((n.TILE, n.CHANNEL), "str", "SHA-256 of that file."),
     n.PIXELS_SHA256: VariableSpec(
-        _TILE, "str", "SHA-256 of the tile's pixels, empty where it was not taken or they show nothing.", required=False
+        _TILE,
+        "str",
+        "SHA-256 of the tile's pixels, or that they show nothing; empty where it was not taken.",
+        required=False,
     ),
 }
 """What every cohort knows of its tiles, whatever they are."""

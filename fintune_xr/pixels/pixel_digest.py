@@ -8,14 +8,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fintune_xr import names as n
+
 
 def pixels_sha256(pixels: NDArray[Any]) -> str:
-    """SHA-256 of the shape and the values of a tile (channel, …, y, x), empty where each channel is of one value.
+    """SHA-256 of the shape and the values of a tile (channel, …, y, x).
 
-    Counts of 8 bits saved with 16 are the same counts. Tiles without any contrast are alike and show nothing.
+    Counts of 8 bits saved with 16 are the same counts. Tiles whose channels are each of one value are alike: instead of
+    a digest, it is said of them that they show nothing.
     """
     if not pixels.size or all(plane.min() == plane.max() for plane in pixels):
-        return ""
+        return n.SHOWS_NOTHING
     digest = hashlib.sha256(repr(pixels.shape).encode())
     for plane in pixels:
         digest.update(np.ascontiguousarray(plane, _wide(plane.dtype)).data)

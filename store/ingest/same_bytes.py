@@ -27,7 +27,7 @@ def tiles_of_same_bytes(cohort: Cohort) -> list[tuple[str, ...]]:
     pixels = _pixel_digests(cohort)
     held: defaultdict[tuple[str, str], dict[str, str]] = defaultdict(dict)
     for tile, files in stored_digests(cohort.images_group()).items():
-        if pixels.get(tile) == "":
+        if pixels.get(tile) == n.SHOWS_NOTHING:
             continue
         for source, digest in files.items():
             path, _, page = source.partition("#")
@@ -36,7 +36,7 @@ def tiles_of_same_bytes(cohort: Cohort) -> list[tuple[str, ...]]:
     shown: defaultdict[str, list[str]] = defaultdict(list)
     for tile, digest in pixels.items():
         shown[digest].append(tile)
-    groups += [tuple(tiles) for digest, tiles in shown.items() if digest]
+    groups += [tuple(tiles) for digest, tiles in shown.items() if digest not in ("", n.SHOWS_NOTHING)]
     return list(dict.fromkeys(group for group in groups if len(group) > 1))
 
 
@@ -66,5 +66,4 @@ def _pixel_digests(cohort: Cohort) -> dict[str, str]:
         np.asarray(zarr.open_array(cohort.location.zarr(), path=one, mode="r")[: group.n_tiles])
         for one in (f"{group.path}/{n.TILE}", path)
     )
-    # Where none was taken nothing is known of what they show.
-    return dict(zip(map(str, tiles), map(str, digests), strict=True)) if any(digests) else {}
+    return dict(zip(map(str, tiles), map(str, digests), strict=True))

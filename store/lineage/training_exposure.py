@@ -117,5 +117,5 @@ def _digests(images: xr.Dataset, wanted: set[str]) -> dict[str, set[str]]:
         told = str(taken[at]) if taken is not None else ""
         told = told or pixels_sha256(tile_pixels(images, at))
         of_files = hashlib.sha256("\n".join([tile, *map(str, of_tile)]).encode()).hexdigest()[:_SHORT]
-        found[tile] = {of_files, f"{_PIXELS}{told[:_SHORT]}"} if told else {of_files}
+        found[tile] = {of_files, f"{_PIXELS}{told[:_SHORT]}"} if told != n.SHOWS_NOTHING else {of_files}
     return found

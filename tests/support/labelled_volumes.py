@@ -11,6 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from fintune_xr import names as n
+from fintune_xr.pixels.pixel_digest import pixels_sha256
 from fintune_xr.seeds import stream
 from fintune_xr.splits.assignment import split_digest
 from fintune_xr.store.cohort import Cohort, create_cohort
@@ -61,7 +62,7 @@ def make_volumes(where: Path, people: dict[str, tuple[int, str]], *, scans: int 
             labels = {
                 n.TILE: tile, n.DONOR: who, n.MARKER: DEVICES[at // 2 % 2], n.SPLIT: "", n.HEIGHT: GRID[1],
                 n.WIDTH: GRID[2], n.DEPTH: GRID[0], n.SOURCE: [f"{tile}.npy"], n.SHA256: [f"{at:064x}"],
-                n.LATERALITY: "RL"[at % 2], n.PIXELS_SHA256: f"{at:064x}",
+                n.LATERALITY: "RL"[at % 2], n.PIXELS_SHA256: pixels_sha256(pixels),
             }  # fmt: skip
             yield (
                 {key: labels.get(key, _unknown(target, key)) for key in target.labels},
