@@ -5,19 +5,20 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # One thread per numerical library: processes and Dask threads already use all cores.
 export OMP_NUM_THREADS ?= 1
-# Processes that run the tests, each a file at a time; tests of one file share what they have made.
-WORKERS ?= logical
+# Processes that run the tests, each a file at a time; tests of one file share what they have made. One more than there
+# are cores, as many of the slow ones wait: for a limit, a lease, a job.
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
 # Minutes of `make fuzz`.
 MINUTES ?= 10
 
-.PHONY: demo test lint bench fuzz clean
+.PHONY: demo test lint bench fuzz site clean
 
 demo: $(STAMP)
 	$(BIN)/fintune-xr demo demo $(if $(QUICK),--quick)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -30,6 +31,10 @@ bench: $(STAMP)
 
 fuzz: $(STAMP)
 	$(BIN)/python -m benchmarks.fuzz --minutes $(MINUTES)
+
+# The documentation as a site: site/index.html.
+site: $(STAMP)
+	$(BIN)/mkdocs build --quiet
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -183,7 +183,7 @@ def drawn_donors(
     """Numbers of resamples (resample,) and how often each donor (resample, donor) is drawn by the scheme `donors`."""
     index, key = _index(first, n_resamples), _key(seed, OF_DONORS)
     drawn: xr.DataArray = xr.apply_ufunc(
-        lambda block: kernels_resample.donors_drawn(donors.size, key, block),
+        lambda block: kernels_resample.draw_donors(donors.size, key, block),
         index,
         output_core_dims=[[DONOR]],
         dask="parallelized",
@@ -217,7 +217,7 @@ def rho_over_draws(
 def _drawn_block(index: NDArray[np.int64], *, draws: _Draws) -> NDArray[np.int32]:
     n_donors = draws.groups.donors.size
     if draws.scheme == "donors":
-        return kernels_resample.donors_drawn(n_donors, draws.key, index)
+        return kernels_resample.draw_donors(n_donors, draws.key, index)
     return np.ones((index.size, n_donors), np.int32)
 
 
@@ -228,7 +228,7 @@ def _ratio_block(
     n_positive, n_all = n_positive[:, draws.order], n_all[:, draws.order]
     pools = kernels_resample.pools(n_positive, n_all, group, draws.groups.group_keys)
     if draws.scheme == "tiles_80":
-        ratio = kernels_resample.ratios_left_out(pools, draws.key, index)
+        ratio = kernels_resample.leave_out_ratios(pools, draws.key, index)
     elif draws.scheme == "tiles":
         ratio = kernels_resample.ratios_redrawn(pools, draws.key, index)
     else:

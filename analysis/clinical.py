@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,19 +16,29 @@ from numpy.typing import NDArray
 from fintune_xr.analysis.outcomes import DEFAULT_OUTCOMES, KNOWN_OUTCOMES, outcome
 from fintune_xr.datasets import CLINICAL
 from fintune_xr.errors import FintuneValueError, unknown_name
-from fintune_xr.names import COVARIATE, COVARIATE_VALUE, DIRECTION, DONOR, MEANING, OUTCOME, OUTCOME_VALUE, REASON
+from fintune_xr.names import (
+    COVARIATE,
+    COVARIATE_VALUE,
+    DIRECTION,
+    DONOR,
+    DOUBTFUL_VALUES,
+    MEANING,
+    OUTCOME,
+    OUTCOME_VALUE,
+    REASON,
+)
 from fintune_xr.schema import check_dataset
 from fintune_xr.text import one_spelling
-from fintune_xr.text_tables import read_text_table
+from fintune_xr.text_tables import check_ids, read_text_table
 
 _TOP_CODED = re.compile(r"(\d+(?:\.\d+)?)\s*\+")
 _WHOLE_NUMBER = re.compile(r"0*(\d+)(?:\.0+)?")
+_NUMBER = re.compile(r"[+-]?(?:0|[1-9]\d*)(?:\.\d*)?(?:[eE][+-]?\d+)?")
 _MISSING = {"", "na", "nan", "n/a", "null", "none"}
 _LISTED = 5
 # Numbers that questionnaires and SPSS write for "missing", and how far from all others a positive one lies.
 _CODES = (-7.0, -8.0, -9.0, -77.0, -88.0, -99.0, -777.0, -888.0, -999.0, -9999.0, 777.0, 888.0, 999.0, 9999.0, 99999.0)
 _FAR = 3
-_OF_EXCEL = re.compile(r"\d(?:[.,]\d+)?[eE]\+?\d+")
 
 
 def read_clinical(path: Path | str) -> pd.DataFrame:
@@ -38,6 +49,29 @@ def read_clinical(path: Path | str) -> pd.DataFrame:
     Raises FintuneValueError for another suffix, no such file, or a file that holds no such table.
     """
     return read_text_table(path, "clinical table")
+
+
+@dataclass(frozen=True, slots=True)
+class DonorRows:
+    """Rows of the clinical table by donor, -1 where there is none, and what is told of the join, as attributes."""
+
+    donors: list[str]
+    rows: list[int]
+    told: dict[str, object]
+
+
+def donor_rows(table: pd.DataFrame, donors: Iterable[str], *, donor_column: str) -> DonorRows:
+    """The row of each donor, joined as text; ids that are whole numbers match whatever their leading zeros and `.0`.
+
+    Raises UnknownNameError without that column, FintuneValueError for an id that occurs twice or no match at all.
+    """
+    _require_donor_column(table, donor_column)
+    names = list(dict.fromkeys(str(donor) for donor in donors))
+    row_of = _rows_by_id(table[donor_column], donor_column)
+    id_of = {donor: donor_key(donor) for donor in names}
+    _check_match(id_of, row_of, table, donor_column)
+    rows = [row_of.get(id_of[donor], -1) for donor in names]
+    return DonorRows(names, rows, _join_report(table, donor_column, id_of, row_of))
 
 
 def clinical_outcomes(
@@ -56,24 +90,21 @@ def clinical_outcomes(
     and 4 + 5 and leave out 6. A top-coded value such as `90+` counts as 90.
 
     Attributes: `donors_without_row`, `rows_without_donor`, `n_rows_without_id`, `top_coded` (values per
-    column).
+    column), DOUBTFUL_VALUES (lines on values that may be no values).
 
     Raises UnknownNameError for a column that is not there, FintuneValueError for text or values out of range
     in an outcome, an id that occurs twice, or no match at all.
     """
     _check_columns(table, donor_column, outcomes, covariates)
-    donors = list(dict.fromkeys(str(donor) for donor in donors))
-    row_of = _rows_by_id(table[donor_column], donor_column)
-    id_of = {donor: donor_key(donor) for donor in donors}
-    _check_match(id_of, row_of, table, donor_column)
-    rows = [row_of.get(id_of[donor], -1) for donor in donors]
-    values = _columns(table, [_source(name) for name in outcomes], rows)
+    joined = donor_rows(table, donors, donor_column=donor_column)
+    donors, rows = joined.donors, joined.rows
+    values = _columns(table, [source_column(name) for name in outcomes], rows)
     for k, name in enumerate(outcomes):
         values[:, k] = _checked(name, values[:, k], donors)
-        _check_codes(name, values[:, k], donors)
+        refuse_codes(name, values[:, k], donors)
     adjusting = _columns(table, covariates, rows)
     for k, name in enumerate(covariates):
-        _check_codes(name, adjusting[:, k], donors)
+        refuse_codes(name, adjusting[:, k], donors)
     result = xr.Dataset(
         {
             OUTCOME_VALUE: ((DONOR, OUTCOME), values, CLINICAL[OUTCOME_VALUE].attrs),
@@ -87,33 +118,42 @@ def clinical_outcomes(
             DIRECTION: (OUTCOME, _text(outcome(name).direction for name in outcomes)),
             MEANING: (OUTCOME, _text(outcome(name).meaning for name in outcomes)),
         },
-        attrs=_join_report(table, donor_column, id_of, row_of)
-        | {"top_coded": _top_coded(table, [*map(_source, outcomes), *covariates])},
+        attrs=joined.told
+        | {
+            "top_coded": _top_coded(table, [*map(source_column, outcomes), *covariates]),
+            DOUBTFUL_VALUES: _doubtful_values(
+                dict(zip([*outcomes, *covariates], np.hstack([values, adjusting]).T, strict=True)), covariates, donors
+            ),
+        },
     )
     return check_dataset(result, CLINICAL)
 
 
-def told_of_join(facts: xr.Dataset) -> list[str]:
-    """Lines that name donors without a row in the clinical table, and rows of it without a donor; a few of many."""
-    absent, others = facts.attrs["donors_without_row"], facts.attrs["rows_without_donor"]
+def join_lines(facts: xr.Dataset) -> list[str]:
+    """Lines that name donors without a row in the clinical table, rows of it without a donor, a few of many, and values
+    that may be none.
+    """
+    absent, others = (facts.attrs.get(name, []) for name in ("donors_without_row", "rows_without_donor"))
     lines = []
     if absent:
         lines.append(f"{len(absent)} of {facts.sizes[DONOR]} donors have no row in the clinical table: {_some(absent)}")
     if others:
         lines.append(f"{len(others)} rows of the clinical table are of no donor: {_some(others)}")
-    if facts.attrs["n_rows_without_id"]:
+    if facts.attrs.get("n_rows_without_id"):
         lines.append(f"{facts.attrs['n_rows_without_id']} rows of the clinical table have no donor id")
-    return lines
+    return [*lines, *facts.attrs.get(DOUBTFUL_VALUES, [])]
 
 
-def told_of_outcomes(table: pd.DataFrame, chosen: Iterable[str]) -> list[str]:
+def outcome_lines(table: pd.DataFrame, chosen: Iterable[str]) -> list[str]:
     """Lines that name columns which are an outcome in another spelling, and are not taken for it."""
     known, taken = {name.casefold(): name for name in KNOWN_OUTCOMES}, set(chosen)
     spelt = [(str(column), known.get(re.sub(r"[^a-z0-9_]", "", str(column).casefold()))) for column in table.columns]
     return [
-        f"column {column!r} is not taken for the outcome {name!r}: rename it, or name it with --outcome"
+        f"column {column!r} is not taken beside column {name!r}: which one holds the outcome?"
+        if name in taken
+        else f"column {column!r} is not taken for the outcome {name!r}: rename it, or name it with --outcome"
         for column, name in spelt
-        if name is not None and column != name and name not in taken
+        if name is not None and column != name
     ]
 
 
@@ -124,15 +164,44 @@ def donor_key(donor: object) -> str:
     return number.group(1) if number else text
 
 
-def _source(name: str) -> str:
+def source_column(name: str) -> str:
+    """The column of the clinical table that an outcome is made from."""
     return outcome(name).column or name
 
 
-def _check_columns(table: pd.DataFrame, donor_column: str, outcomes: Sequence[str], covariates: Sequence[str]) -> None:
+def column_values(table: pd.DataFrame, donors: Iterable[str], *, donor_column: str) -> dict[str, dict[str, str | None]]:
+    """What each column says of each donor: numbers and text in one spelling, None where it says nothing.
+
+    Raises as `donor_rows` does.
+    """
+    joined = donor_rows(table, donors, donor_column=donor_column)
+    return {
+        str(name): {
+            donor: None if row < 0 else _spelt(column.iloc[row])
+            for donor, row in zip(joined.donors, joined.rows, strict=True)
+        }
+        for name, column in table.items()
+    }
+
+
+def _spelt(value: object) -> str | None:
+    if is_missing(value):
+        return None
+    text = one_spelling(str(value).strip())
+    # Zeros before a number are part of a name.
+    return f"{float(text):.12g}" if _NUMBER.fullmatch(text) else text
+
+
+def _require_donor_column(table: pd.DataFrame, donor_column: str) -> None:
     columns = [str(column) for column in table.columns]
     if donor_column not in columns:
         remedy = "Name the column of the donor ids with --donor-column."
         raise unknown_name("donor column in the clinical table", donor_column, columns, remedy)
+
+
+def _check_columns(table: pd.DataFrame, donor_column: str, outcomes: Sequence[str], covariates: Sequence[str]) -> None:
+    _require_donor_column(table, donor_column)
+    columns = [str(column) for column in table.columns]
     derived = [name for name, known in KNOWN_OUTCOMES.items() if known.column in columns and known.column]
     asked = (("outcome", outcomes, columns + derived), ("covariate", covariates, columns))
     for kind, names, known in asked:
@@ -140,22 +209,27 @@ def _check_columns(table: pd.DataFrame, donor_column: str, outcomes: Sequence[st
             if name not in known:
                 remedy = f"Name a column of the table with --{kind}."
                 raise unknown_name(f"{kind} in the clinical table", name, set(known) - {donor_column}, remedy)
+        if donor_column in names:
+            raise FintuneValueError(
+                f"{kind} {donor_column!r} is the column of the donor ids, which say nothing of donors"
+            )
         repeated = [name for name, times in Counter(names).items() if times > 1]
         if repeated:
             raise FintuneValueError(f"{kind} {repeated[0]!r} was asked for more than once")
+    both = [name for name in outcomes if {name, source_column(name)} & set(covariates)]
+    if both:
+        raise FintuneValueError(
+            f"{both[0]!r} is an outcome and a covariate: adjusted for itself, nothing of it is left"
+        )
 
 
 def _rows_by_id(ids: pd.Series, donor_column: str) -> dict[str, int]:
     row_of: dict[str, int] = {}
     for row, value in enumerate(ids):
         key = donor_key(value)
-        if _is_missing(value):
+        if is_missing(value):
             continue
-        if _OF_EXCEL.fullmatch(key):
-            raise FintuneValueError(
-                f"column {donor_column!r} of the clinical table: {value!r} is a donor id that Excel wrote as a number "
-                "in powers of ten, and digits may be lost. Format the column as text, and export it again."
-            )
+        check_ids([key], donor_column, "the clinical table")
         if key in row_of:
             raise FintuneValueError(
                 f"donor {value!r} stands in rows {row_of[key] + 1} and {row + 1} of the clinical table "
@@ -200,7 +274,7 @@ def _numbers(column: pd.Series, name: str) -> NDArray[np.float64]:
 
 def _plain(value: object) -> object:
     """`value` without the plus of a top-coded number; None where it is missing."""
-    if _is_missing(value):
+    if is_missing(value):
         return None
     top = _TOP_CODED.fullmatch(value.strip()) if isinstance(value, str) else None
     return top.group(1) if top else value
@@ -221,8 +295,11 @@ def _checked(name: str, values: NDArray[np.float64], donors: Sequence[str]) -> N
     return np.array([known.recode.get(value, np.nan) for value in values])
 
 
-def _check_codes(name: str, values: NDArray[np.float64], donors: Sequence[str]) -> None:
-    """Refuses values that stand for missing ones: -9 where no other is negative, 999 far beyond all others."""
+def refuse_codes(name: str, values: NDArray[np.float64], donors: Sequence[str]) -> None:
+    """Raises FintuneValueError for values (donor,) that stand for missing ones.
+
+    Those are -9 where no other is negative, and 999 far beyond all others.
+    """
     for code in sorted(set(values[np.isin(values, _CODES)].tolist())):
         others = values[~np.isnan(values) & ~np.isin(values, _CODES)]
         is_apart = not others.size or (others.min() >= 0 if code < 0 else code > _FAR * np.abs(others).max())
@@ -232,6 +309,24 @@ def _check_codes(name: str, values: NDArray[np.float64], donors: Sequence[str]) 
                 f"column {name!r} of the clinical table: {code:g} of donor {_some(who)} looks like a code for a "
                 "missing value. Leave missing values empty, and leave out the column where such values are real."
             )
+
+
+def _doubtful_values(
+    columns: Mapping[str, NDArray[np.float64]], covariates: Sequence[str], donors: Sequence[str]
+) -> list[str]:
+    """Lines on a whole negative number beside none but positive ones, and on covariates that adjust nothing."""
+    lines = []
+    for name, values in columns.items():
+        negative = values[values < 0]
+        if negative.size and np.ptp(negative) == 0 and float(negative[0]).is_integer() and (values >= 0).any():
+            who = [donor for donor, value in zip(donors, values, strict=True) if value < 0]
+            lines.append(
+                f"{negative[0]:g} of donor {_some(who)} is the only negative value in column {name!r}: where it stands "
+                "for a missing one, leave it empty"
+            )
+        if name in covariates and np.nanmin(values, initial=np.inf) == np.nanmax(values, initial=-np.inf):
+            lines.append(f"covariate {name!r} is the same in all donors that have it, and adjusts nothing")
+    return lines
 
 
 def _reason(values: NDArray[np.float64]) -> str:
@@ -252,7 +347,7 @@ def _join_report(
         "rows_without_donor": [
             str(table[donor_column].iloc[row]).strip() for key, row in row_of.items() if key not in matched
         ],
-        "n_rows_without_id": int(sum(_is_missing(value) for value in table[donor_column])),
+        "n_rows_without_id": int(sum(is_missing(value) for value in table[donor_column])),
     }
 
 
@@ -262,7 +357,8 @@ def _top_coded(table: pd.DataFrame, names: Iterable[str]) -> list[str]:
     return [f"{name}: {count}" for name, count in counts.items() if count]
 
 
-def _is_missing(value: object) -> bool:
+def is_missing(value: object) -> bool:
+    """Whether a value of the table stands for none: empty, or NA and the like."""
     if isinstance(value, str):
         return value.strip().lower() in _MISSING
     return bool(pd.isna(value))  # type: ignore[call-overload]

@@ -60,7 +60,7 @@ class Estimate:
 NOTHING: Final = Estimate(float("nan"), float("nan"), float("nan"))
 
 
-def labelled(validation: xr.Dataset) -> Labelled:
+def labelled_sums(validation: xr.Dataset) -> Labelled:
     """Of `validation` (tile) of one rule and marker with true_positive, true_all, n_positive, n_all and donor.
 
     Tiles in which something is unknown (negative) are left out, and donors without a cell on either side.
@@ -147,7 +147,7 @@ def rho_of_true_ratios(ratio: Floats, outcome: Floats, known: Labelled, *, seed:
     return Estimate(float(np.clip(rho / np.sqrt(trust), -1, 1)), float(low), float(high))
 
 
-def corrected(
+def correct_ratios(
     ratio: xr.DataArray,
     outcomes: xr.DataArray,
     validation: xr.Dataset,
@@ -158,9 +158,9 @@ def corrected(
     """Corrected ratios (donor, marker) and their means (marker), rho of the true ratios (marker, outcome).
 
     `ratio` (donor, marker) is the model's, in memory; `outcomes` (donor, outcome), of which donors may be missing;
-    `validation` (tile) as in `labelled`, of all markers. With `covariates` (donor, covariate) there is no rho: what the
-    model's error does to a partial correlation is not known here. Variables of ANALYSIS, NaN where annotated donors are
-    too few or the reliability too low.
+    `validation` (tile) as in `labelled_sums`, of all markers. With `covariates` (donor, covariate) there is no rho:
+    what the model's error does to a partial correlation is not known here. Variables of ANALYSIS, NaN where annotated
+    donors are too few or the reliability too low.
     """
     donors = ratio[n.DONOR]
     values = of_donors(outcomes, donors).transpose(n.OUTCOME, n.DONOR).values
@@ -191,7 +191,7 @@ _DIMS: Final = {
 
 def _of_marker(ratio: Floats, outcomes: Floats, validation: xr.Dataset, marker: str, seed: int) -> dict[str, Any]:
     chosen = np.flatnonzero(np.asarray(validation[n.MARKER].values, str) == marker)
-    known = labelled(validation.isel({n.TILE: chosen}))
+    known = labelled_sums(validation.isel({n.TILE: chosen}))
     mean = mean_ratio(ratio, known)
     rhos = [rho_of_true_ratios(ratio, outcome, known, seed=seed) for outcome in outcomes]
     return {

@@ -74,8 +74,11 @@ def ratio_bounds(ratio: xr.Dataset, quarantined: xr.DataArray) -> xr.Dataset:
     share = ratio[N_TILES] / (ratio[N_TILES] + lost)
     low = ratio[RATIO] * share
     high = low + (1 - share).where(ratio[RATIO].notnull())
-    return xr.Dataset({RATIO_LOW: low, RATIO_HIGH: high}).assign_attrs(
-        long_name="Bounds of the ratio if no cell, or every cell, of the quarantined tiles were positive."
+    return xr.Dataset(
+        {
+            RATIO_LOW: low.assign_attrs(long_name="Ratio if no cell of the quarantined tiles were positive."),
+            RATIO_HIGH: high.assign_attrs(long_name="Ratio if every cell of the quarantined tiles were positive."),
+        }
     )
 
 

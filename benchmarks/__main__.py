@@ -14,10 +14,10 @@ from pathlib import Path
 
 NAMES = (
     "startup", "scan", "ingest", "volumes", "measurement", "flows", "matching", "bootstrap", "inference",
-    "cellpose_sam", "tissue",
+    "cellpose_sam", "tissue", "oct_encoders", "cell_files",
 )  # fmt: skip
 
-CALIBRATION = ("false_alarms", "interval_coverage", "rho_coverage")
+CALIBRATION = ("false_alarms", "interval_coverage", "rho_coverage", "effect_coverage")
 
 
 def main(names: list[str]) -> int:

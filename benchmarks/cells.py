@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from fintune_xr.compiled import compiled
+from fintune_xr.compilation import compile_kernel
 
 
 def grid_of_cells(n_cells: int, *, side: int = 2048, seed: int = 0) -> NDArray[np.uint32]:
@@ -35,7 +35,7 @@ def added_up(array: NDArray[np.generic]) -> int:
     return int(_added_up(array.reshape(-1)))
 
 
-@compiled
+@compile_kernel
 def _added_up(flat: NDArray[np.generic]) -> np.uint64:
     total = np.uint64(0)
     for value in flat:

@@ -19,8 +19,8 @@ from table import Fact, Reach, Row, print_table, row
 
 from fintune_xr.models.flows.dynamics import masks_from_flows
 from fintune_xr.models.flows.field import FLOW_SCALE, instance_flows
-from fintune_xr.models.flows.following import followed
 from fintune_xr.models.flows.settings import DynamicsSettings
+from fintune_xr.models.flows.trajectories import follow_flows
 from fintune_xr.models.protocol import Maps, Mask
 
 REPEATS = 3
@@ -63,7 +63,7 @@ def cpu_s(function: Callable[[], Any], repeats: int = REPEATS) -> tuple[float, A
 def _steps(maps: Maps) -> Row:
     inside = maps[2] > 0
     flows, pixels = maps[:2] * inside / np.float32(FLOW_SCALE), np.nonzero(inside)
-    ours, _ = cpu_s(lambda: followed(flows, pixels, niter=200))
+    ours, _ = cpu_s(lambda: follow_flows(flows, pixels, niter=200))
     theirs, _ = cpu_s(lambda: dynamics.follow_flows(flows.copy(), inds=pixels, niter=200), 1)
     return row("200 steps of its 1.1 million pixels", ours, ("cellpose follow_flows", theirs))
 

@@ -9,7 +9,7 @@ from skimage.measure import regionprops_table
 from skimage.segmentation import relabel_sequential
 from table import Reach, Row, compared, print_table
 
-from fintune_xr.pixels.cell_measurement import cell_sums, measure_cells, renumbered
+from fintune_xr.pixels.cell_measurement import cell_sums, measure_cells, renumber
 from fintune_xr.pixels.instance_labels import label_table
 
 PROPERTIES = ("label", "area", "centroid", "intensity_mean")
@@ -60,13 +60,13 @@ def _relabelling(mask: np.ndarray) -> list[Row]:
     return [
         compared(
             "renumbered, after a gap at every second",
-            lambda: renumbered(gaps),
+            lambda: renumber(gaps),
             ("fastremap.renumber", lambda: fastremap.renumber(gaps)),
             limit=mask.copy,
         ),
         compared(
             "renumbered, after a gap at every second",
-            lambda: renumbered(gaps),
+            lambda: renumber(gaps),
             ("skimage relabel_sequential", lambda: relabel_sequential(gaps)),
             limit=mask.copy,
         ),

@@ -16,7 +16,7 @@ from cells import grid_of_cells, image_of_cells
 from fintune_xr import names as n
 from fintune_xr.models.flows.dynamics import masks_from_flows
 from fintune_xr.models.flows.field import FLOW_SCALE, instance_flows
-from fintune_xr.models.flows.segmenter import normalised
+from fintune_xr.models.flows.segmenter import normalise
 from fintune_xr.models.flows.settings import DynamicsSettings
 from fintune_xr.pixels.cell_measurement import measure_cells
 from fintune_xr.store.cohort import create_cohort
@@ -44,7 +44,7 @@ def main() -> None:
         array = cohort.images_group().array
         stages: dict[str, Callable[[], object]] = {
             "read and decode": lambda: np.asarray(array[0]),
-            "normalise": lambda: normalised(image),
+            "normalise": lambda: normalise(image),
             "reconstruct": lambda: masks_from_flows(maps, DynamicsSettings()),
             "measure": lambda: measure_cells(mask, image),
             "encode mask": lambda: shards.encode_tile(mask, mask_grid),

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -28,15 +29,18 @@ from table import Fact, print_table
 from zarr.codecs import BloscCodec
 
 from fintune_xr import names as n
+from fintune_xr.execution.dask_blocks import map_plans
 from fintune_xr.models.vjepa2.adapter import random_encoder
 from fintune_xr.models.vjepa2.kind import RandomEncoderSettings
+from fintune_xr.pipelines.inference.block import infer_block
 from fintune_xr.pipelines.steps.infer import infer
 from fintune_xr.pipelines.steps.ingest import ingest
-from fintune_xr.pixels.volume_values import normalised
+from fintune_xr.pixels.volume_values import normalise
 from fintune_xr.simulation.oct_files import write_volume
 from fintune_xr.store.raw.readers.volumes import Reading, volume_frames
 from fintune_xr.store.raw.resampling import to_grid
 from fintune_xr.store.zarr_io import shards
+from fintune_xr.store.zarr_io.tile_reader import TileReader
 
 SOURCE, GRID = (61, 496, 768), (64, 384, 384)
 N_FEW, N_MANY = 8, 24
@@ -80,6 +84,7 @@ def rows() -> list[Fact]:
             _memory(work),
             *_infer(work / "tiny", (16, 64, 64), SIZE, N_TINY),
             *_infer(work / "larger", (32, 192, 192), SMALL, N_LARGER),
+            *_shares_of_infer(work / "shares", (32, 192, 192), SMALL, N_LARGER),
         ]
 
 
@@ -179,11 +184,11 @@ def _infer(where: Path, grid: tuple[int, int, int], size: dict[str, Any], n_volu
     ready = []
     for row, file in enumerate(files):
         np.save(file, image[row])
-        ready.append(torch.from_numpy(normalised(image[row], "zscore")[None]))
+        ready.append(torch.from_numpy(normalise(image[row], "zscore")[None]))
 
     def loop() -> None:
         with torch.inference_mode():
-            made = [encoder(torch.from_numpy(normalised(np.load(one), "zscore")[None])).numpy() for one in files]
+            made = [encoder(torch.from_numpy(normalise(np.load(one), "zscore")[None])).numpy() for one in files]
         np.save(where / "embeddings.npy", np.concatenate(made))
 
     def bare() -> None:
@@ -207,6 +212,38 @@ def _infer(where: Path, grid: tuple[int, int, int], size: dict[str, Any], n_volu
     ]  # fmt: skip
 
 
+def _shares_of_infer(where: Path, grid: tuple[int, int, int], size: dict[str, Any], n_volumes: int) -> list[Fact]:
+    """Where the time of a run goes: on one thread, its blocks without Dask around them, and reading alone."""
+    where.mkdir()
+    cohort = make(where / "a.zarr", {f"p{one:04d}": (one % 4, n.TRAIN) for one in range(n_volumes)}, grid)
+    told = [*(f"model.{key}={value}" for key, value in size.items()), "device=cpu"]
+    sent: dict[str, Any] = {}
+
+    def run(*more: str) -> Callable[[], Any]:
+        return lambda: infer(where / "a.zarr", run="r", model="vit3d_random", overrides=[*told, *more], restart=True)
+
+    def keeping(client: Any, work: Any, plans: Any, **others: Any) -> Any:
+        sent.update(plans=plans, context=others["context"])
+        return map_plans(client, work, plans, **others)
+
+    def blocks() -> None:
+        for plan in sent["plans"]:
+            infer_block(plan, sent["context"])
+
+    reader = TileReader(cohort.location, f"{n.IMAGES}/{n.IMAGE}")
+    with mock.patch("fintune_xr.pipelines.steps.infer.map_plans", keeping):
+        found = _cpu(run(), run("cluster.workers=1"), blocks, lambda: [reader[row] for row in range(n_volumes)])
+    name = " x ".join(map(str, grid))
+    whats = (
+        f"infer of {name} again, in {len(sent['plans'])} blocks", "on one thread",
+        "its blocks one by one, without Dask", "reading alone, checksums too",
+    )  # fmt: skip
+    return [
+        Fact(what=what, ours=_ms(seconds / n_volumes), reach="", reached=None)
+        for what, seconds in zip(whats, found, strict=True)
+    ]
+
+
 def _times(what: str, ours: float, peer: float, peers: str, limits: str) -> Fact:
     return Fact(
         what=what, ours=f"{_ms(ours)} ({ours / peer:.2f} x)", peer=peers, limit=limits,
@@ -227,7 +264,7 @@ def _cpu(*ways: Callable[[], Any], before: Callable[[], Any] = lambda: None) -> 
 
 
 def _ms(seconds: float) -> str:
-    return f"{1e3 * seconds:.1f} ms"
+    return f"{1e3 * seconds:.{1 if seconds >= 1e-3 else 2}f} ms"
 
 
 if __name__ == "__main__":

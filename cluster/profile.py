@@ -20,6 +20,11 @@ from fintune_xr.settings import Settings, load_settings
 Word = Annotated[str, StringConstraints(pattern=r"^[\w.:/@%+=,\[\]-]*$")]
 # Inside double quotes, so that ${TMPDIR:-/tmp} is what it is on the node.
 Quoted = Annotated[str, StringConstraints(pattern=r'^[^"`\n\\]*$')]
+# More than these is a slip of the finger: a core can do no more, and Slurm keeps 10,000 jobs by default (MaxJobCount).
+_MOST_PER_CORE = 64
+_MOST_ON_SMALL_MACHINES = 1024
+_MOST_JOBS = 100_000
+_MOST_CORES = 4096
 # A type may begin with a digit (3g.20gb), a number alone is a count.
 _ONE_GPU = r"gpu(:(?!\d+(:|$))[\w.-]+)?(:1)?"
 
@@ -34,7 +39,7 @@ class SlurmSettings(Settings):
     constraint: str = Field("", pattern=r"^[\w.&|!\[\]*()-]*$")
     gres: Word = Field("", description="What a job gets besides CPUs, e.g. gpu:l40s:1.")
     walltime: str = Field("04:00:00", description="As Slurm writes it: HH:MM:SS or D-HH:MM:SS.")
-    cores: int = Field(4, ge=1, description="CPU cores of a job.")
+    cores: int = Field(4, ge=1, le=_MOST_CORES, description="CPU cores of a job.")
     memory: str = Field("16GiB", description="Memory of a job; the worker may use nine tenths of it.")
     directives: tuple[str, ...] = Field((), description="Further options of sbatch, e.g. --reservation=x.")
     prologue: tuple[str, ...] = Field((), description="Shell lines before the worker, e.g. module load cuda.")
@@ -45,7 +50,7 @@ class SlurmSettings(Settings):
     scratch: Quoted = Field("${TMPDIR:-/tmp}", description="Folder on a disk of the node itself.")
     log_directory: Quoted = Field("slurm-logs", description="Folder of the jobs' logs, seen by all nodes.")
     min_jobs: int = Field(0, ge=0, description="Jobs that are kept even when there is no work for them.")
-    max_jobs: int = Field(1, ge=1, description="Jobs at once.")
+    max_jobs: int = Field(1, ge=1, le=_MOST_JOBS, description="Jobs at once.")
     longest_task_s: float = Field(900.0, ge=0, description="Time that a block of tiles takes at most.")
     margin_s: float = Field(120.0, ge=0, description="Time to leave a job in, before its end.")
     lifetime_s: float = Field(
@@ -143,11 +148,25 @@ class Profile(Settings):
     kind: Literal["threads", "processes", "cuda", "slurm"] = "threads"
     workers: int = Field(0, ge=0, description="Worker processes, or threads of the one process.")
     threads: int = Field(
-        0, ge=0, description="Blocks at once in a worker of cuda or slurm; 0: two on a GPU, else one per core."
+        0,
+        ge=0,
+        le=_MOST_CORES,
+        description="Blocks at once in a worker of cuda or slurm; 0: two on a GPU, else one per core.",
     )
     memory_limit: str = Field("auto", description="Memory of a worker process, e.g. 8GiB; auto shares what there is.")
     dashboard: bool = Field(True, description="Serve Dask's dashboard on a free port of this machine.")
     slurm: SlurmSettings = Field(SlurmSettings.model_validate({}), description="Only for kind slurm.")
+
+    @field_validator("memory_limit")
+    @classmethod
+    def _is_memory(cls, value: str) -> str:
+        try:
+            is_known = value in ("auto", "0") or parse_bytes(value) > 0
+        except ValueError:
+            is_known = False
+        if not is_known:
+            raise ValueError(f"{value!r} is no amount of memory, write e.g. 8GiB, auto, or 0 for no limit")
+        return value
 
     @model_validator(mode="after")
     def _belongs_together(self) -> Profile:
@@ -157,6 +176,13 @@ class Profile(Settings):
             raise ValueError("kind slurm has one worker in each job: set slurm.max_jobs, not workers")
         if self.threads and self.kind in ("threads", "processes"):
             raise ValueError(f"threads is for kinds cuda and slurm; with kind {self.kind} set workers")
+        n_cores = len(os.sched_getaffinity(0))
+        most = max(_MOST_ON_SMALL_MACHINES, _MOST_PER_CORE * n_cores)
+        if self.workers > most:
+            raise ValueError(
+                f"workers {self.workers:,} is more than this machine of {n_cores} core(s) can start, {most:,} at most; "
+                "0 means one for each"
+            )
         return self
 
     @property

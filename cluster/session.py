@@ -8,10 +8,10 @@ import warnings
 from collections.abc import Callable, Iterator
 
 import dask
-from distributed import Client
+from distributed import Client, Worker, WorkerPlugin
 
 from fintune_xr.cluster.local.gpus import cuda_cluster
-from fintune_xr.cluster.local.processes import closing, local_cluster
+from fintune_xr.cluster.local.processes import close_after, local_cluster
 from fintune_xr.cluster.local.restarts import LocalWorkers, Starts
 from fintune_xr.cluster.profile import Profile
 from fintune_xr.cluster.slurm.job_script import log_folder, new_job_name, slurm_cluster
@@ -20,6 +20,7 @@ from fintune_xr.cluster.slurm.queue import cancel_jobs
 from fintune_xr.cluster.slurm.queue_watch import Lookout
 from fintune_xr.cluster.supervisor import Keeper
 from fintune_xr.errors import ClusterError
+from fintune_xr.execution.native_faults import print_crashes
 
 LOGGER = logging.getLogger(__name__)
 
@@ -30,17 +31,27 @@ _LOOK_EVERY_S = 2.0
 _CONFIG = {
     "distributed.scheduler.allowed-failures": 3,
     "distributed.worker.memory.terminate": 0.97,
+    # Looks at every worker's stack a hundred times a second, for a page of the dashboard that nobody reads.
+    "distributed.worker.profile.enabled": False,
     "distributed.comm.timeouts.connect": "60s",
     # Dask would take a worker for lost, and its name for free, that starts again slowly.
     "distributed.deploy.lost-worker-timeout": "1h",
     "distributed.admin.large-graph-warning-threshold": "50MB",
     "distributed.dashboard.link": "http://127.0.0.1:{port}/status",
 }
+_TALKERS = ("worker", "scheduler", "client")
 _SLURM_CONFIG = {
     "distributed.dashboard.link": "http://{host}:{port}/status",
     # The fleet's own books are quicker; this is for a job that goes on after its worker has gone for good.
     "distributed.deploy.lost-worker-timeout": "120s",
 }
+
+
+class _PrintCrashes(WorkerPlugin):  # type: ignore[misc]
+    """Lets every worker process, also one that takes the place of another, print where native code crashed."""
+
+    def setup(self, worker: Worker) -> None:  # noqa: ARG002
+        print_crashes()
 
 
 @contextlib.contextmanager
@@ -66,10 +77,11 @@ def session(
 def _local(profile: Profile) -> Iterator[Client]:
     starts = Starts()
     cluster = (cuda_cluster if profile.kind == "cuda" else local_cluster)(profile, starts)
-    with closing(cluster), Client(cluster) as client:
+    with close_after(cluster), Client(cluster) as client:
         if profile.kind == "threads":
             yield client
             return
+        client.register_plugin(_PrintCrashes())
         workers = LocalWorkers(cluster, starts, n_workers=len(cluster.worker_spec))
         with Keeper(workers.look, client, every_s=_LOOK_EVERY_S).keeping():
             yield client
@@ -83,6 +95,7 @@ def _slurm(profile: Profile, left: Callable[[], int] | None, report: Report) -> 
         # Also for jobs that were submitted in the moment in which everything ended.
         stack.callback(_end_jobs, job_name, report)
         client = stack.enter_context(Client(cluster))
+        client.register_plugin(_PrintCrashes())
         lookout = Lookout(Fleet(cluster, profile, job_name, left=left, report=report))
         report(f"Slurm jobs are named {job_name}; their logs: {log_folder(profile.slurm)}")
         lookout.wait_for_first_worker()
@@ -100,19 +113,25 @@ def _end_jobs(job_name: str, report: Report) -> None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Dask's own log lines about start and stop would bury the progress; its errors still come through."""
-    logger, worker = logging.getLogger("distributed"), logging.getLogger("distributed.worker")
+    logger, talkers = logging.getLogger("distributed"), [logging.getLogger(f"distributed.{name}") for name in _TALKERS]
     before = logger.level
     logger.setLevel(logging.ERROR)
-    worker.addFilter(_not_raised_anyway)
+    for talker in talkers:
+        talker.addFilter(_not_told_anyway)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Port .* is already in use")
             yield
     finally:
         logger.setLevel(before)
-        worker.removeFilter(_not_raised_anyway)
+        for talker in talkers:
+            talker.removeFilter(_not_told_anyway)
 
 
-def _not_raised_anyway(record: logging.LogRecord) -> bool:
-    """Whether a line of a worker says something else than an error that is raised where results are waited for."""
-    return not record.getMessage().startswith("Compute Failed")
+def _not_told_anyway(record: logging.LogRecord) -> bool:
+    """Whether a line says something that nobody else does.
+
+    Errors are raised where results are waited for; that a worker has ended is told with how it ended.
+    """
+    told = record.getMessage()
+    return not told.startswith(("Compute Failed", "Couldn't gather")) and "workers died while trying to run" not in told

@@ -1,5 +1,8 @@
 """How far the handle of a store travels in a verb, by the source: `python docs/trips.py [VERB …] [--root FOLDER]`.
 
+It also prints how many files are passed, and which of them are so small, and so alone, that they could be merged.
+With `--write` the figures of now are put into `docs/explanation/architecture.md`.
+
 A *stay* is a call that hands the cohort to a function in another file, or a method of the cohort itself. Stays are put
 in the order in which the source makes them, depth first, branches that exclude each other one after the other; a
 *climb* is a stay that lies on a higher floor than the one before, among all modules by their imports. Calls through the
@@ -10,15 +13,19 @@ from __future__ import annotations
 
 import ast
 import itertools
+import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[1]
+PAGE: Final = ROOT / "docs" / "explanation" / "architecture.md"
+ROW: Final = re.compile(r"^(\| `(\w+)` \| [^|]+ \| )(\d+), (\d+)(?= \|)", re.MULTILINE)
 WINGS: Final = ("store", "analysis", "cluster", "pipelines")
 HANDLE: Final = "cohort"
+SMALL: Final = 60
 PACKAGE: Final = "fintune_xr"
 # What a call through a table or protocol comes to for cells, which is the route that all figures are of.
 TABLES: Final = {"steps_of": "pipelines.instance.steps", "SECTIONS": "pipelines.report.instance"}
@@ -32,6 +39,7 @@ class Source:
     functions: dict[str, dict[str, ast.FunctionDef]] = field(default_factory=dict)
     names: dict[str, dict[str, tuple[str, str]]] = field(default_factory=dict)
     floors: dict[str, int] = field(default_factory=dict)
+    n_lines: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, root: Path) -> Source:
@@ -39,7 +47,8 @@ class Source:
         made = cls(root)
         for path in _files(root):
             module = ".".join(path.relative_to(root).with_suffix("").parts).removeprefix(f"{PACKAGE}.")
-            tree = ast.parse(path.read_text())
+            text = path.read_text()
+            tree, made.n_lines[module] = ast.parse(text), text.count("\n")
             made.functions[module] = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
             made.names[module] = dict(_imported(tree))
         for module in made.functions:
@@ -57,6 +66,14 @@ class Source:
             known = [one for one in below if one in self.functions and one not in (*above, module)]
             self.floors[module] = max((self._floor(one, (*above, module)) + 1 for one in known), default=0)
         return self.floors[module]
+
+    def importers(self, module: str) -> set[str]:
+        """Modules that import it, or a name of it."""
+        return {
+            other
+            for other, names in self.names.items()
+            if any(module in (of, f"{of}.{name}") for of, name in names.values())
+        }
 
     def meant(self, module: str, call: ast.Call) -> tuple[str, str] | None:
         """Module and name of the function that is called, where it is one of the tree."""
@@ -110,6 +127,22 @@ def measured(root: Path, verbs: Iterable[str]) -> dict[str, tuple[int, int]]:
     return {verb: (len(visited), climbs(source, visited)) for verb, visited in trips.items()}
 
 
+def mergeable(source: Source, visited: list[str]) -> list[str]:
+    """Of the modules that were visited those of fewer than SMALL lines that a single module imports."""
+    small = sorted(module for module in set(visited) if source.n_lines[module] < SMALL)
+    return [module for module in small if len(source.importers(module)) == 1]
+
+
+def figures_of_page() -> dict[str, tuple[int, int]]:
+    """Stays and climbs of each verb, as the page has them."""
+    return {verb: (int(n_stays), int(n_climbs)) for _, verb, n_stays, n_climbs in ROW.findall(PAGE.read_text())}
+
+
+def page_with(figures: Mapping[str, tuple[int, int]]) -> str:
+    """The page with `figures` of now in its table."""
+    return ROW.sub(lambda row: f"{row[1]}{', '.join(map(str, figures[row[2]]))}", PAGE.read_text())
+
+
 def _files(root: Path) -> Iterator[Path]:
     for room in (PACKAGE, *WINGS):
         for path in sorted((root / room).rglob("*.py")):
@@ -149,11 +182,20 @@ def _table(function: ast.expr) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """Prints a row for each verb."""
+    """Prints a row for each verb, or writes those of this checkout."""
+    if "--write" in arguments:
+        PAGE.write_text(page_with(measured(ROOT, VERBS)))
+        return
     root = Path(arguments[arguments.index("--root") + 1]) if "--root" in arguments else ROOT
     wanted = [word for word in arguments if word in VERBS] or list(VERBS)
-    for verb, (n_stays, n_climbs) in measured(root, wanted).items():
-        sys.stdout.write(f"{verb}: {n_stays} stays, {n_climbs} climbs\n")
+    source = Source.of(root)
+    for verb in wanted:
+        visited = stays(source, source.of_verb(verb), verb)
+        small = mergeable(source, visited)
+        sys.stdout.write(
+            f"{verb}: {len(visited)} stays, {climbs(source, visited)} climbs, {len(set(visited))} files; "
+            f"with fewer than {SMALL} lines and a single importer: {', '.join(small) or 'none'}\n"
+        )
 
 
 VERBS: Final = {

@@ -21,7 +21,7 @@ import xarray as xr
 import fintune_xr as fx
 from fintune_xr import names as n
 from fintune_xr.metrics.detection import match_points
-from fintune_xr.models.particle_unet.adapter import standardised
+from fintune_xr.models.particle_unet.adapter import standardise
 from fintune_xr.pipelines.detection.selftrain.plan import SUPERVISED
 from fintune_xr.pipelines.detection.training import annotated_micrographs
 from fintune_xr.pipelines.steps.evaluate import score_table
@@ -199,7 +199,7 @@ def contrast_table(cohort: Cohort) -> pd.DataFrame:
         centres = np.column_stack([one[n.Y].values, one[n.X].values])
         order = np.argsort(-one[n.SCORE].values, kind="stable")
         hit = match_points(points.yx, centres, one[n.SCORE].values, distance_px=diameter / 2).is_hit
-        dark = disc_mean(standardised(tiles.read(index)[0]), 0.6 * diameter)
+        dark = disc_mean(standardise(tiles.read(index)[0]), 0.6 * diameter)
         seen = dark[tuple(np.rint(centres[order]).astype(int).T)]
         rows.append(
             {

@@ -14,6 +14,8 @@ from .pipelines.steps.export import export as export
 from .pipelines.steps.import_run import import_run as import_run
 from .pipelines.steps.infer import infer as infer
 from .pipelines.steps.ingest import ingest as ingest
+from .pipelines.steps.ingest import plan_ingest as plan_ingest
+from .pipelines.steps.measure import measure as measure
 from .pipelines.steps.pick import pick as pick
 from .pipelines.steps.positivity import positivity as positivity
 from .pipelines.steps.qc import qc as qc
@@ -32,6 +34,7 @@ from .pipelines.studies.sweep import sweep as sweep
 from .store.cohort import Cohort as Cohort
 from .store.cohort import open_cohort as open_cohort
 from .store.labels.group_index import with_labels as with_labels
+from .store.raw.layouts import choose_layout as choose_layout
 
 __all__ = [
     "Checkpoint",
@@ -42,6 +45,7 @@ __all__ = [
     "bootstrap",
     "budget",
     "check",
+    "choose_layout",
     "classify",
     "demo",
     "doctor",
@@ -53,8 +57,10 @@ __all__ = [
     "infer",
     "ingest",
     "load_vjepa2_encoder",
+    "measure",
     "open_cohort",
     "pick",
+    "plan_ingest",
     "positivity",
     "probe",
     "qc",

@@ -12,6 +12,7 @@ from fintune_xr.errors import FintuneValueError, unknown_name
 from fintune_xr.schema import DatasetSchema
 from fintune_xr.tasks.classification import VOLUMES
 from fintune_xr.tasks.detection import MICROGRAPHS
+from fintune_xr.tasks.product import CLASSES, INSTANCES, PROBABILITIES, SCORES, Product
 from fintune_xr.tasks.registry import TASKS
 from fintune_xr.tasks.semantic import RGB
 from fintune_xr.tasks.task import CLASSIFICATION, DETECTION, INSTANCE, SEMANTIC, Task
@@ -21,15 +22,16 @@ from fintune_xr.tasks.task import CLASSIFICATION, DETECTION, INSTANCE, SEMANTIC,
 class CohortKind:
     """A kind of cohort, by the name that its stores hold.
 
-    `images` is the schema of its tiles, `annotated` what its annotations are in a word, `about` completes "a cohort …"
-    where another kind was found, `offers` says what there is for it. `verbs` are the steps that not every kind has;
-    those that name no kind are for all. `split_by` and `fractions` (train, val, test) are the default split;
-    `joins_pixels` whether several pixels of a file may be stored as their mean.
+    `images` is the schema of its tiles, `product` what runs of it store, `annotated` what its annotations are in a
+    word, `about` completes "a cohort …" where another kind was found, `offers` says what there is for it. `verbs` are
+    the steps that not every kind has; those that name no kind are for all. `split_by` and `fractions` (train, val,
+    test) are the default split; `joins_pixels` whether several pixels of a file may be stored as their mean.
     """
 
     name: str
     task: str
     images: DatasetSchema
+    product: Product
     about: str
     annotated: str
     offers: str
@@ -43,6 +45,7 @@ IF: Final = CohortKind(
     "if",
     INSTANCE,
     datasets.IMAGES,
+    INSTANCES,
     about="whose annotations are masks of cells",
     annotated="masks",
     offers="For masks there are: fintune-xr train STORE --model flow_unet or cpsam, infer, evaluate, report, and "
@@ -54,17 +57,19 @@ HE: Final = CohortKind(
     "he",
     SEMANTIC,
     RGB,
+    CLASSES,
     about="of patches of stained tissue (kind 'he'), whose annotations are maps of classes",
     annotated="class masks",
     offers="For patches of stained tissue there are: fintune-xr train STORE --model semantic_unet or sam2_semantic, "
-    "infer, budget, evaluate, report, and export --to masks.",
-    verbs=("budget", "sweep"),
+    "infer, benchmark, budget, evaluate, report, and export --to masks.",
+    verbs=("benchmark", "budget", "sweep"),
 )
 
 EM: Final = CohortKind(
     "em",
     DETECTION,
     MICROGRAPHS,
+    PROBABILITIES,
     about="of micrographs (kind 'em'), whose annotations are particles",
     annotated="particles",
     offers="For micrographs there are: fintune-xr train STORE --model particle_unet, selftrain, infer, pick, evaluate, "
@@ -79,6 +84,7 @@ OCT: Final = CohortKind(
     "oct",
     CLASSIFICATION,
     VOLUMES,
+    SCORES,
     about="of volumes (kind 'oct'), whose annotations are labels of participants",
     annotated="labels",
     offers="For volumes there are: fintune-xr split STORE --keep, infer STORE --model ENCODER, probe, train STORE "
@@ -116,3 +122,18 @@ def require(verb: str, kind: str, *, url: str, tasks: Iterable[str] = ()) -> Non
             f"{verb}: expected a cohort {', or '.join(one.about for one in meant)}, found {url} of kind {kind!r}, "
             f"whose annotations are {found.annotated}. {found.offers}"
         )
+
+
+def require_product(kind: str, product: Product, *, of: str, url: str) -> None:
+    """Raises FintuneValueError where runs of cohorts of `kind` do not store `product`, saying what there is instead.
+
+    `of` names the model that makes it, `url` is the cohort's place.
+    """
+    found = kind_named(kind)
+    if product is found.product:
+        return
+    meant = " or ".join(one.about for one in KINDS.values() if one.product is product)
+    raise FintuneValueError(
+        f"{of} gives {product.gives}" + (f" of a cohort {meant}" if meant else "") + f"; found {url} of kind {kind!r}, "
+        f"whose annotations are {found.annotated} and whose runs hold {found.product.gives}. {found.offers}"
+    )

@@ -32,7 +32,7 @@ TILES: Final = {
     n.CHANNEL: CHANNEL,
     n.DONOR: VariableSpec(_TILE, "str", "Independent biological unit that the tile comes from."),
     n.MARKER: VariableSpec(_TILE, "str", "Stain seen in the marker channel."),
-    n.SPLIT: VariableSpec(_TILE, "str", "train, val, test, or empty where not assigned."),
+    n.SPLIT: VariableSpec(_TILE, "str", "train, val or test; unassigned is stored as an empty string."),
     n.HEIGHT: VariableSpec(_TILE, "int32", "Rows that hold pixels of the tile.", "px"),
     n.WIDTH: VariableSpec(_TILE, "int32", "Columns that hold pixels of the tile.", "px"),
     n.SOURCE: VariableSpec((n.TILE, n.CHANNEL), "str", "File of the plane, relative to the ingested folder."),
@@ -48,6 +48,22 @@ TILES: Final = {
 
 MPP: Final = VariableSpec(_TILE, "float64", "Side of a pixel; 0 where it is not known.", "um", required=False)
 
+OF_STACKS: Final = {
+    n.Z_PLANE: VariableSpec(
+        _TILE, "int32", "Plane of the z-stack that is stored, from 0 on; -1 where planes were joined.", required=False
+    ),
+    n.Z_PLANES: VariableSpec(_TILE, "int32", "Planes of the z-stack that the tile was made of.", required=False),
+}
+"""Of cohorts whose tiles were stacks along z; other stores are made without these columns."""
+
+OF_FIELDS: Final = {
+    n.FIELD: VariableSpec(
+        _TILE, "str", "What the donor's tiles of the same field show together, in register; empty where it was not "
+        "told.", required=False,
+    ),
+}  # fmt: skip
+"""Of cohorts whose files were told to be of fields; other stores are made without this column."""
+
 IMAGES: Final = DatasetSchema(
     name="images",
     version=SCHEMA_VERSION,
@@ -58,7 +74,7 @@ IMAGES: Final = DatasetSchema(
             "Raw detector counts, neither normalised nor stitched; valid up to height and width.",
         ),
     },
-    coords={**TILES, n.MPP: MPP},
+    coords={**TILES, n.MPP: MPP, **OF_STACKS, **OF_FIELDS},
 )
 
 QUARANTINE: Final = DatasetSchema(
@@ -155,6 +171,51 @@ ANALYSIS: Final = DatasetSchema(
     },
 )
 
+READOUTS: Final = DatasetSchema(
+    name="readouts",
+    version=SCHEMA_VERSION,
+    variables={
+        n.READOUT: VariableSpec(_RDM, "float64", "What was asked of the donor's cells; NaN without any."),
+        **{name: ANALYSIS[name] for name in (n.RHO, n.P, n.Q, n.N, n.REASON, n.P_METHOD, n.P_RESOLUTION)},
+        n.OUTCOME_VALUE: VariableSpec(
+            (n.DONOR, n.OUTCOME), "float64", "Value in the clinical table; NaN where it is missing.", required=False
+        ),
+    },
+    coords=ANALYSIS.coords,
+)
+"""Of one readout; earlier versions stored no outcomes beside it."""
+
+_RMOG = (*_RMO, n.GROUP)
+
+GROUP_TESTS: Final = DatasetSchema(
+    name="group_tests",
+    version=SCHEMA_VERSION,
+    variables={
+        n.READOUT: READOUTS[n.READOUT],
+        n.LABEL: VariableSpec((n.DONOR, n.OUTCOME), "str", "Group of the donor; empty where it is not known."),
+        n.SUBJECT: VariableSpec((n.DONOR,), "str", "Whom the donor's tiles are of, where several are of one."),
+        n.RANK_TEST: VariableSpec(_RMO, "str", "Name of the test; empty where there is none."),
+        n.TEST_STATISTIC: VariableSpec(_RMO, "float64", "Its statistic, corrected for ties."),
+        n.P: VariableSpec(_RMO, "float64", "Two-sided p-value of the test."),
+        n.Q: VariableSpec(_RMO, "float64", "Benjamini-Hochberg q-value of p over the stored family."),
+        n.P_METHOD: VariableSpec(_RMO, "str", "How p was found."),
+        n.P_RESOLUTION: VariableSpec(_RMO, "float64", "Smallest p that the method can tell."),
+        n.EFFECT: VariableSpec(_RMO, "float64", "Size of the effect by effect_measure."),
+        n.EFFECT_LOW: VariableSpec(_RMO, "float64", "Lower end of its 95 % interval over donors or subjects."),
+        n.EFFECT_HIGH: VariableSpec(_RMO, "float64", "Upper end of its 95 % interval over donors or subjects."),
+        n.EFFECT_MEASURE: VariableSpec(_RMO, "str", "What the effect is."),
+        n.N: VariableSpec(_RMO, "int32", "Donors, or subjects that have all times."),
+        n.REASON: VariableSpec(_RMO, "str", "Why there is no test, empty where there is one."),
+        n.N_IN_GROUP: VariableSpec(_RMOG, "int32", "Donors of the group that take part."),
+        n.MEDIAN: VariableSpec(_RMOG, "float64", "Median of the readout over them."),
+    },
+    coords={
+        **ANALYSIS.coords,
+        n.GROUP: VariableSpec((n.GROUP,), "int32", "Place of a group among those of its column."),
+        n.GROUP_LABEL: VariableSpec((n.OUTCOME, n.GROUP), "str", "What the table calls it; empty beyond the last."),
+    },
+)
+
 BOOTSTRAP: Final = DatasetSchema(
     name="bootstrap",
     version=SCHEMA_VERSION,
@@ -189,3 +250,14 @@ CLINICAL: Final = DatasetSchema(
         n.MEANING: VariableSpec((n.OUTCOME,), "str", "What the outcome is."),
     },
 )
+
+CLINICAL_COLUMNS: Final = DatasetSchema(
+    name="clinical_columns",
+    version=SCHEMA_VERSION,
+    variables={
+        n.DIGEST: VariableSpec((n.COLUMN,), "str", "Digest of what the column says of the donors of the cohort."),
+        n.CLINICAL: VariableSpec((n.COLUMN,), "str", "File name of the clinical table that it was last given in."),
+    },
+    coords={n.COLUMN: VariableSpec((n.COLUMN,), "str", "Column of a clinical table.")},
+)
+"""Of the clinical tables that were given, the last word on each column."""

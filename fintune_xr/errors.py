@@ -48,7 +48,7 @@ class StoreNotFoundError(FintuneError, FileNotFoundError):
 
 
 class StoreUnreachableError(FintuneError, ConnectionError):
-    """Object storage refuses, or does not answer."""
+    """Storage refuses, or does not answer: nothing is known of what lies there, and nothing follows from it."""
 
 
 class StoreVersionError(FintuneError, ValueError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -69,13 +70,14 @@ def provenance(**facts: Any) -> dict[str, Any]:
     """`facts` with package versions, Python, git revision and the time (UTC, ISO 8601)."""
     return {
         **facts,
-        "packages": _package_versions(),
+        "packages": dict(_package_versions()),
         "python": platform.python_version(),
         "git_revision": _git_revision(),
         "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
     }
 
 
+@functools.cache
 def _package_versions() -> dict[str, str]:
     versions = {}
     for name in PACKAGES:

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, ClassVar, Final, TypeAlias, TypeVar
 
 import yaml
@@ -42,6 +43,8 @@ Config: TypeAlias = Path | str | Mapping[str, Any] | None
 
 # How alike two words are where one is the other with a letter too many, too few or another.
 _SLIP: Final = 0.8
+# Of what was given, so much is repeated.
+_LONGEST: Final = 300
 _CONFIGS: Final = Path(__file__).with_name("configs")
 
 
@@ -66,7 +69,7 @@ def load_settings(
         values = deepcopy(dict(config))
     for override in overrides:
         _apply(values, override)
-    return validated(kind, values, where=where, hints=hints)
+    return validate(kind, values, where=where, hints=hints)
 
 
 def config_names() -> tuple[str, ...]:
@@ -79,7 +82,7 @@ def shipped_config(config: Path | str) -> Path | None:
     return _CONFIGS / f"{config}.yaml" if str(config) in config_names() else None
 
 
-def validated(
+def validate(
     kind: type[S],
     values: Mapping[str, Any],
     *,
@@ -105,11 +108,22 @@ def _no_such_file(path: Path) -> SettingsError:
     )
 
 
+class _OnceLoader(yaml.SafeLoader):
+    """As yaml's safe loader, which takes the last of two equal keys without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        twice = [key for key in keys if keys.count(key) > 1]
+        if twice:
+            raise yaml.constructor.ConstructorError(None, None, f"{twice[0]!r} stands twice", node.start_mark)
+        return dict(super().construct_mapping(node, deep))
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise _no_such_file(path)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_OnceLoader)  # noqa: S506 - a safe loader
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} is not valid YAML: {error}") from error
     if values is None:
@@ -144,7 +158,7 @@ def _describe(kind: type[BaseModel], detail: Any, hints: Callable[[], Iterable[s
     path = [str(part) for part in detail["loc"]]
     name = ".".join(path) or "(top)"
     if detail["type"] != "extra_forbidden":
-        return f"{name}: {detail['msg']}, got {detail.get('input')!r}"
+        return f"{name}: {detail['msg']}, got {shorten(repr(detail.get('input')), _LONGEST, placeholder=' …')}"
     known = list(_model_at(kind, path[:-1]).model_fields)
     meant = _nearest_setting(path, known, [*dotted_names(kind), *hints()])
     return f"{name}: no such setting; known: {', '.join(known)}.{meant}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -34,3 +36,16 @@ def not_the_file(head: bytes) -> str:
 def one_spelling(text: str) -> str:
     """`text` with its letters composed (Unicode's NFC): macOS writes `ü` as two characters, others as one."""
     return unicodedata.normalize("NFC", text)
+
+
+def each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, of which `json.loads(object_pairs_hook=each_once)` would let the last of equal keys win.
+
+    Raises ValueError for a key that is there twice.
+    """
+    seen: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in seen:
+            raise ValueError(f"{key!r} is there twice")
+        seen[key] = value
+    return seen

@@ -5,7 +5,9 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import re
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -14,6 +16,7 @@ import pandas as pd
 from fintune_xr.errors import FintuneValueError
 
 SEPARATORS: Final = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t"}
+_POWERS_OF_TEN: Final = re.compile(r"\d(?:[.,]\d+)?[eE]\+?\d+")
 
 
 def read_text_table(path: Path | str, what: str) -> pd.DataFrame:
@@ -51,6 +54,21 @@ def text_table(content: bytes, name: str, what: str) -> pd.DataFrame:
     return table
 
 
+def is_spreadsheet_number(value: str) -> bool:
+    """Whether an id is what spreadsheets make of long numbers: 100002 becomes 1.00002E+05, and digits are lost."""
+    return _POWERS_OF_TEN.fullmatch(value.strip()) is not None
+
+
+def check_ids(ids: Iterable[str], column: str, what: str) -> None:
+    """Raises FintuneValueError for an id in `column` of `what` that a spreadsheet has written as a number."""
+    changed = next(filter(is_spreadsheet_number, ids), None)
+    if changed is not None:
+        raise FintuneValueError(
+            f"column {column!r} of {what}: {changed!r} is an id that a spreadsheet (such as Excel) wrote as a number "
+            "in powers of ten, and digits may be lost. Format the column as text, and export it again."
+        )
+
+
 def _decoded(content: bytes, name: str) -> str:
     """The text of a table, once it is UTF-8."""
     found = ""
@@ -58,6 +76,8 @@ def _decoded(content: bytes, name: str) -> str:
         found = "an Excel workbook"
     elif content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         found = "UTF-16"
+    elif b"\0" in content:
+        found = "bytes of 0, as UTF-16 and binary files have them"
     try:
         text = "" if found else content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -85,6 +105,13 @@ def _check_rows(text: str, separator: str, name: str) -> None:
         raise FintuneValueError(
             f"{name}: row {at} has {len(row)} fields, the header {len(header)}: values stand under other columns' "
             "names. Remove separators at the ends of rows, or add the missing name."
+        )
+    shorter = [(at, row) for at, row in enumerate(rows, start=2) if len(row) < len(header) and any(map(str.strip, row))]
+    if shorter:
+        at, row = shorter[0]
+        raise FintuneValueError(
+            f"{name}: row {at} has {len(row)} fields, the header {len(header)}: nobody can tell which values are "
+            "missing. Write all separators, also beside empty values."
         )
 
 

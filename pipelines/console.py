@@ -96,13 +96,18 @@ def _lines(what: str, total: int, unit: str) -> Iterator[Advance]:
         line()
 
 
-class Steps:
-    """Turns `done of total`, as readers report it, into steps of an `advance` function."""
+@contextlib.contextmanager
+def steps(what: str, *, unit: str = "tiles") -> Iterator[Callable[[int, int], None]]:
+    """A function that takes `done of total` as readers report it; the total leaves out what was there."""
+    with contextlib.ExitStack() as shown:
+        advance: Advance | None = None
+        before = 0
 
-    def __init__(self, advance: Advance) -> None:
-        self.advance = advance
-        self.done = 0
+        def report(done: int, total: int) -> None:
+            nonlocal advance, before
+            if advance is None:
+                advance = shown.enter_context(progress(what, total, unit=unit))
+            advance(done - before)
+            before = done
 
-    def __call__(self, done: int, _total: int) -> None:
-        self.advance(done - self.done)
-        self.done = done
+        yield report

@@ -14,7 +14,13 @@ from fintune_xr.pipelines.classification import steps as classification
 from fintune_xr.pipelines.detection import steps as detection
 from fintune_xr.pipelines.instance import steps as instance
 from fintune_xr.pipelines.semantic import steps as semantic
-from fintune_xr.pipelines.task_parts.requests import Annotated, AnnotateRequest, EvaluateRequest, Export, TrainingTiles
+from fintune_xr.pipelines.task_parts.requests import (
+    Annotated,
+    AnnotateRequest,
+    EvaluateRequest,
+    Export,
+    TrainingTiles,
+)
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.tasks.task import CLASSIFICATION, DETECTION, INSTANCE, SEMANTIC
 
@@ -33,7 +39,7 @@ class TaskSteps(Protocol):
         Raises UnknownNameError for a marker without annotated tiles, SplitError where a part has none.
         """
 
-    def trained(self, cohort: Cohort, folder: Path) -> None:
+    def after_training(self, cohort: Cohort, folder: Path) -> None:
         """Adds to the folder of a finished training what people expect beside the weights."""
 
     def evaluate(self, cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:

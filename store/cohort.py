@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,18 +11,30 @@ from typing import Any
 import numpy as np
 import xarray as xr
 import zarr
+from numpy.typing import NDArray
 
 from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.cohort_kinds import KINDS, CohortKind, kind_named, require, task_of
-from fintune_xr.errors import FintuneError, FintuneValueError, StoreNotFoundError, StoreVersionError, unknown_name
+from fintune_xr.errors import (
+    FintuneError,
+    FintuneValueError,
+    StoreDamagedError,
+    StoreNotFoundError,
+    StoreVersionError,
+    unknown_name,
+)
 from fintune_xr.execution.whole_file import PARTIAL_SUFFIX
+from fintune_xr.pixels.pixel_side import UM2_IN_MM2, sides_um
 from fintune_xr.pixels.real_part import SIDES
+from fintune_xr.pixels.z_projection import projection_words
 from fintune_xr.schema import DatasetSchema
 from fintune_xr.store.labels.cell_table import labelled_cells
 from fintune_xr.store.labels.group_index import GroupIndex
+from fintune_xr.store.labels.measurements import with_measurements
 from fintune_xr.store.labels.overview import RunState, overview_html, states_of
-from fintune_xr.store.labels.pending import has_pending, refusing_pending
+from fintune_xr.store.labels.pending import guard_pending, has_pending
+from fintune_xr.store.labels.split_parts import with_part_names
 from fintune_xr.store.zarr_io.appendable import Growing, create_growing
 from fintune_xr.store.zarr_io.groups import (
     group_exists,
@@ -30,16 +42,18 @@ from fintune_xr.store.zarr_io.groups import (
     open_dataset,
     open_unindexed,
     open_writable,
+    read_attrs,
     replace_group,
     subgroups,
     with_dim_indexes,
 )
 from fintune_xr.store.zarr_io.location import Location as Location
-from fintune_xr.store.zarr_io.location import reading as reading
-from fintune_xr.store.zarr_io.location import writing
-from fintune_xr.store.zarr_io.locks import clear_if_alone, holding, recover_replaced, writing_tiles
+from fintune_xr.store.zarr_io.location import explain_read_errors as explain_read_errors
+from fintune_xr.store.zarr_io.location import explain_write_errors
+from fintune_xr.store.zarr_io.locks import clear_if_alone, hold_lock, hold_tile_writes, recover_replaced
 from fintune_xr.tasks.instance import POSITIVITY
 from fintune_xr.tasks.product import Product, product_named
+from fintune_xr.tasks.region_masks import REGION_MASKS
 from fintune_xr.tasks.scores import declared_schema
 from fintune_xr.tasks.task import Task
 from fintune_xr.text import texts
@@ -51,17 +65,20 @@ INDEXED = (n.DONOR, n.MARKER, n.SPLIT)
 class Cohort:
     """An opened cohort store. Every method reads metadata only; pixels stay on disk until asked for.
 
-    `opened` are its images where a verb has opened them once for all that it calls.
+    `opened` holds its images and annotations, by their groups, where a verb opens them once for all that it calls.
     """
 
     location: Location
     kind: str
     title: str
-    opened: xr.Dataset | None = field(default=None, compare=False, repr=False)
+    opened: dict[str, xr.Dataset] | None = field(default=None, compare=False, repr=False)
 
-    def with_images(self) -> Cohort:
-        """This cohort with its images opened for the length of a verb that neither adds tiles nor assigns parts."""
-        return replace(self, opened=self.images(lazy=False))
+    def opened_once(self) -> Cohort:
+        """This cohort for the length of a verb that neither adds tiles, nor annotates, nor assigns parts.
+
+        Its images and annotations are opened when they are first asked for, and not again.
+        """
+        return replace(self, opened={})
 
     @property
     def url(self) -> str:
@@ -71,7 +88,7 @@ class Cohort:
     @property
     def remark(self) -> str:
         """What is to be said wherever its results are shown; empty where nothing was noted."""
-        return str(zarr.open_group(self.location.zarr(), mode="r").attrs.get("remark", ""))
+        return str(read_attrs(self.location).get("remark", ""))
 
     @property
     def kind_facts(self) -> CohortKind:
@@ -88,10 +105,16 @@ class Cohort:
         require(verb, self.kind, url=self.url, tasks=tasks)
 
     def images(self, *, lazy: bool = True) -> xr.Dataset:
-        """`image` (tile, channel, y, x), selectable by `tile`, `donor`, `marker`, `split` and `channel`."""
-        if self.opened is not None:
-            return in_blocks(self.opened) if lazy else self.opened.copy()
-        return indexed(open_unindexed(self.location, n.IMAGES, self.kind_facts.images, lazy=lazy))
+        """`image` (tile, channel, y, x), selectable by `tile`, `donor`, `marker`, `split`, `channel`, and by `field`.
+
+        `split` is train, val or test, or unassigned. `field` is there where the files were told to be of fields.
+        """
+        found = self._opened(n.IMAGES, self._images)
+        return in_blocks(found) if lazy else found
+
+    def _images(self) -> xr.Dataset:
+        stored = open_unindexed(self.location, n.IMAGES, self.kind_facts.images, lazy=False)
+        return with_tile_index(with_part_names(stored))
 
     def annotations(self, *, lazy: bool = True) -> xr.Dataset:
         """What is annotated, of the annotated tiles only, which are those along `tile`, in the schema of the task.
@@ -101,14 +124,44 @@ class Cohort:
         `tile`. A tile that is listed and has no point is known to hold no particle; of a tile that is not listed
         nothing is known. `fintune_xr.tasks.detection.tile_points` gives the points of one tile.
 
+        The tiles have their donor, marker and split, by which they are selected as those of a run are, and with which
+        they align; with `lazy=False` there is what is stored, and no more.
+
         Raises StoreNotFoundError where nothing has been annotated yet.
         """
-        self._require(n.ANNOTATIONS, f"fintune-xr annotate {self.task.source} {self.url}")
-        return open_dataset(self.location, n.ANNOTATIONS, self.task.annotations, lazy=lazy)
+        found = self._opened(n.ANNOTATIONS, self._open_annotations)
+        return self._of_tiles(in_blocks(found)) if lazy else found
 
     def annotated_tiles(self) -> list[str]:
         """Ids of the tiles that have an annotation."""
         return texts(self.annotations(lazy=False)[n.TILE])
+
+    def regions(self, *, lazy: bool = True) -> xr.Dataset:
+        """Regions of tissue: `region_mask` (tile, y, x), codes, and the area of each region in each tile.
+
+        `region_px` (tile, region) is in px; `region_mm2` in mm², NaN where the tile does not tell the size of its
+        pixels. The tiles are those whose regions are known, with their donor, marker and split. Pixels of code 0 belong
+        to no region.
+
+        Raises StoreNotFoundError where no regions were stored yet.
+        """
+        self._require(n.REGION_MASKS, f"fintune-xr annotate REGIONS {self.url} --as regions --legend FILE.tsv")
+        found = open_unindexed(self.location, n.REGION_MASKS, REGION_MASKS, lazy=lazy)
+        images = self.images(lazy=False)
+        rows = _rows_of(images, found)
+        sides = sides_um(images)[rows]
+        area = found[n.REGION_PX] * xr.DataArray(np.where(sides > 0, sides, np.nan) ** 2 / UM2_IN_MM2, dims=n.TILE)
+        told = {"units": "mm2", "long_name": "Area of the region in the tile; NaN where pixels have no known size."}
+        made = found.reset_coords(n.REGION_PX).assign({n.REGION_MM2: area.reset_coords(drop=True).assign_attrs(told)})
+        return self._of_tiles(made)
+
+    def _of_tiles(self, dataset: xr.Dataset) -> xr.Dataset:
+        """`dataset` of some tiles with their labels, under one index as those of images; as it is without tiles."""
+        if n.TILE not in dataset.coords:
+            return dataset
+        images = self.images(lazy=False)
+        rows, there = _rows_of(images, dataset), (*INDEXED, *([n.FIELD] if n.FIELD in images.coords else []))
+        return with_tile_index(dataset.assign_coords({c: images[c].variable.isel({n.TILE: rows}) for c in there}))
 
     def quarantine(self) -> xr.Dataset:
         """Files that were left out at ingest, with the reason of each."""
@@ -131,23 +184,25 @@ class Cohort:
         found = open_unindexed(self.location, path, product.run, lazy=lazy)
         if lazy and product.array is not None and has_pending(found):
             stored = open_unindexed(self.location, path, product.run, lazy=False)[[product.array, n.STATE]]
-            found = found.assign({product.array: refusing_pending(stored, product.array, f"run {name!r}")})
+            found = found.assign({product.array: guard_pending(stored, product.array, f"run {name!r}")})
         labels = self.images(lazy=lazy).isel({n.TILE: slice(0, found.sizes[n.TILE])})
-        sides = [side for side in SIDES.values() if side in labels.coords]
-        return indexed(found.assign_coords({c: labels[c].variable for c in (*INDEXED, *sides)}))
+        there = [name for name in (*SIDES.values(), n.FIELD) if name in labels.coords]
+        return with_tile_index(found.assign_coords({c: labels[c].variable for c in (*INDEXED, *there)}))
 
     def run_attrs(self, name: str) -> dict[str, Any]:
         """Identity and provenance of a run. Raises UnknownNameError naming the runs that exist."""
         self.require_run(name)
-        return zarr.open_group(self.location.zarr(), path=f"{n.RUNS}/{name}", mode="r").attrs.asdict()
+        return read_attrs(self.location, f"{n.RUNS}/{name}")
 
     def cells(self, run: str, *, lazy: bool = True) -> xr.Dataset:
         """Per-cell measurements of a run, or its candidates, ordered by tile and label.
 
         Each cell has the tile, donor, marker and split of its tile, by which it is selected; of a run with positivity
         rules also `positive` and `decided` (rule, cell). All of them are made when they are asked for, so that
-        `cells(run).sel(donor=…).to_dataframe()` reads the cells of that donor. With `lazy=False` the columns are those
-        that are stored, and no others.
+        `cells(run).sel(donor=…).to_dataframe()` reads the cells of that donor. Columns that `measure` added are there
+        as well, lengths also in um where the size of a pixel is known, and the name of the `region`; of a column that
+        is not of these cells, or not finished, the attribute `left_out_columns` says why. With `lazy=False` the columns
+        are those that are stored, and no others.
 
         Raises StoreNotFoundError while the run has never come to its end, FintuneValueError for a run whose product
         has no objects.
@@ -157,10 +212,12 @@ class Cohort:
             raise FintuneValueError(f"run {run!r} of {self.url} has no table of objects, only values of tiles")
         self._require(f"{n.CELLS}/{run}", f"fintune-xr infer {self.url} --run {run}")
         stored = open_dataset(self.location, f"{n.CELLS}/{run}", schema, lazy=False)
+        stored = with_measurements(self.location, run, stored)
         if not lazy:
             return stored
-        rules = self.positivity(run) if self.has(f"{n.POSITIVITY}/{run}") else None
-        return labelled_cells(stored, self.run(run, lazy=False), rules)
+        one = self if self.opened is not None else self.opened_once()
+        rules = one.positivity(run) if self.has(f"{n.POSITIVITY}/{run}") else None
+        return labelled_cells(stored, one.run(run, lazy=False), rules, sides_um(one.images(lazy=False)))
 
     def run_product(self, name: str) -> Product:
         """What the run stores of each tile: instance masks, maps of probability, or columns alone."""
@@ -176,7 +233,7 @@ class Cohort:
         self._require(f"{n.POSITIVITY}/{run}", f"fintune-xr positivity {self.url} --run {run}")
         found = open_unindexed(self.location, f"{n.POSITIVITY}/{run}", POSITIVITY, lazy=False)
         labels = self.images(lazy=False).isel({n.TILE: slice(0, found.sizes[n.TILE])})
-        return indexed(found.assign_coords({c: labels[c].variable for c in INDEXED}))
+        return with_tile_index(found.assign_coords({c: labels[c].variable for c in INDEXED}))
 
     def analysis(self) -> xr.Dataset:
         """Donor ratios and their associations with the outcomes."""
@@ -231,11 +288,11 @@ class Cohort:
 
         Raises RunBusyError where another process holds it.
         """
-        return holding(self.location, name, what=what)
+        return hold_lock(self.location, name, what=what)
 
     def hold_tiles(self) -> contextlib.AbstractContextManager[None]:
         """Holds images, annotations and quarantine. Raises RunBusyError where another process holds them."""
-        return writing_tiles(self.location)
+        return hold_tile_writes(self.location)
 
     def remove_leftovers(self) -> None:
         """Removes what killed writers left unfinished, unless another process is writing."""
@@ -254,7 +311,8 @@ class Cohort:
         tiles = self.images(lazy=False)
         labels = {name: texts(tiles[name]) for name in (n.DONOR, n.MARKER)}
         runs = [self._state_of(name, tiles.sizes[n.TILE]) for name in self.run_names()]
-        return overview_html(self.title, self.url, labels=labels, runs=runs, questions=self._questions())
+        made = projection_words(tiles)
+        return overview_html(self.title, self.url, labels=labels, runs=runs, questions=self._questions(), made=made)
 
     def _state_of(self, run: str, n_tiles: int) -> RunState:
         try:
@@ -271,23 +329,48 @@ class Cohort:
         asks += ["cohort.analysis()"] if self.has(n.ANALYSIS) else []
         return asks + [f"cohort.bootstrap({name!r})" for name in subgroups(self.location, n.BOOTSTRAP)]
 
+    def _opened(self, path: str, made: Callable[[], xr.Dataset]) -> xr.Dataset:
+        """What `made` opens under `path`, without Dask, or what the verb has opened there before."""
+        if self.opened is None:
+            return made()
+        if path not in self.opened:
+            self.opened[path] = made()
+        return self.opened[path].copy()
+
+    def _open_annotations(self) -> xr.Dataset:
+        self._require(n.ANNOTATIONS, f"fintune-xr annotate {self.task.source} {self.url}")
+        return open_dataset(self.location, n.ANNOTATIONS, self.task.annotations, lazy=False)
+
     def _require(self, path: str, command: str) -> None:
         if not group_exists(self.location, path):
             raise StoreNotFoundError(f"{self.url} holds no {path} yet. Run: {command}")
 
 
-def indexed(dataset: xr.Dataset) -> xr.Dataset:
-    """`dataset` with one index over tile, donor, marker and split: `.sel(donor=…, marker=…)` takes any of them."""
+def _rows_of(images: xr.Dataset, some: xr.Dataset) -> NDArray[np.int64]:
+    """Positions (tile,) of the tiles of `some` among those of `images`.
+
+    Raises StoreDamagedError for a tile that is none of them.
+    """
+    place = {tile: at for at, tile in enumerate(texts(images[n.TILE]))}
+    wanted = texts(some[n.TILE])
+    unknown = [tile for tile in wanted if tile not in place]
+    if unknown:
+        raise StoreDamagedError(f"tile {unknown[0]!r} is annotated, and the store has no such image")
+    return np.array([place[tile] for tile in wanted], np.int64)
+
+
+def with_tile_index(dataset: xr.Dataset) -> xr.Dataset:
+    """`dataset` with one index over tile, donor, marker, split, field: `.sel(donor=…, marker=…)` takes any of them."""
     if any(isinstance(index, GroupIndex) for index in dataset.xindexes.values()):
         return dataset
-    names = [name for name in (n.TILE, *INDEXED) if name in dataset.coords]
+    names = [name for name in (n.TILE, *INDEXED, n.FIELD) if name in dataset.coords]
     return with_dim_indexes(dataset.drop_indexes(names, errors="ignore").set_xindex(names, GroupIndex))
 
 
 def product_at(location: Location, path: str) -> Product:
     """What the run stored under `path` holds."""
-    with reading(f"{location.url}/{path}"):
-        return product_named(str(zarr.open_group(location.zarr(), path=path, mode="r").attrs["schema"]))
+    with explain_read_errors(f"{location.url}/{path}"):
+        return product_named(str(read_attrs(location, path)["schema"]))
 
 
 def store_exists(store: str | Path) -> bool:
@@ -304,9 +387,10 @@ def create_cohort(
     dtype: str,
     title: str = "",
     facts: Mapping[str, Any] | None = None,
+    columns: Collection[str] = (),
 ) -> Cohort:
     """A new, empty cohort for tiles up to `tile_shape` (y, x) px, of volumes (z, y, x); `facts` are attributes of its
-    images.
+    images, `columns` what it knows of its tiles besides what all cohorts do: of stacks, or their fields.
 
     Raises FintuneValueError where a store lies already, `kind` is unknown or has tiles of other dims, StoreWriteError
     where the place cannot be written.
@@ -324,11 +408,12 @@ def create_cohort(
         "title": title or location.url.rstrip("/").rpartition("/")[2].removesuffix(".zarr"),
     }
     _require_room(location)
-    with writing(location.url):
+    with explain_write_errors(location.url):
         zarr.open_group(location.zarr(read_only=False), mode="a", zarr_format=3, attributes=attrs)
     cohort = Cohort(location, kind, str(attrs["title"]))
+    absent = {*datasets.OF_STACKS, *datasets.OF_FIELDS} - {*columns}
     create_growing(
-        cohort.images_group(),
+        cohort.images_group().without(absent),
         dtype=dtype,
         tile_shape=(len(channels), *tile_shape),
         constants={n.CHANNEL: list(channels)},
@@ -359,8 +444,7 @@ def open_cohort(where: str | Path | Location) -> Cohort:
         raise StoreNotFoundError(
             f"no cohort store at {location.url}. Make one: fintune-xr ingest SOURCE {location.url}"
         )
-    with reading(location.url):
-        attrs = zarr.open_group(location.zarr(), mode="r").attrs.asdict()
+    attrs = read_attrs(location)
     found = (attrs.get("schema"), attrs.get("schema_version"))
     if found != (datasets.SCHEMA, datasets.SCHEMA_VERSION):
         raise StoreVersionError(
@@ -386,5 +470,5 @@ def empty_quarantine() -> xr.Dataset:
 
 def set_root_attrs(cohort: Cohort, **attrs: Any) -> None:
     """Adds attributes to the root of the store."""
-    with writing(cohort.url):
+    with explain_write_errors(cohort.url):
         open_writable(cohort.location, "").attrs.update(attrs)

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, TypeAlias
 import numpy as np
 import pandas as pd
 import xarray as xr
+from numpy.typing import NDArray
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, SplitError, unknown_name
@@ -64,7 +65,7 @@ def allowed_facts(allowed: Allowed) -> dict[str, list[list[str]]]:
 
 def allowed_pairs(cohort: Cohort) -> list[AllowedPair]:
     """Pairs of tiles that look alike and were allowed on two sides of the stored split."""
-    stored = split_column(cohort).attrs.get(n.ALLOWED_ALIKE, [])
+    stored = _split_facts(cohort).get(n.ALLOWED_ALIKE, [])
     return [AllowedPair(*map(str, pair)) for pair in stored]
 
 
@@ -76,12 +77,14 @@ ALL: Final = "all"
 class AnnotatedPart:
     """The annotated tiles of a part of the split, found once for a verb and handed on.
 
-    `tiles` are their images in stored order, opened and not read, with all their coordinates; `digest` is that of the
-    split, empty where it plays no part because all annotated tiles are meant.
+    `tiles` are their images in stored order, opened and not read, with all their coordinates; `positions` (tile,) are
+    where they lie among the images of the cohort; `digest` is that of the split, empty where it plays no part because
+    all annotated tiles are meant.
     """
 
     part: str
     tiles: xr.Dataset
+    positions: NDArray[np.int64]
     digest: str
 
     def __len__(self) -> int:
@@ -97,9 +100,10 @@ class AnnotatedPart:
         """Coordinates (tile,) of scores: id, donor, marker and part of each tile."""
         return {name: (n.TILE, text_array(self.tiles[name])) for name in (n.TILE, n.DONOR, n.MARKER, n.SPLIT)}
 
-    def at(self, positions: Sequence[int]) -> AnnotatedPart:
-        """The tiles at these positions of it, in this order."""
-        return replace(self, tiles=self.tiles.isel({n.TILE: list(positions)}))
+    def at(self, positions: Sequence[int] | NDArray[np.int64]) -> AnnotatedPart:
+        """The tiles at these positions of the part itself, in this order."""
+        chosen = np.asarray(positions, np.int64)
+        return replace(self, tiles=self.tiles.isel({n.TILE: chosen}), positions=self.positions[chosen])
 
     def without(self, left_out: Mapping[str, Sequence[str]]) -> AnnotatedPart:
         """The tiles of it that no run has `left_out`."""
@@ -109,24 +113,32 @@ class AnnotatedPart:
 
 def annotated_tiles(cohort: Cohort) -> xr.Dataset:
     """Images that have an annotation, in stored order, with all their coordinates."""
+    return _annotated(cohort)[0]
+
+
+def _annotated(cohort: Cohort) -> tuple[xr.Dataset, NDArray[np.int64]]:
+    """Images that have an annotation, and their positions among all."""
     images = cohort.images(lazy=False)
-    known = cohort.annotated_tiles()
-    return images.isel({n.TILE: np.flatnonzero(np.isin(text_array(images[n.TILE]), known))})
+    at = np.flatnonzero(np.isin(text_array(images[n.TILE]), cohort.annotated_tiles()))
+    return images.isel({n.TILE: at}), at
 
 
-def judged_part(cohort: Cohort, part: str) -> AnnotatedPart:
+def part_to_score(cohort: Cohort, part: str) -> AnnotatedPart:
     """The annotated tiles of `part` that runs are scored on, or all annotated tiles where it is `all`.
 
     Raises FintuneValueError where there is none, SplitError without a valid split unless all are meant.
     """
     digest = require_split(cohort) if part != ALL else ""
-    tiles = annotated_tiles(cohort)
+    tiles, at = _annotated(cohort)
     parts = text_array(tiles[n.SPLIT])
-    chosen = np.flatnonzero((parts == part) | (part == ALL))
+    chosen = np.flatnonzero(((parts == part) & (parts != n.UNASSIGNED)) | (part == ALL))
     if not chosen.size:
-        known = sorted(set(parts.tolist()) - {""})
-        raise FintuneValueError(f"no annotated tile in split {part!r}; parts with tiles: {', '.join(known) or 'none'}")
-    return AnnotatedPart(part, tiles.isel({n.TILE: chosen}), digest)
+        known = sorted(set(parts.tolist()) - {n.UNASSIGNED})
+        raise FintuneValueError(
+            f"{cohort.url}: no annotated tile in part {part!r} of the split; parts with tiles: "
+            f"{', '.join(known) or 'none'}. Name one of these, or annotate more and split again."
+        )
+    return AnnotatedPart(part, tiles, at, digest).at(chosen)
 
 
 def annotated_part(cohort: Cohort, part: str, markers: Sequence[str] = ()) -> AnnotatedPart:
@@ -134,17 +146,22 @@ def annotated_part(cohort: Cohort, part: str, markers: Sequence[str] = ()) -> An
 
     Raises UnknownNameError for a marker without annotated tiles, SplitError where no tile is left.
     """
-    tiles = annotated_tiles(cohort)
+    tiles, at = _annotated(cohort)
     known = sorted(set(texts(tiles[n.MARKER])))
     for marker in markers:
         if marker not in known:
             raise unknown_name("marker with annotations", marker, known)
-    chosen = text_array(tiles[n.SPLIT]) == part
+    parts = text_array(tiles[n.SPLIT])
+    chosen = (parts == part) & (parts != n.UNASSIGNED)
     if markers:
         chosen &= np.isin(text_array(tiles[n.MARKER]), list(markers))
     if not chosen.any():
-        raise SplitError(f"{cohort.url}: no annotated tile of {', '.join(markers) or 'any marker'} in part {part!r}")
-    return AnnotatedPart(part, tiles.isel({n.TILE: np.flatnonzero(chosen)}), require_split(cohort))
+        counts = ", ".join(f"{one} {int((parts == one).sum())}" for one in n.SPLITS)
+        raise SplitError(
+            f"{cohort.url}: no annotated tile of {', '.join(markers) or 'any marker'} in part {part!r} (annotated "
+            f"tiles of all markers: {counts}). Annotate some there, or split anew with a share for it: --fractions"
+        )
+    return AnnotatedPart(part, tiles, at, require_split(cohort)).at(np.flatnonzero(chosen))
 
 
 def require_split(cohort: Cohort) -> str:
@@ -152,10 +169,10 @@ def require_split(cohort: Cohort) -> str:
 
     Raises SplitError where there is none, or where the stored assignment is not the one that was checked.
     """
-    stored = split_column(cohort).attrs.get(n.DIGEST)
     tiles = cohort.images(lazy=False)
+    stored = tiles[n.SPLIT].attrs.get(n.DIGEST)
     parts = dict(zip(text_array(tiles[n.TILE]), text_array(tiles[n.SPLIT]), strict=True))
-    assigned = {tile: part for tile, part in parts.items() if part}
+    assigned = {tile: part for tile, part in parts.items() if part != n.UNASSIGNED}
     if not assigned:
         raise SplitError(f"{cohort.url} has no split yet. Run: fintune-xr split {cohort.url}")
     if stored != split_digest(assigned):
@@ -166,7 +183,7 @@ def require_split(cohort: Cohort) -> str:
     return str(stored)
 
 
-def judging_part(cohort: Cohort) -> str:
+def default_part(cohort: Cohort) -> str:
     """The part that runs are scored on where none is named: test, or val where the split has no test part."""
     parts = set(texts(annotated_tiles(cohort)[n.SPLIT])) if cohort.has(n.ANNOTATIONS) else set()
     return n.VAL if n.VAL in parts and n.TEST not in parts else n.TEST
@@ -174,7 +191,7 @@ def judging_part(cohort: Cohort) -> str:
 
 def stored_by(cohort: Cohort) -> By:
     """What the stored split keeps together: the tiles of a donor, or nothing beyond a tile."""
-    return "tile" if split_column(cohort).attrs.get(n.SPLIT_BY) == n.TILE else "donor"
+    return "tile" if _split_facts(cohort).get(n.SPLIT_BY) == n.TILE else "donor"
 
 
 def split_table(cohort: Cohort) -> pd.DataFrame:
@@ -188,6 +205,11 @@ def split_table(cohort: Cohort) -> pd.DataFrame:
 def split_column(cohort: Cohort) -> Any:
     """The stored part of each tile (tile,), for writing; what was checked of it lies in its attributes."""
     return open_column(cohort.location, f"{n.IMAGES}/{n.SPLIT}")
+
+
+def _split_facts(cohort: Cohort) -> Mapping[Any, Any]:
+    """What was checked of the stored split, and by which unit it keeps tiles together."""
+    return cohort.images(lazy=False)[n.SPLIT].attrs
 
 
 def unit_of(by: str) -> str:

@@ -16,7 +16,16 @@ from numpy.typing import NDArray
 
 from fintune_xr import names as n
 from fintune_xr.analysis.figures.scale_bar import add_scale_bar
-from fintune_xr.analysis.figures.style import FAINT, bare, colour_of, legend_above, mark_of, new_figure, style
+from fintune_xr.analysis.figures.style import (
+    FAINT,
+    bare,
+    colour_of,
+    legend_above,
+    line_below,
+    mark_of,
+    new_figure,
+    style,
+)
 
 TRUE_COLOUR: Final = "#ffffff"
 HIT_COLOUR: Final = "#56B4E9"
@@ -73,9 +82,7 @@ def micrograph_figure(
             at.set_xlim(window[1].start - 0.5, window[1].stop - 0.5)
             at.set_ylim(window[0].stop - 0.5, window[0].start - 0.5)
         add_scale_bar(axes[1], side_um)
-        figure.supxlabel(
-            "Circles: white annotated, blue picked and annotated, orange picked only", fontsize=8.5, x=0.01, ha="left"
-        )
+        line_below(figure, "Circles: white annotated, blue picked and annotated, orange picked only")
     return figure
 
 

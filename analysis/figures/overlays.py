@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from fintune_xr import names as n
 from fintune_xr.analysis.figures.scale_bar import add_scale_bar
-from fintune_xr.analysis.figures.style import bare, new_figure, style
+from fintune_xr.analysis.figures.style import bare, line_below, new_figure, style
 from fintune_xr.pixels.pixel_side import sides_um
 from fintune_xr.pixels.real_part import real_part
 
@@ -121,4 +121,4 @@ def _zoom(picture: Rgb) -> int:
 def _key(figure: Figure, *, has_annotation: bool, has_runs: bool) -> None:
     parts = ["white: annotated"] * has_annotation + ["orange: predicted"] * has_runs
     if parts:
-        figure.supxlabel("Outlines: " + ", ".join(parts), fontsize=8.5, x=0.01, ha="left")
+        line_below(figure, "Outlines: " + ", ".join(parts))

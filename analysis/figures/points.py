@@ -21,17 +21,25 @@ _TOP: Final = 8.0
 _BOTTOM: Final = 36.0
 _RADIUS: Final = 4.5
 _TICKS: Final = 5
+# Width of a letter at most, of those that names of readouts are of.
+_LETTER: Final = 6.5
 
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """What is along an axis, and whether its numbers are shares that read as per cent."""
+    """What is along an axis, and whether its numbers are shares that read as per cent.
+
+    With `names` it has places 1, 2, … that are called so, and no numbers between them.
+    """
 
     label: str
     is_share: bool = False
+    names: tuple[str, ...] = ()
 
     def text(self, value: float) -> str:
         """A number on the axis."""
+        if self.names:
+            return self.names[round(value) - 1]
         shown = f"{100 * value:g}%" if self.is_share else f"{value:g}"
         return shown.replace("-", "\u2212")
 
@@ -49,17 +57,19 @@ def scatter_svg(points: Points, *, x: Axis, y: Axis, colour: str) -> str:
     """The points over two axes; nothing is fitted to them. All text is escaped."""
     svg = ET.Element("svg", viewBox=f"0 0 {_WIDTH:g} {_HEIGHT:g}", role="img")
     ET.SubElement(svg, "title").text = f"{y.label} against {x.label}, {len(points.names)} points"
-    across, up = _Scale.of(points.x, _LEFT, _WIDTH - _RIGHT), _Scale.of(points.y, _HEIGHT - _BOTTOM, _TOP)
+    places = np.arange(1.0, len(x.names) + 1)
+    ends = np.array([0.5, len(x.names) + 0.5]) if x.names else points.x
+    across, up = _Scale.of(ends, _LEFT, _WIDTH - _RIGHT), _Scale.of(points.y, _HEIGHT - _BOTTOM, _TOP)
     for value in up.ticks:
         _line(svg, "grid", (_LEFT, up.at(value)), (_WIDTH - _RIGHT, up.at(value)))
         _text(svg, y.text(value), (_LEFT - 5, up.at(value) + 3.5), "end")
-    for value in across.ticks:
+    for value in places.tolist() or across.ticks:
         _line(svg, "grid", (across.at(value), _TOP), (across.at(value), _HEIGHT - _BOTTOM))
         _text(svg, x.text(value), (across.at(value), _HEIGHT - _BOTTOM + 13), "middle")
     _line(svg, "axis", (_LEFT, _HEIGHT - _BOTTOM), (_WIDTH - _RIGHT, _HEIGHT - _BOTTOM))
     _line(svg, "axis", (_LEFT, _TOP), (_LEFT, _HEIGHT - _BOTTOM))
-    _text(svg, x.label, ((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 5), "middle")
-    label = _text(svg, y.label, (0, 0), "middle")
+    _fit(_text(svg, x.label, ((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 5), "middle"), _WIDTH - _LEFT - _RIGHT)
+    label = _fit(_text(svg, y.label, (0, 0), "middle"), _HEIGHT - _TOP - _BOTTOM)
     label.set("transform", f"translate(10 {(_TOP + _HEIGHT - _BOTTOM) / 2:g}) rotate(-90)")
     for here, there, name in zip(points.x.tolist(), points.y.tolist(), points.names, strict=True):
         centre = {"cx": f"{across.at(here):.1f}", "cy": f"{up.at(there):.1f}"}
@@ -96,6 +106,14 @@ def _line(svg: ET.Element, kind: str, start: tuple[float, float], end: tuple[flo
     names = ("x1", "y1", "x2", "y2")
     places = {name: f"{value:.1f}" for name, value in zip(names, (*start, *end), strict=True)}
     ET.SubElement(svg, "line", {"class": kind, **places})
+
+
+def _fit(text: ET.Element, room: float) -> ET.Element:
+    """`text`, set narrower where it would be longer than `room`, so that none of it is cut off."""
+    if _LETTER * len(text.text or "") > room:
+        text.set("textLength", f"{room:g}")
+        text.set("lengthAdjust", "spacingAndGlyphs")
+    return text
 
 
 def _text(svg: ET.Element, text: str, at: tuple[float, float], anchor: str) -> ET.Element:

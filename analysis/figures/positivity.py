@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fintune_xr import names as n
 from fintune_xr.analysis.figures.overlays import outlines
 from fintune_xr.analysis.figures.scale_bar import add_scale_bar
-from fintune_xr.analysis.figures.style import COLOURS, FAINT, INK, bare, legend_above, new_figure, style
+from fintune_xr.analysis.figures.style import COLOURS, FAINT, INK, bare, legend_above, line_below, new_figure, style
 
 POSITIVE_COLOUR: Final = (1.0, 0.55, 0.0)
 NEGATIVE_COLOUR: Final = (0.25, 0.7, 1.0)
@@ -68,10 +68,14 @@ def signal_figure(counts: xr.DataArray, lowest: xr.DataArray, highest: xr.DataAr
 
 
 def judged_figure(tiles: Sequence[JudgedTile]) -> Figure:
-    """The marker channel of each tile twice, bare and with the outlines of its cells in the colour of the verdict."""
+    """The marker channel of each tile twice, bare and with the outlines of its cells in the colour of the verdict.
+
+    One below the other, or beside each other where there is one tile alone.
+    """
     with style():
-        figure = new_figure(_PANEL_IN * len(tiles), 2 * (_PANEL_IN + 0.2) + 0.3)
-        rows = figure.subplots(2, len(tiles), squeeze=False)
+        n_rows, n_columns = (1, 2) if len(tiles) == 1 else (2, len(tiles))
+        figure = new_figure(_PANEL_IN * n_columns, n_rows * (_PANEL_IN + 0.2) + 0.3)
+        rows = figure.subplots(n_rows, n_columns, squeeze=False).reshape(2, len(tiles))
         for above, below, tile in zip(*rows, tiles, strict=True):
             bare_picture, _ = _picture(tile, with_outlines=False)
             picture, told = _picture(tile, with_outlines=True)
@@ -80,8 +84,7 @@ def judged_figure(tiles: Sequence[JudgedTile]) -> Figure:
                 axes.set_title(title, fontsize=9)
                 bare(axes)
             add_scale_bar(above, tile.side_um, zoom=_zoom(tile))
-        key = "Outlines: orange positive, blue negative, grey where the rule could not tell"
-        figure.supxlabel(key, fontsize=8.5, x=0.01, ha="left")
+        line_below(figure, "Outlines: orange positive, blue negative, grey where the rule could not tell")
     return figure
 
 

@@ -23,6 +23,7 @@ from fintune_xr.analysis.figures.style import (
     RULE_COLOUR,
     colour_of,
     legend_above,
+    line_below,
     mark_of,
     new_figure,
     style,
@@ -78,7 +79,7 @@ def association_figure(association: xr.Dataset) -> Figure:
         bar.set_label("Spearman rho")
         bar.outline.set_visible(False)
         notes = [_STARS_KEY, *(f"{letter}  {text}" for text, letter in letters.items())]
-        figure.supxlabel("\n".join(notes), fontsize=8.5, x=0.01, ha="left")
+        line_below(figure, *notes)
     return figure
 
 

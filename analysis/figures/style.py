@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -57,6 +58,10 @@ _STYLE: Final[Mapping[Any, Any]] = {
 }
 
 
+# Of text of 8.5 points: fewer than fit on average, so that wide letters do too.
+_LETTERS_IN_AN_INCH: Final = 13
+
+
 @contextmanager
 def style() -> Iterator[None]:
     """A context in which figures are drawn in the house style."""
@@ -84,6 +89,13 @@ def legend_above(figure: Figure, handles: Sequence[Artist]) -> None:
     columns = min(len(handles), 4)
     ordered = [handles[at] for column in range(columns) for at in range(column, len(handles), columns)]
     figure.legend(handles=ordered, loc="outside upper left", ncols=max(columns, 1))
+
+
+def line_below(figure: Figure, *lines: str) -> None:
+    """Lines under all panels, broken where the figure is too narrow for them."""
+    most = int(figure.get_figwidth() * _LETTERS_IN_AN_INCH)
+    text = "\n".join(textwrap.fill(line, most) for line in lines)
+    figure.supxlabel(text, fontsize=8.5, x=0.01, ha="left")
 
 
 def bare(axes: Axes) -> None:

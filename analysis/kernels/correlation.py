@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtr
 from scipy.stats import rankdata
 
-from fintune_xr.compiled import compiled
+from fintune_xr.compilation import compile_kernel
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -23,7 +23,7 @@ _FEW: Final = 256
 REASONS: Final = (
     "",
     f"fewer than {MIN_PAIRS} donors have both values",
-    "the ratio is the same in all donors",
+    "the ratio or readout is the same in all donors",
     "the outcome is the same in all donors",
     "the covariates leave no variation or too few donors",
 )
@@ -50,15 +50,17 @@ def spearman(a: NDArray[Any], b: NDArray[Any]) -> Correlation:
     with n - 2 degrees of freedom, as R's `cor.test(method = "spearman", exact = FALSE)` and
     `scipy.stats.spearmanr` compute it. A row with fewer than MIN_PAIRS pairs or a constant side is NaN.
     """
-    a, b = np.broadcast_arrays(np.asarray(a, np.float64), np.asarray(b, np.float64))
-    shape = a.shape[:-1]
+    size = np.broadcast_shapes(np.shape(a), np.shape(b))
+    # Copies: what NumPy broadcasts is not the kernel's to write to, and compiled code asks for arrays that are.
+    a, b = (np.array(np.broadcast_to(side, size), np.float64) for side in (a, b))
+    shape = size[:-1]
     rho = np.empty(shape)
     n = np.empty(shape, np.int32)
     code = np.empty(shape, np.int8)
-    rows = (-1, a.shape[-1]) if a.size else (0, 1)
+    rows = (-1, size[-1]) if a.size else (0, 1)
     _spearman_rows(
-        np.ascontiguousarray(a).reshape(rows),
-        np.ascontiguousarray(b).reshape(rows),
+        a.reshape(rows),
+        b.reshape(rows),
         rho.reshape(-1),
         n.reshape(-1),
         code.reshape(-1),
@@ -167,7 +169,7 @@ def covariate_space(ranks: Floats) -> Floats:
     return np.asarray(basis[:, size > tolerance], np.float64)
 
 
-@compiled
+@compile_kernel
 def _mean_ranks(values: Floats, order: Ints, weight: Ints, ranks: Floats) -> int:
     """Fills `ranks` with the mean rank of every value of positive weight; returns the sum of the weights."""
     total = 0
@@ -189,7 +191,7 @@ def _mean_ranks(values: Floats, order: Ints, weight: Ints, ranks: Floats) -> int
     return total
 
 
-@compiled
+@compile_kernel
 def _centred_ranks(values: Floats, order: Ints, weight: Ints, centred: Floats) -> tuple[int, float]:
     """Fills `centred` with weight times centred mean rank; returns the number of pairs and the sum of squares."""
     n = _mean_ranks(values, order, weight, centred)
@@ -204,7 +206,7 @@ def _centred_ranks(values: Floats, order: Ints, weight: Ints, centred: Floats) -
     return n, squares
 
 
-@compiled
+@compile_kernel
 def _rho(values: Floats, order: Ints, weight: Ints, n: int, centred: Floats, squares: float) -> tuple[float, int]:
     """Rho of `values` with the side that `_centred_ranks` gave, and the index of the reason where it is NaN.
 
@@ -234,7 +236,7 @@ def _rho(values: Floats, order: Ints, weight: Ints, n: int, centred: Floats, squ
     return min(1.0, max(-1.0, both / np.sqrt(own * squares))), _OK
 
 
-@compiled
+@compile_kernel
 def _spearman_rows(a: Floats, b: Floats, rho: Floats, n: NDArray[np.int32], code: NDArray[np.int8]) -> None:
     size = a.shape[1]
     weight = np.empty(size, np.int64)
@@ -246,7 +248,7 @@ def _spearman_rows(a: Floats, b: Floats, rho: Floats, n: NDArray[np.int32], code
         rho[row], code[row] = _rho(a[row], np.argsort(a[row]), weight, n[row], centred, squares)
 
 
-@compiled
+@compile_kernel
 def _resort(values: Floats, order: Ints) -> None:
     """Brings `order` into the order of `values`, NaN last; fast where it nearly is, as from resample to resample."""
     if order.size > _FEW:
@@ -262,7 +264,7 @@ def _resort(values: Floats, order: Ints) -> None:
         order[j] = item
 
 
-@compiled
+@compile_kernel
 def _spearman_resamples(ratio: Floats, drawn: Ints, outcome: Floats, rho: Floats, n: NDArray[np.int32]) -> None:
     n_outcomes, size = outcome.shape
     order = np.empty((rho.shape[1], rho.shape[2], size), np.int64)

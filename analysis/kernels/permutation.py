@@ -21,7 +21,7 @@ from scipy.stats import rankdata
 
 from fintune_xr.analysis.kernels.correlation import MIN_PAIRS, Correlation, Floats, Ints, covariate_space, p_value
 from fintune_xr.analysis.kernels.resampling import SEED_STEP, below, place_of
-from fintune_xr.compiled import compiled
+from fintune_xr.compilation import compile_kernel
 
 MAX_EXACT: Final = 9
 """9! = 362,880 orders take a few milliseconds, ten times as many do not."""
@@ -145,7 +145,7 @@ def _partial_counts(pairs: Floats, exact: bool) -> tuple[int, int]:
     return _drawn_residual_orders(a, b, basis, observed, N_DRAWS)
 
 
-@compiled
+@compile_kernel
 def _next_swap(turn: Ints) -> tuple[int, int]:
     """Which two places to swap to come to an order that has not been (Heap's algorithm); 0 and 0 after the last.
 
@@ -162,7 +162,7 @@ def _next_swap(turn: Ints) -> tuple[int, int]:
     return i, j
 
 
-@compiled
+@compile_kernel
 def _all_orders(a: Ints, b: Ints) -> tuple[int, int]:
     """Orders of `b` whose sum of products with `a` is as far from zero as now, and all orders."""
     size = a.size
@@ -183,7 +183,7 @@ def _all_orders(a: Ints, b: Ints) -> tuple[int, int]:
     return extreme, orders
 
 
-@compiled
+@compile_kernel
 def _drawn_orders(a: Ints, b: Ints, key: np.uint64, n_draws: int) -> tuple[int, int]:
     size = a.size
     total = np.int64(0)
@@ -204,7 +204,7 @@ def _drawn_orders(a: Ints, b: Ints, key: np.uint64, n_draws: int) -> tuple[int, 
     return extreme, n_draws
 
 
-@compiled
+@compile_kernel
 def _is_extreme(a: Floats, b: Floats, basis: Floats, observed: float) -> bool:
     """Whether the correlation of `a` and what the covariates leave of `b` is `observed` or farther from zero.
 
@@ -223,7 +223,7 @@ def _is_extreme(a: Floats, b: Floats, basis: Floats, observed: float) -> bool:
     return squares < 1e-12 or abs(both) >= observed * np.sqrt(squares)
 
 
-@compiled
+@compile_kernel
 def _all_residual_orders(a: Floats, b: Floats, basis: Floats, observed: float) -> tuple[int, int]:
     size = a.size
     b = b.copy()
@@ -238,7 +238,7 @@ def _all_residual_orders(a: Floats, b: Floats, basis: Floats, observed: float) -
     return extreme, orders
 
 
-@compiled
+@compile_kernel
 def _drawn_residual_orders(a: Floats, b: Floats, basis: Floats, observed: float, n_draws: int) -> tuple[int, int]:
     size = a.size
     b = b.copy()

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fintune_xr.compiled import compiled
+from fintune_xr.compilation import compile_kernel
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -57,7 +57,7 @@ def n_kept(n_tiles: int) -> int:
     return int(_n_kept(n_tiles))
 
 
-def ratios_left_out(pools: Pools, key: int, resample: Ints) -> Floats:
+def leave_out_ratios(pools: Pools, key: int, resample: Ints) -> Floats:
     """Ratios (resample, run, group) when every group keeps `n_kept` of its tiles, without replacement."""
     ratio = np.empty((resample.size, pools.counts.shape[1], pools.key.size))
     _ratios_left_out(*pools, np.uint64(key), resample.astype(np.uint64), ratio)
@@ -80,44 +80,44 @@ def ratios_whole(pools: Pools, resample: Ints) -> Floats:
     return np.broadcast_to(ratio.T, (resample.size, *ratio.T.shape)).copy()
 
 
-def donors_drawn(n_donors: int, key: int, resample: Ints) -> NDArray[np.int32]:
+def draw_donors(n_donors: int, key: int, resample: Ints) -> NDArray[np.int32]:
     """Times (resample, donor) that each donor comes when `n_donors` are drawn with replacement."""
     drawn = np.zeros((resample.size, n_donors), np.int32)
     _donors_drawn(np.uint64(key), resample.astype(np.uint64), drawn)
     return drawn
 
 
-@compiled
+@compile_kernel
 def _mixed(state: np.uint64) -> np.uint64:
     state = (state ^ (state >> _30)) * _MIX_1
     state = (state ^ (state >> _27)) * _MIX_2
     return state ^ (state >> _31)
 
 
-@compiled
+@compile_kernel
 def below(state: np.uint64, n: int) -> int:
     """A whole number from 0 to n - 1; its bias of n / 2**32 is far below what any resample shows."""
     return np.int64(((_mixed(state) >> _32) * np.uint64(n)) >> _32)  # type: ignore[return-value]
 
 
-@compiled
+@compile_kernel
 def _n_kept(n: int) -> int:
     return max(1, (8 * n + 5) // 10)
 
 
-@compiled
+@compile_kernel
 def place_of(key: np.uint64, resample: np.uint64, group: np.uint64) -> np.uint64:
     """State of the stream of one resample of one group."""
     return _mixed(_mixed(key + resample * SEED_STEP) ^ group)
 
 
-@compiled
+@compile_kernel
 def _divide(sums: Ints, ratio: Floats) -> None:
     for run in range(sums.shape[0]):
         ratio[run] = sums[run, 0] / sums[run, 1] if sums[run, 1] > 0 else np.nan
 
 
-@compiled
+@compile_kernel
 def _group_sums(counts: Ints, start: Ints, sums: Ints) -> None:
     sums[:] = 0
     for group in range(sums.shape[0]):
@@ -125,7 +125,7 @@ def _group_sums(counts: Ints, start: Ints, sums: Ints) -> None:
             sums[group] += counts[tile]
 
 
-@compiled
+@compile_kernel
 def _ratios_left_out(counts: Ints, start: Ints, group_key: Keys, key: np.uint64, resample: Keys, ratio: Floats) -> None:
     whole = np.empty((group_key.size, counts.shape[1], 2), np.int64)
     _group_sums(counts, start, whole)
@@ -149,7 +149,7 @@ def _ratios_left_out(counts: Ints, start: Ints, group_key: Keys, key: np.uint64,
             _divide(sums, ratio[r, :, group])
 
 
-@compiled
+@compile_kernel
 def _ratios_redrawn(counts: Ints, start: Ints, group_key: Keys, key: np.uint64, resample: Keys, ratio: Floats) -> None:
     # Run by run along the tiles, so that the sums over a group are vector instructions.
     columns = np.ascontiguousarray(counts.transpose((1, 2, 0)).astype(np.int32))
@@ -170,7 +170,7 @@ def _ratios_redrawn(counts: Ints, start: Ints, group_key: Keys, key: np.uint64, 
             _divide(sums, ratio[r, :, group])
 
 
-@compiled
+@compile_kernel
 def _weighted_sum(values: NDArray[np.int32], times: NDArray[np.int32]) -> int:
     total = np.int64(0)
     for i in range(values.size):
@@ -178,7 +178,7 @@ def _weighted_sum(values: NDArray[np.int32], times: NDArray[np.int32]) -> int:
     return total  # type: ignore[return-value]
 
 
-@compiled
+@compile_kernel
 def _donors_drawn(key: np.uint64, resample: Keys, drawn: NDArray[np.int32]) -> None:
     for r in range(resample.size):
         state = place_of(key, resample[r], np.uint64(0))

@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fintune_xr.compiled import compiled
+from fintune_xr.compilation import compile_kernel
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -190,7 +190,7 @@ def _crossing(components: _Mixture) -> Floats:
     return np.where(wins.any(axis=-1), np.expm1(EDGES[np.argmax(wins, axis=-1)]), np.nan)
 
 
-@compiled
+@compile_kernel
 def _nuclei_in_instances(mask: NDArray[np.uint32], nuclei: NDArray[np.uint32], found: NDArray[np.int32]) -> None:
     n_nuclei, state = _nucleus_states(mask, nuclei)
     found[:] = 0
@@ -202,7 +202,7 @@ def _nuclei_in_instances(mask: NDArray[np.uint32], nuclei: NDArray[np.uint32], f
             found[2] += 1
 
 
-@compiled
+@compile_kernel
 def _nucleus_states(mask: NDArray[np.uint32], nuclei: NDArray[np.uint32]) -> tuple[int, NDArray[np.int8]]:
     """Number of nuclei, and whether each label (label,) is absent, present, or present with a nucleus."""
     sums = np.zeros((np.int64(nuclei.max()) + 1, 3), np.int64)

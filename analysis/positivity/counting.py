@@ -53,12 +53,12 @@ def signal_histogram(blocks: Iterable[xr.Dataset], tiles: xr.Dataset) -> xr.Data
 
     Raises UnknownNameError if the intensities have no marker channel.
     """
-    groups, background, scale = tile_groups(tiles), _background(tiles), _scale(tiles)
+    groups, background, scale = tile_groups(tiles), marker_background(tiles), _scale(tiles)
     group = groups.group_of_tile
     counts = np.zeros((groups.donors.size * groups.markers.size, kernels.N_BINS), np.int64)
     for cells in blocks:
         index = cells[TILE_INDEX].values
-        kernels.add_to_histograms(counts, _signal(cells, background) / scale[index], group[index])
+        kernels.add_to_histograms(counts, marker_signal(cells, background) / scale[index], group[index])
     return xr.DataArray(
         counts.reshape(*groups.shape, kernels.N_BINS),
         coords={DONOR: groups.donors, MARKER: groups.markers, BIN: kernels.CENTRES},
@@ -117,11 +117,11 @@ def count_positive(
     `tiles` holds n_cells and background. -1 where the number is unknown: the tile is not done, or it has
     cells but no threshold or no background. Memory: four bytes for each tile and threshold, and one block.
     """
-    background, n_cells = _background(tiles), tiles[N_CELLS].reset_coords(drop=True)
+    background, n_cells = marker_background(tiles), tiles[N_CELLS].reset_coords(drop=True)
     counts = [np.zeros(n_cells.size, np.int32) for _ in thresholds]
     limits = [threshold.values for threshold in thresholds]
     for cells in blocks:
-        signal, index = _signal(cells, background), cells[TILE_INDEX].values
+        signal, index = marker_signal(cells, background), cells[TILE_INDEX].values
         for count, limit in zip(counts, limits, strict=True):
             kernels.add_positives(count, signal, index, limit)
     for count, limit in zip(counts, limits, strict=True):
@@ -148,9 +148,21 @@ def apply_rules(blocks: CellBlocks, tiles: xr.Dataset, *, rules: Sequence[Intens
     return xr.concat(parts, RULE, join="exact", combine_attrs="drop")
 
 
+def marker_background(tiles: xr.Dataset) -> NDArray[np.float32]:
+    """Background (tile,) of the marker channel."""
+    return _marker(tiles, BACKGROUND).astype(np.float32)
+
+
+def marker_signal(cells: xr.Dataset, background: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Signal (cell,) of a part of the cell table; `background` (tile,) is that of the marker channel."""
+    intensity = _marker(cells, MEAN_INTENSITY).astype(np.float32)
+    signal: NDArray[np.float32] = intensity - background[cells[TILE_INDEX].values]
+    return signal
+
+
 def _of_rule(rule: IntensityRule, threshold: xr.DataArray, n_positive: xr.DataArray, tiles: xr.Dataset) -> xr.Dataset:
     n_cells = tiles[N_CELLS].reset_coords(drop=True)
-    code = np.where(np.isnan(_background(tiles)) & (n_cells > 0), kernels.NO_BACKGROUND, kernels.OK)
+    code = np.where(np.isnan(marker_background(tiles)) & (n_cells > 0), kernels.NO_BACKGROUND, kernels.OK)
     why = _described(n_cells.copy(data=np.where(n_cells < 0, kernels.NOT_DONE, code)))
     parts = {
         N_ALL: n_cells.astype(np.int32),
@@ -173,11 +185,6 @@ def _described(code: xr.DataArray) -> xr.DataArray:
     return code.copy(data=np.asarray(kernels.REASONS, object)[code.values])
 
 
-def _background(tiles: xr.Dataset) -> NDArray[np.float32]:
-    """Background (tile,) of the marker channel."""
-    return _marker(tiles, BACKGROUND).astype(np.float32)
-
-
 def _scale(tiles: xr.Dataset) -> NDArray[np.float32]:
     """What signals (tile,) of the marker channel are divided by; 1 where nothing is told."""
     if SCALE not in tiles.coords:
@@ -191,9 +198,3 @@ def _marker(dataset: xr.Dataset, name: str) -> NDArray[Any]:
         raise unknown_name(f"channel in {name}", MARKER_CHANNEL, channels)
     values: NDArray[Any] = dataset[name].isel({CHANNEL: channels.index(MARKER_CHANNEL)}).to_numpy()
     return values
-
-
-def _signal(cells: xr.Dataset, background: NDArray[np.float32]) -> NDArray[np.float32]:
-    intensity = _marker(cells, MEAN_INTENSITY).astype(np.float32)
-    signal: NDArray[np.float32] = intensity - background[cells[TILE_INDEX].values]
-    return signal

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from fintune_xr import names as n
-from fintune_xr.analysis.report.numbers import Format, shown, whole
+from fintune_xr.analysis.report.numbers import Format, value_text, whole
 
 _HEADERS: Final = {
     n.RATIO: "positive share",
@@ -109,7 +109,7 @@ class Table:
 
     def _cells(self, frame: pd.DataFrame, name: str) -> list[tuple[str, str]]:
         kind, format_ = self._class(frame, name), self.formats.get(name)
-        return [(shown(value, format_), kind) for value in frame[name]]
+        return [(value_text(value, format_), kind) for value in frame[name]]
 
     @property
     def _frame(self) -> pd.DataFrame:
@@ -180,16 +180,16 @@ class Note:
 Part = Table | Picture | Gallery | Note | Fold
 
 
-def unfolded(parts: Iterable[Part]) -> Iterator[Part]:
+def all_parts(parts: Iterable[Part]) -> Iterator[Part]:
     """All parts in reading order, those under folds among them, and no folds."""
     for part in parts:
         if isinstance(part, Fold):
-            yield from unfolded(part.parts)
+            yield from all_parts(part.parts)
         else:
             yield part
 
 
-def folded(title: str, parts: Iterable[Part]) -> tuple[Part, ...]:
+def fold(title: str, parts: Iterable[Part]) -> tuple[Part, ...]:
     """`parts` under a fold; nothing where there are none."""
     hidden = tuple(parts)
     return (Fold(title, hidden),) if hidden else ()

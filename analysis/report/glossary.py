@@ -30,7 +30,7 @@ MEANINGS: Final = {
 """By the words that stand in a sentence: what they mean."""
 
 
-def explained(notes: Iterable[Note]) -> list[Note]:
+def explain(notes: Iterable[Note]) -> list[Note]:
     """`notes`, each that is the first to use a word followed by what the word means."""
     found: list[Note] = []
     unsaid = dict(MEANINGS)

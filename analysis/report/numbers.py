@@ -13,7 +13,7 @@ Format = Callable[[Any], str]
 MISSING: Final = "–"
 
 
-def shown(value: Any, format_: Format | None = None) -> str:
+def value_text(value: Any, format_: Format | None = None) -> str:
     """`value` as text, by `format_` or as its type suggests; a dash where it is missing."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return MISSING
@@ -67,7 +67,7 @@ def with_interval(value: float, low: float, high: float, *, digits: int = 2, sig
     return f"{text(value)} [{text(low)}, {text(high)}]"
 
 
-def counted(number: int, one: str, many: str) -> str:
+def count_text(number: int, one: str, many: str) -> str:
     """`1 tile`, `2 tiles`."""
     return f"{whole(number)} {one if number == 1 else many}"
 

@@ -10,8 +10,8 @@ from typing import Final
 import jinja2
 import pandas as pd
 
-from fintune_xr.analysis.report.contents import Note, Section, Stale, Table, unfolded
-from fintune_xr.analysis.report.glossary import explained
+from fintune_xr.analysis.report.contents import Note, Section, Stale, Table, all_parts
+from fintune_xr.analysis.report.glossary import explain
 
 _TEMPLATE: Final = "report.html.jinja"
 
@@ -35,7 +35,7 @@ def page_of(title: str, subtitle: str, sections: Iterable[Section], *, tables: s
 
 def tables_of(sections: Iterable[Section]) -> dict[str, pd.DataFrame]:
     """Every table of the sections by its key, unrounded, ready to be written as TSV."""
-    parts = (part for section in sections for part in unfolded(section.parts))
+    parts = (part for section in sections for part in all_parts(section.parts))
     return {part.key: part.data for part in parts if isinstance(part, Table)}
 
 
@@ -46,8 +46,8 @@ def with_summary(sections: Sequence[Section], *, foreword: Sequence[Note] = ()) 
     Each begins with what would stand in it and is out of date.
     """
     ordered = sorted(sections, key=lambda section: not section.leads)
-    findings = explained(note for section in ordered for note in section.findings)
-    findings += [_out_of_date(one) for one in dict.fromkeys(left_out(ordered))]
+    findings = explain(note for section in ordered for note in section.findings)
+    findings += [_out_of_date(one) for one in dict.fromkeys(stale_sections(ordered))]
     if not findings:
         findings = [Note("Nothing has been measured yet. The end of this page names the commands that do it.")]
     filled = [replace(one, parts=(*map(_out_of_date, one.stale), *one.parts)) for one in ordered]
@@ -60,7 +60,7 @@ def with_summary(sections: Sequence[Section], *, foreword: Sequence[Note] = ()) 
     ]
 
 
-def left_out(sections: Iterable[Section]) -> list[Stale]:
+def stale_sections(sections: Iterable[Section]) -> list[Stale]:
     """What is out of date, section by section; what would stand in several comes as often."""
     return [one for section in sections for one in section.stale]
 

@@ -37,7 +37,7 @@ def local_cluster(profile: Profile, starts: Starts) -> LocalCluster:
 
 
 @contextlib.contextmanager
-def closing(cluster: LocalCluster) -> Iterator[None]:
+def close_after(cluster: LocalCluster) -> Iterator[None]:
     """Closes the cluster in the end.
 
     Dask waits for ever for a worker that was killed while it started; what is stored needs none of them.

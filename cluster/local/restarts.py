@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import signal
+import logging
 import time
 from typing import Any, Final
 
@@ -10,11 +10,15 @@ from distributed import LocalCluster, Nanny
 from distributed.core import Status
 
 from fintune_xr.errors import ClusterError
+from fintune_xr.execution.native_faults import end_of
+
+LOGGER = logging.getLogger(__name__)
 
 # Rounds of all workers, processes at least, and for so long: a moment without memory kills many of them at once.
 _ROUNDS: Final = 3
 _AT_LEAST: Final = 10
 _FOR_S: Final = 60.0
+_REPLACED: Final = "a worker process %s; another one takes its place, and what it was at is done again"
 _ENDED: Final = (Status.closing, Status.closed, Status.failed)
 
 
@@ -47,6 +51,8 @@ class Starts:
                 # Every process that registers has an address of its own.
                 address = (self.process.worker_address if self.process else "") or ""
                 starts.count(exitcode, has_registered=address != self._known)
+                if exitcode and self.status == Status.running and address != self._known:
+                    LOGGER.warning(_REPLACED, end_of(exitcode))
                 self._known = address
                 super()._on_worker_exit_sync(exitcode)
 
@@ -57,7 +63,7 @@ class Starts:
         self.since = time.monotonic() if has_registered or not self.failures else self.since
         self.failures = 0 if has_registered else self.failures + 1
         error, self.error = self.error, ""
-        self.last_words = ", and ".join(filter(None, (error, _cause(exitcode))))
+        self.last_words = ", and ".join(filter(None, (error, end_of(exitcode))))
 
 
 class LocalWorkers:
@@ -95,9 +101,3 @@ def hopeless(starts: Starts, who: str = "a worker process") -> ClusterError:
         "Most often memory is short (`dmesg` tells): set cluster.workers lower. Where they cannot start at all, "
         "--cluster threads needs none. What was committed stays: run the same command again."
     )
-
-
-def _cause(exitcode: int) -> str:
-    if exitcode >= 0:
-        return f"ended with status {exitcode}"
-    return f"was killed by {signal.Signals(-exitcode).name}"

@@ -31,6 +31,7 @@ _WORKER_SHARE: Final = 0.9
 _FOR_EVERY_WORKER: Final = (
     "export DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT=60s",
     "export DASK_DISTRIBUTED__WORKER__MEMORY__TERMINATE=0.97",
+    "export DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=False",
 )
 # Shared by all profiles of the user through ~/.config/dask: a profile must mean the same for everybody.
 _DEFAULTS: Final[dict[str, Any]] = {

@@ -11,7 +11,7 @@ from fintune_xr.errors import RunBusyError
 
 
 @contextlib.contextmanager
-def holding_file(path: Path, *, busy: str) -> Iterator[None]:
+def hold_file(path: Path, *, busy: str) -> Iterator[None]:
     """Holds the file, which is made where it is missing and stays.
 
     On a shared file system it must pass locks on between machines, as NFS and Lustre (mounted with `flock`) do; there

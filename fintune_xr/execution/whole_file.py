@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
+import os
+import platform
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,24 +19,81 @@ PARTIAL_SUFFIX: Final = ".partial"
 _CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}
 
+# Numbers of processes mean something on their machine alone, and say nothing after it has started anew.
+_MACHINE: Final = hashlib.sha256(platform.node().encode()).hexdigest()[:12]
+_SWEPT: set[Path] = set()
+
 
 @contextlib.contextmanager
 def whole_file(path: Path, *, alone: bool = False) -> Iterator[Path]:
     """A place beside `path` to write to; it takes the place of `path` once the block ends without an error.
 
     The place has another name each time, for several may write `path` at once. Where one writer is `alone`, it is
-    named after `path`: torch writes the name of a file into it, and equal weights shall be equal bytes.
+    named after `path`: torch writes the name of a file into it, and equal weights shall be equal bytes. Places that
+    processes of this machine left in the folder when they were killed are removed.
 
     Raises StoreWriteError on a full disk, a read-only path or missing permission.
     """
+    if path.is_dir():
+        raise StoreWriteError(f"cannot write {path}: it is a folder. Name a file.")
     with write_errors(str(path)):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name if alone else uuid.uuid4().hex}{PARTIAL_SUFFIX}")
+        beside = place_beside(path)
+        partial = path.with_name(f".{path.name}{PARTIAL_SUFFIX}") if alone else beside
         try:
             yield partial
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """As `whole_file` for a folder: what is made at the place takes the place of the folder `path`.
+
+    Raises StoreWriteError on a full disk, a read-only path or missing permission.
+    """
+    with write_errors(str(path)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = place_beside(path)
+        try:
+            yield partial
+            if path.exists():
+                shutil.rmtree(path)
+            partial.rename(path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def place_beside(path: Path) -> Path:
+    """Where `path` is written before it is whole, a file or a folder; places that the dead left there are removed.
+
+    The name tells the process, by which it is known whether anybody still writes there.
+    """
+    _sweep(path.parent)
+    return path.with_name(f".{_MACHINE}-{os.getpid()}-{uuid.uuid4().hex[:12]}{PARTIAL_SUFFIX}")
+
+
+def _sweep(folder: Path) -> None:
+    """Removes places of dead processes of this machine; once in a process, for folders may hold a million files."""
+    if folder in _SWEPT:
+        return
+    _SWEPT.add(folder)
+    for left in folder.glob(f".{_MACHINE}-*-*{PARTIAL_SUFFIX}"):
+        process = left.name.split("-")[1]
+        if process.isdigit() and not _is_alive(int(process)):
+            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        # Somebody else's.
+        return True
+    return True
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import json
 import logging
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -17,21 +17,30 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch.utils.data import DataLoader
 
-from fintune_xr.errors import RunMismatchError
-from fintune_xr.execution.file_lock import holding_file
+from fintune_xr import names as n
+from fintune_xr.errors import RunMismatchError, WorkerLostError
+from fintune_xr.execution.file_lock import hold_file
 from fintune_xr.execution.whole_file import PARTIAL_SUFFIX, whole_file
 from fintune_xr.finetune.best_weights import BestWeights
 from fintune_xr.finetune.encoders import Freezing
 from fintune_xr.finetune.objective import NamedTiles, Objective, SampleObjective, Samples, Validation
 from fintune_xr.finetune.patches import AddressSampler, PatchDataset
 from fintune_xr.finetune.progress import Progress, Report
+from fintune_xr.finetune.ranks import ALONE, Rank, ShareSampler, Together, in_ranks
 from fintune_xr.finetune.registry import trainable
 from fintune_xr.finetune.settings import FitSettings
 from fintune_xr.finetune.steps import NetworkTraining, WholeFiles
 from fintune_xr.finetune.trainable import Trainable
-from fintune_xr.finetune.wandb_log import reported, require_wandb
-from fintune_xr.models.checkpoints import COLLAPSED_EPOCHS, RECORD_FILE, WEIGHTS_FILE, Checkpoint
-from fintune_xr.models.devices import CPU, TPU, resolve_device, use_threads
+from fintune_xr.finetune.wandb_log import require_wandb, with_wandb
+from fintune_xr.models.checkpoints import (
+    COLLAPSED_EPOCHS,
+    RECORD_FILE,
+    WEIGHTS_FILE,
+    Checkpoint,
+    training_facts,
+    weights_before,
+)
+from fintune_xr.models.devices import CPU, TPU, use_threads
 from fintune_xr.models.registry import resolve_checkpoint
 from fintune_xr.provenance import differences, provenance, settings_digest
 from fintune_xr.seeds import stream
@@ -54,6 +63,7 @@ def train(
     start: Checkpoint | None = None,
     facts: Mapping[str, Any] | None = None,
     report: Report | None = None,
+    beside: Callable[[Path], object] | None = None,
 ) -> Checkpoint:
     """The checkpoint with the best score on `validation`, written to the folder `out` with log and record.
 
@@ -61,50 +71,66 @@ def train(
     fine-tuned; without it a small U-Net begins from random weights. `facts`, such as the digest of the split, are
     recorded and belong to what makes this training another one. The same command run again goes on where it was
     interrupted, or returns what it had finished. On a CPU the same seed and number of threads give the same
-    weights. `report` is called after every epoch.
+    weights. `report` is called after every epoch. `beside` writes to `out` what else belongs there, once the training
+    has ended and before another process may have the folder.
 
     Raises RunMismatchError if `out` holds another training, RunBusyError while another process trains there,
-    FintuneValueError for tiles that cannot be used.
+    FintuneValueError for tiles that cannot be used, WorkerLostError where one of several processes that train together
+    was killed.
     """
     out = Path(out)
     require_wandb(settings)
     facts = _facts(tiles, validation, settings, start, facts or {})
-    with training_in(out):
+    with hold_folder(out):
         record = _read_record(out, facts)
         if record.get("state") != FINISHED:
-            _to_the_end(tiles, validation, settings, out, start=start, facts=facts, report=report)
+            work = partial(_to_the_end, tiles, validation, settings, out, start=start, facts=facts)
+            if settings.n_processes > 1:
+                in_ranks(work, settings.n_processes, device=settings.device, report=report)
+            else:
+                work(ALONE, report)
         _clear(out)
+        if beside is not None:
+            beside(out)
         return resolve_checkpoint(out)
 
 
-def training_in(out: Path) -> contextlib.AbstractContextManager[None]:
+def hold_folder(out: Path) -> contextlib.AbstractContextManager[None]:
     """Holds the folder `out` of a training. Raises RunBusyError while another process trains there."""
     out.mkdir(parents=True, exist_ok=True)
-    return holding_file(
+    return hold_file(
         out / LOCK_FILE, busy=f"another process is training in {out}. Wait for it, stop it, or choose another folder."
     )
 
 
 def _to_the_end(
-    tiles: NamedTiles, validation: NamedTiles, settings: FitSettings, out: Path, *, start: Checkpoint | None,
-    facts: dict[str, Any], report: Report | None,
+    tiles: NamedTiles, validation: NamedTiles, settings: FitSettings, out: Path, rank: Rank, report: Report | None, *,
+    start: Checkpoint | None, facts: dict[str, Any],
 ) -> None:  # fmt: skip
     """Trains, or goes on with it, until the folder holds the weights and a record that says so."""
     with _torch_state(settings):
-        device = resolve_device(settings.device)
+        device = rank.device(settings.device)
         # To a TPU the trainer brings the network itself.
         built_on = CPU if device == TPU else device
         model = trainable(settings, start=start, channels=tiles.channels, device=built_on)
+        if not rank.is_first:
+            _learn(model, tiles, out, rank, [])
+            return
         chosen = {"channels": list(model.choice.names), "zero_channels": list(model.zeroed)}
-        record = provenance(state=RUNNING, **facts, **chosen)
+        record = provenance(state=RUNNING, **facts, **chosen, **_descent(start))
         _write_record(out, record)
         best = BestWeights(out, model.save)
-        with reported(settings, facts, out, report) as told_of_epochs:
-            progress = _fit(model, tiles, validation, best, told_of_epochs)
+        with with_wandb(settings, facts, out, report) as told_of_epochs:
+            progress = _fit(model, tiles, validation, best, told_of_epochs, rank)
         model.accept(progress.records[-1].loss)
+    _finish(out, record, progress, best, score=model.objective.score)
+
+
+def _finish(out: Path, record: dict[str, Any], progress: Progress, best: BestWeights, *, score: str) -> None:
+    """Puts the best weights in their place and says in the record that this is the end."""
     tally = progress.tally
     best.publish(tally.best_epoch, out / WEIGHTS_FILE)
-    told: dict[str, Any] = {"best_epoch": tally.best_epoch, f"best_{model.objective.score}": tally.best_score}
+    told: dict[str, Any] = {"best_epoch": tally.best_epoch, f"best_{score}": tally.best_score}
     collapsed = [one.epoch for one in progress.records if one.is_collapsed]
     told |= {"n_epochs": len(progress.records), COLLAPSED_EPOCHS: collapsed}
     _write_record(out, {**record, **told, "state": FINISHED})
@@ -119,7 +145,7 @@ def _clear(out: Path) -> None:
 
 
 def _fit(
-    model: Trainable, tiles: NamedTiles, validation: NamedTiles, best: BestWeights, report: Report | None
+    model: Trainable, tiles: NamedTiles, validation: NamedTiles, best: BestWeights, report: Report | None, rank: Rank
 ) -> Progress:
     settings, objective, out = model.settings, model.objective, best.folder
     held_out = objective.held_out(validation)
@@ -142,19 +168,42 @@ def _fit(
         patience=settings.patience,
         report=report,
         min_gain=settings.min_gain,
+        n_processes=rank.of,
     )
-    folder = out / PREPARED_FOLDER
+    _learn(model, tiles, out, rank, [progress])
+    return progress
+
+
+def _learn(model: Trainable, tiles: NamedTiles, out: Path, rank: Rank, callbacks: Sequence[Callback]) -> None:
+    """All epochs, or those that are left, of one process."""
+    settings = model.settings
+    folder = out / PREPARED_FOLDER / str(rank.number)
     try:
-        samples = _samples(objective, tiles, settings, folder)
-        loader = _loader(samples, settings, resolve_device(settings.device))
-        module = NetworkTraining(model, n_batches=len(loader), tiles_at=partial(_tiles_at, samples, settings))
-        with _quiet():
-            _trainer(settings, out, [Freezing(model.encoder, settings), progress]).fit(
+        samples = _samples(model.objective, tiles, settings, folder)
+        loader = _loader(samples, settings, rank.device(settings.device), rank)
+        told = partial(_tiles_at, samples, settings)
+        module = NetworkTraining(model, n_samples=samples.n_samples, tiles_at=told, rank=rank)
+        with _quiet(), _lost_loaders():
+            _trainer(settings, out, [Freezing(model.encoder, settings), *callbacks], rank).fit(
                 module, loader, ckpt_path=_last(out), weights_only=True
             )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return progress
+
+
+@contextlib.contextmanager
+def _lost_loaders() -> Iterator[None]:
+    """Raises WorkerLostError where a process that cuts patches is gone, which torch says with its number alone."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise WorkerLostError(
+            f"one of the processes that cut patches (workers=N) is gone: {str(error).splitlines()[0]} Most often "
+            "memory is short: take fewer, or workers=0. What was learnt up to the last epoch is kept: run the same "
+            "command again."
+        ) from error
 
 
 def _samples(objective: Objective, tiles: NamedTiles, settings: FitSettings, folder: Path) -> Samples:
@@ -170,12 +219,12 @@ def _tiles_at(samples: Samples, settings: FitSettings, epoch: int, batch: int) -
     return list(dict.fromkeys(samples.tile_at(epoch, index) for index in order[first : first + settings.batch_size]))
 
 
-def _loader(samples: Samples, settings: FitSettings, device: str) -> DataLoader[Any]:
+def _loader(samples: Samples, settings: FitSettings, device: str, rank: Rank = ALONE) -> DataLoader[Any]:
     addressed: Any = samples
     return DataLoader(
         addressed,
-        batch_size=settings.batch_size,
-        sampler=AddressSampler(samples.n_samples, settings.seed),
+        batch_size=settings.batch_size // rank.of,
+        sampler=ShareSampler(samples.n_samples, settings.seed, batch_size=settings.batch_size, rank=rank),
         num_workers=settings.workers,
         # A forked copy of a process with threads can hang for good.
         multiprocessing_context="forkserver" if settings.workers else None,
@@ -185,15 +234,9 @@ def _loader(samples: Samples, settings: FitSettings, device: str) -> DataLoader[
     )
 
 
-def _trainer(settings: FitSettings, out: Path, callbacks: Sequence[Callback]) -> Trainer:
-    device = resolve_device(settings.device)
-    last = ModelCheckpoint(
-        dirpath=out,
-        filename=Path(LAST_FILE).stem,
-        save_top_k=1,
-        enable_version_counter=False,
-        save_on_train_epoch_end=True,
-    )
+def _trainer(settings: FitSettings, out: Path, callbacks: Sequence[Callback], rank: Rank) -> Trainer:
+    device = rank.device(settings.device)
+    further: list[Callback] = [Together(rank)] if rank.of > 1 else []
     return Trainer(
         accelerator=device if device in (CPU, TPU) else "gpu",
         devices=1 if device in (CPU, TPU) else [int(device.partition(":")[2])],
@@ -201,7 +244,8 @@ def _trainer(settings: FitSettings, out: Path, callbacks: Sequence[Callback]) ->
         max_epochs=settings.epochs,
         gradient_clip_val=settings.gradient_clip or None,
         accumulate_grad_batches=settings.accumulate_batches,
-        callbacks=[*callbacks, last],
+        callbacks=[*callbacks, *further, *([_state_in(out)] if rank.is_first else [])],
+        enable_checkpointing=rank.is_first,
         plugins=[WholeFiles()],
         default_root_dir=out,
         logger=False,
@@ -210,6 +254,17 @@ def _trainer(settings: FitSettings, out: Path, callbacks: Sequence[Callback]) ->
         num_sanity_val_steps=0,
         deterministic=settings.deterministic or None,
         log_every_n_steps=1,
+    )
+
+
+def _state_in(out: Path) -> ModelCheckpoint:
+    """Keeps in `out` what a killed training goes on from."""
+    return ModelCheckpoint(
+        dirpath=out,
+        filename=Path(LAST_FILE).stem,
+        save_top_k=1,
+        enable_version_counter=False,
+        save_on_train_epoch_end=True,
     )
 
 
@@ -234,7 +289,14 @@ def _facts(
         "store_channels": list(tiles.channels),
         **further,
     }
-    return {**facts, "digest": settings_digest(facts)}
+    # What is told of the tiles besides follows from them, and earlier releases did not tell it.
+    decisive = {key: value for key, value in facts.items() if key != n.PIXEL_SIDES_UM}
+    return {**facts, "digest": settings_digest(decisive)}
+
+
+def _descent(start: Checkpoint | None) -> dict[str, list[str]]:
+    """Digests of all weights that a training from `start` comes from. They follow from it, and are no further fact."""
+    return {} if start is None else {n.WEIGHTS_BEFORE: sorted({start.sha256, *weights_before(training_facts(start))})}
 
 
 def _read_record(out: Path, facts: dict[str, Any]) -> dict[str, Any]:

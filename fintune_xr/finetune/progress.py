@@ -103,7 +103,10 @@ class Tally:
 
 
 class Progress(Callback):  # type: ignore[misc]
-    """Validates at the end of epochs, keeps the best weights and the log, stops when nothing gets better."""
+    """Validates at the end of epochs, keeps the best weights and the log, stops when nothing gets better.
+
+    It stands for all of the `n_processes` that train together, each of which sees as many images.
+    """
 
     def __init__(
         self,
@@ -117,13 +120,14 @@ class Progress(Callback):  # type: ignore[misc]
         patience: int,
         report: Report | None,
         min_gain: float = MIN_GAIN,
+        n_processes: int = 1,
     ) -> None:
         self.tally = Tally()
         self.records: list[EpochRecord] = []
         self._validate, self._best, self._report = validate, best, report
         self._score, self._measures = score, tuple(measures)
         self._log_path, self._every, self._patience = log_path, validate_every, patience
-        self._min_gain = min_gain
+        self._min_gain, self._n_processes = min_gain, n_processes
         self._started, self._n_images = 0.0, 0
         self._rates: dict[str, float] = {}
 
@@ -161,7 +165,7 @@ class Progress(Callback):  # type: ignore[misc]
         """Validates where it is due, writes the log."""
         device = str(pl_module.device)
         finish(device)
-        speed = self._n_images / (time.perf_counter() - self._started)
+        speed = self._n_processes * self._n_images / (time.perf_counter() - self._started)
         epoch = trainer.current_epoch
         is_last = epoch + 1 == trainer.max_epochs
         validation = Validation(math.nan, math.nan, dict.fromkeys(self._measures, math.nan))

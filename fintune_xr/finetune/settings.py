@@ -114,6 +114,11 @@ class FitSettings(ChannelSettings):
     wandb_project: str = Field(default="fintune-xr", exclude=True, description="Project there.")
     wandb_entity: str | None = Field(default=None, exclude=True, description="User or team there; default: its own.")
 
+    @property
+    def n_processes(self) -> int:
+        """Processes that train together."""
+        return 1
+
     @model_serializer(mode="wrap")
     def _without_what_was_added(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leaves out what later releases added where it says nothing, so that digests stay, inside of others too."""
@@ -141,4 +146,5 @@ _ADDED: Final[dict[str, Any]] = {
     "deterministic": False,
     "prefetch": 2,
     "pin_memory": True,
+    "devices": 1,
 }

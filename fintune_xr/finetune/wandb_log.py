@@ -30,7 +30,7 @@ def require_wandb(settings: FitSettings) -> Any:
 
 
 @contextlib.contextmanager
-def reported(settings: FitSettings, facts: Mapping[str, Any], out: Path, report: Report | None) -> Iterator[Report]:
+def with_wandb(settings: FitSettings, facts: Mapping[str, Any], out: Path, report: Report | None) -> Iterator[Report]:
     """What is told of each epoch: `report`, and wandb where it is asked for.
 
     The run there has the name of the folder `out`, the group of what the training starts from, and an id that follows

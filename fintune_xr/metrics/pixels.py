@@ -15,6 +15,8 @@ from fintune_xr.errors import FintuneValueError
 from fintune_xr.metrics.counts import f1, quotient
 
 N_BINS: Final = 4096
+EXACT_BINS: Final = 65536
+"""Bins of which each of the 65,535 steps of a stored probability has one of its own: AUC over them is exact."""
 
 
 def pixel_histogram(
@@ -55,10 +57,9 @@ def histogram_counts(histogram: NDArray[Any], threshold: float) -> tuple[NDArray
 
     `threshold` is the lower end of a bin, as `best_pixel_threshold` gives it; others are moved up to the next one.
     """
-    counts = np.asarray(histogram, np.int64)
-    first = int(np.ceil(threshold * counts.shape[-1]))
-    fp, tp = counts[..., 0, first:].sum(axis=-1), counts[..., 1, first:].sum(axis=-1)
-    return tp, fp, counts[..., 1, :first].sum(axis=-1)
+    first = int(np.ceil(threshold * histogram.shape[-1]))
+    fp, tp = (histogram[..., target, first:].sum(axis=-1, dtype=np.int64) for target in (0, 1))
+    return tp, fp, histogram[..., 1, :first].sum(axis=-1, dtype=np.int64)
 
 
 def best_pixel_threshold(histogram: NDArray[Any]) -> float:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from fintune_xr import names as n
 from fintune_xr.errors import CheckpointError, CheckpointNotFoundError
 from fintune_xr.provenance import file_sha256
 from fintune_xr.text import not_the_file
@@ -79,6 +80,15 @@ def training_facts(checkpoint: Checkpoint) -> dict[str, Any]:
     return {key: value for key, value in record.items() if key not in _ONLY_IN_RECORD}
 
 
+def weights_before(facts: Mapping[str, Any]) -> set[str]:
+    """Digests of the weights that a training began with, and of those that these came from, as far as its record tells.
+
+    `facts` are those of `training_facts`; of a training of an earlier release the last step alone is known.
+    """
+    start = facts.get("start") or {}
+    return {*facts.get(n.WEIGHTS_BEFORE, ()), *([start["sha256"]] if start.get("sha256") else [])}
+
+
 def read_state(checkpoint: Checkpoint) -> dict[str, Any]:
     """What the checkpoint's weights file holds, on the CPU, once its digest is known to be right.
 
@@ -119,6 +129,8 @@ def load_weights_file(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{told}Expected a file of tensors written by torch.save or safetensors.") from error
     if not isinstance(entries, dict):
         raise CheckpointError(f"{path}: expected named tensors, got {type(entries).__name__}")
+    if unnamed := [key for key in entries if not isinstance(key, str)]:
+        raise CheckpointError(f"{path}: expected names of tensors, found {unnamed[0]!r} ({type(unnamed[0]).__name__})")
     return entries
 
 
@@ -192,7 +204,9 @@ def read_record(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         return {}
     try:
-        record = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}. Was the training interrupted?") from error
-    return record if isinstance(record, dict) else {}
+    if not isinstance(record, dict):
+        raise CheckpointError(f"{path}: expected the record of a training, found a {type(record).__name__}. Remove it.")
+    return record

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeAlias
 
 from fintune_xr.models.checkpoints import Checkpoint, Planes, is_own
 from fintune_xr.models.protocol import Model
-from fintune_xr.models.published import Published
+from fintune_xr.models.weights_cache import Published
 from fintune_xr.settings import Settings
 from fintune_xr.tasks.product import Product
 
@@ -55,8 +55,9 @@ class ModelKind:
     the settings name. `opens` reads files of this kind that hold more than tensors and plain values, and `sizes`
     says what lies along the dims of a run's columns beyond `tile`, for products that have such; `attrs` gives
     attributes of a run's arrays. `promptable` loads, onto a device, the `fintune_xr.models.sam.masks.Promptable` of
-    weights that can be asked by points. `pools` is whether patches of several tiles fit into one batch. Weights, runs
-    and commands written under a `former` name go on to be understood.
+    weights that can be asked by points. `pools` is whether patches of several tiles fit into one batch. `steps_for` are
+    tasks whose runs store something else, and to which its own runs are a step. Weights, runs and commands written
+    under a `former` name go on to be understood.
     """
 
     name: str
@@ -75,6 +76,7 @@ class ModelKind:
     opens: Opens | None = None
     sizes: RunSizes | None = None
     attrs: RunAttrs | None = None
+    steps_for: tuple[str, ...] = ()
 
     @property
     def words(self) -> tuple[str, ...]:

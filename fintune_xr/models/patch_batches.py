@@ -54,7 +54,7 @@ class PatchLimit:
             LOGGER.warning("out of memory: now %d patches at once", self.n_patches)
 
 
-def pooled(
+def map_patches(
     images: Sequence[Maps], *, cut: Callable[[Maps], Cut], network: Callable[[Maps], Maps], limit: PatchLimit
 ) -> list[Maps]:
     """Output maps of each image, by patches; every batch of the network is full, but the last of each size of patch.

@@ -35,7 +35,6 @@ from fintune_xr.models.kind import ModelKind
 from fintune_xr.models.mask2former.kind import MASK2FORMER
 from fintune_xr.models.particle_unet.kind import PARTICLE_UNET
 from fintune_xr.models.protocol import Model, Segmenter
-from fintune_xr.models.published import Published, cached_weights, require_as_first_fetched
 from fintune_xr.models.sam.kind import SAM
 from fintune_xr.models.sam2.kind import SAM2
 from fintune_xr.models.sam2_semantic.kind import SAM2_SEMANTIC
@@ -44,6 +43,7 @@ from fintune_xr.models.swin_unetr.kind import SWIN_UNETR
 from fintune_xr.models.threshold.kind import THRESHOLD
 from fintune_xr.models.vjepa2.kind import CLASSIFIER_KIND, RANDOM_KIND, VIT3D_KIND, VJEPA2_KIND
 from fintune_xr.models.volume_profile.kind import VOLUME_PROFILE
+from fintune_xr.models.weights_cache import Published, cached_weights, require_as_first_fetched
 from fintune_xr.provenance import file_sha256
 from fintune_xr.settings import Settings
 from fintune_xr.tasks.product import INSTANCES

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fintune_xr.compiled import compiled
+from fintune_xr.compilation import compile_kernel
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.pixels.instance_labels import LabelTable, label_table, run_ends
 from fintune_xr.tasks.instance import CellTable
@@ -50,7 +50,7 @@ def measure_cells(mask: NDArray[Any], image: NDArray[Any]) -> CellTable:
     )
 
 
-def renumbered(mask: NDArray[Any]) -> Renumbered:
+def renumber(mask: NDArray[Any]) -> Renumbered:
     """`mask` (y, x) with labels 1..N without gaps, in the order of the labels it had.
 
     Raises FintuneValueError where `mask` is no mask of labels.
@@ -94,7 +94,7 @@ def _selected(labels: LabelTable, kept: NDArray[np.int64]) -> Renumbered:
     return Renumbered(_looked_up(labels.mask, numbers), labels.names[kept])
 
 
-@compiled
+@compile_kernel
 def cell_sums(mask: Any, image: Any, n_labels: int) -> Any:
     """Pixels, sum of rows, sum of columns (label,) and summed counts (label, channel), all int64."""
     n_channels, height, width = image.shape
@@ -121,7 +121,7 @@ def cell_sums(mask: Any, image: Any, n_labels: int) -> Any:
     return area, rows, columns, counts
 
 
-@compiled
+@compile_kernel
 def background_histogram(mask: Any, image: Any, n_values: int) -> Any:
     """How often each count occurs in each channel outside all instances (channel, value) uint32."""
     n_channels, height, width = image.shape
@@ -134,7 +134,7 @@ def background_histogram(mask: Any, image: Any, n_values: int) -> Any:
     return histogram
 
 
-@compiled
+@compile_kernel
 def _looked_up(mask: Any, numbers: Any) -> Any:
     found = np.empty(mask.shape, np.uint32)
     for y in range(mask.shape[0]):
@@ -143,7 +143,7 @@ def _looked_up(mask: Any, numbers: Any) -> Any:
     return found
 
 
-@compiled
+@compile_kernel
 def _occurs(flat: Any, n_labels: int) -> Any:
     occurs = np.zeros(n_labels, np.bool_)
     for label in flat:

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fintune_xr.compiled import compiled
+from fintune_xr.compilation import compile_kernel
 from fintune_xr.errors import FintuneValueError
 
 MAX_LABEL: Final = np.iinfo(np.uint32).max
@@ -102,7 +102,7 @@ def _frozen(mask: NDArray[Any]) -> NDArray[np.uint32]:
     return view
 
 
-@compiled
+@compile_kernel
 def run_ends(first: Any, second: Any, ends: Any) -> Any:
     """How many runs of one pair of labels two rows (x,) hold; their ends are written to `ends` (x + 1,)."""
     n = 0
@@ -114,7 +114,7 @@ def run_ends(first: Any, second: Any, ends: Any) -> Any:
     return n + 1 if first.size else 0
 
 
-@compiled
+@compile_kernel
 def _overlaps(first: Any, second: Any, n_first: int, n_second: int) -> Any:
     # Pairs lie in a hash table, where key 0 is a free slot.
     first_area = np.zeros(n_first, np.int64)
@@ -141,7 +141,7 @@ def _overlaps(first: Any, second: Any, n_first: int, n_second: int) -> Any:
     return first_area, second_area, keys, pixels
 
 
-@compiled
+@compile_kernel
 def _slot(keys: Any, key: Any) -> Any:
     # Fibonacci hashing; the table's size is a power of two.
     last = keys.size - 1
@@ -151,7 +151,7 @@ def _slot(keys: Any, key: Any) -> Any:
     return slot
 
 
-@compiled
+@compile_kernel
 def _doubled(keys: Any, pixels: Any) -> Any:
     more_keys = np.zeros(2 * keys.size, np.uint64)
     more_pixels = np.zeros(2 * keys.size, np.int64)

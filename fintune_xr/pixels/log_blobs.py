@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fintune_xr.errors import FintuneValueError
-from fintune_xr.pixels.peaks import SEPARATION, Peaks, thinned
+from fintune_xr.pixels.peaks import SEPARATION, Peaks, thin_peaks
 
 FLOOR: Final = 0.02
 """Responses below are not kept as candidates: what noise of one standard deviation gives at a particle's scale."""
@@ -44,7 +44,7 @@ def log_candidates(image: NDArray[Any], *, diameter_px: float, floor: float = FL
     response = (-gaussian_laplace(bright, sigma) * sigma**2)[at[:, 0], at[:, 1]].astype(np.float32)
     order = np.lexsort((at[:, 1], at[:, 0], -response))
     y, x = at[order].T.astype(np.float32)
-    return thinned(Peaks(y, x, response[order]), distance_px=SEPARATION * diameter_px)
+    return thin_peaks(Peaks(y, x, response[order]), distance_px=SEPARATION * diameter_px)
 
 
 def _turned_over(image: NDArray[Any]) -> NDArray[np.float64]:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.draw import polygon as pixels_within
 
-from fintune_xr.compiled import compiled
-from fintune_xr.pixels.cell_measurement import renumbered
+from fintune_xr.compilation import compile_kernel
+from fintune_xr.pixels.cell_measurement import renumber
 
 Ring: TypeAlias = NDArray[np.float64]
 """Corners (corner, 2) of a closed line as (x, y), the first not repeated; the first pixel reaches from 0 to 1."""
@@ -33,7 +33,7 @@ def outlines(mask: NDArray[Any]) -> Iterator[Outline]:
     instance. Pixels that touch in a corner alone are pieces of their own: no ring meets itself, as polygons of
     geometry libraries demand.
     """
-    numbered = renumbered(mask)
+    numbered = renumber(mask)
     for number, where in enumerate(ndimage.find_objects(numbered.mask.astype(np.int64)), start=1):
         top, left = where[0].start, where[1].start
         pieces, count = ndimage.label(numbered.mask[where] == number)
@@ -41,7 +41,7 @@ def outlines(mask: NDArray[Any]) -> Iterator[Outline]:
         yield Outline(int(numbered.label[number - 1]), found)
 
 
-def enclosed(rings: Sequence[Ring], shape: tuple[int, int]) -> NDArray[np.bool_]:
+def fill_rings(rings: Sequence[Ring], shape: tuple[int, int]) -> NDArray[np.bool_]:
     """Pixels (y, x) of an image of this `shape` whose middles lie within an odd number of the rings.
 
     So the holes of a piece are left out, whichever way their rings turn.
@@ -68,7 +68,7 @@ _RIGHT = np.array([[0, 0], [0, -1], [-1, -1], [-1, 0]])
 _LEFT = np.array([[-1, 0], [0, 0], [0, -1], [-1, -1]])
 
 
-@compiled
+@compile_kernel
 def _traced(piece: Any) -> Any:
     """Corners (corner, 2) as (x, y) of all rings of a piece with a border of nothing, and where each ring ends."""
     height, width = piece.shape

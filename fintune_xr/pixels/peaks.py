@@ -71,10 +71,10 @@ def pick_peaks(
     """
     _check(probability, diameter_px, border_px, separation)
     score = disc_mean(probability, SCORE_DISC * diameter_px)
-    return separated(score, floor=floor, border_px=border_px, distance_px=separation * diameter_px)
+    return find_peaks(score, floor=floor, border_px=border_px, distance_px=separation * diameter_px)
 
 
-def separated(score: NDArray[np.float32], *, floor: float, border_px: float, distance_px: float) -> Peaks:
+def find_peaks(score: NDArray[np.float32], *, floor: float, border_px: float, distance_px: float) -> Peaks:
     """Local maxima of `score` (y, x) that reach `floor`, thinned greedily so that none is closer than `distance_px`.
 
     Candidates and their order as in `pick_peaks`, for any score.
@@ -86,10 +86,10 @@ def separated(score: NDArray[np.float32], *, floor: float, border_px: float, dis
     rows, columns, y, x = rows[inside], columns[inside], y[inside], x[inside]
     values = score[rows, columns]
     order = np.lexsort((columns, rows, -values))
-    return thinned(Peaks(y[order], x[order], values[order]), distance_px=distance_px)
+    return thin_peaks(Peaks(y[order], x[order], values[order]), distance_px=distance_px)
 
 
-def thinned(peaks: Peaks, *, distance_px: float) -> Peaks:
+def thin_peaks(peaks: Peaks, *, distance_px: float) -> Peaks:
     """Those of `peaks`, which come highest first, that are no closer than `distance_px` to a higher one that stays."""
     kept = _greedy(peaks.yx, distance_px)
     return Peaks(peaks.y[kept], peaks.x[kept], peaks.score[kept])

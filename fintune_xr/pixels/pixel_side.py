@@ -13,6 +13,7 @@ from fintune_xr import names as n
 
 _UM_OF: Final[Mapping[str, float]] = {n.MPP: 1.0, n.PIXEL_SIZE_A: 1e-4}
 _UM_IN_CM: Final = 1e4
+UM2_IN_MM2: Final = 1e6
 
 
 def sides_um(images: xr.Dataset) -> NDArray[np.float64]:

@@ -20,7 +20,7 @@ GAMMA: Final = 0.8
 CONSTANT: Final = "constant volume"
 
 
-def normalised(
+def normalise(
     volume: NDArray[np.uint8], normalisation: str, *, clip_percentile: float | None = None
 ) -> NDArray[np.float32]:
     """`volume` (any shape) uint8 in the values that `normalisation` says, float32.

@@ -98,9 +98,9 @@ def find_leaks(
 
     All have one entry per tile. One plane that is alike is enough: no two fields share one, and cells that were seen in
     one of their planes are known. Of pairs whose hashes are alike and not nearly equal, `second_look` decides where
-    it is given. Tiles without a split are on no side.
+    it is given. Tiles that are unassigned are on no side.
     """
-    placed = np.flatnonzero([bool(part) for part in split])
+    placed = np.flatnonzero([part != n.UNASSIGNED for part in split])
     parts, donors, digests = (_codes(labels) for labels in (split, donor, digest))
     leaks = []
     for place, i in enumerate(placed.tolist()):

@@ -5,16 +5,16 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from fintune_xr import names as n
 from fintune_xr.errors import SettingsError
-from fintune_xr.settings import Settings, validated
-from fintune_xr.tasks.legends import BCSS, SYNONYMS, Legend
+from fintune_xr.settings import Settings, validate
+from fintune_xr.tasks.legends import BCSS, SYNONYMS, Legend, plain_word
 
 IGNORED: Final = 255
 MOST_CLASSES: Final = IGNORED - 1
@@ -111,9 +111,18 @@ class ClassMap(Settings):
         }
 
 
+def _codes_by_name(value: Any) -> Any:
+    """Takes `{name: [code, …]}` for a class map that says nothing else."""
+    return {"classes": value} if isinstance(value, dict) and "classes" not in value else value
+
+
+StatedClasses = Annotated[ClassMap | None, BeforeValidator(_codes_by_name)]
+"""Classes among settings, as `{name: [code, …]}` or in full; None where nobody has stated any."""
+
+
 def stored_class_map(attrs: Mapping[str, Any]) -> ClassMap:
     """The map that lies among the attributes of stored predictions, or of scores of them."""
-    return validated(ClassMap, dict(attrs[n.CLASS_MAP]), where="stored classes")
+    return validate(ClassMap, dict(attrs[n.CLASS_MAP]), where="stored classes")
 
 
 def check_class_map(asked: ClassMap, legend: Legend) -> ClassMap:
@@ -142,6 +151,25 @@ def confirmed_clashes(asked: ClassMap, legend: Legend) -> tuple[str, ...]:
     return tuple(found)
 
 
+def joined_codes(asked: ClassMap, legend: Legend) -> tuple[str, ...]:
+    """Which codes a class takes in besides the one that it is called by, a sentence for each such class.
+
+    Only codes that the legend calls otherwise, and that nobody confirmed: fat among blood vessels is no error that
+    names can tell from angioinvasion in tumour, so it is for people to see.
+    """
+    found = []
+    for name, codes in asked.classes if legend.is_named else ():
+        others = [
+            code
+            for code in codes
+            if code not in asked.confirm_codes and _likeness(name, legend.meanings.get(code, "")) <= _LEAST_LIKENESS
+        ]
+        if others and len(others) < len(codes):
+            told = ", ".join(f"{code} ({legend.meanings.get(code, 'not in the legend')})" for code in others)
+            found.append(f"{name} takes in code {told}")
+    return tuple(found)
+
+
 def default_class_map(legend: Legend) -> ClassMap:
     """The map of a data set whose classes are agreed on.
 
@@ -154,6 +182,11 @@ def default_class_map(legend: Legend) -> ClassMap:
         f"no classes are agreed on for legend {legend.name!r} ({codes}). Say which there are, "
         "e.g. classes={tumor:[1],stroma:[2]}."
     )
+
+
+def is_called(name: str, meaning: str) -> bool:
+    """Whether both are the same word but for its spelling, or synonyms."""
+    return _likeness(name, meaning) == 1.0
 
 
 def _clashes(name: str, codes: tuple[int, ...], asked: ClassMap, legend: Legend) -> list[str]:
@@ -184,14 +217,10 @@ _LEAST_LIKENESS: Final = 0.6
 
 def _likeness(name: str, meaning: str) -> float:
     """1 for the same word or a synonym, less for words that share letters."""
-    first, second = _plain(name), _plain(meaning)
+    first, second = plain_word(name), plain_word(meaning)
     if first == second or any(first in row and second in row for row in SYNONYMS):
         return 1.0
     return min(0.99, difflib.SequenceMatcher(None, first, second).ratio())
-
-
-def _plain(word: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", word.lower())
 
 
 def _listed(codes: tuple[int, ...] | list[int]) -> str:

@@ -7,12 +7,15 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from fintune_xr import names as n
 from fintune_xr.errors import SettingsError, unknown_name
 
 MAX_CODE: Final = 255
+
+Colour: TypeAlias = tuple[int, int, int]
+"""Red, green and blue, 0 to 255."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +23,15 @@ class Legend:
     """Codes of class masks and what each means, `rows` (code, meaning) in ascending order of code.
 
     Pixels of the `ignored` codes are unknown: neither learned from nor scored. Without a `source` the codes name
-    themselves, so that nothing can be checked against them.
+    themselves, so that nothing can be checked against them. With `colours`, one for each row, masks are colour images
+    in which each class is drawn in its own.
     """
 
     name: str
     rows: tuple[tuple[int, str], ...]
     ignored: tuple[int, ...] = ()
     source: str = ""
+    colours: tuple[Colour, ...] = ()
 
     def __post_init__(self) -> None:
         codes = [code for code, _ in self.rows]
@@ -39,6 +44,15 @@ class Legend:
         odd = [meaning for meaning in meanings if not re.fullmatch(r"[A-Za-z0-9_.+@-]+", meaning)]
         if odd:
             raise SettingsError(f"legend {self.name}: expected letters, digits and _ in a meaning, got {odd[0]!r}")
+        self._check_colours()
+
+    def _check_colours(self) -> None:
+        if self.colours and len(self.colours) != len(self.rows):
+            raise SettingsError(f"legend {self.name}: expected a colour for each of {len(self.rows)} classes, or none")
+        for at, colour in enumerate(self.colours):
+            if colour in self.colours[:at]:
+                both = ", ".join(self.rows[one][1] for one in (self.colours.index(colour), at))
+                raise SettingsError(f"legend {self.name}: {colour_text(colour)} is the colour of {both}")
 
     @property
     def is_named(self) -> bool:
@@ -52,9 +66,10 @@ class Legend:
 
     @property
     def sha256(self) -> str:
-        """Digest of codes, meanings and ignored codes."""
+        """Digest of codes, meanings, ignored codes and colours."""
         lines = [f"{meaning}\t{code}" for code, meaning in self.rows]
-        told = "\n".join([*lines, f"ignored\t{','.join(map(str, self.ignored))}"])
+        colours = [f"colours\t{' '.join(map(colour_text, self.colours))}"] if self.colours else []
+        told = "\n".join([*lines, f"ignored\t{','.join(map(str, self.ignored))}", *colours])
         return hashlib.sha256(told.encode()).hexdigest()
 
     @property
@@ -66,6 +81,7 @@ class Legend:
             n.IGNORE_CODES: list(self.ignored),
             n.LEGEND: {"name": self.name, "source": self.source},
             n.LEGEND_SHA256: self.sha256,
+            **({n.FLAG_COLORS: " ".join(map(colour_text, self.colours))} if self.colours else {}),
         }
 
 
@@ -75,39 +91,27 @@ def stored_legend(attrs: Mapping[str, Any]) -> Legend:
     values = [int(code) for code in attrs[n.FLAG_VALUES]]
     rows = tuple(zip(values, str(attrs[n.FLAG_MEANINGS]).split(), strict=True))
     ignored = tuple(int(code) for code in attrs[n.IGNORE_CODES])
-    return Legend(str(told["name"]), rows, ignored, str(told["source"]))
+    colours = tuple(colour_of(word) for word in str(attrs.get(n.FLAG_COLORS, "")).split())
+    return Legend(str(told["name"]), rows, ignored, str(told["source"]), colours)
+
+
+def colour_text(colour: Colour) -> str:
+    """A colour as HTML writes it: #ff8000."""
+    return "#{:02x}{:02x}{:02x}".format(*colour)
+
+
+def colour_of(text: str) -> Colour:
+    """The colour that `text` is, #ff8000 or ff8000. Raises ValueError for anything else."""
+    digits = re.fullmatch(r"#?([0-9a-fA-F]{6})", text.strip())
+    if digits is None:
+        raise ValueError(f"expected a colour such as #ff8000, got {text!r}")
+    red, green, blue = bytes.fromhex(digits[1])
+    return red, green, blue
 
 
 def unnamed_legend(codes: Iterable[int], *, ignored: tuple[int, ...] = ()) -> Legend:
     """The legend of masks that nobody explained: `code_7` for 7."""
     return Legend("codes", tuple((code, f"code_{code}") for code in sorted(set(codes))), ignored)
-
-
-def parse_legend(text: str, *, name: str, source: str, ignored: tuple[int, ...] = ()) -> Legend:
-    """The legend that a table of two columns tells, label and code with a tab or comma between them.
-
-    A first line without a number is a heading. Blanks within labels become `_`.
-
-    Raises SettingsError with the line that cannot be read.
-    """
-    rows: dict[int, str] = {}
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
-    for position, (number, line) in enumerate(lines):
-        parts = [part.strip() for part in re.split(r"[\t,]", line)]
-        is_row = len(parts) == 2 and bool(parts[0]) and bool(re.fullmatch(r"\d+", parts[1]))
-        if not is_row and position == 0 and len(parts) == 2:
-            continue
-        if not is_row:
-            raise SettingsError(f"{source}, line {number}: expected a label, a tab and a code, found {line!r}")
-        if int(parts[1]) in rows:
-            raise SettingsError(f"{source}, line {number}: code {parts[1]} is there twice")
-        rows[int(parts[1])] = re.sub(r"\s+", "_", parts[0])
-    if not rows:
-        raise SettingsError(f"{source}: expected a line for each class (label, tab, code), found none")
-    absent = [code for code in ignored if code not in rows]
-    if absent:
-        raise SettingsError(f"{source}: code {absent[0]} is to be ignored, but is not in the legend")
-    return Legend(name, tuple(sorted(rows.items())), ignored, source)
 
 
 # meta/gtruth_codes.tsv of the data set, CC0; 0 lies outside of what was annotated and carries no weight.
@@ -146,8 +150,42 @@ SYNONYMS: Final = (
 )
 
 
+# Meanings, in letters and digits alone, of pixels that nobody looked at.
+_OUTSIDE: Final = "outsideroi"
+_UNKNOWN: Final = frozenset(
+    {
+        "outside",
+        "unlabeled",
+        "unlabelled",
+        "unannotated",
+        "notannotated",
+        "unknown",
+        "ignore",
+        "ignored",
+        "void",
+        "dontcare",
+    }
+)
+
+
+def outside_codes(legend: Legend) -> tuple[int, ...]:
+    """Codes of pixels outside of what was annotated, which carry no weight in any data set that has them."""
+    return tuple(code for code, meaning in legend.rows if plain_word(meaning) == _OUTSIDE)
+
+
+def doubtful_codes(legend: Legend) -> tuple[int, ...]:
+    """Codes that are not ignored although their meaning says that nothing is known of their pixels."""
+    unknown = {code for code, meaning in legend.rows if plain_word(meaning) in {_OUTSIDE, *_UNKNOWN}}
+    return tuple(sorted(unknown - set(legend.ignored)))
+
+
+def plain_word(word: str) -> str:
+    """`word` in lower case, letters and digits only."""
+    return re.sub(r"[^a-z0-9]", "", word.lower())
+
+
 def choose_legend(name: str) -> Legend:
     """The built-in legend of that name. Raises UnknownNameError for an unknown one."""
     if name not in LEGENDS:
-        raise unknown_name("legend", name, LEGENDS, "Give your own: --legend FILE.tsv (label, tab, code).")
+        raise unknown_name("legend", name, LEGENDS, "Give your own: --legend FILE (label, code, colour).")
     return LEGENDS[name]

@@ -20,11 +20,13 @@ class Product:
 
     `objects` and `array` are None where a run of this product has no such thing. Every other variable of `run` is a
     column (tile, …), written by the coordinator alone; it says itself what stands in it where a tile is not done.
+    `gives` says in words what it is.
     """
 
     run: DatasetSchema
     objects: DatasetSchema | None
     array: str | None
+    gives: str = "a product of its own"
 
     @property
     def name(self) -> str:
@@ -56,10 +58,10 @@ class Product:
         return value
 
 
-INSTANCES: Final = Product(MASK_RUN, CELLS, n.MASK)
-PROBABILITIES: Final = Product(PROBABILITY_RUN, CANDIDATES, n.PROBABILITY)
-CLASSES: Final = Product(CLASS_RUN, None, n.CLASSES)
-SCORES: Final = Product(SCORE_RUN, None, None)
+INSTANCES: Final = Product(MASK_RUN, CELLS, n.MASK, "instance masks")
+PROBABILITIES: Final = Product(PROBABILITY_RUN, CANDIDATES, n.PROBABILITY, "probabilities of particles")
+CLASSES: Final = Product(CLASS_RUN, None, n.CLASSES, "maps of classes")
+SCORES: Final = Product(SCORE_RUN, None, None, "embeddings and scores of volumes")
 
 PRODUCTS: Final = {
     "run": INSTANCES,

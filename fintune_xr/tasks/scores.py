@@ -1,7 +1,8 @@
 """What is stored under `metrics` and `selftrain`: scores of runs by task, and the studies that compare trainings.
 
 Of an array whose name ends in `_interval`, `_difference` or `_p` nothing is declared: it has the dims of its score, and
-those of the interval or of the run that it is held against.
+those of the interval or of the run that it is held against. Nor of one that begins with `apart_`: it is the score of
+that name without groups, of what the model has seen in training and of what is new to it (exposure, …).
 """
 
 from __future__ import annotations
@@ -32,6 +33,11 @@ _GROUP: Final = {n.GROUP: VariableSpec((n.GROUP,), "str", "Tiles of a marker, or
 _THRESHOLD: Final = {n.THRESHOLD: VariableSpec((n.THRESHOLD,), "float64", "IoU at which an instance counts as found.")}
 
 
+def _how_seen(dim: str) -> dict[str, VariableSpec]:
+    meaning = "How the model of the run has seen it in training, named by `flag_values` and `flag_meanings`."
+    return {n.HOW_SEEN: VariableSpec((n.RUN, dim), "int8", meaning, kinds=_NUMBERS, required=False)}
+
+
 def _number(dims: _Dims, meaning: str, units: str = "1", *, required: bool = True) -> VariableSpec:
     return VariableSpec(dims, "float64", meaning, units, kinds=_NUMBERS, required=required)
 
@@ -58,7 +64,9 @@ def _schema(name: str, variables: Mapping[str, VariableSpec], coords: Mapping[st
 
 
 MASK_SCORES: Final = _schema(
-    "mask_scores", _mask_scores((n.RUN,), (n.GROUP, n.RUN)), {**_RUN, **_GROUP, **_THRESHOLD, **_LABELS}
+    "mask_scores",
+    {**_mask_scores((n.RUN,), (n.GROUP, n.RUN)), **_how_seen(n.TILE)},
+    {**_RUN, **_GROUP, **_THRESHOLD, **_LABELS},
 )
 """Of masks, also those that a benchmark compares."""
 
@@ -142,6 +150,7 @@ CLASS_SCORES: Final = _schema(
         f"{n.DICE}_{n.POOLED}": _number(_RUN_CLASS, "Dice of the pixels of all tiles."),
         f"{n.PERCLASS}_{n.DICE}_{n.IMAGE_MEAN}": _number((n.RUN,), "Mean of the former over the classes."),
         f"{n.FOREGROUND}_{n.DICE}_{n.IMAGE_MEAN}": _number((n.RUN,), "Mean Dice of any class against none."),
+        **_how_seen(n.TILE),
     },
     {**_RUN, **_LABELS, n.CLASS: VariableSpec((n.CLASS,), "str", "Name of the class.")},
 )
@@ -156,7 +165,12 @@ PARTICLE_SCORES: Final = _schema(
             for way in (n.IMAGE_MEAN, n.POOLED)
         },
         f"{n.PARTICLE}_{n.AVERAGE_PRECISION}": _number((n.RUN,), "Area under precision over recall."),
-        f"{n.PIXEL}_{n.AUC}": _number((n.RUN,), "Area under the ROC curve of pixels.", required=False),
+        f"{n.PIXEL}_{n.AUC}": _number(
+            (n.RUN,),
+            "Area under the ROC curve of pixels, over as many bins as `auc_bins` says (4096 without it).",
+            required=False,
+        ),
+        **_how_seen(n.TILE),
     },
     {**_RUN, **_LABELS},
 )
@@ -183,6 +197,7 @@ PARTICIPANT_SCORES: Final = _schema(
         n.BALANCED_ACCURACY: _number((n.RUN,), "Mean of the recalls of the classes."),
         n.PROBABILITY: _number((n.RUN, n.DONOR, n.CLASS), "Probability of the class."),
         n.LABEL: _number((n.DONOR,), "Class of the participant."),
+        **_how_seen(n.DONOR),
     },
     {**_RUN, n.CLASS: VariableSpec((n.CLASS,), "str", "Name of the class.")},
 )
@@ -204,9 +219,14 @@ PART_SCORES: Final[Mapping[str, DatasetSchema]] = {
 }
 """By task: scores of runs on a part of the split."""
 
+BENCHMARKS: Final[Mapping[str, Mapping[str, DatasetSchema]]] = {
+    n.BENCHMARK: {INSTANCE: MASK_SCORES, SEMANTIC: CLASS_SCORES},
+    f"{n.BENCHMARK}_{n.VAL}": {INSTANCE: MASK_SCORES},
+    f"{n.BENCHMARK}_{n.COARSER}": {SEMANTIC: CLASS_SCORES},
+}
+"""By the name of their group under `metrics` and by task: what a benchmark compares."""
+
 STUDIES: Final[Mapping[str, DatasetSchema]] = {
-    n.BENCHMARK: MASK_SCORES,
-    f"{n.BENCHMARK}_{n.VAL}": MASK_SCORES,
     n.SWEEP: SWEEP,
     n.PROMPTS: PROMPTED_STUDY,
     n.CLASS_BALANCE: CLASS_BALANCE,
@@ -219,6 +239,10 @@ def metrics_schema(name: str, task: str) -> DatasetSchema | None:
     """The schema of the group `name` under `metrics` of a cohort for `task`; None where nobody has declared one."""
     if name.startswith(n.GATE_PREFIX):
         return GATES
+    if name.startswith(n.COARSER_PREFIX):
+        return CLASS_SCORES
+    if name in BENCHMARKS:
+        return BENCHMARKS[name].get(task)
     if name == n.BUDGET:
         return BUDGETS.get(task)
     return PART_SCORES.get(task) if name in (*n.SPLITS, n.ALL_MARKERS) else STUDIES.get(name)

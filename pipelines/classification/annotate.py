@@ -13,6 +13,7 @@ from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.ingest.participants import FILE_NAME, Participants, find_participants, store_participants
+from fintune_xr.store.lineage.unfinished_annotations import changing_annotations
 from fintune_xr.store.raw.pairing import LeftOut
 from fintune_xr.tasks.classification import LABELS, GroupClasses, group_classes
 from fintune_xr.text import texts
@@ -30,11 +31,12 @@ class LabelReport:
 
 
 def label_tiles(
-    cohort: Cohort, source: str | Path, classes: str = DEFAULT_CLASSES, *, restart: bool = False
+    cohort: Cohort, source: str | Path, classes: str = DEFAULT_CLASSES, *, restart: bool = False, command: str = ""
 ) -> LabelReport:
     """Stores the class of every tile whose participant is in the table at `source`, and the table itself.
 
-    `source` is the table, or a folder or bucket with it. `classes` is the name of what study groups become.
+    `source` is the table, or a folder or bucket with it. `classes` is the name of what study groups become. Killed, it
+    leaves `command` in the store as what finishes it.
 
     Raises FintuneValueError where there is no table, or labels of other classes are stored and `restart` is not asked.
     """
@@ -53,7 +55,7 @@ def label_tiles(
         for tile, donor in rows
         if donor not in people.people
     )
-    with cohort.hold_tiles():
+    with cohort.hold_tiles(), changing_annotations(cohort, source, command, restart=restart):
         store_participants(cohort, people)
         cohort.write(n.ANNOTATIONS, labels_dataset(labels, chosen, people), LABELS)
     return LabelReport(len(set(labels) - before), len(set(labels) & before), left_out)

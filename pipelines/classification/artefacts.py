@@ -23,10 +23,10 @@ from fintune_xr.finetune.classification.heads import Head
 from fintune_xr.finetune.classification.probe_settings import ProbeSettings
 from fintune_xr.metrics.classification import kernels
 from fintune_xr.metrics.classification.units import by_unit, most_probable
-from fintune_xr.pipelines.classification.probing import PROBE, fitted
+from fintune_xr.pipelines.classification.probing import PROBE, fit_on_scans
 from fintune_xr.pipelines.classification.scans import Scans, labelled_scans, runs_with, with_vectors
 from fintune_xr.pipelines.task_parts.requests import ExportRequest
-from fintune_xr.settings import validated
+from fintune_xr.settings import validate
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.training_exposure import require_unseen
 from fintune_xr.store.runs.run import run_attrs
@@ -56,10 +56,10 @@ def write_artefacts(cohort: Cohort, request: ExportRequest) -> list[Path]:
 
 def write_beside_run(cohort: Cohort, run: str, out: Path, *, head: Head | None = None) -> list[Path]:
     """The files of one run in the folder `out/run`; `head` is that of a probe, where it is at hand."""
-    return written(out / run, _files(cohort, run, head))
+    return write_files(out / run, _files(cohort, run, head))
 
 
-def written(folder: Path, files: Files) -> list[Path]:
+def write_files(folder: Path, files: Files) -> list[Path]:
     """Each of `files` in `folder`, whole or not at all; `record.json`, which says that all are there, comes last."""
     for left in folder.glob(f".*{PARTIAL_SUFFIX}"):
         # A kill left it.
@@ -74,7 +74,7 @@ def written(folder: Path, files: Files) -> list[Path]:
 def predictions(cohort: Cohort, run: str, part: str) -> pd.DataFrame:
     """Predictions of a run for the participants of a part."""
     scans = labelled_scans(cohort, part)
-    require_unseen(cohort, run, scans.tile.tolist())
+    require_unseen(cohort, [run], scans.tile.tolist())
     done, logits = with_vectors(cohort, run, n.LOGITS, scans)
     return prediction_table(done, logits)
 
@@ -190,7 +190,7 @@ def _probe_head(cohort: Cohort, run: str, scans: Scans, head: Head | None) -> di
     identity = run_attrs(cohort, run)[n.IDENTITY]
     told = {key: value for key, value in identity[PROBE].items() if key != "head"}
     source, name = next(iter(identity[n.SOURCES])), identity[PROBE]["head"]
-    head = head or fitted(cohort, source, name, validated(ProbeSettings, told), scans)
+    head = head or fit_on_scans(cohort, source, name, validate(ProbeSettings, told), scans)
     done, embedding = with_vectors(cohort, source, n.EMBEDDING, scans)
     _, stored = with_vectors(cohort, run, n.LOGITS, done)
     if not np.allclose(head.logits(embedding), stored, atol=1e-4):

@@ -22,14 +22,14 @@ from fintune_xr.pipelines.classification.artefacts import (
     files_of_cohort,
     prediction_table,
     trained_head,
-    written,
+    write_files,
 )
 from fintune_xr.pipelines.classification.scans import Scans, labelled_scans
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.split import ALL
 
 
-def write_beside_training(cohort: Cohort, folder: Path) -> list[Path]:
+def write_training_artefacts(cohort: Cohort, folder: Path) -> list[Path]:
     """Adds to the folder of a finished training what those need who go on without the store.
 
     `best.ckpt` (encoder and head: the weights under another name), `head.pt`, `class_to_idx.json`, `config.yaml`,
@@ -48,7 +48,7 @@ def write_beside_training(cohort: Cohort, folder: Path) -> list[Path]:
         "log.tsv": lambda path: _with_tabs(folder / LOG_FILE, path),
         RECORD: lambda path: path.write_text(json.dumps(record, indent=2) + "\n"),
     }
-    return written(folder, files)
+    return write_files(folder, files)
 
 
 def _predictions(weights: Path, scans: Scans, name: str) -> Files:

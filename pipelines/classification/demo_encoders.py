@@ -49,8 +49,9 @@ def _pretrained(devices: Sequence[Device], seed: int, n_steps: int) -> dict[str,
     from fintune_xr.models.vjepa2.vit3d import random_vit3d
 
     volumes, thickness = _examples(devices, seed)
-    torch.manual_seed(seed)
-    network, head = random_vit3d(SIZE, seed), torch.nn.Linear(SIZE.width, 1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network, head = random_vit3d(SIZE, seed), torch.nn.Linear(SIZE.width, 1)
     optimizer = torch.optim.AdamW([*network.parameters(), *head.parameters()], lr=1e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=n_steps)
     for step in range(n_steps):

@@ -19,9 +19,10 @@ from fintune_xr.metrics.classification.scores import (
 )
 from fintune_xr.metrics.classification.units import Units, by_unit
 from fintune_xr.metrics.intervals import score_line
-from fintune_xr.pipelines.classification.scans import Scans, labelled_scans, runs_with, with_vectors
+from fintune_xr.pipelines.classification.scans import Scans, labelled_scans, require_scans, runs_with, with_vectors
 from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.task_parts.requests import EvaluateRequest
+from fintune_xr.pipelines.task_parts.seen_apart import Scored, seen_apart
 from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.depends_on import require_sources, rests_on
@@ -33,6 +34,8 @@ from fintune_xr.store.split import ALL, require_split
 MAJORITY: Final = "majority_class"
 # So many participants are needed for percentiles of a bootstrap to hold what they promise, within a few per cent.
 FEW: Final = 24
+# What `majority_class` has seen is not told: it is in no part new to the participants that it knows the shares of.
+_UNTOLD: Final = {n.HOW_SEEN: -1}
 UNITS: Final = ("participant", "eye", "scan")
 
 
@@ -51,15 +54,17 @@ def evaluate_classes(cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:
     split, names = request.split, runs_with(cohort, n.LOGITS, request.runs)
     digest = require_split(cohort) if split != ALL else ""
     require_sources(cohort, names)
-    scans = labelled_scans(cohort, split)
-    for run in names:
-        require_unseen(cohort, run, scans.tile.tolist())
+    known = labelled_scans(cohort, ALL)
+    scans = require_scans(cohort, known.within(split), split)
+    if split != ALL:
+        require_unseen(cohort, names, scans.tile.tolist())
     done, logits = _common(cohort, names, scans)
     left_out = quarantined_of_runs(cohort, names, scans.tile.tolist())
-    logits = np.concatenate([logits, _of_majority(cohort, scans, len(done.tile))[np.newaxis]])
+    logits = np.concatenate([logits, _of_majority(known, scans, len(done.tile))[np.newaxis]])
     units, probability = by_unit(logits, done.label, done.participant)
     scores = _scored(probability, units, request)
     further = [_by_unit(logits, done), _by_group(cohort, logits, done)]
+    apart = _apart(cohort, names, logits, done, request) if split == ALL else xr.Dataset()
     coords = {n.RUN: [*names, MAJORITY], n.CLASS: list(done.classes), n.DONOR: units.name}
     coords |= {name: list(done.classes) for name in (n.TRUTH, n.PREDICTED)}
     if n.REFERENCE in scores.dims:
@@ -70,7 +75,8 @@ def evaluate_classes(cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:
         "n_scans": ((n.DONOR,), units.n_scans),
     }
     tiles = scans.tile.tolist()
-    return xr.merge([scores.assign(raw), *further]).assign_coords(coords).assign_attrs(
+    apart = apart.reindex({name: coords[name] for name in (n.RUN, n.DONOR) if name in apart.dims}, fill_value=_UNTOLD)
+    return xr.merge([xr.merge([scores.assign(raw), *further]).assign_coords(coords), apart]).assign_attrs(
         {
             n.LEFT_OUT: left_out,
             n.RESTS_ON: rests_on(cohort, tiles=tiles, split=digest, runs=names),
@@ -82,13 +88,27 @@ def evaluate_classes(cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:
     )  # fmt: skip
 
 
+def _apart(
+    cohort: Cohort, runs: Sequence[str], logits: NDArray[np.float64], scans: Scans, request: EvaluateRequest
+) -> xr.Dataset:
+    def scores(run: str, at: NDArray[np.intp]) -> xr.Dataset:
+        units, probability = by_unit(logits[[runs.index(run)]][:, at], scans.label[at], scans.participant[at])
+        return _scored(probability, units, request)
+
+    scored = Scored(scans.tile.tolist(), [str(who) for who in scans.participant], n.DONOR)
+    return seen_apart(cohort, runs, scored, scores)
+
+
 def class_table(scores: xr.Dataset) -> pd.DataFrame:
-    """A row per run, best first: rank, balanced accuracy of participants with its interval, and further scores."""
-    ranks = ranks_of(scores)
+    """A row per run, best first: rank, balanced accuracy of participants with its interval, and further scores.
+
+    Runs have no rank where each is scored on participants of its own, seen or new ones.
+    """
+    ranks = ranks_of(scores) if n.EXPOSURE not in scores.coords else {}
     rows: list[dict[str, Any]] = []
     for run in scores[n.RUN].values[np.argsort(-scores[n.BALANCED_ACCURACY].values, kind="stable")]:
         one = scores.sel({n.RUN: run})
-        row: dict[str, Any] = {"rank": ranks[str(run)], n.RUN: str(run)}
+        row: dict[str, Any] = {"rank": ranks.get(str(run), ""), n.RUN: str(run)}
         for score in (n.BALANCED_ACCURACY, n.MACRO_F1, n.MEAN_AUROC, n.ACCURACY):
             row[score] = score_line(one, score)
         row |= {f"F1 {name}": f"{float(one[n.F1].sel({n.CLASS: name})):.3f}" for name in texts_of(scores, n.CLASS)}
@@ -100,7 +120,10 @@ def class_lines(scores: xr.Dataset) -> list[str]:
     """What must be known to read that table."""
     counts = scores[n.CONFUSION].isel({n.RUN: 0}).sum(n.PREDICTED)
     there = ", ".join(f"{name} {int(number)}" for name, number in zip(texts_of(scores, n.TRUTH), counts, strict=True))
-    lines = [f"participants: {there}. Runs share a rank where the interval of their difference includes 0."]
+    ranked = "Runs share a rank where the interval of their difference includes 0."
+    if n.N_COMPLETE not in scores:
+        ranked = "There are no intervals, so ranks say which score is higher, and not whether runs can be told apart."
+    lines = [f"participants: {there}. {ranked}"]
     if n.N_COMPLETE in scores:
         lines.append(
             f"Intervals are over participants: {int(scores[n.N_COMPLETE])} resamples that hold every class."
@@ -143,12 +166,12 @@ def _common(cohort: Cohort, runs: Sequence[str], scans: Scans) -> tuple[Scans, N
     return chosen, np.array(rows, np.float64)
 
 
-def _of_majority(cohort: Cohort, scans: Scans, n_scans: int) -> NDArray[np.float64]:
-    """Log of the shares of the classes among the participants of train, or of the part where there is no train."""
-    train = labelled_scans(cohort, ALL).within(n.TRAIN)
-    known = train if train.tile.size else scans
-    _, first = np.unique(known.participant, return_index=True)
-    share = np.bincount(known.label[first], minlength=len(known.classes)) / first.size
+def _of_majority(known: Scans, scans: Scans, n_scans: int) -> NDArray[np.float64]:
+    """Log of the shares of the classes among the participants of train, or of `scans` where there is no train."""
+    train = known.within(n.TRAIN)
+    counted = train if train.tile.size else scans
+    _, first = np.unique(counted.participant, return_index=True)
+    share = np.bincount(counted.label[first], minlength=len(counted.classes)) / first.size
     return np.tile(np.log(np.maximum(share, kernels.SMALLEST)), (n_scans, 1))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from fintune_xr.pipelines.classification.artefacts import write_artefacts
-from fintune_xr.pipelines.classification.ingest import quarantined, write_errors
+from fintune_xr.pipelines.classification.ingest import quarantine_list, write_errors
 from fintune_xr.pipelines.classification.leaderboard import write_leaderboard
 from fintune_xr.pipelines.task_parts.requests import Export, ExportRequest
 from fintune_xr.pipelines.task_parts.run_exports import TABLES
@@ -18,7 +18,7 @@ from fintune_xr.store.cohort import Cohort
 def _tables(cohort: Cohort, request: ExportRequest) -> list[Path]:
     request.out.mkdir(parents=True, exist_ok=True)
     of_runs = TABLES.write(cohort, request) if cohort.run_names() else []
-    return [*of_runs, write_errors(request.out / "data_errors.csv", quarantined(cohort))]
+    return [*of_runs, write_errors(request.out / "data_errors.csv", quarantine_list(cohort))]
 
 
 EXPORTS: Final[Mapping[str, Export]] = {

@@ -12,7 +12,7 @@ import pandas as pd
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
-from fintune_xr.pipelines.console import Steps, progress, say
+from fintune_xr.pipelines.console import say, steps
 from fintune_xr.store.cohort import Cohort, store_exists
 from fintune_xr.store.ingest.new_tiles import Mapper
 from fintune_xr.store.ingest.participants import (
@@ -29,13 +29,14 @@ from fintune_xr.store.ingest.volumes import (
     STUDY_GRID,
     Grid,
     VolumeIngest,
+    device_of,
     ingest_volumes,
     open_or_create_volumes,
     read_headers,
 )
 from fintune_xr.store.raw.fetching import Staging
 from fintune_xr.store.raw.layouts import Layout
-from fintune_xr.store.raw.levels import Named, told_levels
+from fintune_xr.store.raw.levels import Named, level_lines
 from fintune_xr.store.raw.pairing import LeftOut
 from fintune_xr.store.raw.readers.volume_header import VolumeHeader
 from fintune_xr.store.raw.readers.volumes import ZYX, Reading
@@ -82,11 +83,11 @@ def ingest_study(
     cohort = open_or_create_volumes(store, found, how, title=request.title)
     if people is not None:
         store_participants(cohort, people)
-    with progress("ingest", len(found.files), unit="volumes") as advance:
+    with steps("ingest", unit="volumes") as progress:
         report = ingest_volumes(
             cohort, found, how,
             unwanted=(lambda fresh: unwanted_outliers(cohort, fresh)) if request.drop_outliers else None,
-            progress=Steps(advance), mapper=mapper,
+            progress=progress, mapper=mapper,
         )  # fmt: skip
     if request.errors is not None:
         write_errors(request.errors, report.left_out)
@@ -109,7 +110,7 @@ def plan_study(
     rows, left_out = [], list(found.left_out)
     for file, header in read_headers(found, how):
         if isinstance(header, VolumeHeader):
-            rows.append((file.marker, file.donor, *header.shape))
+            rows.append((device_of(file, header), file.donor, *header.shape))
         else:
             left_out.append(LeftOut(file.path, file.donor, file.marker, header, file.tile))
     return _sizes(rows), _left_out_frame(left_out), found.ignored
@@ -156,7 +157,7 @@ def _asked(
 def _say_levels(found: VolumeScan) -> None:
     """How files were found, the tree that was understood, and which of its levels look wrong."""
     named = [Named(one.tile, one.donor, one.marker, one.path) for one in found.files]
-    for line in (found.listed, *told_levels(named, found.layout)):
+    for line in (found.listed, *level_lines(named, found.layout)):
         say(f"ingest: {line}")
 
 
@@ -183,7 +184,7 @@ def _left_out_frame(left_out: Sequence[LeftOut]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[n.PATH, n.DONOR, n.MARKER, n.TILE, n.REASON])
 
 
-def quarantined(cohort: Cohort) -> list[LeftOut]:
+def quarantine_list(cohort: Cohort) -> list[LeftOut]:
     """Everything that the store has in quarantine, for `write_errors`."""
     stored = cohort.quarantine()
     columns = [[str(value) for value in stored[name].values] for name in (n.PATH, n.DONOR, n.MARKER, n.REASON, n.TILE)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ import xarray as xr
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.execution.whole_file import whole_file
+from fintune_xr.metrics.omissions import left_out_lines
 from fintune_xr.models.vjepa2.kind import VOLUME_CLASSIFIER
 from fintune_xr.pipelines.classification.evaluate import MAJORITY, evaluate_classes, ranks_of, texts_of
 from fintune_xr.pipelines.classification.pretraining import FLOORS, pretraining_lines
@@ -22,7 +23,7 @@ from fintune_xr.pipelines.task_parts.requests import EvaluateRequest, ExportRequ
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.depends_on import doubt, tiles_in
 from fintune_xr.store.runs.run import run_attrs
-from fintune_xr.store.split import judging_part
+from fintune_xr.store.split import default_part
 
 RESAMPLES: Final = 1000
 
@@ -48,14 +49,13 @@ def leaderboard(cohort: Cohort, runs: Sequence[str] = ()) -> pd.DataFrame:
 
 
 def part_scores(cohort: Cohort, runs: Sequence[str] = ()) -> dict[str, xr.Dataset]:
-    """Scores of val and of test, as stored where they are those of the same runs now, else made and stored."""
+    """Scores of val and of test, as stored where they are those of the same runs now and have intervals, which ranks
+    are made of; else made and stored."""
     names = runs_with(cohort, n.LOGITS, runs)
-    there = set(labelled_scans(cohort, n.VAL, n.TEST).part.tolist())
     found = {}
-    for part in (part for part in (n.VAL, n.TEST) if part in there):
+    for part in scored_parts(cohort):
         stored = cohort.metrics(part) if cohort.has(f"{n.METRICS}/{part}") else None
-        is_current = stored is not None and texts_of(stored, n.RUN) == [*names, MAJORITY]
-        if stored is None or not is_current or doubt(cohort, stored, tiles_in(cohort, part)):
+        if stored is None or not _ranks(stored, [*names, MAJORITY]) or doubt(cohort, stored, tiles_in(cohort, part)):
             request = EvaluateRequest(runs=tuple(names), split=part, resamples=RESAMPLES, seed=0)
             stored = evaluate_classes(cohort, request).assign_attrs({n.TASK: cohort.task.name})
             cohort.write(f"{n.METRICS}/{part}", stored)
@@ -63,10 +63,22 @@ def part_scores(cohort: Cohort, runs: Sequence[str] = ()) -> dict[str, xr.Datase
     return found
 
 
-def judge(cohort: Cohort, scores: dict[str, xr.Dataset]) -> str:
-    """The part that ranks are by."""
-    part = judging_part(cohort)
-    return part if part in scores else next(iter(scores))
+def _ranks(scores: xr.Dataset, runs: Sequence[str]) -> bool:
+    """Whether `scores` are of these `runs`, and tell how far their differences can be trusted."""
+    return texts_of(scores, n.RUN) == list(runs) and (n.N_COMPLETE in scores or scores.sizes[n.DONOR] < 2)
+
+
+def scored_parts(cohort: Cohort) -> list[str]:
+    """Val and test, as far as they have labelled scans."""
+    there = set(labelled_scans(cohort, n.VAL, n.TEST).part.tolist())
+    return [part for part in (n.VAL, n.TEST) if part in there]
+
+
+def judge(cohort: Cohort, parts: Iterable[str]) -> str:
+    """The one of `parts` that ranks are by."""
+    known = tuple(parts)
+    part = default_part(cohort)
+    return part if part in known else known[0]
 
 
 def what_of(cohort: Cohort, run: str) -> dict[str, str]:
@@ -99,7 +111,7 @@ def write_leaderboard(cohort: Cohort, request: ExportRequest) -> list[Path]:
     made: list[Path] = []
     for name, content in (
         ("leaderboard.csv", table.to_csv(index=False)),
-        ("leaderboard.md", markdown(table, part, pretraining_lines(cohort, n.TEST))),
+        ("leaderboard.md", markdown(table, part, [*_left_out(scores), *pretraining_lines(cohort, n.TEST)])),
     ):
         with whole_file(request.out / name) as path:
             path.write_text(content, encoding="utf-8")
@@ -114,8 +126,8 @@ def write_leaderboard(cohort: Cohort, request: ExportRequest) -> list[Path]:
     return made
 
 
-def markdown(table: pd.DataFrame, part: str, pretraining: Sequence[str] = ()) -> str:
-    """The table for people, with what must be known to read it."""
+def markdown(table: pd.DataFrame, part: str, remarks: Sequence[str] = ()) -> str:
+    """The table for people, with what must be known to read it, `remarks` at last."""
     shown = table[[name for name in table.columns if not name.endswith((" low", " high"))]]
     lines = ["| " + " | ".join(map(str, shown.columns)) + " |", "|" + " --- |" * len(shown.columns)]
     lines += ["| " + " | ".join(_cell(value) for value in row) + " |" for row in shown.itertuples(index=False)]
@@ -123,7 +135,12 @@ def markdown(table: pd.DataFrame, part: str, pretraining: Sequence[str] = ()) ->
         f"Balanced accuracy of participants; ranks are by {part}, and shared by runs whose interval of the difference "
         "to the first of the rank includes 0. Heads and penalties were chosen inside train, epochs by val."
     )
-    return "\n".join([*lines, "", " ".join([notes, *pretraining]), ""])
+    return "\n".join([*lines, "", " ".join([notes, *remarks]), ""])
+
+
+def _left_out(scores: Mapping[str, xr.Dataset]) -> list[str]:
+    """What each part is scored without."""
+    return [f"Part {part}: {' '.join(lines)}" for part, found in scores.items() if (lines := left_out_lines(found))]
 
 
 def _cell(value: Any) -> str:

@@ -15,6 +15,7 @@ from fintune_xr.errors import FintuneValueError, SplitError
 from fintune_xr.finetune.classification.features import Labelled
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.runs.columns import stored_columns
+from fintune_xr.store.runs.run import finish_command, require_once
 from fintune_xr.store.split import ALL, annotated_tiles
 from fintune_xr.tasks.product import SCORES
 from fintune_xr.text import text_array
@@ -40,8 +41,8 @@ class Scans:
         )  # fmt: skip
 
     def within(self, *parts: str) -> Scans:
-        """The scans of these parts of the split."""
-        return self.only(np.isin(self.part, parts))
+        """The scans of these parts of the split; of `all` parts, and none, where that is named."""
+        return self.only(np.isin(self.part, parts) | (ALL in parts))
 
     @property
     def eye(self) -> NDArray[Any]:
@@ -65,12 +66,16 @@ def labelled_scans(cohort: Cohort, *parts: str) -> Scans:
     of_tile = dict(zip(text_array(labels[n.TILE]).tolist(), labels.values.tolist(), strict=True))
     label = np.array([of_tile[tile] for tile in tiles.tolist()], np.int64)
     part = text_array(images[n.SPLIT])
-    chosen = (label >= 0) & (np.isin(part, parts) | (ALL in parts))
-    if not chosen.any():
-        raise SplitError(f"{cohort.url}: no scan with a class in part {' or '.join(parts)}")
     side = text_array(images[n.LATERALITY]) if n.LATERALITY in images else np.full(tiles.shape, "")
     whole = Scans(tiles, label, text_array(images[n.DONOR]), text_array(images[n.MARKER]), side, part, classes)
-    return whole.only(chosen)
+    return require_scans(cohort, whole.only(label >= 0).within(*parts), *parts)
+
+
+def require_scans(cohort: Cohort, scans: Scans, *parts: str) -> Scans:
+    """`scans`, which are those of these parts of the split. Raises SplitError where there is none."""
+    if not scans.tile.size:
+        raise SplitError(f"{cohort.url}: no scan with a class in part {' or '.join(parts)}")
+    return scans
 
 
 def with_vectors(cohort: Cohort, run: str, column: str, scans: Scans) -> tuple[Scans, NDArray[np.float32]]:
@@ -87,7 +92,7 @@ def with_vectors(cohort: Cohort, run: str, column: str, scans: Scans) -> tuple[S
     if unknown or (states == n.PENDING).any():
         raise FintuneValueError(
             f"run {run!r} is not done on {len(unknown) + int((states == n.PENDING).sum())} of {len(scans.tile)} scans. "
-            f"Finish it: fintune-xr infer {cohort.url} --run {run}"
+            f"Finish it: {finish_command(cohort, run)}"
         )
     done = states == n.DONE
     return scans.only(done), np.asarray(stored[column].values[rows[done]], np.float32)
@@ -115,6 +120,7 @@ def runs_with(cohort: Cohort, column: str, named: Sequence[str] = ()) -> list[st
 
     Raises FintuneValueError where there is none, and as `require_column`.
     """
+    require_once(named)
     for run in named:
         require_column(cohort, run, column)
     runs = list(named) or [run for run in cohort.run_names() if has_column(cohort, run, column)]

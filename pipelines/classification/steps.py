@@ -13,15 +13,15 @@ from fintune_xr.errors import FintuneValueError
 from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.pipelines.classification.annotate import DEFAULT_CLASSES, LabelReport, label_tiles
 from fintune_xr.pipelines.task_parts.requests import AnnotateRequest, EvaluateRequest, Export, TrainingTiles
-from fintune_xr.store.annotations.micrograph_frames import Reading
 from fintune_xr.store.cohort import Cohort
 
 
 def annotate(cohort: Cohort, source: str | Path, request: AnnotateRequest) -> LabelReport:
     """Labels by the study groups of participants; the layout names the classes."""
-    if request.reading != Reading() or request.pattern is not None:
-        raise FintuneValueError("--pattern, --diameter, --frame and --scale are not for volumes, which have labels")
-    return label_tiles(cohort, source, request.layout or DEFAULT_CLASSES, restart=request.restart)
+    if request.pattern is not None:
+        raise FintuneValueError("--pattern is not for volumes, whose labels come from a table of participants")
+    classes = request.layout or DEFAULT_CLASSES
+    return label_tiles(cohort, source, classes, restart=request.restart, command=request.command)
 
 
 def training_tiles(
@@ -33,11 +33,11 @@ def training_tiles(
     return volumes_for_training(cohort, settings, start, markers)
 
 
-def trained(cohort: Cohort, folder: Path) -> None:
+def after_training(cohort: Cohort, folder: Path) -> None:
     """Predictions for val, head, classes, settings, manifest and environment."""
-    from fintune_xr.pipelines.classification.beside_training import write_beside_training
+    from fintune_xr.pipelines.classification.beside_training import write_training_artefacts
 
-    write_beside_training(cohort, folder)
+    write_training_artefacts(cohort, folder)
 
 
 def evaluate(cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:

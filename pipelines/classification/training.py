@@ -52,7 +52,9 @@ def volumes_for_training(
         parts = dict.fromkeys(parts, _few(parts[n.TRAIN], settings.overfit))
     if empty := [part for part, one in parts.items() if not one.tile.size]:
         raise SplitError(f"{cohort.url}: no scan with a class in part {' and '.join(empty)}")
-    made = {part: _tiles(cohort, one, settings, start) for part, one in parts.items()}
+    image = cohort.images_group().array
+    run = _run_of(cohort, settings, start)
+    made = {part: _tiles(cohort, one, image, run) for part, one in parts.items()}
     return made, settings.model_copy(update={"classes": scans.classes})
 
 
@@ -71,10 +73,10 @@ def _few(scans: Scans, number: int) -> Scans:
     return scans.only(np.concatenate(chosen))
 
 
-def _tiles(cohort: Cohort, scans: Scans, settings: ClassTrainSettings, start: Checkpoint | None) -> VolumeTiles:
+def _tiles(cohort: Cohort, scans: Scans, image: Any, run: str) -> VolumeTiles:
+    """These scans of the stored volumes `image`, with the embeddings of `run` where one is named."""
     images = cohort.images(lazy=False)
     at = {tile: row for row, tile in enumerate(text_array(images[n.TILE]).tolist())}
-    run = _run_of(cohort, settings, start)
     embedding: NDArray[np.float32] | None = None
     if run:
         scans, embedding = with_vectors(cohort, run, n.EMBEDDING, scans)
@@ -82,7 +84,7 @@ def _tiles(cohort: Cohort, scans: Scans, settings: ClassTrainSettings, start: Ch
     made = VolumeTiles(
         names=scans.tile.tolist(),
         channels=tuple(texts(images[n.CHANNEL])),
-        image=cohort.images_group().array,
+        image=image,
         row=np.array([at[tile] for tile in scans.tile.tolist()], np.int64),
         label=scans.label,
         participant=scans.participant,
@@ -102,6 +104,6 @@ def _run_of(cohort: Cohort, settings: ClassTrainSettings, start: Checkpoint | No
         is_same = start is not None and identity.get("checkpoint_sha256") == start.sha256
         is_same &= all(key in stored and stored[key] == wanted[key] for key in _OF_EMBEDDING)
         states = cohort.run(run, lazy=False)[n.STATE].values if is_same else np.zeros(0)
-        if is_same and states.size == cohort.images_group().n_tiles and not (states == n.PENDING).any():
+        if is_same and states.size == cohort.images(lazy=False).sizes[n.TILE] and not (states == n.PENDING).any():
             return run
     return ""

@@ -6,15 +6,18 @@ import codecs
 import io
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 from cyclopts import App, CycloptsError, Group
 from rich.console import Console
 
 from fintune_xr.errors import FAILED, WRONG_USE, FintuneError, missing_package
-from fintune_xr.pipelines.cli import verbs
+from fintune_xr.execution.native_faults import print_crashes
+from fintune_xr.pipelines.cli import candidates, verbs
+from fintune_xr.pipelines.cli.arguments import DONE
 from fintune_xr.pipelines.cli.old_words import notes
-from fintune_xr.pipelines.cli.settings_page import asks_for_settings, print_settings
+from fintune_xr.pipelines.cli.settings_page import asks_for_settings, print_settings, setting_words
 
 INTERRUPTED = 130
 
@@ -59,6 +62,10 @@ def build_app() -> App:
 def run(tokens: Sequence[str]) -> int:
     """Exit status of the command line `tokens`; errors are printed on standard error, without a traceback."""
     print_what_a_terminal_can()
+    if tokens and tokens[0] == candidates.COMPLETE:
+        with candidates.offering(partial(setting_words, "".join(tokens[1:2]))):
+            build_app()(list(tokens), exit_on_error=False, print_error=False)
+        return DONE
     errors = Console(stderr=True, highlight=False)
     for note in notes(tokens):
         errors.print(note, markup=False, soft_wrap=True)
@@ -105,6 +112,7 @@ def _nearest(error: UnicodeError) -> tuple[str | bytes, int]:
 
 def main() -> None:
     """Entry point of the command `fintune-xr`."""
+    print_crashes()
     sys.exit(run(sys.argv[1:]))
 
 

@@ -4,36 +4,55 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 from rich.console import Console
 
+from fintune_xr.pipelines.cli import candidates
+
 DONE = 0
 WITH_QUARANTINE = 3
 
-Store = Annotated[str, Parameter(help="Path or URL of the cohort store.")]
-Run = Annotated[str, Parameter(help="Name of the run.")]
+Store = Annotated[str, Parameter(completer=candidates.stores, help="Path or URL of the cohort store.")]
+Run = Annotated[str, Parameter(completer=candidates.runs, help="Name of the run.")]
 Runs = Annotated[
     tuple[str, ...],
-    Parameter(name=["--run"], negative="", help="A run; give it several times. Default: all."),
+    Parameter(
+        completer=candidates.runs, name=["--run"], negative="", help="A run; give it several times. Default: all."
+    ),
 ]
 Config = Annotated[Path | None, Parameter(help="YAML file with settings, or the name of a shipped one.")]
-Overrides = Annotated[str, Parameter(help="Settings as key=value; --settings lists them.", show_default=False)]
+Overrides = Annotated[
+    str,
+    Parameter(completer=candidates.settings, help="Settings as key=value; --settings lists them.", show_default=False),
+]
 Cluster = Annotated[
     str,
-    Parameter(help="Profile: threads, processes, cuda, slurm-cpu, slurm-cuda, slurm-l40s, or a YAML file."),
+    Parameter(
+        completer=candidates.profiles,
+        help="Profile: threads, processes, cuda, slurm-cpu, slurm-cuda, slurm-l40s, or a YAML file.",
+    ),
 ]
 Where = Annotated[
     str,
-    Parameter(help="Train on a worker of this profile (processes, cuda, slurm-cuda, …); default: right here."),
+    Parameter(
+        completer=candidates.profiles,
+        help="Train on a worker of this profile (processes, cuda, slurm-cuda, …); default: right here.",
+    ),
 ]
 
 
 Json = Annotated[
     bool, Parameter(name=["--json"], negative="", help="Print tables as JSON, one object, and nothing else.")
 ]
+
+
+def keywords(*records: Any) -> dict[str, Any]:
+    """The fields of `records` of options by name; of a record that is None there was nothing given."""
+    return {field.name: getattr(one, field.name) for one in records if one is not None for field in fields(one)}
 
 
 def show(*what: object) -> None:

@@ -5,13 +5,32 @@ Pipelines are imported inside the verbs: `--help` must not wait for Dask, Zarr o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from fintune_xr.pipelines.cli.arguments import DONE, WITH_QUARANTINE, Json, Run, Runs, Store, show, show_tables, table
+from fintune_xr.pipelines.cli import candidates
+from fintune_xr.pipelines.cli.annotations import CellMasks, Codes, Coordinates, TrueMasks
+from fintune_xr.pipelines.cli.arguments import (
+    DONE,
+    WITH_QUARANTINE,
+    Json,
+    Run,
+    Runs,
+    Store,
+    keywords,
+    show,
+    show_tables,
+    table,
+)
+from fintune_xr.pipelines.cli.tiles import Alike, Draw, Naming, Pixels, Storing, layout_of
 from fintune_xr.pipelines.cli.volumes import Volumes, volume_request
+
+if TYPE_CHECKING:
+    from fintune_xr.pipelines.steps.ingest import Planned
+    from fintune_xr.store.raw.pairing import LeftOut
 
 
 def demo(
@@ -40,28 +59,10 @@ def ingest(
     source: Annotated[str, Parameter(help="Folder of raw tiles.")],
     store: Store,
     *,
-    layout: Annotated[str, Parameter(help="Layout of the folder; see docs/reference/layouts.md.")] = "rosmap",
-    pattern: Annotated[
-        str | None, Parameter(help="Regular expression with groups donor, marker, tile, channel.")
-    ] = None,
-    channels: Annotated[
-        tuple[str, ...],
-        Parameter(
-            help="Channel tokens and names in order, e.g. b0c0=DAPI b0c1=marker.",
-            consume_multiple=True,
-            negative="",
-        ),
-    ] = (),
-    marker: Annotated[str | None, Parameter(help="Marker of tiles whose names do not tell it.")] = None,
+    naming: Annotated[Naming | None, Parameter(name="*")] = None,
     dry_run: Annotated[bool, Parameter(help="Only print what would be stored and left out.", negative="")] = False,
-    verify: Annotated[bool, Parameter(help="Compare the files of stored tiles again.", negative="")] = False,
-    workers: Annotated[int | None, Parameter(help="Threads that read and compress.")] = None,
-    title: Annotated[str, Parameter(help="Title of a new cohort.")] = "",
-    binning: Annotated[int, Parameter(help="Micrographs: join N x N pixels into their mean.")] = 1,
-    cut: Annotated[int, Parameter(help="Patches of stained tissue: cut images into tiles of about N px.")] = 0,
-    cluster: Annotated[
-        str, Parameter(help="Profile, or its YAML file, whose workers read tiles and write whole shards.")
-    ] = "",
+    storing: Annotated[Storing | None, Parameter(name="*")] = None,
+    pixels: Annotated[Pixels | None, Parameter(name="*")] = None,
     volumes: Annotated[Volumes | None, Parameter(name="*")] = None,
 ) -> int:
     """Store the tiles of a folder; run again to resume or to add donors.
@@ -69,33 +70,17 @@ def ingest(
     Example: fintune-xr ingest raw/ cohort.zarr --layout rosmap --dry-run
     """
     from fintune_xr.pipelines.steps import ingest as step
-    from fintune_xr.store.raw.layouts import choose_layout
 
-    asked = volume_request(volumes)
-    chosen = choose_layout(layout, pattern=pattern, channels=_channels(channels), marker=marker)
+    told = naming or Naming()
+    asked = {
+        "layout": layout_of(told), "samples": told.samples, "volumes": volume_request(volumes), **keywords(pixels),
+    }  # fmt: skip
     if dry_run:
-        planned = step.plan_ingest(source, layout=chosen, binning=binning, cut=cut, volumes=asked)
-        show(table(planned.tiles), "", *_left_out(planned.left_out))
-        for what, count in planned.ignored.items():
-            show(f"ignored: {count} x {what}")
-        for line in planned.said:
-            show(line)
+        show(*_planned_lines(step.plan_ingest(source, **asked)))
         return DONE
-    report = step.ingest(
-        source,
-        store,
-        layout=chosen,
-        workers=workers,
-        verify=verify,
-        title=title,
-        binning=binning,
-        cut=cut,
-        volumes=asked,
-        cluster=cluster,
-    )
+    report = step.ingest(source, store, **asked, **keywords(storing))
     show(f"{report.n_added} tiles added, {report.n_present} there before, {len(report.left_out)} left out")
-    for item in report.left_out:
-        show(f"  quarantined {item.path}: {item.reason}")
+    show(*(f"  quarantined {item.path}: {item.reason}" for item in report.left_out))
     return WITH_QUARANTINE if report.left_out else DONE
 
 
@@ -103,65 +88,38 @@ def annotate(
     source: Annotated[str, Parameter(help="Folder of masks (TIFF, PNG, _seg.npy, ROIs, GeoJSON), or of particles.")],
     store: Store,
     *,
-    layout: Annotated[str | None, Parameter(help="Layout of the folder; see docs/reference/layouts.md.")] = None,
+    layout: Annotated[
+        str | None,
+        Parameter(completer=candidates.annotation_layouts, help="Layout of the folder; see docs/reference/layouts.md."),
+    ] = None,
     pattern: Annotated[str | None, Parameter(help="Regular expression with groups donor, marker, tile.")] = None,
     restart: Annotated[bool, Parameter(help="Throw the stored annotations away first.", negative="")] = False,
-    diameter: Annotated[
-        float | None, Parameter(help="Particles: diameter, in pixels of the coordinates, where no file tells it.")
-    ] = None,
-    frame: Annotated[
-        Literal["image", "file"] | None,
-        Parameter(help="Particles: rows count from the top of the picture, or as the file stores them."),
-    ] = None,
-    scale: Annotated[
-        float, Parameter(help="Particles: pixels of the micrograph's file per pixel of the coordinates.")
-    ] = 1.0,
-    unit: Annotated[
-        Literal["px", "angstrom"] | None,
-        Parameter(help="Particles: unit of the coordinates. Default: px, refused where it can hardly be."),
-    ] = None,
-    drop_outside: Annotated[
-        bool, Parameter(help="Particles: leave away points that lie outside their micrograph.", negative="")
-    ] = False,
-    legend: Annotated[
-        Path | None, Parameter(help="Class masks: table of what the codes mean (label, tab, code).")
-    ] = None,
-    ignore: Annotated[
-        list[int] | None, Parameter(help="Class masks: codes of pixels that are unknown.", consume_multiple=True)
-    ] = None,
-    pieces: Annotated[
-        Literal["keep", "split"] | None,
-        Parameter(help="Masks: labels in several pieces stay one cell each, or each piece becomes a cell."),
-    ] = None,
-    overlap: Annotated[
-        Literal["first", "last"] | None,
-        Parameter(help="Drawn objects: whose pixels of two are, of the first drawn or of the last; default: refused."),
-    ] = None,
     dry_run: Annotated[bool, Parameter(help="Read everything, and write nothing.", negative="")] = False,
-    join: Annotated[
-        bool, Parameter(help="Masks: each file or page is one cell, and those of a tile are its mask.", negative="")
-    ] = False,
-    marks: Annotated[
-        Literal["all", "positive"] | None,
-        Parameter(help="Masks: they outline all cells of a tile, or its marker-positive cells alone."),
-    ] = None,
+    kind: Annotated[
+        Literal["truth", "regions"],
+        Parameter(name="--as", help="Ground truth, or regions of tissue such as cortex, named by --legend."),
+    ] = "truth",
+    masks: Annotated[TrueMasks | None, Parameter(name="*")] = None,
+    particles: Annotated[Coordinates | None, Parameter(name="*")] = None,
+    codes: Annotated[Codes | None, Parameter(name="*")] = None,
 ) -> int:
     """Store ground truth: masks of tiles (binary ones become connected components), particles, or class masks.
 
+    With `--as regions` the label images say which region of tissue each pixel of a tile lies in.
+
     Example: fintune-xr annotate masks/ cohort.zarr
+
+    Example: fintune-xr annotate regions/ cohort.zarr --as regions --legend regions.tsv
     """
     from fintune_xr.pipelines.steps.annotate import annotate as step
 
     report = step(
-        source, store, layout=layout, pattern=pattern, restart=restart, diameter=diameter, frame=frame, scale=scale,
-        unit=unit, drop_outside=drop_outside, legend=legend, ignore=ignore, pieces=pieces, overlap=overlap, join=join,
-        marks=marks,
-        dry_run=dry_run,
+        source, store, layout=layout, pattern=pattern, restart=restart, dry_run=dry_run, kind=kind,
+        **keywords(masks, particles, codes),
     )  # fmt: skip
     done = "would be annotated" if dry_run else "annotated"
     show(f"{report.n_added} tiles {done}, {report.n_present} there before, {len(report.left_out)} left out")
-    for item in report.left_out:
-        show(f"  left out {item.path}: {item.reason}")
+    show(*_left_out_lines(report.left_out))
     return WITH_QUARANTINE if report.left_out else DONE
 
 
@@ -171,19 +129,12 @@ def import_run(
     *,
     run: Run,
     made_by: Annotated[str, Parameter(help="What made the masks, with its version: part of the run's identity.")],
-    layout: Annotated[str | None, Parameter(help="Layout of the folder; see docs/how-to/exchange.md.")] = None,
+    layout: Annotated[
+        str | None,
+        Parameter(completer=candidates.annotation_layouts, help="Layout of the folder; see docs/how-to/exchange.md."),
+    ] = None,
     pattern: Annotated[str | None, Parameter(help="Regular expression with groups donor, marker, tile.")] = None,
-    pieces: Annotated[
-        Literal["keep", "split"] | None,
-        Parameter(help="Labels in several pieces stay one cell each, or each piece becomes a cell."),
-    ] = None,
-    overlap: Annotated[
-        Literal["first", "last"] | None,
-        Parameter(help="Drawn objects: whose pixels of two are, of the first drawn or of the last; default: refused."),
-    ] = None,
-    join: Annotated[
-        bool, Parameter(help="Each file or page is one cell, and those of a tile are its mask.", negative="")
-    ] = False,
+    masks: Annotated[CellMasks | None, Parameter(name="*")] = None,
     rest_lost: Annotated[bool, Parameter(help="Quarantine tiles that have no mask.", negative="")] = False,
     restart: Annotated[bool, Parameter(help="Throw the stored run away first.", negative="")] = False,
 ) -> int:
@@ -195,42 +146,25 @@ def import_run(
     from fintune_xr.pipelines.steps.import_run import import_run as step
     from fintune_xr.store.annotations.instance import Taken
 
-    masks = Masks(layout=layout, pattern=pattern, join=join, taken=Taken(pieces, overlap))
-    report = step(source, store, run=run, made_by=made_by, masks=masks, rest_lost=rest_lost, restart=restart)
+    how = masks or CellMasks()
+    read = Masks(layout=layout, pattern=pattern, join=how.join, taken=Taken(how.pieces, how.overlap))
+    report = step(source, store, run=run, made_by=made_by, masks=read, rest_lost=rest_lost, restart=restart)
     show(f"{report.n_done} tiles done, {report.n_quarantined} quarantined, {report.n_pending} pending")
-    for item in report.left_out:
-        show(f"  left out {item.path}: {item.reason}")
+    show(*_left_out_lines(report.left_out))
     return WITH_QUARANTINE if report.left_out or report.n_quarantined else DONE
 
 
 def split(
     store: Store,
     *,
-    fractions: Annotated[
-        tuple[float, float, float] | None,
-        Parameter(help="Train, val and test; they add up to 1. Default: 0.6 0.2 0.2; micrographs: 0.9 0.1 0."),
-    ] = None,
-    seed: Annotated[int, Parameter(help="The same seed gives the same split.")] = 0,
+    draw: Annotated[Draw | None, Parameter(name="*")] = None,
     force: Annotated[
         bool, Parameter(name=["--restart", "--force"], help="Replace a split that exists.", negative="")
     ] = False,
     keep: Annotated[
         bool, Parameter(help="Check and take the split that came with the tiles' folders.", negative="")
     ] = False,
-    by: Annotated[
-        Literal["donor", "tile"] | None,
-        Parameter(help="What stays together; tile is weaker. Default: donor; micrographs: tile."),
-    ] = None,
-    test: Annotated[
-        str, Parameter(help="Regular expression: donors that it fits are the test part, e.g. 'TCGA-(OL|LL)-.*'.")
-    ] = "",
-    allow_alike: Annotated[
-        Path | None,
-        Parameter(help="Table (first, second, reason) of pairs of tiles that look alike and are no copies."),
-    ] = None,
-    show_leaks: Annotated[
-        Path | None, Parameter(help="Folder for pictures of the pairs that are refused, and a table of them.")
-    ] = None,
+    alike: Annotated[Alike | None, Parameter(name="*")] = None,
     as_json: Json = False,
 ) -> int:
     """Split the annotated tiles by donor (or by tile), stratified by marker, and refuse leaks.
@@ -239,10 +173,7 @@ def split(
     """
     from fintune_xr.pipelines.steps.split import split as step
 
-    assigned = step(
-        store, fractions=fractions, seed=seed, force=force, keep=keep, by=by, test=test, allow_alike=allow_alike,
-        show_leaks=show_leaks,
-    )  # fmt: skip
+    assigned = step(store, force=force, keep=keep, **keywords(draw, alike))
     show_tables({"split": assigned}, as_json=as_json)
     return DONE
 
@@ -300,7 +231,8 @@ def export(
     to: Annotated[
         str,
         Parameter(
-            help="masks, tables, cellpose, ome-zarr, geojson, rois, seg, coco, anndata; picks: star, relion, box, csv."
+            help="masks, tables, cellpose, ome-zarr, geojson, rois, seg, coco, anndata, spatialdata; picks: star, "
+            "relion, box, csv."
         ),
     ],
     out: Annotated[Path, Parameter(help="Folder to write into.")],
@@ -357,19 +289,14 @@ def view(
     return DONE
 
 
-def _channels(pairs: tuple[str, ...]) -> dict[str, str] | None:
-    from fintune_xr.errors import SettingsError
-
-    if not pairs:
-        return None
-    split_pairs = [pair.partition("=") for pair in pairs]
-    for pair, (_, equals, name) in zip(pairs, split_pairs, strict=True):
-        if not equals or not name:
-            raise SettingsError(f"--channels {pair!r}: expected token=name, e.g. b0c0=DAPI")
-    return {token: name for token, _, name in split_pairs}
+def _planned_lines(planned: Planned) -> list[str]:
+    """What an ingest would do, as lines."""
+    left_out = [f"would be left out: {row.path}: {row.reason}" for row in planned.left_out.itertuples()]
+    return [
+        table(planned.tiles), "", *(left_out or ["nothing would be left out"]),
+        *(f"ignored: {count} x {what}" for what, count in planned.ignored.items()), *planned.said,
+    ]  # fmt: skip
 
 
-def _left_out(frame: Any) -> list[str]:
-    if not len(frame):
-        return ["nothing would be left out"]
-    return [f"would be left out: {row.path}: {row.reason}" for row in frame.itertuples()]
+def _left_out_lines(left_out: Sequence[LeftOut]) -> list[str]:
+    return [f"  left out {item.path}: {item.reason}" for item in left_out]

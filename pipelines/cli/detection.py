@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from fintune_xr.pipelines.cli import candidates
 from fintune_xr.pipelines.cli.arguments import DONE, Run, Store, show
 
 
@@ -20,7 +21,10 @@ def pick(
         Literal["log"] | None, Parameter(help="log: dark blobs, without a run; the floor to beat.")
     ] = None,
     part: Annotated[
-        str, Parameter(name=["--split", "--part"], help="Part of the split: train, val, test, or all.")
+        str,
+        Parameter(
+            completer=candidates.parts, name=["--split", "--part"], help="Part of the split: train, val, test, or all."
+        ),
     ] = "val",
     threshold: Annotated[
         float | None, Parameter(help="Score that picks reach, instead of the best on that part.")

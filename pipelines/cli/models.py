@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from fintune_xr.pipelines.cli import candidates
 from fintune_xr.pipelines.cli.arguments import (
     DONE,
     WITH_QUARANTINE,
@@ -30,7 +31,8 @@ def train(
     store: Store,
     *overrides: Overrides,
     model: Annotated[
-        str, Parameter(help="flow_unet, particle_unet, cpsam, or a checkpoint to go on from.")
+        str,
+        Parameter(completer=candidates.models, help="flow_unet, particle_unet, cpsam, or a checkpoint to go on from."),
     ] = "flow_unet",
     run_name: Annotated[str, Parameter(name=["--name", "--run-name"], help="Name of the checkpoint folder.")],
     out: Annotated[Path, Parameter(help="Folder that holds checkpoint folders.")] = Path("models"),
@@ -81,8 +83,8 @@ def classify(
         overrides=overrides,
     )
     show(
-        f"{made.sizes['region']} regions ({made.attrs['protocol']}): accuracy {float(made['accuracy']):.3f}, "
-        f"balanced {float(made['balanced_accuracy']):.3f}"
+        f"{made.sizes['region']} regions ({made.attrs['protocol']}), {int(made['confusion'].sum())} of them judged: "
+        f"accuracy {float(made['accuracy']):.3f}, balanced {float(made['balanced_accuracy']):.3f}"
     )
     return DONE
 
@@ -108,7 +110,9 @@ def infer(
     store: Store,
     *overrides: Overrides,
     run: Run,
-    model: Annotated[str | None, Parameter(help="threshold, a Cellpose name, or a checkpoint.")] = None,
+    model: Annotated[
+        str | None, Parameter(completer=candidates.models, help="threshold, a Cellpose name, or a checkpoint.")
+    ] = None,
     cluster: Cluster = "threads",
     config: Config = None,
     dry_run: Annotated[bool, Parameter(help="Only print what would be done, and a job's script.", negative="")] = False,
@@ -152,10 +156,22 @@ def evaluate(
     runs: Runs = (),
     split: Annotated[
         str,
-        Parameter(help="train, val, test or all. Default: test, or val without a test part.", show_default=False),
+        Parameter(
+            completer=candidates.parts,
+            help="train, val, test or all. Default: test, or val without a test part.",
+            show_default=False,
+        ),
     ] = "",
     resamples: Annotated[int, Parameter(help="Sign flips drawn for p beyond 14 donors.")] = 1000,
     seed: Annotated[int, Parameter(help="Seed of the sign flips.")] = 0,
+    coarser: Annotated[
+        tuple[str, ...],
+        Parameter(
+            negative="",
+            help="Score maps of classes under coarser ones: NAME=[CODE or CLASS, …] for each, rest=[…] for those that "
+            "are none of them.",
+        ),
+    ] = (),
     as_json: Json = False,
 ) -> int:
     """Compare the masks of runs with the annotations, or the picks of micrographs.
@@ -164,8 +180,9 @@ def evaluate(
     """
     from fintune_xr.pipelines.steps.evaluate import evaluate as step
     from fintune_xr.pipelines.steps.evaluate import score_lines, score_table
+    from fintune_xr.tasks.coarser import parse_coarser
 
-    found = step(store, runs=runs, split=split, resamples=resamples, seed=seed)
+    found = step(store, runs=runs, split=split, resamples=resamples, seed=seed, coarser=parse_coarser(coarser))
     show_tables({"scores": score_table(found)}, as_json=as_json, lines=score_lines(found))
     return DONE
 
@@ -174,9 +191,15 @@ def hybrid(
     store: Store,
     *,
     run_name: Annotated[str, Parameter(name=["--name", "--run-name"], help="Name of the new run.")],
-    runs: Annotated[tuple[str, ...], Parameter(name=["--run"], negative="", help="A candidate; twice or more.")],
+    runs: Annotated[
+        tuple[str, ...],
+        Parameter(completer=candidates.runs, name=["--run"], negative="", help="A candidate; twice or more."),
+    ],
     part: Annotated[
-        str, Parameter(name=["--split", "--part"], help="Part of the split that decides: val or train.")
+        str,
+        Parameter(
+            completer=candidates.parts, name=["--split", "--part"], help="Part of the split that decides: val or train."
+        ),
     ] = "val",
     restart: Annotated[bool, Parameter(negative="", help="Make the run anew, from runs that have been.")] = False,
     as_json: Json = False,
@@ -201,7 +224,8 @@ def benchmark(
     store: Store,
     *overrides: Overrides,
     model: Annotated[
-        str, Parameter(help="What trainings start from: flow_unet, cpsam_v2, or a checkpoint.")
+        str,
+        Parameter(completer=candidates.models, help="What trainings start from: flow_unet, cpsam_v2, or a checkpoint."),
     ] = "flow_unet",
     out: Annotated[Path, Parameter(help="Folder that holds checkpoint folders.")] = Path("models"),
     cluster: Where = "",
@@ -210,9 +234,11 @@ def benchmark(
 ) -> int:
     """Train on all markers, on each alone and without DAPI, and tell which segments best; run again to continue.
 
-    Of volumes: embed by each encoder, probe, fine-tune the best, and rank them.
+    Of volumes: embed by each encoder, probe, fine-tune the best, and rank them. Of stained tissue: train each model of
+    classes, and each head of SAM 2, on the same patches, and hold them against one.
 
     Example: fintune-xr benchmark cohort.zarr --model cpsam_v2 train.device=cuda infer.device=cuda
+    Example: fintune-xr benchmark he.zarr 'models=[semantic_unet,sam2.1_hiera_large]' --config he_benchmark.yaml
     Example: fintune-xr benchmark oct.zarr 'models=[multi.pt,single.pt]' finetune=best
     """
     from fintune_xr.pipelines.steps.evaluate import score_table
@@ -228,7 +254,7 @@ def gate(
     store: Store,
     *overrides: Overrides,
     run: Run,
-    split: Annotated[str, Parameter(help="train, val, test or all.")] = "test",
+    split: Annotated[str, Parameter(completer=candidates.parts, help="train, val, test or all.")] = "test",
     config: Config = None,
     resamples: Annotated[int, Parameter(help="Donor resamples for the intervals.")] = 1000,
     seed: Annotated[int, Parameter(help="Seed of the resamples.")] = 0,
@@ -239,19 +265,24 @@ def gate(
     Example: fintune-xr gate cohort.zarr --run tuned 'q_ranges=[[0,100],[2,98]]' 'min_areas=[0,60]'
     """
     from fintune_xr.analysis.report.studies.gate import gate_page, gate_table
+    from fintune_xr.metrics.omissions import left_out_lines
     from fintune_xr.pipelines.studies.gate import gate as step
 
     found = step(store, run=run, split=split, config=config, overrides=overrides, resamples=resamples, seed=seed)
     gates = gate_table(found)
-    show_tables({"gates": gates if as_json else gate_page(gates)}, as_json=as_json)
+    lines = left_out_lines(found)
+    show_tables({"gates": gates if as_json else gate_page(gates)}, as_json=as_json, lines=lines)
     return DONE
 
 
 def sweep(
     store: Store,
     *overrides: Overrides,
-    model: Annotated[str, Parameter(help="SAM or micro-SAM weights: a file, or a name such as sam_vit_b.")],
-    split: Annotated[str, Parameter(help="train, val, test or all.")] = "test",
+    model: Annotated[
+        str,
+        Parameter(completer=candidates.models, help="SAM or micro-SAM weights: a file, or a name such as sam_vit_b."),
+    ],
+    split: Annotated[str, Parameter(completer=candidates.parts, help="train, val, test or all.")] = "test",
     config: Config = None,
     device: Annotated[str, Parameter(help="cpu, cuda, cuda:N, or auto: the GPU where there is one.")] = "auto",
     restart: Annotated[bool, Parameter(help="Throw the stored sweep away first.", negative="")] = False,
@@ -266,7 +297,7 @@ def sweep(
 
     found = step(store, model=model, split=split, config=config, overrides=overrides, device=device, restart=restart)
     if "prompt" in found.dims:
-        from fintune_xr.pipelines.studies.prompted import prompted_table
+        from fintune_xr.pipelines.studies.prompt_study import prompted_table
 
         told = "prompted: masks for prompts drawn from the truth, no automatic result"
         show_tables({"prompted": prompted_table(found)}, as_json=as_json, lines=["", told])
@@ -289,7 +320,8 @@ def budget(
     ] = (),
     seeds: Annotated[int, Parameter(help="Trainings per budget, each on a subset of its own.")] = 3,
     model: Annotated[
-        str, Parameter(help="flow_unet, cpsam, semantic_unet, or a checkpoint to go on from.")
+        str,
+        Parameter(completer=candidates.models, help="flow_unet, cpsam, semantic_unet, or a checkpoint to go on from."),
     ] = "flow_unet",
     config: Config = None,
     out: Annotated[Path, Parameter(help="Folder that holds checkpoint folders.")] = Path("models"),
@@ -315,7 +347,9 @@ def budget(
 
 def weights(
     action: Annotated[Literal["list", "fetch"], Parameter(help="list what is here, or fetch one by name.")],
-    name: Annotated[str | None, Parameter(help="Name of the weights, e.g. cpsam_v2.")] = None,
+    name: Annotated[
+        str | None, Parameter(completer=candidates.weights, help="Name of the weights, e.g. cpsam_v2.")
+    ] = None,
     *,
     as_json: Json = False,
 ) -> int:
@@ -323,10 +357,10 @@ def weights(
 
     Example: fintune-xr weights fetch cpsam_v2
     """
-    from fintune_xr.pipelines.steps.weights import fetch, listed
+    from fintune_xr.pipelines.steps.weights import fetch, weights_table
 
     if action == "list":
-        show_tables({"weights": listed()}, as_json=as_json)
+        show_tables({"weights": weights_table()}, as_json=as_json)
     else:
         show(f"weights: {fetch(name)}")
     return DONE

@@ -10,13 +10,14 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from fintune_xr.pipelines.cli import candidates
 from fintune_xr.pipelines.cli.arguments import DONE, Json, Runs, Store, show_tables
 
 
 def qc(
     store: Store,
     *,
-    run: Annotated[str, Parameter(help="Run whose cells tell the sizes of cells.")] = "",
+    run: Annotated[str, Parameter(completer=candidates.runs, help="Run whose cells tell the sizes of cells.")] = "",
     batches: Annotated[Path | None, Parameter(help="CSV or TSV with the columns batch, and tile or donor.")] = None,
     exclude: Annotated[
         tuple[str, ...],

@@ -46,6 +46,14 @@ def print_settings(tokens: Sequence[str]) -> int:
     return DONE
 
 
+def setting_words(verb: str, model: str) -> list[tuple[str, str]]:
+    """The settings of a verb for a model as `key=default`, each with its meaning; none for a verb without settings."""
+    if verb not in SETTINGS:
+        return []
+    rows = _frame(SETTINGS[verb](model)).to_dict("records")
+    return [(f"{row['setting']}={row['default']}", str(row["meaning"])) for row in rows]
+
+
 def _frame(tables: Mapping[str, type[Settings]]) -> pd.DataFrame:
     """One row per setting: its whole name, its default as it is written, its meaning."""
     import pandas as pd
@@ -93,10 +101,14 @@ def _infer(model: str) -> dict[str, type[Settings]]:
 
 
 def _benchmark(model: str) -> dict[str, type[Settings]]:
+    from fintune_xr.finetune.registry import trainer_named
     from fintune_xr.pipelines.studies.benchmark import BenchmarkSettings
+    from fintune_xr.pipelines.studies.class_benchmark import ClassBenchmarkSettings
+    from fintune_xr.tasks.task import SEMANTIC
 
     of_training = {f"train.{prefix}": kind for prefix, kind in _train(model).items()}
-    return {"": BenchmarkSettings, **of_training}
+    of_classes = trainer_named(_kind(model or _DEFAULT_MODEL)).task == SEMANTIC
+    return {"": ClassBenchmarkSettings if of_classes else BenchmarkSettings, **of_training}
 
 
 def _gate(_: str) -> dict[str, type[Settings]]:
@@ -109,6 +121,12 @@ def _sweep(_: str) -> dict[str, type[Settings]]:
     from fintune_xr.models.sam.kind import SamSweepSettings
 
     return {"": SamSweepSettings}
+
+
+def _measure(_: str) -> dict[str, type[Settings]]:
+    from fintune_xr.cluster.profile import Profile
+
+    return {"cluster.": Profile}
 
 
 def _probe(_: str) -> dict[str, type[Settings]]:
@@ -135,6 +153,7 @@ SETTINGS: Final[Mapping[str, Callable[[str], dict[str, type[Settings]]]]] = {
     "budget": _train,
     "benchmark": _benchmark,
     "gate": _gate,
+    "measure": _measure,
     "sweep": _sweep,
     "probe": _probe,
     "classify": _classify,

@@ -41,6 +41,7 @@ VERBS: Final = {
         Verb(models.selftrain, "studies.selftrain", group="Particles"),
         Verb(models.infer, "steps.infer", group="Models"),
         Verb(statistics.positivity, "steps.positivity", group="Statistics"),
+        Verb(statistics.measure, "steps.measure", group="Statistics"),
         Verb(particles.pick, "steps.pick", group="Particles"),
         Verb(classification.probe, "studies.probe", group="Studies"),
         Verb(models.classify, "steps.classify", group="Models"),

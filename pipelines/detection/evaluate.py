@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 import xarray as xr
+from numpy.typing import NDArray
 
 from fintune_xr import names as n
 from fintune_xr.analysis.report.detection.intervals import RESAMPLED
@@ -16,24 +17,23 @@ from fintune_xr.errors import FintuneValueError
 from fintune_xr.metrics.counts import SCORES, score_name
 from fintune_xr.metrics.detection import Curve, Found, average_precision, threshold_curve
 from fintune_xr.metrics.intervals import STUDENT_T, instance_scores, score_line, scores_by_donor
-from fintune_xr.metrics.pixels import histogram_counts, pixel_auc
+from fintune_xr.metrics.pixels import EXACT_BINS, histogram_counts, pixel_auc
 from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.detection.picking import (
-    annotated_positions,
     chosen_part,
-    found_in,
+    match_candidates,
     require_searched,
     threshold_doubt,
     tile_histograms,
-    without_left_out,
 )
 from fintune_xr.pipelines.task_parts.requests import EvaluateRequest
+from fintune_xr.pipelines.task_parts.seen_apart import Scored, seen_apart
 from fintune_xr.provenance import provenance, settings_digest
 from fintune_xr.store.cohort import Cohort
-from fintune_xr.store.lineage.depends_on import doubt, rests_on
+from fintune_xr.store.lineage.depends_on import doubt, part_rests_on
 from fintune_xr.store.runs.picks import open_candidates, open_picks, picked_names
-from fintune_xr.store.runs.run import quarantined_of_runs
-from fintune_xr.store.split import ALL, require_split
+from fintune_xr.store.runs.run import quarantined_of_runs, require_once
+from fintune_xr.store.split import ALL, AnnotatedPart, part_to_score
 from fintune_xr.text import texts
 
 N_LEVELS: Final = 200
@@ -53,37 +53,44 @@ def evaluate_particles(cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:
     donor, and the attribute `resampled` says which. `particle_average_precision` (run) and `particle_curve_<score>`
     (run, level) look at all thresholds. Micrographs that a run has in quarantine are left out for all of them, and
     named in the attribute LEFT_OUT. `pixel_<score>_…` say the same of single pixels of discs, for runs that hold
-    probabilities; `pixel_auc` (run) too. `particle_tp` and so on are the counts of each micrograph.
+    probabilities; `pixel_auc` (run) too, exact for the probabilities as they are stored: the attribute AUC_BINS says
+    over how many bins, 4096 where it is missing. `particle_tp` and so on are the counts of each micrograph.
 
     Raises UnknownNameError for a run without picks, FintuneValueError where runs were picked for different distances,
     on annotations that have changed, or have not come to a micrograph yet.
     """
-    split = request.split
     names = list(request.runs) or picked_names(cohort)
     if not names:
         raise FintuneValueError(f"{cohort.url} has no picks to evaluate. Run: fintune-xr pick {cohort.url} --run R")
+    require_once(names)
     picks = {run: open_picks(cohort, run) for run in names}
     distance = _one_distance(picks)
-    digest = require_split(cohort) if split != ALL else ""
-    _check_thresholds(cohort, picks, split)
-    judged = annotated_positions(cohort, split)
-    left_out = quarantined_of_runs(cohort, [run for run in names if run in cohort.run_names()], list(judged))
-    tiles = without_left_out(judged, left_out)
-    found = {run: _found(cohort, run, picks[run], tiles) for run in names}
-    thresholds = {run: float(picks[run].attrs[n.THRESHOLD]) for run in names}
-    draws = _draws(cohort, tiles, request.resamples, request.seed)
-    parts = [_particle_scores(found, thresholds, list(tiles), draws), _curves(found)]
-    pixels = _pixel_scores(cohort, picks, tiles, draws)
-    if pixels is not None:
-        parts.append(pixels.reindex({n.RUN: names}).transpose(n.RUN, ...))
-    return _labelled(cohort, xr.merge(parts, join="outer"), tiles).assign_attrs(
+    part = part_to_score(cohort, request.split)
+    _check_thresholds(cohort, picks, part.part)
+    left_out = quarantined_of_runs(cohort, [run for run in names if run in cohort.run_names()], part.names)
+    scored = part.without(left_out)
+    evidence = _Evidence(
+        scored,
+        {run: _found(cohort, run, picks[run], scored) for run in names},
+        {run: float(picks[run].attrs[n.THRESHOLD]) for run in names},
+        _histograms(cohort, picks, scored),
+        {run: float(one.attrs[n.PIXEL_THRESHOLD]) for run, one in picks.items() if n.PIXEL_THRESHOLD in one.attrs},
+    )
+    draws = _draws(evidence, request)
+    parts = [_scores(evidence, draws), _curves(evidence.found)]
+    parts += [_apart(cohort, evidence, request)] if part.part == ALL else []
+    scores = xr.merge(parts, join="outer").assign_coords(scored.labels)
+    return scores.assign_attrs(
         {
             n.DISTANCE_PX: distance,
+            n.AUC_BINS: EXACT_BINS,
             RESAMPLED: draws.unit,
             n.INTERVAL_METHOD: STUDENT_T,
             n.LEFT_OUT: left_out,
-            n.RESTS_ON: {**rests_on(cohort, tiles=judged, split=digest), n.PICKS: picks_digests(picks)},
-            n.PROVENANCE: provenance(split=split, split_digest=digest, resamples=request.resamples, seed=request.seed),
+            n.RESTS_ON: {**part_rests_on(cohort, part), n.PICKS: picks_digests(picks)},
+            n.PROVENANCE: provenance(
+                split=part.part, split_digest=part.digest, resamples=request.resamples, seed=request.seed
+            ),
         }
     )
 
@@ -142,13 +149,35 @@ def _check_thresholds(cohort: Cohort, picks: Mapping[str, xr.Dataset], split: st
             say(f"evaluate: the threshold of {run} was chosen on micrographs that are scored here; that flatters it")
 
 
-def _found(cohort: Cohort, run: str, picks: xr.Dataset, tiles: dict[str, int]) -> list[Found]:
+def _found(cohort: Cohort, run: str, picks: xr.Dataset, part: AnnotatedPart) -> list[Found]:
     facts, candidates = picks.attrs, open_candidates(cohort, run)
-    require_searched(cohort, run, candidates, tiles)
-    return found_in(
-        cohort, candidates, tiles, distance_px=float(facts[n.DISTANCE_PX]),
+    require_searched(cohort, run, candidates, part, may_be_seen=part.part == ALL)
+    return match_candidates(
+        cohort, candidates, part, distance_px=float(facts[n.DISTANCE_PX]),
         border_px=float(facts[n.BORDER_PX]),
     )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Evidence:
+    """What scores are made of: micrographs; by run what was `found` in each, `thresholds`, `histograms` (tile, …) of
+    pixels for runs that hold probabilities, and `levels`, the thresholds of those."""
+
+    part: AnnotatedPart
+    found: Mapping[str, Sequence[Found]]
+    thresholds: Mapping[str, float]
+    histograms: Mapping[str, NDArray[Any]]
+    levels: Mapping[str, float]
+
+    def of_run(self, run: str, at: NDArray[np.intp]) -> _Evidence:
+        """The same of one run, on the micrographs at these positions."""
+        return _Evidence(
+            self.part.at(at),
+            {run: [self.found[run][i] for i in at]},
+            {run: self.thresholds[run]},
+            {run: self.histograms[run][at]} if run in self.histograms else {},
+            self.levels,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,19 +190,42 @@ class _Draws:
     seed: int
 
 
-def _draws(cohort: Cohort, tiles: dict[str, int], n_flips: int, seed: int) -> _Draws:
+def _histograms(cohort: Cohort, picks: Mapping[str, xr.Dataset], part: AnnotatedPart) -> dict[str, NDArray[Any]]:
+    with_levels = [run for run, one in picks.items() if n.PIXEL_THRESHOLD in one.attrs]
+    found = {run: tile_histograms(cohort, run, part, n_bins=EXACT_BINS) for run in with_levels}
+    return {run: np.array(list(one.values())) for run, one in found.items() if one is not None}
+
+
+def _draws(evidence: _Evidence, request: EvaluateRequest) -> _Draws:
     """Donors where there are two: micrographs of one are alike, and resampled alone they make intervals too narrow."""
-    donors = texts(cohort.images(lazy=False)[n.DONOR].isel({n.TILE: list(tiles.values())}))
+    donors, tiles = texts(evidence.part.tiles[n.DONOR]), evidence.part.names
     if len(set(donors)) > 1:
-        return _Draws(n.DONOR, tuple(donors), n_flips, seed)
-    return _Draws(n.TILE if len(tiles) > 1 else "", tuple(tiles), n_flips, seed)
+        return _Draws(n.DONOR, tuple(donors), request.resamples, request.seed)
+    return _Draws(n.TILE if len(tiles) > 1 else "", tuple(tiles), request.resamples, request.seed)
 
 
-def _particle_scores(
-    found: Mapping[str, Sequence[Found]], thresholds: Mapping[str, float], tiles: Sequence[str], draws: _Draws
-) -> xr.Dataset:
+def _apart(cohort: Cohort, evidence: _Evidence, request: EvaluateRequest) -> xr.Dataset:
+    def scores(run: str, at: NDArray[np.intp]) -> xr.Dataset:
+        chosen = evidence.of_run(run, at)
+        return _scores(chosen, _draws(chosen, request))
+
+    tiles = evidence.part.names
+    return seen_apart(cohort, list(evidence.found), Scored(tiles, tiles), scores)
+
+
+def _scores(evidence: _Evidence, draws: _Draws) -> xr.Dataset:
+    """Scores of particles, and of pixels for the runs that hold probabilities."""
+    found = _particle_scores(evidence, draws)
+    if not evidence.histograms:
+        return found
+    pixels = _pixel_scores(evidence, draws).reindex({n.RUN: list(evidence.found)}).transpose(n.RUN, ...)
+    return xr.merge([found, pixels], join="outer")
+
+
+def _particle_scores(evidence: _Evidence, draws: _Draws) -> xr.Dataset:
+    found, thresholds = evidence.found, evidence.thresholds
     counted = np.array([[one.counts(thresholds[run]) for one in of_run] for run, of_run in found.items()], np.int64)
-    counts = _counts(np.moveaxis(counted, -1, 0), list(found), tiles)
+    counts = _counts(np.moveaxis(counted, -1, 0), list(found), evidence.part.names)
     scores = _scored(counts, n.PARTICLE, draws)
     curves = [threshold_curve(of_run) for of_run in found.values()]
     scores[f"{n.PARTICLE}_{n.AVERAGE_PRECISION}"] = ((n.RUN,), [average_precision(curve) for curve in curves])
@@ -181,19 +233,13 @@ def _particle_scores(
     return scores
 
 
-def _pixel_scores(
-    cohort: Cohort, picks: Mapping[str, xr.Dataset], tiles: dict[str, int], draws: _Draws
-) -> xr.Dataset | None:
-    found = {run: tile_histograms(cohort, run, tiles) for run in picks if n.PIXEL_THRESHOLD in picks[run].attrs}
-    stacked = {run: np.array(list(one.values())) for run, one in found.items() if one is not None}
-    if not stacked:
-        return None
-    levels = {run: float(picks[run].attrs[n.PIXEL_THRESHOLD]) for run in stacked}
-    counted = np.array([histogram_counts(one, levels[run]) for run, one in stacked.items()])
-    counts = _counts(np.moveaxis(counted, 1, 0), list(stacked), list(tiles))
+def _pixel_scores(evidence: _Evidence, draws: _Draws) -> xr.Dataset:
+    stacked, levels = evidence.histograms, [evidence.levels[run] for run in evidence.histograms]
+    counted = np.array([histogram_counts(one, level) for one, level in zip(stacked.values(), levels, strict=True)])
+    counts = _counts(np.moveaxis(counted, 1, 0), list(stacked), evidence.part.names)
     scores = _scored(counts, n.PIXEL, draws)
     scores[f"{n.PIXEL}_{n.AUC}"] = ((n.RUN,), [float(pixel_auc(one.sum(axis=0))) for one in stacked.values()])
-    scores[n.PIXEL_THRESHOLD] = ((n.RUN,), list(levels.values()))
+    scores[n.PIXEL_THRESHOLD] = ((n.RUN,), levels)
     return scores
 
 
@@ -252,9 +298,3 @@ def _thinned(curve: Curve) -> Curve:
 
 def _padded(values: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.pad(values.astype(np.float64), (0, N_LEVELS - values.size), constant_values=np.nan)
-
-
-def _labelled(cohort: Cohort, scores: xr.Dataset, tiles: dict[str, int]) -> xr.Dataset:
-    """`scores` with donor, marker and split of each micrograph."""
-    chosen = cohort.images(lazy=False).isel({n.TILE: list(tiles.values())})
-    return scores.assign_coords({name: (n.TILE, chosen[name].values) for name in (n.DONOR, n.MARKER, n.SPLIT)})

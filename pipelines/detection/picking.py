@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,19 +12,18 @@ import xarray as xr
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, unknown_name
 from fintune_xr.metrics.detection import Found, average_precision, best_threshold, match_points, threshold_curve
-from fintune_xr.metrics.pixels import best_pixel_threshold, pixel_histogram
+from fintune_xr.metrics.omissions import left_out_lines
+from fintune_xr.metrics.pixels import N_BINS, best_pixel_threshold, pixel_histogram
 from fintune_xr.pipelines.detection.log_picker import LOG, write_log_candidates
 from fintune_xr.pixels.discs import disc_target
 from fintune_xr.pixels.real_part import tile_pixels
 from fintune_xr.store.cohort import Cohort
-from fintune_xr.store.lineage.annotations_digest import truth_digest
-from fintune_xr.store.lineage.depends_on import tiles_in, truth_doubt
+from fintune_xr.store.lineage.depends_on import quarantine_doubt, tiles_in, truth_digest, truth_doubt
 from fintune_xr.store.lineage.training_exposure import require_unseen
 from fintune_xr.store.runs.picks import peaks_of
-from fintune_xr.store.runs.run import require_done
-from fintune_xr.store.split import ALL, require_split
+from fintune_xr.store.runs.run import quarantined_of_runs, require_done
+from fintune_xr.store.split import ALL, AnnotatedPart, part_to_score
 from fintune_xr.tasks.detection import tile_points
-from fintune_xr.text import text_array, texts
 
 DISTANCE: Final = 0.5
 """How far from an annotated centre a pick still counts, as a part of the particle's diameter."""
@@ -37,31 +36,6 @@ class PickRules:
     diameter_px: float
     distance_px: float
     border_px: float
-
-
-def annotated_positions(cohort: Cohort, part: str) -> dict[str, int]:
-    """Annotated micrographs of `part` of the split, or of `all`, with their positions along `images.tile`.
-
-    Raises FintuneValueError where there is none, SplitError without a valid split.
-    """
-    if part != ALL:
-        require_split(cohort)
-    images = cohort.images(lazy=False)
-    annotated = set(cohort.annotated_tiles())
-    splits = text_array(images[n.SPLIT])
-    found = {tile: i for i, tile in enumerate(texts(images[n.TILE])) if tile in annotated and part in (ALL, splits[i])}
-    if not found:
-        raise FintuneValueError(
-            f"{cohort.url} has no annotated micrograph in part {part!r}. Annotate some and split again, or name "
-            "another part."
-        )
-    return found
-
-
-def without_left_out(tiles: Mapping[str, int], left_out: Mapping[str, Sequence[str]]) -> dict[str, int]:
-    """Those of `tiles` that no run has `left_out`."""
-    gone = {tile for of_run in left_out.values() for tile in of_run}
-    return {tile: at for tile, at in tiles.items() if tile not in gone}
 
 
 def chosen_part(picks: xr.Dataset) -> str:
@@ -80,51 +54,70 @@ def threshold_doubt(cohort: Cohort, run: str, picks: xr.Dataset) -> str:
         n.ANNOTATIONS_DIGEST: picks.attrs.get(n.ANNOTATIONS_DIGEST, ""),
     }
     told = truth_doubt(cohort, known, tiles_in(cohort, chosen))
+    told = told or quarantine_doubt(cohort, picks.attrs.get(n.LEFT_OUT, {}))
     return f"the threshold of {run!r} was chosen on part {chosen!r}, but {told}" if told else ""
 
 
-def require_searched(cohort: Cohort, run: str, candidates: xr.Dataset, tiles: dict[str, int]) -> None:
-    """Raises FintuneValueError where `run` has not looked at one of `tiles`: it would count as finding nothing."""
+def require_searched(
+    cohort: Cohort, run: str, candidates: xr.Dataset, part: AnnotatedPart, *, may_be_seen: bool = False
+) -> None:
+    """Raises FintuneValueError where `run` has not looked at a tile of `part`: it would count as finding nothing.
+
+    Raises SplitError for micrographs that its model has seen in training, unless they `may_be_seen`.
+    """
     if run in cohort.run_names():
-        require_done(run, cohort.run(run, lazy=False), cohort.images(lazy=False).isel({n.TILE: list(tiles.values())}))
-        require_unseen(cohort, run, tiles)
-    later = [tile for tile, at in tiles.items() if at >= int(candidates.attrs.get(n.N_TILES, at + 1))]
+        require_done(cohort, run, cohort.run(run, lazy=False), part.tiles)
+        if not may_be_seen:
+            require_unseen(cohort, [run], part.names)
+    places = zip(part.names, part.positions, strict=True)
+    later = [tile for tile, at in places if at >= int(candidates.attrs.get(n.N_TILES, at + 1))]
     if later:
         raise FintuneValueError(
-            f"{len(later)} of {len(tiles)} annotated micrographs ({', '.join(later[:5])}) were added after the "
+            f"{len(later)} of {len(part)} annotated micrographs ({', '.join(later[:5])}) were added after the "
             f"candidates {run!r} were made. Pick again with --model {LOG}."
         )
 
 
-def found_in(
-    cohort: Cohort, candidates: xr.Dataset, tiles: dict[str, int], *, distance_px: float, border_px: float = 0.0
+def match_candidates(
+    cohort: Cohort, candidates: xr.Dataset, part: AnnotatedPart, *, distance_px: float, border_px: float = 0.0
 ) -> list[Found]:
-    """Candidates of each of `tiles` held against its annotated particles; those near an edge are left out."""
+    """Candidates of each tile of `part` held against its annotated particles; those near an edge are left out."""
     points = cohort.annotations(lazy=False).load()
     kept = candidates.isel({n.CELL: np.flatnonzero(away_from_edges(cohort, candidates, border_px))})
     found = []
-    for tile, at in tiles.items():
-        peaks = peaks_of(kept, at)
+    for tile, at in zip(part.names, part.positions, strict=True):
+        peaks = peaks_of(kept, int(at))
         found.append(match_points(tile_points(points, tile).yx, peaks.yx, peaks.score, distance_px=distance_px))
     return found
 
 
-def tile_histograms(cohort: Cohort, run: str, tiles: dict[str, int]) -> dict[str, np.ndarray[Any, Any]] | None:
-    """Known pixels by target and probability of each of `tiles`; None where the run holds no probabilities."""
+def tile_histograms(
+    cohort: Cohort, run: str, part: AnnotatedPart, *, n_bins: int = N_BINS
+) -> dict[str, np.ndarray[Any, Any]] | None:
+    """Known pixels (2, n_bins) uint32 by target and probability of each tile of `part`; None where the run holds no
+    probabilities.
+    """
     if run not in cohort.run_names():
         return None
     stored, points = cohort.run(run, lazy=False), cohort.annotations(lazy=False).load()
     scale = float(stored[n.PROBABILITY].attrs.get("scale_factor", 1.0))
     found = {}
-    for tile, at in tiles.items():
-        probability = tile_pixels(stored, at, n.PROBABILITY) * scale
+    for tile, at in zip(part.names, part.positions, strict=True):
+        probability = tile_pixels(stored, int(at), n.PROBABILITY) * scale
         known = tile_points(points, tile)
         target = disc_target(known.yx, known.diameter_px, probability.shape)
-        found[tile] = pixel_histogram(target, np.clip(probability, 0, 1).astype(np.float64))
+        counted = pixel_histogram(target, np.clip(probability, 0, 1).astype(np.float64), n_bins=n_bins)
+        found[tile] = counted.astype(np.uint32)
     return found
 
 
 def pick_rules(cohort: Cohort, distance: float | None, border: float) -> PickRules:
+    """Rules for particles of the median annotated diameter, with `distance` and `border` in px of stored micrographs.
+
+    `distance` None is the usual part of the diameter, DISTANCE.
+
+    Raises FintuneValueError where no particle is annotated, and for lengths that are negative or not finite.
+    """
     diameters = cohort.annotations(lazy=False)[n.DIAMETER_PX].values
     if not diameters.size:
         raise FintuneValueError(f"{cohort.url}: no annotated particle tells how large particles are. Annotate some.")
@@ -136,6 +129,10 @@ def pick_rules(cohort: Cohort, distance: float | None, border: float) -> PickRul
 
 
 def make_candidates(cohort: Cohort, run: str, model: str, diameter_px: float) -> None:
+    """Writes candidates of `model`, which needs no inference, under the name `run`; particles are `diameter_px` wide.
+
+    Raises UnknownNameError for another model than LOG, FintuneValueError for a name that a run has.
+    """
     if model != LOG:
         raise unknown_name("model that picks without inference", model, [LOG])
     if run in cohort.run_names():
@@ -144,19 +141,25 @@ def make_candidates(cohort: Cohort, run: str, model: str, diameter_px: float) ->
 
 
 def chosen_threshold(cohort: Cohort, run: str, candidates: xr.Dataset, rules: PickRules, part: str) -> dict[str, Any]:
-    """The threshold of the highest F1 on `part`, what it gives there, and the same for single pixels."""
-    tiles = annotated_positions(cohort, part)
-    require_searched(cohort, run, candidates, tiles)
-    found = found_in(cohort, candidates, tiles, distance_px=rules.distance_px, border_px=rules.border_px)
+    """The threshold of the highest F1 on `part`, what it gives there, and the same for single pixels.
+
+    Micrographs that the run has in quarantine are left out, and named in LEFT_OUT.
+    """
+    judged = part_to_score(cohort, part)
+    left_out = quarantined_of_runs(cohort, [run] if run in cohort.run_names() else [], judged.names)
+    scored = judged.without(left_out)
+    require_searched(cohort, run, candidates, scored)
+    found = match_candidates(cohort, candidates, scored, distance_px=rules.distance_px, border_px=rules.border_px)
     curve = threshold_curve(found)
     threshold = best_threshold(curve)
     at = int(np.flatnonzero(curve.threshold == np.float32(threshold))[0])
     facts: dict[str, Any] = {
-        n.THRESHOLD: threshold, n.CHOSEN_ON: part, "n_micrographs": len(tiles),
+        n.THRESHOLD: threshold, n.CHOSEN_ON: part, "n_micrographs": len(scored),
         n.F1: float(curve.f1[at]), n.PRECISION: float(curve.precision[at]), n.RECALL: float(curve.recall[at]),
         n.AVERAGE_PRECISION: average_precision(curve),
     }  # fmt: skip
-    return facts | _rests_on(cohort, tiles, part) | _pixel_facts(cohort, run, tiles, part)
+    facts |= {n.LEFT_OUT: left_out} if left_out else {}
+    return facts | _rests_on(cohort, judged) | _pixel_facts(cohort, run, scored)
 
 
 def given_threshold(cohort: Cohort, run: str, threshold: float, part: str) -> dict[str, Any]:
@@ -164,40 +167,46 @@ def given_threshold(cohort: Cohort, run: str, threshold: float, part: str) -> di
     if not np.isfinite(threshold):
         raise FintuneValueError(f"--threshold: expected a number, got {threshold}")
     facts: dict[str, Any] = {n.THRESHOLD: float(np.float32(threshold)), n.CHOSEN_ON: n.GIVEN}
-    tiles = _annotated_and_done(cohort, run, part)
-    if not tiles:
+    judged, left_out = _annotated_and_searched(cohort, run, part)
+    if judged is None:
         return facts
-    of_pixels = _pixel_facts(cohort, run, tiles, part)
-    return facts | of_pixels | (_rests_on(cohort, tiles, part) if of_pixels else {})
+    of_pixels = _pixel_facts(cohort, run, judged.without(left_out))
+    if not of_pixels:
+        return facts
+    facts |= {n.LEFT_OUT: left_out} if left_out else {}
+    return facts | of_pixels | _rests_on(cohort, judged)
 
 
-def _rests_on(cohort: Cohort, tiles: dict[str, int], part: str) -> dict[str, Any]:
+def _rests_on(cohort: Cohort, part: AnnotatedPart) -> dict[str, Any]:
     """The split and the annotations that a threshold was chosen by."""
-    return {
-        n.SPLIT_DIGEST: require_split(cohort) if part != ALL else "",
-        n.ANNOTATIONS_DIGEST: truth_digest(cohort, tiles),
-    }
+    return {n.SPLIT_DIGEST: part.digest, n.ANNOTATIONS_DIGEST: truth_digest(cohort, part.names)}
 
 
-def _pixel_facts(cohort: Cohort, run: str, tiles: dict[str, int], part: str) -> dict[str, Any]:
-    """The best pixel threshold on `tiles`; nothing for a picker without probabilities, or where no particle is."""
-    histograms = tile_histograms(cohort, run, tiles)
+def _pixel_facts(cohort: Cohort, run: str, part: AnnotatedPart) -> dict[str, Any]:
+    """The best pixel threshold on `part`; nothing for a picker without probabilities, or where no particle is."""
+    histograms = tile_histograms(cohort, run, part)
     if histograms is None:
         return {}
     total = np.sum(list(histograms.values()), axis=0)
     if not total[1].any():
         return {}
-    return {n.PIXEL_THRESHOLD: best_pixel_threshold(total), n.PIXEL_CHOSEN_ON: part}
+    return {n.PIXEL_THRESHOLD: best_pixel_threshold(total), n.PIXEL_CHOSEN_ON: part.part}
 
 
-def _annotated_and_done(cohort: Cohort, run: str, part: str) -> dict[str, int]:
-    """Annotated micrographs of `part` with their positions; none without a split, or where the run lacks one."""
+def _annotated_and_searched(cohort: Cohort, run: str, part: str) -> tuple[AnnotatedPart | None, dict[str, list[str]]]:
+    """Annotated micrographs of `part`, and those in quarantine by run.
+
+    None without a split, where the run has not come to one, or has all of them in quarantine.
+    """
     images = cohort.images(lazy=False)
     if run not in cohort.run_names() or (part != ALL and not (images[n.SPLIT].values == part).any()):
-        return {}
-    tiles = annotated_positions(cohort, part)
+        return None, {}
+    found = part_to_score(cohort, part)
     states = cohort.run(run, lazy=False)[n.STATE].values
-    return tiles if all(at < states.size and states[at] == n.DONE for at in tiles.values()) else {}
+    here = [states[at] if at < states.size else n.PENDING for at in found.positions]
+    if n.PENDING in here or n.DONE not in here:
+        return None, {}
+    return found, quarantined_of_runs(cohort, [run], found.names)
 
 
 def away_from_edges(cohort: Cohort, candidates: xr.Dataset, border_px: float) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -225,4 +234,4 @@ def pick_summary(picks: xr.Dataset, n_tiles: int) -> Sequence[str]:
             f"chosen on {facts['n_micrographs']} micrographs of part {facts[n.CHOSEN_ON]}: F1 {facts[n.F1]:.3f}, "
             f"precision {facts[n.PRECISION]:.3f}, recall {facts[n.RECALL]:.3f} within {facts[n.DISTANCE_PX]:.2f} px"
         )
-    return lines
+    return [*lines, *left_out_lines(picks)]

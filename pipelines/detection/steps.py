@@ -22,8 +22,9 @@ def annotate(cohort: Cohort, source: str | Path, request: AnnotateRequest) -> Po
     """Particles of coordinate files."""
     layout = choose_point_layout(request.layout or "coordinates", pattern=request.pattern)
     report = annotate_points(
-        cohort, source, layout, reading=request.reading, restart=request.restart, dry_run=request.dry_run
-    )
+        cohort, source, layout, reading=request.particles, restart=request.restart, dry_run=request.dry_run,
+        command=request.command,
+    )  # fmt: skip
     for meaning, count in report.meanings.items():
         say(f"annotate: {count} {'table holds' if count == 1 else 'tables hold'} {meaning}")
     if report.lowest_score == report.lowest_score:
@@ -47,7 +48,7 @@ def training_tiles(
     return dict(parts), with_diameter(settings, parts[n.TRAIN], start)
 
 
-def trained(cohort: Cohort, folder: Path) -> None:
+def after_training(cohort: Cohort, folder: Path) -> None:
     """Nothing: the folder of a training says all there is."""
 
 

@@ -12,7 +12,7 @@ from distributed import Reschedule, get_worker
 
 from fintune_xr.execution.job_deadline import seconds_left
 from fintune_xr.pipelines.inference.block import BlockContext, infer_block
-from fintune_xr.pipelines.inference.one_by_one import infer_block_isolated
+from fintune_xr.pipelines.inference.one_by_one import infer_shard_one_by_one
 from fintune_xr.tasks.records import ShardPlan, ShardReceipt
 
 LOGGER = logging.getLogger(__name__)
@@ -28,9 +28,9 @@ def infer_block_in_time(plan: ShardPlan, context: BlockContext) -> ShardReceipt:
     return _in_time(infer_block, plan, context)
 
 
-def infer_block_isolated_in_time(plan: ShardPlan, context: BlockContext) -> ShardReceipt:
-    """As `infer_block_isolated`, where there is time for it."""
-    return _in_time(infer_block_isolated, plan, context)
+def infer_shard_before_deadline(plan: ShardPlan, context: BlockContext) -> ShardReceipt:
+    """As `infer_shard_one_by_one`, where there is time for it."""
+    return _in_time(infer_shard_one_by_one, plan, context)
 
 
 def _in_time(

@@ -26,8 +26,8 @@ from fintune_xr.pipelines.inference.watchdog import Watch, may_die
 from fintune_xr.pixels.tile_results import TILE_RESULTS
 from fintune_xr.settings import Settings
 from fintune_xr.store.cohort import Location, product_at
-from fintune_xr.store.runs.opened import opened_run
 from fintune_xr.store.runs.run import run_grid
+from fintune_xr.store.runs.run_context import opened_run
 from fintune_xr.store.runs.run_shard import Encoded, ShardGrid, encode_empty, encode_tile, write_run_shard
 from fintune_xr.tasks.product import Product
 from fintune_xr.tasks.records import ObjectTable, ShardPlan, ShardReceipt, TileResult
@@ -114,7 +114,9 @@ class Block:
         depth = 2 * max(self.context.batch_tiles, _pool_size())
         prepared = ahead(pool, self.prepare, self.plan.todo, depth=depth)
         predicted = self.predicted(prepared)
-        for work in ahead(pool, self.finish, predicted, depth=depth):
+        # Without pixels there is nothing to reconstruct and to encode that would be worth a thread's turn.
+        finish = map(self.finish, predicted) if self.grid is None else ahead(pool, self.finish, predicted, depth=depth)
+        for work in finish:
             finished.append(_result(work))
             self.watch.alive()
             yield work.encoded

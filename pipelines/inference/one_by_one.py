@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import Any
 
 from fintune_xr import names as n
 from fintune_xr.errors import WorkerLostError
+from fintune_xr.execution.native_faults import end_of, print_crashes
 from fintune_xr.pipelines.inference.block import SECONDS_TO_START, Block, BlockContext
 from fintune_xr.pipelines.inference.watchdog import Watch
 from fintune_xr.store.runs.run_shard import Encoded, encode_empty, write_run_shard
@@ -22,7 +22,7 @@ from fintune_xr.tasks.records import ShardPlan, ShardReceipt, TileResult
 _GRACE_S = 30.0
 
 
-def infer_block_isolated(plan: ShardPlan, context: BlockContext) -> ShardReceipt:
+def infer_shard_one_by_one(plan: ShardPlan, context: BlockContext) -> ShardReceipt:
     """Receipt of one shard of the run, once it is durable on disk, as `infer_block` gives it, only slower.
 
     A tile whose process dies, or gives no answer in time, `attempts` times is quarantined with that reason.
@@ -107,7 +107,7 @@ class _Child:
     def _cause_of_death(self) -> str:
         """What ended the process, which hangs up as its last deed."""
         try:
-            return _cause(self.process.wait(_GRACE_S))
+            return f"its process {end_of(self.process.wait(_GRACE_S))}"
         except subprocess.TimeoutExpired:
             return "its process hung up and did not end"
 
@@ -125,14 +125,9 @@ def _without_error(answer: Any) -> Any:
     return answer
 
 
-def _cause(status: int) -> str:
-    if status >= 0:
-        return f"its process ended with status {status}"
-    return f"its process was killed by {signal.Signals(-status).name}"
-
-
 def _serve(pipe: Connection) -> None:
     """Answers plans of one tile each with their result and encoded mask, until nobody asks any more."""
+    print_crashes()
     context: BlockContext = pipe.recv()
     try:
         context.load()

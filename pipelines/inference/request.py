@@ -10,21 +10,22 @@ from pydantic import Field
 
 from fintune_xr import names as n
 from fintune_xr.cluster.profile import Profile
+from fintune_xr.cohort_kinds import require_product
 from fintune_xr.datasets import SCHEMA_VERSION
 from fintune_xr.errors import FintuneValueError, RunMismatchError, SettingsError, UnknownNameError, nearest
 from fintune_xr.models.channels import ChannelSettings, with_planes
-from fintune_xr.models.checkpoints import Checkpoint
+from fintune_xr.models.checkpoints import Checkpoint, training_facts
 from fintune_xr.models.devices import CPU
 from fintune_xr.models.registry import kind_named, kinds, load_model, model_names, resolve_checkpoint
 from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.inference.block import BlockContext
 from fintune_xr.pipelines.workers.devices import device_on
-from fintune_xr.settings import Config, Settings, dotted_names, load_settings, validated
+from fintune_xr.settings import Config, Settings, dotted_names, load_settings, validate
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.ingest.participants import ID_COLUMNS
+from fintune_xr.store.lineage.learnt_scale import other_sides
 from fintune_xr.store.runs.columns import Sizes
 from fintune_xr.store.runs.run import check_run_name, run_attrs
-from fintune_xr.tasks.product import INSTANCES
 from fintune_xr.text import texts
 
 
@@ -82,7 +83,7 @@ def _of_models() -> list[str]:
 _PLANES: Final = tuple(ChannelSettings.model_fields)
 
 
-def asked_or_stored(
+def resolve_request(
     cohort: Cohort, run: str, model: str | None, settings: InferSettings, *, restart: bool
 ) -> tuple[Checkpoint, InferSettings]:
     """Checkpoint and settings asked for, or those of the stored run where nothing was said.
@@ -146,10 +147,11 @@ def run_context(
     cohort: Cohort, run: str, checkpoint: Checkpoint, settings: InferSettings, profile: Profile
 ) -> BlockContext:
     """What the blocks of a run need: settings of the model that leave no plane open, the device as workers name it."""
-    _check_counts(cohort, checkpoint)
+    _check_product(cohort, checkpoint)
     _check_batch(checkpoint, settings)
     channels = tuple(texts(cohort.images(lazy=False)[n.CHANNEL]))
     chosen = _model_settings(checkpoint, settings, channels)
+    _say_other_sides(cohort, checkpoint, chosen)
     device = device_on(profile, settings.device)
     if not checkpoint.path:
         # A model without weights costs nothing to make: what is wrong with it is said before there is a run.
@@ -167,10 +169,17 @@ def run_context(
     )
 
 
+def _say_other_sides(cohort: Cohort, checkpoint: Checkpoint, chosen: Settings) -> None:
+    """Says where the model knows another magnification, unless it is told a diameter that makes up for it."""
+    other = other_sides(cohort, training_facts(checkpoint))
+    if other and getattr(chosen, "diameter_px", None) is None:
+        say(f"infer: {checkpoint.name} {other}")
+
+
 def _model_settings(checkpoint: Checkpoint, settings: InferSettings, channels: tuple[str, ...]) -> Settings:
     """Settings of the model with its planes stated: what a record beside the weights says may change, a run may not."""
     kind = kind_named(checkpoint.kind)
-    asked = validated(kind.settings, settings.model, where=f"settings of {checkpoint.kind}")
+    asked = validate(kind.settings, settings.model, where=f"settings of {checkpoint.kind}")
     stated = with_planes(asked, channels, trained=checkpoint.channels, zeroed=checkpoint.zeroed)
     if kind.planes is not None and not checkpoint.channels and _unsaid(asked.as_dict()):
         shown, blank = (", ".join(stated.as_dict()[name]) or "none" for name in _PLANES)
@@ -203,15 +212,11 @@ def _no_model(cohort: Cohort, run: str, *, restart: bool) -> str:
     return f"{cohort.url} has no run {run!r} to continue (stored: {stored}).{nearest(run, known)} To make it, {needed}"
 
 
-def _check_counts(cohort: Cohort, checkpoint: Checkpoint) -> None:
-    """Raises FintuneValueError for a model of cells on a store that holds no counts, such as binned micrographs."""
-    dtype = cohort.images(lazy=False)[n.IMAGE].dtype
-    if kind_named(checkpoint.kind).product is INSTANCES and (dtype.kind != "u" or dtype.itemsize > 2):
-        raise FintuneValueError(
-            f"model {checkpoint.name!r} finds cells and measures counts (uint8, uint16), and {cohort.url} holds "
-            f"{dtype}. For particles of micrographs: fintune-xr train STORE --model particle_unet, or pick STORE "
-            "--model log."
-        )
+def _check_product(cohort: Cohort, checkpoint: Checkpoint) -> None:
+    """Raises FintuneValueError for a model whose runs are neither what runs of the cohort hold nor a step to it."""
+    kind = kind_named(checkpoint.kind)
+    if cohort.task.name not in kind.steps_for:
+        require_product(cohort.kind, kind.product, of=f"model {checkpoint.name!r} ({kind.name})", url=cohort.url)
 
 
 def _check_batch(checkpoint: Checkpoint, settings: InferSettings) -> None:

@@ -1,8 +1,13 @@
-"""An eye on work that may never end: the process in which it hangs is given up."""
+"""An eye on work that may never end: the process in which it hangs is given up.
+
+A thread of Python looks, and says so. It cannot where native code holds the interpreter: there faulthandler, which
+needs none, ends the process a little later and prints where it hung.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import logging
 import os
 import signal
@@ -16,13 +21,23 @@ from distributed import get_worker
 LOGGER = logging.getLogger(__name__)
 
 _LOOKS_PER_LIMIT = 10
+# How much later the process ends by faulthandler alone: in looks, and at least in seconds.
+_LOOKS_LATER, _LATER_S = 2, 1.0
 _GIVEN_UP = "%s: no progress for %g s; this process is given up. Where tiles need longer, raise tile_timeout_s."
+_STANDARD_ERROR = 2
+
+# Those that are at it: a process has a single timer of faulthandler, which runs for the one that may take longest.
+_AT_WORK: set[Watch] = set()
+_TIMER = threading.Lock()
 
 
 class Watch:
     """Kills this process where `alive` is not called for `limit_s` seconds, or for longer while `allowing` more.
 
     With `limit_s` 0 it never does.
+
+    A process whose interpreter is held by native code ends a fifth of that later, or a second, with status 1 and with
+    the stacks of its threads on standard error.
 
     A thread that hangs in a library cannot be ended in any other way. Used where somebody else takes the work
     up again: in a worker process, whose nanny starts another one, or in a child of it.
@@ -49,14 +64,19 @@ class Watch:
         """Work in which a step may take `seconds` where that is more than the limit, such as a batch of tiles."""
         self._allowed_s = max(self.limit_s, seconds)
         self.alive()
+        self._wind()
         try:
             yield
         finally:
             self.alive()
             self._allowed_s = self.limit_s
+            self._wind()
 
     def __enter__(self) -> Watch:
         if self.limit_s:
+            with _TIMER:
+                _AT_WORK.add(self)
+            self._wind()
             self._thread.start()
         return self
 
@@ -64,12 +84,31 @@ class Watch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._over.set()
+        self._wind(leaves=True)
 
     def _look(self) -> None:
         while not self._over.wait(self.limit_s / _LOOKS_PER_LIMIT):
             if self.is_overdue():
                 LOGGER.error(_GIVEN_UP, self.what, self._allowed_s)
                 os.kill(os.getpid(), signal.SIGKILL)
+            self._wind()
+
+    def ends_after_s(self) -> float:
+        """Seconds without a look after which the process ends."""
+        return self._allowed_s + max(_LATER_S, _LOOKS_LATER * self.limit_s / _LOOKS_PER_LIMIT)
+
+    def _wind(self, *, leaves: bool = False) -> None:
+        """Sets the timer anew, or stops it where the last one `leaves`."""
+        with _TIMER:
+            if self not in _AT_WORK:
+                return
+            if leaves:
+                _AT_WORK.remove(self)
+            if _AT_WORK:
+                longest = max(watch.ends_after_s() for watch in _AT_WORK)
+                faulthandler.dump_traceback_later(longest, exit=True, file=_STANDARD_ERROR)
+            else:
+                faulthandler.cancel_dump_traceback_later()
 
 
 def may_die() -> bool:

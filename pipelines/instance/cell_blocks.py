@@ -11,7 +11,7 @@ import xarray as xr
 from fintune_xr import names as n
 from fintune_xr.analysis.positivity.counting import CellBlocks
 from fintune_xr.execution.read_ahead import ahead
-from fintune_xr.store.cohort import Cohort, reading
+from fintune_xr.store.cohort import Cohort, explain_read_errors
 
 # Four stored chunks: a few MB of cells, and some ten times that while they are counted.
 CELLS_PER_BLOCK: Final = 1 << 18
@@ -22,7 +22,7 @@ def cell_blocks(cohort: Cohort, run: str, columns: Sequence[str]) -> CellBlocks:
     cells = cohort.cells(run, lazy=False)[list(columns)]
 
     def load(first: int) -> xr.Dataset:
-        with reading(f"{n.CELLS}/{run} of {cohort.url}"):
+        with explain_read_errors(f"{n.CELLS}/{run} of {cohort.url}"):
             return cells.isel({n.CELL: slice(first, first + CELLS_PER_BLOCK)}).load()
 
     def blocks() -> Iterator[xr.Dataset]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import xarray as xr
+from numpy.typing import NDArray
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
@@ -15,12 +16,13 @@ from fintune_xr.metrics.instance import match_counts
 from fintune_xr.metrics.intervals import instance_scores, score_line, scores_by_donor
 from fintune_xr.pipelines.console import progress
 from fintune_xr.pipelines.task_parts.requests import EvaluateRequest
+from fintune_xr.pipelines.task_parts.seen_apart import Scored, seen_apart
 from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.depends_on import part_rests_on, require_sources
-from fintune_xr.store.lineage.training_exposure import require_unseen, seen_tiles
+from fintune_xr.store.lineage.training_exposure import require_unseen
 from fintune_xr.store.runs.run import quarantined_of_runs, require_done, require_known_run
-from fintune_xr.store.split import ALL, AnnotatedPart, judged_part
+from fintune_xr.store.split import ALL, AnnotatedPart, part_to_score
 from fintune_xr.text import text_array, texts
 
 SHOWN = (
@@ -45,14 +47,12 @@ def evaluate_masks(cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:
         )
     require_known_run(cohort, names)
     require_sources(cohort, names)
-    part = judged_part(cohort, request.split)
+    part = part_to_score(cohort, request.split)
     left_out = quarantined_of_runs(cohort, names, part.names)
     counts = match_tiles(cohort, names, part.without(left_out), may_be_seen=part.part == ALL)
     scores = scores_by_group(counts, request.resamples, request.seed)
-    if part.part == ALL:
-        seen = {name: seen_tiles(cohort, name, part.names) for name in names}
-        scores = with_seen_apart(scores, counts, seen, n_flips=request.resamples, seed=request.seed)
-    return xr.merge([counts, scores]).assign_attrs(
+    apart = _apart(cohort, counts, request) if part.part == ALL else xr.Dataset()
+    return xr.merge([counts, scores, apart]).assign_attrs(
         {
             **{name: scores.attrs[name] for name in (n.INTERVAL_METHOD,) if name in scores.attrs},
             n.RESTS_ON: part_rests_on(cohort, part, names),
@@ -65,8 +65,12 @@ def evaluate_masks(cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:
 
 
 def mask_table(scores: xr.Dataset, *, threshold: float = 0.5) -> pd.DataFrame:
-    """One row per group and run: scores at IoU `threshold` with 95 % intervals over donors."""
+    """One row per group and run: scores at IoU `threshold` with 95 % intervals over donors.
+
+    Scores without groups are of the tiles of all markers.
+    """
     at = scores.sel({n.THRESHOLD: threshold}, method="nearest")
+    at = at if n.GROUP in at.dims else at.expand_dims({n.GROUP: [n.ALL_MARKERS]})
     rows = []
     for group in at[n.GROUP].values:
         for run in at[n.RUN].values:
@@ -83,9 +87,9 @@ def match_tiles(cohort: Cohort, names: Sequence[str], part: AnnotatedPart, *, ma
     truth = cohort.annotations(lazy=False)
     predictions = {name: cohort.run(name, lazy=False) for name in names}
     for name, run in predictions.items():
-        require_done(name, run, part.tiles)
-        if not may_be_seen:
-            require_unseen(cohort, name, part.names)
+        require_done(cohort, name, run, part.tiles)
+    if not may_be_seen:
+        require_unseen(cohort, names, part.names)
     rows = []
     with progress("evaluate", len(part)) as advance:
         for tile in part.names:
@@ -115,28 +119,12 @@ def scores_by_group(counts: xr.Dataset, n_flips: int, seed: int) -> xr.Dataset:
     return xr.concat(alike, n.GROUP, join="exact").assign_coords({n.GROUP: [name for name, _ in parts]})
 
 
-def with_seen_apart(
-    scores: xr.Dataset, counts: xr.Dataset, seen: Mapping[str, Mapping[str, str]], *, n_flips: int, seed: int
-) -> xr.Dataset:
-    """`scores` with two groups more: tiles that the model of each run has `seen`, by run, and tiles that are new to it.
+def _apart(cohort: Cohort, counts: xr.Dataset, request: EvaluateRequest) -> xr.Dataset:
+    def scores(run: str, at: NDArray[np.intp]) -> xr.Dataset:
+        return _scores(counts.sel({n.RUN: run}, drop=True).isel({n.TILE: at}), request.resamples, request.seed)
 
-    Runs have seen different tiles, so nothing is said of differences between them there. Scores are as they were where
-    no model has seen any.
-    """
-    if not any(seen.values()):
-        return scores
-    whole, tiles = scores.isel({n.GROUP: 0}, drop=True), texts(counts[n.TILE])
-    groups = [scores]
-    for name, wanted in ((n.SEEN_TILES, True), (n.NEW_TILES, False)):
-        of_runs = []
-        for run in texts(counts[n.RUN]):
-            blank = whole.sel({n.RUN: [run]}).map(lambda one: xr.full_like(one, np.nan, dtype=float))
-            where = [at for at, tile in enumerate(tiles) if (tile in seen[run]) is wanted]
-            one = _scores(counts.sel({n.RUN: run}, drop=True).isel({n.TILE: where}), n_flips, seed) if where else {}
-            of_runs.append(blank.assign({key: value.expand_dims({n.RUN: [run]}) for key, value in one.items()}))
-        both = xr.concat(of_runs, n.RUN, join="exact")
-        groups.append(both.expand_dims({n.GROUP: [name]}))
-    return xr.concat(groups, n.GROUP, join="exact", combine_attrs="override")
+    tiles = texts(counts[n.TILE])
+    return seen_apart(cohort, texts(counts[n.RUN]), Scored(tiles, tiles), scores)
 
 
 def _with_all_of(whole: xr.Dataset, part: xr.Dataset) -> xr.Dataset:

@@ -22,7 +22,7 @@ from fintune_xr.models.registry import kind_named, load_segmenter
 from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.instance.training import tiles_for_training
 from fintune_xr.pipelines.task_parts.learning import Learning
-from fintune_xr.settings import validated
+from fintune_xr.settings import validate
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.split import annotated_tiles
 from fintune_xr.text import texts
@@ -69,7 +69,7 @@ def _with_cells(tiles: AnnotatedTiles, min_cells: int) -> AnnotatedTiles:
 def _counts(tiles: AnnotatedTiles, settings: TrainSettings, checkpoint: Checkpoint) -> xr.Dataset:
     """tp, fp, fn (tile, threshold) of `tiles`, segmented one at a time."""
     kind = kind_named(checkpoint.kind).settings
-    dynamics = validated(kind, {"dynamics": settings.dynamics.as_dict()}, where=f"settings of {checkpoint.kind}")
+    dynamics = validate(kind, {"dynamics": settings.dynamics.as_dict()}, where=f"settings of {checkpoint.kind}")
     segmenter = load_segmenter(
         checkpoint, channels=tiles.channels, settings=dynamics, device=settings.device, keep=False
     )  # fmt: skip

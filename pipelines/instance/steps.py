@@ -13,7 +13,14 @@ from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.pipelines.console import say
-from fintune_xr.pipelines.task_parts.requests import AnnotateRequest, EvaluateRequest, Export, TrainingTiles
+from fintune_xr.pipelines.task_parts.requests import (
+    AnnotateRequest,
+    EvaluateRequest,
+    Export,
+    MaskReading,
+    TrainingTiles,
+)
+from fintune_xr.store.annotations.corrected_masks import CorrectedRun
 from fintune_xr.store.annotations.instance import (
     AnnotateReport,
     Taken,
@@ -22,46 +29,62 @@ from fintune_xr.store.annotations.instance import (
     plan_masks,
     stored_marks,
 )
-from fintune_xr.store.annotations.instance_layouts import (
-    DEFAULT_MASK_LAYOUT,
-    choose_mask_layout,
-    layout_of_files,
-)
-from fintune_xr.store.annotations.micrograph_frames import Reading
+from fintune_xr.store.annotations.instance_layouts import DEFAULT_MASK_LAYOUT, choose_mask_layout, layout_of_folder
 from fintune_xr.store.cohort import Cohort
-from fintune_xr.store.raw.sources import list_files
 
 
 def annotate(cohort: Cohort, source: str | Path, request: AnnotateRequest) -> AnnotateReport:
     """Masks, of which binary ones become instances by 8-connected components."""
-    if request.reading != Reading():
-        raise FintuneValueError("--diameter, --frame and --scale are about particles; this cohort has masks")
+    marks = request.masks.marks
     known = "" if request.restart else stored_marks(cohort)
-    if request.marks and known not in ("", request.marks):
+    if marks and known not in ("", marks):
         raise FintuneValueError(
-            f"--marks {request.marks}: the masks in {cohort.url} outline {known} cells. One store holds one kind; "
+            f"--marks {marks}: the masks in {cohort.url} outline {known} cells. One store holds one kind; "
             "--restart throws the stored ones away."
         )
     layout = request.layout or _found_layout(source, request)
-    chosen = choose_mask_layout(layout, pattern=request.pattern, join=request.join)
-    # A file that holds one cell holds one, in however many pieces.
-    taken = Taken("keep" if request.join else request.pieces, request.overlap)
+    chosen = choose_mask_layout(layout, pattern=request.pattern, join=request.masks.join)
+    taken = _taken(cohort, request.masks)
     if request.dry_run:
         report = plan_masks(cohort, source, chosen, taken=taken)
     else:
-        report = annotate_tiles(cohort, source, chosen, restart=request.restart, taken=taken)
-        if request.marks and cohort.has(n.ANNOTATIONS):
-            note_marks(cohort, request.marks)
+        report = annotate_tiles(cohort, source, chosen, restart=request.restart, taken=taken, command=request.command)
+        if marks and cohort.has(n.ANNOTATIONS):
+            note_marks(cohort, marks)
     if report.from_components:
         say(f"annotate: {len(report.from_components)} binary masks became instances by 8-connected components")
+    for line in _correction_lines(report, request.masks.corrects):
+        say(f"annotate: {line}")
     return report
+
+
+def _taken(cohort: Cohort, how: MaskReading) -> Taken:
+    corrects = None
+    if how.accept_unchanged and how.corrects is None:
+        raise FintuneValueError("--accept-unchanged is about masks of a run: name it with --corrects")
+    if how.corrects is not None:
+        corrects = CorrectedRun.of(cohort, how.corrects, accepts_unchanged=how.accept_unchanged)
+    return Taken(how.pieces, how.overlap, how.join, corrects)
+
+
+def _correction_lines(report: AnnotateReport, run: str | None) -> list[str]:
+    """What was changed in the masks of a run, over all tiles that came back."""
+    found = list(report.corrected.values())
+    if not found:
+        return []
+    totals = {name: sum(getattr(one, name) for one in found) for name in ("n_px", "n_reshaped", "n_added", "n_removed")}
+    return [
+        f"{len(found)} tile(s) corrected from run {run}: {totals['n_px']:,} px of other objects than before; objects "
+        f"added: {totals['n_added']:,}, removed: {totals['n_removed']:,}, reshaped: {totals['n_reshaped']:,}, left as "
+        f"they were: {sum(one.n_kept for one in found):,}"
+    ]
 
 
 def _found_layout(source: str | Path, request: AnnotateRequest) -> str:
     """The layout of label images, or that of another tool where the folder holds files of it and no label image."""
     if request.pattern is not None:
         return DEFAULT_MASK_LAYOUT
-    found = layout_of_files(list_files(source))
+    found = layout_of_folder(source)
     if found.name != DEFAULT_MASK_LAYOUT:
         say(f"annotate: no label images there; read with layout {found.name}: {found.about}")
     return found.name
@@ -76,7 +99,7 @@ def training_tiles(
     return {part: tiles_for_training(cohort, part, markers) for part in (n.TRAIN, n.VAL)}, settings
 
 
-def trained(cohort: Cohort, folder: Path) -> None:
+def after_training(cohort: Cohort, folder: Path) -> None:
     """Nothing: the folder of a training says all there is."""
 
 

@@ -30,7 +30,7 @@ _UNKNOWN: Final = -1
 _COUNTS: Final = (n.N_ALL, n.N_POSITIVE, n.TRUE_ALL, n.TRUE_POSITIVE, n.TP, n.FP, n.FN)
 
 
-def validated(cohort: Cohort, run: str) -> xr.Dataset | None:
+def validate_rules(cohort: Cohort, run: str) -> xr.Dataset | None:
     """Counts (rule, tile) of a run beside those of annotated tiles, stored under `validation/<run>`.
 
     Made anew where runs, rules or annotations are others than they were. None where nobody has said what the masks

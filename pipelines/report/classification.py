@@ -14,7 +14,7 @@ from fintune_xr.analysis.report.classification.sections import (
     volumes_section,
 )
 from fintune_xr.analysis.report.contents import Section, Stale
-from fintune_xr.metrics.left_out import left_out_lines
+from fintune_xr.metrics.omissions import left_out_lines
 from fintune_xr.pipelines.classification.evaluate import class_lines, class_table, ranks_of
 from fintune_xr.pipelines.classification.leaderboard import is_floor
 from fintune_xr.pipelines.classification.pretraining import pretraining_lines
@@ -24,7 +24,7 @@ from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.ingest.participants import parts_not_recommended, study_groups
 from fintune_xr.store.ingest.volume_summary import volume_summary
 from fintune_xr.store.lineage.depends_on import doubt, tiles_in
-from fintune_xr.store.split import judging_part
+from fintune_xr.store.split import default_part
 from fintune_xr.text import texts
 
 
@@ -65,7 +65,7 @@ def _classes(cohort: Cohort) -> ClassContents:
             stale.append(stale_scores(cohort, part, found, reason))
         else:
             stored[part] = found
-    judge = judging_part(cohort) if stored else n.TEST
+    judge = default_part(cohort) if stored else n.TEST
     parts = shown_order(list(stored), judge)
     runs = texts(stored[parts[0]][n.RUN]) if parts else []
     return ClassContents(

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from fintune_xr import names as n
-from fintune_xr.analysis.report.studies.benchmark import HYBRID
 from fintune_xr.pixels.real_part import real_part
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.text import texts
@@ -62,7 +61,7 @@ def _cut(cohort: Cohort, found: xr.Dataset, tile: xr.Dataset, name: str) -> xr.D
     rows, columns = busiest_window(truth, WINDOW_PX)
     window = {n.Y: rows, n.X: columns}
     marker, runs = str(tile[n.MARKER].item()), dict(found.attrs["runs"])
-    runs[HYBRID] = runs[found.attrs[HYBRID][marker]]
+    runs[n.HYBRID] = runs[found.attrs[n.HYBRID][marker]]
     masks = [cohort.run(run, lazy=False)[n.MASK].sel({n.TILE: name}).isel(window).values for run in runs.values()]
     height, width = truth[rows, columns].shape
     return xr.Dataset(

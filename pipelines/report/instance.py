@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -13,7 +13,7 @@ from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.analysis.bootstrap import DONORS_THRESHOLD, OF_DONORS
 from fintune_xr.analysis.comparison import HIGH, LOW, compare_runs, summarise, without_few
-from fintune_xr.analysis.published import STUDY_MARKERS, published_segmentation
+from fintune_xr.analysis.reference_figures import STUDY_MARKERS, published_segmentation
 from fintune_xr.analysis.report.contents import Section, Stale, Study
 from fintune_xr.analysis.report.instance.scores import RunScores, segmentation_section, study_sections
 from fintune_xr.analysis.report.sections.associations import (
@@ -23,18 +23,24 @@ from fintune_xr.analysis.report.sections.associations import (
     ratio_section,
 )
 from fintune_xr.analysis.report.sections.cohort import examples_section
+from fintune_xr.analysis.report.sections.group_tests import group_section
 from fintune_xr.analysis.report.sections.positivity import positivity_section
 from fintune_xr.analysis.report.sections.quality import quality_section
+from fintune_xr.analysis.report.sections.readouts import readout_section
 from fintune_xr.analysis.report.sections.statistics import Statistics
-from fintune_xr.errors import FintuneError
+from fintune_xr.errors import FintuneError, StoreUnreachableError
 from fintune_xr.metrics.donor_tests import MIN_DONORS
 from fintune_xr.pipelines.instance.validation import stored_validation
 from fintune_xr.pipelines.report.signals import judged_tiles, run_signals, shown_runs
 from fintune_xr.pipelines.report.stale import evaluated_part, stale_scores
 from fintune_xr.pipelines.report.stored_studies import stored_studies
 from fintune_xr.pipelines.steps.associate import association_doubt
+from fintune_xr.pipelines.steps.clinical_table import associate_command
+from fintune_xr.pipelines.steps.group_tests import group_doubt
 from fintune_xr.pipelines.steps.positivity import tells_positives
 from fintune_xr.pipelines.steps.qc import labelled_quality
+from fintune_xr.pipelines.steps.readout import readout_doubt
+from fintune_xr.schema import DatasetSchema
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.depends_on import doubt, runs_doubt, tiles_in
 from fintune_xr.store.lineage.tile_counts import active_rule
@@ -58,6 +64,8 @@ def cell_sections(cohort: Cohort, baseline: str) -> tuple[Section, ...]:
         *study_sections(studies),
         tiles_section(cohort),
         *statistics_sections(cohort, baseline),
+        readouts_section(cohort),
+        groups_section(cohort),
     )
 
 
@@ -74,6 +82,42 @@ def tiles_section(cohort: Cohort) -> Section:
     analysis = cohort.analysis().load() if cohort.has(n.ANALYSIS) else None
     shown = None if analysis is None or association_doubt(cohort, analysis) else analysis
     return quality_section(labelled_quality(cohort, stored), shown)
+
+
+def readouts_section(cohort: Cohort) -> Section:
+    """Readouts that are of the store as it is now; the others are out of date, each with its own reason."""
+    current, stale = _current(cohort, _StoredOf(n.READOUTS, datasets.READOUTS, readout_doubt, "the readout"))
+    return replace(readout_section(current), stale=stale)
+
+
+def groups_section(cohort: Cohort) -> Section:
+    """Tests of groups that are of the store as it is now; the others are out of date, each with its own reason."""
+    kind = _StoredOf(n.GROUP_TESTS, datasets.GROUP_TESTS, group_doubt, "the groups of donors by the readout")
+    current, stale = _current(cohort, kind)
+    return replace(group_section(current), stale=stale)
+
+
+@dataclass(frozen=True, slots=True)
+class _StoredOf:
+    """Results under `path`, one for each readout: what doubts them, and what they are called."""
+
+    path: str
+    schema: DatasetSchema
+    doubt: Callable[[Cohort, xr.Dataset], str]
+    what: str
+
+
+def _current(cohort: Cohort, kind: _StoredOf) -> tuple[dict[str, xr.Dataset], tuple[Stale, ...]]:
+    """What is of the store as it is now, by readout, and what is not."""
+    current, stale = {}, []
+    for name in cohort.names_under(kind.path):
+        stored = cohort.read(f"{kind.path}/{name}", kind.schema).load()
+        asked, reason = str(stored.attrs[n.READOUT]), kind.doubt(cohort, stored)
+        if reason:
+            stale.append(Stale(f"{kind.what} {asked}", reason, associate_command(stored)))
+        else:
+            current[asked] = stored
+    return current, tuple(stale)
 
 
 def statistics_sections(cohort: Cohort, baseline: str) -> tuple[Section, ...]:
@@ -111,7 +155,7 @@ def run_scores(cohort: Cohort, baseline: str) -> tuple[RunScores, tuple[Stale, .
     return found, ()
 
 
-# Groups of scores that are none of one marker.
+# Groups of scores that are none of one marker; older scores have those of seen tiles among them.
 _NO_MARKERS: Final = (n.ALL_MARKERS, n.SEEN_TILES, n.NEW_TILES)
 _OF_DONORS: Final = ("positivity", "ratios", "associations", "bootstrap", "comparison")
 _StaleBySection = dict[str, tuple[Stale, ...]]
@@ -125,7 +169,7 @@ def _statistics(cohort: Cohort, baseline: str) -> tuple[Statistics, _StaleBySect
     reason = association_doubt(cohort, analysis)
     if reason:
         what = "donor ratios, their associations with outcomes, and their stability"
-        stale = Stale(what, reason, "fintune-xr associate STORE --clinical CSV")
+        stale = Stale(what, reason, associate_command(analysis))
         return Statistics(), dict.fromkeys(_OF_DONORS, (stale,))
     runs = texts(analysis[n.RUN])
     stability, old = _stability(cohort, analysis, baseline)
@@ -155,6 +199,8 @@ def _counted_alone(cohort: Cohort) -> tuple[Statistics, _StaleBySection]:
     for run in cohort.names_under(n.POSITIVITY):
         try:
             rules[run] = active_rule(cohort, run)
+        except StoreUnreachableError:
+            raise
         except FintuneError as error:
             command = f"fintune-xr positivity STORE --run {run}"
             stale.append(Stale(f"the positive cells of run {run}", str(error), command))

@@ -21,8 +21,8 @@ from fintune_xr.errors import StoreWriteError, unknown_name
 from fintune_xr.execution.whole_file import whole_file, write_errors
 from fintune_xr.pipelines.report.classification import volume_sections
 from fintune_xr.pipelines.report.detection import particle_sections
+from fintune_xr.pipelines.report.extra_files import lines_by_verb
 from fintune_xr.pipelines.report.instance import cell_sections
-from fintune_xr.pipelines.report.passed_over import passed_over
 from fintune_xr.pipelines.report.semantic import tissue_sections
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.runs.run import run_attrs
@@ -49,7 +49,7 @@ def report(store: str | Path, *, out: str | Path | None = None, baseline: str | 
     Raises UnknownNameError for a baseline that is no run, StoreWriteError where the file cannot be written or its
     folder does not exist.
     """
-    cohort = open_cohort(store).with_images()
+    cohort = open_cohort(store).opened_once()
     path = Path(out) if out is not None else _default_path(cohort)
     if not path.parent.is_dir():
         raise StoreWriteError(f"--out {path}: there is no folder {path.parent}. Make it, or name another --out")
@@ -75,7 +75,7 @@ def report_sections(cohort: Cohort, *, baseline: str = "") -> tuple[Section, ...
     annotated = tuple(cohort.annotated_tiles()) if cohort.has(n.ANNOTATIONS) else ()
     return (
         cohort_section(cohort.images(lazy=False), annotated),
-        quarantine_section(cohort.quarantine().load(), passed_over(cohort)),
+        quarantine_section(cohort.quarantine().load(), lines_by_verb(cohort)),
         *SECTIONS[cohort.task.name](cohort, baseline),
         provenance_section(_provenance(cohort)),
     )

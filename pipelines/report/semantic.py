@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Final
 
@@ -10,28 +11,30 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from fintune_xr import names as n
-from fintune_xr.analysis.report.contents import Section, Stale
+from fintune_xr.analysis.report.contents import Section, Stale, Study
 from fintune_xr.analysis.report.instance.scores import study_sections
+from fintune_xr.analysis.report.semantic.benchmark import class_benchmark_study
+from fintune_xr.analysis.report.semantic.coarser import COMMAND, coarser_section
 from fintune_xr.analysis.report.semantic.details import (
     balance_section,
     confusion_section,
     examples_section,
     spread_section,
 )
-from fintune_xr.analysis.report.semantic.prompted import prompted_section, regions_section
+from fintune_xr.analysis.report.semantic.prompts import prompted_section, regions_section
 from fintune_xr.analysis.report.semantic.scores import ClassScores, scores_section
 from fintune_xr.models.checkpoints import COLLAPSED_EPOCHS
 from fintune_xr.pipelines.report.stale import evaluated_part, stale_scores
 from fintune_xr.pipelines.report.stored_studies import budget_studies
-from fintune_xr.pipelines.semantic.annotated import patches_of
 from fintune_xr.pipelines.semantic.evaluate import class_runs
+from fintune_xr.pipelines.semantic.patches import patches_of
 from fintune_xr.pixels.pixel_side import sides_um
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.annotated_legend import annotated_legend
 from fintune_xr.store.lineage.depends_on import doubt, tiles_in
 from fintune_xr.store.runs.run import run_attrs
-from fintune_xr.store.split import judged_part
-from fintune_xr.tasks.class_map import confirmed_clashes, stored_class_map
+from fintune_xr.store.split import part_to_score
+from fintune_xr.tasks.class_map import confirmed_clashes, joined_codes, stored_class_map
 from fintune_xr.tasks.semantic import CLASS_BALANCE
 from fintune_xr.text import texts
 
@@ -48,10 +51,48 @@ def tissue_sections(cohort: Cohort, baseline: str) -> tuple[Section, ...]:
         replace(scores_section(contents), stale=stale),
         confusion_section(contents.scores),
         spread_section(contents.scores),
+        _coarser(cohort, baseline),
         _prompted(cohort),
         _regions(cohort),
-        *(one for one in study_sections({n.BUDGET: tuple(budget_studies(cohort))}) if one.key == n.BUDGET),
+        *_studies(cohort),
     )
+
+
+def _studies(cohort: Cohort) -> list[Section]:
+    """The comparison of models and the label budget."""
+    stored = {n.BENCHMARK: tuple(_benchmark(cohort)), n.BUDGET: tuple(budget_studies(cohort))}
+    return [one for one in study_sections(stored) if one.key in stored]
+
+
+def _benchmark(cohort: Cohort) -> Iterator[Study | Stale]:
+    if not cohort.has(n.BENCHMARK_PATH):
+        return
+    found = cohort.read(n.BENCHMARK_PATH).load()
+    path = f"{n.BENCHMARK_PATH}_{n.COARSER}"
+    # Where the study has no coarser classes any more, those of an earlier one lie there yet.
+    has_coarser = bool(found.attrs[n.PROVENANCE]["settings"][n.COARSER]) and cohort.has(path)
+    coarser = cohort.read(path).load() if has_coarser else None
+    reasons = [doubt(cohort, one, tiles_in(cohort, n.TEST)) for one in (found, coarser) if one is not None]
+    if any(reasons):
+        yield Stale(f"the ways to train, {n.BENCHMARK_PATH}", max(reasons), "fintune-xr benchmark STORE prefix=NEW-")
+        return
+    yield class_benchmark_study(found, coarser)
+
+
+def _coarser(cohort: Cohort, baseline: str) -> Section:
+    """Scores under coarser classes that are those of the store as it is; the others are named."""
+    shown, stale = [], []
+    for name in cohort.names_under(n.METRICS):
+        if not name.startswith(n.COARSER_PREFIX):
+            continue
+        part = name.rpartition("_")[2]
+        stored = cohort.metrics(name).load()
+        reason = doubt(cohort, stored, tiles_in(cohort, part))
+        if reason:
+            stale.append(Stale(f"coarser classes, {name}", reason, f"{COMMAND} --split {part}"))
+        else:
+            shown.append(_contents(cohort, stored, part, baseline))
+    return replace(coarser_section(shown), stale=tuple(stale))
 
 
 def _prompted(cohort: Cohort) -> Section:
@@ -85,16 +126,21 @@ def _scores(cohort: Cohort, baseline: str) -> tuple[ClassScores, tuple[Stale, ..
     reason = doubt(cohort, stored, tiles_in(cohort, part))
     if reason:
         return nothing, (stale_scores(cohort, part, stored, reason),)
-    class_map = stored_class_map(stored.attrs)
+    return _contents(cohort, stored, part, baseline), ()
+
+
+def _contents(cohort: Cohort, stored: xr.Dataset, part: str, baseline: str) -> ClassScores:
+    """Scores of runs of the store with what must be known to read them."""
     known = texts(stored[n.RUN])
+    class_map, legend = stored_class_map(stored.attrs), annotated_legend(cohort)
     return ClassScores(
         scores=stored,
         part=part,
         baseline=baseline if baseline in known else known[0],
         n_donors=len(set(texts(stored[n.DONOR]))),
-        clashes=confirmed_clashes(class_map, annotated_legend(cohort)),
+        clashes=(*confirmed_clashes(class_map, legend), *joined_codes(class_map, legend)),
         collapsed={run: told for run in known if (told := _collapse(cohort, run))},
-    ), ()
+    )
 
 
 def _collapse(cohort: Cohort, run: str) -> str:
@@ -127,7 +173,7 @@ def _examples(cohort: Cohort, contents: ClassScores) -> list[dict[str, Any]]:
         return []
     class_map = stored_class_map(scores.attrs)
     # Positions of scores are those of the tiles that were scored.
-    scored = judged_part(cohort, contents.part).without(scores.attrs.get(n.LEFT_OUT, {}))
+    scored = part_to_score(cohort, contents.part).without(scores.attrs.get(n.LEFT_OUT, {}))
     patches = patches_of(cohort, scored.tiles)
     runs = {run: cohort.run(run, lazy=False) for run in texts(scores[n.RUN]) if run in class_runs(cohort)}
     images = cohort.images(lazy=False)

@@ -8,15 +8,15 @@ from typing import Any
 import xarray as xr
 
 from fintune_xr import names as n
-from fintune_xr.analysis.published import STUDY_MARKERS
+from fintune_xr.analysis.reference_figures import STUDY_MARKERS
 from fintune_xr.analysis.report.contents import Stale, Study
 from fintune_xr.analysis.report.studies.benchmark import benchmark_study
 from fintune_xr.analysis.report.studies.budget import budget_study
 from fintune_xr.analysis.report.studies.gate import gate_study
 from fintune_xr.analysis.report.studies.sweep import sweep_study
-from fintune_xr.errors import FintuneError
+from fintune_xr.errors import FintuneError, StoreUnreachableError
 from fintune_xr.pipelines.report.gallery import benchmark_gallery
-from fintune_xr.pipelines.studies.gate import counted
+from fintune_xr.pipelines.studies.gate import counts_digest
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.depends_on import doubt, tiles_in, truth_doubt
 from fintune_xr.store.lineage.tile_counts import tile_counts
@@ -57,7 +57,9 @@ def _gate_doubt(cohort: Cohort, found: xr.Dataset, run: str, part: str) -> str:
     if told:
         return told
     try:
-        now = counted(cohort, tile_counts(cohort, [run]))
+        now = counts_digest(cohort, tile_counts(cohort, [run]))
+    except StoreUnreachableError:
+        raise
     except FintuneError as error:
         return str(error)
     return "cells, donors or outcomes are others now" if found.attrs[n.RESTS_ON][n.COUNTED] != now else ""

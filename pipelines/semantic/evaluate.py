@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -22,16 +23,18 @@ from fintune_xr.metrics.semantic import (
     spread,
 )
 from fintune_xr.pipelines.console import progress, say
-from fintune_xr.pipelines.semantic.annotated import patches_of, store_balance
+from fintune_xr.pipelines.semantic.patches import patches_of, store_balance
 from fintune_xr.pipelines.task_parts.requests import EvaluateRequest
+from fintune_xr.pipelines.task_parts.seen_apart import Scored, seen_apart
 from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.annotated_legend import annotated_legend
 from fintune_xr.store.lineage.depends_on import part_rests_on
 from fintune_xr.store.lineage.training_exposure import require_unseen
 from fintune_xr.store.runs.run import quarantined_of_runs, require_done, require_known_run
-from fintune_xr.store.split import AnnotatedPart, judged_part
-from fintune_xr.tasks.class_map import ClassMap, check_class_map, stored_class_map
+from fintune_xr.store.split import ALL, AnnotatedPart, part_to_score
+from fintune_xr.tasks.class_map import IGNORED, ClassMap, check_class_map, stored_class_map
+from fintune_xr.tasks.coarser import CoarserClasses, coarser_classes
 from fintune_xr.tasks.product import CLASSES
 from fintune_xr.tasks.semantic import SIZE_BIN_NAMES
 from fintune_xr.text import texts
@@ -48,10 +51,12 @@ def evaluate_classes(cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:
 
     `perclass_dice_image_mean` is what runs are compared by. Only pixels that are not ignored count; tiles without any
     have no score, and their number is the attribute `n_ignored_tiles`; those that one of the runs has in quarantine are
-    left out for all of them, and named in the attribute LEFT_OUT. The balance of classes is stored beside.
+    left out for all of them, and named in the attribute LEFT_OUT. The balance of classes is stored beside, but for
+    scores under coarser classes: those hold in the attribute COARSER the codes of each, and runs of different classes
+    may stand in them together.
 
     Raises UnknownNameError for a run that is not there, FintuneValueError where runs are of different classes, have not
-    come to a tile yet, or have learnt from one.
+    come to a tile yet, or have learnt from one; SettingsError where a finer class has no place among the coarser ones.
     """
     names = list(request.runs) or class_runs(cohort)
     if not names:
@@ -59,20 +64,24 @@ def evaluate_classes(cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:
             f"{cohort.url} has no run of classes to evaluate. Run: fintune-xr infer {cohort.url} --run R --model M"
         )
     require_known_run(cohort, names)
-    part = judged_part(cohort, request.split)
-    class_map = shared_class_map(cohort, names)
+    part = part_to_score(cohort, request.split)
+    counting = _counting(cohort, names, request)
+    class_map = counting.class_map
     left_out = quarantined_of_runs(cohort, names, part.names)
     scored = part.without(left_out)
-    counted = _confusions(cohort, names, scored, class_map)
+    counted = _confusions(cohort, names, scored, counting)
     scores = _scores(counted[n.CONFUSION], request)
-    store_balance(cohort, class_map)
+    apart = _apart(cohort, counted[n.CONFUSION], request) if part.part == ALL else xr.Dataset()
+    if counting.coarser is None:
+        store_balance(cohort, class_map)
     n_ignored = int((counted[n.CONFUSION].isel({n.RUN: 0}).sum([n.TRUTH, n.PREDICTED]) == 0).sum())
     if n_ignored:
         say(f"evaluate: {n_ignored} of {len(scored)} tiles have no pixel that counts, and no score")
-    return xr.merge([counted, scores]).assign_attrs(
+    return xr.merge([counted, scores, apart]).assign_attrs(
         {
             n.INTERVAL_METHOD: STUDENT_T,
             n.CLASS_MAP: class_map.as_dict(),
+            **({} if counting.coarser is None else {n.COARSER: counting.coarser.as_dict()}),
             "n_ignored_tiles": n_ignored,
             n.RESTS_ON: part_rests_on(cohort, part, names),
             n.LEFT_OUT: left_out,
@@ -81,6 +90,14 @@ def evaluate_classes(cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:
             ),
         }
     )
+
+
+def _apart(cohort: Cohort, matrices: xr.DataArray, request: EvaluateRequest) -> xr.Dataset:
+    def scores(run: str, at: NDArray[np.intp]) -> xr.Dataset:
+        return _scores(matrices.sel({n.RUN: [run]}).isel({n.TILE: at}), request)
+
+    tiles = texts(matrices[n.TILE])
+    return seen_apart(cohort, texts(matrices[n.RUN]), Scored(tiles, tiles), scores)
 
 
 def class_runs(cohort: Cohort) -> list[str]:
@@ -106,7 +123,8 @@ def shared_class_map(cohort: Cohort, runs: Sequence[str]) -> ClassMap:
     if other:
         raise FintuneValueError(
             f"runs of different classes cannot be compared: {runs[0]} has {', '.join(first.names)}, {other[0]} has "
-            f"{', '.join(maps[other[0]].names)} or other codes. Evaluate them apart: --run."
+            f"{', '.join(maps[other[0]].names)} or other codes. Evaluate them apart: --run; or under classes that both "
+            "are made of: --coarser."
         )
     return check_class_map(first, annotated_legend(cohort))
 
@@ -127,28 +145,52 @@ def with_interval(one: xr.Dataset, name: str) -> str:
     return "–" if np.isnan(float(one[name])) else score_line(one, name)
 
 
-def _confusions(cohort: Cohort, names: Sequence[str], part: AnnotatedPart, class_map: ClassMap) -> xr.Dataset:
+@dataclass(frozen=True, eq=False)
+class _Counting:
+    """How labels are counted: label of each code (256,) of the annotations, and of each label (256,) of a run."""
+
+    class_map: ClassMap
+    of_code: NDArray[np.uint8]
+    of_run: Mapping[str, NDArray[np.uint8]]
+    coarser: CoarserClasses | None = None
+
+
+def _counting(cohort: Cohort, names: Sequence[str], request: EvaluateRequest) -> _Counting:
+    """Each run under its own classes, which all share, or under the coarser ones that were stated."""
+    legend = annotated_legend(cohort)
+    if not request.coarser:
+        shared = shared_class_map(cohort, names)
+        same = np.arange(IGNORED + 1).astype(np.uint8)
+        return _Counting(shared, shared.lookup(legend.ignored), dict.fromkeys(names, same))
+    finer = {name: run_class_map(cohort, name) for name in names}
+    coarser = coarser_classes(request.coarser, finer, legend)
+    of_run = {name: coarser.run_lookup(one) for name, one in finer.items()}
+    return _Counting(coarser.class_map, coarser.truth_lookup(legend.ignored), of_run, coarser)
+
+
+def _confusions(cohort: Cohort, names: Sequence[str], part: AnnotatedPart, counting: _Counting) -> xr.Dataset:
     """Confusion (run, tile, truth, predicted) and small pieces (run, tile, class, size bin); a tile in memory."""
     runs = {name: cohort.run(name, lazy=False) for name in names}
     for name, run in runs.items():
-        require_done(name, run, part.tiles)
-        require_unseen(cohort, name, part.names)
+        require_done(cohort, name, run, part.tiles)
+    if part.part != ALL:
+        require_unseen(cohort, names, part.names)
     patches = patches_of(cohort, part.tiles)
     places = {name: _places(run, patches.names) for name, run in runs.items()}
-    n_classes, n_tiles = class_map.n_classes, len(patches)
+    n_classes, n_tiles = counting.class_map.n_classes, len(patches)
     matrices = np.zeros((len(names), n_tiles, n_classes + 1, n_classes + 1), np.int64)
     pieces, found = (np.zeros((len(names), n_classes, len(SIZE_BIN_NAMES)), np.int64) for _ in range(2))
     with progress("evaluate", n_tiles) as advance:
         for at in range(n_tiles):
-            truth = patches.labels(at, class_map)
+            truth = counting.of_code[patches.read_codes(at)]
             for r, name in enumerate(names):
-                predicted = _predicted(runs[name], places[name][at], truth.shape)
+                predicted = counting.of_run[name][_predicted(runs[name], places[name][at], truth.shape)]
                 matrices[r, at] = confusion(truth, predicted, n_classes)
                 there, hit = small_pieces(truth, predicted, n_classes)
                 pieces[r] += there
                 found[r] += hit
             advance(1)
-    labels = [n.REST, *class_map.names]
+    labels = [n.REST, *counting.class_map.names]
     size_dims = (n.RUN, n.CLASS, n.SIZE_BIN)
     return xr.Dataset(
         {

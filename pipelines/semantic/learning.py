@@ -20,7 +20,7 @@ from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.models.classes.settings import ClassSettings
 from fintune_xr.models.registry import load_model
 from fintune_xr.models.semantic_unet.kind import SEMANTIC_UNET
-from fintune_xr.pipelines.semantic.annotated import patches_for_training, require_classes, stated_class_map
+from fintune_xr.pipelines.semantic.patches import patches_for_training, require_classes, stated_class_map
 from fintune_xr.pipelines.task_parts.learning import Learning
 from fintune_xr.store.annotations.class_patches import AnnotatedPatches
 from fintune_xr.store.cohort import Cohort

@@ -17,14 +17,15 @@ from fintune_xr.metrics.intervals import sum_over, with_donor_intervals
 from fintune_xr.metrics.regions import region_scores
 from fintune_xr.models.clip.kind import Embedder
 from fintune_xr.models.clip.scoring import Ensemble
-from fintune_xr.pipelines.console import progress
-from fintune_xr.pipelines.semantic.annotated import patches_of
+from fintune_xr.pipelines.console import progress, say
+from fintune_xr.pipelines.semantic.patches import patches_of
 from fintune_xr.pixels.regions import Region, Which, crop, majority, pieces_of_classes, regions_of_instances
 from fintune_xr.settings import Settings
 from fintune_xr.store.annotations.class_patches import AnnotatedPatches
 from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.lineage.training_exposure import unseen_tiles
 from fintune_xr.store.split import annotated_tiles
-from fintune_xr.tasks.class_map import IGNORED, ClassMap
+from fintune_xr.tasks.class_map import IGNORED, ClassMap, StatedClasses
 from fintune_xr.tasks.product import CLASSES, INSTANCES
 from fintune_xr.text import texts
 
@@ -34,7 +35,7 @@ TRUTH: str = "truth"
 class ClassifySettings(Settings):
     """Which regions are looked at, and how sentences make classes."""
 
-    classes: ClassMap | None = Field(
+    classes: StatedClasses = Field(
         default=None, description="Classes of the regions; default: those agreed on for the data, or of the run."
     )
     which: Which = Field(default="largest", description="The largest piece of each class and image, or all.")
@@ -110,6 +111,9 @@ class _Maps:
         if product not in (CLASSES, INSTANCES):
             raise FintuneValueError(f"run {source!r} holds neither classes nor instances, so no regions; name another")
         self._run, self._is_classes = cohort.run(source, lazy=False), product is CLASSES
+        if self._is_classes:
+            # Its labels are those of its own classes, whichever its regions are held against.
+            self._n_classes = self._run.sizes[n.CLASS]
         place = {name: i for i, name in enumerate(texts(self._run[n.TILE]))}
         self._places = [place[name] for name in patches.names]
         pending = [name for name, at in zip(patches.names, self._places, strict=True)
@@ -150,13 +154,34 @@ def probe_scores(found: FoundRegions, split: Sequence[str], n_classes: int, seed
     return scores
 
 
-def scored(stored: xr.Dataset, settings: ClassifySettings) -> xr.Dataset:
-    """Confusion (truth, predicted) and scores of the regions that have a class, with intervals over donors.
+def new_tiles(cohort: Cohort, source: str, tiles: Sequence[str]) -> list[str]:
+    """Those of `tiles` that are new to whatever drew the regions; says how many are not.
+
+    Pieces that a network draws on tiles that taught it are cleaner than those that it draws elsewhere.
+
+    Raises SplitError where none is new.
+    """
+    if source == TRUTH:
+        return [*tiles]
+    found = unseen_tiles(cohort, source, tiles)
+    if not found:
+        raise SplitError(
+            f"all {len(tiles)} annotated tiles taught or chose the model of run {source!r}: none can judge it"
+        )
+    if len(found) < len(tiles):
+        n_seen = len(tiles) - len(found)
+        say(f"classify: regions of {n_seen} tiles that taught or chose the model of {source} are not judged")
+    return found
+
+
+def score_regions(stored: xr.Dataset, settings: ClassifySettings, judging: Sequence[str]) -> xr.Dataset:
+    """Confusion (truth, predicted) and scores of regions of tiles `judging` that have a class; intervals over donors.
 
     With a probe the train part, which it has seen, is left out.
     """
     classes = texts(stored[n.CLASS])
-    counted = (stored[n.REGION_TRUTH].values >= 1) & (stored[n.REGION_TRUTH].values <= len(classes))
+    counted = np.isin(np.array(texts(stored[n.TILE])), list(judging))
+    counted &= (stored[n.REGION_TRUTH].values >= 1) & (stored[n.REGION_TRUTH].values <= len(classes))
     if settings.probe != "none":
         counted &= stored[n.SPLIT].values != n.TRAIN
     if not counted.any():

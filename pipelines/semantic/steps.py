@@ -18,7 +18,7 @@ from fintune_xr.store.cohort import Cohort
 
 def annotate(cohort: Cohort, source: str | Path, request: AnnotateRequest) -> ClassMasksReport:
     """Class masks with the legend of their codes."""
-    from fintune_xr.pipelines.semantic.annotating import annotate_tissue
+    from fintune_xr.pipelines.semantic.annotate import annotate_tissue
 
     return annotate_tissue(cohort, source, request)
 
@@ -28,7 +28,7 @@ def training_tiles(
 ) -> TrainingTiles:  # fmt: skip
     """Patches of the parts train and val; settings with the classes stated, which fit the legend."""
     from fintune_xr.finetune.semantic.tiles import with_class_pixels
-    from fintune_xr.pipelines.semantic.annotated import patches_for_training, require_classes, stated_class_map
+    from fintune_xr.pipelines.semantic.patches import patches_for_training, require_classes, stated_class_map
 
     class_map = stated_class_map(cohort, settings.classes)
     parts = {part: patches_for_training(cohort, part, markers) for part in (n.TRAIN, n.VAL)}
@@ -36,7 +36,7 @@ def training_tiles(
     return dict(parts), with_class_pixels(settings.model_copy(update={n.CLASSES: class_map}), parts[n.TRAIN])
 
 
-def trained(cohort: Cohort, folder: Path) -> None:
+def after_training(cohort: Cohort, folder: Path) -> None:
     """Nothing: the folder of a training says all there is."""
 
 
@@ -54,11 +54,15 @@ def score_table(scores: xr.Dataset) -> pd.DataFrame:
     return class_table(scores)
 
 
-def score_lines(scores: xr.Dataset) -> list[str]:  # noqa: ARG001
-    """What the two kinds of score are."""
+def score_lines(scores: xr.Dataset) -> list[str]:
+    """What the two kinds of score are, and under which coarser classes they are."""
+    from fintune_xr.tasks.coarser import coarser_line
+
+    told = coarser_line(scores.attrs)
     return [
+        *([f"under coarser classes, and no score of the finer ones: {told}"] if told else []),
         "perclass: mean over the classes that the truth holds; foreground: any class against none, which tells nothing "
-        "of the classes"
+        "of the classes",
     ]
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import xarray as xr
@@ -12,18 +14,18 @@ from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.analysis.association import associate as correlate
 from fintune_xr.analysis.association import rank_correlation
-from fintune_xr.analysis.clinical import clinical_outcomes, read_clinical, told_of_join, told_of_outcomes
+from fintune_xr.analysis.clinical import clinical_outcomes, join_lines, outcome_lines, source_column
 from fintune_xr.analysis.count_model import count_association
 from fintune_xr.analysis.outcomes import DEFAULT_OUTCOMES
-from fintune_xr.analysis.prediction_powered import corrected
+from fintune_xr.analysis.prediction_powered import correct_ratios
 from fintune_xr.analysis.ratio import marker_ratio, ratio_bounds
-from fintune_xr.errors import FintuneError, FintuneValueError
+from fintune_xr.errors import FintuneError, FintuneValueError, SettingsError, StoreUnreachableError
 from fintune_xr.pipelines.console import say
-from fintune_xr.pipelines.instance.validation import validated
+from fintune_xr.pipelines.instance.validation import validate_rules
+from fintune_xr.pipelines.steps.clinical_table import ClinicalTable, clinical_doubt, open_clinical
 from fintune_xr.pipelines.steps.missing_ratios import with_missing_ratios
 from fintune_xr.pipelines.steps.positivity import require_marker
-from fintune_xr.pipelines.steps.rules_stated import by_first_rule, rules_told
-from fintune_xr.provenance import file_sha256, provenance
+from fintune_xr.pipelines.steps.rule_history import by_first_rule, rule_history
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.lineage.depends_on import require_sources, source_doubt
 from fintune_xr.store.lineage.exclusion import drifting_tiles, excluded_tiles, exclusion_rule
@@ -38,7 +40,60 @@ from fintune_xr.store.lineage.tile_counts import (
 from fintune_xr.tasks.instance import POSITIVITY
 from fintune_xr.text import text_array, texts
 
-# Attribute of analyses with covariates in which every rho is adjusted; older ones adjusted the main table alone.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssociationRequest:
+    """What donors are correlated with: outcomes and covariates of a clinical table, and the runs; empty: all known."""
+
+    clinical: str | Path
+    donor_column: str = "projid"
+    outcomes: Sequence[str] = ()
+    covariates: Sequence[str] = ()
+    runs: Sequence[str] = ()
+    replace: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Joined:
+    """What is correlated: `runs`, their `counts` of tiles, and the `outcomes` of their donors, from the `table`.
+
+    `facts` are attributes of the result: what of the table it rests on, and how it was asked for.
+    """
+
+    runs: list[str]
+    counts: xr.Dataset
+    outcomes: xr.Dataset
+    table: ClinicalTable
+    facts: Mapping[str, Any]
+
+
+def join_outcomes(
+    cohort: Cohort, asked: AssociationRequest, path: str, *, counting: Callable[[Cohort, Sequence[str]], xr.Dataset]
+) -> Joined:
+    """The runs asked for, their counts of tiles as `counting` takes them, and the outcomes of those donors.
+
+    What joining found, and which columns are an outcome in another spelling, is said.
+
+    Raises UnknownNameError for a column or run that is not there, FintuneValueError for unfinished runs, and where
+    associations that are stored under `path` would be lost.
+    """
+    table = open_clinical(cohort, asked.clinical, asked.donor_column)
+    names = list(asked.runs) or finished_runs(cohort)
+    require_sources(cohort, names)
+    counts = counting(cohort, names)
+    chosen = list(asked.outcomes) or known_outcomes(table.rows, asked.donor_column)
+    facts = clinical_outcomes(
+        table.rows, sorted(set(text_array(counts[n.DONOR]))), donor_column=asked.donor_column,
+        outcomes=chosen, covariates=asked.covariates,
+    )  # fmt: skip
+    if not asked.replace:
+        refuse_narrower(cohort, path, names, outcomes=texts(facts[n.OUTCOME]), covariates=asked.covariates)
+    facts = facts.assign_attrs({n.OTHERWISE_SPELT: [] if asked.outcomes else outcome_lines(table.rows, chosen)})
+    for line in [*join_lines(facts), *facts.attrs[n.OTHERWISE_SPELT]]:
+        say(f"associate: {line}")
+    rests_on = [*map(source_column, chosen), *asked.covariates]
+    made = table.facts(rests_on, outcomes=list(asked.outcomes), covariates=list(asked.covariates))
+    return Joined(names, counts, facts, table, made)
 
 
 def associate(
@@ -65,28 +120,21 @@ def associate(
     Raises UnknownNameError for a column or run that is not there, FintuneValueError for `runs` that are
     unfinished, or where none is finished, and where stored associations would be lost.
     """
-    cohort = open_cohort(store)
+    cohort = open_cohort(store).opened_once()
     require_marker(cohort)
-    table = read_clinical(clinical)
-    names = list(runs) or finished_runs(cohort)
-    require_sources(cohort, names)
-    counts = tile_counts(cohort, names)
-    chosen = list(outcomes) or known_outcomes(table, donor_column)
-    facts = clinical_outcomes(
-        table, sorted(set(text_array(counts[n.DONOR]))), donor_column=donor_column,
-        outcomes=chosen, covariates=covariates,
+    asked = AssociationRequest(
+        clinical=clinical, donor_column=donor_column, outcomes=outcomes, covariates=covariates, runs=runs,
+        replace=replace,
     )  # fmt: skip
-    if not replace:
-        refuse_narrower(cohort, n.ANALYSIS, names, facts)
-    facts = facts.assign_attrs({n.OTHERWISE_SPELT: [] if outcomes else told_of_outcomes(table, chosen)})
-    for line in [*told_of_join(facts), *facts.attrs[n.OTHERWISE_SPELT]]:
-        say(f"associate: {line}")
+    joined = join_outcomes(cohort, asked, n.ANALYSIS, counting=tile_counts)
+    names, counts, facts = joined.runs, joined.counts, joined.outcomes
     adjusting = facts[n.COVARIATE_VALUE] if covariates else None
-    told = rules_told(cohort, names)
+    told = rule_history(cohort, names)
     first = {run: told[n.FIRST_RULES][run] for run in names}
     found = with_missing_ratios(cohort, _associations(cohort, names, counts, facts, adjusting))
     by_first = by_first_rule(cohort, first, facts[n.OUTCOME_VALUE], adjusting).compute()
     found = found.merge(by_first.reset_coords(drop=True), join="left", compat="override")
+    # Older analyses with covariates adjusted the main table alone; here every rho is adjusted.
     throughout = {n.ADJUSTED_THROUGHOUT: True} if covariates else {}
     result = found.assign_attrs(
         **throughout,
@@ -95,8 +143,9 @@ def associate(
         rules={name: active_rule(cohort, name) for name in names},
         excluded=exclusion_rule(cohort),
         **told,
-        provenance=provenance(clinical=Path(clinical).name, clinical_sha256=file_sha256(Path(clinical))),
+        **joined.facts,
     )
+    joined.table.note(cohort)
     cohort.write(n.CLINICAL, facts, datasets.CLINICAL)
     cohort.write(n.ANALYSIS, result, datasets.ANALYSIS)
     return result
@@ -114,25 +163,43 @@ def known_outcomes(table: pd.DataFrame, donor_column: str) -> list[str]:
     return found
 
 
-def refuse_narrower(cohort: Cohort, path: str, runs: Sequence[str], facts: xr.Dataset) -> None:
-    """Raises FintuneValueError where what is stored under `path` holds more than `runs` and `facts` will.
+def refuse_narrower(
+    cohort: Cohort, path: str, runs: Sequence[str], *, outcomes: Sequence[str], covariates: Sequence[str] = ()
+) -> None:
+    """Raises FintuneValueError where what is stored under `path` holds more than `runs` and `outcomes` will.
 
-    Runs that are gone are no loss.
+    So it does where it was adjusted for other `covariates`. Runs that are gone are no loss.
     """
     if not cohort.has(path):
         return
     stored = cohort.read(path)
     kept = set(cohort.run_names()) - set(runs)
     lost_runs = [name for name in texts(stored[n.RUN]) if name in kept]
-    lost_outcomes = [name for name in texts(stored[n.OUTCOME]) if name not in texts(facts[n.OUTCOME])]
+    lost_outcomes = [name for name in texts(stored[n.OUTCOME]) if name not in outcomes]
     lost = [f"{what} {', '.join(names)}" for what, names in (("runs", lost_runs), ("outcomes", lost_outcomes)) if names]
-    before, now = covariates_of(stored), texts(facts[n.COVARIATE])
+    before, now = covariates_of(stored), list(covariates)
     if before != now:
         lost.append(f"adjusted for {', '.join(before) or 'nothing'}, now for {', '.join(now) or 'nothing'}")
     if lost:
         raise FintuneValueError(
             f"{cohort.url} holds associations that this call would throw away: {'; '.join(lost)}. "
-            "Ask for these too (--run, --outcome, --covariate), or let them go with --replace."
+            "Ask for these too (--run, --outcome, --covariate, --group), or let them go with --replace."
+        )
+
+
+def refuse_mixed(*, groups: Sequence[str], subject: str, outcomes: Sequence[str], covariates: Sequence[str]) -> None:
+    """Raises SettingsError for options that say nothing together: tests of groups have no covariates, and donors of one
+    subject are not independent, so that no correlation is taken over them."""
+    if covariates and groups and not outcomes:
+        raise SettingsError("--covariate adjusts correlations with --outcome; rank tests of --group are not adjusted.")
+    if subject and not groups:
+        raise SettingsError(
+            "--subject says whose the donors of groups are; name the column of the groups with --group."
+        )
+    if subject and outcomes:
+        raise SettingsError(
+            "--outcome correlates over independent donors, and --subject says that several donors are of one subject. "
+            "Ask for --group with --subject alone."
         )
 
 
@@ -177,11 +244,13 @@ def _associations(
 def association_doubt(cohort: Cohort, found: xr.Dataset) -> str:
     """Why stored ratios and correlations are not those of the store as it is now, empty where they are.
 
-    Whether the clinical table is another one by now is not known here: the store holds the values that were used.
+    Clinical values are those of the tables that were given to the store; what lies in their files by now is not known.
     """
     runs = texts(found[n.RUN])
     try:
         counts = tile_counts(cohort, runs)
+    except StoreUnreachableError:
+        raise
     except FintuneError as error:
         return str(error)
     facts = cohort.read(n.CLINICAL, datasets.CLINICAL).load()
@@ -194,7 +263,8 @@ def association_doubt(cohort: Cohort, found: xr.Dataset) -> str:
         return "cells, donors or outcomes are others now"
     if found.attrs.get("lost_sha256") != inputs_digest(quarantined_tiles(cohort, runs)):
         return "other tiles are in quarantine now"
-    return next(filter(None, (source_doubt(cohort, run) for run in runs)), "")
+    told = clinical_doubt(cohort, found)
+    return told or next(filter(None, (source_doubt(cohort, run) for run in runs)), "")
 
 
 def association_inputs(counts: xr.Dataset, facts: xr.Dataset, covariates: Sequence[str]) -> str:
@@ -220,10 +290,14 @@ def _bounds(
 ) -> xr.Dataset:
     bounds = ratio_bounds(ratio, quarantined_tiles(cohort, names))
     outcomes = facts[n.OUTCOME_VALUE]
+    correlations = {
+        n.RHO_IF_LOST_NEGATIVE: (n.RATIO_LOW, "rho if no cell of the quarantined tiles were positive."),
+        n.RHO_IF_LOST_POSITIVE: (n.RATIO_HIGH, "rho if every cell of the quarantined tiles were positive."),
+    }
     return bounds.assign(
         {
-            n.RHO_IF_LOST_NEGATIVE: rank_correlation(bounds[n.RATIO_LOW], outcomes, covariates=adjusting),
-            n.RHO_IF_LOST_POSITIVE: rank_correlation(bounds[n.RATIO_HIGH], outcomes, covariates=adjusting),
+            name: rank_correlation(bounds[bound], outcomes, covariates=adjusting).assign_attrs(long_name=meaning)
+            for name, (bound, meaning) in correlations.items()
         }
     )
 
@@ -232,9 +306,9 @@ def _corrected(
     cohort: Cohort, runs: Sequence[str], ratio: xr.DataArray, facts: xr.Dataset, adjusting: xr.DataArray | None
 ) -> xr.Dataset:
     """Ratios and rho corrected by annotated tiles, of the runs that have any that are new to their model."""
-    known = {run: validated(cohort, run) for run in runs}
+    known = {run: validate_rules(cohort, run) for run in runs}
     parts = [
-        corrected(
+        correct_ratios(
             ratio.sel({n.RUN: run}, drop=True).compute(),
             facts[n.OUTCOME_VALUE],
             found.sel({n.RULE: active_rule(cohort, run)}, drop=True),

@@ -48,9 +48,11 @@ def bootstrap(
     Raises FintuneValueError where stored resamples have another seed or were drawn from other counts,
     UnknownNameError for a scheme that does not exist, RunBusyError where another process draws for this scheme.
     """
+    if resamples < 1:
+        raise FintuneValueError(f"--resamples: expected 1 or more, got {resamples}. Take 1,000 or more.")
     if scheme not in ALL_SCHEMES:
         raise unknown_name("bootstrap scheme", scheme, ALL_SCHEMES)
-    cohort = open_cohort(store)
+    cohort = open_cohort(store).opened_once()
     analysis = cohort.analysis()
     counts = tile_counts(cohort, [str(run) for run in analysis[n.RUN].values])
     facts = cohort.read(n.CLINICAL, datasets.CLINICAL).load()

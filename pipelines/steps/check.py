@@ -8,13 +8,13 @@ from pathlib import Path
 import pandas as pd
 
 from fintune_xr import names as n
-from fintune_xr.errors import SplitError
+from fintune_xr.errors import SchemaError, SplitError, StoreDamagedError
 from fintune_xr.pipelines.console import progress
 from fintune_xr.pipelines.leak_check.pairs import refuse_leaks
 from fintune_xr.store.check.problem import Problem
-from fintune_xr.store.check.store import check_store, n_tiles_to_read
+from fintune_xr.store.check.store import check_store, open_nodes
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.ingest.same_bytes import REMEDY, named_groups
+from fintune_xr.store.runs.measurement_writer import set_back_damaged
 from fintune_xr.store.runs.writer import mark_pending
 from fintune_xr.store.split import require_split
 
@@ -22,15 +22,16 @@ from fintune_xr.store.split import require_split
 def check(store: str | Path, *, repair: bool = False) -> list[Problem]:
     """All problems of `store`; empty when it is sound.
 
-    `repair` sets the damaged tiles of runs back to pending, so that `infer` makes just these again, and removes what
-    killed writers left unfinished, unless another process is writing.
+    `repair` sets the damaged tiles of runs back to pending, so that `infer` makes just these again, and damaged blocks
+    of measured columns, which `measure` then makes again; it removes what killed writers left unfinished, unless
+    another process is writing.
     """
-    cohort = open_cohort(store)
+    cohort = open_cohort(store).opened_once()
     if repair:
         cohort.remove_leftovers()
-    with progress("check", n_tiles_to_read(cohort)) as advance:
-        problems = list(check_store(cohort, advance=advance))
-    problems += [Problem(n.IMAGES, what, REMEDY) for what in named_groups(cohort)]
+    nodes = open_nodes(cohort)
+    with progress("check", nodes.n_tiles_to_read) as advance:
+        problems = list(check_store(cohort, nodes, advance=advance))
     problems += _split_problems(cohort)
     if repair:
         _mark_damaged(cohort, problems)
@@ -44,13 +45,16 @@ def problem_table(problems: Sequence[Problem]) -> pd.DataFrame:
 
 
 def _split_problems(cohort: Cohort) -> list[Problem]:
-    if not cohort.has(n.ANNOTATIONS) or not (cohort.images(lazy=False)[n.SPLIT].values != "").any():
-        return []
     try:
+        if not cohort.has(n.ANNOTATIONS) or not (cohort.images(lazy=False)[n.SPLIT].values != n.UNASSIGNED).any():
+            return []
         require_split(cohort)
         refuse_leaks(cohort)
     except SplitError as error:
         return [Problem(f"{n.IMAGES}/{n.SPLIT}", str(error), "Split again with --restart")]
+    except (StoreDamagedError, SchemaError):
+        # Which labels that are is among the problems of the store.
+        return []
     return []
 
 
@@ -59,3 +63,6 @@ def _mark_damaged(cohort: Cohort, problems: list[Problem]) -> None:
         damaged = {t for p in problems if p.where.startswith(f"{n.RUNS}/{run}/") for t in p.tiles}
         if damaged:
             mark_pending(cohort, run, sorted(damaged))
+    for run in cohort.names_under(n.MEASUREMENTS):
+        if any(problem.where.startswith(f"{n.MEASUREMENTS}/{run}/") for problem in problems):
+            set_back_damaged(cohort.location, run)

@@ -18,7 +18,7 @@ from typing import Final
 import pandas as pd
 
 from fintune_xr import names as n
-from fintune_xr.errors import FintuneError
+from fintune_xr.errors import FintuneError, StoreUnreachableError
 from fintune_xr.models.devices import cuda_names
 from fintune_xr.models.registry import published_weights
 from fintune_xr.store.cohort import open_cohort
@@ -149,6 +149,8 @@ def _cohort(store: str | Path) -> Finding:
         images = cohort.images(lazy=False)
         states = {name: cohort.run(name, lazy=False)[n.STATE].values for name in cohort.run_names()}
         pending = [name for name, state in states.items() if (state == n.PENDING).any()]
+    except StoreUnreachableError as error:
+        return Finding("store", BAD, str(error))
     except FintuneError as error:
         return Finding("store", BAD, str(error), f"fintune-xr check {store}")
     text = f"{cohort.kind} cohort, {images.sizes[n.TILE]} tiles, {len(cohort.run_names())} runs"

@@ -4,76 +4,89 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import pandas as pd
 import xarray as xr
 
 from fintune_xr import names as n
-from fintune_xr.metrics.left_out import left_out_lines
+from fintune_xr.metrics.omissions import doubt_lines
 from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.task_parts.requests import EvaluateRequest
+from fintune_xr.pipelines.task_parts.seen_apart import of_exposures, seen_lines
 from fintune_xr.pipelines.tasks import STEPS, TaskSteps, steps_of
-from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.lineage.training_exposure import LEARNED, seen_tiles
-from fintune_xr.store.split import ALL, allowed_facts, allowed_pairs, annotated_tiles, judging_part
-from fintune_xr.tasks.task import DETECTION, INSTANCE
-from fintune_xr.text import texts
+from fintune_xr.store.cohort import open_cohort
+from fintune_xr.store.lineage.unfinished_annotations import unfinished_lines
+from fintune_xr.store.split import allowed_facts, allowed_pairs, default_part
+from fintune_xr.tasks.coarser import Stated
+from fintune_xr.tasks.task import DETECTION, INSTANCE, SEMANTIC
+
+_ALL_TILES: Final = "all of them"
 
 
 def evaluate(
-    store: str | Path, *, runs: Sequence[str] = (), split: str = "", resamples: int = 1000, seed: int = 0
-) -> xr.Dataset:
+    store: str | Path, *, runs: Sequence[str] = (), split: str = "", resamples: int = 1000, seed: int = 0,
+    coarser: Stated | None = None,
+) -> xr.Dataset:  # fmt: skip
     """Scores of `runs` on the annotated tiles of `split`, stored under `metrics/<split>`, all runs by default.
 
-    `split` is train, val, test, or all, by default test, or val where the split has no test part.
+    `split` is train, val, test, or all, by default test, or val where the split has no test part. On all tiles, those
+    that the model of a run has seen in training are named in the attribute SEEN, and scored apart from those that are
+    new to it (`apart_<score>`, as `seen_apart` gives them).
     Of cells they are scores (group, run, threshold): a group is one marker; the group `all`
     holds all of them. Scores, their intervals and differences between runs are those of `scores_by_donor`;
     the counts of each tile are stored beside them. Of particles they are those of `evaluate_particles`.
 
-    Raises UnknownNameError for a run that is not there, FintuneValueError where a run has not come to a tile yet.
+    Maps of classes are scored under their own classes, or with `coarser` under classes that those are parts of: codes
+    or names of finer classes by the coarser one, those that are none of them under `rest`. Such scores lie apart, under
+    `metrics/coarser_<classes>_<split>`.
+
+    Raises UnknownNameError for a run that is not there, FintuneValueError where a run has not come to a tile yet, or
+    coarser classes are asked for of anything else than maps of classes.
     Tiles that one of the runs has in quarantine are left out for all of them, and named in the attribute LEFT_OUT.
     """
-    cohort = open_cohort(store).with_images()
-    split = split or _said(judging_part(cohort))
-    request = EvaluateRequest(runs=tuple(runs), split=split, resamples=resamples, seed=seed)
+    cohort = open_cohort(store).opened_once()
+    for line in unfinished_lines(cohort):
+        say(f"evaluate: {line}")
+    split = split or _said(default_part(cohort))
+    if coarser:
+        cohort.require("evaluate --coarser", tasks=(SEMANTIC,))
+    request = EvaluateRequest(runs=tuple(runs), split=split, resamples=resamples, seed=seed, coarser=coarser or {})
     scores = steps_of(cohort).evaluate(cohort, request).assign_attrs({n.TASK: cohort.task.name})
     scores = scores.assign_attrs(allowed_facts(allowed_pairs(cohort)))
-    if split == ALL and n.RUN in scores.dims:
-        scores = scores.assign_attrs({n.SEEN: _seen_lines(cohort, texts(scores[n.RUN]))})
-    cohort.write(f"{n.METRICS}/{split}", scores)
+    scores = scores.assign_attrs({n.SEEN: seen_lines(scores)} if n.HOW_SEEN in scores else {})
+    name = n.COARSER_PREFIX + "-".join(name for name in coarser if name != n.REST) + f"_{split}" if coarser else split
+    cohort.write(f"{n.METRICS}/{name}", scores)
     return scores
 
 
 def score_table(scores: xr.Dataset) -> pd.DataFrame:
-    """Stored scores for people, with 95 % intervals: of cells a row per group and run, of particles per run."""
-    return _steps_behind(scores).score_table(scores)
+    """Stored scores for people, with 95 % intervals: of cells a row per group and run, of particles per run.
+
+    Where the models of some runs have seen some of the tiles, a first column `tiles` tells the rows of all tiles from
+    those of the seen ones and of the new ones.
+    """
+    table = _steps_behind(scores).score_table
+    apart = {exposure: table(part) for exposure, part in of_exposures(scores).items()}
+    if not apart:
+        return table(scores)
+    rows = {_ALL_TILES: table(scores), **apart}
+    return pd.concat([one.assign(tiles=name) for name, one in rows.items()], ignore_index=True).pipe(_first, "tiles")
 
 
 def score_lines(scores: xr.Dataset) -> list[str]:
     """What must be known to read the table of scores."""
-    return [*left_out_lines(scores), *scores.attrs.get(n.SEEN, []), *_steps_behind(scores).score_lines(scores)]
+    return [*doubt_lines(scores), *_steps_behind(scores).score_lines(scores)]
+
+
+def _first(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    return table[[column, *table.columns.drop(column)]]
 
 
 def _steps_behind(scores: xr.Dataset) -> TaskSteps:
     """The task whose steps made the scores; older ones do not say it, and only those of masks are by threshold."""
     older = INSTANCE if n.THRESHOLD in scores.dims else DETECTION
     return STEPS[scores.attrs.get(n.TASK, older)]
-
-
-def _seen_lines(cohort: Cohort, runs: Sequence[str]) -> list[str]:
-    """A line for each run whose model has seen some of the annotated tiles, with a few of them."""
-    tiles = texts(annotated_tiles(cohort)[n.TILE])
-    lines = []
-    for run in (run for run in runs if run in cohort.run_names()):
-        seen = seen_tiles(cohort, run, tiles)
-        learned = [tile for tile, how in seen.items() if how == LEARNED]
-        if seen:
-            some = ", ".join([*learned, *seen][:3])
-            lines.append(
-                f"run {run}: its model learned from {len(learned)} of these {len(tiles)} tiles and was chosen on "
-                f"{len(seen) - len(learned)} more ({some}, …): scores of all tiles flatter it"
-            )
-    return lines
 
 
 def _said(part: str) -> str:

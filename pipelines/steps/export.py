@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, unknown_name
+from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.task_parts.requests import ExportRequest
 from fintune_xr.pipelines.tasks import STEPS, steps_of
 from fintune_xr.store.cohort import open_cohort
+from fintune_xr.store.labels.measurements import left_out_columns
 from fintune_xr.store.raw.coordinates import Frame
 
 
@@ -33,7 +36,7 @@ def export(
     Raises UnknownNameError for a run, donor, tile or kind that does not exist, FintuneValueError where there is no run
     or where runs, donors or tiles make no sense, SplitError for `cellpose` without a valid split.
     """
-    cohort = open_cohort(store)
+    cohort = open_cohort(store).opened_once()
     tasks = [task for task, steps in STEPS.items() if to in steps.exports()]
     if not tasks:
         raise unknown_name("kind of export", to, known_formats())
@@ -45,6 +48,9 @@ def export(
         to=to, out=Path(out), runs=tuple(runs), donors=tuple(donors), tiles=tuple(tiles), frame=frame,
         pixel_size_a=pixel_size_a,
     )  # fmt: skip
+    for run in request.runs or cohort.names_under(n.MEASUREMENTS):
+        for told in left_out_columns(cohort.location, run):
+            say(f"export: run {run} is written without {told}. Measure it anew: fintune-xr measure")
     return chosen.write(cohort, request)
 
 

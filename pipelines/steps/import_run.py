@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,10 @@ from fintune_xr.pixels.cell_measurement import measure_cells
 from fintune_xr.pixels.real_part import tile_pixels
 from fintune_xr.provenance import provenance
 from fintune_xr.store.annotations.instance import MaskFile, Taken, checked_mask, found_masks
-from fintune_xr.store.annotations.instance_layouts import choose_mask_layout, layout_of_files
+from fintune_xr.store.annotations.instance_layouts import choose_mask_layout, layout_of_folder
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.ingest.tiles import root_of
 from fintune_xr.store.raw.pairing import LeftOut
-from fintune_xr.store.raw.sources import list_files
 from fintune_xr.store.runs.run import run_creation, run_grid
 from fintune_xr.store.runs.run_shard import Encoded, ShardGrid, encode_empty, encode_tile, write_run_shard
 from fintune_xr.store.runs.writer import writing_run
@@ -86,14 +85,14 @@ def import_run(
     Raises FintuneValueError for a cohort that has no masks of cells, where nothing fits or `made_by` is empty,
     RunMismatchError for a run of that name that was made otherwise, RunBusyError where another process writes it.
     """
-    cohort = open_cohort(store)
+    cohort = open_cohort(store).opened_once()
     cohort.require("import-run", tasks=[INSTANCE])
     if not made_by.strip():
         raise FintuneValueError("say what made the masks, with its version: --made-by 'StarDist 0.9 2D_versatile_fluo'")
     how = masks or Masks()
-    layout = how.layout or layout_of_files(list_files(source)).name
+    layout = how.layout or layout_of_folder(source).name
     found = found_masks(cohort, source, choose_mask_layout(layout, pattern=how.pattern, join=how.join))
-    settings = how.as_dict(layout)
+    settings, taken = how.as_dict(layout), replace(how.taken, join=how.join)
     identity = {n.IMPORTED: made_by, "settings": settings, "schema_version": SCHEMA_VERSION}
     facts = provenance(**{n.IMPORTED: made_by}, source=root_of(str(source)), settings=settings)
     tiles, of_tile = texts(cohort.images(lazy=False)[n.TILE]), {mask.tile: mask for mask in found.masks}
@@ -103,7 +102,7 @@ def import_run(
         with progress(f"import {run}", sum(len(plan.todo) for plan in plans)) as advance:
             for plan in plans:
                 todo = [of_tile.get(tiles[plan.first + slot]) for slot in plan.todo]
-                writer.commit([_write_shard(cohort, run, plan, _Source(source, how.taken, todo))])
+                writer.commit([_write_shard(cohort, run, plan, _Source(source, taken, todo))])
                 advance(len(plan.todo))
         has_ended = writer.finish()
         states = writer.states()
@@ -142,7 +141,7 @@ class _Source:
         if mask is None:
             return NO_MASK
         found = checked_mask(self.place, {}, self.taken, mask)
-        return f"{found.path}: {found.reason}" if isinstance(found, LeftOut) else found[0]
+        return f"{found.path}: {found.reason}" if isinstance(found, LeftOut) else found.instances
 
 
 def _write_shard(cohort: Cohort, run: str, plan: ShardPlan, source: _Source) -> ShardReceipt:

@@ -16,29 +16,23 @@ from fintune_xr.analysis.positivity.rules import PositivityRule
 from fintune_xr.cluster.profile import Profile
 from fintune_xr.cluster.session import session
 from fintune_xr.errors import unknown_name
-from fintune_xr.execution.dask_blocks import GATHERING_S, gathered, map_plans
+from fintune_xr.execution.dask_blocks import GATHERING_S, gather_batches, map_plans
 from fintune_xr.models.checkpoints import training_facts
 from fintune_xr.models.registry import kind_named
 from fintune_xr.pipelines.console import progress, say
-from fintune_xr.pipelines.inference.before_deadline import infer_block_in_time, infer_block_isolated_in_time
+from fintune_xr.pipelines.inference.before_deadline import infer_block_in_time, infer_shard_before_deadline
 from fintune_xr.pipelines.inference.block import BlockContext
 from fintune_xr.pipelines.inference.request import (
     InferSettings,
-    asked_or_stored,
     infer_settings,
     pretraining_facts,
+    resolve_request,
     run_array_attrs,
     run_context,
     run_identity,
     run_sizes,
 )
-from fintune_xr.pipelines.steps.positivity import (
-    apply_positivity,
-    is_counted,
-    last_rule,
-    parse_rule,
-    tells_positives,
-)
+from fintune_xr.pipelines.steps.positivity import apply_positivity, is_counted, last_rule, parse_rule, tells_positives
 from fintune_xr.pipelines.workers.devices import profile_and_rest
 from fintune_xr.provenance import provenance
 from fintune_xr.settings import Config
@@ -84,10 +78,10 @@ def infer(
     has another checkpoint, other settings or other planes, DeviceError where a GPU was asked for that is not there,
     RunBusyError where another process writes the run.
     """
-    cohort = open_cohort(store)
+    cohort = open_cohort(store).opened_once()
     profile, rest = profile_and_rest(cluster, overrides)
     settings = infer_settings(config, rest)
-    checkpoint, settings = asked_or_stored(cohort, run, model, settings, restart=restart)
+    checkpoint, settings = resolve_request(cohort, run, model, settings, restart=restart)
     context = run_context(cohort, run, checkpoint, settings, profile)
     identity = run_identity(checkpoint, context.settings)
     training = training_facts(checkpoint)
@@ -159,10 +153,10 @@ def _segment_pending(
             say(f"dashboard: {client.dashboard_link}")
         finished = map_plans(
             client, infer_block_in_time, plans, context=context, name=f"infer-{context.run}",
-            rescue=infer_block_isolated_in_time,
+            rescue=infer_shard_before_deadline,
         )  # fmt: skip
         with contextlib.closing(finished):
-            for receipts in gathered(finished, seconds=GATHERING_S):
+            for receipts in gather_batches(finished, seconds=GATHERING_S):
                 writer.commit(receipts)
                 left.difference_update(receipt.plan.shard for receipt in receipts)
                 advance(sum(len(receipt.results) for receipt in receipts))

@@ -21,7 +21,7 @@ from fintune_xr.errors import DeviceError
 from fintune_xr.execution.peak_memory import begin_peak_gb, peak_gb
 from fintune_xr.execution.read_ahead import batches
 from fintune_xr.pipelines.inference.block import BlockContext
-from fintune_xr.pipelines.inference.request import asked_or_stored, infer_settings, run_context
+from fintune_xr.pipelines.inference.request import infer_settings, resolve_request, run_context
 from fintune_xr.pipelines.steps.infer import in_parts
 from fintune_xr.pipelines.workers.devices import profile_and_rest
 from fintune_xr.pixels.real_part import tile_pixels
@@ -50,10 +50,10 @@ def plan_run(
     The hours come from tiles that the run has done already where there are 20 or more, else from `pilot` pending tiles
     that are segmented here and now. Nothing is written.
     """
-    cohort = open_cohort(store)
+    cohort = open_cohort(store).opened_once()
     profile, rest = profile_and_rest(cluster, overrides)
     settings = infer_settings(config, rest)
-    checkpoint, settings = asked_or_stored(cohort, run, model, settings, restart=False)
+    checkpoint, settings = resolve_request(cohort, run, model, settings, restart=False)
     context = run_context(cohort, run, checkpoint, settings, profile)
     pending = _pending(cohort, run, parts)
     blocks = _blocks(cohort, run, pending)

@@ -43,7 +43,7 @@ def pick(
     Raises UnknownNameError for a run without candidates, SplitError without a valid split where one is needed,
     FintuneValueError for a cohort that is not EM or without annotated micrographs in `part`.
     """
-    cohort = open_cohort(store)
+    cohort = open_cohort(store).opened_once()
     check_run_name(run)
     cohort.require("pick")
     rules = pick_rules(cohort, distance, border)

@@ -25,7 +25,7 @@ from fintune_xr.analysis.positivity.rules import (
 from fintune_xr.errors import FintuneValueError, SettingsError, unknown_name
 from fintune_xr.pipelines.console import progress
 from fintune_xr.pipelines.instance.cell_blocks import cell_blocks
-from fintune_xr.pipelines.instance.validation import validated
+from fintune_xr.pipelines.instance.validation import validate_rules
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.lineage.depends_on import run_digests, runs_doubt
 from fintune_xr.store.lineage.tile_counts import require_finished
@@ -61,13 +61,13 @@ def positivity(
     Raises UnknownNameError for a rule or run, SettingsError where a rule lacks its number, FintuneValueError
     where a run is not finished.
     """
-    cohort = open_cohort(store)
+    cohort = open_cohort(store).opened_once()
     chosen = parse_rule(rule, threshold=threshold, nuclei_run=nuclei_run)
     if run in cohort.run_names():
         require_masks(cohort, run)
     require_marker(cohort)
     result = apply_positivity(cohort, run, chosen, normalise=normalise)
-    validated(cohort, run)
+    validate_rules(cohort, run)
     return result
 
 
@@ -80,7 +80,8 @@ def tells_positives(cohort: Cohort) -> bool:
 def require_masks(cohort: Cohort, run: str) -> None:
     """Raises FintuneValueError for a run without cells."""
     if cohort.run_product(run) is not INSTANCES:
-        raise FintuneValueError(f"run {run!r} holds maps of probability, not cells; name a run of masks with --run")
+        given = cohort.run_product(run).gives
+        raise FintuneValueError(f"run {run!r} holds {given}, not cells; name a run of masks with --run")
 
 
 def require_marker(cohort: Cohort) -> None:
@@ -111,6 +112,8 @@ def parse_rule(rule: str, *, threshold: float | None = None, nuclei_run: str = "
         raise SettingsError("rule 'fixed' needs --threshold, the background-subtracted intensity in counts")
     if rule == "detected" and not nuclei_run:
         raise SettingsError("rule 'detected' needs --nuclei-run, a run that segmented the DAPI channel alone")
+    if rule == "fixed" and not np.isfinite(threshold or 0.0):
+        raise SettingsError(f"--threshold: expected a finite number of counts, got {threshold}")
     values = {"kind": rule, "threshold": threshold, "nuclei_run": nuclei_run}
     wanted = {"fixed": ("kind", "threshold"), "detected": ("kind", "nuclei_run")}.get(rule, ("kind",))
     found: PositivityRule = TypeAdapter(PositivityRule).validate_python({k: values[k] for k in wanted})

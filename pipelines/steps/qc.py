@@ -51,7 +51,7 @@ def qc(
     Raises UnknownNameError for a run or a measure, FintuneValueError for a table without those columns, or that names
     donors or tiles of another cohort alone; RunBusyError where another process measures.
     """
-    cohort = open_cohort(store)
+    cohort = open_cohort(store).opened_once()
     cohort.require("qc")
     _check_measures(exclude)
     with cohort.hold(n.QC, what="measuring tiles"):

@@ -133,7 +133,7 @@ def _refuse_another(cohort: Cohort, tiles: xr.Dataset, assigned: Mapping[str, st
     """Raises SplitError where there is a split, unless it is this one, or before it is drawn any, left half-written."""
     expected = _BEING_WRITTEN + (split_digest(assigned) if assigned else "")
     is_broken_off = str(split_column(cohort).attrs.get(n.DIGEST)).startswith(expected)
-    if (tiles[n.SPLIT] != "").any() and not is_broken_off:
+    if (tiles[n.SPLIT] != n.UNASSIGNED).any() and not is_broken_off:
         raise SplitError(
             f"{cohort.url} has a split already, and models may have been trained on it. "
             "Use --restart to replace it; runs and metrics made with the old one then no longer agree. A split that "
@@ -163,13 +163,13 @@ def _kept(cohort: Cohort, allowed: Allowed, pictures: Path | None) -> pd.DataFra
     """The stored assignment of the annotated tiles, once it is known to leak nothing."""
     tiles = annotated_tiles(cohort)
     parts = recommended_parts(cohort, tiles) or texts(tiles[n.SPLIT])
-    if not any(parts):
+    if set(parts) <= {n.UNASSIGNED}:
         raise SplitError(
             f"{cohort.url}: no annotated tile came with a part of a split. Ingest folders called train_cells, "
             f"val_cells and test_cells (--layout cellpose), or draw a split: fintune-xr split {cohort.url}"
         )
     refuse_leaks(cohort, parts, allowed=allowed, pictures=pictures)
-    assigned = {tile: part for tile, part in zip(texts(tiles[n.TILE]), parts, strict=True) if part}
+    assigned = {tile: part for tile, part in zip(texts(tiles[n.TILE]), parts, strict=True) if part != n.UNASSIGNED}
     origin = n.PARTICIPANTS if cohort.has(n.PARTICIPANTS) else "folders"
     _store_split(cohort, assigned, {"origin": origin, **_of_allowed(allowed)})
     return split_table(cohort)

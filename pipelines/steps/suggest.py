@@ -20,11 +20,11 @@ from fintune_xr.models.devices import resolve_device
 from fintune_xr.models.protocol import segment
 from fintune_xr.models.registry import kind_named, load_segmenter
 from fintune_xr.pipelines.console import progress, say
-from fintune_xr.pipelines.inference.request import InferSettings, asked_or_stored
+from fintune_xr.pipelines.inference.request import InferSettings, resolve_request
 from fintune_xr.pixels.real_part import tile_pixels
 from fintune_xr.provenance import provenance
 from fintune_xr.seeds import stream
-from fintune_xr.settings import load_settings, validated
+from fintune_xr.settings import load_settings, validate
 from fintune_xr.splits.spread import spread_order
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.export.cellpose import write_tiles_to_annotate
@@ -62,7 +62,7 @@ def suggest(
 
     Raises UnknownNameError for a run, SplitError without a valid split, FintuneValueError where no tile is left.
     """
-    cohort = open_cohort(store)
+    cohort = open_cohort(store).opened_once()
     cohort.require("suggest")
     digest = require_split(cohort)
     names = _runs(cohort, runs)
@@ -165,8 +165,8 @@ def _of_flips(cohort: Cohort, run: str) -> Masks:
     """The stored mask of a run, and those that its model finds in the flipped tile, flipped back."""
     say(f"suggest: run {run} is the only one; its model is asked again on flipped tiles")
     stored, images = cohort.run(run, lazy=False), cohort.images(lazy=False)
-    checkpoint, settings = asked_or_stored(cohort, run, None, load_settings(InferSettings, None, ()), restart=False)
-    of_model = validated(kind_named(checkpoint.kind).settings, settings.model, where=f"settings of run {run}")
+    checkpoint, settings = resolve_request(cohort, run, None, load_settings(InferSettings, None, ()), restart=False)
+    of_model = validate(kind_named(checkpoint.kind).settings, settings.model, where=f"settings of run {run}")
     segmenter = load_segmenter(
         checkpoint, channels=tuple(texts(images[n.CHANNEL])), settings=of_model, device=resolve_device(settings.device)
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ from fintune_xr.models.registry import kind_named, model_names, resolve_checkpoi
 from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.tasks import steps_of
 from fintune_xr.pipelines.workers.devices import HERE, profile_and_rest
-from fintune_xr.pipelines.workers.remote_calls import results_from_workers, seen_everywhere, settings_there
+from fintune_xr.pipelines.workers.remote_calls import results_from_workers, settings_there, shared_path
 from fintune_xr.settings import Config, load_settings
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.lineage.annotations_digest import truth_digest
-from fintune_xr.store.lineage.training_exposure import seen_in_training
+from fintune_xr.store.lineage.depends_on import truth_digest
+from fintune_xr.store.lineage.learnt_scale import learnt_sides, mixed_sides
+from fintune_xr.store.lineage.training_exposure import training_exposure
+from fintune_xr.store.lineage.unfinished_annotations import unfinished_lines
 from fintune_xr.store.runs.run import check_run_name
 from fintune_xr.store.split import allowed_facts, allowed_pairs, require_split
 
@@ -54,7 +57,7 @@ def train(
             cluster, [{**said, "store": store, "run_name": run_name, "out": out, "markers": markers}]
         )
         return folder
-    cohort = open_cohort(store).with_images()
+    cohort = open_cohort(store).opened_once()
     check_run_name(run_name)
     kind, start = model_to_train(model)
     require_annotations_for(cohort, kind)
@@ -64,8 +67,8 @@ def train(
     folder = Path(out) / run_name
     learned, judged = parts[n.TRAIN].names, parts[n.VAL].names
     truth = truth_digest(cohort, [*learned, *judged])
-    seen = seen_in_training(cohort, learned=learned, judged=judged, start=start)
-    allowed = allowed_facts(allowed_pairs(cohort))
+    seen = training_exposure(cohort, learned=learned, judged=judged, start=start)
+    told = {**allowed_facts(allowed_pairs(cohort)), **_sides(cohort, learned)}
     say(f"train {run_name}: {len(learned)} tiles, {len(judged)} for validation")
     made = fit(
         parts[n.TRAIN],
@@ -77,12 +80,20 @@ def train(
             n.SPLIT_DIGEST: digest,
             n.ANNOTATIONS_DIGEST: truth,
             n.SEEN: seen,
-            **allowed,
+            **told,
         },
         report=epoch_lines(trainer_named(kind).score),
+        beside=partial(steps_of(cohort).after_training, cohort),
     )
-    steps_of(cohort).trained(cohort, folder)
     return Path(made.path).parent
+
+
+def _sides(cohort: Cohort, learned: Sequence[str]) -> dict[str, list[float]]:
+    """Sides of the pixels that are learnt from; says where they are of several magnifications."""
+    found = learnt_sides(cohort, learned)
+    if mixed := mixed_sides(found):
+        say(f"train: {mixed}")
+    return found
 
 
 def train_on_workers(cluster: str, calls: Sequence[Mapping[str, Any]]) -> list[Path]:
@@ -108,14 +119,16 @@ def _placed(
     cluster: str, *, model: str, config: Config, overrides: Sequence[str], **rest: Any
 ) -> tuple[Profile, dict[str, Any]]:
     """A profile, and the arguments of `train` as its workers find them."""
-    profile, training = trained_on(cluster, model=model, config=config, overrides=overrides)
+    profile, training = cluster_training(cluster, model=model, config=config, overrides=overrides)
     require_annotations_for(open_cohort(rest["store"]), model_to_train(model)[0])
     check_run_name(rest["run_name"])
-    there = {"store": seen_everywhere(rest["store"]), "out": seen_everywhere(Path(rest["out"]).absolute())}
+    there = {"store": shared_path(rest["store"]), "out": shared_path(Path(rest["out"]).absolute())}
     return profile, {**rest, **training, **there}
 
 
-def trained_on(cluster: str, *, model: str, config: Config, overrides: Sequence[str]) -> tuple[Profile, dict[str, Any]]:
+def cluster_training(
+    cluster: str, *, model: str, config: Config, overrides: Sequence[str]
+) -> tuple[Profile, dict[str, Any]]:
     """A profile, and what a training on its workers is given: model, config and overrides as they find them.
 
     Raises UnknownNameError or SettingsError for a profile, DeviceError for a device that its workers lack.
@@ -125,7 +138,7 @@ def trained_on(cluster: str, *, model: str, config: Config, overrides: Sequence[
     device = load_settings(train_settings(kind), config, rest).device
     config, rest = settings_there(config, rest, device=device, profile=profile)
     # A folder that happens to have the name of a model is not meant.
-    there = model if start is None or model in model_names() else seen_everywhere(model)
+    there = model if start is None or model in model_names() else shared_path(model)
     return profile, {"model": there, "config": config, "overrides": rest}
 
 
@@ -144,7 +157,12 @@ def model_to_train(model: str) -> tuple[str, Checkpoint | None]:
 
 
 def require_annotations_for(cohort: Cohort, kind: str) -> None:
-    """Raises FintuneValueError where the cohort does not have the annotations that a kind of model learns from."""
+    """Says which annotations of the cohort are unfinished.
+
+    Raises FintuneValueError where it does not have those that a kind of model learns from.
+    """
+    for line in unfinished_lines(cohort):
+        say(f"train: {line}")
     cohort.require(f"a training of {kind}", tasks=(trainer_named(kind).task,))
 
 

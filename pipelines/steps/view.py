@@ -16,7 +16,7 @@ from fintune_xr.errors import FintuneValueError, MissingPackageError
 from fintune_xr.pixels.real_part import tile_pixels
 from fintune_xr.store.cohort import open_cohort
 from fintune_xr.store.export.label_layers import Choice, LabelLayer, chosen_tiles, label_layers
-from fintune_xr.store.labels.ome_zarr import colours, looked_at, pixel_sides, shown_ranges
+from fintune_xr.store.labels.ome_zarr import colours, pixel_sides, sample_positions, shown_ranges
 from fintune_xr.text import texts
 
 
@@ -30,7 +30,7 @@ def view(store: str | Path, *, donors: Sequence[str] = (), tiles: Sequence[str] 
     Raises MissingPackageError without napari, UnknownNameError for a donor, tile or run that is not there.
     """
     napari = _napari()
-    cohort = open_cohort(store)
+    cohort = open_cohort(store).opened_once()
     rows = chosen_tiles(cohort, Choice(tuple(runs), tuple(donors), tuple(tiles)))
     if not rows:
         raise FintuneValueError(f"{cohort.url} has no tile to show")
@@ -59,7 +59,7 @@ def _napari() -> Any:
 
 def _add_channels(viewer: Any, images: xr.Dataset, scale: Sequence[float]) -> None:
     channels = texts(images[n.CHANNEL])
-    spread = looked_at(images.sizes[n.TILE])
+    spread = sample_positions(images.sizes[n.TILE])
     ranges = shown_ranges([tile_pixels(images, at) for at in spread])
     for at, (channel, colour) in enumerate(zip(channels, colours(channels), strict=True)):
         viewer.add_image(

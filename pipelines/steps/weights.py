@@ -8,8 +8,8 @@ from typing import Literal
 import pandas as pd
 
 from fintune_xr.errors import SettingsError
-from fintune_xr.models.published import fetch_weights, weights_file
 from fintune_xr.models.registry import published_named, published_weights
+from fintune_xr.models.weights_cache import fetch_weights, weights_file
 
 
 def weights(action: Literal["list", "fetch"] = "list", name: str | None = None) -> pd.DataFrame | Path:
@@ -19,10 +19,10 @@ def weights(action: Literal["list", "fetch"] = "list", name: str | None = None) 
     """
     if action not in ("list", "fetch"):
         raise SettingsError(f"weights {action!r}: expected list or fetch")
-    return listed() if action == "list" else fetch(name)
+    return weights_table() if action == "list" else fetch(name)
 
 
-def listed() -> pd.DataFrame:
+def weights_table() -> pd.DataFrame:
     """Name, place and digest of every published model that this installation knows."""
     files = map(weights_file, published_weights().values())
     rows = [(one.name, "here" if one.is_here else "not here", str(one.path), one.sha256) for one in files]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +16,6 @@ from fintune_xr import names as n
 from fintune_xr.analysis.report.studies.benchmark import (
     BASELINE,
     GENERIC,
-    HYBRID,
     MARKER_ONLY,
     UNDECIDED,
     benchmark_table,
@@ -27,6 +26,7 @@ from fintune_xr.errors import SettingsError
 from fintune_xr.execution.whole_file import whole_file
 from fintune_xr.finetune.registry import train_settings
 from fintune_xr.metrics.intervals import instance_scores
+from fintune_xr.metrics.omissions import left_out_lines
 from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.models.flow_unet.kind import FLOW_UNET
 from fintune_xr.models.registry import resolve_checkpoint
@@ -36,19 +36,21 @@ from fintune_xr.pipelines.inference.request import InferSettings
 from fintune_xr.pipelines.instance.evaluate import match_tiles, scores_by_group
 from fintune_xr.pipelines.steps.evaluate import score_lines
 from fintune_xr.pipelines.steps.infer import infer
-from fintune_xr.pipelines.steps.train import model_to_train, train, train_on_workers
+from fintune_xr.pipelines.steps.train import model_to_train
+from fintune_xr.pipelines.studies.class_benchmark import benchmark_classes
 from fintune_xr.pipelines.studies.encoder_benchmark import benchmark_encoders
-from fintune_xr.pipelines.studies.hybrid import choose_by_marker, undecided
-from fintune_xr.pipelines.studies.study import Study, carried_out
-from fintune_xr.pipelines.workers.devices import HERE, THREADS, device_on, of_cluster, profile_and_rest
+from fintune_xr.pipelines.studies.hybrid import choose_by_marker, markers_without_scores
+from fintune_xr.pipelines.studies.model_training import ModelTraining, Workplace, require_devices, trained_folders
+from fintune_xr.pipelines.studies.study import Study, carry_out
+from fintune_xr.pipelines.workers.devices import HERE, THREADS, of_cluster
 from fintune_xr.provenance import provenance
-from fintune_xr.settings import Config, Settings, load_settings, validated
+from fintune_xr.settings import Config, Settings, load_settings, validate
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.lineage.depends_on import rests_on, tiles_in
 from fintune_xr.store.lineage.training_exposure import require_unseen_by
-from fintune_xr.store.runs.run import run_attrs
-from fintune_xr.store.split import judged_part, require_split, split_table
-from fintune_xr.tasks.task import CLASSIFICATION
+from fintune_xr.store.runs.run import quarantined_of_runs, run_attrs
+from fintune_xr.store.split import part_to_score, require_split, split_table
+from fintune_xr.tasks.task import CLASSIFICATION, SEMANTIC
 from fintune_xr.text import text_array, texts
 
 PARTS: Final = (n.VAL, n.TEST)
@@ -74,6 +76,13 @@ class BenchmarkSettings(Settings):
     prefix: str = Field(default="e1-", description="What the names of runs and checkpoint folders begin with.")
     resamples: int = Field(default=1000, ge=1, description="Donor resamples for the intervals.")
     seed: int = Field(default=0, ge=0, description="Seed of the resamples.")
+
+
+OF_MODELS: Final[Mapping[str, Callable[..., xr.Dataset]]] = {
+    CLASSIFICATION: benchmark_encoders,
+    SEMANTIC: benchmark_classes,
+}
+"""By task: comparisons of models that their settings name, in place of ways to train one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +118,8 @@ def benchmark(
 ) -> xr.Dataset:
     """Scores (group, run, threshold) on the test tiles: baseline, generic, one per marker, marker-only and hybrid.
 
-    Of a cohort of volumes they are those of `benchmark_encoders`, and `models` in its settings says what is compared.
+    Of a cohort of volumes they are those of `benchmark_encoders`, of stained tissue those of `benchmark_classes`; there
+    `models` in the settings says what is compared.
 
     `model` is what all trainings start from. The generic model learns from all train tiles, a specific one from those
     of its marker, the marker-only one without DAPI; the hybrid takes for each marker the model whose AP50 on the val
@@ -120,20 +130,23 @@ def benchmark(
     and segment; by default this process does both. Overrides `cluster.*` are its settings.
 
     Raises SplitError without a split, RunMismatchError where stored runs or folders hold other models, DeviceError for
-    a device that the workers lack, RunBusyError where another process compares.
+    a device that the workers lack, RunBusyError where another process compares, SettingsError for a `model` where the
+    settings say which there are.
     """
-    cohort = open_cohort(store).with_images()
+    cohort = open_cohort(store).opened_once()
     cohort.require("benchmark")
-    if cohort.task.name == CLASSIFICATION:
-        return benchmark_encoders(store, out=out, cluster=cluster, config=config, overrides=overrides)
+    if cohort.task.name in OF_MODELS:
+        _require_no_model(cohort, model)
+        return OF_MODELS[cohort.task.name](store, out=out, cluster=cluster, config=config, overrides=overrides)
     workers, rest = of_cluster(overrides)
     plan = _plan(cohort, model, load_settings(BenchmarkSettings, config, rest))
-    _check_devices(plan.settings, cluster, workers)
+    place = Workplace(Path(out), cluster, workers)
+    require_devices(place, [plan.settings.infer, plan.settings.baseline_infer])
     for name, reason in plan.left_out.items():
         say(f"benchmark: no {name} model: {reason}")
 
     def compared(_: xr.Dataset | None) -> Iterator[xr.Dataset]:
-        folders = _trained(plan, out=Path(out), cluster=cluster, workers=workers)
+        folders = trained_folders(cohort.url, _trainings(plan), place)
         for member in plan.members:
             _segmented(plan, member, folders.get(member.name), cluster=cluster or THREADS, workers=workers)
         judged, result = _scored(plan)
@@ -141,15 +154,23 @@ def benchmark(
         yield result
 
     study = Study(cohort=cohort, path=n.BENCHMARK_PATH, lock=n.BENCHMARK, what="comparing ways to train")
-    result = carried_out(study, compared)
+    result = carry_out(study, compared)
     with whole_file(Path(out) / f"{plan.settings.prefix}benchmark.tsv") as path:
         benchmark_table(result).to_csv(path, sep="\t", index=False)
     return result
 
 
+def _require_no_model(cohort: Cohort, model: str) -> None:
+    if model != FLOW_UNET.name:
+        raise SettingsError(
+            f"--model {model}: benchmark of a cohort {cohort.kind_facts.about} compares the models that its settings "
+            f"name. Write models=[{model}, …]."
+        )
+
+
 def closing_lines(found: xr.Dataset) -> list[str]:
-    """What is said below the table of scores: the choice of the hybrid, or how ranks of encoders are meant."""
-    return [hybrid_line(found)] if n.THRESHOLD in found.dims else score_lines(found)
+    """What is said below the table of scores: tiles left out and the choice of the hybrid, or how ranks are meant."""
+    return [*left_out_lines(found), hybrid_line(found)] if n.THRESHOLD in found.dims else score_lines(found)
 
 
 def hybrid_line(found: xr.Dataset) -> str:
@@ -161,15 +182,15 @@ def _plan(cohort: Cohort, model: str, settings: BenchmarkSettings) -> _Plan:
     """Everything that can be wrong with names and settings is found here, before the first training."""
     require_split(cohort)
     kind, start = model_to_train(model)
-    validated(train_settings(kind), settings.train, where="settings of train")
+    validate(train_settings(kind), settings.train, where="settings of train")
     for what in ("infer", "baseline_infer"):
-        validated(InferSettings, getattr(settings, what), where=f"settings of {what}")
+        validate(InferSettings, getattr(settings, what), where=f"settings of {what}")
     if "zero_channels" in settings.train:
         raise SettingsError("train.zero_channels belongs to the marker-only model alone: set marker_only instead")
     baseline = resolve_checkpoint(settings.baseline or (THRESHOLD.name if start is None else model))
     for checkpoint in (baseline, *([] if start is None else [start])):
         for part in (n.VAL, n.TEST):
-            require_unseen_by(cohort, checkpoint, judged_part(cohort, part).names)
+            require_unseen_by(cohort, checkpoint, part_to_score(cohort, part).names)
     members, left_out = _members(cohort, settings)
     return _Plan(cohort, settings, model, baseline, tuple(members), left_out)
 
@@ -205,29 +226,13 @@ def _member(
     return _Member(name, run, None if training is None else {**settings.train, **training}, markers)
 
 
-def _check_devices(settings: BenchmarkSettings, cluster: str, workers: Sequence[str]) -> None:
-    """Raises DeviceError where a run asks for a device that its workers lack, before anything is trained."""
-    profile, _ = profile_and_rest(cluster or THREADS, workers)
-    for given in (settings.infer, settings.baseline_infer):
-        device_on(profile, validated(InferSettings, given).device)
-
-
-def _trained(plan: _Plan, *, out: Path, cluster: str, workers: Sequence[str]) -> dict[str, Path]:
-    """The folder of each model that is trained; what is there already is taken as it is."""
-    members = [one for one in plan.members if one.training is not None]
-    calls: list[dict[str, Any]] = [
-        {"store": plan.cohort.url, "run_name": one.run, "model": plan.start, "out": out, "config": one.training,
-         "markers": one.markers}
-        for one in members
-    ]  # fmt: skip
-    if cluster:
-        folders = train_on_workers(cluster, [{**call, "overrides": workers} for call in calls])
-        return {one.name: folder for one, folder in zip(members, folders, strict=True)}
-    found = {}
-    for one, call in zip(members, calls, strict=True):
-        say(f"benchmark: {one.name}")
-        found[one.name] = train(**call)
-    return found
+def _trainings(plan: _Plan) -> list[ModelTraining]:
+    """What is trained for each member but the baseline."""
+    return [
+        ModelTraining(name=one.name, run=one.run, start=plan.start, settings=one.training, markers=one.markers)
+        for one in plan.members
+        if one.training is not None
+    ]
 
 
 def _segmented(plan: _Plan, member: _Member, folder: Path | None, *, cluster: str, workers: Sequence[str]) -> None:
@@ -240,18 +245,29 @@ def _segmented(plan: _Plan, member: _Member, folder: Path | None, *, cluster: st
 def _scored(plan: _Plan) -> tuple[xr.Dataset, xr.Dataset]:
     """Counts and scores on the val tiles, and on the test tiles with the hybrid that the first decide on."""
     names, runs = ([getattr(one, key) for one in plan.members] for key in ("name", "run"))
-    val, test = (
-        match_tiles(plan.cohort, runs, judged_part(plan.cohort, part)).assign_coords({n.RUN: names}) for part in PARTS
-    )
+    val, test = (_matched(plan.cohort, part, dict(zip(runs, names, strict=True))) for part in PARTS)
     judged, facts = _by_group(val), _facts(plan)
     markers = texts(test[n.MARKER])
-    choice, guessed = choose_by_marker(judged, markers), undecided(val, markers)
+    choice, guessed = choose_by_marker(judged, markers), markers_without_scores(val, markers)
     counts = _with_hybrid(test, choice)
     scores = scores_by_group(counts, plan.settings.resamples, plan.settings.seed)
     return (
-        xr.merge([val, judged], join="exact").assign_attrs(facts),
-        xr.merge([counts, scores], join="exact").assign_attrs({**facts, HYBRID: choice, UNDECIDED: guessed}),
+        xr.merge([val, judged], join="exact").assign_attrs({**facts, n.LEFT_OUT: val.attrs[n.LEFT_OUT]}),
+        xr.merge([counts, scores], join="exact").assign_attrs(
+            {**facts, n.LEFT_OUT: test.attrs[n.LEFT_OUT], n.HYBRID: choice, UNDECIDED: guessed}
+        ),
     )
+
+
+def _matched(cohort: Cohort, part: str, names: Mapping[str, str]) -> xr.Dataset:
+    """Counts (run, tile, threshold) of runs, called by their `names`, on the tiles of `part` that all of them have.
+
+    Those that one of them has in quarantine are named in the attribute LEFT_OUT.
+    """
+    judged = part_to_score(cohort, part)
+    left_out = quarantined_of_runs(cohort, list(names), judged.names)
+    counts = match_tiles(cohort, list(names), judged.without(left_out)).assign_coords({n.RUN: list(names.values())})
+    return counts.assign_attrs({n.LEFT_OUT: left_out})
 
 
 def _by_group(counts: xr.Dataset) -> xr.Dataset:
@@ -270,7 +286,7 @@ def _with_hybrid(counts: xr.Dataset, choice: dict[str, str]) -> xr.Dataset:
     """Counts with a further run that takes those of the run chosen for each tile's marker."""
     names = texts(counts[n.RUN])
     taken = xr.DataArray([names.index(choice[marker]) for marker in texts(counts[n.MARKER])], dims=n.TILE)
-    hybrid = counts.isel({n.RUN: taken}).drop_vars(n.RUN).expand_dims({n.RUN: [HYBRID]})
+    hybrid = counts.isel({n.RUN: taken}).drop_vars(n.RUN).expand_dims({n.RUN: [n.HYBRID]})
     return xr.concat([counts, hybrid.transpose(*counts[n.TP].dims)], n.RUN, join="exact")
 
 

@@ -17,26 +17,25 @@ from fintune_xr.analysis.learning_curve import budget_spread, learning_curve
 from fintune_xr.analysis.report.studies.budget import curve_of, curve_score
 from fintune_xr.cluster.profile import Profile
 from fintune_xr.errors import FintuneValueError
+from fintune_xr.finetune.engine import hold_folder
 from fintune_xr.finetune.engine import train as fit
-from fintune_xr.finetune.engine import training_in
 from fintune_xr.finetune.registry import train_settings
 from fintune_xr.models.checkpoints import RECORD_FILE, Checkpoint
 from fintune_xr.models.flow_unet.kind import FLOW_UNET
 from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.instance.learning import learning_of_masks
 from fintune_xr.pipelines.semantic.learning import learning_of_classes
-from fintune_xr.pipelines.steps.train import model_to_train, require_annotations_for, trained_on
-from fintune_xr.pipelines.studies.study import Study, carried_out
+from fintune_xr.pipelines.steps.train import cluster_training, model_to_train, require_annotations_for
+from fintune_xr.pipelines.studies.study import Study, carry_out
 from fintune_xr.pipelines.task_parts.learning import Learning
 from fintune_xr.pipelines.workers.devices import HERE, profile_and_rest
-from fintune_xr.pipelines.workers.remote_calls import results_from_workers, seen_everywhere
+from fintune_xr.pipelines.workers.remote_calls import results_from_workers, shared_path
 from fintune_xr.provenance import provenance
 from fintune_xr.settings import Config, load_settings
 from fintune_xr.splits.nested_subsets import nested_order
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.lineage.annotations_digest import truth_digest
-from fintune_xr.store.lineage.depends_on import tiles_in
-from fintune_xr.store.lineage.training_exposure import require_unseen_by, seen_in_training
+from fintune_xr.store.lineage.depends_on import tiles_in, truth_digest
+from fintune_xr.store.lineage.training_exposure import require_unseen_by, training_exposure
 from fintune_xr.store.split import annotated_tiles, require_split
 from fintune_xr.tasks.task import INSTANCE, SEMANTIC
 from fintune_xr.text import texts
@@ -79,7 +78,7 @@ def budget(
     lack a class, RunMismatchError where stored fits were made with other settings, tiles or weights, RunBusyError where
     another process is at it.
     """
-    cohort = open_cohort(store).with_images()
+    cohort = open_cohort(store).opened_once()
     cohort.require("budget")
     profile, said, there = _where(cluster, model=model, config=config, overrides=overrides)
     plan = _plan(cohort, out=Path(out), **said)
@@ -98,12 +97,12 @@ def budget(
         _require_learnable(plan, wanted)
         if not skip_existing:
             _remove(plan, wanted)
-        for size, seed, fitted in _fits(plan, wanted, profile, {**there, "store": seen_everywhere(store)}):
+        for size, seed, fitted in _fits(plan, wanted, profile, {**there, "store": shared_path(store)}):
             done = _with_fit(done, size, seed, fitted)
             yield _told(plan, done)
         yield _told(plan, done.merge(_curves(done), join="exact", combine_attrs="drop_conflicts"))
 
-    return carried_out(study, grown, restart=not skip_existing)
+    return carry_out(study, grown, restart=not skip_existing)
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +135,7 @@ def _where(cluster: str, **said: Any) -> tuple[Profile | None, dict[str, Any], d
     """
     if not cluster:
         return None, said, said
-    profile, there = trained_on(cluster, **said)
+    profile, there = cluster_training(cluster, **said)
     return profile, {**said, "overrides": profile_and_rest(cluster, said["overrides"])[1]}, there
 
 
@@ -173,7 +172,7 @@ def _remove(plan: _Plan, fits: Sequence[tuple[int, int]]) -> None:
     for size, seed in fits:
         folder = _folder(plan, size, seed)
         if (folder / RECORD_FILE).is_file():
-            with training_in(folder):
+            with hold_folder(folder):
                 shutil.rmtree(folder)
 
 
@@ -184,7 +183,7 @@ def _fits(
     if profile is None:
         yield from ((size, seed, _fitted(plan, size, seed)) for size, seed in wanted)
         return
-    out = seen_everywhere(plan.out.absolute())
+    out = shared_path(plan.out.absolute())
     calls = [{**there, "out": out, "size": size, "seed": seed} for size, seed in wanted]
     if calls:
         for number, fitted in results_from_workers(profile, _fitted_there, calls):
@@ -193,7 +192,7 @@ def _fits(
 
 def _fitted_there(*, store: str, out: str, size: int, seed: int, **said: Any) -> xr.Dataset:
     """As `_fitted`, from references alone."""
-    return _fitted(_plan(open_cohort(store).with_images(), out=Path(out), **said), size, seed)
+    return _fitted(_plan(open_cohort(store).opened_once(), out=Path(out), **said), size, seed)
 
 
 def _plan(cohort: Cohort, *, model: str, out: Path, config: Config, overrides: Sequence[str]) -> _Plan:
@@ -220,7 +219,7 @@ def _plan(cohort: Cohort, *, model: str, out: Path, config: Config, overrides: S
         out=out,
         identity=identity,
         # A fit on few of the train tiles could have learned from any of them.
-        seen=seen_in_training(cohort, learned=train, judged=val, start=start),
+        seen=training_exposure(cohort, learned=train, judged=val, start=start),
     )
 
 
@@ -316,7 +315,8 @@ def _curves(done: xr.Dataset) -> xr.Dataset:
     score = curve_score(done)
     n_tiles = done[n.N_TRAIN].where(done[n.N_TRAIN] > 0, 0)
     curve = learning_curve(score, n_tiles, n_resamples=RESAMPLES)
-    return xr.merge([budget_spread(score), curve], join="exact", combine_attrs="drop").assign_attrs(curve=curve.attrs)
+    merged = xr.merge([budget_spread(score), curve], join="exact", combine_attrs="drop_conflicts")
+    return merged.drop_attrs(deep=False).assign_attrs(curve=curve.attrs)
 
 
 def _told(plan: _Plan, study: xr.Dataset) -> xr.Dataset:

@@ -12,20 +12,22 @@ import xarray as xr
 import yaml
 from pydantic import Field
 
+from fintune_xr import names as n
 from fintune_xr.errors import SettingsError
 from fintune_xr.finetune.classification.probe_settings import LOGISTIC, ProbeSettings
 from fintune_xr.finetune.classification.settings import ClassTrainSettings
 from fintune_xr.models.registry import kind_named, resolve_checkpoint
 from fintune_xr.models.vjepa2.kind import RANDOM_KIND
 from fintune_xr.models.volume_profile.kind import VOLUME_PROFILE
-from fintune_xr.pipelines.classification.leaderboard import judge, part_scores, write_leaderboard
+from fintune_xr.pipelines.classification.leaderboard import judge, scored_parts, write_leaderboard
 from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.steps.infer import infer
 from fintune_xr.pipelines.steps.train import train
 from fintune_xr.pipelines.studies.probe import Probed, probe, probed_name
+from fintune_xr.pipelines.studies.study import Study, carry_out
 from fintune_xr.pipelines.task_parts.requests import ExportRequest
 from fintune_xr.pipelines.workers.devices import THREADS
-from fintune_xr.settings import Config, Settings, load_settings, shipped_config, validated
+from fintune_xr.settings import Config, Settings, load_settings, shipped_config, validate
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.runs.run import check_run_name
 from fintune_xr.store.split import require_split
@@ -74,24 +76,36 @@ def benchmark_encoders(
     is stored or trained already is not made again. `leaderboard.csv`, `.md` and `.png` are written into `out`.
 
     Raises SettingsError before anything is made, where a setting is wrong or two models would have one name; and what
-    the steps raise.
+    the steps raise; RunBusyError where another process compares.
     """
-    cohort = open_cohort(store)
+    cohort = open_cohort(store).opened_once()
     settings = load_settings(EncoderBenchmarkSettings, config, overrides)
     require_split(cohort)
     members = _members(settings)
     heads = _checked(settings)
+
+    def compared(_: xr.Dataset | None) -> tuple[xr.Dataset, ...]:
+        runs = _runs_compared(cohort, settings, members, heads, Path(out), cluster)
+        # Scores of both parts are stored as they are made.
+        write_leaderboard(cohort, ExportRequest(to="leaderboard", out=Path(out), runs=runs))
+        return ()
+
+    path = f"{n.METRICS}/{judge(cohort, scored_parts(cohort))}"
+    return carry_out(Study(cohort=cohort, path=path, lock=n.BENCHMARK, what="comparing encoders"), compared)
+
+
+def _runs_compared(
+    cohort: Cohort, settings: EncoderBenchmarkSettings, members: Sequence[_Member], heads: Sequence[str], out: Path,
+    cluster: str,
+) -> tuple[str, ...]:  # fmt: skip
+    """Runs of every head, and of what was fine-tuned; those that are stored already are taken as they are."""
     for member in members:
-        infer(store, run=member.run, model=member.model, cluster=cluster or THREADS, config=member.infer)
+        infer(cohort.url, run=member.run, model=member.model, cluster=cluster or THREADS, config=member.infer)
     probed = probe(
-        store, runs=[member.run for member in members], config={**settings.probe, "head": list(heads)}, out=out
+        cohort.url, runs=[member.run for member in members], config={**settings.probe, "head": list(heads)}, out=out
     )
-    runs = [one.run for one in probed]
-    for member in _to_tune(settings, members, probed):
-        runs.append(_tuned(cohort, member, settings, Path(out), cluster))
-    write_leaderboard(cohort, ExportRequest(to="leaderboard", out=Path(out), runs=tuple(runs)))
-    scores = part_scores(cohort, runs)
-    return scores[judge(cohort, scores)]
+    tuned = [_tuned(cohort, member, settings, out, cluster) for member in _to_tune(settings, members, probed)]
+    return (*(one.run for one in probed), *tuned)
 
 
 def _members(settings: EncoderBenchmarkSettings) -> list[_Member]:
@@ -115,13 +129,13 @@ def _check(member: _Member) -> None:
     kind = kind_named(resolve_checkpoint(member.model).kind)
     if kind.product is not SCORES:
         raise SettingsError(f"models: {member.model} is a model of kind {kind.name}, and no encoder of volumes")
-    validated(kind.settings, member.infer.get("model", {}), where=f"settings of {member.model}")
+    validate(kind.settings, member.infer.get("model", {}), where=f"settings of {member.model}")
 
 
 def _checked(settings: EncoderBenchmarkSettings) -> tuple[str, ...]:
     """The heads of each encoder, once all settings are known to be right; `logistic`, which ranks are by, is one."""
-    asked = validated(ProbeSettings, {"head": [LOGISTIC, "linear"], **settings.probe}, where="settings of probe")
-    validated(ClassTrainSettings, _training(settings), where="settings of train")
+    asked = validate(ProbeSettings, {"head": [LOGISTIC, "linear"], **settings.probe}, where="settings of probe")
+    validate(ClassTrainSettings, _training(settings), where="settings of train")
     return tuple(dict.fromkeys((LOGISTIC, *asked.head)))
 
 

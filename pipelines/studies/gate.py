@@ -25,7 +25,7 @@ from fintune_xr.pipelines.console import progress
 from fintune_xr.pipelines.instance.cell_blocks import cell_blocks
 from fintune_xr.pipelines.instance.evaluate import scores_by_group
 from fintune_xr.pipelines.steps.positivity import signal_tiles
-from fintune_xr.pipelines.studies.study import Study, carried_out
+from fintune_xr.pipelines.studies.study import Study, carry_out
 from fintune_xr.pixels.cell_gates import UNGATED, Gate, GateSettings, intensity_bounds, is_kept
 from fintune_xr.provenance import provenance
 from fintune_xr.settings import load_settings
@@ -34,8 +34,8 @@ from fintune_xr.store.lineage.depends_on import part_rests_on, require_sources
 from fintune_xr.store.lineage.exclusion import excluded_tiles
 from fintune_xr.store.lineage.tile_counts import active_rule, inputs_digest, tile_counts, without_tiles
 from fintune_xr.store.lineage.training_exposure import require_unseen
-from fintune_xr.store.runs.run import require_done
-from fintune_xr.store.split import AnnotatedPart, judged_part
+from fintune_xr.store.runs.run import quarantined_of_runs
+from fintune_xr.store.split import AnnotatedPart, part_to_score
 from fintune_xr.text import texts
 
 CELLS_AT_ONCE: Final = 1 << 20
@@ -56,19 +56,20 @@ def gate(
     Scores are on the annotated tiles of `split`, their differences to the run without a gate at IoU 0.5; ratios are
     over the whole cohort, with the run's active positivity rule applied to the cells that stay. Where clinical
     outcomes are stored, rho, p, q, n (setting, marker, outcome) too, q adjusted over all of them. All is stored under
-    `metrics/gate_<run>`.
+    `metrics/gate_<run>`. Annotated tiles that the run has in quarantine are not scored, and named in the attribute
+    LEFT_OUT.
 
     Raises UnknownNameError for a run that is not there, FintuneValueError where it is not finished or its
     cells have not been judged, SettingsError for a grid that makes no sense.
     """
-    cohort = open_cohort(store).with_images()
+    cohort = open_cohort(store).opened_once()
     cohort.require("gate")
     settings = load_settings(GateSettings, config, overrides)
     before = tile_counts(cohort, [run])
-    part = judged_part(cohort, split)
-    require_done(run, cohort.run(run, lazy=False), part.tiles)
+    part = part_to_score(cohort, split)
     require_sources(cohort, [run])
-    require_unseen(cohort, run, part.names)
+    left_out = quarantined_of_runs(cohort, [run], part.names)
+    require_unseen(cohort, [run], part.names)
     rule = active_rule(cohort, run)
     facts = provenance(
         run=run, split=split, split_digest=part.digest, settings=settings.as_dict(), rule=rule, resamples=resamples,
@@ -76,23 +77,25 @@ def gate(
     )  # fmt: skip
     basis = {
         **part_rests_on(cohort, part, [run]),
-        n.COUNTED: counted(cohort, before),
+        n.COUNTED: counts_digest(cohort, before),
     }
 
     def under_gates(_: xr.Dataset | None) -> Iterator[xr.Dataset]:
         gated = _gated_run(cohort, run, settings.gates)
-        counts = _match_tiles(cohort, gated, part)
+        counts = _match_tiles(cohort, gated, part.without(left_out))
         bare = counts[[n.TP, n.FP, n.FN]].drop_vars([n.DONOR, n.MARKER, n.SPLIT])
         parts = [bare, _scores(counts, resamples, seed), _ratios(cohort, gated, before)]
-        result = xr.merge(parts, join="exact", combine_attrs="drop").assign_coords(_setting_coords(settings.gates))
-        yield result.assign_attrs({n.RUN: run, n.RULE: rule, n.RESTS_ON: basis, n.PROVENANCE: facts})
+        result = xr.merge(parts, join="exact", combine_attrs="drop_conflicts").drop_attrs(deep=False)
+        result = result.assign_coords(_setting_coords(settings.gates))
+        told = {n.RUN: run, n.RULE: rule, n.LEFT_OUT: left_out}
+        yield result.assign_attrs({**told, n.RESTS_ON: basis, n.PROVENANCE: facts})
 
     name = f"{n.GATE_PREFIX}{run}"
     study = Study(cohort=cohort, path=f"{n.METRICS}/{name}", lock=name, what=f"applying gates to run {run!r}")
-    return carried_out(study, under_gates)
+    return carry_out(study, under_gates)
 
 
-def counted(cohort: Cohort, counts: xr.Dataset) -> str:
+def counts_digest(cohort: Cohort, counts: xr.Dataset) -> str:
     """A digest of what ratios and their correlations rest on: the counts of each tile, and the stored outcomes."""
     facts = cohort.read(n.CLINICAL, datasets.CLINICAL).load() if cohort.has(n.CLINICAL) else xr.Dataset()
     return inputs_digest(counts, facts)

@@ -21,8 +21,8 @@ from fintune_xr.pipelines.steps.evaluate import evaluate
 from fintune_xr.pipelines.steps.positivity import apply_positivity, is_counted, last_rule, tells_positives
 from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.lineage.training_exposure import seen_by_choice
-from fintune_xr.store.runs.run import run_attrs, run_creation, run_grid
+from fintune_xr.store.lineage.training_exposure import choice_exposure, weights_of_training
+from fintune_xr.store.runs.run import finish_command, run_attrs, run_creation, run_grid
 from fintune_xr.store.runs.run_shard import Encoded, ShardGrid, read_encoded, write_run_shard
 from fintune_xr.store.runs.writer import writing_run
 from fintune_xr.store.split import require_split
@@ -51,21 +51,24 @@ def hybrid(
         raise FintuneValueError(
             f"a hybrid of {list(runs)} chosen on {part!r}: give two runs or more, and part val or train, not test"
         )
-    cohort = open_cohort(store)
+    cohort = open_cohort(store).opened_once()
     cohort.require("hybrid")
     scores, markers = evaluate(store, runs=runs, split=part), texts(cohort.images(lazy=False)[n.MARKER])
     choice = choose_by_marker(scores, markers)
-    for marker in undecided(scores, markers):
+    for marker in markers_without_scores(scores, markers):
         say(f"no annotated tile of {marker} in part {part}: it takes the run that is best over all markers")
     sources = {name: _Source.open(cohort, name) for name in sorted(set(choice.values()))}
     rule = _rule(cohort, run_name, list(sources))
     identity = {
-        "hybrid": choice,
+        n.HYBRID: choice,
         n.SOURCES: {name: run_attrs(cohort, name)[n.IDENTITY] for name in sources},
         "schema_version": SCHEMA_VERSION,
     }
     facts = provenance(hybrid=choice, candidates=list(runs), chosen_on=part, split_digest=require_split(cohort))
-    facts[n.TRAINING] = {n.SEEN: seen_by_choice(cohort, runs, texts(scores[n.TILE]))}
+    facts[n.TRAINING] = {
+        n.SEEN: choice_exposure(cohort, runs, texts(scores[n.TILE])),
+        n.WEIGHTS_BEFORE: sorted(set[str]().union(*(weights_of_training(cohort, name) for name in sources))),
+    }
     run_of_tile = [choice[marker] for marker in texts(cohort.images(lazy=False)[n.MARKER])]
     with writing_run(cohort, run_name, identity=identity, facts=facts, restart=restart) as writer:
         plans = list(writer.plans())
@@ -93,7 +96,7 @@ def choose_by_marker(scores: xr.Dataset, markers: Sequence[str]) -> dict[str, st
     return best
 
 
-def undecided(scored: xr.Dataset, markers: Sequence[str]) -> list[str]:
+def markers_without_scores(scored: xr.Dataset, markers: Sequence[str]) -> list[str]:
     """Those of `markers` of which no tile was scored, so that all markers together decide for them.
 
     `scored` has the marker along its tiles, as stored by `evaluate`.
@@ -141,9 +144,7 @@ class _Source:
         run = cohort.run(name, lazy=False)
         n_tiles = cohort.images(lazy=False).sizes[n.TILE]
         if run.sizes[n.TILE] < n_tiles or (run[n.STATE] == n.PENDING).any():
-            raise FintuneValueError(
-                f"run {name!r} has pending tiles. Finish it: fintune-xr infer {cohort.url} --run {name}"
-            )
+            raise FintuneValueError(f"run {name!r} has pending tiles. Finish it: {finish_command(cohort, name)}")
         counts = np.maximum(run[n.N_CELLS].values, 0)
         cells = cohort.cells(name, lazy=False)
         small = {column: run[column].values for column in _PER_TILE}

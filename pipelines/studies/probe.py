@@ -12,24 +12,20 @@ import xarray as xr
 
 from fintune_xr import names as n
 from fintune_xr.datasets import SCHEMA_VERSION
-from fintune_xr.errors import FintuneValueError, RunMismatchError, StoreDamagedError
-from fintune_xr.finetune.classification.features import (
-    folds_of,
-    participants_balanced_accuracy,
-    require_every_class,
-)
+from fintune_xr.errors import FintuneValueError, StoreDamagedError
+from fintune_xr.finetune.classification.features import folds_of, participants_balanced_accuracy, require_every_class
 from fintune_xr.finetune.classification.heads import Head, fit_head
 from fintune_xr.finetune.classification.probe_settings import ProbeSettings
 from fintune_xr.pipelines.classification.artefacts import RECORD, write_beside_run
-from fintune_xr.pipelines.classification.probing import PROBE, fitted, labelled_vectors
+from fintune_xr.pipelines.classification.probing import PROBE, fit_on_scans, labelled_vectors, usable_scans
 from fintune_xr.pipelines.classification.scans import Scans, labelled_scans, require_column, with_vectors
 from fintune_xr.pipelines.console import progress, say
+from fintune_xr.pipelines.studies.study import RunPart, Study, carry_out, make_run
 from fintune_xr.provenance import provenance
 from fintune_xr.settings import Config, load_settings
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.lineage.annotations_digest import truth_digest
-from fintune_xr.store.lineage.depends_on import require_sources
-from fintune_xr.store.lineage.training_exposure import seen_by_choice, seen_in_training
+from fintune_xr.store.lineage.depends_on import require_sources, truth_digest
+from fintune_xr.store.lineage.training_exposure import choice_exposure, training_exposure
 from fintune_xr.store.runs.run import run_attrs, run_creation
 from fintune_xr.store.runs.run_shard import write_run_shard
 from fintune_xr.store.runs.writer import writing_run
@@ -69,12 +65,13 @@ def probe(
     combination is validated before the first is fitted, and a head that is stored already is not fitted again. In the
     folder `out` each head has one of its name, with what `export --to artefacts` writes.
 
-    Raises FintuneValueError for a run without embeddings or with pending scans, or a class that train lacks, SplitError
-    without a valid split, RunMismatchError where a run of that name was made otherwise.
+    Raises FintuneValueError for a run without embeddings, with pending scans or without an embedding of a class, or a
+    class that train lacks, SplitError without a valid split, RunMismatchError where a run of that name was made
+    otherwise, RunBusyError where another process fits the same head.
     """
-    cohort = open_cohort(store)
+    cohort = open_cohort(store).opened_once()
     cohort.require("probe", tasks=[CLASSIFICATION])
-    settings = load_settings(ProbeSettings, config, listed(overrides))
+    settings = load_settings(ProbeSettings, config, overrides_as_lists(overrides))
     if not runs:
         raise FintuneValueError("probe: name the runs with embeddings that heads are fitted to, with --run")
     digest = require_split(cohort)
@@ -83,18 +80,15 @@ def probe(
         require_column(cohort, run, n.EMBEDDING)
     scans = labelled_scans(cohort, n.TRAIN, n.VAL)
     _check_classes(scans)
-    folder = None if out is None else Path(out)
-    made = [
-        _probed(cohort, run, head, settings, scans, digest, restart=restart, out=folder)
-        for run in runs
-        for head in settings.head
-    ]
+    work = _Work(cohort, settings, scans, digest, restart, None if out is None else Path(out))
+    made = [_probed(work, run, head) for run in runs for head in settings.head]
     if settings.folds:
-        cohort.write(n.PROBE_PATH, _in_folds(cohort, runs, settings, scans))
+        study = Study(cohort=cohort, path=n.PROBE_PATH, lock=PROBE, what="scoring heads in folds")
+        carry_out(study, lambda _: (_in_folds(cohort, runs, settings, scans),))
     return made
 
 
-def listed(overrides: Sequence[str]) -> list[str]:
+def overrides_as_lists(overrides: Sequence[str]) -> list[str]:
     """Overrides with the values of settings that take several as lists: `head=logistic,linear` is `head=[…]`."""
     written = []
     for override in overrides:
@@ -109,31 +103,58 @@ def probed_name(run: str, head: str) -> str:
     return f"{run}-{head}"
 
 
-def _probed(
-    cohort: Cohort, run: str, head: str, settings: ProbeSettings, scans: Scans, digest: str, *, restart: bool,
-    out: Path | None,
-) -> Probed:  # fmt: skip
-    name = probed_name(run, head)
-    identity = {
-        PROBE: {"head": head, **_of_head(settings)},
-        n.SOURCES: {run: run_attrs(cohort, run)[n.IDENTITY]},
-        n.SPLIT_DIGEST: digest,
-        n.ANNOTATIONS_DIGEST: truth_digest(cohort, scans.tile.tolist()),
+@dataclass(frozen=True, slots=True, eq=False)
+class _Work:
+    """What is the same for every head that is asked for."""
+
+    cohort: Cohort
+    settings: ProbeSettings
+    scans: Scans
+    digest: str
+    restart: bool
+    out: Path | None
+
+
+def _probed(work: _Work, run: str, head: str) -> Probed:
+    name, cohort, out = probed_name(run, head), work.cohort, work.out
+    identity = _identity(work, run, head)
+    made: list[Head] = []
+    part = RunPart(
+        cohort=cohort, run=name, identity=identity, remedy="Give --restart to fit it anew.",
+        make=lambda: made.append(_fit_and_store(work, run, head, identity)),
+        is_whole=lambda: _has_all_of(cohort, name, run),
+    )  # fmt: skip
+    is_new = make_run(part, restart=work.restart)
+    if not is_new:
+        say(f"probe: {name} is stored already")
+    if out is not None and (is_new or not (out / name / RECORD).is_file()):
+        write_beside_run(cohort, name, out, head=made[0] if made else None)
+    return Probed(name, run, head, _val_score(cohort, name, work.scans), is_new)
+
+
+def _identity(work: _Work, run: str, head: str) -> dict[str, Any]:
+    """What the logits of a head on a run depend on."""
+    return {
+        PROBE: {"head": head, **_of_head(work.settings)},
+        n.SOURCES: {run: run_attrs(work.cohort, run)[n.IDENTITY]},
+        n.SPLIT_DIGEST: work.digest,
+        n.ANNOTATIONS_DIGEST: truth_digest(work.cohort, work.scans.tile.tolist()),
         "schema_version": SCHEMA_VERSION,
     }
-    if not restart and _is_done(cohort, name, run, identity):
-        say(f"probe: {name} is stored already")
-        if out is not None and not (out / name / RECORD).is_file():
-            write_beside_run(cohort, name, out)
-        return Probed(name, run, head, _val_score(cohort, name, scans), False)
-    made = fitted(cohort, run, head, settings, scans)
-    seen = _seen(cohort, run, scans)
+
+
+def _fit_and_store(work: _Work, run: str, head: str, identity: dict[str, Any]) -> Head:
+    """The head, fitted to the embeddings of `run`, after its logits are stored."""
+    cohort, settings = work.cohort, work.settings
+    scans = usable_scans(cohort, run, work.scans)
+    made = fit_on_scans(cohort, run, head, settings, scans)
+    name, seen = probed_name(run, head), _seen(cohort, run, work.scans)
     facts = provenance(
         settings=settings.as_dict(), chosen=dict(made.chosen), n_scans=_counts(scans), **{n.TRAINING: {n.SEEN: seen}}
     )
     with writing_run(
         cohort, name, identity=identity, facts=facts, product=SCORES, sizes={n.CLASS: list(scans.classes)},
-        restart=restart,
+        restart=work.restart,
     ) as writer:  # fmt: skip
         source = _Source(cohort, run, made)
         # Numbers that are at hand are written at once, and not shard by shard.
@@ -141,9 +162,7 @@ def _probed(
         if receipts:
             writer.commit(receipts)
         writer.finish()
-    if out is not None:
-        write_beside_run(cohort, name, out, head=made)
-    return Probed(name, run, head, _val_score(cohort, name, scans), True)
+    return made
 
 
 def _of_head(settings: ProbeSettings) -> dict[str, Any]:
@@ -154,8 +173,8 @@ def _of_head(settings: ProbeSettings) -> dict[str, Any]:
 def _seen(cohort: Cohort, run: str, scans: Scans) -> dict[str, list[str]]:
     """Scans that the head, or the encoder before it, has learned from, and those that judged them."""
     learned, judged = (scans.within(part).tile.tolist() for part in (n.TRAIN, n.VAL))
-    own = seen_in_training(cohort, learned=learned, judged=judged, start=None)
-    before = seen_by_choice(cohort, [run], judged)
+    own = training_exposure(cohort, learned=learned, judged=judged, start=None)
+    before = choice_exposure(cohort, [run], judged)
     return {key: sorted({*own[key], *before.get(key, ())}) for key in own}
 
 
@@ -163,20 +182,8 @@ def _counts(scans: Scans) -> dict[str, int]:
     return {part: len(scans.within(part).tile) for part in (n.TRAIN, n.VAL)}
 
 
-def _is_done(cohort: Cohort, name: str, source: str, identity: dict[str, Any]) -> bool:
-    """Whether the run of a head is there, made the same way, and has what its source has.
-
-    Raises RunMismatchError where it is there and was made otherwise.
-    """
-    if name not in cohort.run_names():
-        return False
-    stored = run_attrs(cohort, name)[n.IDENTITY]
-    if stored != identity:
-        changed = sorted(key for key in {*stored, *identity} if stored.get(key) != identity.get(key))
-        raise RunMismatchError(
-            f"run {name!r} was made with something else (different: {', '.join(changed)}). Give --restart to fit it "
-            "anew."
-        )
+def _has_all_of(cohort: Cohort, name: str, source: str) -> bool:
+    """Whether the run of a head has what its source has."""
     before = cohort.run(source, lazy=False)[n.STATE].values
     try:
         states = cohort.run(name, lazy=False)[n.STATE].values

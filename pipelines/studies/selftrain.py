@@ -24,16 +24,16 @@ from fintune_xr.models.registry import kind_named, load_model, resolve_checkpoin
 from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.detection.selftrain.plan import SelfTrainPlan, plan_study
 from fintune_xr.pipelines.detection.selftrain.records import pseudo_agreement, stage_dataset, taught_pixels
-from fintune_xr.pipelines.detection.selftrain.scores import labels_of, predicted, stage_scores
+from fintune_xr.pipelines.detection.selftrain.scores import labels_of, predict_tiles, stage_scores
 from fintune_xr.pipelines.detection.selftrain.settings import SelfTrainSettings
 from fintune_xr.pipelines.detection.training import particle_tiles
 from fintune_xr.pipelines.steps.train import epoch_lines
-from fintune_xr.pipelines.studies.study import Study, carried_out
+from fintune_xr.pipelines.studies.study import Study, carry_out
 from fintune_xr.provenance import provenance
 from fintune_xr.settings import Config, load_settings
 from fintune_xr.store.cohort import open_cohort
-from fintune_xr.store.lineage.annotations_digest import truth_digest
-from fintune_xr.store.lineage.training_exposure import seen_in_training
+from fintune_xr.store.lineage.depends_on import truth_digest
+from fintune_xr.store.lineage.training_exposure import training_exposure
 from fintune_xr.store.runs.pseudo_labels import has_pseudo, read_pseudo, write_pseudo
 from fintune_xr.store.runs.run import check_run_name
 from fintune_xr.store.split import require_split
@@ -65,7 +65,7 @@ def selftrain(
     Raises SplitError without a valid split, FintuneValueError where nothing is left to be labelled, RunMismatchError
     where the folder holds another self-training, RunBusyError where another process is at work on this one.
     """
-    cohort = open_cohort(store).with_images()
+    cohort = open_cohort(store).opened_once()
     check_run_name(run_name)
     cohort.require("selftrain")
     digest = require_split(cohort)
@@ -88,7 +88,7 @@ def selftrain(
         cohort=cohort, path=f"{n.SELFTRAIN}/{run_name}", lock=f"selftrain-{run_name}",
         what=f"self-training {run_name!r}",
     )  # fmt: skip
-    carried_out(frame, stages)
+    carry_out(frame, stages)
     return study.folder / FINAL_FILE
 
 
@@ -99,7 +99,7 @@ def _stage(study: SelfTrainPlan, number: int, teacher: Checkpoint | None) -> tup
     settings = study.settings_of(number)
     start = None if study.settings.anew else teacher
     truth = truth_digest(study.cohort, [*study.labelled.names, *study.parts[n.VAL].names])
-    seen = seen_in_training(study.cohort, learned=tiles.names, judged=study.parts[n.VAL].names, start=teacher)
+    seen = training_exposure(study.cohort, learned=tiles.names, judged=study.parts[n.VAL].names, start=teacher)
     facts = {n.SPLIT_DIGEST: study.split_digest, n.ANNOTATIONS_DIGEST: truth, n.SEEN: seen, **facts}
     say(f"{study.stage(number)}: {len(tiles)} micrographs")
     report = epoch_lines(trainer_named(PARTICLE_UNET.name).score)
@@ -180,7 +180,7 @@ def _figure(study: SelfTrainPlan, number: int, detector: UnetDetector) -> Any:
         image=shown.read(0)[0],
         truth=truth,
         pseudo=pseudo,
-        probability=next(predicted(detector, shown)),
+        probability=next(predict_tiles(detector, shown)),
     )
 
 

@@ -13,12 +13,16 @@ from fintune_xr.errors import RunMismatchError
 from fintune_xr.provenance import differences
 from fintune_xr.schema import DatasetSchema
 from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.runs.run import run_attrs
 
 LONGEST: Final = 200
 """Characters of a value in a message."""
 
 Growth: TypeAlias = Callable[[xr.Dataset | None], Iterable[xr.Dataset]]
-"""From what an earlier call stored, None where that is nothing, to all that is known after each further part."""
+"""From what an earlier call stored, None where that is nothing, to all that is known after each further part.
+
+It is empty where the steps store everything themselves.
+"""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -41,7 +45,7 @@ class Study:
     remedy: str = "Give --restart to throw it away."
 
 
-def carried_out(study: Study, growth: Growth, *, restart: bool = False) -> xr.Dataset:
+def carry_out(study: Study, growth: Growth, *, restart: bool = False) -> xr.Dataset:
     """The study at its end; all that is known is stored after each part, so that a kill costs the part in work.
 
     Raises RunMismatchError where the store holds another study of this kind, unless it is thrown away by `restart`;
@@ -52,6 +56,45 @@ def carried_out(study: Study, growth: Growth, *, restart: bool = False) -> xr.Da
             told = {} if study.identity is None else {n.IDENTITY: study.identity}
             study.cohort.write(study.path, whole.assign_attrs(told), study.schema)
         return study.cohort.read(study.path, study.schema).load()
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class RunPart:
+    """A part of a study that is a run of its own: `make` stores it, `is_whole` says whether it has all it shall have.
+
+    `identity` lies beside the run once it is begun, `remedy` says what to do where a run of that name has another one.
+    """
+
+    cohort: Cohort
+    run: str
+    identity: Mapping[str, Any]
+    make: Callable[[], None]
+    is_whole: Callable[[], bool]
+    remedy: str
+
+
+def make_run(part: RunPart, *, restart: bool = False) -> bool:
+    """Makes the run of `part`, or the rest of it, and says whether anything had to be made.
+
+    Raises RunMismatchError where a run of that name was made otherwise, unless it is thrown away by `restart`;
+    RunBusyError where another process makes it.
+    """
+    with part.cohort.hold(f"part-{part.run}", what=f"making run {part.run!r}"):
+        if not restart and part.run in part.cohort.run_names():
+            _require_made_so(part)
+            if part.is_whole():
+                return False
+        part.make()
+    return True
+
+
+def _require_made_so(part: RunPart) -> None:
+    """Raises RunMismatchError unless the stored run of a part has its identity."""
+    stored = run_attrs(part.cohort, part.run)[n.IDENTITY]
+    if changed := sorted(key for key in {*stored, *part.identity} if stored.get(key) != part.identity.get(key)):
+        raise RunMismatchError(
+            f"run {part.run!r} was made with something else (different: {', '.join(changed)}). {part.remedy}"
+        )
 
 
 def _stored(study: Study) -> xr.Dataset | None:

@@ -25,16 +25,16 @@ from fintune_xr.models.protocol import Plane
 from fintune_xr.models.registry import kind_named, resolve_checkpoint
 from fintune_xr.models.sam.colours import composite, sam_channels
 from fintune_xr.models.sam.kind import SamSweepSettings
-from fintune_xr.models.sam.masks import Candidates, Promptable, candidate_masks, painted, select
+from fintune_xr.models.sam.masks import Candidates, Promptable, candidate_masks, paint, select
 from fintune_xr.pipelines.console import progress, say
-from fintune_xr.pipelines.studies.prompted import prompted_study
-from fintune_xr.pipelines.studies.study import Study, carried_out
+from fintune_xr.pipelines.studies.prompt_study import prompted_study
+from fintune_xr.pipelines.studies.study import Study, carry_out
 from fintune_xr.pixels.real_part import real_part, tile_pixels
 from fintune_xr.provenance import provenance
 from fintune_xr.seeds import stream
 from fintune_xr.settings import load_settings
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.split import judged_part
+from fintune_xr.store.split import part_to_score
 from fintune_xr.tasks.instance import SWEEP
 from fintune_xr.tasks.task import SEMANTIC
 from fintune_xr.text import texts
@@ -67,7 +67,7 @@ def sweep(
     Raises CheckpointError for weights that are not SAM's, RunMismatchError where the stored sweep has other weights,
     settings or tiles, RunBusyError where another process is sweeping.
     """
-    cohort = open_cohort(store).with_images()
+    cohort = open_cohort(store).opened_once()
     cohort.require("sweep")
     if cohort.task.name == SEMANTIC:
         return prompted_study(
@@ -75,7 +75,7 @@ def sweep(
         )
     settings = load_settings(SamSweepSettings, config, overrides)
     checkpoint, load = _promptable(model)
-    tiles = drawn_tiles(judged_part(cohort, split).tiles, settings)
+    tiles = drawn_tiles(part_to_score(cohort, split).tiles, settings)
     device = resolve_device(device)
     choice = sam_channels(texts(tiles[n.CHANNEL]), settings)
     work = _Work(load, checkpoint, settings, choice, device)
@@ -84,7 +84,7 @@ def sweep(
         identity=_identity(cohort, checkpoint, settings, split, tiles), labels=("model",),
         remedy="Repeat what it was started with to continue it, or throw it away with --restart.",
     )  # fmt: skip
-    return carried_out(study, partial(_swept, cohort, work, tiles), restart=restart)
+    return carry_out(study, partial(_swept, cohort, work, tiles), restart=restart)
 
 
 def drawn_tiles(tiles: xr.Dataset, settings: SamSweepSettings) -> xr.Dataset:
@@ -215,7 +215,7 @@ def _filtered(candidates: Candidates, true: NDArray[np.uint32], settings: SamSwe
     for iou, stability, overlap in product(*(getattr(settings, name) for name in _FILTERS)):
         began = time.perf_counter()
         kept = select(candidates, (iou, stability), box_nms_thresh=overlap)
-        matched.append(match_masks(true, painted(candidates, kept, settings)))
+        matched.append(match_masks(true, paint(candidates, kept, settings)))
         seconds.append(time.perf_counter() - began)
     shape = tuple(values.size for values in grid.values())
     counts = {

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
+from fintune_xr.errors import FintuneValueError
 from fintune_xr.finetune.settings import FitSettings
-from fintune_xr.store.annotations.instance_labels import Pieces
+from fintune_xr.store.annotations.instance_labels import PIECES, Pieces
 from fintune_xr.store.annotations.micrograph_frames import Reading
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.raw.coordinates import Frame
 from fintune_xr.store.raw.pairing import LeftOut
-from fintune_xr.store.raw.readers.drawn.painting import Overlap
+from fintune_xr.store.raw.readers.drawings.painting import OVERLAPS, Overlap
+from fintune_xr.tasks.coarser import Stated
+from fintune_xr.tasks.validation import MARKS
 
 TrainingTiles: TypeAlias = tuple[dict[str, Any], FitSettings]
 """Tiles of the parts train and val in the form that is learnt from, and the settings with what those tiles tell."""
@@ -23,46 +26,81 @@ class Annotated(Protocol):
     """What became of annotations: tiles annotated now and before, and what was left out and why."""
 
     @property
-    def n_added(self) -> int: ...
+    def n_added(self) -> int:
+        """Tiles annotated now."""
 
     @property
-    def n_present(self) -> int: ...
+    def n_present(self) -> int:
+        """Tiles that were annotated before."""
 
     @property
-    def left_out(self) -> tuple[LeftOut, ...]: ...
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """Files that could not be used, each with its reason."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskReading:
+    """How masks of cells are read.
+
+    `pieces` says what becomes of labels in several pieces, `overlap` whose the pixels of two drawn objects are; with
+    `join` each file of masks, or each page of it, is one cell; `marks` says which cells the masks outline, all or the
+    positive ones. They are corrected masks of the run that it `corrects`; with `accept_unchanged` those that came back
+    as they were are taken for looked at, and right.
+
+    Raises FintuneValueError for a word that is not one of those known.
+    """
+
+    pieces: Pieces | None = None
+    overlap: Overlap | None = None
+    join: bool = False
+    marks: Literal["all", "positive"] | None = None
+    corrects: str | None = None
+    accept_unchanged: bool = False
+
+    def __post_init__(self) -> None:
+        for name, known in (("pieces", PIECES), ("overlap", OVERLAPS), ("marks", MARKS)):
+            if (word := getattr(self, name)) not in (None, *known):
+                raise FintuneValueError(f"--{name}: expected {' or '.join(known)}, got {word!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodeReading:
+    """How class masks are read: `legend` is a table of what their codes mean, `ignore` those that are unknown."""
+
+    legend: str | Path | None = None
+    ignore: Sequence[int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnnotateRequest:
-    """How annotations are to be read: the folder's `layout` and `pattern`, and how coordinates are meant.
+    """How annotations are to be read: the folder's `layout` and `pattern`, and what each task must be told besides.
 
-    `legend` is a table of what the codes of class masks mean, `ignore` the codes of pixels that are unknown.
-    `marks` says which cells the masks outline, all or the positive ones; `pieces` says what becomes of labels in
-    several pieces, `overlap` whose the pixels of two drawn objects are, and with `join` each file of masks, or each
-    page of it, is one cell. With `dry_run` nothing is written.
+    With `dry_run` nothing is written; `restart` throws stored annotations away first. `command` is all of it as it
+    would be typed.
     """
 
     layout: str | None = None
     pattern: str | None = None
     restart: bool = False
-    legend: Path | None = None
-    ignore: tuple[int, ...] | None = None
-    reading: Reading = field(default_factory=Reading)
-    pieces: Pieces | None = None
-    overlap: Overlap | None = None
-    join: bool = False
-    marks: str = ""
     dry_run: bool = False
+    masks: MaskReading = field(default_factory=MaskReading)
+    particles: Reading = field(default_factory=Reading)
+    codes: CodeReading = field(default_factory=CodeReading)
+    command: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateRequest:
-    """Which runs, all where none is named, are scored on which part of the split, and how often it is resampled."""
+    """Which runs, all where none is named, are scored on which part of the split, and how often it is resampled.
+
+    `coarser` states the coarser classes that maps of classes are scored under; without it, each under its own.
+    """
 
     runs: tuple[str, ...]
     split: str
     resamples: int
     seed: int
+    coarser: Stated = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

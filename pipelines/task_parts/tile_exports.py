@@ -15,6 +15,7 @@ from fintune_xr.store.export.label_layers import Choice
 from fintune_xr.store.export.ome_zarr import write_ome_zarr
 from fintune_xr.store.export.rois import write_rois
 from fintune_xr.store.export.segmentations import write_segmentations
+from fintune_xr.store.export.spatial_data import write_spatialdata
 
 Write = Callable[[Cohort, Path, Choice], Iterator[Path]]
 
@@ -42,4 +43,5 @@ OF_CELLS: Final[Mapping[str, Export]] = {
     "rois": _export("cells of each tile as ImageJ regions, `<tile>_rois.zip`", write_rois),
     "seg": _export("each tile as Cellpose's window opens it, `<tile>_seg.npy`", write_segmentations),
     "coco": _export("cells of each run as COCO records", write_coco),
+    "spatialdata": _export("chosen tiles with their cells as one SpatialData", write_spatialdata),
 }

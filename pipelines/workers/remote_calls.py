@@ -61,7 +61,7 @@ def results_from_workers(
                 future.release()
 
 
-def seen_everywhere(path: str | Path | None) -> str:
+def shared_path(path: str | Path | None) -> str:
     """`path` as workers find it, for a model or a folder; names and URLs stay as they are."""
     text = str(path or "")
     is_path = text and "://" not in text and ("/" in text or Path(text).exists())
@@ -81,7 +81,7 @@ def settings_there(
     there = [f"device={chosen}"] if device == AUTO and chosen != device else []
     if isinstance(config, (str, Path)):
         # A folder that happens to have the name of a configuration is not meant.
-        config = str(config) if shipped_config(config) else seen_everywhere(config)
+        config = str(config) if shipped_config(config) else shared_path(config)
     return config, [*overrides, *there]
 
 

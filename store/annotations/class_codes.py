@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from fintune_xr import names as n
 from fintune_xr.errors import TileReadError
+from fintune_xr.store.annotations.class_colours import codes_of_colours
 from fintune_xr.store.raw.pairing import LeftOut
-from fintune_xr.store.raw.readers import read_header, read_labels
+from fintune_xr.store.raw.readers import read_colours, read_header, read_labels
 from fintune_xr.store.raw.readers.header import LABEL_DTYPES
 from fintune_xr.store.raw.sources import Place, place_in
 from fintune_xr.store.zarr_io import appendable as growing
@@ -73,8 +74,7 @@ def read_mask(
     """The mask cut into its tiles, or the reason why it cannot be used; `stored` are digests by annotated tile."""
     try:
         place = place_in(source, mask.path)
-        is_palette = _is_palette(place, mask.path)
-        codes, digest = read_labels(place)
+        is_palette, codes, digest = _read(place, mask.path, legend)
         changed = any(stored.get(part.tile, digest) != digest for part in mask.parts)
         if changed:
             return mask.left_out(_CHANGED)
@@ -108,10 +108,30 @@ def checked_codes(codes: NDArray[Any], legend: Legend | None) -> frozenset[int]:
     return found
 
 
-def _is_palette(place: Place, path: str) -> bool:
+def _read(place: Place, path: str, legend: Legend | None) -> tuple[bool, NDArray[Any], str]:
+    """Whether the numbers of a palette were taken for codes, the codes (y, x), and the SHA-256 of the file."""
+    _refuse_lossy(path)
+    if legend is not None and legend.colours:
+        colours, digest = read_colours(place)
+        return False, codes_of_colours(colours, legend), digest
+    try:
+        return read_header(place, dtypes=LABEL_DTYPES).is_palette, *read_labels(place)
+    except TileReadError as error:
+        raise TileReadError(f"{error.reason}{_legend_hint(place)}") from error
+
+
+def _legend_hint(place: Place) -> str:
+    """What reads a mask that is drawn in colours, empty for another one."""
+    try:
+        is_colour = read_header(place, channels=True).is_colour
+    except TileReadError:
+        return ""
+    return "; a legend of colours says what they mean: --legend FILE (label, #rrggbb)" if is_colour else ""
+
+
+def _refuse_lossy(path: str) -> None:
     if PurePosixPath(path).suffix.lower() in (".jpg", ".jpeg"):
         raise TileReadError("lossy mask: JPEG does not keep codes as they are. Export the masks as PNG.")
-    return read_header(place, dtypes=LABEL_DTYPES).is_palette
 
 
 def _check_size(codes: NDArray[Any], part: MaskPart) -> None:

@@ -32,14 +32,15 @@ from fintune_xr.store.annotations.micrograph_frames import (
 from fintune_xr.store.annotations.tile_index import Fits, StoredTile, TileIndex
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.ingest.tiles import stored_binning
+from fintune_xr.store.lineage.unfinished_annotations import changing_annotations
 from fintune_xr.store.raw.binning import TOP_FIRST
 from fintune_xr.store.raw.coordinates import FRAME_OF, Frame, Particles, read_coordinates
+from fintune_xr.store.raw.extra_files import PassedOver
 from fintune_xr.store.raw.layouts import Layout, PlaneName
 from fintune_xr.store.raw.pairing import LeftOut
-from fintune_xr.store.raw.passed_over import PassedOver
 from fintune_xr.store.raw.scan import Progress, named_files
 from fintune_xr.store.raw.sources import Place, is_url, place_in
-from fintune_xr.store.zarr_io.locks import writing_tiles
+from fintune_xr.store.zarr_io.locks import hold_tile_writes
 from fintune_xr.tasks.detection import POINTS, Points, points_table, tile_points
 from fintune_xr.text import texts
 
@@ -103,20 +104,22 @@ def annotate_points(
     reading: Reading = AS_USUAL,
     restart: bool = False,
     dry_run: bool = False,
+    command: str = "",
     progress: Progress | None = None,
 ) -> PointsReport:
     """Stores the particles under `source`, a folder or a file, as points of the micrographs that they are named after.
 
     A file is stored whole or left out with its reason. Micrographs that have points already are skipped; a file that
     changed since, or is read otherwise, is left out, unless `restart` throws the stored points away first. All points
-    are written at once, so a kill leaves those of before. With `dry_run` everything is read and nothing is written.
+    are written at once, so a kill leaves those of before, and `command` as what finishes it. With `dry_run` everything
+    is read and nothing is written.
 
     Raises FintuneValueError where `source` holds no coordinates of this layout or a diameter is missing, RunBusyError
     where another process adds tiles or annotations.
     """
     check_reading(reading)
     root, named, unusable, ignored = _found(source, layout)
-    with contextlib.nullcontext() if dry_run else writing_tiles(cohort.location):
+    with contextlib.nullcontext() if dry_run else hold_tile_writes(cohort.location):
         before = {} if restart or not cohort.has(n.ANNOTATIONS) else _stored(cohort)
         collected = _Collected(before, list(unusable))
         micrographs = stored_micrographs(cohort)
@@ -128,7 +131,8 @@ def annotate_points(
                 progress(done, len(named))
         _check_reach(collected, reading)
         if collected.fresh and not dry_run:
-            _write(cohort, collected, list(micrographs))
+            with changing_annotations(cohort, source, command, restart=restart):
+                _write(cohort, collected, list(micrographs))
     n_points = sum(len(one.points) for one in collected.fresh.values())
     return PointsReport(
         len(collected.fresh),

@@ -6,52 +6,59 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, Final, TypeAlias
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from fintune_xr import names as n
 from fintune_xr.errors import TileReadError
 from fintune_xr.execution.read_ahead import ahead
+from fintune_xr.pixels.corrections import Corrections
 from fintune_xr.provenance import provenance
-from fintune_xr.store.annotations.instance_labels import Pieces, as_instances
+from fintune_xr.store.annotations.corrected_masks import CorrectedRun
+from fintune_xr.store.annotations.instance_labels import Pieces, as_instances, refuse_whole_tile
 from fintune_xr.store.annotations.instance_layouts import COCO
 from fintune_xr.store.annotations.joined_masks import joined_masks
 from fintune_xr.store.annotations.tile_index import Fits, StoredTile, TileIndex
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.ingest.changed_files import stored_digests
 from fintune_xr.store.ingest.tiles import root_of
+from fintune_xr.store.lineage.corrections import note_corrections
+from fintune_xr.store.lineage.unfinished_annotations import changing_annotations
 from fintune_xr.store.raw.layouts import TIFF_SUFFIXES, Layout, PlaneName
 from fintune_xr.store.raw.pairing import LeftOut, PlaneFile, natural_key
 from fintune_xr.store.raw.readers import read_header, read_mask
-from fintune_xr.store.raw.readers.drawn import coco_images, is_drawn, read_drawn
-from fintune_xr.store.raw.readers.drawn.painting import Overlap
+from fintune_xr.store.raw.readers.drawings import JSON_SUFFIXES, coco_images, is_drawn, json_kind, read_drawn
+from fintune_xr.store.raw.readers.drawings.painting import Overlap
 from fintune_xr.store.raw.readers.header import LABEL_DTYPES
 from fintune_xr.store.raw.scan import Progress, named_files
 from fintune_xr.store.raw.sources import Place, place_in
 from fintune_xr.store.zarr_io import appendable as growing
 from fintune_xr.store.zarr_io import shards
-from fintune_xr.store.zarr_io.groups import open_writable, remove_group
-from fintune_xr.store.zarr_io.location import writing
-from fintune_xr.store.zarr_io.locks import writing_tiles
+from fintune_xr.store.zarr_io.groups import open_writable, read_attrs, remove_group
+from fintune_xr.store.zarr_io.location import explain_write_errors
+from fintune_xr.store.zarr_io.locks import hold_tile_writes
 from fintune_xr.tasks.instance import MASK_DTYPE
 from fintune_xr.text import one_spelling
 
 
 @dataclass(frozen=True, slots=True)
 class AnnotateReport:
-    """Masks added and there before, what was left out and why, and tiles whose binary mask was cut up."""
+    """Masks added and there before, what was left out and why, and tiles whose binary mask was cut up.
+
+    `corrected` is, by tile, what was changed in the masks of the run that was corrected.
+    """
 
     n_added: int
     n_present: int
     left_out: tuple[LeftOut, ...]
     from_components: tuple[str, ...]
     ignored: Mapping[str, int]
+    corrected: Mapping[str, Corrections] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +96,29 @@ class MaskFile:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """How masks are taken: what becomes of labels in `pieces`, and of pixels of two objects that `overlap`."""
+    """How masks are taken: what becomes of labels in `pieces`, and of pixels of two objects that `overlap`.
+
+    With `join` a file is one cell, in however many pieces. `corrects` is the run whose masks they were.
+    """
 
     pieces: Pieces | None = None
     overlap: Overlap | None = None
+    join: bool = False
+    corrects: CorrectedRun | None = None
+
+    def instances(self, labels: NDArray[Any], mask: MaskFile) -> tuple[NDArray[np.uint32], bool]:
+        """Instances (y, x) of the label image of `mask`, and whether a binary one was cut up.
+
+        Raises TileReadError for labels that are no instances, as `as_instances` and `refuse_whole_tile` say.
+        """
+        if mask.is_drawn:
+            found, is_binary = labels, False
+        else:
+            is_one_each = self.join or len(mask.files) > 1
+            found, is_binary = as_instances(labels, "keep" if is_one_each else self.pieces)
+        if self.pieces != "keep":
+            refuse_whole_tile(found)
+        return found, is_binary
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +131,16 @@ class _Found:
     readings: tuple[PlaneName, ...]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class CheckedMask:
+    """Instances (y, x), the digest of their file, whether they are components, and what was changed in a run's mask."""
+
+    instances: NDArray[np.uint32]
+    digest: str
+    is_binary: bool
+    changes: Corrections | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class _Read:
     """A mask that was read; `encoded` is None where the store holds it already."""
@@ -112,7 +148,21 @@ class _Read:
     tile: str
     labels: growing.Labels
     encoded: shards.Encoded | None
-    is_binary: bool
+    checked: CheckedMask
+
+
+@dataclass(slots=True)
+class _Noted:
+    """What is learned of masks on their way into the store."""
+
+    left_out: list[LeftOut]
+    binary: list[str] = field(default_factory=list)
+    corrected: dict[str, Corrections] = field(default_factory=dict)
+
+    def add(self, tile: str, checked: CheckedMask) -> None:
+        """Notes a mask that can be used."""
+        self.binary += [tile] if checked.is_binary else []
+        self.corrected |= {} if checked.changes is None else {tile: checked.changes}
 
 
 _Result: TypeAlias = _Read | LeftOut
@@ -125,6 +175,7 @@ def annotate_tiles(
     *,
     restart: bool = False,
     taken: Taken | None = None,
+    command: str = "",
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> AnnotateReport:
@@ -135,35 +186,51 @@ def annotate_tiles(
     overlap, are refused unless `taken` says what becomes of them. Masks that are
     stored already are skipped; a file that changed since is
     left out, unless `restart` throws the stored annotations away first. Killed anywhere, it continues when
-    called again.
+    called again, and until then the store tells `command` as what finishes it.
 
     Raises FintuneValueError where `source` is no folder or holds no mask of this layout, RunBusyError where
     another process adds tiles or annotations.
     """
-    workers = workers or len(os.sched_getaffinity(0))
-    with writing_tiles(cohort.location):
+    with hold_tile_writes(cohort.location):
         found = found_masks(cohort, source, layout)
-        if restart or not cohort.has(f"{n.ANNOTATIONS}/{n.MASK}"):
-            remove_group(cohort.location, n.ANNOTATIONS)
-        masks, left_out = found.masks, [*found.left_out]
-        target = _made(cohort)
-        cohort.location.sweep(n.ANNOTATIONS)
-        stored = {tile: next(iter(d.values())) for tile, d in stored_digests(target).items()}
-        binary: list[str] = []
-        with ThreadPoolExecutor(workers) as pool:
-            read = partial(_read_mask, source, target.grid, stored, taken or Taken())
-            results = ahead(pool, read, masks, depth=2 * workers)
-            for _ in growing.append(target, _good(results, left_out, binary, len(masks), progress)):
-                pass
-        n_added = target.n_tiles - len(stored)
-        n_present = len(masks) + len(found.left_out) - len(left_out) - n_added
-        if target.n_tiles == 0:
-            remove_group(cohort.location, n.ANNOTATIONS)
-        else:
-            _note_components(cohort, binary)
-            if n_added:
-                _note_source(cohort, source, layout, n_added)
-    return AnnotateReport(n_added, n_present, tuple(left_out), tuple(binary), found.ignored)
+        with changing_annotations(cohort, source, command, restart=restart):
+            if restart or not cohort.has(f"{n.ANNOTATIONS}/{n.MASK}"):
+                remove_group(cohort.location, n.ANNOTATIONS)
+            workers = workers or len(os.sched_getaffinity(0))
+            report = _stored(cohort, source, found, taken or Taken(), workers, progress)
+            if report.n_added:
+                _note_source(cohort, source, layout, report.n_added)
+    return report
+
+
+def _stored(
+    cohort: Cohort, source: Place, found: FoundMasks, taken: Taken, workers: int, progress: Progress | None
+) -> AnnotateReport:
+    """Adds masks to the stored ones, and removes the group where there are none in the end."""
+    masks, noted = found.masks, _Noted([*found.left_out])
+    target = _made(cohort)
+    cohort.location.sweep(n.ANNOTATIONS)
+    stored = {tile: next(iter(d.values())) for tile, d in stored_digests(target).items()}
+    with ThreadPoolExecutor(workers) as pool:
+        read = partial(_read_mask, source, target.grid, stored, taken)
+        results = ahead(pool, read, masks, depth=2 * workers)
+        for _ in growing.append(target, _good(results, noted, len(masks), progress)):
+            pass
+    n_added = target.n_tiles - len(stored)
+    n_present = len(masks) + len(found.left_out) - len(noted.left_out) - n_added
+    if target.n_tiles == 0:
+        remove_group(cohort.location, n.ANNOTATIONS)
+    else:
+        _note_components(cohort, noted.binary)
+        if taken.corrects is not None:
+            note_corrections(cohort, taken.corrects.run, noted.corrected)
+    return _report(n_added, n_present, noted, found)
+
+
+def _report(n_added: int, n_present: int, noted: _Noted, found: FoundMasks) -> AnnotateReport:
+    return AnnotateReport(
+        n_added, n_present, tuple(noted.left_out), tuple(noted.binary), found.ignored, noted.corrected
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,12 +249,13 @@ def found_masks(cohort: Cohort, source: Place, layout: Layout) -> FoundMasks:
     """
     named, unusable, ignored = named_files(source, layout)
     masks, unmatched = _matched(cohort, layout, _pages(source, named, layout))
+    unmatched = [replace(one, reason=one.reason + _hint(source, one.path, layout)) for one in unmatched]
     return FoundMasks(masks, (*unusable, *unmatched), ignored)
 
 
 def note_marks(cohort: Cohort, marks: str) -> None:
     """Records which cells the stored masks outline: all of a tile, or its positive ones."""
-    with writing_tiles(cohort.location), writing(f"{cohort.url}/{n.ANNOTATIONS}"):
+    with hold_tile_writes(cohort.location), explain_write_errors(f"{cohort.url}/{n.ANNOTATIONS}"):
         open_writable(cohort.location, n.ANNOTATIONS).attrs[n.MARKS] = marks
 
 
@@ -195,7 +263,7 @@ def stored_marks(cohort: Cohort) -> str:
     """What `note_marks` recorded, or nothing; also of annotations that were killed while they were made."""
     if not cohort.has(n.ANNOTATIONS):
         return ""
-    return str(zarr.open_group(cohort.location.zarr(), path=n.ANNOTATIONS, mode="r").attrs.get(n.MARKS, ""))
+    return str(read_attrs(cohort.location, n.ANNOTATIONS).get(n.MARKS, ""))
 
 
 def _pages(source: Place, named: Iterable[tuple[str, PlaneName]], layout: Layout) -> Iterator[_Found | LeftOut]:
@@ -287,6 +355,17 @@ def _files_of(claimed: Sequence[_Found], layout: Layout) -> tuple[tuple[PlaneFil
     return files[: len(files) - len(losers)], left_out
 
 
+def _hint(source: Place, path: str, layout: Layout) -> str:
+    """What a file of JSON is that was left out under the layout of another program; nothing for all others."""
+    if layout.name == COCO or PurePosixPath(path).suffix.lower() not in JSON_SUFFIXES:
+        return ""
+    try:
+        kind = json_kind(place_in(source, path))
+    except TileReadError as error:
+        return f" ({error.reason})"
+    return f". It is a file of COCO, which names its images itself: --layout {COCO}" if kind == COCO else ""
+
+
 def _mismatch(fits: Fits, tile_id: str) -> str:
     if not fits.tiles:
         return f"unpaired: the store has no tile {tile_id.lstrip('/')}{fits.why}"
@@ -303,10 +382,8 @@ def _made(cohort: Cohort) -> growing.Growing:
     return target
 
 
-def checked_mask(
-    source: Place, stored: Mapping[str, str], taken: Taken, mask: MaskFile
-) -> tuple[NDArray[np.uint32], str, bool] | LeftOut:
-    """Instances, the file's digest and whether they are components of a binary mask, or the reason why not.
+def checked_mask(source: Place, stored: Mapping[str, str], taken: Taken, mask: MaskFile) -> CheckedMask | LeftOut:
+    """A mask that was read, or the reason why it cannot be used.
 
     `stored` are digests of masks that are stored already, by tile: another one is a reason.
     """
@@ -319,12 +396,13 @@ def checked_mask(
                 f"wrong shape: expected {mask.height} x {mask.width} as the tile, "
                 f"found {labels.shape[0]} x {labels.shape[1]}"
             )
-        if mask.is_drawn:
-            return labels, digest, False
-        instances, is_binary = as_instances(labels, "keep" if len(mask.files) > 1 else taken.pieces)
+        instances, is_binary = taken.instances(labels, mask)
+        changes = None
+        if taken.corrects is not None:
+            changes = taken.corrects.compared(mask.tile, instances, is_stored=mask.tile in stored)
     except TileReadError as error:
         return mask.left_out(error.reason)
-    return instances, digest, is_binary
+    return CheckedMask(instances, digest, is_binary, changes)
 
 
 def plan_masks(cohort: Cohort, source: Place, layout: Layout, *, taken: Taken | None = None) -> AnnotateReport:
@@ -333,16 +411,16 @@ def plan_masks(cohort: Cohort, source: Place, layout: Layout, *, taken: Taken | 
     stored = {}
     if cohort.has(f"{n.ANNOTATIONS}/{n.MASK}"):
         stored = {t: next(iter(d.values())) for t, d in stored_digests(cohort.annotations_group()).items()}
-    left_out, binary, n_present = [*found.left_out], [], 0
+    noted, n_present = _Noted([*found.left_out]), 0
     for mask in found.masks:
         checked = checked_mask(source, stored, taken or Taken(), mask)
         if isinstance(checked, LeftOut):
-            left_out.append(checked)
+            noted.left_out.append(checked)
             continue
         n_present += mask.tile in stored
-        binary += [mask.tile] if checked[2] else []
-    n_added = len(found.masks) + len(found.left_out) - len(left_out) - n_present
-    return AnnotateReport(n_added, n_present, tuple(left_out), tuple(binary), found.ignored)
+        noted.add(mask.tile, checked)
+    n_added = len(found.masks) + len(found.left_out) - len(noted.left_out) - n_present
+    return _report(n_added, n_present, noted, found)
 
 
 def _read_mask(
@@ -352,52 +430,44 @@ def _read_mask(
     checked = checked_mask(source, stored, taken, mask)
     if isinstance(checked, LeftOut):
         return checked
-    instances, digest, is_binary = checked
-    facts = {n.TILE: mask.tile, n.SOURCE: str(mask.files[0]), n.SHA256: digest}
-    encoded = None if mask.tile in stored else shards.encode_tile(instances, grid)
-    return _Read(mask.tile, facts, encoded, is_binary)
+    facts = {n.TILE: mask.tile, n.SOURCE: str(mask.files[0]), n.SHA256: checked.digest}
+    encoded = None if mask.tile in stored else shards.encode_tile(checked.instances, grid)
+    return _Read(mask.tile, facts, encoded, checked)
 
 
 _CHANGED: Final = "changed since it was stored: the stored annotation is the earlier one; annotate with --restart"
 
 
 def _good(
-    results: Iterable[_Result],
-    left_out: list[LeftOut],
-    binary: list[str],
-    total: int,
-    progress: Progress | None,
+    results: Iterable[_Result], noted: _Noted, total: int, progress: Progress | None
 ) -> Iterator[tuple[growing.Labels, shards.Encoded]]:
     for done, result in enumerate(results, start=1):
         if progress is not None:
             progress(done, total)
         if isinstance(result, LeftOut):
-            left_out.append(result)
+            noted.left_out.append(result)
             continue
-        if result.is_binary:
-            binary.append(result.tile)
+        noted.add(result.tile, result.checked)
         if result.encoded is not None:
             yield result.labels, result.encoded
 
 
 def _note_components(cohort: Cohort, binary: Sequence[str]) -> None:
     """Records which tiles' instances are components of a binary mask; a repeated run finds all of them again."""
-    with writing(f"{cohort.url}/{n.ANNOTATIONS}"):
+    with explain_write_errors(f"{cohort.url}/{n.ANNOTATIONS}"):
         group = open_writable(cohort.location, n.ANNOTATIONS)
-        group.attrs[n.FROM_COMPONENTS] = sorted({*components_noted(cohort), *binary})
+        group.attrs[n.FROM_COMPONENTS] = sorted({*component_tiles(cohort), *binary})
 
 
 def _note_source(cohort: Cohort, source: Place, layout: Layout, n_added: int) -> None:
     """Records where masks came from and how they were read, beside the file and digest of each."""
     facts = provenance(source=root_of(str(source)), layout=layout.name, n_added=n_added)
-    with writing(f"{cohort.url}/{n.ANNOTATIONS}"):
+    with explain_write_errors(f"{cohort.url}/{n.ANNOTATIONS}"):
         group = open_writable(cohort.location, n.ANNOTATIONS)
         before: Any = group.attrs.get(n.PROVENANCE, [])
         group.attrs[n.PROVENANCE] = [*before, facts]
 
 
-def components_noted(cohort: Cohort) -> list[str]:
+def component_tiles(cohort: Cohort) -> list[str]:
     """Ids of the annotated tiles whose instances are 8-connected components of a binary mask."""
-    group = zarr.open_group(cohort.location.zarr(), path=n.ANNOTATIONS, mode="r")
-    attrs: dict[str, Any] = group.attrs.asdict()
-    return [str(tile) for tile in attrs.get(n.FROM_COMPONENTS, [])]
+    return [str(tile) for tile in read_attrs(cohort.location, n.ANNOTATIONS).get(n.FROM_COMPONENTS, [])]

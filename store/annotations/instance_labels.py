@@ -25,6 +25,8 @@ _VOID_APART: Final = 64
 # A line round a cell is this thin at most, in px from its middle, and leaves so much of the cell open.
 _LINE_PX: Final = 2.0
 _OPEN_SHARE: Final = 0.35
+# No cell fills a tile; what covers this share of one is its frame, its background, or a mask of something else.
+_WHOLE_SHARE: Final = 0.95
 
 
 def as_instances(labels: NDArray[Any], pieces: Pieces | None = None) -> tuple[NDArray[np.uint32], bool]:
@@ -35,8 +37,8 @@ def as_instances(labels: NDArray[Any], pieces: Pieces | None = None) -> tuple[ND
     each label becomes an instance.
 
     Raises TileReadError for labels below 0 or beyond uint32, and without `pieces` for labels of which some consist of
-    several pieces, or one is a value for unknown pixels; always for outlines, for masks that are white where the
-    background is, and for masks without background.
+    several pieces, one is a value for unknown pixels, or one lies round all others; always for outlines, for masks that
+    are white where the background is, and for masks without background.
     """
     lowest, highest = int(labels.min(initial=0)), int(labels.max(initial=0))
     if lowest < 0 or highest > MAX_LABEL:
@@ -50,9 +52,11 @@ def as_instances(labels: NDArray[Any], pieces: Pieces | None = None) -> tuple[ND
     if values.size == 1:
         _check_polarity(labels != 0, int(parts.max()))
         is_cut = pieces != "keep" and int(parts.max()) > 1
+        if is_cut:
+            _check_background(parts.astype(np.uint32), pieces)
         is_one = int(parts.max()) == 1 and _is_white(values[0])
         return (parts.astype(np.uint32) if is_cut or is_one else labels), is_cut
-    _check_background(labels, values)
+    _check_background(labels, pieces)
     if pieces == "split":
         return parts.astype(np.uint32), False
     if pieces is None:
@@ -61,15 +65,38 @@ def as_instances(labels: NDArray[Any], pieces: Pieces | None = None) -> tuple[ND
     return labels, False
 
 
-def _check_background(labels: NDArray[np.uint32], values: NDArray[np.uint32]) -> None:
-    """Refuses masks without any 0 whose lowest label lies along most of the border, as a background does."""
-    if (labels == 0).any():
+def refuse_whole_tile(instances: NDArray[np.uint32]) -> None:
+    """Raises TileReadError where one object covers (nearly) all of a tile (y, x), however it was drawn."""
+    numbers, sizes = np.unique(instances[instances != 0], return_counts=True)
+    largest = int(sizes.max(initial=0))
+    if largest < _WHOLE_SHARE * instances.size or not largest:
         return
-    border = _border(labels == values[0])
-    if 2 * np.count_nonzero(border) > border.size:
+    raise TileReadError(
+        f"whole tile: expected cells beside each other, found object {numbers[sizes.argmax()]} on "
+        f"{largest / instances.size:.0%} of the tile. Is it the frame of the image, or the background? Save the "
+        "background as 0 and leave frames out; where one cell does fill the tile: --pieces keep"
+    )
+
+
+def _check_background(labels: NDArray[np.uint32], pieces: Pieces | None) -> None:
+    """Refuses a label that lies along most of the border, as a background or a frame does: always where no pixel is 0,
+    else where it is at all four sides and nobody said that it is a cell.
+    """
+    border = _border(labels)
+    numbers, counts = np.unique(border, return_counts=True)
+    most, count = int(numbers[counts.argmax()]), int(counts.max())
+    if most == 0 or 2 * count <= border.size:
+        return
+    if not (labels == 0).any():
         raise TileReadError(
-            f"wrong values: no pixel is 0, and label {values[0]} lies along the border: is it the background? "
+            f"wrong values: no pixel is 0, and label {most} lies along the border: is it the background? "
             "Save the background as 0."
+        )
+    sides = (labels[0], labels[-1], labels[:, 0], labels[:, -1])
+    if pieces is None and all((side == most).any() for side in sides):
+        raise TileReadError(
+            f"wrong values: label {most} lies along {count / border.size:.0%} of the border, at all four sides, round "
+            "the other labels: is it the background, or a frame? Save it as 0; where it is a cell: --pieces keep"
         )
 
 
@@ -102,7 +129,7 @@ def _from_zero(labels: NDArray[np.uint32]) -> NDArray[np.uint32]:
     return np.where(labels == values[0], np.uint32(0), labels)
 
 
-def _border(pixels: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _border(pixels: NDArray[Any]) -> NDArray[Any]:
     return np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
 
 

@@ -8,10 +8,12 @@ from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import Final
 
-from fintune_xr.errors import unknown_name
+from fintune_xr.errors import FintuneValueError, TileReadError, unknown_name
 from fintune_xr.names import MASK
 from fintune_xr.store.raw.layouts import TIFF_SUFFIXES, Layout
-from fintune_xr.store.raw.readers.drawn import DRAWN_SUFFIXES
+from fintune_xr.store.raw.pairing import natural_key
+from fintune_xr.store.raw.readers.drawings import DRAWN_SUFFIXES, JSON_SUFFIXES, json_kind
+from fintune_xr.store.raw.sources import Place, list_files, place_in
 
 DEFAULT_MASK_LAYOUT: Final = "rosmap"
 COCO: Final = "coco"
@@ -20,9 +22,8 @@ MASK_SUFFIXES: Final = (*TIFF_SUFFIXES, ".png")
 # Files of tools that people draw in; a COCO file names its images itself.
 _SEG: Final = r"_seg\.npy"
 _ROIS: Final = r"(?:[_-]?(?i:rois?|roiset))?\.(?i:zip|roi)"
-_GEOJSON: Final = r"\.(?i:geojson|json)"
-_LABELME: Final = r"\.(?i:json)"
-_COCO: Final = r"(?P<donor>)(?P<tile>.+)\.(?i:json)"
+_JSON: Final = r"\.(?i:geojson|json)"
+_COCO: Final = r"(?P<donor>)(?P<tile>.+)" + _JSON
 
 _CHANNELS: Final = {"": MASK}
 _NOTHING: Final = r"(?!)"
@@ -86,16 +87,25 @@ MASK_LAYOUTS: Final[Mapping[str, Layout]] = MappingProxyType({layout.name: layou
     ),
     _drawn("seg", "NAME_seg.npy, as Cellpose's window saves", _SEG),
     _drawn("rois", "regions of ImageJ, NAME.zip, NAME_rois.zip or NAME.roi", _ROIS),
-    _drawn("geojson", "objects that QuPath exports, NAME.geojson", _GEOJSON),
-    _drawn("labelme", "NAME.json of LabelMe", _LABELME),
+    _drawn("geojson", "objects that QuPath exports, NAME.geojson", _JSON),
+    _drawn("labelme", "NAME.json of LabelMe", _JSON),
     replace(
         _masks(COCO, "files of COCO, whose images are named as tiles", _COCO),
-        suffixes=(".json",), pages_are_tiles=True,
+        suffixes=JSON_SUFFIXES, pages_are_tiles=True,
     ),
 )})  # fmt: skip
 
-# Layouts that are looked for where no label image lies in a folder and none was asked for.
-LOOKED_FOR: Final = ("seg", "rois", "geojson")
+_REGIONS: Final = r"[_-](?i:regions?)\.(?i:tiff?|png)"
+
+REGION_LAYOUT: Final = _masks(
+    "regions", "named as the tile with _regions behind it, in the tile's folders or flat; TIFF or PNG",
+    *(tile + r"_b0c[0-9]+(?P<part>[^/]*?)" + _REGIONS for tile in _ROSMAP_TILES),
+    *(tile + _REGIONS for tile in _ROSMAP_TILES),
+)  # fmt: skip
+"""Label images of regions of tissue, whose codes a legend names."""
+
+# Layouts that are looked for by name where no label image lies in a folder and none was asked for; then JSON is opened.
+LOOKED_FOR: Final = ("seg", "rois")
 
 
 def choose_mask_layout(name: str = DEFAULT_MASK_LAYOUT, *, pattern: str | None = None, join: bool = False) -> Layout:
@@ -112,12 +122,32 @@ def choose_mask_layout(name: str = DEFAULT_MASK_LAYOUT, *, pattern: str | None =
     return replace(chosen, joined=True) if join else chosen
 
 
-def layout_of_files(paths: Iterable[str]) -> Layout:
-    """The default layout where a file of it is among `paths`, else the one of another tool that some of them fit."""
-    files = list(paths)
+def layout_of_folder(source: Place) -> Layout:
+    """The default layout where a file of it lies under `source`, else that of another tool whose files lie there.
+
+    Files of JSON are told apart by what they hold; the first in natural order that is of a known program decides.
+
+    Raises FintuneValueError where `source` is no folder, or holds JSON of no known program and no image beside it.
+    """
+    files = list_files(source)
     tried = [MASK_LAYOUTS[name] for name in (DEFAULT_MASK_LAYOUT, *LOOKED_FOR)]
     fitting = (one for one in tried if any(_fits(one, path) for path in files))
-    return next(fitting, tried[0])
+    return next(fitting, None) or _layout_of_json(source, files) or tried[0]
+
+
+def _layout_of_json(source: Place, files: Iterable[str]) -> Layout | None:
+    of_json = sorted((path for path in files if _fits(MASK_LAYOUTS["geojson"], path)), key=natural_key)
+    reasons = []
+    for path in of_json:
+        try:
+            return MASK_LAYOUTS[json_kind(place_in(source, path))]
+        except TileReadError as error:
+            reasons.append(f"{path}: {error.reason}")
+    if reasons and not any(PurePosixPath(path).suffix.lower() in MASK_SUFFIXES for path in files):
+        raise FintuneValueError(
+            f"none of the {len(reasons)} JSON file(s) in {source} holds objects that can be read, such as {reasons[0]}"
+        )
+    return None
 
 
 def _fits(layout: Layout, path: str) -> bool:

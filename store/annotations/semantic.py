@@ -18,6 +18,7 @@ from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.ingest.changed_files import stored_digests
 from fintune_xr.store.ingest.tiles import stored_cut
 from fintune_xr.store.lineage.annotated_legend import annotated_legend
+from fintune_xr.store.lineage.unfinished_annotations import changing_annotations
 from fintune_xr.store.raw.cutting import whole_name
 from fintune_xr.store.raw.layouts import Layout, PlaneName
 from fintune_xr.store.raw.pairing import LeftOut, natural_key
@@ -26,8 +27,8 @@ from fintune_xr.store.raw.sources import Place
 from fintune_xr.store.zarr_io import appendable as growing
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.store.zarr_io.groups import open_writable, remove_group
-from fintune_xr.store.zarr_io.location import writing
-from fintune_xr.store.zarr_io.locks import writing_tiles
+from fintune_xr.store.zarr_io.location import explain_write_errors
+from fintune_xr.store.zarr_io.locks import hold_tile_writes
 from fintune_xr.tasks.legends import Legend, stored_legend, unnamed_legend
 
 _Pairs: TypeAlias = Mapping[str, Sequence[MaskPart]]
@@ -55,20 +56,22 @@ def annotate_classes(
     *,
     legend: Legend | None,
     restart: bool = False,
+    command: str = "",
     progress: Progress | None = None,
 ) -> ClassMasksReport:
     """Stores the class masks under `source` as annotations of the tiles of the images that they are named after.
 
     Codes are stored as they are. A mask of an image that was cut is cut alike. Without a `legend` the codes name
     themselves. Masks that are stored already are skipped; a file that changed since is left out, unless `restart`
-    throws the stored annotations away first. Killed anywhere, it continues when called again.
+    throws the stored annotations away first. Killed anywhere, it continues when called again, and until then the store
+    tells `command` as what finishes it.
 
     Raises FintuneValueError where `source` is no folder or holds no mask of this layout, SettingsError where the store
     has another legend, RunBusyError where another process adds tiles or annotations.
     """
     named, unusable, ignored = named_files(source, layout)
     workers = len(os.sched_getaffinity(0))
-    with writing_tiles(cohort.location):
+    with hold_tile_writes(cohort.location), changing_annotations(cohort, source, command, restart=restart):
         if restart or not cohort.has(f"{n.ANNOTATIONS}/{n.CLASSES}"):
             remove_group(cohort.location, n.ANNOTATIONS)
         masks, unmatched = _matched(cohort, named)
@@ -152,7 +155,8 @@ def _made(cohort: Cohort, legend: Legend | None) -> growing.Growing:
         now = legend.name if legend else "none"
         raise SettingsError(
             f"{cohort.url}: the annotations have legend {stored_legend(stored).name!r}, asked for is {now!r} "
-            "with other codes or meanings. Give the same --legend, or --restart to throw the stored annotations away."
+            "with other codes, meanings or ignored codes. Give the same --legend and --ignore, or --restart to throw "
+            "the stored annotations away."
         )
     return target
 
@@ -173,7 +177,7 @@ def _ended(cohort: Cohort, target: growing.Growing, noted: _Noted, legend: Legen
 
 
 def _write_legend(cohort: Cohort, legend: Legend) -> None:
-    with writing(f"{cohort.url}/{n.ANNOTATIONS}"):
+    with explain_write_errors(f"{cohort.url}/{n.ANNOTATIONS}"):
         group = open_writable(cohort.location, n.ANNOTATIONS)
         array: Any = group[n.CLASSES]
         array.attrs.update(legend.attrs)

@@ -17,7 +17,7 @@ _PLAIN_WORDS: Final = frozenset({
     "truth", "manual", "expert", "image", "images", "img", "train", "training", "val", "validation", "test",
     "train_cells", "val_cells", "test_cells", "tif", "tiff", "png", "raw", "data", "micrographs", "mics", "movies",
     "corrected", "aligned", "motioncorr", "motioncorrected", "import", "extract", "autopick", "manualpick", "ctffind",
-    "picks", "particles", "coords", "coordinates", "particle_coordinates",
+    "region", "regions", "picks", "particles", "coords", "coordinates", "particle_coordinates",
 })  # fmt: skip
 # Jobs and sessions of RELION and cryoSPARC.
 _JOB: Final = re.compile(r"job\d+|[JSP]\d+")

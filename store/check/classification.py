@@ -9,8 +9,8 @@ from typing import Final
 import numpy as np
 
 from fintune_xr import names as n
-from fintune_xr.errors import FintuneError
-from fintune_xr.store.check.problem import Fault, TileFault, listed
+from fintune_xr.errors import FintuneError, StoreUnreachableError
+from fintune_xr.store.check.problem import Fault, TileFault, first_few
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.ingest.participants import parts_not_recommended, stored_participants
 from fintune_xr.store.split import split_column
@@ -32,13 +32,13 @@ def check_labels(cohort: Cohort) -> Iterator[Fault]:
     donor_of = dict(zip(texts(images[n.TILE]), texts(images[n.DONOR]), strict=True))
     strange = [tile for tile in tiles if tile not in donor_of]
     if strange:
-        yield n.ANNOTATIONS, f"{len(strange)} labelled tile(s) are not among the images: {listed(strange)}", _AGAIN
+        yield n.ANNOTATIONS, f"{len(strange)} labelled tile(s) are not among the images: {first_few(strange)}", _AGAIN
     if len(set(tiles)) < len(tiles):
         yield n.ANNOTATIONS, "a labelled tile is there twice", _AGAIN
     meanings = str(found[n.LABEL].attrs.get("flag_meanings", "")).split()
     beyond = [tile for tile, label in zip(tiles, labels, strict=True) if not -1 <= label < len(meanings)]
     if beyond:
-        yield n.ANNOTATIONS, f"{len(beyond)} tile(s) have a label without a meaning: {listed(beyond)}", _AGAIN
+        yield n.ANNOTATIONS, f"{len(beyond)} tile(s) have a label without a meaning: {first_few(beyond)}", _AGAIN
     groups = [str(listed) for listed in found[n.LABEL].attrs.get("study_groups", ())]
     yield from _against_the_table(cohort, groups, donor_of)
     yield from _parts(cohort)
@@ -54,7 +54,7 @@ def check_scores(cohort: Cohort, run: str) -> Iterator[TileFault]:
         wrong = np.flatnonzero(done & ~np.isfinite(stored[column].values).all(axis=1))
         if wrong.size:
             remedy = f"Set the tiles back with `fintune-xr check --repair`, then `fintune-xr infer --run {run}`"
-            what = f"{wrong.size} finished tile(s) hold values that are no numbers: {listed(wrong.tolist())}"
+            what = f"{wrong.size} finished tile(s) hold values that are no numbers: {first_few(wrong.tolist())}"
             yield f"{n.RUNS}/{run}/{column}", what, remedy, tuple(int(at) for at in wrong)
 
 
@@ -64,6 +64,8 @@ def _against_the_table(cohort: Cohort, groups: list[str], donor_of: dict[str, st
         return
     try:
         people = stored_participants(cohort).people
+    except StoreUnreachableError:
+        raise
     except FintuneError as error:
         yield n.PARTICIPANTS, str(error), "Annotate again"
         return
@@ -75,18 +77,18 @@ def _against_the_table(cohort: Cohort, groups: list[str], donor_of: dict[str, st
         if donor_of.get(tile) in people and label_of.get(people[donor_of[tile]].study_group, label) != label
     ]
     if wrong:
-        yield n.ANNOTATIONS, f"{len(wrong)} label(s) differ from the table of participants: {listed(wrong)}", _AGAIN
+        yield n.ANNOTATIONS, f"{len(wrong)} label(s) differ from the table of participants: {first_few(wrong)}", _AGAIN
 
 
 def _parts(cohort: Cohort) -> Iterator[Fault]:
     images = cohort.images(lazy=False)
     parts: defaultdict[str, set[str]] = defaultdict(set)
     for donor, part in zip(texts(images[n.DONOR]), texts(images[n.SPLIT]), strict=True):
-        if part:
+        if part != n.UNASSIGNED:
             parts[donor].add(part)
     torn = sorted(donor for donor, found in parts.items() if len(found) > 1)
     if torn:
-        yield f"{n.IMAGES}/{n.SPLIT}", f"{len(torn)} participant(s) are in several parts: {listed(torn)}", _SPLIT
+        yield f"{n.IMAGES}/{n.SPLIT}", f"{len(torn)} participant(s) are in several parts: {first_few(torn)}", _SPLIT
     moved = parts_not_recommended(cohort)
     if moved and split_column(cohort).attrs.get(ORIGIN) == n.PARTICIPANTS:
         what = f"{moved} tile(s) are in another part than the study recommends, and the split says otherwise"

@@ -10,9 +10,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from fintune_xr import names as n
-from fintune_xr.errors import FintuneError
+from fintune_xr.errors import FintuneError, StoreUnreachableError
 from fintune_xr.schema import DatasetSchema
-from fintune_xr.store.check.problem import Fault, listed
+from fintune_xr.store.check.problem import Fault, first_few
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.runs.picks import picked_names, stale_reason
 from fintune_xr.store.zarr_io.groups import subgroups
@@ -31,7 +31,7 @@ def check_points(cohort: Cohort) -> Iterator[Fault]:
     stored = text_array(images[n.TILE])
     strange = sorted(set(tiles) - set(stored))
     if strange:
-        yield n.ANNOTATIONS, f"{len(strange)} annotated tile(s) are not among the images: {listed(strange)}", remedy
+        yield n.ANNOTATIONS, f"{len(strange)} annotated tile(s) are not among the images: {first_few(strange)}", remedy
     if len(set(tiles)) < tiles.size:
         yield n.ANNOTATIONS, "an annotated tile is there twice", remedy
     place = {tile: at for at, tile in enumerate(stored)}
@@ -58,6 +58,8 @@ def check_picks(cohort: Cohort) -> Iterator[Fault]:
         try:
             picks = cohort.read(path, PICKS).load()
             stale = stale_reason(cohort, run, picks)
+        except StoreUnreachableError:
+            raise
         except FintuneError as error:
             yield path, str(error), remedy
             continue
@@ -71,6 +73,8 @@ def check_picks(cohort: Cohort) -> Iterator[Fault]:
 def _table(cohort: Cohort, path: str, schema: DatasetSchema, places: tuple[str, str], remedy: str) -> Iterator[Fault]:
     try:
         table = cohort.read(path, schema).load()
+    except StoreUnreachableError:
+        raise
     except FintuneError as error:
         yield path, str(error), remedy
         return
@@ -101,4 +105,4 @@ def _outside(index: NDArray[Any], y: xr.DataArray, x: xr.DataArray, images: xr.D
         inside &= (where >= -_EDGE_PX) & (where <= last + _EDGE_PX)
     if not inside.all():
         wrong = sorted(set(text_array(images[n.TILE])[index[known][~inside]]))
-        yield f"{int((~inside).sum())} point(s) lie outside their tiles: {listed(wrong)}"
+        yield f"{int((~inside).sum())} point(s) lie outside their tiles: {first_few(wrong)}"

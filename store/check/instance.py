@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from fintune_xr import names as n
 from fintune_xr.execution.read_ahead import ahead
-from fintune_xr.store.check.problem import Problem, array_at, listed, remedy_of
+from fintune_xr.store.check.problem import Fault, Problem, array_at, first_few, remedy_of, values_at
 from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.labels.cell_table import region_names
 from fintune_xr.store.runs.object_log import CellLog
 from fintune_xr.store.zarr_io.groups import read_column
-from fintune_xr.store.zarr_io.location import DECODING_ERRORS
+from fintune_xr.text import texts
 
 
 def check_masks(
@@ -26,10 +27,10 @@ def check_masks(
     mask = array_at(cohort, f"{n.RUNS}/{run}/{n.MASK}")
 
     def fault(tile: int) -> tuple[int, str]:
-        try:
-            labels, areas = np.unique(np.asarray(mask[tile]), return_counts=True)
-        except DECODING_ERRORS:
+        pixels = values_at(mask, tile)
+        if pixels is None:
             return tile, ""
+        labels, areas = np.unique(pixels, return_counts=True)
         cells = labels != 0
         if np.count_nonzero(cells) != counts[tile]:
             return tile, n.N_CELLS
@@ -42,9 +43,28 @@ def check_masks(
         wrong = tuple(tile for tile, kind in found if kind == where)
         if wrong:
             yield Problem(
-                f"{n.RUNS}/{run}/{where}", f"{len(wrong)} tile(s) have {what}: {listed(wrong, 10)}",
+                f"{n.RUNS}/{run}/{where}", f"{len(wrong)} tile(s) have {what}: {first_few(wrong, 10)}",
                 remedy_of(f"{n.RUNS}/{run}/{n.MASK}"), wrong,
             )  # fmt: skip
+
+
+def check_regions(cohort: Cohort) -> Iterator[Fault]:
+    """Tiles whose stored areas of regions are not those of their masks; none where no regions are stored."""
+    if not cohort.has(n.REGION_MASKS):
+        return
+    regions = cohort.regions(lazy=False)
+    codes = np.array(list(region_names(regions[n.REGION_MASK].attrs)), np.int64)
+    masks, areas, wrong = array_at(cohort, f"{n.REGION_MASKS}/{n.REGION_MASK}"), regions[n.REGION_PX].values, []
+    for at, tile in enumerate(texts(regions[n.TILE])):
+        pixels = values_at(masks, at)
+        if pixels is None:
+            continue
+        counts = np.bincount(pixels.ravel(), minlength=256)
+        if (counts[codes] != areas[at]).any() or counts[1:].sum() != areas[at].sum():
+            wrong.append(tile)
+    if wrong:
+        what = f"{len(wrong)} tile(s) have regions of other areas than are stored: {first_few(wrong)}"
+        yield n.REGION_MASKS, what, "Annotate again with --as regions --restart"
 
 
 class CellRows:

@@ -6,10 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import numpy as np
+import xarray as xr
 import zarr
+from numpy.typing import NDArray
 
 from fintune_xr import names as n
+from fintune_xr.errors import StoreDamagedError
 from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.zarr_io.location import BARE, explain_read_errors
+from fintune_xr.tasks.cell_measures import cell_measure, is_measured
 
 Fault: TypeAlias = tuple[str, str, str]
 """Group, what is wrong with it, and what to do."""
@@ -30,7 +36,7 @@ class Problem:
         return f"{self.where}: {self.what}. {self.remedy}"
 
 
-def listed(what: Sequence[Any], most: int = 5) -> str:
+def first_few(what: Sequence[Any], most: int = 5) -> str:
     """The first names or numbers of `what`, and how many more there are."""
     more = f" and {len(what) - most} more" if len(what) > most else ""
     return ", ".join(map(str, what[:most])) + more
@@ -38,6 +44,10 @@ def listed(what: Sequence[Any], most: int = 5) -> str:
 
 def remedy_of(path: str) -> str:
     """What to do about a fault of the array or group `path`."""
+    if path.startswith(f"{n.MEASUREMENTS}/"):
+        _, run, *column = path.split("/")
+        asked = f" --columns {cell_measure(column[0]).name}" if column and is_measured(column[0]) else ""
+        return f"Set it back with `fintune-xr check --repair`, then `fintune-xr measure --run {run}{asked}`"
     run = path.split("/")[1] if path.startswith((f"{n.RUNS}/", f"{n.CELLS}/")) else ""
     if run and (path.startswith(n.CELLS) or path.rpartition("/")[2] in (n.TILE, n.CHANNEL)):
         return f"Make it again: `fintune-xr infer --run {run} --model MODEL --restart`"
@@ -49,5 +59,18 @@ def remedy_of(path: str) -> str:
 
 
 def array_at(cohort: Cohort, path: str) -> zarr.Array[Any]:
-    """The array under `path`, as plain zarr reads it."""
-    return zarr.open_array(cohort.location.zarr(), path=path, mode="r")
+    """The array under `path`, as plain zarr reads it. Raises StoreDamagedError where it cannot be opened."""
+    with explain_read_errors(f"{cohort.url}/{path}", BARE):
+        return zarr.open_array(cohort.location.zarr(), path=path, mode="r")
+
+
+def values_at(array: zarr.Array[Any] | xr.Variable, place: Any) -> NDArray[Any] | None:
+    """What an array holds at `place`, None where that does not decode: the check of chunks names it.
+
+    Raises StoreUnreachableError where storage does not answer, of which no check says anything.
+    """
+    try:
+        with explain_read_errors(f"what lies at {place}", BARE):
+            return np.asarray(array[place])
+    except StoreDamagedError:
+        return None

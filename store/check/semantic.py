@@ -11,10 +11,9 @@ import numpy as np
 from fintune_xr import names as n
 from fintune_xr.errors import SettingsError
 from fintune_xr.execution.read_ahead import ahead
-from fintune_xr.store.check.problem import Fault, TileFault, array_at, listed
+from fintune_xr.store.check.problem import Fault, TileFault, array_at, first_few, values_at
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.annotated_legend import annotated_legend
-from fintune_xr.store.zarr_io.location import DECODING_ERRORS
 from fintune_xr.tasks.class_map import IGNORED, check_class_map, stored_class_map
 from fintune_xr.text import texts
 
@@ -28,22 +27,20 @@ def check_codes(cohort: Cohort) -> Iterator[Fault]:
     place = {tile: at for at, tile in enumerate(texts(images[n.TILE]))}
     strange = [tile for tile in tiles if tile not in place]
     if strange:
-        yield n.ANNOTATIONS, f"{len(strange)} annotated tile(s) are not among the images: {listed(strange)}", _AGAIN
+        yield n.ANNOTATIONS, f"{len(strange)} annotated tile(s) are not among the images: {first_few(strange)}", _AGAIN
     if len(set(tiles)) < len(tiles):
         yield n.ANNOTATIONS, "an annotated tile is there twice", _AGAIN
     legend = annotated_legend(cohort)
     known = np.zeros(256, np.bool_)
     known[[code for code, _ in legend.rows]] = True
     heights, widths = (images[side].values for side in (n.HEIGHT, n.WIDTH))
-    codes = array_at(cohort, f"{n.ANNOTATIONS}/{n.CLASSES}")
+    codes = found[n.CLASSES].variable
     for at, tile in enumerate(tiles):
         if tile not in place:
             continue
         real = (slice(0, int(heights[place[tile]])), slice(0, int(widths[place[tile]])))
-        try:
-            values = np.unique(np.asarray(codes[(at, *real)]))
-        except DECODING_ERRORS:
-            continue  # Named by the check of chunks.
+        pixels = values_at(codes, (at, *real))
+        values = np.unique(pixels) if pixels is not None else np.empty(0, np.uint8)
         unknown = values[~known[values]]
         if unknown.size:
             what = f"tile {tile} holds code {unknown[0]}, which legend {legend.name!r} lacks"
@@ -69,7 +66,7 @@ def check_class_run(cohort: Cohort, run: str) -> Iterator[TileFault]:
         (differing, n.CLASS_PX, "other pixels of a class than the map"),
     ):
         if tiles:
-            yield f"{path}/{where}", f"{len(tiles)} tile(s) have {what}: {listed(tiles)}", remedy, tuple(tiles)
+            yield f"{path}/{where}", f"{len(tiles)} tile(s) have {what}: {first_few(tiles)}", remedy, tuple(tiles)
 
 
 def _wrong_tiles(cohort: Cohort, run: str, n_classes: int) -> tuple[list[int], list[int]]:
@@ -80,10 +77,10 @@ def _wrong_tiles(cohort: Cohort, run: str, n_classes: int) -> tuple[list[int], l
 
     def fault(tile: int) -> tuple[int, str]:
         height, width = (int(side[tile]) for side in sides)
-        try:
-            found = np.bincount(np.asarray(maps[tile, :height, :width]).ravel(), minlength=IGNORED + 1)
-        except DECODING_ERRORS:
+        pixels = values_at(maps, (tile, slice(height), slice(width)))
+        if pixels is None:
             return tile, ""
+        found = np.bincount(pixels.ravel(), minlength=IGNORED + 1)
         if found[n_classes + 1 : IGNORED].any():
             return tile, n.CLASSES
         return tile, "" if np.array_equal(found[1 : n_classes + 1], counts[tile]) else n.CLASS_PX

@@ -2,38 +2,61 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.core.sync import sync
 
 from fintune_xr import names as n
-from fintune_xr.errors import FintuneError, StoreDamagedError
+from fintune_xr.errors import FintuneError, StoreDamagedError, StoreUnreachableError
 from fintune_xr.execution.read_ahead import ahead
 from fintune_xr.store.check.classification import check_labels, check_scores
 from fintune_xr.store.check.detection import check_picks, check_points
-from fintune_xr.store.check.instance import CellRows, check_masks
-from fintune_xr.store.check.problem import Fault, Problem, TileFault, array_at, listed, remedy_of
+from fintune_xr.store.check.instance import CellRows, check_masks, check_regions
+from fintune_xr.store.check.problem import Fault, Problem, TileFault, array_at, first_few, remedy_of, values_at
 from fintune_xr.store.check.semantic import check_class_run, check_codes
 from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.ingest.same_bytes import REMEDY, named_groups
+from fintune_xr.store.lineage.unfinished_annotations import unfinished_commands
 from fintune_xr.store.runs.object_log import CellLog
 from fintune_xr.store.runs.run import is_state_of_run
 from fintune_xr.store.zarr_io import shards
-from fintune_xr.store.zarr_io.groups import subgroups
-from fintune_xr.store.zarr_io.location import DECODING_ERRORS
+from fintune_xr.store.zarr_io.groups import codecs_fault, subgroups
+from fintune_xr.store.zarr_io.location import BARE, explain_read_errors
 from fintune_xr.store.zarr_io.recovery import leftovers
 from fintune_xr.tasks.product import CLASSES, INSTANCES, SCORES
 from fintune_xr.tasks.task import CLASSIFICATION, DETECTION, SEMANTIC
 from fintune_xr.text import text_array
 
-Nodes: TypeAlias = dict[str, zarr.Group | zarr.Array[Any]]
+# So many chunks are looked for one by one before it is asked how many there are.
+_MANY_CHUNKS = 1024
+
+Node: TypeAlias = zarr.Group | zarr.Array[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """Groups and arrays of a store by path, each opened once, and a problem for each that does not open."""
+
+    by_path: Mapping[str, Node]
+    broken: Sequence[Problem]
+    pixels: Sequence[str]
+    """Paths of the sharded arrays."""
+
+    @property
+    def n_tiles_to_read(self) -> int:
+        """Tiles over all sharded arrays."""
+        arrays = (self.by_path[path] for path in self.pixels)
+        return sum(int(array.shape[0]) for array in arrays if isinstance(array, zarr.Array))
+
 
 # What is looked at in annotations besides their schema and their chunks, by task.
 ANNOTATION_CHECKS: Final[Mapping[str, Callable[[Cohort], Iterator[Fault]]]] = {
@@ -48,29 +71,36 @@ RUN_CHECKS: Final[Mapping[str, Callable[[Cohort, str], Iterator[TileFault]]]] = 
 }
 
 
-def check_store(cohort: Cohort, *, advance: Callable[[int], None] = lambda _: None) -> Iterator[Problem]:
+def check_store(cohort: Cohort, nodes: Nodes, *, advance: Callable[[int], None] = lambda _: None) -> Iterator[Problem]:
     """Everything that is wrong with a store, as it is found; reads every chunk once, a few tiles at a time.
 
-    `advance` is called with the number of tiles read.
+    `nodes` are what `open_nodes` found in it. `advance` is called with the number of tiles read.
+
+    Raises StoreUnreachableError where storage does not answer: what was not seen is neither sound nor damaged.
     """
-    nodes, broken = _nodes(cohort)
-    yield from broken
+    yield from nodes.broken
     stages: list[tuple[str, Iterator[Problem]]] = [
-        ("store", _check_groups(cohort, nodes)),
-        ("store", _check_columns(nodes)),
+        ("store", _check_groups(cohort, nodes.by_path)),
+        ("store", _check_columns(nodes.by_path)),
+        (n.ANNOTATIONS, _check_unfinished(cohort)),
         (n.IMAGES, _check_labels(cohort)),
-        *((path.rpartition("/")[0], _check_pixels(cohort, path, advance)) for path in pixel_arrays(cohort)),
+        (n.IMAGES, (Problem(n.IMAGES, what, REMEDY) for what in _twins(cohort, nodes))),
+        *((path.rpartition("/")[0], _check_pixels(cohort, nodes.by_path[path], advance)) for path in nodes.pixels),
         *((f"{n.RUNS}/{run}", _check_counts(cohort, run)) for run in cohort.run_names()),
         *((n.ANNOTATIONS, (Problem(*fault) for fault in check(cohort))) for check in _annotation_checks(cohort)),
+        (n.REGION_MASKS, (Problem(*fault) for fault in check_regions(cohort))),
         (n.PICKS, (Problem(*fault) for fault in check_picks(cohort))),
     ]
-    found = list(broken)
+    found = list(nodes.broken)
     for where, stage in stages:
         try:
-            for problem in stage:
-                found.append(problem)
-                yield problem
-        except DECODING_ERRORS as error:
+            with explain_read_errors(cohort.url if where == "store" else f"{cohort.url}/{where}", BARE):
+                for problem in stage:
+                    found.append(problem)
+                    yield problem
+        except StoreUnreachableError:
+            raise
+        except FintuneError as error:
             # What stops a later stage is mostly what an earlier one has named.
             if not any(problem.where.startswith(where) for problem in found):
                 yield Problem(where, f"cannot be checked: {error}", remedy_of(where))
@@ -81,55 +111,49 @@ def _annotation_checks(cohort: Cohort) -> list[Callable[[Cohort], Iterator[Fault
     return [ANNOTATION_CHECKS[cohort.task.name]] if is_there else []
 
 
-def pixel_arrays(cohort: Cohort) -> list[str]:
-    """Paths of the sharded arrays of a store."""
+def open_nodes(cohort: Cohort) -> Nodes:
+    """What `check_store` looks at, but for what writers are at work on.
+
+    Raises StoreUnreachableError where storage does not answer.
+    """
+    store = cohort.location.zarr()
+    nodes: dict[str, Node] = {}
+    broken = []
+    for key in cohort.location.descriptions():
+        path = key.rpartition("/")[0]
+        if not path or path.partition("/")[0] == n.STAGING:
+            continue
+        try:
+            with explain_read_errors(f"{cohort.url}/{path}", BARE):
+                nodes[path] = zarr.open(store, path=path, mode="r")
+        except StoreDamagedError as error:
+            broken.append(Problem(path, f"its description zarr.json cannot be read: {error}", remedy_of(path)))
+    return Nodes(nodes, broken, [path for path in _pixel_arrays(cohort) if path in nodes])
+
+
+def _pixel_arrays(cohort: Cohort) -> list[str]:
+    """Paths of the sharded arrays that a store may have."""
     paths = [f"{n.IMAGES}/{n.IMAGE}"]
     paths += [f"{n.ANNOTATIONS}/{cohort.task.array}"] if cohort.task.array else []
     arrays = {run: _pixels(cohort, run) for run in cohort.run_names()}
     paths += [f"{n.RUNS}/{run}/{array}" for run, array in arrays.items() if array is not None]
-    paths += [f"{n.PSEUDO}/{name}/{n.TARGET}" for name in subgroups(cohort.location, n.PSEUDO)]
-    return [path for path in paths if cohort.has(path)]
+    paths += [f"{n.REGION_MASKS}/{n.REGION_MASK}"]
+    return [*paths, *(f"{n.PSEUDO}/{name}/{n.TARGET}" for name in subgroups(cohort.location, n.PSEUDO))]
 
 
-def n_tiles_to_read(cohort: Cohort) -> int:
-    """Tiles over all sharded arrays."""
-    shapes = []
-    for path in pixel_arrays(cohort):
-        # An array that cannot be opened is a problem to report, and nothing to read.
-        with contextlib.suppress(*DECODING_ERRORS):
-            shapes.append(int(array_at(cohort, path).shape[0]))
-    return sum(shapes)
-
-
-def _nodes(cohort: Cohort) -> tuple[Nodes, list[Problem]]:
-    """Groups and arrays of the store by path, but for what writers are at work on; and those that do not open."""
-    store = cohort.location.zarr()
-    if not cohort.location.is_local:
-        members = dict(zarr.open_group(store, mode="r").members(max_depth=None))
-        return {path: node for path, node in members.items() if path.partition("/")[0] != n.STAGING}, []
-    nodes: Nodes = {}
-    broken = []
-    root = cohort.location.path
-    for folder in sorted(file.parent for file in root.rglob("zarr.json")):
-        path = folder.relative_to(root).as_posix()
-        if path == "." or path.partition("/")[0] == n.STAGING:
-            continue
-        try:
-            nodes[path] = zarr.open(store, path=path, mode="r")
-        except DECODING_ERRORS as error:
-            broken.append(Problem(path, f"its description zarr.json cannot be read: {error}", remedy_of(path)))
-    return nodes, broken
-
-
-def _check_groups(cohort: Cohort, nodes: Nodes) -> Iterator[Problem]:
+def _check_groups(cohort: Cohort, nodes: Mapping[str, Node]) -> Iterator[Problem]:
     doors: dict[str, Callable[[], Any]] = {n.IMAGES: cohort.images, n.QUARANTINE: cohort.quarantine}
     if cohort.has(n.ANNOTATIONS):
         doors[n.ANNOTATIONS] = cohort.annotated_tiles
+    if cohort.has(n.REGION_MASKS):
+        doors[n.REGION_MASKS] = cohort.regions
     for run in cohort.run_names():
         doors[f"{n.RUNS}/{run}"] = _bound(cohort.run, run)
     for name, door in doors.items():
         try:
             door()
+        except StoreUnreachableError:
+            raise
         except FintuneError as error:
             yield Problem(name, str(error), remedy_of(name))
     for path, member in nodes.items():
@@ -144,19 +168,51 @@ def _check_groups(cohort: Cohort, nodes: Nodes) -> Iterator[Problem]:
         )
 
 
-def _check_columns(nodes: Nodes) -> Iterator[Problem]:
+def _check_unfinished(cohort: Cohort) -> Iterator[Problem]:
+    for root, command in unfinished_commands(cohort).items():
+        what = f"those from {root} are unfinished: `annotate` was interrupted, or is at work"
+        yield Problem(n.ANNOTATIONS, what, f"Finish it: `{command}`")
+
+
+def _twins(cohort: Cohort, nodes: Nodes) -> Iterator[str]:
+    images = nodes.by_path.get(f"{n.IMAGES}/{n.IMAGE}")
+    yield from named_groups(cohort, int(images.shape[0]) if isinstance(images, zarr.Array) else None)
+
+
+def _check_columns(nodes: Mapping[str, Node]) -> Iterator[Problem]:
     """Every small array decodes; read in blocks of rows."""
     for path, member in nodes.items():
         if not isinstance(member, zarr.Array) or member.shards is not None or member.ndim == 0:
             continue
+        if missing := _tells_of_too_many(member):
+            yield Problem(path, missing, remedy_of(path))
+            continue
+        if fault := codecs_fault(member):
+            yield Problem(path, f"nothing can be written with the codecs of its description: {fault}", remedy_of(path))
         rows = max(1, member.chunks[0])
         for first in range(0, member.shape[0], rows):
             last = min(first + rows, member.shape[0])
             try:
-                member[first:last]
-            except DECODING_ERRORS as error:
+                with explain_read_errors(str(member.store_path), BARE):
+                    member[first:last]
+            except StoreDamagedError as error:
                 hit = tuple(range(first, last)) if is_state_of_run(path) else ()
                 yield Problem(path, f"rows from {first} cannot be read: {error}", remedy_of(path), hit)
+
+
+def _tells_of_too_many(array: zarr.Array[Any]) -> str:
+    """Why the shape of an array cannot be true, empty where it may be; such an array would be read without end."""
+    described = math.prod(array.cdata_shape)
+    if described <= _MANY_CHUNKS:
+        return ""
+    stored = sync(_count(array.store_path.store.list_prefix(f"{array.store_path.path}/")))
+    if described <= 2 * stored + _MANY_CHUNKS:
+        return ""
+    return f"its description tells of {described:,} chunks (shape {array.shape}), and {stored - 1:,} are stored"
+
+
+async def _count(names: AsyncIterator[str]) -> int:
+    return len([name async for name in names])
 
 
 def _check_labels(cohort: Cohort) -> Iterator[Problem]:
@@ -172,11 +228,12 @@ def _check_labels(cohort: Cohort) -> Iterator[Problem]:
             )
 
 
-def _check_pixels(cohort: Cohort, path: str, advance: Callable[[int], None]) -> Iterator[Problem]:
+def _check_pixels(cohort: Cohort, array: Node, advance: Callable[[int], None]) -> Iterator[Problem]:
     """Shards there, indexes sound, every chunk of a tile that should hold pixels decodes."""
-    array = array_at(cohort, path)
+    if not isinstance(array, zarr.Array):
+        raise StoreDamagedError(f"{array.path}: expected an array, found a group")
     grid = shards.grid_of(array)
-    expected = _expected_tiles(cohort, path, int(array.shape[0]))
+    expected = _expected_tiles(cohort, array.path, int(array.shape[0]))
     for shard in range(math.ceil(array.shape[0] / grid.tiles_per_shard)):
         rows = range(shard * grid.tiles_per_shard, min((shard + 1) * grid.tiles_per_shard, array.shape[0]))
         wanted = [row for row in rows if expected[row]]
@@ -200,17 +257,13 @@ def _check_shard(
         (broken, "fail their checksum or do not decode"),
     ):
         if rows:
-            said = f"{len(rows)} tile(s) {what}: {listed(rows, 10)}"
+            said = f"{len(rows)} tile(s) {what}: {first_few(rows, 10)}"
             yield Problem(grid.key(shard), said, remedy_of(grid.path), tuple(rows))
 
 
 def _broken_tiles(array: zarr.Array[Any], rows: Iterable[int]) -> Iterator[int]:
     def is_broken(row: int) -> int | None:
-        try:
-            array[row]
-        except DECODING_ERRORS:
-            return row
-        return None
+        return row if values_at(array, row) is None else None
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         for row in ahead(pool, is_broken, rows, depth=8):
@@ -252,7 +305,9 @@ def _pixels(cohort: Cohort, run: str) -> str | None:
     """Name of the array of pixels of a run, if any; that of masks where it cannot be opened, which is reported."""
     try:
         return cohort.run_product(run).array
-    except (*DECODING_ERRORS, FintuneError):
+    except StoreUnreachableError:
+        raise
+    except FintuneError:
         return n.MASK
 
 

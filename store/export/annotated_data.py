@@ -126,6 +126,8 @@ def _plain(obs: pd.DataFrame) -> pd.DataFrame:
     """`obs` with text as objects: what pandas 3 keeps text in is not written by every release of anndata."""
     told = obs.copy()
     for name in told:
+        if isinstance(told[name].dtype, pd.StringDtype):
+            told[name] = pd.Categorical(told[name].astype(object))
         if isinstance(told[name].dtype, pd.CategoricalDtype):
             told[name] = told[name].cat.rename_categories([str(one) for one in told[name].cat.categories])
             told[name] = told[name].cat.set_categories(told[name].cat.categories.astype(object))

@@ -91,7 +91,7 @@ def _assigned(cohort: Cohort) -> tuple[xr.Dataset, xr.DataArray]:
     kept = [
         (i, place[tile])
         for i, (tile, part) in enumerate(zip(texts(images[n.TILE]), texts(images[n.SPLIT]), strict=True))
-        if part and tile in place
+        if part != n.UNASSIGNED and tile in place
     ]
     if not kept:
         raise SplitError(f"{cohort.url}: no annotated tile has a split. Run: fintune-xr split {cohort.url}")

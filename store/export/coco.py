@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from fintune_xr import names as n
 from fintune_xr.execution.whole_file import whole_file
-from fintune_xr.pixels.cell_measurement import renumbered
+from fintune_xr.pixels.cell_measurement import renumber
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.export.label_layers import Choice, LabelledTile, labelled_tiles
 from fintune_xr.store.export.masks import SUFFIX
@@ -60,7 +60,7 @@ def _write_layer(file: TextIO, first: LabelledTile, others: Iterator[LabelledTil
 
 def objects(labels: NDArray[Any], image_id: int) -> Iterator[dict[str, Any]]:
     """An annotation of each instance of `labels` (y, x), without an id, in ascending order of labels."""
-    numbered = renumbered(labels)
+    numbered = renumber(labels)
     for number, where in enumerate(ndimage.find_objects(numbered.mask.astype(np.int64)), start=1):
         rows, columns = where
         mask = numbered.mask[where] == number

@@ -84,14 +84,17 @@ def _cells(one: LabelledTile, table: CellsOfTiles | None) -> Iterator[dict[str, 
         # Neither where the rule could not tell, or none was applied.
         positive = row.get(table.positive) if table is not None else None
         classified = {} if positive is None or positive is pd.NA else {"classification": _CLASSES[bool(positive)]}
-        yield _feature(one, outline, "detection", {**classified, "measurements": _measurements(row)})
+        feature = _feature(one, outline, "detection", {**classified, "measurements": _measurements(row)})
+        feature["properties"]["metadata"] |= {n.REGION: row[n.REGION]} if n.REGION in row else {}
+        yield feature
 
 
 def _measurements(row: Mapping[str, Any]) -> dict[str, float]:
     known = {
         name: value for name, value in row.items() if name not in _NOT_MEASURED and not name.startswith(n.POSITIVE)
     }
-    return {name: float(value) for name, value in known.items() if math.isfinite(value)}
+    numbers = {name: value for name, value in known.items() if not isinstance(value, str)}
+    return {name: float(value) for name, value in numbers.items() if math.isfinite(value)}
 
 
 def _regions(one: LabelledTile) -> Iterator[dict[str, Any]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,20 +13,12 @@ import zarr
 from numpy.typing import NDArray
 
 from fintune_xr import names as n
-from fintune_xr.execution.whole_file import PARTIAL_SUFFIX
+from fintune_xr.execution.whole_file import whole_folder
 from fintune_xr.pixels.real_part import tile_pixels
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.export.label_layers import Choice, LabelLayer, chosen_tiles, label_layers
-from fintune_xr.store.labels.ome_zarr import (
-    VERSION,
-    image_ome,
-    of_labels,
-    pixel_sides,
-    shown_channels,
-    shown_ranges,
-)
+from fintune_xr.store.labels.ome_zarr import VERSION, image_ome, of_labels, pixel_sides, shown_channels, shown_ranges
 from fintune_xr.store.raw.layouts import safe_name
-from fintune_xr.store.zarr_io.location import writing
 from fintune_xr.text import texts
 
 SUFFIX: Final = ".ome.zarr"
@@ -87,16 +77,8 @@ def _halved(pixels: NDArray[Any], *, are_labels: bool) -> NDArray[Any]:
 def _write_tile(source: _Source, at: int) -> Path:
     tile = str(source.images[n.TILE].values[at])
     path = source.folder / f"{safe_name(tile)}{SUFFIX}"
-    partial = path.with_name(f".{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
-    with writing(str(path)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            _fill(zarr.open_group(partial, mode="w", zarr_format=3), source, at)
-            if path.exists():
-                shutil.rmtree(path)
-            partial.rename(path)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+    with whole_folder(path) as partial:
+        _fill(zarr.open_group(partial, mode="w", zarr_format=3), source, at)
     return path
 
 

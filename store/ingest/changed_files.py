@@ -16,19 +16,20 @@ from fintune_xr.store.ingest.quarantine import quarantined_tiles
 from fintune_xr.store.raw.pairing import LeftOut, TileFiles, tile_left_out
 from fintune_xr.store.raw.sources import Place, changed_at, place_in, place_sha256
 from fintune_xr.store.zarr_io import appendable as growing
-from fintune_xr.store.zarr_io.groups import open_writable
-from fintune_xr.store.zarr_io.location import writing
+from fintune_xr.store.zarr_io.groups import open_writable, read_attrs
+from fintune_xr.store.zarr_io.location import explain_write_errors
 
 Digests: TypeAlias = Mapping[str, str]
 """SHA-256 by stored source, of one tile."""
 
 
-def stored_digests(target: growing.Growing) -> dict[str, Digests]:
-    """SHA-256 of every source file of every committed tile, by tile id.
+def stored_digests(target: growing.Growing, n_tiles: int | None = None) -> dict[str, Digests]:
+    """SHA-256 of every source file of every committed tile, by tile id; `n_tiles` is how many those are, where known.
 
     Reads the labels directly: after a kill they may be longer than the array, which xarray refuses.
     """
-    tiles, sources, digests = (_column(target, name) for name in (n.TILE, n.SOURCE, n.SHA256))
+    rows = slice(target.n_tiles if n_tiles is None else n_tiles)
+    tiles, sources, digests = (_column(target, name)[rows] for name in (n.TILE, n.SOURCE, n.SHA256))
     return {
         str(tile): dict(zip(map(str, np.atleast_1d(names)), map(str, np.atleast_1d(values)), strict=True))
         for tile, names, values in zip(tiles, sources, digests, strict=True)
@@ -51,7 +52,9 @@ def suspects(
             yield tile
 
 
-def changed(source: Place, tiles: Sequence[TileFiles], stored: Mapping[str, Digests], workers: int) -> list[LeftOut]:
+def find_changes(
+    source: Place, tiles: Sequence[TileFiles], stored: Mapping[str, Digests], workers: int
+) -> list[LeftOut]:
     """Those of `tiles` whose files no longer hold the bytes that were ingested; reads them whole."""
 
     def compare(tile: TileFiles) -> LeftOut | None:
@@ -68,19 +71,19 @@ def note_checked(cohort: Cohort, root: str, when: float) -> None:
 
 def group_attrs_of(cohort: Cohort) -> dict[str, Any]:
     """Attributes of the group of images."""
-    return zarr.open_group(cohort.location.zarr(), path=n.IMAGES, mode="r").attrs.asdict()
+    return read_attrs(cohort.location, n.IMAGES)
 
 
 def update_attr(cohort: Cohort, name: str, change: Callable[[Any], Any]) -> None:
     """Puts `change(before)` in place of an attribute of the group of images; None where there is none yet."""
-    with writing(f"{cohort.url}/{n.IMAGES}"):
+    with explain_write_errors(f"{cohort.url}/{n.IMAGES}"):
         group = open_writable(cohort.location, n.IMAGES)
         group.attrs[name] = change(group.attrs.asdict().get(name))
 
 
 def _column(target: growing.Growing, name: str) -> NDArray[Any]:
     column = zarr.open_array(target.location.zarr(), path=f"{target.path}/{name}", mode="r")
-    return np.asarray(column[: target.n_tiles])
+    return np.asarray(column[:])
 
 
 def _touched(source: Place, tile: TileFiles, since: float) -> bool:

@@ -6,13 +6,16 @@ from collections import OrderedDict
 from threading import Lock
 from typing import Any, TypeAlias
 
-import numpy as np
 from numpy.typing import NDArray
 
 from fintune_xr.errors import TileReadError
 from fintune_xr.store.raw.pairing import TileFiles
-from fintune_xr.store.raw.readers import read_plane_with_digest, read_planes_with_digest
-from fintune_xr.store.raw.readers.header import shown
+from fintune_xr.store.raw.readers import (
+    joined_planes,
+    read_plane_with_digest,
+    read_planes_with_digest,
+    read_stacks_with_digest,
+)
 from fintune_xr.store.raw.scan import Scan
 from fintune_xr.store.raw.sources import place_in
 
@@ -40,13 +43,18 @@ class LastPlanes:
         self._files: OrderedDict[str, _File] = OrderedDict()
 
     def read(self, tile: TileFiles, channel: int) -> tuple[NDArray[Any], str]:
-        """The whole plane (y, x) that the channel of a tile lies on, or its volume (z, y, x), and its file's SHA-256.
+        """The plane (y, x) of a tile's channel, or its volume or stack (z, y, x), and the SHA-256 of its file.
 
         Raises TileReadError where the file cannot be read, or holds counts in a plane that belongs to no channel.
         """
         layout, file = self._scan.layout, tile.planes[channel]
         if layout.pages_are_depth:
             return self._volume(file.path, tile.depth)
+        if not layout.planes and layout.z:
+            (stack,), digest = read_stacks_with_digest(
+                place_in(self._scan.source, file.path), positions=[0], channels=1, dtypes=layout.dtypes
+            )
+            return stack, digest
         if not layout.planes:
             return read_plane_with_digest(place_in(self._scan.source, file.path), page=file.page, dtypes=layout.dtypes)
         planes, digest = self._decoded(file.path, [int(one.page or 0) for one in tile.planes])
@@ -55,11 +63,7 @@ class LastPlanes:
     def _volume(self, path: str, depth: int) -> tuple[NDArray[Any], str]:
         place, dtypes = place_in(self._scan.source, path), self._scan.layout.dtypes
         planes, digest = read_planes_with_digest(place, pages=range(depth), dtypes=dtypes)
-        kinds = {(plane.shape, plane.dtype.name) for plane in planes}
-        if len(kinds) > 1:
-            listed = ", ".join(sorted(f"{shown(shape)} {dtype}" for shape, dtype in kinds))
-            raise TileReadError(f"wrong shape: expected planes of one size and dtype, found {listed}")
-        return np.stack(planes), digest
+        return joined_planes(planes), digest
 
     def _decoded(self, path: str, pages: list[int]) -> _Decoded:
         with self._lock:
@@ -76,7 +80,12 @@ class LastPlanes:
         layout = self._scan.layout
         place = place_in(self._scan.source, path)
         wanted = [*pages, *layout.empty_planes]
-        planes, digest = read_planes_with_digest(place, pages=wanted, dtypes=layout.dtypes)
+        if layout.z:
+            planes, digest = read_stacks_with_digest(
+                place, positions=wanted, channels=layout.planes, dtypes=layout.dtypes
+            )
+        else:
+            planes, digest = read_planes_with_digest(place, pages=wanted, dtypes=layout.dtypes)
         for page, extra in zip(layout.empty_planes, planes[len(pages) :], strict=True):
             if extra.any():
                 raise TileReadError(

@@ -20,7 +20,7 @@ from fintune_xr.store.raw.sources import Place, place_in
 from fintune_xr.store.split import annotated_tiles
 from fintune_xr.tasks.classification import GROUP_ALIASES, PARTICIPANTS, STUDY_GROUPS
 from fintune_xr.text import texts
-from fintune_xr.text_tables import SEPARATORS, text_table
+from fintune_xr.text_tables import SEPARATORS, is_spreadsheet_number, text_table
 
 FILE_NAME: Final = "participants.tsv"
 ID_COLUMNS: Final = ("participant_id", "person_id")
@@ -28,8 +28,8 @@ SHA256_ATTR: Final = "sha256"
 _TRUE: Final = ("true", "1", "yes", "t")
 _FALSE: Final = ("false", "0", "no", "f", "")
 _LISTED: Final = 8
-# 1001.0 and 1.001E+03, which were 1001.
-_NUMBER: Final = re.compile(r"\d+\.0+|\d+(\.\d+)?[eE]\+\d+")
+# 1001.0, which was 1001.
+_WITH_DECIMALS: Final = re.compile(r"\d+\.0+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +136,12 @@ def study_groups(cohort: Cohort) -> dict[str, str]:
 
 
 def recommended_parts(cohort: Cohort, tiles: xr.Dataset) -> list[str]:
-    """The part that the study recommends for each of `tiles`, empty where it has none; empty without a table."""
+    """The part that the study recommends for each of `tiles`, unassigned where it has none; empty without a table."""
     if not cohort.has(n.PARTICIPANTS):
         return []
     people = stored_participants(cohort).people
-    return [people[donor].recommended_split if donor in people else "" for donor in texts(tiles[n.DONOR])]
+    told = {donor: one.recommended_split for donor, one in people.items()}
+    return [told.get(donor) or n.UNASSIGNED for donor in texts(tiles[n.DONOR])]
 
 
 def parts_not_recommended(cohort: Cohort) -> int:
@@ -149,7 +150,7 @@ def parts_not_recommended(cohort: Cohort) -> int:
         return 0
     tiles = annotated_tiles(cohort)
     pairs = zip(texts(tiles[n.SPLIT]), recommended_parts(cohort, tiles), strict=True)
-    return sum(bool(part and told) and part != told for part, told in pairs)
+    return sum(n.UNASSIGNED not in (part, told) and part != told for part, told in pairs)
 
 
 def _people(table: pd.DataFrame, where: str) -> dict[str, Participant]:
@@ -198,7 +199,7 @@ def _duplicates(table: pd.DataFrame, id_column: str) -> list[str]:
 def _changed_ids(table: pd.DataFrame, id_column: str) -> list[str]:
     """Ids that a spreadsheet has made numbers of, and two columns of ids that tell different people."""
     ids = table[id_column].str.strip()
-    changed = ids[ids.map(lambda one: _NUMBER.fullmatch(one) is not None)]
+    changed = ids[ids.map(lambda one: is_spreadsheet_number(one) or _WITH_DECIMALS.fullmatch(one) is not None)]
     problems = []
     if len(changed):
         problems.append(

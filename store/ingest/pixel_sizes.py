@@ -15,7 +15,7 @@ from fintune_xr.store.raw.pairing import TileFiles
 _COLUMNS = {n.PIXEL_SIZE_A: "angstrom", n.MPP: "um"}
 
 
-def told_doubts(tiles: Sequence[TileFiles]) -> list[str]:
+def doubt_lines(tiles: Sequence[TileFiles]) -> list[str]:
     """A line about tiles whose files tell a size of pixels that was not taken; none where there are none."""
     doubtful = [tile for tile in tiles if tile.doubt]
     if not doubtful:
@@ -24,7 +24,7 @@ def told_doubts(tiles: Sequence[TileFiles]) -> list[str]:
     return [f"size of pixels not taken from {len(doubtful)} of {len(tiles)} tiles, e.g. {first.tile}: {first.doubt}"]
 
 
-def told_sizes(cohort: Cohort) -> list[str]:
+def size_lines(cohort: Cohort) -> list[str]:
     """Lines about stored tiles of several sizes of pixels, and about tiles of which none is known beside others."""
     images = cohort.images(lazy=False)
     for column, unit in _COLUMNS.items():

@@ -16,17 +16,18 @@ REMEDY = "What is there twice counts twice: remove the copies and ingest anew"
 _MOST = 10
 
 
-def tiles_of_same_bytes(cohort: Cohort) -> list[tuple[str, ...]]:
+def tiles_of_same_bytes(cohort: Cohort, n_tiles: int | None = None) -> list[tuple[str, ...]]:
     """Groups of stored tiles that share a file's bytes, or a page of them, under different paths, or all pixels.
 
     Tiles that were cut out of one file, or are its pages, are parts of it and no copies. Tiles whose pixels are known
-    to show nothing are alike and no copies. In stored order.
+    to show nothing are alike and no copies. In stored order. `n_tiles` is how many are stored, where that is known.
     """
     if not cohort.has(n.IMAGES):
         return []
-    pixels = _pixel_digests(cohort)
+    n_tiles = cohort.images_group().n_tiles if n_tiles is None else n_tiles
+    pixels = _pixel_digests(cohort, n_tiles)
     held: defaultdict[tuple[str, str], dict[str, str]] = defaultdict(dict)
-    for tile, files in stored_digests(cohort.images_group()).items():
+    for tile, files in stored_digests(cohort.images_group(), n_tiles).items():
         if pixels.get(tile) == n.SHOWS_NOTHING:
             continue
         for source, digest in files.items():
@@ -40,20 +41,20 @@ def tiles_of_same_bytes(cohort: Cohort) -> list[tuple[str, ...]]:
     return list(dict.fromkeys(group for group in groups if len(group) > 1))
 
 
-def named_groups(cohort: Cohort) -> list[str]:
-    """What is there twice, one text for each group of tiles, a few of many."""
-    groups = tiles_of_same_bytes(cohort)
+def named_groups(cohort: Cohort, n_tiles: int | None = None) -> list[str]:
+    """What is there twice, one text for each group of tiles, a few of many; `n_tiles` as `tiles_of_same_bytes` says."""
+    groups = tiles_of_same_bytes(cohort, n_tiles)
     lines = [f"the same image under {len(group)} tiles: {', '.join(group[:4])}" for group in groups[:_MOST]]
     return [*lines, f"and {len(groups) - _MOST} groups more"] if len(groups) > _MOST else lines
 
 
-def told_twice(cohort: Cohort) -> list[str]:
+def twin_lines(cohort: Cohort) -> list[str]:
     """One line for each group of tiles that hold the same, and what to do."""
     lines = named_groups(cohort)
     return [*lines, REMEDY] if lines else []
 
 
-def _pixel_digests(cohort: Cohort) -> dict[str, str]:
+def _pixel_digests(cohort: Cohort, n_tiles: int) -> dict[str, str]:
     """Digest of the pixels of each committed tile by its id; nothing in stores that were made without them.
 
     As with digests of files, the labels are read directly.
@@ -63,7 +64,7 @@ def _pixel_digests(cohort: Cohort) -> dict[str, str]:
     if cohort.location.size(f"{path}/zarr.json") is None:
         return {}
     tiles, digests = (
-        np.asarray(zarr.open_array(cohort.location.zarr(), path=one, mode="r")[: group.n_tiles])
+        np.asarray(zarr.open_array(cohort.location.zarr(), path=one, mode="r")[:n_tiles])
         for one in (f"{group.path}/{n.TILE}", path)
     )
     return dict(zip(map(str, tiles), map(str, digests), strict=True))

@@ -12,38 +12,41 @@ from typing import Any
 
 import numpy as np
 import zarr
+from numpy.typing import NDArray
 
+from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.cohort_kinds import KINDS, kind_named
 from fintune_xr.errors import FintuneValueError, TileReadError
 from fintune_xr.pixels.pixel_digest import pixels_sha256
+from fintune_xr.pixels.z_projection import JOINED, projection
 from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import Cohort, create_cohort, open_cohort
 from fintune_xr.store.ingest.changed_files import (
-    changed,
+    find_changes,
     group_attrs_of,
     note_checked,
     stored_digests,
     suspects,
     update_attr,
 )
-from fintune_xr.store.ingest.described import describe_images
 from fintune_xr.store.ingest.last_planes import LastPlanes
 from fintune_xr.store.ingest.new_tiles import Labelled, Mapper, NewTiles, ReadOn, append_new
-from fintune_xr.store.ingest.pixel_sizes import told_doubts
+from fintune_xr.store.ingest.pixel_sizes import doubt_lines
 from fintune_xr.store.ingest.quarantine import replace_quarantine
-from fintune_xr.store.raw.binning import MEAN, TOP_FIRST, binned
+from fintune_xr.store.ingest.viewer_metadata import describe_images
+from fintune_xr.store.raw.binning import MEAN, TOP_FIRST, bin_plane
+from fintune_xr.store.raw.extra_files import extra_lines
 from fintune_xr.store.raw.layouts import Layout
 from fintune_xr.store.raw.pairing import LeftOut, TileFiles, one_family, tile_left_out
-from fintune_xr.store.raw.passed_over import told
-from fintune_xr.store.raw.readers.header import shown
+from fintune_xr.store.raw.readers.header import shape_text
 from fintune_xr.store.raw.scan import Progress, Scan, check_sizes
 from fintune_xr.store.raw.sources import Place, is_url
 from fintune_xr.store.zarr_io import appendable as growing
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.store.zarr_io.groups import remove_group
 from fintune_xr.store.zarr_io.location import Location
-from fintune_xr.store.zarr_io.locks import writing_tiles
+from fintune_xr.store.zarr_io.locks import hold_tile_writes
 from fintune_xr.text import one_spelling
 
 # How many reasons are told at once.
@@ -89,6 +92,7 @@ def open_or_create(where: Place, found: Scan, *, kind: str | None = None, title:
         dtype=found.dtype,
         title=title,
         facts=_facts(kind, found),
+        columns=_told_columns(kind, found.layout),
     )
 
 
@@ -111,24 +115,26 @@ def ingest_tiles(
     process adds tiles, StoreWriteError where the store cannot be written.
     """
     workers = workers or len(os.sched_getaffinity(0))
-    with writing_tiles(cohort.location):
+    with hold_tile_writes(cohort.location):
         _check_channels(cohort, found.layout)
         _check_stored_binning(cohort, found.binning)
         _check_stored_cut(cohort, found.cut)
+        _check_stored_projection(cohort, found.layout.z)
+        _check_stored_fields(cohort, found.layout)
         cohort.location.sweep(n.IMAGES)
         root, began = root_of(found.source), time.time()
         stored = {one_spelling(tile): digests for tile, digests in stored_digests(cohort.images_group()).items()}
         present = [tile for tile in found.tiles if tile.tile in stored]
         fresh, unfit = _fitting(cohort, [tile for tile in found.tiles if tile.tile not in stored])
         doubtful = present if verify else list(suspects(cohort, found.source, present, stored, root))
-        left_out = [*found.left_out, *unfit, *changed(found.source, doubtful, stored, workers)]
+        left_out = [*found.left_out, *unfit, *find_changes(found.source, doubtful, stored, workers)]
         # Before the first tile is read: what is found changed must not be forgotten if this run is killed.
         replace_quarantine(cohort, left_out, root=root, layout=found.layout)
         note_checked(cohort, root, began)
         update_attr(
             cohort,
             n.PASSED_OVER,
-            lambda before: {**(before or {}), root: [*told(found.ignored), *told_doubts(found.tiles)]},
+            lambda before: {**(before or {}), root: [*extra_lines(found.ignored), *doubt_lines(found.tiles)]},
         )
         n_added = _append(cohort, found, fresh, left_out, ReadOn(workers, progress, mapper))
         replace_quarantine(cohort, left_out, root=root, layout=found.layout)
@@ -204,7 +210,30 @@ def stored_cut(cohort: Cohort) -> int:
 def _facts(kind: str, found: Scan) -> dict[str, Any]:
     if kind_named(kind).joins_pixels:
         return {n.BINNING: found.binning, n.POOLING: MEAN, n.ORIENTATION: TOP_FIRST}
+    if found.layout.z:
+        return {n.Z_PROJECTION: found.layout.z}
     return {n.CUT: found.cut} if found.layout.colour else {}
+
+
+def _told_columns(kind: str, layout: Layout) -> list[str]:
+    """Optional columns of tiles that a store of such files has.
+
+    Raises FintuneValueError where fields are told of tiles that have none.
+    """
+    if layout.tells_fields and n.FIELD not in kind_named(kind).images.coords:
+        raise FintuneValueError(
+            f"layout {layout.name!r} tells the {n.FIELD} of files; a cohort of kind {kind!r} knows none: fields are "
+            "of fluorescence tiles with a marker each. Leave it out."
+        )
+    return [*(datasets.OF_STACKS if layout.z else ()), *(datasets.OF_FIELDS if layout.tells_fields else ())]
+
+
+def _check_stored_fields(cohort: Cohort, layout: Layout) -> None:
+    if layout.tells_fields and n.FIELD not in cohort.images_group().labels:
+        raise FintuneValueError(
+            f"{cohort.url} was made of files whose {n.FIELD} was not told, and stored tiles keep their labels. "
+            f"Ingest into another store, or without the {n.FIELD}."
+        )
 
 
 def _check_cut(found: Scan) -> None:
@@ -224,6 +253,15 @@ def _check_stored_cut(cohort: Cohort, asked: int) -> None:
         )
 
 
+def _check_stored_projection(cohort: Cohort, asked: str) -> None:
+    stored = str(group_attrs_of(cohort).get(n.Z_PROJECTION, ""))
+    if stored != asked:
+        was, wanted = (f"with --z {how}" if how else "without --z" for how in (stored, asked))
+        raise FintuneValueError(
+            f"{cohort.url} was made {was}, asked for is an ingest {wanted}. Ingest {was}, or into another store."
+        )
+
+
 def _fitting(cohort: Cohort, tiles: Sequence[TileFiles]) -> tuple[list[TileFiles], list[LeftOut]]:
     """Tiles that the store's array was made for, and the others."""
     array = cohort.images_group().array
@@ -240,8 +278,8 @@ def _misfit(tile: TileFiles, shape: tuple[int, ...], dtype: str) -> str:
     if is_alike and all(map(int.__le__, tile.shape, shape)) and one_family([shape, tile.shape]):
         return ""
     return (
-        f"wrong shape: expected at most {shown(shape)}, which the store was made for, and at least half "
-        f"of that, found {shown(tile.shape)}; ingest tiles of this size into a store of their own"
+        f"wrong shape: expected at most {shape_text(shape)}, which the store was made for, and at least half "
+        f"of that, found {shape_text(tile.shape)}; ingest tiles of this size into a store of their own"
     )
 
 
@@ -250,7 +288,8 @@ def _append(
 ) -> int:  # fmt: skip
     """Number of tiles added. What travels to workers is the scan without its tiles."""
     target = cohort.images_group()
-    reader = partial(_tile_reader, replace(found, tiles=(), left_out=(), ignored={}), target.grid)
+    travels = replace(found, layout=replace(found.layout, listed=None), tiles=(), left_out=(), ignored={})
+    reader = partial(_tile_reader, travels, target.grid)
     return append_new(NewTiles(cohort, fresh, reader), left_out, how)
 
 
@@ -260,23 +299,58 @@ def _tile_reader(scanned: Scan, grid: shards.ShardGrid, readers: int) -> Callabl
 
 def _read_tile(scanned: Scan, grid: shards.ShardGrid, planes: LastPlanes, tile: TileFiles) -> Labelled | LeftOut:
     pixels = np.full(grid.shard[1:], grid.filler, grid.dtype)
-    digests = []
-    for channel, file in enumerate(tile.planes):
-        try:
-            whole, digest = planes.read(tile, channel)
-        except TileReadError as error:
-            return tile_left_out(tile, file, error.reason)
-        plane = binned(whole, scanned.binning)
+    found = _planes(scanned, tile, planes)
+    if isinstance(found, LeftOut):
+        return found
+    wholes, digests = found
+    z_plane = JOINED
+    if scanned.layout.z:
+        wholes, z_plane = projection(wholes, scanned.layout.z)
+    for channel, (file, whole) in enumerate(zip(tile.planes, wholes, strict=True)):
+        plane = bin_plane(whole, scanned.binning)
         top, left = tile.origin
         part = plane[top : top + tile.height, left : left + tile.width] if scanned.cut else plane
-        expected, found = (*tile.shape, tile.dtype), (*part.shape, part.dtype.name)
-        if found != expected:
-            return tile_left_out(tile, file, f"changed while it was read: expected {expected}, found {found}")
+        expected, actual = (*tile.shape, tile.dtype), (*part.shape, part.dtype.name)
+        if actual != expected:
+            return tile_left_out(tile, file, f"changed while it was read: expected {expected}, found {actual}")
         pixels[channel][tuple(slice(0, length) for length in part.shape)] = part
-        digests.append(digest)
-    valid = (slice(None), *(slice(0, length) for length in tile.shape))
-    labels = {**_labels(tile, digests, whole.shape[-2:]), n.PIXELS_SHA256: pixels_sha256(pixels[valid])}
+    shown = pixels[(slice(None), *(slice(0, length) for length in tile.shape))]
+    if twins := _same_channels(shown, scanned.layout):
+        return tile_left_out(tile, tile.planes[-1], twins)
+    labels = {
+        **_labels(tile, digests, wholes[-1].shape[-2:]), n.PIXELS_SHA256: pixels_sha256(shown),
+        n.Z_PLANE: z_plane, n.Z_PLANES: tile.stack,
+    }  # fmt: skip
     return labels, shards.encode_tile(pixels, grid)
+
+
+def _same_channels(pixels: NDArray[Any], layout: Layout) -> str:
+    """Which two channels of a tile (channel, y, x) hold the same counts, as where one file was copied under both names;
+    empty where none do, or where they show nothing. Colours of grey pictures are the same by right.
+    """
+    names = [] if layout.colour else list(layout.channels.values())
+    for at, first in enumerate(names):
+        for other in range(at + 1, len(names)):
+            if np.array_equal(pixels[at], pixels[other]) and pixels[at].min() != pixels[at].max():
+                return (
+                    f"same plane: channels {first} and {names[other]} hold the same pixels. Is one file there under "
+                    "both names? Put the right one in its place."
+                )
+    return ""
+
+
+def _planes(scanned: Scan, tile: TileFiles, planes: LastPlanes) -> tuple[list[NDArray[Any]], list[str]] | LeftOut:
+    """Planes of the tile's channels with the digests of their files, or why one of them cannot be read."""
+    read = []
+    for channel, file in enumerate(tile.planes):
+        try:
+            read.append(planes.read(tile, channel))
+        except TileReadError as error:
+            return tile_left_out(tile, file, error.reason)
+        if scanned.layout.z and len(read[-1][0]) != tile.stack:
+            return tile_left_out(tile, file, f"changed while it was read: expected a stack of {tile.stack} planes")
+    wholes, digests = zip(*read, strict=True)
+    return list(wholes), list(digests)
 
 
 def _labels(tile: TileFiles, digests: Sequence[str], whole: tuple[int, ...]) -> growing.Labels:
@@ -285,7 +359,7 @@ def _labels(tile: TileFiles, digests: Sequence[str], whole: tuple[int, ...]) -> 
         n.DEPTH: tile.depth, n.HEIGHT: tile.height, n.WIDTH: tile.width,
         n.SOURCE_HEIGHT: whole[0], n.SOURCE_WIDTH: whole[1], n.SOURCE_DEPTH: tile.depth,
         n.SOURCE: [str(file) for file in tile.planes], n.SHA256: list(digests), n.PIXEL_SIZE_A: tile.pixel_size_a,
-        n.ORIGIN_Y: tile.origin[0], n.ORIGIN_X: tile.origin[1], n.MPP: tile.mpp,
+        n.ORIGIN_Y: tile.origin[0], n.ORIGIN_X: tile.origin[1], n.MPP: tile.mpp, n.FIELD: tile.field,
     }  # fmt: skip
 
 
@@ -299,5 +373,6 @@ def _note_ingest(cohort: Cohort, found: Scan, root: str, n_added: int) -> None:
     facts = provenance(
         source=root, layout=layout.name, patterns=list(layout.patterns), channels=dict(layout.channels),
         binning=found.binning, cut=found.cut, n_added=n_added,
+        **({} if layout.listed is None else {"samples": layout.listed.table, "sha256": layout.listed.sha256}),
     )  # fmt: skip
     update_attr(cohort, n.INGESTS, lambda before: [*(before or []), facts])

@@ -12,15 +12,17 @@ import pandas as pd
 from fintune_xr import names as n
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.ingest.changed_files import update_attr
-from fintune_xr.store.ingest.volumes import Measured
+from fintune_xr.store.ingest.volumes import Measured, device_of
 from fintune_xr.tasks.classification import STUDY_GROUPS
 from fintune_xr.text import texts
 
 _SIDES: Final = {n.DEPTH: n.SOURCE_DEPTH, n.HEIGHT: n.SOURCE_HEIGHT, n.WIDTH: n.SOURCE_WIDTH}
-_NUMBERS: Final = (*_SIDES.values(), n.VALUE_MEAN, n.VALUE_SD)
+_NUMBERS: Final = (*_SIDES.values(), n.VALUE_MEAN, n.VALUE_SD, n.VALUE_STEP)
 # A side may be half to twice as long as is usual for its device; a mean so many median deviations away.
 _SIDE_FACTOR: Final = 2.0
 _DEVIATIONS: Final = 5.0
+# Of 256 stored levels; fewer, and a voxel or two far outside have taken up the scale of all others.
+_LEAST_SD_LEVELS: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +60,9 @@ def store_summary(cohort: Cohort, summary: VolumeSummary) -> None:
 def unusual_volumes(volumes: pd.DataFrame) -> dict[str, str]:
     """What is odd about a volume beside the others of its device, by tile.
 
-    A side shorter than half or longer than twice the median, no contrast, or a mean more than five median absolute
-    deviations from the median. `volumes` has the columns tile, marker, source_depth, source_height, source_width,
-    value_mean and value_sd.
+    A side shorter than half or longer than twice the median, no contrast, a mean more than five median absolute
+    deviations from the median, or a standard deviation of less than two of the 256 levels that are stored. `volumes`
+    has the columns tile, marker, source_depth, source_height, source_width, value_mean, value_sd and value_step.
     """
     reasons: dict[str, str] = {}
     for _, device in volumes.groupby(n.MARKER, sort=False):
@@ -76,8 +78,8 @@ def unusual_volumes(volumes: pd.DataFrame) -> dict[str, str]:
 def unwanted_outliers(cohort: Cohort, fresh: Sequence[Measured]) -> dict[str, str]:
     """Reasons to leave out those of `fresh` that are unusual among them and what is stored, by tile."""
     rows = [
-        (one.file.tile, one.file.marker, *one.header.shape, one.mean, one.sd) for one in fresh
-    ]  # fmt: skip
+        (one.file.tile, device_of(one.file, one.header), *one.header.shape, one.mean, one.sd, one.step) for one in fresh
+    ]
     added = pd.DataFrame(rows, columns=[n.TILE, n.MARKER, *_NUMBERS])
     stored = _stored(cohort, {})[[n.TILE, n.MARKER, *_NUMBERS]]
     tables = [table for table in (stored, added) if len(table)]
@@ -94,9 +96,12 @@ def _oddities(row: Mapping[Any, Any], usual: Any, deviation: float) -> list[str]
         if not usual[source] / _SIDE_FACTOR <= row[source] <= usual[source] * _SIDE_FACTOR
     ]
     if row[n.VALUE_SD] == 0:
-        said.append("constant volume")
-    elif deviation and abs(row[n.VALUE_MEAN] - usual[n.VALUE_MEAN]) > _DEVIATIONS * deviation:
+        return [*said, "constant volume"]
+    if deviation and abs(row[n.VALUE_MEAN] - usual[n.VALUE_MEAN]) > _DEVIATIONS * deviation:
         said.append(f"mean {row[n.VALUE_MEAN]:.3g}, usual for the device {usual[n.VALUE_MEAN]:.3g}")
+    levels = row[n.VALUE_SD] / row[n.VALUE_STEP]
+    if levels < _LEAST_SD_LEVELS:
+        said.append(f"sd {levels:.2g} of the 256 levels that are stored: nearly constant, or hidden by extreme values")
     return said
 
 

@@ -21,18 +21,18 @@ from fintune_xr.pixels.pixel_digest import pixels_sha256
 from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import Cohort, create_cohort, open_cohort
 from fintune_xr.store.ingest.changed_files import (
-    changed,
+    find_changes,
     group_attrs_of,
     note_checked,
     stored_digests,
     suspects,
     update_attr,
 )
-from fintune_xr.store.ingest.described import describe_images
 from fintune_xr.store.ingest.new_tiles import Labelled, Mapper, NewTiles, ReadOn, append_new
 from fintune_xr.store.ingest.quarantine import replace_quarantine
 from fintune_xr.store.ingest.tiles import IngestReport, clear_stillborn, is_stillborn, root_of
-from fintune_xr.store.raw.fetching import Staging, fetched, with_file
+from fintune_xr.store.ingest.viewer_metadata import describe_images
+from fintune_xr.store.raw.fetching import Staging, fetch_tile, with_file
 from fintune_xr.store.raw.layouts import UNKNOWN_MARKER
 from fintune_xr.store.raw.pairing import LeftOut
 from fintune_xr.store.raw.readers.volume_header import VolumeHeader
@@ -43,7 +43,7 @@ from fintune_xr.store.raw.sources import Place, place_in
 from fintune_xr.store.raw.volume_scan import VolumeFile, VolumeScan
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.store.zarr_io.location import Location
-from fintune_xr.store.zarr_io.locks import writing_tiles
+from fintune_xr.store.zarr_io.locks import hold_tile_writes
 from fintune_xr.tasks.task import CLASSIFICATION
 
 Grid = tuple[int, int, int]
@@ -78,12 +78,13 @@ class VolumeIngest:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A volume that was read, without its pixels."""
+    """A volume that was read, without its pixels: mean and sd of its values, and the `step` that they are stored in."""
 
     file: VolumeFile
     header: VolumeHeader
     mean: float
     sd: float
+    step: float
 
 
 def open_or_create_volumes(where: Place, found: VolumeScan, how: VolumeIngest, *, title: str = "") -> Cohort:
@@ -127,16 +128,16 @@ def ingest_volumes(
 
     Raises RunBusyError where another process adds tiles, StoreWriteError where the store cannot be written.
     """
-    with writing_tiles(cohort.location):
+    with hold_tile_writes(cohort.location):
         cohort.location.sweep(n.IMAGES)
         root, began = root_of(found.source), time.time()
         stored = stored_digests(cohort.images_group())
         present = [file.as_tile for file in found.files if file.tile in stored]
         fresh = [file for file in found.files if file.tile not in stored]
         doubtful = present if how.verify else list(suspects(cohort, found.source, present, stored, root))
-        left_out = [*found.left_out, *changed(found.source, doubtful, stored, how.n_workers)]
+        left_out = [*found.left_out, *find_changes(found.source, doubtful, stored, how.n_workers)]
         if unwanted is not None:
-            reasons = unwanted(measured(found, fresh, how, cohort.images_group().grid))
+            reasons = unwanted(measure_volumes(found, fresh, how, cohort.images_group().grid))
             left_out += [_left_out(file, reasons[file.tile]) for file in fresh if file.tile in reasons]
             fresh = [file for file in fresh if file.tile not in reasons]
         covers = found.looked_at.__contains__
@@ -161,7 +162,9 @@ def read_headers(found: VolumeScan, how: VolumeIngest) -> list[tuple[VolumeFile,
     def one(file: VolumeFile) -> tuple[VolumeFile, VolumeHeader | str]:
         place = place_in(found.source, file.path)
         try:
-            return file, with_file(place, lambda opened: volume_header(opened, file.path, how.reading))
+            return file, _of_one_eye(
+                file, with_file(place, lambda opened: volume_header(opened, file.path, how.reading))
+            )
         except TileReadError as error:
             return file, error.reason
         except OSError as error:
@@ -171,7 +174,7 @@ def read_headers(found: VolumeScan, how: VolumeIngest) -> list[tuple[VolumeFile,
         return list(pool.map(one, found.files))
 
 
-def measured(
+def measure_volumes(
     found: VolumeScan, files: Sequence[VolumeFile], how: VolumeIngest, grid: shards.ShardGrid
 ) -> list[Measured]:
     """What each readable file holds, in order; pixels are read and let go."""
@@ -182,10 +185,15 @@ def measured(
             header, made, _ = _gridded(found, file, how, lengths)
         except TileReadError:
             return None
-        return Measured(file, header, *_moments(made))
+        return Measured(file, header, *_moments(made), made.step)
 
     with ThreadPoolExecutor(how.n_workers) as pool:
         return [item for item in ahead(pool, one, files, depth=2 * how.n_workers) if item is not None]
+
+
+def device_of(file: VolumeFile, header: VolumeHeader) -> str:
+    """The device by its folder or the manifest, else as the file itself tells it."""
+    return (file.marker != UNKNOWN_MARKER and file.marker) or header.device or UNKNOWN_MARKER
 
 
 def stored_grid(cohort: Cohort) -> Grid:
@@ -242,10 +250,21 @@ def _read_volume(found: VolumeScan, how: VolumeIngest, grid: shards.ShardGrid, f
 
 def _gridded(found: VolumeScan, file: VolumeFile, how: VolumeIngest, grid: Grid) -> tuple[VolumeHeader, Gridded, str]:
     """Header, pixels on the grid, and the SHA-256 of the very bytes that they were decoded from."""
-    content = fetched(place_in(found.source, file.path), how.staging)
+    content = fetch_tile(place_in(found.source, file.path), how.staging)
     header, frames = volume_frames(content, file.path, how.reading)
+    _of_one_eye(file, header)
     made = to_grid(frames, header.shape, grid, is_byte=header.dtype == "uint8")
     return header, made, hashlib.sha256(content).hexdigest()
+
+
+def _of_one_eye(file: VolumeFile, header: VolumeHeader) -> VolumeHeader:
+    """`header`; raises TileReadError where it tells of another eye than the name or the manifest does."""
+    if file.laterality and header.laterality and file.laterality != header.laterality:
+        raise TileReadError(
+            f"the file tells of eye {header.laterality}, its name or the manifest of {file.laterality}; correct one",
+            file.path,
+        )
+    return header
 
 
 def _moments(made: Gridded) -> tuple[float, float]:
@@ -256,9 +275,8 @@ def _moments(made: Gridded) -> tuple[float, float]:
 
 def _labels(file: VolumeFile, header: VolumeHeader, made: Gridded, digest: str) -> dict[str, Any]:
     (depth, height, width), (mean, sd) = made.pixels.shape, _moments(made)
-    device = (file.marker != UNKNOWN_MARKER and file.marker) or header.device or UNKNOWN_MARKER
     return {
-        n.TILE: file.tile, n.DONOR: file.donor, n.MARKER: device, n.SPLIT: file.split,
+        n.TILE: file.tile, n.DONOR: file.donor, n.MARKER: device_of(file, header), n.SPLIT: file.split,
         n.DEPTH: depth, n.HEIGHT: height, n.WIDTH: width, n.SOURCE: [file.path], n.SHA256: [digest],
         n.SOURCE_DEPTH: header.depth, n.SOURCE_HEIGHT: header.height, n.SOURCE_WIDTH: header.width,
         n.SPACING_Z: header.spacing[0], n.SPACING_Y: header.spacing[1], n.SPACING_X: header.spacing[2],

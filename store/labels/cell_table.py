@@ -17,9 +17,10 @@ from xarray.indexes import Index
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
-from fintune_xr.store.labels.group_index import GroupIndex, as_slice
+from fintune_xr.store.labels.group_index import REMEDY, GroupIndex, as_slice
 from fintune_xr.store.zarr_io.groups import CELLS_PER_CHUNK
 from fintune_xr.store.zarr_io.portable import AS_VARIABLE_TEXT
+from fintune_xr.tasks.cell_measures import column_in_um
 
 # Four stored chunks: few enough tasks for hundreds of millions of cells, and a few MB each.
 CELLS_PER_BLOCK: Final = 4 * CELLS_PER_CHUNK
@@ -89,8 +90,10 @@ class CellIndex(Index):
         return cls(tiles, xr.Variable((dim,), tile), xr.Variable((dim,), rows))
 
     def equals(self, other: Index, *, exclude: frozenset[Hashable] | None = None) -> bool:  # noqa: ARG002
-        """Whether the cells of `other` are of the same tiles in the same order."""
+        """Whether the cells of `other` are the same rows, of the same tiles, in the same order."""
         if not isinstance(other, CellIndex) or not self.tiles.equals(other.tiles):
+            return False
+        if not _same_rows(self.rows, other.rows):
             return False
         if self.tile_index is other.tile_index:
             return True
@@ -101,10 +104,13 @@ class CellIndex(Index):
         return type(self)(self.tiles, self.tile_index, self.rows)
 
     def __repr__(self) -> str:
-        return f"CellIndex({', '.join(map(str, self.tiles.columns))}; {self.tile_index.size} cells)"
+        return f"{self._short()}\n{REMEDY}"
 
     def _repr_inline_(self, max_width: int) -> str:
-        return repr(self)[:max_width]
+        return self._short()[:max_width]
+
+    def _short(self) -> str:
+        return f"CellIndex({', '.join(map(str, self.tiles.columns))}; {self.tile_index.size} cells)"
 
     def _runs_of_one_tile(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """First cell of each run of cells of one tile, with the end of the last, and the tile of each run."""
@@ -121,11 +127,22 @@ class CellIndex(Index):
         return self._changes
 
 
-def labelled_cells(cells: xr.Dataset, tiles: xr.Dataset, rules: xr.Dataset | None) -> xr.Dataset:
+def _same_rows(one: xr.Variable, other: xr.Variable) -> bool:
+    """Whether two lists of rows are the same; those that were made alike are known without reading them."""
+    names = [getattr(rows.data, "name", None) for rows in (one, other)]
+    if one.sizes != other.sizes or (names[0] is not None and names[0] == names[1]):
+        return one.sizes == other.sizes
+    return bool(np.array_equal(one.values, other.values))
+
+
+def labelled_cells(
+    cells: xr.Dataset, tiles: xr.Dataset, rules: xr.Dataset | None, sides: NDArray[np.float64]
+) -> xr.Dataset:
     """`cells` of a run in lazy blocks, with the labels of their tiles and, where `rules` were applied, `positive`.
 
     `cells` has its columns as they are stored, not in memory; `tiles` is the run (tile,) with its labels and
-    `background`, `rules` the positivity of the run. Nothing of the cells is read.
+    `background`, `rules` the positivity of the run; `sides` (tile,) are those of a pixel in um, 0 where they are not
+    known, and measured lengths are there in um too where any is. Nothing of the cells is read.
     """
     (index,) = {id(one): one for one in tiles.xindexes.values() if isinstance(one, GroupIndex)}.values()
     of_cells = CellIndex(index, cells.variables[n.TILE_INDEX])
@@ -133,6 +150,7 @@ def labelled_cells(cells: xr.Dataset, tiles: xr.Dataset, rules: xr.Dataset | Non
     row = xr.Variable((n.CELL,), np.empty(0), {"long_name": "Row of the cell in the table of its run."})
     labels = of_cells.create_variables({n.CELL: row, **meaning})
     lazy = cells.chunk({n.CELL: CELLS_PER_BLOCK})
+    lazy = lazy.assign(columns_in_um(lazy, sides)).assign_coords(cell_regions(cells))
     if rules is not None:
         lazy = lazy.merge(positive_cells(lazy, tiles, rules))
     return lazy.assign_coords(xr.Coordinates(labels, dict.fromkeys(labels, of_cells)))
@@ -162,6 +180,51 @@ def positive_cells(cells: xr.Dataset, tiles: xr.Dataset, rules: xr.Dataset) -> x
             n.DECIDED: _stacked(known, names, "Whether the rule could tell: False is unknown, not negative."),
         }
     )
+
+
+def cell_regions(cells: xr.Dataset) -> dict[str, xr.Variable]:
+    """`region` (cell,), the name of the region of each cell, looked up when it is asked for; nothing where not
+    measured.
+
+    `none` is no region, and empty a tile whose regions are not known.
+    """
+    if n.REGION_CODE not in cells:
+        return {}
+    code = cells.variables[n.REGION_CODE]
+    names = {0: n.NO_REGION, **region_names(code.attrs)}
+    table = np.array([names.get(value, "") for value in range(257)])
+    named = lazy_elemwise_func(code._data, partial(_named, table), table.dtype)
+    told = {"long_name": "Region of tissue that the cell's centre lies in; empty where it is not known."}
+    return {n.REGION: xr.Variable((n.CELL,), named, told, AS_VARIABLE_TEXT)}
+
+
+def region_names(attrs: Mapping[str, Any]) -> dict[int, str]:
+    """The name of each code of regions, from the attributes of what holds codes."""
+    values = [int(code) for code in attrs[n.FLAG_VALUES]]
+    return dict(zip(values, str(attrs[n.FLAG_MEANINGS]).split(), strict=True))
+
+
+def _named(table: NDArray[Any], codes: NDArray[np.floating[Any]]) -> NDArray[Any]:
+    """Names by code; that after the last code stands for what is not known."""
+    found: NDArray[Any] = table[np.where(np.isnan(codes), table.size - 1, codes).astype(np.int64)]
+    return found
+
+
+def columns_in_um(cells: xr.Dataset, sides: NDArray[np.float64]) -> dict[str, xr.DataArray]:
+    """The measured lengths of `cells` in um, as lazy as they are; none where no tile tells the size of its pixels.
+
+    `sides` (tile,) are those of a pixel in um, 0 where they are not known: there the lengths are NaN.
+    """
+    if not (sides > 0).any():
+        return {}
+    side = _looked_up(cells[n.TILE_INDEX], np.where(sides > 0, sides, np.nan).astype(np.float32))
+    found = {}
+    for name, column in cells.data_vars.items():
+        in_um = column_in_um(str(name))
+        if in_um:
+            told = {**column.attrs, "units": "um"}
+            found[in_um] = (column * side).assign_attrs(told)
+    return found
 
 
 def _of_tile(values: NDArray[Any], tile: NDArray[np.integer[Any]]) -> NDArray[Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,12 @@ from fintune_xr.store.zarr_io.portable import AS_VARIABLE_TEXT, plain_text
 
 Labels = NDArray[Any]
 Codes = tuple[NDArray[np.int64], dict[str, int]]
+
+# xarray shows an index where it refuses to part it, and says no more; adding an array by `assign` is such a case.
+REMEDY: Final = (
+    "Labels of one index stay together: add an array with .assign(name=array.variable); to leave labels out, "
+    ".drop_indexes() of all of them first."
+)
 
 
 class GroupIndex(Index):
@@ -56,12 +63,17 @@ class GroupIndex(Index):
             return pd.Index(self.columns[names[0]], name=names[0])
         return pd.MultiIndex.from_arrays(list(self.columns.values()), names=names)
 
-    def sel(self, labels: Mapping[Any, Any]) -> IndexSelResult:
+    def sel(self, labels: Mapping[Any, Any], method: str | None = None, tolerance: Any = None) -> IndexSelResult:
         """Positions of the entries that have all the wanted labels; of each label one, a list, or a slice of ids.
 
+        Entries that are wanted may also be said by a boolean for each of them.
+
         Raises UnknownNameError, a LookupError, for a label that no entry has, and FintuneValueError for an id that
-        does not have the other labels that are asked for with it.
+        does not have the other labels that are asked for with it, and for a `method` or `tolerance`, as texts have no
+        nearest ones. Warns of a label that is asked for twice, as a selection holds each entry once.
         """
+        if method is not None or tolerance is not None:
+            raise FintuneValueError(f"{', '.join(map(str, labels))}: labels are texts, of which none is near another")
         positions = np.flatnonzero(self.having(labels))
         if self.dim not in labels or isinstance(labels[self.dim], slice) or np.ndim(_plain(labels[self.dim])) > 0:
             return IndexSelResult({self.dim: as_slice(positions)})
@@ -131,10 +143,13 @@ class GroupIndex(Index):
         return {"dim": self.dim, "columns": self.columns, "_codes": {}}
 
     def __repr__(self) -> str:
-        return f"GroupIndex({', '.join(map(str, self.columns))}; {len(self)} along {self.dim})"
+        return f"{self._short()}\n{REMEDY}"
 
     def _repr_inline_(self, max_width: int) -> str:
-        return repr(self)[:max_width]
+        return self._short()[:max_width]
+
+    def _short(self) -> str:
+        return f"GroupIndex({', '.join(map(str, self.columns))}; {len(self)} along {self.dim})"
 
     def _ids(self) -> Labels:
         return self.columns[self.dim if self.dim in self.columns else next(iter(self.columns))]
@@ -144,21 +159,29 @@ class GroupIndex(Index):
 
     def _coded(self, name: Hashable) -> Codes:
         if name not in self._codes:
-            codes, entries = pd.factorize(self.columns[name])
-            self._codes[name] = (np.asarray(codes), {str(entry): code for code, entry in enumerate(entries)})
+            codes, entries = _factorized(self.columns[name])
+            self._codes[name] = (codes, {str(entry): code for code, entry in enumerate(entries)})
         return self._codes[name]
 
     def _having(self, name: Hashable, wanted: Any) -> NDArray[np.bool_]:
         codes, known = self._coded(name)
         if isinstance(wanted, slice):
             return self._between(name, wanted)
+        if np.ndim(wanted) and np.asarray(wanted).dtype == bool:
+            return self._said(name, np.asarray(wanted))
         values = [str(value) for value in np.atleast_1d(_plain(wanted)).tolist()]
+        _warn_of_repeats(name, values)
         for value in values:
             if value not in known:
                 raise unknown_name(str(name), value, known.keys())
         if len(values) == 1:
             return np.asarray(codes == known[values[0]])
         return np.isin(codes, [known[value] for value in values])
+
+    def _said(self, name: Hashable, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        if chosen.shape != (len(self),):
+            raise FintuneValueError(f"{name}: expected {len(self)} booleans along {self.dim}, got {chosen.shape}")
+        return chosen
 
     def _between(self, name: Hashable, wanted: slice) -> NDArray[np.bool_]:
         """Entries from one id to another, both included, in stored order."""
@@ -173,8 +196,33 @@ class GroupIndex(Index):
         return (places >= ends[0]) & (places <= ends[1])
 
 
+def _factorized(labels: Labels) -> tuple[NDArray[np.int64], Labels]:
+    """Codes of labels and the labels that they stand for; of neighbours that are alike only the first is looked up.
+
+    pandas makes an object of each that it looks at, 65 bytes for a donor.
+    """
+    is_first = np.ones(labels.size, bool)
+    is_first[1:] = labels[1:] != labels[:-1]
+    starts = np.flatnonzero(is_first)
+    codes, entries = pd.factorize(labels[starts])
+    return np.repeat(np.asarray(codes, np.int64), np.diff(starts, append=labels.size)), entries
+
+
+def _warn_of_repeats(name: Hashable, values: Sequence[str]) -> None:
+    """Whoever draws with replacement must not lose without a word what was drawn twice."""
+    if len(set(values)) < len(values):
+        twice = next(value for value in values if values.count(value) > 1)
+        warnings.warn(
+            f"{name}: {twice!r} is asked for {values.count(twice)} times, and a selection holds each entry once, in "
+            "stored order. To repeat entries, as in draws with replacement, use .isel.",
+            stacklevel=2,
+        )
+
+
 def _plain(wanted: Any) -> Any:
-    """Labels as an array of objects, or a single label."""
+    """Labels as an array of objects, or a single label; of an index of pandas that was made of all labels the ids."""
+    if isinstance(wanted, pd.MultiIndex):
+        wanted = wanted.get_level_values(0)
     values = getattr(wanted, "values", wanted)
     return values if isinstance(values, str) else np.asarray(values, dtype=object)
 

@@ -10,12 +10,11 @@ from typing import Any, Final
 
 import numpy as np
 import xarray as xr
-import zarr
 from numpy.typing import NDArray
 
 from fintune_xr import names as n
-from fintune_xr.store.zarr_io.groups import open_writable
-from fintune_xr.store.zarr_io.location import Location, writing
+from fintune_xr.store.zarr_io.groups import open_writable, read_attrs
+from fintune_xr.store.zarr_io.location import Location, explain_write_errors
 
 VERSION: Final = "0.5"
 # OME-Zarr knows one axis beyond channels and space, and calls it time: a viewer gets its slider over tiles from it.
@@ -104,7 +103,7 @@ def shown_ranges(tiles: Sequence[NDArray[Any]]) -> list[tuple[float, float]]:
     return found
 
 
-def looked_at(n_tiles: int) -> list[int]:
+def sample_positions(n_tiles: int) -> list[int]:
     """Positions of the tiles that the shown ranges are taken from, spread over all."""
     spread = np.linspace(0, n_tiles - 1, min(n_tiles, _TILES_LOOKED_AT)).astype(int)
     return sorted({int(at) for at in spread})
@@ -112,8 +111,7 @@ def looked_at(n_tiles: int) -> list[int]:
 
 def stored_ome(location: Location, path: str) -> dict[str, Any]:
     """`ome` of a stored group, empty where it has none."""
-    found: Any = zarr.open_group(location.zarr(), path=path, mode="r").attrs.get(n.OME, {})
-    return dict(found)
+    return dict(read_attrs(location, path).get(n.OME, {}))
 
 
 def stored_sides(location: Location) -> dict[str, float]:
@@ -129,7 +127,7 @@ def stored_sides(location: Location) -> dict[str, float]:
 def describe(location: Location, path: str, ome: Mapping[str, Any]) -> None:
     """Makes `ome` what the group says of itself; nothing is written where it says so already."""
     if stored_ome(location, path) != ome:
-        with writing(f"{location.url}/{path}"):
+        with explain_write_errors(f"{location.url}/{path}"):
             open_writable(location, path).attrs[n.OME] = dict(ome)
 
 

@@ -33,15 +33,19 @@ def states_of(name: str, state: NDArray[np.uint8], n_tiles: int) -> RunState:
 
 
 def overview_html(
-    title: str, url: str, *, labels: Mapping[str, Sequence[str]], runs: Sequence[RunState], questions: Sequence[str]
-) -> str:
+    title: str, url: str, *, labels: Mapping[str, Sequence[str]], runs: Sequence[RunState], questions: Sequence[str],
+    made: str = "",
+) -> str:  # fmt: skip
     """HTML of a cohort: `labels` holds the donor and the marker of each tile, `questions` are lines of Python.
+
+    `made` says how the tiles were made of what was read, where that is not plain.
 
     Whatever is named in the store is escaped.
     """
     n_tiles = len(labels[n.DONOR])
     parts = [
-        f"<h4>{escape(title)}</h4><p><code>{escape(url)}</code>: {_count(n_tiles, 'tile')}</p>",
+        f"<h4>{escape(title)}</h4><p><code>{escape(url)}</code>: {_count(n_tiles, 'tile')}"
+        f"{f', each {escape(made)}' if made else ''}</p>",
         _donors(labels[n.DONOR], labels[n.MARKER]),
         _runs(runs),
         f"<p>Next:</p><pre>{escape(chr(10).join(questions))}</pre>",

@@ -11,8 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from fintune_xr import names as n
-from fintune_xr.errors import FintuneError, FintuneValueError
-from fintune_xr.store.zarr_io.location import DECODING_ERRORS
+from fintune_xr.errors import FintuneValueError, StoreDamagedError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,11 +50,11 @@ def has_pending(run: xr.Dataset) -> bool:
     """Whether tiles of a run are pending; where states are damaged nobody can tell, and whoever reads them is told."""
     try:
         return bool((run[n.STATE].values == n.PENDING).any())
-    except (FintuneError, *DECODING_ERRORS):
+    except StoreDamagedError:
         return False
 
 
-def refusing_pending(run: xr.Dataset, array: str, what: str) -> xr.DataArray:
+def guard_pending(run: xr.Dataset, array: str, what: str) -> xr.DataArray:
     """Pixels `array` of a run as Dask blocks of one tile, that raise FintuneValueError for pending tiles when read.
 
     `run` holds them, not in memory. `what` names the run in the message.

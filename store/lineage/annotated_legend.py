@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import zarr
-
 from fintune_xr import names as n
-from fintune_xr.errors import StoreNotFoundError
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.tasks.legends import Legend, stored_legend
 
@@ -15,7 +12,4 @@ def annotated_legend(cohort: Cohort) -> Legend:
 
     Raises StoreNotFoundError where nothing is annotated.
     """
-    path = f"{n.ANNOTATIONS}/{n.CLASSES}"
-    if not cohort.has(n.ANNOTATIONS):
-        raise StoreNotFoundError(f"{cohort.url} holds no {path} yet. Run: fintune-xr annotate MASKS {cohort.url}")
-    return stored_legend(zarr.open_array(cohort.location.zarr(), path=path, mode="r").attrs.asdict())
+    return stored_legend(cohort.annotations(lazy=False)[n.CLASSES].attrs)

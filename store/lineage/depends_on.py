@@ -12,7 +12,6 @@ from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, SplitError
 from fintune_xr.provenance import settings_digest
 from fintune_xr.store.cohort import Cohort
-from fintune_xr.store.lineage.annotations_digest import truth_digest
 from fintune_xr.store.split import ALL, AnnotatedPart, annotated_tiles, require_split
 from fintune_xr.text import text_array, texts
 
@@ -36,6 +35,11 @@ def part_rests_on(cohort: Cohort, part: AnnotatedPart, runs: Iterable[str] = ())
     return rests_on(cohort, runs=runs, tiles=part.names, split=part.digest)
 
 
+def truth_digest(cohort: Cohort, tiles: Iterable[str]) -> str:
+    """SHA-256 of what is annotated in `tiles`, as the task of the cohort tells it."""
+    return cohort.task.digest(cohort.annotations(lazy=False), sorted(map(str, tiles)))
+
+
 def run_digests(cohort: Cohort, runs: Iterable[str]) -> dict[str, str]:
     """A digest of each run's weights, settings and sources, by its name."""
     return {run: settings_digest(cohort.run_attrs(run)[n.IDENTITY]) for run in runs}
@@ -57,10 +61,10 @@ def doubt(cohort: Cohort, found: xr.Dataset, tiles: Iterable[str]) -> str:
     if known is None:
         return "they were stored without a record of what they rest on"
     told = runs_doubt(cohort, known[_RUNS]) or truth_doubt(cohort, known, tiles)
-    return told or _quarantine_doubt(cohort, found.attrs.get(n.LEFT_OUT, {}))
+    return told or quarantine_doubt(cohort, found.attrs.get(n.LEFT_OUT, {}))
 
 
-def _quarantine_doubt(cohort: Cohort, left_out: Mapping[str, Iterable[str]]) -> str:
+def quarantine_doubt(cohort: Cohort, left_out: Mapping[str, Iterable[str]]) -> str:
     """Which run has another result now for a tile that scores left out because it was in quarantine."""
     there = cohort.run_names()
     for name, tiles in left_out.items():

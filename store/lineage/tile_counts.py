@@ -15,7 +15,7 @@ from fintune_xr.errors import FintuneValueError
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.depends_on import runs_doubt
 from fintune_xr.store.lineage.exclusion import excluded_tiles
-from fintune_xr.store.runs.run import require_known_run
+from fintune_xr.store.runs.run import finish_command, require_known_run
 from fintune_xr.tasks.instance import POSITIVITY
 from fintune_xr.tasks.quality import QUALITY
 from fintune_xr.text import text_array, texts
@@ -83,11 +83,26 @@ def tile_counts(cohort: Cohort, runs: Sequence[str], *, exclude: bool = True) ->
     return without_tiles(counts, excluded_tiles(cohort)) if exclude else counts
 
 
+def cell_counts(cohort: Cohort, runs: Sequence[str]) -> xr.Dataset:
+    """n_cells (run, tile) with donor and marker, whatever cells are positive; -1 where a tile failed or is left out.
+
+    Raises FintuneValueError where a run has pending tiles.
+    """
+    require_known_run(cohort, runs)
+    for name in runs:
+        require_finished(cohort, name)
+    stored = np.array([cohort.run(name, lazy=False)[n.N_CELLS].values for name in runs], np.int64)
+    images = cohort.images(lazy=False)
+    labels = {c: (n.TILE, images[c].values) for c in (n.TILE, n.DONOR, n.MARKER)}
+    counts = xr.Dataset({n.N_CELLS: ((n.RUN, n.TILE), stored)}, coords={n.RUN: list(runs), **labels})
+    return without_tiles(counts, excluded_tiles(cohort))
+
+
 def without_tiles(counts: xr.Dataset, left_out: NDArray[np.bool_]) -> xr.Dataset:
     """`counts` (…, tile) with -1, unknown, where a tile (tile,) is left out; the same where none is."""
     if not left_out.any():
         return counts
-    return counts.where(~xr.DataArray(left_out, dims=n.TILE), -1).astype(counts[n.N_ALL].dtype)
+    return counts.where(~xr.DataArray(left_out, dims=n.TILE), -1).astype(next(iter(counts.values())).dtype)
 
 
 def quarantined_tiles(cohort: Cohort, runs: Sequence[str]) -> xr.DataArray:
@@ -135,5 +150,5 @@ def require_finished(cohort: Cohort, run: str) -> None:
     if pending:
         raise FintuneValueError(
             f"run {run!r} has {pending} of {n_tiles} tiles pending; a result from the rest would be wrong. "
-            f"Finish it: fintune-xr infer {cohort.url} --run {run}, or name other runs with --run"
+            f"Finish it: {finish_command(cohort, run)}, or name other runs with --run"
         )

@@ -44,7 +44,7 @@ def binned_header(header: Header, binning: int) -> Header:
     return Header(height, width, "float32", header.pages, header.pixel_size_a * binning, doubt=header.doubt)
 
 
-def binned(plane: NDArray[Any], binning: int) -> NDArray[Any]:
+def bin_plane(plane: NDArray[Any], binning: int) -> NDArray[Any]:
     """Means (y, x) float32 of blocks of `binning` squared pixels; the plane itself where it is 1."""
     if binning == 1:
         return plane

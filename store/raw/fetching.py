@@ -20,10 +20,11 @@ from typing import Any, BinaryIO, Final, TypeVar, cast
 import fsspec
 import numpy as np
 
-from fintune_xr.errors import FintuneError, FintuneValueError, StoreUnreachableError, TileReadError
+from fintune_xr.errors import FintuneError, FintuneValueError, TileReadError
 from fintune_xr.execution.whole_file import whole_file
 from fintune_xr.store.raw.sources import Place, is_url
-from fintune_xr.store.zarr_io.object_storage import ENDPOINT, check_url, once_options
+from fintune_xr.store.zarr_io.object_storage import check_url, environment_number, once_options
+from fintune_xr.store.zarr_io.refusals import unreachable
 
 DELAYS_S: Final = (0.5, 1.0, 2.0, 4.0)
 # Waiting times of many workers are spread, so that they do not come back all at once.
@@ -104,14 +105,14 @@ def read_file(place: Place, staging: Staging | None = None) -> bytes:
         return bytes(system.cat_file(path))
 
     if staging is None:
-        return tried(fetch, url)
+        return with_retries(fetch, url)
     system, path = once_system(url)
-    told = tried(lambda: system.info(path), url)
+    told = with_retries(lambda: system.info(path), url)
     stamp = [str(told.get(key)) for key in ("size", "ETag", "LastModified", "mtime", "created")]
-    return staging.read("|".join([url, *stamp]), lambda: tried(fetch, url))
+    return staging.read("|".join([url, *stamp]), lambda: with_retries(fetch, url))
 
 
-def fetched(place: Place, staging: Staging | None = None) -> bytes:
+def fetch_tile(place: Place, staging: Staging | None = None) -> bytes:
     """The same as `read_file`, for a tile: raises TileReadError, in few words, where the bytes cannot be had."""
     try:
         return read_file(place, staging)
@@ -126,14 +127,18 @@ def fetched(place: Place, staging: Staging | None = None) -> bytes:
 def table_bytes(place: Place) -> bytes | None:
     """The bytes of a small file; None where there is none.
 
-    Storage that may not be listed says "denied" of what is not there, so that is None too.
+    Object storage that may not be listed says "denied" of what is not there, so that is None too.
 
-    Raises StoreUnreachableError where the storage does not answer.
+    Raises StoreUnreachableError where the storage does not answer, or a file of this machine may not be read.
     """
     try:
         return read_file(place)
-    except (FileNotFoundError, PermissionError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except PermissionError as error:
+        if is_url(place):
+            return None
+        raise unreachable(str(place), in_few_words(error)) from error
     except FintuneError:
         raise
     except Exception as error:
@@ -141,10 +146,7 @@ def table_bytes(place: Place) -> bytes | None:
             raise
         if _status(error) in (403, 404):
             return None
-        raise StoreUnreachableError(
-            f"cannot reach {place}: {in_few_words(error)}. Endpoint and keys come from the environment: "
-            f"{ENDPOINT} or AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY (or ~/.aws)."
-        ) from error
+        raise unreachable(str(place), in_few_words(error)) from error
 
 
 def with_file(place: Place, use: Callable[[BinaryIO], T]) -> T:
@@ -160,10 +162,10 @@ def with_file(place: Place, use: Callable[[BinaryIO], T]) -> T:
         with system.open(path, "rb", block_size=_BLOCK_BYTES) as file:
             return use(cast(BinaryIO, file))
 
-    return tried(attempt, url)
+    return with_retries(attempt, url)
 
 
-def tried(attempt: Callable[[], T], what: str) -> T:
+def with_retries(attempt: Callable[[], T], what: str) -> T:
     """What `attempt` gives; while the way there fails, up to four more tries after 0.5, 1, 2 and 4 s, with jitter.
 
     Raises what the last try raised. `what` tells the jitter of one file from another's.
@@ -221,8 +223,8 @@ def _status(error: BaseException) -> int | None:
     return None
 
 
-@functools.cache
-def _system_of(root: str) -> Any:
+@functools.lru_cache(maxsize=16)
+def _system_of(root: str, environment: int) -> Any:  # noqa: ARG001 - told apart by it
     system, _ = fsspec.core.url_to_fs(root, **once_options(root))
     if hasattr(system, "retries"):
         system.retries = 1
@@ -232,7 +234,7 @@ def _system_of(root: str) -> Any:
 def once_system(url: str) -> tuple[Any, str]:
     """The file system of `url`, which tries once, and the path there."""
     protocol, _, path = url.partition("://")
-    system = _system_of(f"{protocol}://{path.partition('/')[0]}")
+    system = _system_of(f"{protocol}://{path.partition('/')[0]}", environment_number())
     return system, system._strip_protocol(url)
 
 

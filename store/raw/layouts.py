@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
 from urllib.parse import unquote
 
 from fintune_xr.cohort_kinds import EM, HE, IF, OCT
-from fintune_xr.errors import SettingsError, nearest, unknown_name
+from fintune_xr.errors import FintuneValueError, SettingsError, nearest, unknown_name
 from fintune_xr.names import (
     BLUE,
     CHANNEL,
     DAPI,
     DONOR,
+    FIELD,
     GREEN,
     HE_STAIN,
     MARKER,
@@ -27,6 +28,7 @@ from fintune_xr.names import (
     SPLIT,
     TILE,
 )
+from fintune_xr.pixels.z_projection import check_projection
 from fintune_xr.store.raw.readers import IMAGE_DTYPES, MICROGRAPH_DTYPES
 from fintune_xr.text import one_spelling
 
@@ -37,7 +39,7 @@ VOLUME_SUFFIXES: Final = (".dcm", ".dicom", ".nii", ".gz", ".npy", ".npz", ".vol
 
 # `part` is text after the channel that still belongs to the tile's name, as in scan_b0c0x0-1388y0-1040.tif.
 PART: Final = "part"
-GROUPS: Final = (DONOR, MARKER, TILE, CHANNEL, PART, SPLIT, MPP)
+GROUPS: Final = (DONOR, MARKER, TILE, CHANNEL, PART, SPLIT, MPP, FIELD)
 
 UNKNOWN_MARKER: Final = "unknown"
 # Micrographs carry no stain, and lie in one folder where there is one data set.
@@ -58,11 +60,30 @@ class PlaneName:
     channel: str
     split: str = ""
     mpp: float = 0.0
+    field: str = ""
 
     @property
     def tile_id(self) -> str:
         """`donor/marker/tile`, the id under which the tile is stored; see `safe_name` for file names."""
         return f"{self.donor}/{self.marker}/{self.tile}"
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """What a table says of files, by their path relative to the source; `table` is its place, `sha256` its digest.
+
+    `own` is its own path relative to the source, empty where it lies elsewhere.
+    """
+
+    files: Mapping[str, PlaneName]
+    table: str
+    sha256: str
+    own: str = ""
+
+    def missing(self, paths: Iterable[str]) -> list[str]:
+        """Files of the table that are not among `paths`, in its order."""
+        there = {one_spelling(path) for path in paths}
+        return [path for path in self.files if path not in there]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +101,9 @@ class Layout:
     Paths that fit no pattern and `beside` belong to another step, as masks do to that of images.
     `joined` masks are of one cell each, and those of one tile are its mask together.
     Of `pages_are_tiles` each page is a tile, of `pages_are_depth` all pages of a file are one volume, along z in their
-    order.
+    order. `z` says how the planes of stacks along z become one, as `check_projection` knows it; a file of several
+    planes is refused where it is empty. With `listed`, a table in place of patterns, its files are those of the layout
+    and no others.
     """
 
     name: str
@@ -101,6 +124,8 @@ class Layout:
     colour: bool = False
     told: bool = False
     joined: bool = False
+    listed: Listed | None = None
+    z: str = ""
     _compiled: tuple[re.Pattern[str], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -113,23 +138,24 @@ class Layout:
         _check_channels(self)
 
     def parse(self, path: str) -> PlaneName | None:
-        """Parts of a relative path, or None where no pattern fits it."""
+        """Parts of a relative path, or None where no pattern fits it, or no table lists it."""
+        if self.listed is not None:
+            return self.listed.files.get(one_spelling(path))
         for pattern in self._compiled:
             found = pattern.fullmatch(path)
             if found is not None:
-                return self._named({key: value or "" for key, value in found.groupdict().items()})
+                return self.named({key: value or "" for key, value in found.groupdict().items()})
         return None
 
     def readings(self, path: str) -> tuple[PlaneName, ...]:
         """What each pattern that fits makes of a path, in their order; `parse` gives the first."""
         found = [pattern.fullmatch(path) for pattern in self._compiled]
         return tuple(
-            self._named({key: value or "" for key, value in one.groupdict().items()})
-            for one in found
-            if one is not None
+            self.named({key: value or "" for key, value in one.groupdict().items()}) for one in found if one is not None
         )
 
-    def _named(self, parts: dict[str, str]) -> PlaneName:
+    def named(self, parts: Mapping[str, str]) -> PlaneName:
+        """The plane whose parts are these, by the names of the groups of patterns; `tile` at least."""
         if self.quoted:
             parts = {key: unquote(value) for key, value in parts.items()}
         parts = {key: one_spelling(value) for key, value in parts.items()}
@@ -140,7 +166,15 @@ class Layout:
             channel=channel_token(parts.get(CHANNEL, "")),
             split=parts.get(SPLIT, ""),
             mpp=_number(parts.get(MPP, "")),
+            field=parts.get(FIELD, ""),
         )
+
+    @property
+    def tells_fields(self) -> bool:
+        """Whether it says of files which field they show."""
+        if self.listed is not None:
+            return any(name.field for name in self.listed.files.values())
+        return any(FIELD in pattern.groupindex for pattern in self._compiled)
 
     @property
     def empty_planes(self) -> tuple[int, ...]:
@@ -170,6 +204,18 @@ def choose_layout(
     elif channels is not None:
         base = replace(base, channels=channels, planes=base.planes and max(base.planes, len(channels)))
     return base if marker is None else replace(base, marker=marker)
+
+
+def with_projection(layout: Layout, z: str) -> Layout:
+    """`layout` with stacks along z made one plane by `z`: max, mean, focus, or the number of a plane.
+
+    Raises FintuneValueError for another `z`, and for layouts whose files hold no stacks.
+    """
+    if layout.kind != IF.name or layout.pages_are_tiles or layout.pages_are_depth:
+        raise FintuneValueError(
+            f"--z {z}: the files of layout {layout.name!r} are no stacks of fluorescence tiles along z. Leave --z out."
+        )
+    return replace(layout, z=check_projection(z))
 
 
 def channel_token(text: str) -> str:

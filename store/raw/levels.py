@@ -37,7 +37,7 @@ class Named:
     path: str
 
 
-def told_levels(tiles: Sequence[Named], layout: Layout) -> list[str]:
+def level_lines(tiles: Sequence[Named], layout: Layout) -> list[str]:
     """The tree that was understood, in a line, and a line for each level that looks as if it were another one."""
     if not tiles:
         return []
@@ -49,7 +49,7 @@ def told_levels(tiles: Sequence[Named], layout: Layout) -> list[str]:
     )
     doubts = _doubts(tiles, donors, markers, layout)
     alike = [*_alike(donors, "donors"), *_alike(markers, "markers")]
-    return [tree, *doubts, *([_REMEDY] if doubts else []), *alike]
+    return [tree, *doubts, *([_REMEDY] if doubts and layout.listed is None else []), *alike]
 
 
 _REMEDY: Final = (

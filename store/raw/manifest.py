@@ -13,7 +13,7 @@ from fintune_xr.errors import FintuneValueError, nearest
 from fintune_xr.store.raw.fetching import table_bytes
 from fintune_xr.store.raw.readers.volume_header import side_of
 from fintune_xr.store.raw.sources import Place, is_url
-from fintune_xr.text_tables import text_table
+from fintune_xr.text_tables import check_ids, text_table
 
 FILE_NAME: Final = "manifest.tsv"
 ID_COLUMNS: Final = ("participant_id", "person_id")
@@ -48,7 +48,8 @@ def find_manifest(source: Place, where: Mapping[str, str]) -> Manifest | None:
 
     `where` keeps the rows whose columns have these values.
 
-    Raises FintuneValueError for a manifest without its columns, or a column in `where` that it has not.
+    Raises FintuneValueError for a manifest without its columns, one that says different things of one file, or a column
+    in `where` that it has not.
     """
     root = str(source).rstrip("/") if is_url(source) else str(Path(source).resolve())
     above, _, name = root.rpartition("/")
@@ -85,6 +86,7 @@ def _manifest(table: pd.DataFrame, place: str, folder: str, prefix: str) -> Mani
             f"{place}: expected the columns {' or '.join(ID_COLUMNS)}, and {PATH_COLUMN}, found "
             f"{', '.join(map(str, table.columns))}"
         )
+    check_ids(table[donor], donor, place)
     files = []
     for row in table.to_dict("records"):
         path = str(row[PATH_COLUMN]).strip().lstrip("/")
@@ -94,7 +96,21 @@ def _manifest(table: pd.DataFrame, place: str, folder: str, prefix: str) -> Mani
             continue
         told = [str(row[name]).strip() if name else "" for name in (donor, device, side, protocol)]
         files.append(ListedFile(relative.removeprefix(prefix), told[0], told[1], side_of(told[2]), told[3]))
-    return Manifest(tuple(files), place, len(table) - len(files))
+    return Manifest(_each_once(files, place), place, len(table) - len(files))
+
+
+def _each_once(files: Iterable[ListedFile], place: str) -> tuple[ListedFile, ...]:
+    """The files in order, of which rows that say the same count once: whose a file is must not hang on their order."""
+    told: dict[str, ListedFile] = {}
+    for file in files:
+        before = told.setdefault(file.path, file)
+        if before != file:
+            said = " and ".join(", ".join(filter(None, (x.donor, x.device, x.laterality))) for x in (before, file))
+            raise FintuneValueError(
+                f"{place}: expected one row of each file, found rows of {file.path} that differ: {said}. Keep the one "
+                "that is right."
+            )
+    return tuple(told.values())
 
 
 def _kept_rows(table: pd.DataFrame, where: Mapping[str, str], place: str) -> pd.DataFrame:

@@ -13,7 +13,7 @@ import numpy as np
 from fintune_xr.store.raw.layouts import Layout, PlaneName
 from fintune_xr.store.raw.pixel_sides import side_of_tile
 from fintune_xr.store.raw.readers import Header
-from fintune_xr.store.raw.readers.header import shape_of, shown
+from fintune_xr.store.raw.readers.header import shape_of, shape_text
 from fintune_xr.store.raw.readers.pixel_side import A_IN_UM
 
 # Tiles of one store lie within this factor of each other in height and in width.
@@ -56,7 +56,8 @@ class TileFiles:
 
     `pixel_size_a` is the side of a pixel of the tile in angstrom and `mpp` the same in um, 0 where neither the files
     nor the name tell it; `doubt` is why what they tell was not taken. `origin` is the row and column of the file at
-    which the tile begins.
+    which the tile begins. `stack` planes along z become the one of each channel. `field` is what tiles of several
+    markers show together, empty where it is not told.
     """
 
     tile: str
@@ -71,6 +72,8 @@ class TileFiles:
     origin: tuple[int, int] = (0, 0)
     depth: int = 1
     doubt: str = ""
+    stack: int = 1
+    field: str = ""
 
     @property
     def mpp(self) -> float:
@@ -125,9 +128,9 @@ def without_strays(tiles: Sequence[TileFiles]) -> tuple[list[TileFiles], list[Le
     kept = [tile for tile in tiles if tile.tile not in strays]
     if len(strays) > STRAY_SHARE * len(tiles) or not one_family(tile.shape for tile in kept):
         return list(tiles), []
-    expected = f"wrong shape: expected within a factor of {SIZE_FACTOR} of {shown(usual)}"
+    expected = f"wrong shape: expected within a factor of {SIZE_FACTOR} of {shape_text(usual)}"
     return kept, [
-        tile_left_out(tile, tile.planes[0], f"{expected}, found {shown(tile.shape)}")
+        tile_left_out(tile, tile.planes[0], f"{expected}, found {shape_text(tile.shape)}")
         for tile in tiles
         if tile.tile in strays
     ]
@@ -177,6 +180,11 @@ def _faults(group: Sequence[FoundPlane], layout: Layout) -> list[Fault]:
     missing = [channel for token, channel in layout.channels.items() if token not in by_channel]
     if missing:
         faults.append((str(group[0].file), f"unpaired: no file for channel {', '.join(missing)}"))
+    fields = sorted({plane.name.field for plane in group})
+    if len(fields) > 1:
+        faults.append(
+            (str(group[0].file), f"its files are told to be of several fields: {', '.join(map(repr, fields))}")
+        )
     return faults or _wrong_shapes(group)
 
 
@@ -185,11 +193,15 @@ def _wrong_shapes(group: Sequence[FoundPlane]) -> list[Fault]:
     return [
         (
             str(file),
-            f"wrong shape: expected {shown(expected.shape)} as in {first}, found {shown(header.shape)}",
+            f"wrong shape: expected {_size(expected)} as in {first}, found {_size(header)}",
         )
         for file, header in others
-        if header.shape != expected.shape
+        if (header.shape, header.stack) != (expected.shape, expected.stack)
     ]
+
+
+def _size(header: Header) -> str:
+    return shape_text(header.shape if header.stack == 1 else (header.stack, *header.shape))
 
 
 def _left_out(name: PlaneName, faults: Sequence[Fault]) -> LeftOut:
@@ -218,4 +230,6 @@ def _tile(group: Sequence[FoundPlane], layout: Layout) -> TileFiles:
         planes[0].origin,
         header.depth,
         doubt,
+        header.stack,
+        name.field,
     )

@@ -18,7 +18,7 @@ from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from fintune_xr.compiled import compiled
+from fintune_xr.compilation import compile_kernel
 from fintune_xr.errors import TileReadError
 
 STEPS: Final = 255
@@ -157,7 +157,7 @@ def _fused(_typing: Any, _a: Any, _b: Any, _c: Any) -> Any:
     return types.float32(types.float32, types.float32, types.float32), generate
 
 
-@compiled
+@compile_kernel
 def _resize_plane(
     plane: NDArray[Any],
     y0: NDArray[np.int64], y1: NDArray[np.int64], of_y0: NDArray[np.float32], of_y1: NDArray[np.float32],
@@ -173,7 +173,7 @@ def _resize_plane(
             out[row, column] = _fused(above, of_y0[row], below * of_y1[row])
 
 
-@compiled
+@compile_kernel
 def _join(
     first: NDArray[np.float32], second: NDArray[np.float32], of_first: float, of_second: float,
     out: NDArray[np.float32],
@@ -183,7 +183,7 @@ def _join(
             out[row, column] = _fused(first[row, column], of_first, second[row, column] * of_second)
 
 
-@compiled
+@compile_kernel
 def _sums(pixels: NDArray[np.uint8]) -> tuple[int, int]:
     total, squares = np.uint64(0), np.uint64(0)
     for at in range(pixels.size):

@@ -12,10 +12,13 @@ from typing import Final
 
 import pandas as pd
 
+from fintune_xr.cohort_kinds import IF
 from fintune_xr.errors import FintuneValueError, TileReadError
 from fintune_xr.names import DONOR, HEIGHT, MARKER, REASON, TILE, WIDTH
 from fintune_xr.store.raw.binning import binned_header, check_binning
+from fintune_xr.store.raw.conversions import conversion_lines
 from fintune_xr.store.raw.cutting import check_cut, cut_planes
+from fintune_xr.store.raw.extra_files import BESIDE, HIDDEN, MISNAMED, PRODUCT, UNLISTED, PassedOver, is_of_system
 from fintune_xr.store.raw.layouts import Layout, PlaneName
 from fintune_xr.store.raw.pairing import (
     SIZE_FACTOR,
@@ -28,10 +31,9 @@ from fintune_xr.store.raw.pairing import (
     one_family,
     without_strays,
 )
-from fintune_xr.store.raw.passed_over import BESIDE, HIDDEN, MISNAMED, PRODUCT, PassedOver, is_of_system
-from fintune_xr.store.raw.readers import Header, read_header
-from fintune_xr.store.raw.readers.header import shown
-from fintune_xr.store.raw.readers.plane_names import order_of_channels
+from fintune_xr.store.raw.readers import Header, Stack, read_header, read_stack
+from fintune_xr.store.raw.readers.header import shape_text
+from fintune_xr.store.raw.readers.plane_names import check_own_name, order_of_channels
 from fintune_xr.store.raw.sources import Place, list_files, place_in
 
 __all__ = [
@@ -49,6 +51,9 @@ __all__ = [
 
 # Networks for patches halve them five times.
 SMALLEST_PATCH: Final = 32
+# How many files that are not there are told at once.
+_SHOWN: Final = 5
+_OTHER_CHANNEL: Final = ", not in the layout"
 
 Progress = Callable[[int, int], None]
 """Called with how many are done, and of how many."""
@@ -112,7 +117,7 @@ def check_sizes(found: Scan) -> Scan:
     sizes = Counter(tile.shape for tile in found.tiles)
     if one_family(sizes):
         return found
-    listed = "\n  ".join(f"{shown(size)}: {count} tile(s)" for size, count in sorted(sizes.items()))
+    listed = "\n  ".join(f"{shape_text(size)}: {count} tile(s)" for size, count in sorted(sizes.items()))
     raise FintuneValueError(
         f"expected tiles within a factor of {SIZE_FACTOR} in height and width, found under {found.source}:\n"
         f"  {listed}\nMake one store per size: ingest each group from a folder of its own, or with a "
@@ -154,9 +159,12 @@ def named_files(
 
     `paths` are what lies there, where that is known already.
 
-    Raises FintuneValueError where `source` is no folder, or none of its files fits the layout.
+    Raises FintuneValueError where `source` is no folder, none of its files fits the layout, or files that a table
+    lists are not there.
     """
-    named, unusable, ignored = _named(list_files(source) if paths is None else paths, layout)
+    there = list(list_files(source) if paths is None else paths)
+    _check_listed(there, layout)
+    named, unusable, ignored = _named(there, layout)
     if not named and not unusable:
         raise _nothing_fits(source, layout, ignored)
     return named, unusable, ignored
@@ -169,12 +177,14 @@ def _named(paths: Iterable[str], layout: Layout) -> tuple[list[tuple[str, PlaneN
     for path in sorted(paths, key=natural_key):
         what = _what_else(path, layout)
         name = None if what else layout.parse(path)
+        if layout.listed is not None and path == layout.listed.own:
+            continue
         if what:
             ignored.add(what, path)
         elif name is None:
-            ignored.add(BESIDE if re.fullmatch(layout.beside, path) else MISNAMED, path)
+            ignored.add(_not_of(layout, path), path)
         elif not layout.planes and name.channel not in layout.channels:
-            ignored.add(f"channel {name.channel!r}, not in the layout", path)
+            ignored.add(f"channel {name.channel!r}{_OTHER_CHANNEL}", path)
         elif not _is_text(path):
             unusable.append(_unreadable_name(path))
         else:
@@ -182,8 +192,26 @@ def _named(paths: Iterable[str], layout: Layout) -> tuple[list[tuple[str, PlaneN
     return named, unusable, ignored
 
 
+def _check_listed(paths: Iterable[str], layout: Layout) -> None:
+    missing = [] if layout.listed is None else layout.listed.missing(paths)
+    if layout.listed is not None and missing:
+        shown = ", ".join(missing[:_SHOWN]) + (", …" if len(missing) > _SHOWN else "")
+        raise FintuneValueError(
+            f"{layout.listed.table}: {len(missing)} of {len(layout.listed.files)} files are not there: {shown}. "
+            "Correct the column path, which counts from the table's folder, or take these rows out."
+        )
+
+
+def _not_of(layout: Layout, path: str) -> str:
+    if layout.listed is not None:
+        return UNLISTED
+    return BESIDE if re.fullmatch(layout.beside, path) else MISNAMED
+
+
 def _what_else(path: str, layout: Layout) -> str:
     """What a file is that cannot be an image of the cohort, or an empty string."""
+    if layout.listed is not None and layout.parse(path) is not None:
+        return ""
     pure = PurePosixPath(path)
     if is_of_system(path):
         return HIDDEN
@@ -203,9 +231,12 @@ def _unreadable_name(path: str) -> LeftOut:
 
 def _nothing_fits(source: Place, layout: Layout, ignored: Mapping[str, int]) -> FintuneValueError:
     found = ", ".join(f"{count} {what}" for what, count in sorted(ignored.items())) or "no files"
+    conversions = "".join(f"\n  {line}" for line in conversion_lines(ignored))
+    has_others = any(what.endswith(_OTHER_CHANNEL) for what in ignored)
+    channels = " Name channels with --channels, such as 405=DAPI 488=marker." if has_others else ""
     return FintuneValueError(
         f"no file under {source} fits layout {layout.name!r} ({layout.about}); found: {found}. "
-        "Choose another --layout, or describe the names with --pattern."
+        f"Choose another --layout, or describe the names with --pattern.{channels}{conversions}"
     )
 
 
@@ -218,7 +249,9 @@ def _read_headers(
 ) -> list[FoundPlane]:
     read = _plane_of_file
     if layout.planes:
-        read = _channels_of_file
+        read = _channels_of_stack if layout.z else _channels_of_file
+    elif layout.z:
+        read = _plane_of_stack
     elif layout.pages_are_tiles:
         read = _planes_of_pages
     elif layout.pages_are_depth:
@@ -264,8 +297,34 @@ def _binned(plane: FoundPlane, binning: int) -> FoundPlane:
 def _plane_of_file(source: Place, layout: Layout, path: str, name: PlaneName) -> list[FoundPlane]:
     header = read_header(place_in(source, path), dtypes=layout.dtypes)
     if header.pages != 1:
-        raise TileReadError(f"wrong shape: expected one plane, found {header.pages} pages", path)
+        stacks = ". --z max, mean, focus or N makes one plane of a stack along z" if layout.kind == IF.name else ""
+        raise TileReadError(f"wrong shape: expected one plane, found {header.pages} pages{stacks}", path)
+    channel = layout.channels.get(name.channel, "")
+    check_own_name(header.own_name, channel, list(layout.channels.values()) if channel else [], marker=name.marker)
     return [FoundPlane(name, PlaneFile(path), header)]
+
+
+def _plane_of_stack(source: Place, layout: Layout, path: str, name: PlaneName) -> list[FoundPlane]:
+    place = place_in(source, path)
+    header = read_header(place, dtypes=layout.dtypes)
+    return [FoundPlane(name, PlaneFile(path), _in_one_plane(header, read_stack(place, channels=1), layout))]
+
+
+def _channels_of_stack(source: Place, layout: Layout, path: str, name: PlaneName) -> list[FoundPlane]:
+    place = place_in(source, path)
+    stack = read_stack(place, channels=layout.planes)
+    header = _in_one_plane(read_header(place, dtypes=layout.dtypes), stack, layout)
+    at = _positions(layout, replace(header, names=stack.names), name)
+    return [
+        FoundPlane(replace(name, channel=token), PlaneFile(path, position), header)
+        for token, position in zip(layout.channels, at, strict=True)
+    ]
+
+
+def _in_one_plane(header: Header, stack: Stack, layout: Layout) -> Header:
+    if layout.z.isdigit() and int(layout.z) >= stack.depth:
+        raise TileReadError(f"wrong number of planes: expected a plane {layout.z}, from 0 on, found {stack.depth}")
+    return replace(header, pages=1, stack=stack.depth)
 
 
 def _planes_of_pages(source: Place, layout: Layout, path: str, name: PlaneName) -> list[FoundPlane]:

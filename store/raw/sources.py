@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from pathlib import Path
 from typing import BinaryIO, TypeAlias, cast
 
 from fintune_xr.errors import FintuneValueError
-from fintune_xr.store.zarr_io.object_storage import check_url, file_system, reaching
+from fintune_xr.store.zarr_io.object_storage import check_url, file_system
+from fintune_xr.store.zarr_io.refusals import explain_refusals
 
 Place: TypeAlias = Path | str
 """A local path, or an fsspec URL such as s3://bucket/folder."""
@@ -41,7 +43,7 @@ def open_place(place: Place) -> BinaryIO:
     """The file at `place`, opened for reading bytes."""
     if is_url(place):
         filesystem, path = file_system(str(place))
-        with reaching(str(place)):
+        with explain_refusals(str(place)):
             return cast(BinaryIO, filesystem.open(path, "rb"))
     return Path(place).open("rb")
 
@@ -73,7 +75,7 @@ def _list_url(source: str) -> list[str]:
     check_url(source)
     filesystem, root = file_system(source)
     prefix = root.rstrip("/") + "/"
-    with reaching(source):
+    with explain_refusals(source):
         found = [path.removeprefix(prefix) for path in filesystem.find(root)]
     if not found:
         raise FintuneValueError(f"expected images under {source}, found nothing. Correct SOURCE.")
@@ -90,5 +92,15 @@ def _walk(folder: str, relative: str, above: frozenset[tuple[int, int]], found: 
             name = f"{relative}{entry.name}"
             if entry.is_dir():
                 _walk(entry.path, f"{name}/", above | {here}, found)
-            else:
+            elif not _waits(entry):
                 found.append(name)
+
+
+def _waits(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a pipe, socket or device, which holds no data and may keep who opens it waiting for ever."""
+    try:
+        mode = entry.stat().st_mode
+    except OSError:
+        # A link to nowhere, say: whoever reads it says so.
+        return False
+    return not stat.S_ISREG(mode)

@@ -25,7 +25,7 @@ from fintune_xr.store.zarr_io.groups import (
     read_column,
     remove_group,
 )
-from fintune_xr.store.zarr_io.location import writing
+from fintune_xr.store.zarr_io.location import explain_write_errors
 from fintune_xr.tasks.product import Product
 from fintune_xr.text import texts
 
@@ -57,7 +57,7 @@ def create_run(
     per_shard = tiles_per_shard(images.sizes[n.TILE])
     settled = {n.TILES_PER_SHARD: per_shard, n.N_TILES: 0} if product.array is None else {}
     ensure_group(cohort.location, n.RUNS)
-    with writing(f"{cohort.url}/{path}"):
+    with explain_write_errors(f"{cohort.url}/{path}"):
         attrs = group_attrs(product.run, **{**stated, n.CREATION: uuid4().hex, **settled, n.COMPLETE: False})
         group = ensure_group(cohort.location, path, attrs)
         if product.array is not None:
@@ -93,7 +93,7 @@ def grow_run(cohort: Cohort, name: str) -> None:
     if before == after:
         return
     tiles = read_column(cohort.location, f"{n.IMAGES}/{n.TILE}", slice(before, after))
-    with writing(f"{cohort.url}/{path}"):
+    with explain_write_errors(f"{cohort.url}/{path}"):
         grow_columns(cohort.location, path, product, tiles, before=before)
         if product.array is None:
             open_writable(cohort.location, path).attrs[n.N_TILES] = after
@@ -104,6 +104,7 @@ def grow_run(cohort: Cohort, name: str) -> None:
 
 def remove_run(cohort: Cohort, name: str) -> None:
     """Removes a run with its cells, counts and unfinished log."""
-    for path in (f"{n.RUNS}/{name}", f"{n.CELLS}/{name}", f"{n.POSITIVITY}/{name}"):
+    paths = [f"{group}/{name}" for group in (n.RUNS, n.CELLS, n.POSITIVITY, n.MEASUREMENTS)]
+    for path in paths:
         remove_group(cohort.location, path)
     CellLog(cohort.location, name).remove()

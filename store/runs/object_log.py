@@ -7,9 +7,10 @@ which makes it the same whatever the order of arrival, and the log goes away.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
+from fintune_xr.provenance import settings_digest
 from fintune_xr.schema import DatasetSchema, VariableSpec
 from fintune_xr.store.zarr_io.groups import (
     CELLS_PER_CHUNK,
@@ -29,12 +31,13 @@ from fintune_xr.store.zarr_io.groups import (
     is_complete,
     open_column,
     open_writable,
+    read_attrs,
     read_column,
     remove_group,
     write_rows,
 )
-from fintune_xr.store.zarr_io.location import Location, reading, sync_array
-from fintune_xr.store.zarr_io.recovery import LOG, ordered
+from fintune_xr.store.zarr_io.location import Location, explain_read_errors, sync_array
+from fintune_xr.store.zarr_io.recovery import LOG, ordering_prefix
 from fintune_xr.tasks.product import INSTANCES, Product
 from fintune_xr.tasks.records import ObjectTable, ShardReceipt
 
@@ -114,17 +117,33 @@ class CellLog:
         first_cell = read_column(self.location, f"{self.path}/{n.FIRST_CELL}")
         channels = self._channels()
         local = self.location.is_local
-        fresh = f"{n.STAGING}/{ordered(self.run)}{uuid.uuid4().hex}" if local else self.table
+        fresh = f"{n.STAGING}/{ordering_prefix(self.run)}{uuid.uuid4().hex}" if local else self.table
         remove_group(self.location, fresh)
         _create(self.location, fresh, self.schema, channels)
+        digest = RowsDigest()
         for rows in _in_chunks(self._rows(self.path, rows) for rows in _contiguous(first_cell, counts)):
             _extend(self.location, fresh, self._n_rows(fresh), rows)
-        open_writable(self.location, fresh).attrs[n.COMPLETE] = True
+            digest.update(rows)
+        open_writable(self.location, fresh).attrs.update({n.DIGEST: digest.value, n.COMPLETE: True})
         if local:
             ensure_group(self.location, n.CELLS)
             remove_group(self.location, self.table)
             (self.location.path / fresh).rename(self.location.path / self.table)
         self.remove()
+
+    def digest(self) -> str:
+        """SHA-256 of the ordered table, which lies beside it; made and put there where an earlier release did not.
+
+        The caller must be the only writer of the run. Raises StoreDamagedError where rows cannot be read.
+        """
+        known = str(read_attrs(self.location, self.table).get(n.DIGEST, ""))
+        if known:
+            return known
+        made = RowsDigest()
+        for first in range(0, self._n_rows(self.table), CELLS_PER_CHUNK):
+            made.update(self._rows(self.table, slice(first, first + CELLS_PER_CHUNK)))
+        open_writable(self.location, self.table).attrs[n.DIGEST] = made.value
+        return made.value
 
     def remove(self) -> None:
         """Removes the log."""
@@ -141,7 +160,7 @@ class CellLog:
         return min(int(open_column(self.location, f"{path}/{name}").shape[0]) for name in self.columns)
 
     def _rows(self, path: str, rows: slice) -> dict[str, NDArray[Any]]:
-        with reading(f"{self.location.url}/{path}"):
+        with explain_read_errors(f"{self.location.url}/{path}"):
             store = self.location.zarr()
             columns = {name: zarr.open_array(store, path=f"{path}/{name}", mode="r") for name in self.columns}
             return {name: np.asarray(column[rows]) for name, column in columns.items()}
@@ -165,6 +184,24 @@ class CellLog:
             touched = range(first // CELLS_PER_CHUNK, last // CELLS_PER_CHUNK + 1)
             sync_array(self.location, f"{self.path}/{name}", touched)
         sync_array(self.location, f"{self.path}/{n.FIRST_CELL}", {tile // ROWS_PER_CHUNK for tile in tiles})
+
+
+class RowsDigest:
+    """SHA-256 of a table that comes in parts, however it is cut into them."""
+
+    def __init__(self) -> None:
+        self._of_column: dict[str, Any] = {}
+
+    def update(self, rows: Mapping[str, NDArray[Any]]) -> None:
+        """Takes in the next rows, by column."""
+        for name, values in rows.items():
+            seen = self._of_column.setdefault(name, hashlib.sha256())
+            seen.update(np.ascontiguousarray(values, values.dtype.newbyteorder("<")))
+
+    @property
+    def value(self) -> str:
+        """Of all rows so far."""
+        return settings_digest({name: seen.hexdigest() for name, seen in self._of_column.items()})
 
 
 def _create(location: Location, path: str, schema: DatasetSchema, channels: NDArray[Any]) -> zarr.Group:

@@ -15,7 +15,7 @@ from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.zarr_io import appendable as growing
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.store.zarr_io.groups import is_complete, open_dataset, open_writable, remove_group
-from fintune_xr.store.zarr_io.location import writing
+from fintune_xr.store.zarr_io.location import explain_write_errors
 from fintune_xr.tasks.detection import PSEUDO
 
 Labels = NDArray[np.int8]
@@ -39,7 +39,7 @@ def write_pseudo(cohort: Cohort, name: str, labels: Iterable[tuple[str, Labels]]
     growing.create_growing(target, dtype="int8", tile_shape=shape, constants={}, attrs=attrs)
     for _ in growing.append(target, _encoded(labels, target.grid)):
         pass
-    with writing(f"{cohort.url}/{path}"):
+    with explain_write_errors(f"{cohort.url}/{path}"):
         open_writable(cohort.location, path).attrs[n.COMPLETE] = True
 
 

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fintune_xr import names as n
 from fintune_xr.errors import RunMismatchError
-from fintune_xr.store.cohort import product_at
-from fintune_xr.store.runs.run import run_creation, run_grid
+from fintune_xr.store.runs.run import run_creation
+from fintune_xr.store.runs.run_context import opened_run
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.store.zarr_io.location import Location
 from fintune_xr.store.zarr_io.shards import Encoded as Encoded
@@ -31,12 +30,12 @@ def write_run_shard(
 
     Raises RunMismatchError where the run was thrown away and made anew since `creation` was given out.
     """
-    if product_at(location, f"{n.RUNS}/{run}").array is None:
+    grid = opened_run(location, run, creation).grid
+    if grid is None:
         for _ in fresh:
             pass
         _require_creation(location, run, plan, creation)
         return 0
-    grid = run_grid(location, run)
     todo, later = set(plan.todo), set(plan.later)
     kept = shards.read_encoded(location, grid, plan.shard) if len(todo | later) < plan.n_slots else []
     empty = shards.encode_empty(grid) if later else ()

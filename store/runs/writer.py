@@ -18,25 +18,15 @@ from fintune_xr.errors import FintuneValueError, RunMismatchError
 from fintune_xr.provenance import differences
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.labels.ome_zarr import describe, image_ome, of_labels, stored_sides
-from fintune_xr.store.runs.columns import (
-    Sizes,
-    require_same_sizes,
-    set_back,
-    stored_columns,
-)
+from fintune_xr.store.runs.columns import Sizes, require_same_sizes, set_back, stored_columns
 from fintune_xr.store.runs.create import create_run, grow_run, remove_run
 from fintune_xr.store.runs.object_log import CellLog
 from fintune_xr.store.runs.run import check_run_name, run_attrs, run_grid, run_tiles_per_shard
 from fintune_xr.store.zarr_io import shards
-from fintune_xr.store.zarr_io.groups import (
-    ROWS_PER_CHUNK,
-    is_complete,
-    open_column,
-    read_column,
-)
-from fintune_xr.store.zarr_io.location import sync_array, writing
-from fintune_xr.store.zarr_io.locks import holding
-from fintune_xr.store.zarr_io.recovery import ordered, sweep_staging
+from fintune_xr.store.zarr_io.groups import ROWS_PER_CHUNK, is_complete, open_column, read_column
+from fintune_xr.store.zarr_io.location import explain_write_errors, sync_array
+from fintune_xr.store.zarr_io.locks import hold_lock
+from fintune_xr.store.zarr_io.recovery import ordering_prefix, sweep_staging
 from fintune_xr.tasks.product import INSTANCES, Product
 from fintune_xr.tasks.records import ShardPlan, ShardReceipt, TileResult
 
@@ -89,7 +79,7 @@ class RunWriter:
         """
         for result in (result for receipt in receipts for result in receipt.results):
             self._require_values(result)
-        with writing(f"{self.cohort.url}/{n.RUNS}/{self.name}"):
+        with explain_write_errors(f"{self.cohort.url}/{n.RUNS}/{self.name}"):
             if self.log is not None:
                 self.log.append(receipts)
             for name in self.small:
@@ -107,7 +97,7 @@ class RunWriter:
         path = f"{n.RUNS}/{self.name}"
         for name in (n.TILE, *self.small):
             read_column(self.cohort.location, f"{path}/{name}")
-        with writing(f"{self.cohort.url}/{path}"):
+        with explain_write_errors(f"{self.cohort.url}/{path}"):
             states = self.states()
             if retry and (states == n.QUARANTINED).any():
                 states[states == n.QUARANTINED] = n.PENDING
@@ -129,7 +119,7 @@ class RunWriter:
         if self.log is None:
             return True
         counts = read_column(self.cohort.location, f"{n.RUNS}/{self.name}/{n.N_CELLS}")
-        with writing(f"{self.cohort.url}/{n.CELLS}/{self.name}"):
+        with explain_write_errors(f"{self.cohort.url}/{n.CELLS}/{self.name}"):
             self.log.put_in_order(np.maximum(counts, 0))
         return True
 
@@ -199,7 +189,7 @@ def writing_run(
             create_run(cohort, name, product, sizes or {}, attrs or {}, stated)
         _check_identity(cohort, name, identity)
         cohort.location.sweep(path)
-        sweep_staging(cohort.location, ordered(name))
+        sweep_staging(cohort.location, ordering_prefix(name))
         grow_run(cohort, name)
         stored = cohort.run_product(name)
         _describe(cohort, name, stored)
@@ -214,7 +204,7 @@ def writing_run(
 
 
 def _holding_run(cohort: Cohort, name: str) -> contextlib.AbstractContextManager[None]:
-    return holding(cohort.location, f"run-{name}", what=f"writing run {name!r}")
+    return hold_lock(cohort.location, f"run-{name}", what=f"writing run {name!r}")
 
 
 def write_positive(cohort: Cohort, run: str, counts: NDArray[np.int32], *, rule: str) -> None:
@@ -223,7 +213,7 @@ def write_positive(cohort: Cohort, run: str, counts: NDArray[np.int32], *, rule:
     Raises RunBusyError where another process writes the run.
     """
     path = f"{n.RUNS}/{run}/{n.N_POSITIVE}"
-    with _holding_run(cohort, run), writing(f"{cohort.url}/{path}"):
+    with _holding_run(cohort, run), explain_write_errors(f"{cohort.url}/{path}"):
         column = open_column(cohort.location, path)
         if column.shape != counts.shape:
             raise FintuneValueError(f"{path}: expected {column.shape[0]} tiles, got {counts.shape}")
@@ -242,7 +232,7 @@ def mark_pending(cohort: Cohort, run: str, tiles: Sequence[int]) -> None:
     rows = np.unique(np.asarray(tiles, np.int64))
     product, path = cohort.run_product(run), f"{n.RUNS}/{run}"
     small = stored_columns(cohort.location, path, product)
-    with _holding_run(cohort, run), writing(f"{cohort.url}/{n.RUNS}/{run}"):
+    with _holding_run(cohort, run), explain_write_errors(f"{cohort.url}/{n.RUNS}/{run}"):
         # First of all, what makes others refuse the counts, then the state: killed in between, nothing is believed.
         if n.N_POSITIVE in small:
             open_column(cohort.location, f"{n.RUNS}/{run}/{n.N_POSITIVE}").attrs[n.RULE] = ""

@@ -6,8 +6,8 @@ that are longer than the array; the next append cuts them back and reads those t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import Any
 
@@ -27,7 +27,7 @@ from fintune_xr.store.zarr_io.groups import (
     read_column,
     write_rows,
 )
-from fintune_xr.store.zarr_io.location import Location, sync_array, writing
+from fintune_xr.store.zarr_io.location import Location, explain_write_errors, sync_array
 
 Labels = Mapping[str, Any]
 
@@ -40,6 +40,11 @@ class Growing:
     schema: DatasetSchema
     path: str
     variable: str
+
+    def without(self, absent: Collection[str]) -> Growing:
+        """The same group, to be made without the optional columns `absent`."""
+        kept = {name: spec for name, spec in self.schema.coords.items() if name not in absent}
+        return replace(self, schema=replace(self.schema, coords=kept))
 
     @property
     def array(self) -> zarr.Array[Any]:
@@ -72,7 +77,7 @@ def create_growing(
     target: Growing, *, dtype: str, tile_shape: tuple[int, ...], constants: Labels, attrs: Labels
 ) -> None:
     """Makes the empty group: tiles of `tile_shape` (…, y, x), `constants` being coords without `tile`."""
-    with writing(f"{target.location.url}/{target.path}"):
+    with explain_write_errors(f"{target.location.url}/{target.path}"):
         group = ensure_group(target.location, target.path, group_attrs(target.schema, **attrs))
         for name, spec in target.schema.coords.items():
             if name in constants:
@@ -167,7 +172,7 @@ def _noting(items: Iterable[tuple[Labels, shards.Encoded]], batch: list[Labels])
 def commit(target: Growing, committed: int, batch: list[Labels]) -> None:
     """Writes the labels of the tiles after the first `committed`, then the array's length."""
     length = committed + len(batch)
-    with writing(f"{target.location.url}/{target.path}"):
+    with explain_write_errors(f"{target.location.url}/{target.path}"):
         for name, spec in target.labels.items():
             values = _values([_label(labels, name, spec) for labels in batch], spec.dtype)
             write_rows(target.location, f"{target.path}/{name}", committed, values)

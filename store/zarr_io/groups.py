@@ -17,13 +17,21 @@ from zarr.core.dtype import VariableLengthUTF8
 from fintune_xr import names as n
 from fintune_xr.errors import StoreDamagedError
 from fintune_xr.schema import DatasetSchema, VariableSpec, check_dataset
-from fintune_xr.store.zarr_io.location import Location, reading, writing
-from fintune_xr.store.zarr_io.locks import replacing
-from fintune_xr.store.zarr_io.portable import checked, portable, stored_attributes
-from fintune_xr.store.zarr_io.recovery import GONE, OLD, recover_group, staged
+from fintune_xr.store.zarr_io.location import Location, explain_read_errors, explain_write_errors
+from fintune_xr.store.zarr_io.locks import hold_replacement
+from fintune_xr.store.zarr_io.portable import guard_decoding, portable, stored_attributes
+from fintune_xr.store.zarr_io.recovery import GONE, OLD, recover_group, staging_prefix
+from fintune_xr.store.zarr_io.refusals import explain_refusals
 
 ROWS_PER_CHUNK = 4096
 CELLS_PER_CHUNK = 65536
+
+_CANNOT_BE_OPENED = (
+    "{what} cannot be opened: {error}. A step was interrupted while it wrote; run the same command again."
+)
+
+# What compressors of these settings say when they shall compress something: asked once in a process.
+_FAULTS: dict[str, str] = {}
 
 
 def create_column(
@@ -45,14 +53,53 @@ def create_column(
 
 
 def open_writable(location: Location, path: str) -> zarr.Group:
-    """An existing group, for writing attributes and adding arrays."""
-    return zarr.open_group(location.zarr(read_only=False), path=path, mode="r+")
+    """An existing group, for writing attributes and adding arrays.
+
+    Raises StoreDamagedError where what lies there is no group.
+    """
+    with explain_read_errors(f"{location.url}/{path}"):
+        return zarr.open_group(location.zarr(read_only=False), path=path, mode="r+")
+
+
+def read_attrs(location: Location, path: str = "") -> dict[str, Any]:
+    """Attributes of a group, of the store itself by default. Raises StoreDamagedError where no group can be read."""
+    with explain_read_errors(f"{location.url}/{path}".rstrip("/")):
+        return zarr.open_group(location.zarr(), path=path, mode="r").attrs.asdict()
 
 
 def open_column(location: Location, path: str) -> zarr.Array[Any]:
-    """An existing array, for writing; chunks of zeros are written, so that an absent one is damage."""
-    with zarr.config.set({"array.write_empty_chunks": True}):
-        return zarr.open_array(location.zarr(read_only=False), path=path, mode="r+")
+    """An existing array, for writing; chunks of zeros are written, so that an absent one is damage.
+
+    Raises StoreDamagedError where its description tells of codecs that write nothing.
+    """
+    opened: Any = zarr.open_array(location.zarr(read_only=False), path=path, mode="r+")
+    # zarr's own setting is one for all threads: where two open columns, it ends for both when the first leaves.
+    array: Any = zarr.AsyncArray(opened.metadata, opened.store_path, config={"write_empty_chunks": True})
+    column: zarr.Array[Any] = zarr.Array(array)
+    if fault := codecs_fault(column):
+        raise StoreDamagedError(
+            f"{location.url}/{path} cannot be written: the codecs that its description tells of fail ({fault}). "
+            "Run `fintune-xr check` to list what is damaged and how to repair it."
+        )
+    return column
+
+
+def codecs_fault(column: zarr.Array[Any]) -> str:
+    """Why the codecs of an array write nothing, empty where they do; what they are set to is not looked at before."""
+    if column.shards is not None:
+        return ""
+    known = repr(column.compressors)
+    if known not in _FAULTS:
+        _FAULTS[known] = _compression_fault(column.compressors)
+    return _FAULTS[known]
+
+
+def _compression_fault(compressors: Any) -> str:
+    try:
+        zarr.create_array({}, shape=(1,), dtype="uint8", compressors=compressors)[:] = 1
+    except Exception as error:  # noqa: BLE001 - in memory: whatever fails is the codecs' fault
+        return str(error)
+    return ""
 
 
 def open_readable(location: Location, path: str) -> zarr.Array[Any]:
@@ -62,7 +109,7 @@ def open_readable(location: Location, path: str) -> zarr.Array[Any]:
 
 def read_column(location: Location, path: str, rows: slice = slice(None)) -> NDArray[Any]:
     """Values of a small array; raises StoreDamagedError where a chunk is missing or does not decode."""
-    with reading(f"{location.url}/{path}"):
+    with explain_read_errors(f"{location.url}/{path}"):
         return np.asarray(zarr.open_array(location.zarr(), path=path, mode="r")[rows])
 
 
@@ -72,7 +119,7 @@ def write_rows(location: Location, path: str, first: int, values: NDArray[Any]) 
     Raises StoreDamagedError where the row before `first` cannot be read: zarr would write zeros over its chunk.
     """
     if first:
-        with reading(f"{location.url}/{path}"):
+        with explain_read_errors(f"{location.url}/{path}"):
             zarr.open_array(location.zarr(), path=path, mode="r")[first - 1 : first]
     column = open_column(location, path)
     column.resize((first + len(values), *column.shape[1:]))
@@ -108,22 +155,17 @@ def open_unindexed(location: Location, path: str, schema: DatasetSchema | None, 
     SchemaError where an array is not what the schema declares.
     """
     store: Any = location.zarr()
-    try:
+    with explain_read_errors(f"{path} in {location.url}", _CANNOT_BE_OPENED):
         dataset = xr.open_dataset(
             store, engine="zarr", group=path, consolidated=False, chunks=None, decode_coords="coordinates",
             mask_and_scale=False, decode_times=False, decode_timedelta=False, create_default_indexes=False,
         )  # fmt: skip
-    except ValueError as error:
-        raise StoreDamagedError(
-            f"{path} in {location.url} cannot be opened: {error}. "
-            "A step was interrupted while it wrote; run the same command again."
-        ) from error
     if dataset.attrs.get(n.COMPLETE) is False:
         raise StoreDamagedError(f"{path} in {location.url} was left half-written. Run the step that makes it again.")
     if schema is not None:
         check_dataset(dataset, schema)
-    with reading(f"{location.url}/{path}"):
-        plain = portable(checked(dataset, f"{location.url}/{path}"))
+    with explain_read_errors(f"{location.url}/{path}"):
+        plain = portable(guard_decoding(dataset, f"{location.url}/{path}"))
     return in_blocks(plain) if lazy else plain
 
 
@@ -137,8 +179,8 @@ def replace_group(location: Location, path: str, dataset: xr.Dataset, schema: Da
     """
     if schema is not None:
         check_dataset(dataset, schema)
-    fresh = f"{staged(path)}{uuid.uuid4().hex}" if location.is_local else path
-    with replacing(location, path), writing(f"{location.url}/{path}"):
+    fresh = f"{staging_prefix(path)}{uuid.uuid4().hex}" if location.is_local else path
+    with hold_replacement(location, path), explain_write_errors(f"{location.url}/{path}"):
         recover_group(location, path)
         for child in (fresh, path):
             if "/" in child:
@@ -159,13 +201,15 @@ def subgroups(location: Location, path: str) -> list[str]:
         return []
     if location.is_local:
         # Without reading them: one that is damaged must not hide the others.
-        return sorted(file.parent.name for file in (location.path / path).glob("*/zarr.json"))
+        with explain_refusals(f"{location.url}/{path}"):
+            names = sorted(entry.name for entry in (location.path / path).iterdir())
+        return [name for name in names if group_exists(location, f"{path}/{name}")]
     return sorted(zarr.open_group(location.zarr(), path=path, mode="r").group_keys())
 
 
 def ensure_group(location: Location, path: str, attrs: Mapping[str, Any] | None = None) -> zarr.Group:
     """The group under `path`, made with `attrs` where it is missing."""
-    with writing(f"{location.url}/{path}"):
+    with explain_write_errors(f"{location.url}/{path}"):
         if group_exists(location, path):
             return open_writable(location, path)
         return zarr.open_group(
@@ -188,7 +232,7 @@ def is_complete(location: Location, path: str) -> bool:
     """Whether a group exists and was written to its end."""
     if not group_exists(location, path):
         return False
-    return bool(zarr.open_group(location.zarr(), path=path, mode="r").attrs.get(n.COMPLETE))
+    return bool(read_attrs(location, path).get(n.COMPLETE))
 
 
 def in_blocks(dataset: xr.Dataset) -> xr.Dataset:
@@ -209,13 +253,24 @@ def _write(location: Location, path: str, dataset: xr.Dataset, schema: DatasetSc
     if schema is not None:
         attrs |= {"schema": schema.name, "schema_version": schema.version}
     store = location.zarr(read_only=False)
-    described = _with_variable_text(dataset.assign_attrs(attrs))
+    described = _with_variable_text(_with_meanings(dataset.assign_attrs(attrs), schema))
     encoding = {str(name): _encoding(array) for name, array in described.variables.items()}
     described.drop_encoding().to_zarr(
         store, group=path, mode="w", consolidated=False, encoding=encoding, zarr_format=3,
         write_empty_chunks=True,
     )  # fmt: skip
     open_writable(location, path).attrs[n.COMPLETE] = True
+
+
+def _with_meanings(dataset: xr.Dataset, schema: DatasetSchema | None) -> xr.Dataset:
+    """Variables that say neither unit nor meaning say what the schema does, whatever they were put together from."""
+    known = {**schema.variables, **schema.coords} if schema is not None else {}
+    described = dataset.copy()
+    for name, spec in known.items():
+        if name in described.variables:
+            array = described.variables[name]
+            array.attrs = {"units": spec.units, "long_name": spec.meaning, **array.attrs}
+    return described
 
 
 def _with_variable_text(dataset: xr.Dataset) -> xr.Dataset:

@@ -33,7 +33,7 @@ FREE: Final = b""
 
 
 @contextlib.contextmanager
-def leased(location: Location, key: str, *, busy: str) -> Iterator[None]:
+def hold_lease(location: Location, key: str, *, busy: str) -> Iterator[None]:
     """Holds the lease `key` for this process; what it says is compared before and after a wait, never clocks.
 
     A process whose lease was taken over, or that could not renew it in time, is stopped as by Ctrl-C.

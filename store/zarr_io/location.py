@@ -8,8 +8,9 @@ import itertools
 import json
 import os
 import shutil
+import stat
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,17 @@ from zarr.core.metadata import ArrayV3Metadata
 
 from fintune_xr.errors import FintuneError, FintuneValueError, StoreDamagedError, StoreWriteError
 from fintune_xr.execution.whole_file import PARTIAL_SUFFIX, write_errors
-from fintune_xr.store.zarr_io.object_storage import check_url, file_system, options, reaching
+from fintune_xr.store.zarr_io.object_storage import check_url, environment_number, file_system, options
+from fintune_xr.store.zarr_io.refusals import explain_refusals, is_refusal, unreachable
 
 # What goes to object storage at once. S3 takes parts from 5 MiB on, 10,000 of them: shards of up to 160 GiB.
 PART_BYTES = 16 << 20
-# What zarr and its codecs raise for bytes that are not what was written.
-DECODING_ERRORS = (ValueError, RuntimeError, OSError, KeyError)
+# What zarr and its codecs raise for bytes that are not what was written; numbers read as lengths of texts ask for any
+# amount of memory.
+_DECODING_ERRORS = (ValueError, RuntimeError, OSError, KeyError, TypeError, ArithmeticError, MemoryError)
+_CANNOT_BE_READ = "{what} cannot be read: {error}. Run `fintune-xr check` to list what is damaged and how to repair it."
+# For those who say themselves where it is, and what to do.
+BARE = "{error}"
 _DESCRIPTION = "zarr.json"
 _VERSION_2 = {".zarray", ".zgroup", ".zattrs", ".zmetadata"}
 _METADATA = {"zarr.json", *_VERSION_2}
@@ -41,19 +47,62 @@ class Version3Store(zarr.storage.WrapperStore[Store]):
 
     Nor does it write what is there already: for every new array zarr offers the metadata of all groups above
     it, and a writer killed then would leave unfinished files in groups that are not its own to sweep.
+
+    Whatever reads through it raises StoreUnreachableError where storage refuses or does not answer.
     """
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        """The bytes under `key`, None where there are none, and for metadata of version 2 without asking.
+
+        Raises StoreDamagedError for metadata that describe no array and no group.
+        """
         if key.rpartition("/")[2] in _VERSION_2:
             return None
-        found = await self._store.get(key, prototype, byte_range)
+        with explain_refusals(self._place(key)):
+            found = await self._store.get(key, prototype, byte_range)
         if found is not None and byte_range is None and key.rpartition("/")[2] == _DESCRIPTION:
             _require_description(key, found.to_bytes(), self._store)
         return found
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
-        if not await self._store.exists(key):
-            await self._store.set_if_not_exists(key, value)
+        """Stores `value` under `key` where nothing is; what is there is not written again."""
+        if not await self.exists(key):
+            # Not `set`: another process may have written since, and is not written over.
+            with explain_refusals(self._place(key)) if self._is_remote else contextlib.nullcontext():
+                await self._store.set_if_not_exists(key, value)
+
+    async def set(self, key: str, value: Buffer) -> None:
+        """Stores `value` under `key`."""
+        # What a file system says of writing is explained by `explain_write_errors`.
+        with explain_refusals(self._place(key)) if self._is_remote else contextlib.nullcontext():
+            await self._store.set(key, value)
+
+    async def exists(self, key: str) -> bool:
+        """Whether something is stored under `key`."""
+        with explain_refusals(self._place(key)):
+            return await self._store.exists(key)
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        """Names of what lies right under `prefix`."""
+        with explain_refusals(self._place(prefix)):
+            async for name in self._store.list_dir(prefix):
+                yield name
+
+    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        """Keys that begin with `prefix`."""
+        with explain_refusals(self._place(prefix)):
+            async for key in self._store.list_prefix(prefix):
+                yield key
+
+    @property
+    def _is_remote(self) -> bool:
+        return isinstance(self._store, zarr.storage.FsspecStore)
+
+    def _place(self, key: str) -> str:
+        """`key` as people name it: a path, or a URL."""
+        if isinstance(self._store, zarr.storage.FsspecStore):
+            return f"{self._store.fs.unstrip_protocol(self._store.path)}/{key}"
+        return f"{getattr(self._store, 'root', self._store)}/{key}"
 
 
 def _require_description(key: str, content: bytes, store: Store) -> None:
@@ -78,6 +127,10 @@ class StrictStore(Version3Store):
     """
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        """The bytes under `key`; of metadata None where there are none.
+
+        Raises StoreDamagedError for a chunk that is missing or empty, and as `Version3Store.get` does.
+        """
         found = await super().get(key, prototype, byte_range)
         if not is_chunk_key(key) or (found is not None and len(found) > 0):
             return found
@@ -128,21 +181,31 @@ class Location:
 
     def size(self, key: str) -> int | None:
         """Bytes stored under `key`, or None where there is nothing."""
-        if self.is_local:
-            file = self.path / key
-            return file.stat().st_size if file.is_file() else None
-        try:
+        with explain_refusals(f"{self.url}/{key}"), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            if self.is_local:
+                # Not `is_file`, which takes what may not be looked at for what is not there.
+                status = (self.path / key).stat()
+                return status.st_size if stat.S_ISREG(status.st_mode) else None
             with self.remote() as (system, root):
                 return int(system.size(f"{root}/{key}"))
-        except FileNotFoundError:
-            return None
+        return None
+
+    def descriptions(self) -> list[str]:
+        """Keys of all descriptions of groups and arrays, sorted; a folder that may not be read hides none of them."""
+        with explain_refusals(self.url):
+            if self.is_local:
+                found = [Path(at, _DESCRIPTION) for at, _, files in _walk(self.path) if _DESCRIPTION in files]
+                return sorted(file.relative_to(self.path).as_posix() for file in found)
+            with self.remote() as (system, root):
+                keys = [str(file).removeprefix(f"{root.rstrip('/')}/") for file in system.find(root)]
+        return sorted(key for key in keys if key.rpartition("/")[2] == _DESCRIPTION)
 
     def read(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
         """Bytes of `key`, or of its range `start:end`; raises FileNotFoundError where there is nothing."""
         if not self.is_local:
             with self.remote() as (system, root):
                 return bytes(system.cat_file(f"{root}/{key}", start=start, end=end))
-        with (self.path / key).open("rb") as file:
+        with explain_refusals(f"{self.url}/{key}"), (self.path / key).open("rb") as file:
             file.seek(start or 0)
             return file.read() if end is None else file.read(end - (start or 0))
 
@@ -154,7 +217,7 @@ class Location:
 
         Raises StoreWriteError on a full disk, a read-only path or missing permission.
         """
-        with writing(f"{self.url}/{key}"):
+        with explain_write_errors(f"{self.url}/{key}"):
             if self.is_local:
                 return _replace_file(self.path / key, parts)
             with self.remote() as (system, root):
@@ -167,12 +230,12 @@ class Location:
         """
         if not self.is_local:
             raise FintuneValueError(f"{self.url}: object storage renames nothing; write `{key}` whole instead")
-        with writing(f"{self.url}/{key}"):
+        with explain_write_errors(f"{self.url}/{key}"):
             return str(_write_partial(self.path / key, parts).relative_to(self.path))
 
     def put_in_place(self, aside: str, key: str) -> None:
         """Renames what `write_aside` wrote to `key`, durably."""
-        with writing(f"{self.url}/{key}"):
+        with explain_write_errors(f"{self.url}/{key}"):
             (self.path / aside).replace(self.path / key)
             _sync_folder((self.path / key).parent)
 
@@ -194,7 +257,7 @@ class Location:
         if self.is_local:
             plain: Store = zarr.storage.LocalStore(self.url, read_only=read_only)
         else:
-            plain = _remote_store(self.url, read_only)
+            plain = _remote_store(self.url, read_only, environment_number())
         return StrictStore(plain) if read_only else Version3Store(plain)
 
     def sweep(self, folder: str = "") -> list[str]:
@@ -209,18 +272,18 @@ class Location:
     @contextlib.contextmanager
     def remote(self) -> Iterator[tuple[Any, str]]:
         """The file system and the root there."""
-        with reaching(self.url):
+        with explain_refusals(self.url):
             yield file_system(self.url)
 
 
-@functools.cache
-def _remote_store(url: str, read_only: bool) -> Store:
+@functools.lru_cache(maxsize=16)
+def _remote_store(url: str, read_only: bool, environment: int) -> Store:  # noqa: ARG001 - told apart by it
     """One connection for all that this process reads and writes: making a client anew takes a good second."""
     return zarr.storage.FsspecStore.from_url(url, storage_options=options(url), read_only=read_only)
 
 
 @contextlib.contextmanager
-def writing(what: str) -> Iterator[None]:
+def explain_write_errors(what: str) -> Iterator[None]:
     """Turns the operating system's refusals to write into a StoreWriteError that says what to do."""
     with write_errors(what):
         try:
@@ -234,16 +297,22 @@ def writing(what: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def reading(what: str) -> Iterator[None]:
-    """Turns what codecs say about bytes that are not those that were written into a StoreDamagedError."""
+def explain_read_errors(what: str, wording: str = _CANNOT_BE_READ) -> Iterator[None]:
+    """Turns what codecs say about bytes that are not those that were written into a StoreDamagedError of this wording.
+
+    Whoever goes on where something is damaged catches that alone: of what storage refuses, which is a
+    StoreUnreachableError, nothing is known.
+    """
     try:
         yield
     except FintuneError:
         raise
-    except DECODING_ERRORS as error:
-        raise StoreDamagedError(
-            f"{what} cannot be read: {error}. Run `fintune-xr check` to list what is damaged and how to repair it."
-        ) from error
+    except Exception as error:
+        if is_refusal(error):
+            raise unreachable(what, error) from error
+        if not isinstance(error, _DECODING_ERRORS):
+            raise
+        raise StoreDamagedError(wording.format(what=what, error=error)) from error
 
 
 def sync_array(location: Location, path: str, chunks: Iterable[int]) -> None:
@@ -264,6 +333,13 @@ def sync_array(location: Location, path: str, chunks: Iterable[int]) -> None:
 def _is_chunk(file: Path, chunk: int) -> bool:
     """Whether a file is a chunk of this number along the first dim, neither of 10 for 1 nor a killed writer's."""
     return file.name.split(".")[1] == str(chunk) and not file.name.endswith(PARTIAL_SUFFIX)
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    def refuse(error: OSError) -> None:
+        raise error
+
+    return os.walk(folder, onerror=refuse)
 
 
 def _replace_file(file: Path, parts: Iterable[bytes]) -> int:

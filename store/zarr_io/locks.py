@@ -11,10 +11,10 @@ from pathlib import Path
 
 from fintune_xr import names as n
 from fintune_xr.errors import RunBusyError, StoreWriteError
-from fintune_xr.execution.file_lock import holding_file
-from fintune_xr.store.zarr_io.leases import leased
-from fintune_xr.store.zarr_io.location import Location, writing
-from fintune_xr.store.zarr_io.recovery import clear_leftovers, moved_aside, recover_group
+from fintune_xr.execution.file_lock import hold_file
+from fintune_xr.store.zarr_io.leases import hold_lease
+from fintune_xr.store.zarr_io.location import Location, explain_write_errors
+from fintune_xr.store.zarr_io.recovery import aside_paths, clear_leftovers, recover_group
 
 LOGGER = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ REPLACING_S = 60.0
 
 
 @contextlib.contextmanager
-def holding(location: Location, name: str, *, what: str) -> Iterator[None]:
+def hold_lock(location: Location, name: str, *, what: str) -> Iterator[None]:
     """Holds the lock `name` of a store for this process, which is doing `what`.
 
     On a mounted file system the operating system lets go of it with the process. On object storage it is a
@@ -33,20 +33,20 @@ def holding(location: Location, name: str, *, what: str) -> Iterator[None]:
     Raises RunBusyError where another process holds it.
     """
     if not location.is_local:
-        with leased(location, f"{n.IMAGES}/{n.IMAGE}/.{name}.lock", busy=_busy(location, what)):
+        with hold_lease(location, f"{n.IMAGES}/{n.IMAGE}/.{name}.lock", busy=_busy(location, what)):
             yield
         return
     with _locked_file(location, name, what), _among_writers(location):
         yield
 
 
-def writing_tiles(location: Location) -> contextlib.AbstractContextManager[None]:
+def hold_tile_writes(location: Location) -> contextlib.AbstractContextManager[None]:
     """Holds images, annotations and quarantine. Raises RunBusyError where another process holds them."""
-    return holding(location, "ingest", what="adding tiles or annotations")
+    return hold_lock(location, "ingest", what="adding tiles or annotations")
 
 
 @contextlib.contextmanager
-def replacing(location: Location, path: str) -> Iterator[None]:
+def hold_replacement(location: Location, path: str) -> Iterator[None]:
     """Holds the group `path` of a local store, which another process holds for the moment in which it replaces it.
 
     On object storage a lease would take longer than the writing.
@@ -67,12 +67,12 @@ def replacing(location: Location, path: str) -> Iterator[None]:
 
 
 def _replacement(location: Location, path: str) -> contextlib.AbstractContextManager[None]:
-    return holding(location, f"replace-{path.replace('/', '+')}", what=f"writing {path}")
+    return hold_lock(location, f"replace-{path.replace('/', '+')}", what=f"writing {path}")
 
 
 def recover_replaced(location: Location) -> None:
     """Puts back groups that were moved aside by replacements which were killed; those that go on are let be."""
-    for path in list(moved_aside(location)):
+    for path in list(aside_paths(location)):
         with contextlib.suppress(RunBusyError, StoreWriteError, OSError), _replacement(location, path):
             recover_group(location, path)
 
@@ -88,8 +88,8 @@ def clear_if_alone(location: Location) -> None:
 def _locked_file(location: Location, name: str, what: str) -> Iterator[None]:
     file = _file(location, name)
     with contextlib.ExitStack() as held:
-        with writing(str(file)):
-            held.enter_context(holding_file(file, busy=_busy(location, what)))
+        with explain_write_errors(str(file)):
+            held.enter_context(hold_file(file, busy=_busy(location, what)))
         yield
 
 
@@ -98,7 +98,7 @@ def _among_writers(location: Location) -> Iterator[None]:
     """Shares a lock with all other writers, once whoever could have it alone has cleared what others left."""
     path = _file(location, "writers")
     with contextlib.ExitStack() as held:
-        with writing(str(path)):
+        with explain_write_errors(str(path)):
             file = held.enter_context(path.open("a+"))
             with contextlib.suppress(BlockingIOError):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,26 +1,29 @@
-"""Object storage through fsspec, and what goes wrong on the way there in words."""
+"""Object storage through fsspec: which options and clients reach it."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator
+import sys
+import threading
 from typing import Any
 from urllib.parse import urlsplit
 
 import fsspec
 
-from fintune_xr.errors import FintuneValueError, MissingPackageError, StoreUnreachableError
+from fintune_xr.errors import FintuneValueError, MissingPackageError
 
 # Another word for AWS_ENDPOINT_URL, which botocore reads by itself.
 ENDPOINT = "S3_ENDPOINT_URL"
 
-# Libraries of object storage raise errors of their own families, which need not be installed here.
-_LIBRARIES = ("botocore", "aiobotocore", "aiohttp", "gcsfs", "adlfs", "azure")
 # Another process writes too, so that a remembered listing is soon wrong.
 _OPTIONS: dict[str, Any] = {"use_listings_cache": False}
 # s3fs would ask for the size of every object before it reads it, to read large ones in parts side by side.
 _S3_OPTIONS: dict[str, Any] = {"max_concurrency": 1}
+
+# The variables under which the clients that are kept were made, and how often they have changed.
+_environment: dict[str, str] = {}
+_n_environments = 0
+_lock = threading.Lock()
 
 
 def check_url(url: str) -> None:
@@ -39,8 +42,27 @@ def options(url: str) -> dict[str, Any]:
     """How fsspec is to reach `url`; keys are not among them."""
     if not url.startswith(("s3://", "s3a://")):
         return dict(_OPTIONS)
+    environment_number()
     endpoint = os.environ.get(ENDPOINT, "")
     return {**_OPTIONS, **_S3_OPTIONS, **({"endpoint_url": endpoint} if endpoint else {})}
+
+
+def environment_number() -> int:
+    """Another number each time that endpoint, keys or profile have changed: whoever keeps a client keeps it under this.
+
+    s3fs keeps one client per set of options for the whole process, and those are not among them: whoever changes them
+    in a running session would go on reading from the place that they named before. Its clients are forgotten here.
+    """
+    global _n_environments
+    with _lock:
+        now = {name: value for name, value in os.environ.items() if name.startswith("AWS_") or name == ENDPOINT}
+        if _environment != now:
+            if "s3fs" in sys.modules:
+                sys.modules["s3fs"].S3FileSystem.clear_instance_cache()
+            _environment.clear()
+            _environment.update(now)
+            _n_environments += 1
+        return _n_environments
 
 
 def once_options(url: str) -> dict[str, Any]:
@@ -64,18 +86,3 @@ def file_system(url: str) -> tuple[Any, str]:
         ) from error
     except ValueError as error:
         raise FintuneValueError(f"{url}: {error}. Use a path, or a URL such as s3://bucket/cohort.zarr") from error
-
-
-@contextlib.contextmanager
-def reaching(url: str) -> Iterator[None]:
-    """Turns refusals of object storage into a StoreUnreachableError that shows no key."""
-    try:
-        yield
-    except Exception as error:
-        is_refusal = isinstance(error, PermissionError) or type(error).__module__.partition(".")[0] in _LIBRARIES
-        if not is_refusal:
-            raise
-        raise StoreUnreachableError(
-            f"cannot reach {url}: {error}. Endpoint and keys come from the environment: AWS_ENDPOINT_URL, "
-            "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY (or ~/.aws)."
-        ) from error

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from xarray.backends import BackendArray
 from xarray.coding.common import lazy_elemwise_func
 
-from fintune_xr.store.zarr_io.location import reading
+from fintune_xr.store.zarr_io.location import explain_read_errors
 
 # Text of fixed width can be plotted and is known everywhere; labels of a very large cohort would fill the memory.
 FIXED_WIDTH_BYTES: Final = 128 << 20
@@ -115,11 +115,11 @@ class _Checked(BackendArray):
         self.shape, self.dtype = array.shape, array.dtype
 
     def __getitem__(self, key: Any) -> Any:
-        with reading(self.what):
+        with explain_read_errors(self.what):
             return self.array[key]
 
 
-def checked(dataset: xr.Dataset, what: str) -> xr.Dataset:
+def guard_decoding(dataset: xr.Dataset, what: str) -> xr.Dataset:
     """`dataset`, as xarray has opened it, that raises StoreDamagedError when values are read that do not decode."""
     for name, variable in dataset.variables.items():
         # xarray has laid its own wrappers around what reads; none of them needs to know.

@@ -16,17 +16,17 @@ LOG: Final = "cells-"
 OLD: Final = ".old"
 
 
-def staged(path: str) -> str:
+def staging_prefix(path: str) -> str:
     """Beginning of the names that a group is staged under; `+` occurs in no name of a run."""
     return f"{n.STAGING}/{path.replace('/', '+')}+"
 
 
-def ordered(run: str) -> str:
+def ordering_prefix(run: str) -> str:
     """Beginning of the names under `staging` that the cells of a run are put in order under."""
     return f"ordered-{run}+"
 
 
-def moved_aside(location: Location) -> Iterator[str]:
+def aside_paths(location: Location) -> Iterator[str]:
     """Paths of groups whose earlier version lies aside: a replacement goes on, or was killed."""
     for name in _staging(location):
         group, is_staged, _ = name.rpartition("+")
@@ -39,7 +39,7 @@ def recover_group(location: Location, path: str) -> None:
 
     The caller must be the only one who replaces this group.
     """
-    prefix = staged(path).rpartition("/")[2]
+    prefix = staging_prefix(path).rpartition("/")[2]
     for name in _staging(location):
         is_missing = location.size(f"{path}/zarr.json") is None
         if is_missing and name.startswith(prefix) and name.endswith(OLD):
@@ -71,7 +71,7 @@ def clear_leftovers(location: Location) -> None:
 
     The caller must be the only writer of the store.
     """
-    for path in list(moved_aside(location)):
+    for path in list(aside_paths(location)):
         recover_group(location, path)
     sweep_staging(location, *(name for name in _staging(location) if not name.startswith(LOG)))
     location.sweep()

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from fintune_xr.errors import StoreDamagedError
 from fintune_xr.store.zarr_io import shards
-from fintune_xr.store.zarr_io.location import Location, reading
+from fintune_xr.store.zarr_io.location import Location, explain_read_errors
 
 _CHECKSUM = 4
 # Of a chunk packed by Blosc, where its header says how many bytes it unpacks to.
@@ -44,7 +44,7 @@ class TileReader:
         """
         if not 0 <= tile < self.shape[0]:
             raise IndexError(f"tile {tile} of {self.shape[0]}")
-        with reading(f"tile {tile} of {self.location.url}/{self.grid.path}"):
+        with explain_read_errors(f"tile {tile} of {self.location.url}/{self.grid.path}"):
             try:
                 return self._read(tile)
             except StoreDamagedError:
@@ -58,15 +58,30 @@ class TileReader:
                     "how to repair it."
                 ) from error
 
-    def _read(self, tile: int) -> NDArray[Any]:
+    def checksums(self, tile: int) -> tuple[tuple[int, bytes], ...]:
+        """Bytes and stored checksum of each chunk of a tile: others where its pixels are others.
+
+        Raises StoreDamagedError where the shard or one of the tile's chunks is missing.
+        """
+        with explain_read_errors(f"tile {tile} of {self.location.url}/{self.grid.path}"):
+            key, places = self._places(tile)
+            return tuple(
+                (size, self.location.read(key, start + size - _CHECKSUM, start + size)) for start, size in places
+            )
+
+    def _places(self, tile: int) -> tuple[str, list[tuple[int, int]]]:
+        """The object that holds a tile, and where in it each of its chunks begins and how many bytes it has."""
         shard, slot = divmod(tile, self.grid.tiles_per_shard)
         places = self._index_of(shard)[slot].tolist()
         if any(place[0] == shards.ABSENT for place in places):
             raise StoreDamagedError(f"{self.grid.key(shard)} in {self.location.url}: tile {tile} is absent")
+        return self.grid.key(shard), places
+
+    def _read(self, tile: int) -> NDArray[Any]:
+        key, places = self._places(tile)
         whole = np.empty(self.grid.shard[1:], np.dtype(self.grid.dtype).newbyteorder("<"))
         for (start, size), target in zip(places, shards.chunks_of(whole, self.grid), strict=True):
-            packed = self.location.read(self.grid.key(shard), start, start + size)
-            _decode_into(target, packed)
+            _decode_into(target, self.location.read(key, start, start + size))
         cropped = whole[tuple(slice(0, length) for length in self.shape[1:])]
         return cropped.astype(self.grid.dtype, copy=False)
 

@@ -197,7 +197,7 @@ def test_every_set_of_kept_tiles_is_equally_likely() -> None:
     counts = np.array([[1, 2, 4, 8, 16, 32]])
     pool = kernels_resample.pools(counts, np.ones((1, 6), int), np.zeros(6, int), np.array([9], np.uint64))
     n_draws = 30_000
-    ratio = kernels_resample.ratios_left_out(pool, 5, np.arange(n_draws))
+    ratio = kernels_resample.leave_out_ratios(pool, 5, np.arange(n_draws))
     times = Counter(np.rint(ratio[:, 0, 0] * 5).astype(int).tolist())
     assert sorted(times) == sorted(63 - 2**i for i in range(6))
     chi2 = sum((found - n_draws / 6) ** 2 / (n_draws / 6) for found in times.values())
@@ -217,7 +217,7 @@ def test_every_draw_with_replacement_is_as_likely_as_counting_says() -> None:
 
 
 def test_donors_are_drawn_binomially() -> None:
-    times = kernels_resample.donors_drawn(10, 3, np.arange(20_000))
+    times = kernels_resample.draw_donors(10, 3, np.arange(20_000))
     absent = (times == 0).mean(axis=0)
     np.testing.assert_allclose(absent, 0.9**10, atol=5 * math.sqrt(0.35 * 0.65 / 20_000))
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fintune_xr.analysis.clinical import clinical_outcomes, donor_key, read_clinical
 from fintune_xr.analysis.outcomes import BETTER, BROKEN, DEFAULT_OUTCOMES, KNOWN_OUTCOMES, UNKNOWN, WORSE
-from fintune_xr.analysis.published import published_segmentation
+from fintune_xr.analysis.reference_figures import published_segmentation
 from fintune_xr.errors import FintuneValueError, UnknownNameError
 
 

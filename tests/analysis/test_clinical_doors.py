@@ -7,7 +7,9 @@ import unicodedata
 import pandas as pd
 import pytest
 
-from fintune_xr.analysis.clinical import clinical_outcomes, told_of_join, told_of_outcomes
+from fintune_xr import names as n
+from fintune_xr.analysis.clinical import clinical_outcomes, join_lines, outcome_lines
+from fintune_xr.analysis.group_labels import clinical_groups
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.text_tables import text_table
 
@@ -27,6 +29,8 @@ def table(text: str | bytes) -> pd.DataFrame:
         (b"PK\x03\x04" + bytes(99), "Excel workbook"),
         ("projid,nft,age\n" + ROWS.replace("\n", ",\n"), "row 2 has 4 fields, the header 3"),
         ("projid,nft,age\n" + ROWS + "x,1,2,3\n", "in line 6, saw 4"),
+        ("projid,nft,age\n" + ROWS + "x,1\n", "row 6 has 2 fields, the header 3"),
+        (("projid,nft,age\n" + ROWS).encode("utf-16-le"), "bytes of 0, as UTF-16"),
         ("projid,nft,nft\n" + ROWS, "column 'nft' is there more than once"),
     ],
 )
@@ -51,12 +55,65 @@ def test_codes_of_missing_values_are_questioned(code: str) -> None:
         facts(text, covariates=["age"])
 
 
+@pytest.mark.parametrize("code", ["-1", "-4.0"])
+@pytest.mark.parametrize("column", ["tau", "age"])
+def test_the_only_negative_value_is_named(code: str, column: str) -> None:
+    """ADNI writes -4, others -1; a change of a score may be just that, so nothing is refused."""
+    rows = "".join(f"{donor},{i},{70 + i}\n" for i, donor in enumerate(DONORS[:3]))
+    last = {"tau": "3", "age": "80"} | {column: code}
+    found = clinical_outcomes(
+        table(f"projid,tau,age\n{rows}{DONORS[3]},{last['tau']},{last['age']}\n"), DONORS, donor_column="projid",
+        outcomes=["tau"], covariates=["age"],
+    )  # fmt: skip
+    said = [line for line in join_lines(found) if "only negative" in line]
+    assert said == [
+        f"{float(code):g} of donor '00100004' is the only negative value in column '{column}': where it stands for a "
+        "missing one, leave it empty"
+    ]
+
+
+@pytest.mark.parametrize("values", [(-1.5, 2, 3, 4), (-1, -2, 3, 4), (-1, -1, -1, -1), (0, 1, 2, 3)])
+def test_scores_of_both_signs_are_not_questioned(values: tuple[float, ...]) -> None:
+    rows = "".join(f"{donor},{value}\n" for donor, value in zip(DONORS, values, strict=True))
+    found = clinical_outcomes(table("projid,tau\n" + rows), DONORS, donor_column="projid", outcomes=["tau"])
+    assert not join_lines(found)
+
+
+def test_what_can_adjust_or_be_nothing_is_told() -> None:
+    of = table("projid,nft,age,cogdx\n" + "".join(f"{donor},{i},70,1\n" for i, donor in enumerate(DONORS)))
+    found = clinical_outcomes(of, DONORS, donor_column="projid", outcomes=["nft"], covariates=["age"])
+    assert join_lines(found) == ["covariate 'age' is the same in all donors that have it, and adjusts nothing"]
+    for asked, said in (
+        ({"outcomes": ["projid"]}, "outcome 'projid' is the column of the donor ids"),
+        ({"outcomes": ["nft"], "covariates": ["projid"]}, "covariate 'projid' is the column of the donor ids"),
+        ({"outcomes": ["nft"], "covariates": ["nft"]}, "'nft' is an outcome and a covariate"),
+        ({"outcomes": ["cogdx_ordered"], "covariates": ["cogdx"]}, "'cogdx_ordered' is an outcome and a covariate"),
+    ):
+        with pytest.raises(FintuneValueError, match=said):
+            clinical_outcomes(of, DONORS, donor_column="projid", **asked)
+    with pytest.raises(FintuneValueError, match="'projid' is the column of the donor ids"):
+        clinical_groups(of, DONORS, donor_column="projid", groups=["projid"])
+
+
+def test_groups_in_two_spellings_are_refused() -> None:
+    of = table("projid,dx\n" + "".join(f"{d},{g}\n" for d, g in zip(DONORS, ("AD", "a d", "AD ", "CN"), strict=True)))
+    for groups in ("dx", "dx=AD,a d"):
+        with pytest.raises(
+            FintuneValueError, match=r"groups '(AD|a d)' and '(AD|a d)' in column 'dx' differ in capitals"
+        ):
+            clinical_groups(of, DONORS, donor_column="projid", groups=[groups])
+    found = clinical_groups(of, DONORS, donor_column="projid", groups=["dx=AD,CN"])
+    assert found[n.LABEL].values[:, 0].tolist() == ["AD", "", "AD", "CN"]
+
+
 def test_values_that_only_look_alike_are_taken() -> None:
     for values in ("-9,-3,-7.5,-4", "700,999,850,900"):
         rows = "".join(
             f"{donor},1.{i},{v}\n" for i, (donor, v) in enumerate(zip(DONORS, values.split(","), strict=True))
         )
-        facts("projid,nft,age\n" + rows, covariates=["age"])
+        found = facts("projid,nft,age\n" + rows, covariates=["age"])
+        taken = found[n.COVARIATE_VALUE].sel({n.COVARIATE: "age"}).values.tolist()
+        assert sorted(taken) == sorted(map(float, values.split(",")))
 
 
 def test_infinity_and_ids_of_excel_are_refused() -> None:
@@ -67,7 +124,7 @@ def test_infinity_and_ids_of_excel_are_refused() -> None:
 
 
 def test_who_is_absent_is_named() -> None:
-    lines = told_of_join(facts("projid,nft,age\n" + ROWS.replace("00100003", "Mean")))  # type: ignore[arg-type]
+    lines = join_lines(facts("projid,nft,age\n" + ROWS.replace("00100003", "Mean")))  # type: ignore[arg-type]
     assert lines == [
         "1 of 4 donors have no row in the clinical table: '00100003'",
         "1 rows of the clinical table are of no donor: 'Mean'",
@@ -75,9 +132,7 @@ def test_who_is_absent_is_named() -> None:
 
 
 def test_outcomes_in_another_spelling_are_named() -> None:
-    assert (
-        "column 'NFT' is not taken for the outcome 'nft'" in told_of_outcomes(table("projid,NFT,gpath\n" + ROWS), [])[0]
-    )
+    assert "column 'NFT' is not taken for the outcome 'nft'" in outcome_lines(table("projid,NFT,gpath\n" + ROWS), [])[0]
 
 
 def test_ids_are_one_in_both_spellings() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import matplotlib as mpl
 import numpy as np
@@ -15,18 +16,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from fintune_xr import names as n
-from fintune_xr.analysis.figures import (
-    overlays as pictures,
-)
-from fintune_xr.analysis.figures import (
-    statistics as figures,
-)
-from fintune_xr.analysis.figures import (
-    studies as study_figures,
-)
-from fintune_xr.analysis.figures import (
-    style as figure_style,
-)
+from fintune_xr.analysis.figures import overlays as pictures
+from fintune_xr.analysis.figures import statistics as figures
+from fintune_xr.analysis.figures import studies as study_figures
+from fintune_xr.analysis.figures import style as figure_style
+from fintune_xr.analysis.figures.points import Axis, Points, scatter_svg
 from fintune_xr.seeds import stream
 
 RUNS, DONORS, MARKERS, OUTCOMES = ["base", "tuned"], ["d1", "d2", "d3"], ["GFAP", "IBA1"], ["nft", "cogdx"]
@@ -212,6 +206,18 @@ def test_same_arrays_give_the_same_bytes() -> None:
     assert figure_style.data_uri(figures.ratio_figure(_ratio()), "png").startswith("data:image/png;base64,")
 
 
+@pytest.mark.parametrize("width", [1.5, 2.9, 3.3, 9.0])
+def test_lines_below_are_not_wider_than_the_figure(width: float) -> None:
+    figure = figure_style.new_figure(width, 3.0)
+    figure.subplots()
+    figure_style.line_below(
+        figure, "Outlines: orange positive, blue negative, grey where the rule could not tell", "* q < 0.05"
+    )
+    figure.draw_without_rendering()
+    (box,) = (text.get_window_extent() for text in figure.texts)
+    assert box.x1 <= figure.bbox.x1
+
+
 def test_drawing_leaves_global_settings_alone() -> None:
     before = dict(mpl.rcParams)
     figures.association_figure(_association())
@@ -231,3 +237,16 @@ def test_figures_need_neither_pyplot_nor_torch() -> None:
     code = f"import sys, {modules}; print([m for m in ('matplotlib.pyplot', 'torch') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_long_names_of_axes_are_no_longer_than_their_axis() -> None:
+    points = Points(np.array([1.0, 2.0]), np.array([1.0, 2.0]), ("a", "b"))
+    for label, is_long in (("GFAP median:mean_intensity.marker (counts)", True), ("GFAP share", False)):
+        drawn = ElementTree.fromstring(scatter_svg(points, x=Axis("nft"), y=Axis(label), colour="#000"))
+        (text,) = [one for one in drawn.iter("text") if one.text == label]
+        assert ("textLength" in text.attrib) == is_long
+        upright = [
+            line for line in drawn.iter("line") if line.get("class") == "axis" and line.get("x1") == line.get("x2")
+        ]
+        length = abs(float(upright[0].get("y2", "0")) - float(upright[0].get("y1", "0")))
+        assert not is_long or 0 < float(text.get("textLength", "inf")) <= length

@@ -9,6 +9,8 @@ z <- c(71,88,90,65,79,83,77,92,69,81,85,74); s <- c(0,1,1,0,1,0,0,1,1,0,1,0)
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -36,6 +38,18 @@ def test_spearman_with_ties_and_missing_equals_r() -> None:
     assert found.rho == pytest.approx(0.90343117513109861, abs=1e-10)
     assert found.p == pytest.approx(0.00033813394482917687, abs=1e-10)
     assert found.n == 10
+
+
+@pytest.mark.parametrize("shape", [(7,), (1, 7), (1, 1, 7), (2, 1, 7)])
+def test_spearman_of_one_row_and_of_many_says_nothing_of_its_own(shape: tuple[int, ...]) -> None:
+    values = np.random.default_rng(0).random(shape)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = kernels.spearman(values, np.arange(7.0))
+    assert found.rho.shape == shape[:-1]
+    assert found.rho.reshape(-1)[-1] == pytest.approx(
+        scipy.stats.spearmanr(values.reshape(-1, 7)[-1], range(7)).statistic
+    )
 
 
 def test_spearman_without_ties_equals_r() -> None:
@@ -112,7 +126,7 @@ def test_q_is_above_p_monotone_and_equals_statsmodels(p: np.ndarray) -> None:
 @pytest.mark.parametrize(
     ("a", "b", "reason"),
     [
-        ([1, 1, 1, 1], [1, 2, 3, 4], "the ratio is the same in all donors"),
+        ([1, 1, 1, 1], [1, 2, 3, 4], "the ratio or readout is the same in all donors"),
         ([1, 2, 3, 4], [2, 2, 2, 2], "the outcome is the same in all donors"),
         ([1, 2, np.nan, 4], [np.nan, 2, 3, 4], "fewer than 3 donors have both values"),
         ([np.nan] * 4, [1, 2, 3, 4], "fewer than 3 donors have both values"),

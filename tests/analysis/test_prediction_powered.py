@@ -10,9 +10,9 @@ from scipy import stats
 from fintune_xr import names as n
 from fintune_xr.analysis.prediction_powered import (
     Labelled,
-    corrected,
+    correct_ratios,
     donor_ratios,
-    labelled,
+    labelled_sums,
     mean_ratio,
     reliability,
     rho_of_true_ratios,
@@ -36,13 +36,13 @@ TILES = validation(
 
 
 def test_tiles_of_a_donor_are_summed_and_unknown_ones_left_out() -> None:
-    found = labelled(TILES)
+    found = labelled_sums(TILES)
     np.testing.assert_allclose(found.true, [4 / 20, 0.5, 0.1, 0.5])
     np.testing.assert_allclose(found.predicted, [8 / 20, 0.6, 0.25, 5 / 8])
 
 
 def test_corrected_ratio_of_a_donor_by_hand() -> None:
-    known = labelled(TILES)
+    known = labelled_sums(TILES)
     rectifiers = np.array([-0.2, -0.1, -0.15, -0.125])
     value, low, high = donor_ratios(np.array([0.6, 0.1]), known)
     half = stats.t.ppf(0.975, 3) * rectifiers.std(ddof=1) * np.sqrt(1.25)
@@ -116,10 +116,10 @@ def test_every_marker_is_corrected_by_its_own_tiles() -> None:
     outcomes = xr.DataArray(
         np.arange(4.0)[:, None], dims=(n.DONOR, n.OUTCOME), coords={n.DONOR: donors[:4], n.OUTCOME: ["nft"]}
     )
-    found = corrected(ratio, outcomes, known)
+    found = correct_ratios(ratio, outcomes, known)
     np.testing.assert_allclose(found[n.RATIO_CORRECTED].sel(marker="GFAP"), ratio.sel(marker="GFAP") - 0.14375)
     assert found[n.RATIO_CORRECTED].sel(marker="IBA1").isnull().all()
     assert found[n.N_ANNOTATED].values.tolist() == [4, 1]
     assert found[n.RHO_CORRECTED].sizes == {n.MARKER: 2, n.OUTCOME: 1}
     adjusting = xr.DataArray(np.ones((5, 1)), dims=(n.DONOR, n.COVARIATE), coords={n.DONOR: donors})
-    assert corrected(ratio, outcomes, known, covariates=adjusting)[n.RHO_CORRECTED].isnull().all()
+    assert correct_ratios(ratio, outcomes, known, covariates=adjusting)[n.RHO_CORRECTED].isnull().all()

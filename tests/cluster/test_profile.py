@@ -438,3 +438,18 @@ job_script(load_profile("slurm-cpu"))
 assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "absurd"),
+    [
+        ("threads", "workers=100000000"), ("processes", "workers=100000000"), ("cuda", "workers=100000000"),
+        ("cuda", "threads=100000000"), ("slurm-cpu", "slurm.max_jobs=100000000"),
+        ("slurm-cpu", "slurm.cores=100000000"),
+    ],
+)  # fmt: skip
+def test_a_slip_of_the_finger_is_refused_before_anything_starts(name: str, absurd: str) -> None:
+    key = absurd.partition("=")[0].rpartition(".")[2]
+    with pytest.raises(SettingsError, match=key):
+        load_profile(name, (absurd,))
+    assert load_profile(name, (f"{absurd.partition('=')[0]}=500",))

@@ -290,8 +290,16 @@ def test_a_queue_that_never_answers_again_ends_a_session_without_workers(monkeyp
 
 def test_a_worker_that_comes_while_the_queue_is_silent_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     silence = Silence(monkeypatch)
-    monkeypatch.setattr(lookout.time, "sleep", lambda _: silence.books.cluster.register("w1"))
+    waits: list[float] = []
+
+    def register(seconds: float) -> None:
+        waits.append(seconds)
+        silence.books.cluster.register("w1")
+
+    monkeypatch.setattr(lookout.time, "sleep", register)
     silence.lookout.wait_for_first_worker()
+    assert len(waits) == 1
+    assert ["jobs are left as they are" in line for line in silence.books.said] == [True]
 
 
 HAPPENINGS = ["register", "PENDING", "RUNNING", *sorted(ENDED), "restart", "less"]

@@ -29,10 +29,10 @@ from fintune_xr.pipelines.console import heard_by, say
 from fintune_xr.pipelines.steps.annotate import annotate
 from fintune_xr.pipelines.steps.ingest import ingest
 from fintune_xr.pipelines.steps.split import split
-from fintune_xr.pipelines.steps.train import train, trained_on
+from fintune_xr.pipelines.steps.train import cluster_training, train
 from fintune_xr.pipelines.studies.budget import budget
 from fintune_xr.pipelines.workers import remote_calls as remote
-from fintune_xr.pipelines.workers.remote_calls import results_from_workers, seen_everywhere, settings_there
+from fintune_xr.pipelines.workers.remote_calls import results_from_workers, settings_there, shared_path
 from fintune_xr.simulation.if_cohort import simulate_cohort
 from fintune_xr.store.cohort import open_cohort
 
@@ -110,9 +110,9 @@ def test_workers_with_gpus_never_train_on_the_cpu_by_chance() -> None:
 def test_paths_are_made_absolute_and_names_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()
-    assert seen_everywhere("mine") == seen_everywhere(Path("mine")) == str(tmp_path / "mine")
-    assert seen_everywhere("models/later") == str(tmp_path / "models" / "later")
-    assert [seen_everywhere(name) for name in ("flow_unet", "s3://bucket/a", "", None)] == [
+    assert shared_path("mine") == shared_path(Path("mine")) == str(tmp_path / "mine")
+    assert shared_path("models/later") == str(tmp_path / "models" / "later")
+    assert [shared_path(name) for name in ("flow_unet", "s3://bucket/a", "", None)] == [
         "flow_unet", "s3://bucket/a", "", "",
     ]  # fmt: skip
 
@@ -120,7 +120,7 @@ def test_paths_are_made_absolute_and_names_are_not(tmp_path: Path, monkeypatch: 
 def test_a_folder_named_like_a_model_is_not_taken_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "flow_unet").mkdir()
-    _, there = trained_on("threads", model="flow_unet", config=None, overrides=())
+    _, there = cluster_training("threads", model="flow_unet", config=None, overrides=())
     assert there["model"] == "flow_unet"
 
 

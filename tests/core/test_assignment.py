@@ -138,7 +138,7 @@ def test_the_same_image_on_one_side_is_no_leak() -> None:
 
 def test_donor_and_file_on_two_sides() -> None:
     planes = images(4)
-    assert leaks_of(planes, ["train", "test", "", "val"], donor=["a", "a", "a", "b"]) == [
+    assert leaks_of(planes, ["train", "test", n.UNASSIGNED, "val"], donor=["a", "a", "a", "b"]) == [
         "t0 (train) and t1 (test): same donor a"
     ]
     assert leaks_of(planes, ["train", "test", "val", "val"], digest=["x", "y", "z", "x"]) == [
@@ -156,7 +156,7 @@ def test_the_digest_changes_with_any_assignment() -> None:
 def test_leaks_are_those_of_a_comparison_pair_by_pair(count: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     tile = [f"t{i}" for i in range(count)]
-    split = rng.choice(["train", "val", "test", ""], count).tolist()
+    split = rng.choice(["train", "val", "test", n.UNASSIGNED], count).tolist()
     donor, digest = rng.choice(list("abcdefgh"), count).tolist(), rng.choice(list("stuvwxyz"), count).tolist()
     hashes = rng.random((2, 8, N_BITS)) < 0.5
     hashes = np.array([hashes ^ (rng.random(hashes.shape) < rng.choice([0.02, 0.08, 0.1, 0.5])) for _ in tile], bool)
@@ -171,7 +171,7 @@ def test_leaks_are_those_of_a_comparison_pair_by_pair(count: int, seed: int) -> 
         }
         near = [f"{name}: {n} of 256 bits differ" for name, n in bits.items() if n <= NEAR_DUPLICATE_BITS]
         whys += [f"nearly the same image ({', '.join(near)})"] * bool(near)
-        if split[i] and split[j] and split[i] != split[j] and whys:
+        if n.UNASSIGNED not in (split[i], split[j]) and split[i] != split[j] and whys:
             expected.append(f"{tile[i]} ({split[i]}) and {tile[j]} ({split[j]}): {whys[0]}")
     seen = Looks(("DAPI", "GFAP"), np.packbits(hashes, axis=-1).view(np.uint64), told)
     found = find_leaks(tile, split, donor=donor, digest=digest, seen=seen)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fintune_xr.errors import FintuneValueError, SettingsError
 from fintune_xr.metrics.instance import match_masks, match_subsets
 from fintune_xr.pixels.cell_gates import UNGATED, Gate, GateSettings, intensity_bounds, is_kept
-from fintune_xr.pixels.cell_measurement import measure_cells, renumbered
+from fintune_xr.pixels.cell_measurement import measure_cells, renumber
 from fintune_xr.seeds import stream
 from fintune_xr.settings import load_settings
 from fintune_xr.simulation.phantoms import phantom_tile
@@ -101,7 +101,7 @@ def test_matching_subsets_equals_matching_masks_that_were_gated(seed: int) -> No
     order = rng.permutation(cells.n_cells)
     found = match_subsets(true.mask, shifted, labels=cells.label[order], kept=kept[:, order])
     for one, subset in zip(found, kept, strict=True):
-        slow = match_masks(true.mask, renumbered(np.where(np.isin(shifted, cells.label[subset]), shifted, 0)).mask)
+        slow = match_masks(true.mask, renumber(np.where(np.isin(shifted, cells.label[subset]), shifted, 0)).mask)
         assert (one.n_true, one.n_predicted) == (slow.n_true, slow.n_predicted)
         for name in ("tp", "fp", "fn"):
             assert np.array_equal(getattr(one, name), getattr(slow, name))

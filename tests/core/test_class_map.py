@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from fintune_xr.errors import SettingsError, UnknownNameError
-from fintune_xr.settings import load_settings, validated
-from fintune_xr.tasks.class_map import ClassMap, check_class_map, confirmed_clashes, default_class_map
-from fintune_xr.tasks.legends import BCSS, EBHI, Legend, choose_legend, parse_legend, stored_legend, unnamed_legend
+from fintune_xr.settings import load_settings, validate
+from fintune_xr.tasks.class_map import ClassMap, check_class_map, confirmed_clashes, default_class_map, joined_codes
+from fintune_xr.tasks.legend_files import parse_legend
+from fintune_xr.tasks.legends import BCSS, EBHI, Legend, choose_legend, stored_legend, unnamed_legend
 
 
 def test_bcss_legend_is_the_published_table(real_data: Path) -> None:
@@ -33,6 +34,18 @@ def test_nine_is_fat_is_asked_before_it_is_obeyed() -> None:
     assert "code 9 is 'fat' in these annotations; blood_vessel is 18; write 18, or confirm: confirm_codes=[9]" in str(
         told.value
     )
+
+
+def test_codes_that_a_class_takes_in_are_told() -> None:
+    asked = load_settings(ClassMap, {"classes": {"blood_vessel": [9, 18], "tumor": [1, 19, 20], "tils": [3]}})
+    assert check_class_map(asked, BCSS) is asked
+    assert joined_codes(asked, BCSS) == (
+        "blood_vessel takes in code 9 (fat)", "tumor takes in code 19 (angioinvasion), 20 (dcis)"
+    )  # fmt: skip
+    confirmed = asked.model_copy(update={"confirm_codes": (9, 19, 20)})
+    assert joined_codes(confirmed, BCSS) == ()
+    assert joined_codes(ClassMap(), BCSS) == ()
+    assert joined_codes(asked, unnamed_legend([1, 3, 9, 18, 19, 20])) == ()
 
 
 def test_a_confirmed_clash_is_kept_for_the_report() -> None:
@@ -72,7 +85,7 @@ def test_names_that_do_not_fit(classes: dict[str, list[int]], told: str) -> None
 ])  # fmt: skip
 def test_maps_that_make_no_sense(values: dict[str, object], told: str) -> None:
     with pytest.raises(SettingsError, match=told):
-        validated(ClassMap, values)
+        validate(ClassMap, values)
 
 
 def test_order_of_classes_is_part_of_the_digest_and_survives_json() -> None:
@@ -86,7 +99,7 @@ def test_order_of_classes_is_part_of_the_digest_and_survives_json() -> None:
 @given(st.permutations(range(22)), st.integers(1, 6), st.sampled_from(["other", "ignore"]))
 def test_labels_follow_the_map_code_by_code(order: list[int], n_classes: int, rest: str) -> None:
     chosen = [code for code in order if code != 0][:n_classes]
-    asked = validated(ClassMap, {"classes": {f"c{k}": [code] for k, code in enumerate(chosen)}, "rest": rest})
+    asked = validate(ClassMap, {"classes": {f"c{k}": [code] for k, code in enumerate(chosen)}, "rest": rest})
     codes = np.arange(22, dtype=np.uint8).reshape(2, 11)
     expected = [
         255 if code == 0 else chosen.index(code) + 1 if code in chosen else 0 if rest == "other" else 255

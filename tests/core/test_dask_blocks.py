@@ -23,7 +23,7 @@ from fintune_xr.cluster.profile import Profile
 from fintune_xr.cluster.session import session
 from fintune_xr.errors import FintuneValueError, StoreDamagedError, StoreWriteError, WorkerLostError
 from fintune_xr.execution import dask_blocks as blocks
-from fintune_xr.execution.dask_blocks import BLOCKS_PER_WORKER_THREAD, gathered, map_plans
+from fintune_xr.execution.dask_blocks import TASKS_PER_WORKER_THREAD, gather_batches, map_plans
 from fintune_xr.execution.read_ahead import ahead, batches
 from fintune_xr.models.registry import resolve_checkpoint
 from fintune_xr.models.threshold.kind import ThresholdSettings
@@ -33,7 +33,7 @@ from fintune_xr.tasks.records import ShardPlan
 
 THREADS = 2
 FAILURES = "distributed.scheduler.allowed-failures"
-WINDOW = BLOCKS_PER_WORKER_THREAD * THREADS
+WINDOW = TASKS_PER_WORKER_THREAD * THREADS
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +116,12 @@ def test_every_plan_gives_one_result(client: Client) -> None:
     assert sorted(found) == [3 * plan for plan in range(50)]
 
 
+def test_workers_do_not_look_at_their_own_stacks(client: Client) -> None:
+    """Dask's statistical profiler took a third of the event loop's time of a run of short blocks."""
+    looked = client.run(lambda dask_worker: "profile" in dask_worker.periodic_callbacks)
+    assert not any(looked.values())
+
+
 def test_no_plans_no_results(client: Client) -> None:
     assert flat(map_plans(client, multiply, [], context=1, name="none")) == []
 
@@ -129,7 +135,8 @@ def test_an_error_on_the_way_from_the_worker_ends_the_wait(client: Client, monke
         flat(map_plans(client, multiply, range(3), context=3, name="on-the-way"))
 
 
-def test_no_more_blocks_than_the_window_are_under_way(client: Client) -> None:
+def test_no_more_blocks_than_the_window_are_under_way(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "TASK_S", 0)
     watch = WATCHES["window"] = Watch(plans=Counted(60))
     handed_on = 0
     for results in map_plans(client, count, watch.plans, context="window", name="window"):
@@ -139,7 +146,54 @@ def test_no_more_blocks_than_the_window_are_under_way(client: Client) -> None:
     assert 2 <= watch.most <= WINDOW
 
 
-def test_blocks_come_as_they_end_and_not_in_order(client: Client) -> None:
+def test_blocks_that_take_no_time_go_several_to_a_task(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = WATCHES["quick"] = Watch(plans=Counted(400))
+    sizes: list[int] = []
+    submitted = blocks._submit
+
+    def counted(client: Client, function: Any, tasks: Any, *rest: Any) -> Any:
+        sizes.extend(map(len, tasks))
+        return submitted(client, function, tasks, *rest)
+
+    monkeypatch.setattr(blocks, "_submit", counted)
+    found = flat(map_plans(client, count, watch.plans, context="quick", name="quick"))
+    assert sorted(found) == list(range(400))
+    assert sizes[:WINDOW] == [1] * WINDOW
+    assert max(sizes) == blocks.MAX_BLOCKS_PER_TASK
+    assert len(sizes) < 100
+
+
+@pytest.mark.parametrize(
+    ("tasks", "expected"),
+    [
+        ([], 1),
+        ([(1, 30.0)], 1),
+        ([(1, 0.6)], 1),
+        ([(1, 0.2)], 5),
+        ([(1, 0.2), (5, 2.0)], 2),
+        ([(1, 0.9), *[(2, 0.4)] * 4], 5),
+        ([(1, 0.0)], blocks.MAX_BLOCKS_PER_TASK),
+    ],
+)
+def test_blocks_of_a_task_take_a_moment_together(tasks: list[tuple[int, float]], expected: int) -> None:
+    """As the slowest of the last four did."""
+    pace = blocks._Pace()
+    for n_blocks, seconds in tasks:
+        pace.note(blocks._Done([None] * n_blocks, seconds))
+    assert pace.blocks_per_task() == expected
+
+
+@pytest.mark.parametrize(("n_left", "expected"), [(4, [1] * 4), (16, [4, 3, 3, 2, 1, 1, 1, 1]), (0, [])])
+def test_the_last_blocks_are_shared_out_among_the_threads(n_left: int, expected: list[int]) -> None:
+    pace = blocks._Pace()
+    pace.note(blocks._Done([None], 0.0))
+    found = [len(group) for group in blocks._grouped(iter(list(range(n_left))), pace, 4)]
+    assert found == expected
+    assert [len(group) for group in blocks._grouped((one for one in range(40)), pace, 4)] == [16, 16, 8]
+
+
+def test_blocks_come_as_they_end_and_not_in_order(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "TASK_S", 0)
     watch = WATCHES["order"] = Watch()
     found: list[int] = []
     for results in map_plans(client, hold_first, range(20), context="order", name="order"):
@@ -243,6 +297,15 @@ def test_a_block_that_kills_every_worker_is_rescued(monkeypatch: pytest.MonkeyPa
     assert -2 in found
 
 
+@pytest.mark.slow
+def test_of_a_task_that_kills_every_worker_each_block_is_rescued_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules[Profile.__module__.replace("profile", "session")]._CONFIG, FAILURES, 1)
+    monkeypatch.setattr(blocks._Pace, "blocks_per_task", lambda _: 4)
+    with session(Profile(kind="processes", workers=1, dashboard=False)) as client:
+        found = flat(map_plans(client, _kill_always, range(4), context="", name="kill", rescue=_rescued))
+    assert sorted(found) == [-3, -2, -1, 0]
+
+
 class Gone:
     """A future whose worker died after its result had been fetched."""
 
@@ -255,7 +318,7 @@ class Gone:
 @pytest.mark.parametrize(
     ("result", "error"),
     [
-        (np.array([7], object), None),
+        (np.array([blocks._Done([7], 0.1)], object), None),
         ((ValueError, ValueError("in the block"), None), ValueError),
         (CancelledError(), WorkerLostError),
     ],
@@ -269,7 +332,7 @@ def test_what_was_fetched_counts_whatever_became_of_the_worker(result: Any, erro
 
     pool: Any = Pool()
     with contextlib.nullcontext() if error is None else pytest.raises(error):
-        assert blocks._collect(pool, {gone: blocks._Sent(0)}, rescues=0) == ([7], [])
+        assert blocks._collect(pool, {gone: blocks._Sent((0,))}, blocks._Pace(), rescues=0) == ([7], [])
 
 
 def test_what_travels_with_a_block_is_small(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,10 +375,10 @@ def test_more_workers_widen_the_window() -> None:
             return {"w": self.threads} if self.threads else {}
 
     fake: Any = Fake()
-    assert blocks._room(fake, set()) == BLOCKS_PER_WORKER_THREAD
+    assert blocks._room(blocks._n_threads(fake), set()) == TASKS_PER_WORKER_THREAD
     fake.threads = 5
     in_flight: Any = {1, 2}
-    assert blocks._room(fake, in_flight) == 5 * BLOCKS_PER_WORKER_THREAD - 2
+    assert blocks._room(blocks._n_threads(fake), in_flight) == 5 * TASKS_PER_WORKER_THREAD - 2
 
 
 # ---- stages that overlap inside one block
@@ -343,9 +406,9 @@ def test_batches() -> None:
 
 
 def test_results_are_gathered_until_time_is_up_or_nothing_comes_in() -> None:
-    assert list(gathered([[1], [2], [], [3], [], [4]], seconds=60)) == [[1, 2], [3], [4]]
-    assert list(gathered([[1], [2], []], seconds=0)) == [[1], [2]]
-    assert list(gathered([], seconds=60)) == []
+    assert list(gather_batches([[1], [2], [], [3], [], [4]], seconds=60)) == [[1, 2], [3], [4]]
+    assert list(gather_batches([[1], [2], []], seconds=0)) == [[1], [2]]
+    assert list(gather_batches([], seconds=60)) == []
 
 
 def test_what_was_gathered_is_handed_on_before_an_error() -> None:
@@ -356,6 +419,6 @@ def test_what_was_gathered_is_handed_on_before_an_error() -> None:
 
     found = []
     with pytest.raises(RuntimeError, match="lost"):
-        for some in gathered(broken(), seconds=60):
+        for some in gather_batches(broken(), seconds=60):
             found.append(some)
     assert found == [[1, 2]]

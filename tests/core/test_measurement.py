@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from skimage.measure import regionprops_table
 
 from fintune_xr.errors import FintuneValueError
-from fintune_xr.pixels.cell_measurement import measure_cells, renumbered
+from fintune_xr.pixels.cell_measurement import measure_cells, renumber
 
 small_masks = hnp.arrays(
     np.uint32,
@@ -121,13 +121,13 @@ def test_what_cannot_be_measured(mask: np.ndarray, image: np.ndarray, message: s
 
 @given(small_masks)
 def test_renumbering_keeps_all_in_order_and_happens_once(mask: np.ndarray) -> None:
-    once = renumbered(mask)
+    once = renumber(mask)
     assert once.mask.dtype == np.uint32
     assert once.label.tolist() == np.unique(mask[mask > 0]).tolist()
     assert_array_equal(np.r_[np.uint32(0), once.label][once.mask], mask)
-    assert_array_equal(renumbered(once.mask).mask, once.mask)
+    assert_array_equal(renumber(once.mask).mask, once.mask)
 
 
 def test_renumbered_labels_far_apart() -> None:
     mask = np.array([[0, 4_000_000_000, 20_000_000]], np.uint32)
-    assert renumbered(mask).mask.tolist() == [[0, 2, 1]]
+    assert renumber(mask).mask.tolist() == [[0, 2, 1]]

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from fintune_xr.pixels.outlines import enclosed, outlines
+from fintune_xr.pixels.outlines import fill_rings, outlines
 
 MASKS = arrays.arrays(
     np.uint32, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.sampled_from([0, 1, 1, 7])
@@ -26,7 +26,7 @@ def test_what_is_enclosed_is_the_mask(mask: np.ndarray) -> None:
     assert [one.label for one in found] == [label for label in np.unique(mask) if label]
     for one in found:
         rings = [ring for piece in one.pieces for ring in piece]
-        np.testing.assert_array_equal(enclosed(rings, mask.shape), mask == one.label)
+        np.testing.assert_array_equal(fill_rings(rings, mask.shape), mask == one.label)
         # Shoelace: outer rings add what they enclose, holes take theirs away; together it is the number of pixels.
         assert all(area(piece[0]) > 0 and all(area(hole) < 0 for hole in piece[1:]) for piece in one.pieces)
         assert sum(map(area, rings)) == np.count_nonzero(mask == one.label)
@@ -56,4 +56,4 @@ def test_pixels_that_touch_in_a_corner_are_two_pieces() -> None:
 def test_rings_of_other_tools_need_not_follow_pixels() -> None:
     triangle = np.array([[0.0, 0.0], [4.0, 0.0], [0.0, 4.0]])
     middles = np.mgrid[:5, :5] + 0.5
-    np.testing.assert_array_equal(enclosed([triangle], (5, 5)), middles.sum(axis=0) <= 4)
+    np.testing.assert_array_equal(fill_rings([triangle], (5, 5)), middles.sum(axis=0) <= 4)

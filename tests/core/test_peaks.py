@@ -12,7 +12,7 @@ from skimage.feature import peak_local_max
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.pixels import peaks as picking
 from fintune_xr.pixels.discs import disc_target
-from fintune_xr.pixels.peaks import SCORE_DISC, SEPARATION, disc_mean, pick_peaks, separated
+from fintune_xr.pixels.peaks import SCORE_DISC, SEPARATION, disc_mean, find_peaks, pick_peaks
 
 SEEDS = st.integers(0, 10_000)
 
@@ -61,7 +61,7 @@ def test_strips_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch, rows: in
 
 def test_a_rough_map_of_many_maxima_needs_little_memory() -> None:
     rough = np.random.default_rng(1).random((600, 600), np.float32)
-    found = separated(rough, floor=0, border_px=0, distance_px=60)
+    found = find_peaks(rough, floor=0, border_px=0, distance_px=60)
     assert len(found) < 200
     distance = np.linalg.norm(found.yx[:, None] - found.yx[None], axis=2)
     assert distance[~np.eye(len(found), dtype=bool)].min() >= 60
@@ -98,7 +98,7 @@ def test_no_two_picks_are_too_close_and_scores_fall(seed: int, diameter: float) 
 @given(SEEDS)
 def test_local_maxima_are_those_of_scikit_image(seed: int) -> None:
     score = blurred_noise(seed).astype(np.float32)
-    ours = separated(score, floor=0.3, border_px=0, distance_px=0)
+    ours = find_peaks(score, floor=0.3, border_px=0, distance_px=0)
     theirs = peak_local_max(score, min_distance=1, threshold_abs=0.3, exclude_border=False)
     assert {tuple(at) for at in np.round(ours.yx).astype(int)} == {tuple(at) for at in theirs}
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from micrographs import make_micrographs
 
 from fintune_xr import names as n
 from fintune_xr.errors import StoreNotFoundError, UnknownNameError
@@ -24,19 +25,22 @@ def em_cohort(where: Path) -> Cohort:
     return create_cohort(where, kind="em", channels=[n.MICROGRAPH], tile_shape=(32, 32), dtype="uint16")
 
 
-TILES = {"a": particles((1, 2, 5), (3.5, 4.25, 5)), "empty": particles(), "b": particles((30, 0, 6))}
-FILES = {tile: f"{tile}.csv" for tile in TILES}
+TILES = {"grid/m0": particles((1, 2, 5), (3.5, 4.25, 5)), "grid/m1": particles(), "grid/m2": particles((30, 0, 6))}
+FILES = {tile: f"{tile}.csv" for tile in (*TILES, "empty")}
+
+
+def test_nothing_is_annotated_yet(tmp_path: Path) -> None:
+    with pytest.raises(StoreNotFoundError, match="fintune-xr annotate COORDINATES"):
+        em_cohort(tmp_path / "c.zarr").annotations()
 
 
 @pytest.mark.parametrize("lazy", [False, True])
 def test_what_is_stored_comes_back(tmp_path: Path, lazy: bool) -> None:
-    cohort = em_cohort(tmp_path / "c.zarr")
-    with pytest.raises(StoreNotFoundError, match="fintune-xr annotate COORDINATES"):
-        cohort.annotations()
+    cohort = make_micrographs(tmp_path / "c.zarr", parts=("",) * 3, px=32)
     cohort.write(n.ANNOTATIONS, points_table(TILES, source=FILES, sha256=FILES), POINTS)
     found = cohort.annotations(lazy=lazy).load()
     assert found[n.TILE].values.tolist() == list(TILES)
-    assert found.sel({n.TILE: "b"})[n.SOURCE].item() == "b.csv"
+    assert found.sel({n.TILE: "grid/m2"})[n.SOURCE].item() == "grid/m2.csv"
     for tile, points in TILES.items():
         one = tile_points(found, tile)
         np.testing.assert_array_equal(one.yx, points.yx)

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 
 from fintune_xr.errors import FintuneValueError, TileReadError
 from fintune_xr.models.volume_profile.adapter import volume_profile
-from fintune_xr.pixels.volume_values import normalised
+from fintune_xr.pixels.volume_values import normalise
 
 VOLUMES = arrays(np.uint8, (1, 3, 4, 5), elements=st.integers(0, 255)).filter(lambda v: np.ptp(v) > 0)
 
@@ -30,7 +30,7 @@ def expected(volume: np.ndarray, normalisation: str) -> np.ndarray:
 def test_values(volume: np.ndarray, normalisation: str) -> None:
     if normalisation == "percentile_gamma" and np.percentile(volume, 99) == volume.min():
         return
-    found = normalised(volume, normalisation)
+    found = normalise(volume, normalisation)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected(volume, normalisation), atol=1e-5)
 
@@ -41,7 +41,7 @@ def test_clipping_is_numpys(volume: np.ndarray, percent: float) -> None:
     clipped = np.minimum(volume.astype(np.float64), np.percentile(volume, percent))
     if np.ptp(clipped) < 1e-6:
         return
-    found = normalised(volume, "zscore", clip_percentile=percent)
+    found = normalise(volume, "zscore", clip_percentile=percent)
     np.testing.assert_allclose(found, expected(clipped, "zscore"), atol=1e-4)
 
 
@@ -49,10 +49,10 @@ def test_what_cannot_be_normalised() -> None:
     flat = np.full((1, 2, 3, 4), 9, np.uint8)
     for normalisation in ("zscore", "percentile_gamma"):
         with pytest.raises(TileReadError, match="constant volume"):
-            normalised(flat, normalisation)
-    np.testing.assert_allclose(normalised(flat, "imagenet"), 9 / 255, rtol=1e-6)
+            normalise(flat, normalisation)
+    np.testing.assert_allclose(normalise(flat, "imagenet"), 9 / 255, rtol=1e-6)
     with pytest.raises(FintuneValueError, match="uint8"):
-        normalised(flat.astype(np.float32), "zscore")
+        normalise(flat.astype(np.float32), "zscore")
 
 
 def test_profile() -> None:

@@ -18,14 +18,14 @@ from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, MissingPackageError, TileReadError, UnknownNameError
 from fintune_xr.pipelines.steps.export import export
 from fintune_xr.pipelines.steps.positivity import positivity
-from fintune_xr.pixels.outlines import enclosed
+from fintune_xr.pixels.outlines import fill_rings
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.export import annotated_data
 from fintune_xr.store.export.coco import runs
 from fintune_xr.store.export.geojson import object_id
 from fintune_xr.store.raw.layouts import safe_name
-from fintune_xr.store.raw.readers.drawn import read_drawn
-from fintune_xr.store.raw.readers.drawn.coco import unpacked
+from fintune_xr.store.raw.readers.drawings import read_drawn
+from fintune_xr.store.raw.readers.drawings.coco import unpack_runs
 
 THRESHOLD = 400.0
 
@@ -73,7 +73,7 @@ def test_geojson_as_qupath_wants_it(cohort: Cohort, tmp_path: Path) -> None:
             pieces = [pieces] if feature["geometry"]["type"] == "Polygon" else pieces
             assert all(ring[0] == ring[-1] and len(ring) >= 5 for piece in pieces for ring in piece)
             rings = [np.array(ring[:-1], float) for piece in pieces for ring in piece]
-            labels[enclosed(rings, mask.shape)] = label
+            labels[fill_rings(rings, mask.shape)] = label
             if name.startswith(RUN):
                 at = [safe_name(tile) for tile in TILES].index(name.partition("/")[2])
                 assert told["measurements"]["area_px"] == np.count_nonzero(mask == label)
@@ -93,8 +93,10 @@ def test_geojson_as_qupath_wants_it(cohort: Cohort, tmp_path: Path) -> None:
 
 def test_geojson_is_geojson(cohort: Cohort, tmp_path: Path) -> None:
     models = pytest.importorskip("geojson_pydantic", reason="geojson-pydantic is not installed")
-    for path in export(cohort.url, to="geojson", out=tmp_path):
-        models.FeatureCollection.model_validate_json(path.read_text())
+    paths = by_name(export(cohort.url, to="geojson", out=tmp_path), ".geojson")
+    read = {name: models.FeatureCollection.model_validate_json(path.read_text()) for name, path in paths.items()}
+    drawn = {name: len(np.unique(mask[mask > 0])) for name, mask in expected().items()}
+    assert {name: len(one.features) for name, one in read.items()} == drawn
 
 
 def test_ids_are_those_of_the_object(cohort: Cohort, tmp_path: Path) -> None:
@@ -113,7 +115,7 @@ def test_rois_are_read_by_roifile(cohort: Cohort, tmp_path: Path) -> None:
         labels = np.zeros(mask.shape, np.uint32)
         for roi in roifile.roiread(paths[name]):
             rings = roi.coordinates(multi=True)
-            labels[enclosed([np.asarray(ring, float) for ring in rings], mask.shape)] = int(roi.name)
+            labels[fill_rings([np.asarray(ring, float) for ring in rings], mask.shape)] = int(roi.name)
             rows, columns = np.nonzero(mask == int(roi.name))
             assert (roi.left, roi.top, roi.right, roi.bottom) == (
                 columns.min(), rows.min(), columns.max() + 1, rows.max() + 1,
@@ -184,9 +186,9 @@ def _mask_of(annotation: dict[str, Any]) -> NDArray[np.bool_]:
 
 @pytest.mark.parametrize("mask", [np.zeros((2, 3), bool), np.ones((2, 3), bool), np.eye(3, dtype=bool)])
 def test_run_lengths(mask: NDArray[np.bool_]) -> None:
-    np.testing.assert_array_equal(unpacked(runs(mask), mask.shape), mask)
+    np.testing.assert_array_equal(unpack_runs(runs(mask), mask.shape), mask)
     with pytest.raises(TileReadError, match="run lengths of"):
-        unpacked([*runs(mask), 1], mask.shape)
+        unpack_runs([*runs(mask), 1], mask.shape)
 
 
 def test_anndata_of_cells(cohort: Cohort, tmp_path: Path) -> None:
@@ -231,3 +233,36 @@ def test_a_store_without_labels_says_so(tmp_path: Path) -> None:
     cohort = make_store(tmp_path / "c.zarr", donors=1, tiles=1)
     with pytest.raises(FintuneValueError, match="no label images to export"):
         export(cohort.url, to="rois", out=tmp_path / "out")
+
+
+def test_spatialdata_of_chosen_tiles(cohort: Cohort, tmp_path: Path) -> None:
+    """Read by spatialdata itself, which also joins the rows of the table to the labels of the images."""
+    spatialdata = pytest.importorskip("spatialdata", reason="spatialdata is not installed (extra spatialdata)")
+    (path,) = export(cohort.url, to="spatialdata", out=tmp_path, donors=["d1"])
+    data = spatialdata.read_zarr(path)
+    names = ["d1__GFAP__t1", "d1__GFAP__t-202"]
+    assert set(data.images) == set(names)
+    assert set(data.labels) == {f"{layer}.{name}" for layer in (RUN, "annotated") for name in names}
+    for at, name in enumerate(names):
+        np.testing.assert_array_equal(data.images[name].values, IMAGES[at])
+        assert data.images[name].coords["c"].values.tolist() == ["DAPI", "marker"]
+        np.testing.assert_array_equal(data.labels[f"{RUN}.{name}"].values, MASKS[at])
+        np.testing.assert_array_equal(data.labels[f"annotated.{name}"].values, TRUTH[TILES[at]])
+        _, rows = spatialdata.join_spatialelement_table(
+            sdata=data, spatial_element_names=f"{RUN}.{name}", table_name=RUN, how="left"
+        )
+        expected = np.unique(MASKS[at][MASKS[at] > 0])
+        assert rows.obs[n.LABEL].tolist() == expected.tolist()
+        means = [IMAGES[at][1][MASKS[at] == label].mean() for label in expected]
+        np.testing.assert_allclose(rows[:, "marker"].X.ravel(), means, rtol=1e-6)
+
+
+def test_spatialdata_is_of_some_tiles_and_says_what_it_needs(
+    cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(FintuneValueError, match="name --donor or --tile"):
+        export(cohort.url, to="spatialdata", out=tmp_path)
+    monkeypatch.setitem(__import__("sys").modules, "spatialdata", None)
+    with pytest.raises(MissingPackageError, match=r"fintune-xr\[spatialdata\]"):
+        export(cohort.url, to="spatialdata", out=tmp_path, donors=["d1"])
+    assert not list(tmp_path.glob("*.sdata.zarr"))

@@ -18,7 +18,7 @@ from fintune_xr.pipelines.steps.check import check
 from fintune_xr.pipelines.steps.export import export
 from fintune_xr.store.cohort import Cohort, create_cohort, open_cohort
 from fintune_xr.store.export.ome_zarr import levels
-from fintune_xr.store.ingest.described import describe_images
+from fintune_xr.store.ingest.viewer_metadata import describe_images
 from fintune_xr.store.labels.ome_zarr import pixel_sides, stored_sides
 from fintune_xr.store.runs.run import run_attrs
 from fintune_xr.store.runs.writer import writing_run

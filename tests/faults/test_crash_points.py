@@ -73,6 +73,7 @@ CELLS = {
     "infer": ["infer", STORE, *THRESHOLD, "--run", "a"],
     "infer-other": ["infer", STORE, "model.sigma_px=4", *THRESHOLD, "--run", "b"],
     "positivity": ["positivity", STORE, "--run", "a", "--rule", "fixed", "--threshold", "50"],
+    "measure": ["measure", STORE, "cluster.dashboard=false", "--run", "a", "--columns", "solidity", "distance:b"],
     "positivity-other": ["positivity", STORE, "--run", "a", "--rule", "mixture"],
     "evaluate": ["evaluate", STORE, "--resamples", "20"],
     "hybrid": ["hybrid", STORE, "--run-name", "h", "--run", "a", "--run", "b"],
@@ -80,6 +81,11 @@ CELLS = {
     "associate": ["associate", STORE, "--clinical", "clinical.csv"],
     "bootstrap": ["bootstrap", STORE, "--resamples", "20"],
     "bootstrap-more": ["bootstrap", STORE, "--resamples", "30"],
+    "readout": ["associate", STORE, "--clinical", "clinical.csv", "--readout", "count"],
+    "groups": ["associate", STORE, "--clinical", "clinical.csv", "--group", "ceradsc"],
+    "qc": ["qc", STORE, "--run", "a", "--exclude", "focus"],
+    "import-run": ["import-run", "masks", STORE, "--run", "m", "--made-by", "somebody 1.0"],
+    "export": ["export", STORE, "--to", "tables", "--run", "a", "--out", "tables"],
     "sweep": ["sweep", STORE, *SWEEP, "--model", "sam.pth", "--device", "cpu"],
     "train": ["train", STORE, *TRAINING, "--run-name", "t", "--out", "models"],
     "infer-trained": ["infer", STORE, *INFER, "--run", "t", "--model", "models/t", "--part", "test"],
@@ -88,7 +94,8 @@ CELLS = {
         "benchmark", STORE, *(f"train.{one}" for one in TRAINING), "train.epochs=1", "markers=[GFAP]",
         "marker_only=[]", "resamples=20", "infer.device=cpu", "--out", "models",
     ],
-    "infer-restart": ["infer", STORE, *THRESHOLD, "--run", "b", "--restart"],
+    "report": ["report", STORE, "--out", "report.html"],
+    "infer-restart": ["infer", STORE, *THRESHOLD, "--run", "a", "--restart"],
     "repair": ["check", STORE, "--repair"],
 }  # fmt: skip
 PARTICLES = {
@@ -105,8 +112,11 @@ DONE, DONE_IN_PART = 0, 3
 
 # What makes what the command before it has left to be made.
 THEN = {"repair": CELLS["infer"]}
-TRIED = ("ingest", "annotate", "split", "infer", "positivity-other", "bootstrap-more", "train")
-NEEDED = ("positivity", "associate", "bootstrap")
+TRIED = (
+    "ingest", "annotate", "split", "infer", "positivity-other", "evaluate", "associate", "bootstrap-more", "train",
+    "report", "infer-restart",
+)  # fmt: skip
+NEEDED = ("positivity", "bootstrap")
 
 
 @dataclass(frozen=True)
@@ -238,6 +248,7 @@ def test_dead_at_a_point_and_run_again(chains: dict[str, Chain], kind: str, name
             assert status == step.status, point
         assert differences(stored_values(step.after / STORE), stored_values(chain.work / STORE)) == [], point
         assert models(step.after) == models(chain.work), point
+        assert files_beside(step.after) == files_beside(chain.work), point
         assert leftovers(Location.of(chain.work / STORE)) == [], point
         assert logs(step.after) == logs(chain.work), point
         assert not list(chain.work.rglob("*.partial")), point
@@ -281,6 +292,12 @@ def same_where_done(here: dict[str, Any], other: dict[str, Any], path: str) -> b
 def logs(work: Path) -> list[str]:
     """Runs that go on."""
     return sorted(entry.name for entry in (work / STORE / n.STAGING).glob(f"{LOG}*"))
+
+
+def files_beside(work: Path) -> list[str]:
+    """Names of all files outside the store: reports, tables, models."""
+    found = (str(file.relative_to(work)) for file in work.rglob("*") if file.is_file())
+    return sorted(name for name in found if not name.startswith(f"{STORE}/"))
 
 
 def models(work: Path) -> dict[str, Any]:

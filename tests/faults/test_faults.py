@@ -22,7 +22,7 @@ from stores import assert_same_run, make_store, run_values, tile_names, tile_pix
 
 from fintune_xr import names as n
 from fintune_xr.pipelines.inference import block as blocks_of_infer
-from fintune_xr.pipelines.inference.one_by_one import infer_block_isolated
+from fintune_xr.pipelines.inference.one_by_one import infer_shard_one_by_one
 from fintune_xr.pipelines.inference.watchdog import Watch, may_die
 from fintune_xr.pipelines.steps.check import check
 from fintune_xr.pipelines.steps.infer import infer, quarantined_of
@@ -62,7 +62,8 @@ def environment_with_fault(folder: Path, deed: str) -> dict[str, str]:
     """
     # Python imports this module at its start, in Dask's workers and in their children too.
     (folder / "sitecustomize.py").write_text(textwrap.dedent(code))
-    return {**os.environ, "PYTHONPATH": str(folder)}
+    paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 # Deaths after which a block is rescued; in the tests of hanging tiles one is enough, as each takes its time.
@@ -96,11 +97,23 @@ def assert_only_the_bad_tile_is_lost(store: Path, reason: str) -> None:
     assert check(store) == []
 
 
-def test_a_tile_that_kills_its_workers_is_quarantined(store: Path, tmp_path: Path) -> None:
-    environment = environment_with_fault(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)")
+DEATHS = {
+    "os.kill(os.getpid(), signal.SIGKILL)": ("was killed by SIGKILL", ""),
+    "__import__('ctypes').string_at(0)": ("crashed in native code (SIGSEGV)", "Fatal Python error: Segmentation fault"),
+}
+
+
+@pytest.mark.parametrize("deed", DEATHS)
+def test_a_tile_that_kills_its_workers_is_quarantined(store: Path, tmp_path: Path, deed: str) -> None:
+    reason, said = DEATHS[deed]
+    environment = environment_with_fault(tmp_path, deed)
     done = subprocess.run(command(store), env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 3, done.stderr
-    assert_only_the_bad_tile_is_lost(store, "its process was killed by SIGKILL, 2 of 2 times")
+    assert_only_the_bad_tile_is_lost(store, f"its process {reason}, 2 of 2 times")
+    # By each of four workers, and by both processes that tried it alone.
+    assert done.stderr.count(f"a worker process {reason}; another one takes its place") >= 4
+    assert not said or done.stderr.count(said) >= 6
+    assert "Couldn't gather" not in done.stderr
     assert "quarantined d2/GFAP/000" in done.stdout
     # Where the cause is gone, the tile is done with the next call.
     assert infer(store, run="r", retry_quarantined=True).n_quarantined == 0
@@ -163,7 +176,7 @@ def test_an_isolated_block_gives_what_a_block_gives(store: Path) -> None:
     mask = store / "runs" / "whole" / "mask" / "c.3.0.0"
     before = mask.read_bytes()
     plan, context = ShardPlan(3, 3, 1, (0,)), context_of(cohort, "whole")
-    alone = infer_block_isolated(plan, context)
+    alone = infer_shard_one_by_one(plan, context)
     assert mask.read_bytes() == before
     together = blocks_of_infer.infer_block(plan, context)
     for one, other in zip(alone.results, together.results, strict=True):
@@ -182,7 +195,7 @@ def test_what_is_not_the_tiles_fault_is_raised_from_the_child(store: Path) -> No
 
     (store / "images" / "image" / "c.0.0.0.0").unlink()
     with pytest.raises(StoreDamagedError, match="expected a shard, found nothing"):
-        infer_block_isolated(ShardPlan(1, 1, 1, (0,)), context_of(open_cohort(store), "whole"))
+        infer_shard_one_by_one(ShardPlan(1, 1, 1, (0,)), context_of(open_cohort(store), "whole"))
 
 
 def test_a_child_that_cannot_load_its_model_quarantines_nothing(store: Path) -> None:
@@ -193,7 +206,7 @@ def test_a_child_that_cannot_load_its_model_quarantines_nothing(store: Path) -> 
     other = Checkpoint("flow_unet", "other", "weights.pt", "0" * 64)
     context = replace(context_of(open_cohort(store), "whole"), checkpoint=other)
     with pytest.raises(SettingsError, match="takes FlowUnetSettings"):
-        infer_block_isolated(ShardPlan(1, 1, 1, (0,)), context)
+        infer_shard_one_by_one(ShardPlan(1, 1, 1, (0,)), context)
 
 
 @pytest.mark.parametrize("code", ["os._exit(3)", "os.write(int(sys.argv[1]), (100).to_bytes(4) + b'x'); os._exit(3)"])
@@ -211,7 +224,7 @@ def test_a_child_that_dies_while_it_starts_quarantines_nothing(
 
     monkeypatch.setattr(isolated.subprocess, "Popen", dying)
     with pytest.raises(WorkerLostError, match="ended with status 3"):
-        infer_block_isolated(ShardPlan(1, 1, 1, (0,)), context_of(open_cohort(store), "whole"))
+        infer_shard_one_by_one(ShardPlan(1, 1, 1, (0,)), context_of(open_cohort(store), "whole"))
 
 
 def test_the_watch_kills_a_process_without_progress_and_no_other() -> None:
@@ -233,6 +246,31 @@ def test_the_watch_kills_a_process_without_progress_and_no_other() -> None:
     assert status("60", "3", "0") == 0
     assert status("1.5", "2", "600") == -signal.SIGKILL
     assert status("0", "0", "2") == 0
+
+
+def test_a_process_whose_interpreter_is_held_ends_too() -> None:
+    """No thread of Python can look then. The lock is held for a minute; without the timer it would take that long."""
+    code = """
+        import ctypes, sys
+        from fintune_xr.pipelines.inference.watchdog import Watch
+        with Watch(1.0, what="work"):
+            if sys.argv[1] == "hangs":
+                ctypes.PyDLL(None).sleep(60)
+        with Watch(1.0, what="more") as watch, watch.allowing(30.0):
+            ctypes.PyDLL(None).sleep(3)
+        print("ended")
+    """
+
+    def run(how: str) -> subprocess.CompletedProcess[str]:
+        call = [sys.executable, "-c", textwrap.dedent(code), how]
+        return subprocess.run(call, capture_output=True, text=True, check=False, timeout=50)
+
+    done = run("hangs")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "Timeout (0:00:02)!" in done.stderr
+    assert 'File "<string>"' in done.stderr
+    # What may take longer does, and nothing ends the process afterwards.
+    assert run("works").stdout == "ended\n"
 
 
 def test_a_batch_may_take_the_time_of_all_its_tiles(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

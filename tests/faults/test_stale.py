@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from stores import filled
 
 from fintune_xr import names as n
-from fintune_xr.analysis.report.contents import Section, Study, Table, unfolded
-from fintune_xr.analysis.report.render import left_out, page_of, with_summary
+from fintune_xr.analysis.report.contents import Section, Study, Table, all_parts
+from fintune_xr.analysis.report.render import page_of, stale_sections, with_summary
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.pipelines.report import stored_studies as studies
 from fintune_xr.pipelines.report.report import report, report_sections
@@ -145,7 +145,7 @@ def _left_out(sections: Sequence[Section]) -> set[str]:
 
 def _shown(sections: Sequence[Section]) -> set[str]:
     """Keys of the sections that hold a table."""
-    return {one.key for one in sections if any(isinstance(part, Table) for part in unfolded(one.parts))}
+    return {one.key for one in sections if any(isinstance(part, Table) for part in all_parts(one.parts))}
 
 
 @pytest.fixture(autouse=True)
@@ -156,7 +156,7 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_is_current_is_shown(cohort: Cohort) -> None:
     sections = report_sections(cohort)
-    assert left_out(sections) == []
+    assert stale_sections(sections) == []
     assert {"gate", "benchmark", "budget", "sweep", "segmentation", "associations", "bootstrap"} <= _shown(sections)
 
 
@@ -168,11 +168,11 @@ def test_what_is_not_is_named_with_the_reason_and_left_out(
     sections = report_sections(cohort)
     # A split that is drawn anew may give the drawn tiles of the sweep the same part again.
     assert _left_out(sections) - {"sweep"} == stale - {"sweep"}
-    assert any(reason in one.reason for one in left_out(sections))
+    assert any(reason in one.reason for one in stale_sections(sections))
     assert not _shown(sections) & (stale - {"sweep"})
     assert EVERYTHING - stale - {"sweep"} <= _shown(sections)
     page = page_of("Stale", "", with_summary(sections))
-    for one in set(left_out(sections)):
+    for one in set(stale_sections(sections)):
         wherever = sum(one in section.stale for section in sections)
         assert page.count(f"Out of date, left out: {one.what}") == 1 + wherever
         assert page.count(f"<code>{one.command}</code>") >= 1 + wherever
@@ -203,7 +203,7 @@ def test_a_hybrid_of_masks_that_were_made_anew_is_named(cohort: Cohort) -> None:
     assert _left_out(report_sections(cohort)) == {"bootstrap"}
     for run in ("cells", "other"):
         infer(cohort.url, run=run, model="threshold", overrides=("model.sigma_px=2",), restart=True)
-    reasons = [one.reason for one in set(left_out(report_sections(cohort)))]
+    reasons = [one.reason for one in set(stale_sections(report_sections(cohort)))]
     assert sum("run mixed holds masks of run" in reason for reason in reasons) == 2
 
 
@@ -220,7 +220,7 @@ def test_scores_that_do_not_say_what_they_rest_on_are_left_out(cohort: Cohort) -
     stored = cohort.metrics(n.TEST).load()
     kept: dict[str, Any] = {key: value for key, value in stored.attrs.items() if key != n.RESTS_ON}
     cohort.write(f"{n.METRICS}/{n.TEST}", stored.drop_attrs(deep=False).assign_attrs(kept))
-    (one,) = left_out(report_sections(cohort))
+    (one,) = stale_sections(report_sections(cohort))
     assert "without a record of what they rest on" in one.reason
 
 

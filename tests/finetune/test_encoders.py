@@ -23,7 +23,7 @@ from fintune_xr.models.cellpose.adapter import EncoderSize, empty_network, save_
 from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.models.registry import resolve_checkpoint
 from fintune_xr.seeds import stream
-from fintune_xr.settings import validated
+from fintune_xr.settings import validate
 from fintune_xr.simulation.phantoms import phantom_tile
 
 CHANNELS = ("DAPI", "marker")
@@ -218,7 +218,7 @@ def test_the_encoder_learns_at_its_own_rate(start: Checkpoint, tmp_path: Path) -
 )  # fmt: skip
 def test_settings_that_cannot_be(values: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
-        validated(CpsamTrainSettings, values)
+        validate(CpsamTrainSettings, values)
 
 
 def test_more_blocks_than_there_are(start: Checkpoint, tmp_path: Path) -> None:

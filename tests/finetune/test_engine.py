@@ -13,11 +13,20 @@ import numpy as np
 import pytest
 import torch
 from cellpose import models as stock
+from fatal_patches import FatalPatches
 from segment_anything import sam_model_registry
 from stores import make_store
 
-from fintune_xr.errors import FintuneValueError, MissingPackageError, RunMismatchError, UnknownNameError
-from fintune_xr.finetune.engine import train
+from fintune_xr.errors import (
+    FintuneValueError,
+    MissingPackageError,
+    RunBusyError,
+    RunMismatchError,
+    UnknownNameError,
+    WorkerLostError,
+)
+from fintune_xr.finetune import engine
+from fintune_xr.finetune.engine import hold_folder, train
 from fintune_xr.finetune.instance.objective import FlowObjective
 from fintune_xr.finetune.instance.settings import CpsamTrainSettings, TrainSettings
 from fintune_xr.finetune.instance.tiles import AnnotatedTiles
@@ -206,6 +215,20 @@ def test_a_finished_training_is_returned_and_another_is_refused(tmp_path: Path) 
         train(annotated(4, seed=3), HELD_OUT, settings=QUICK, out=tmp_path)
 
 
+def test_what_is_written_beside_a_training_is_written_while_its_folder_is_held(tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    def beside(folder: Path) -> None:
+        with pytest.raises(RunBusyError, match="another process is training"), hold_folder(folder):
+            raise AssertionError("the folder was free")
+        seen.append(json.loads((folder / "training.json").read_text())["state"])
+
+    for _ in range(2):
+        # A finished training is asked again, for what a kill may have kept from being written.
+        train(TILES, HELD_OUT, settings=QUICK, out=tmp_path, beside=beside)
+    assert seen == ["finished", "finished"]
+
+
 def test_everything_lies_in_the_folder_and_says_what_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -255,6 +278,14 @@ def test_patches_from_other_processes_are_the_same(tmp_path: Path) -> None:
     here = train(TILES, HELD_OUT, settings=QUICK, out=tmp_path / "here")
     there = train(TILES, HELD_OUT, settings=QUICK.model_copy(update={"workers": 1}), out=tmp_path / "there")
     assert same(here, there)
+
+
+def test_a_process_that_cuts_patches_and_is_killed_is_told_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "PatchDataset", FatalPatches)
+    with pytest.raises(WorkerLostError, match=r"that cut patches \(workers=N\) is gone: .* run the same command again"):
+        train(TILES, HELD_OUT, settings=QUICK.model_copy(update={"workers": 1}), out=tmp_path / "there")
 
 
 def test_fine_tuned_cellpose_weights_open_in_stock_cellpose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ from fintune_xr.finetune.registry import train_settings
 from fintune_xr.finetune.settings import AugmentationSettings, FitSettings, Unfreezing, View
 from fintune_xr.finetune.steps import NetworkTraining
 from fintune_xr.seeds import stream
-from fintune_xr.settings import Settings, load_settings, validated
+from fintune_xr.settings import Settings, load_settings, validate
 from fintune_xr.simulation.phantoms import phantom_tile
 
 PLAIN = AugmentationSettings(rotation="none", flip=False, scale=(1, 1), gain=0, offset=0)
@@ -149,7 +149,7 @@ def test_settings_inside_others_are_digested_as_before_too() -> None:
     assert not added & set(Study().as_dict()["train"])
     stored = Study(train=TrainSettings(min_gain=0.01, views=(View(from_epoch=0, patch_px=64),))).as_dict()
     assert {"min_gain", "views"} <= set(stored["train"])
-    assert validated(Study, stored).train.min_gain == 0.01
+    assert validate(Study, stored).train.min_gain == 0.01
 
 
 class WholeTiles:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
 from pathlib import Path
 from types import ModuleType
 
+import grimp
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,14 +31,36 @@ def test_every_file_that_is_named_exists(page: str) -> None:
 
 
 def test_the_floors_are_those_of_the_imports() -> None:
-    plan = _floor_plan()
+    plan = _script("floor_plan")
     assert plan.page_with(plan.drawing()) == plan.PAGE.read_text(), "run: python docs/floor_plan.py --write"
 
 
-def _floor_plan() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("floor_plan", ROOT / "docs" / "floor_plan.py")
+def test_there_are_at_most_nine_floors() -> None:
+    plan = _script("floor_plan")
+    graph = grimp.build_graph("fintune_xr", cache_dir=None)
+    heights = {container: len(plan.floors(graph, container)) for container in plan.CONTAINERS}
+    assert min(heights.values()) > 1, "floors were found"
+    assert max(heights.values()) <= 9, f"floors of each container: {heights}"
+
+
+def test_the_trips_are_those_of_the_source() -> None:
+    """Each change moves them a little: the page is off by no more than a tenth."""
+    trips = _script("trips")
+    now, page = trips.measured(ROOT, trips.VERBS), trips.figures_of_page()
+    assert len(page) >= 3, "the table was found"
+    off = {
+        verb: f"{told}, counted: {now[verb]}"
+        for verb, told in page.items()
+        if any(abs(one - other) > 0.1 * other for one, other in zip(told, now[verb], strict=True))
+    }
+    assert not off, f"run: python docs/trips.py --write; stays and climbs on the page: {off}"
+
+
+def _script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     return module

@@ -123,7 +123,7 @@ def _settings_of(verb: str, arguments: Mapping[str, Any]) -> list[type[Settings]
     from fintune_xr.pipelines.studies.benchmark import BenchmarkSettings
     from fintune_xr.pipelines.studies.encoder_benchmark import EncoderBenchmarkSettings
     from fintune_xr.pipelines.studies.gate import GateSettings
-    from fintune_xr.pipelines.studies.prompted import PromptedSettings
+    from fintune_xr.pipelines.studies.prompt_study import PromptedSettings
     from fintune_xr.pipelines.studies.sweep import SamSweepSettings
 
     trained = [TRAINERS[name].settings for name in TRAINERS if name == arguments.get("model", "flow_unet")]

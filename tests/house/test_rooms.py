@@ -37,6 +37,60 @@ def test_few_arguments_are_handed_on() -> None:
     assert _nine_in_ten(_n_arguments(function) for _, function in _functions()) <= 4
 
 
+IRREGULAR = {
+    "drawn",
+    "found",
+    "given",
+    "held",
+    "kept",
+    "known",
+    "left",
+    "made",
+    "said",
+    "seen",
+    "shown",
+    "taken",
+    "told",
+}
+
+
+def test_no_participle_names_a_module_or_a_public_function() -> None:
+    """Names say what a thing is or does; `stored_columns` is a noun, `stored` alone says nothing."""
+    files = [path for wing in (*WINGS, "fintune_xr") for path in (ROOT / wing).rglob("*.py")]
+    functions = [node.name for file in files for node in ast.parse(file.read_text()).body if isinstance(node, Function)]
+    named = {name for name in (*functions, *(file.stem for file in files)) if _is_participle(name)}
+    assert not named, f"participles: {', '.join(sorted(named))}"
+
+
+def test_what_is_public_says_what_it_is() -> None:
+    """Functions, classes and methods have a docstring; not those inside of functions, nor those that begin with _."""
+    files = [path for wing in (*WINGS, "fintune_xr") for path in (ROOT / wing).rglob("*.py")]
+    public = [(file, *one) for file in files for one in _public(ast.parse(file.read_text()))]
+    assert len(public) > 1000, "they were looked at"
+    bare = [f"{file.relative_to(ROOT)}: {name}" for file, name, node in public if not ast.get_docstring(node)]
+    assert not bare, f"without a docstring: {', '.join(bare)}"
+
+
+@pytest.mark.parametrize("source", ["def f(): ...", "class C: ...", "class C:\n 'C.'\n async def f(self): ..."])
+def test_a_missing_docstring_is_seen(source: str) -> None:
+    assert [name for name, node in _public(ast.parse(source)) if not ast.get_docstring(node)] in (["f"], ["C"], ["C.f"])
+
+
+def _public(within: ast.AST, of: str = "") -> Iterator[tuple[str, Function | ast.ClassDef]]:
+    """Public functions and classes of a module, with the public methods of those classes, by their names."""
+    for node in ast.iter_child_nodes(within):
+        if isinstance(node, ast.If | ast.Try):
+            yield from _public(node, of)
+        if isinstance(node, Function | ast.ClassDef) and not node.name.startswith("_"):
+            yield f"{of}{node.name}", node
+            if isinstance(node, ast.ClassDef):
+                yield from _public(node, f"{of}{node.name}.")
+
+
+def _is_participle(name: str) -> bool:
+    return name in IRREGULAR or (name.endswith("ed") and "_" not in name and name not in ("embed", "seed"))
+
+
 def _functions() -> Iterator[tuple[str, Function]]:
     for room in ("fintune_xr", *WINGS):
         for path in sorted((ROOT / room).rglob("*.py")):

@@ -42,7 +42,7 @@ def store(tmp_path: Path) -> str:
         for channel in (0, 1):
             path = tmp_path / "raw" / "d1" / "GFAP" / f"{tile}_b0c{channel}.tif"
             path.parent.mkdir(parents=True, exist_ok=True)
-            plane = np.full((SIDE_PX, SIDE_PX), ord(tile) % 50, np.uint16)
+            plane = np.full((SIDE_PX, SIDE_PX), ord(tile) % 50 + channel, np.uint16)
             plane[5, :weight] = LEVEL + 1
             tifffile.imwrite(path, plane)
     assert fx.ingest(tmp_path / "raw", tmp_path / "c.zarr", kind="toy").n_added == len(WEIGHED)

@@ -56,3 +56,5 @@ def verb(store):
     visited = trips.stays(source, "pipelines.steps.verb", "verb")
     assert visited == ["pipelines.steps.verb", "store.cohort", "store.low", "store.cohort", "store.middle"]
     assert trips.climbs(source, visited) == 2
+    # `low` has two importers, the others have one.
+    assert trips.mergeable(source, visited) == ["store.cohort", "store.middle"]

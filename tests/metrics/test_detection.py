@@ -10,11 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
+from sklearn.metrics import roc_auc_score
 
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.metrics.counts import f1, iou, precision, recall
 from fintune_xr.metrics.detection import Found, average_precision, best_threshold, match_points, threshold_curve
-from fintune_xr.metrics.pixels import best_pixel_threshold, histogram_counts, pixel_auc, pixel_histogram
+from fintune_xr.metrics.pixels import EXACT_BINS, best_pixel_threshold, histogram_counts, pixel_auc, pixel_histogram
+from fintune_xr.tasks.detection import PROBABILITY_STEPS
 
 SEEDS = st.integers(0, 100_000)
 
@@ -195,6 +197,25 @@ def test_auc_is_the_share_of_pairs_in_order(seed: int) -> None:
     pairs = np.subtract.outer(foreground, background)
     expected = np.mean((pairs > 0) + 0.5 * (pairs == 0))
     np.testing.assert_allclose(pixel_auc(pixel_histogram(target, probability)), expected)
+
+
+def test_auc_of_stored_probabilities_is_exact_where_maps_are_saturated() -> None:
+    """Nearly all pixels lie within one of 4096 steps of 0 or 1; scikit-learn orders them one by one."""
+    rng = np.random.default_rng(4)
+    target = (rng.random(20_000) < 0.2).astype(np.int8)
+    logits = rng.normal(np.where(target, 6, -9), 5)
+    stored = np.rint(PROBABILITY_STEPS / (1 + np.exp(-logits))).astype(np.uint16)
+    probability = stored * (1 / PROBABILITY_STEPS)
+    expected = roc_auc_score(target, stored)
+    found = pixel_histogram(target, probability, n_bins=EXACT_BINS)
+    assert pixel_auc(found) == pytest.approx(expected, abs=1e-12)
+    assert abs(pixel_auc(pixel_histogram(target, probability)) - expected) > 1e-4
+    every = np.arange(PROBABILITY_STEPS + 1) * (1 / PROBABILITY_STEPS)
+    alone = pixel_histogram(np.zeros(every.size, np.int8), every, n_bins=EXACT_BINS)
+    np.testing.assert_array_equal(alone[0], 1)
+    for threshold in (0.25, 0.5, 4095 / 4096):
+        of_steps = histogram_counts(pixel_histogram(target, probability), threshold)
+        assert histogram_counts(found.astype(np.uint32), threshold) == of_steps
 
 
 def test_histograms_add_up_and_auc_runs_over_tiles() -> None:

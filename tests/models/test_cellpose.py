@@ -63,14 +63,16 @@ def stock_masks(weights: Path, image: NDArray[np.uint16], **options: object) -> 
 
 
 @pytest.mark.parametrize("shape", [(256, 256), (300, 180)])
-@pytest.mark.parametrize("diameter", [None, 24.0])
-def test_masks_are_those_of_cellpose(weights: Path, shape: tuple[int, int], diameter: float | None) -> None:
+@pytest.mark.parametrize(("diameter", "niter"), [(None, 120), (24.0, 60), (24.0, None), (20.0, None)])
+def test_masks_are_those_of_cellpose(
+    weights: Path, shape: tuple[int, int], diameter: float | None, niter: int | None
+) -> None:
     tile = phantom_tile(stream(5), marker="GFAP", ratio=0.4, tile_px=320).image[:, : shape[0], : shape[1]]
     image = np.concatenate([tile, np.zeros_like(tile[:1])])
-    settings = CpsamSettings(diameter_px=diameter, dynamics=DynamicsSettings(flow_threshold=0.3, niter=120))
+    asked = {} if niter is None else {"niter": niter}
+    settings = CpsamSettings(diameter_px=diameter, dynamics=DynamicsSettings(flow_threshold=0.3, **asked))
     ours = load_cpsam(resolve_checkpoint(weights), settings, channels=CHANNELS, device="cpu")
-    scale = 1.0 if diameter is None else 30.0 / diameter
-    theirs = stock_masks(weights, image, diameter=diameter, flow_threshold=0.3, niter=int(120 / scale), batch_size=8)
+    theirs = stock_masks(weights, image, diameter=diameter, flow_threshold=0.3, niter=niter, batch_size=8)
     (mask,) = segment(ours, [tile])
     assert mask.max() > 3
     np.testing.assert_array_equal(mask, theirs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,13 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sam2_weights import SMALL
 
-from fintune_xr.errors import CheckpointError, UnknownNameError
+from fintune_xr.errors import CheckpointError, FintuneValueError, UnknownNameError
 from fintune_xr.models.channels import ChannelChoice
 from fintune_xr.models.checkpoints import Checkpoint, load_weights_file
+from fintune_xr.models.classes import checkpoint as class_checkpoint
+from fintune_xr.models.classes.checkpoint import class_attrs, class_sizes, trained_classes
 from fintune_xr.models.classes.logits import ClassLogits, winners
-from fintune_xr.models.classes.mapper import ClassMapper, oriented, restored, whole_or_blended
+from fintune_xr.models.classes.mapper import ClassMapper, orient, restore, whole_or_blended
 from fintune_xr.models.classes.settings import ClassSettings
-from fintune_xr.models.mask2former.network import Mask2FormerSemantic, MaskQueries, matching_loss
+from fintune_xr.models.mask2former.network import Mask2FormerSemantic, MaskQueries, matching_loss, weigh_classes
 from fintune_xr.models.sam2.network import decode, point_tokens, pyramid
 from fintune_xr.models.sam2_semantic.kind import Sam2SemanticArchitecture
 from fintune_xr.models.sam2_semantic.network import Sam2Semantic
@@ -86,6 +89,30 @@ def test_a_weights_file_gives_the_same_network(name: str, tmp_path: Path) -> Non
         KINDS[name].load(checkpoint(tmp_path / "less.pt", name), ClassSettings(), channels=RGB_CHANNELS, device="cpu")
 
 
+def test_weights_are_asked_for_their_classes_once_until_they_are_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+
+    def counted(path: Path) -> dict[str, Any]:
+        read.append(path)
+        return load_weights_file(path)
+
+    monkeypatch.setattr(class_checkpoint, "load_weights_file", counted)
+    path = saved("semantic_unet", tmp_path)
+    for _ in range(3):
+        asked = checkpoint(path, "semantic_unet")
+        assert trained_classes(asked) == TWO
+        assert class_sizes(asked, None, ())["class"] == list(TWO.names)
+        assert class_attrs(asked)["classes"] == TWO.flags
+    assert read == [path]
+    entries = torch.load(path, weights_only=True)
+    entries["architecture"]["class_map"]["classes"] = [["tumor", [1]], ["necrosis", [4]]]
+    torch.save(entries, path)
+    assert trained_classes(checkpoint(path, "semantic_unet")).names == ("tumor", "necrosis")
+    assert read == [path, path]
+
+
 def test_colours_are_found_by_name() -> None:
     network = small("semantic_unet")
     image = tile(0, (32, 32))
@@ -133,18 +160,18 @@ def test_a_unet_in_windows_leaves_no_seams() -> None:
 @given(turns=st.integers(0, 3), mirrored=st.booleans(), seed=st.integers(0, 100))
 def test_orientations_can_be_undone(turns: int, mirrored: bool, seed: int) -> None:
     image = tile(seed, (5, 7)).astype(np.float32)
-    np.testing.assert_array_equal(restored(oriented(image, turns, mirrored), turns, mirrored), image)
+    np.testing.assert_array_equal(restore(orient(image, turns, mirrored), turns, mirrored), image)
 
 
 @pytest.mark.parametrize("name", ["semantic_unet", "sam2_semantic"])
 def test_with_tta_a_turned_tile_gives_the_turned_map(name: str) -> None:
     mapper = KINDS[name].mapper(small(name), ClassSettings(tta=True), channels=RGB_CHANNELS)
     image = mapper.normalise(tile(0, (64, 64)))
-    found = mapper.predict([image, oriented(image, 1, True)])
-    np.testing.assert_allclose(found[1], oriented(found[0], 1, True), atol=1e-5)
+    found = mapper.predict([image, orient(image, 1, True)])
+    np.testing.assert_allclose(found[1], orient(found[0], 1, True), atol=1e-5)
     plain = KINDS[name].mapper(small(name), ClassSettings(), channels=RGB_CHANNELS)
-    one, other = plain.predict([image, oriented(image, 1, True)])
-    assert np.abs(other - oriented(one, 1, True)).max() > 1e-3
+    one, other = plain.predict([image, orient(image, 1, True)])
+    assert np.abs(other - orient(one, 1, True)).max() > 1e-3
 
 
 @torch.no_grad()
@@ -217,6 +244,37 @@ def test_labels_under_unknown_pixels_change_no_bit_of_the_matching_loss() -> Non
     (gradient,) = torch.autograd.grad(losses[0], [output.masks])
     assert gradient[..., :8].any()
     assert not gradient[..., 8:].any()
+
+
+def test_the_classes_of_queries_are_weighed_as_cross_entropy_is() -> None:
+    network = Mask2FormerSemantic(small_mask2former()).eval()
+    target = torch.from_numpy(stream(0, "labels").integers(0, 3, (2, 1, 64, 64)).astype(np.float32))
+    output = queries(network)
+    last = MaskQueries(output.classes, output.masks, ())
+
+    def parts() -> dict[str, torch.Tensor]:
+        torch.manual_seed(1)
+        return matching_loss(network, last, target)[1]
+
+    plain = parts()
+    weigh_classes(network, (0.5, 1.5))
+    weighed = parts()
+    assert torch.equal(plain["mask"], weighed["mask"])
+    assert torch.equal(plain["dice"], weighed["dice"])
+    torch.manual_seed(1)
+    matched = network.proposer.criterion.matcher(
+        last.masks, last.classes, [(target[i] == torch.arange(3)[:, None, None]).float() for i in range(2)],
+        [torch.arange(3)] * 2,
+    )  # fmt: skip
+    chosen = torch.full((2, 6), 3)
+    for image, (query, label) in enumerate(matched):
+        chosen[image, query] = label
+    weight = torch.tensor([1.0, 0.5, 1.5, 0.1])[chosen]
+    wrong = -output.classes.log_softmax(-1).gather(-1, chosen[..., None])[..., 0]
+    factor = network.proposer.weight_dict["loss_cross_entropy"]
+    torch.testing.assert_close(weighed["cross_entropy"], factor * (weight * wrong).sum() / weight.sum())
+    with pytest.raises(FintuneValueError, match="expected 2 weights, one for each class, got 3"):
+        weigh_classes(network, (1, 2, 3))
 
 
 def test_an_image_of_which_nothing_is_known_is_left_out() -> None:

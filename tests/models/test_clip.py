@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import CLIPModel
 
-from fintune_xr.errors import CheckpointError, CheckpointNotFoundError, SettingsError
+from fintune_xr.errors import CheckpointError, CheckpointNotFoundError, FintuneValueError, SettingsError
 from fintune_xr.models.clip.adapter import load_clip
 from fintune_xr.models.clip.random_folder import write_random_clip
 from fintune_xr.models.clip.scoring import class_scores_of_regions, prompt_classes, read_prompts
@@ -74,6 +75,44 @@ def test_other_networks_are_refused(folder: Path, tmp_path: Path) -> None:
         load_clip(tmp_path, device="cpu")
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "match"),
+    [
+        ("tokenizer.json", '{"version": "1.0",', r"tokenizer\.json is not as CLIP has it"),
+        ("tokenizer.json", '{"version": "1.0", "model": {}}', r"tokenizer\.json is not as CLIP has it"),
+        ("preprocessor_config.json", "{}", "expected image_mean of 3 numbers, found None"),
+        ("preprocessor_config.json", '{"image_mean": [0.5], "image_std": [1, 1, 1]}', r"found \[0\.5\]"),
+        ("preprocessor_config.json", '{"image_mean": [0, 0, 0], "image_std": [1, 0, 1]}', "image_std above 0"),
+        ("config.json", '{"model_type": "clip", "vision_config": {"hidden_size": "x"}}', r"config\.json is not"),
+    ],
+)  # fmt: skip
+def test_a_damaged_part_is_named(folder: Path, tmp_path: Path, file: str, content: str, match: str) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / file).write_text(content)
+    with pytest.raises(CheckpointError, match=match):
+        load_clip(tmp_path, device="cpu")
+
+
+def test_weights_that_are_no_numbers_are_found(folder: Path) -> None:
+    clip = load_clip(folder, device="cpu")
+    with torch.no_grad():
+        clip.network.visual_projection.weight[0, 0] = torch.nan
+    with pytest.raises(CheckpointError, match="embeddings that are no numbers"):
+        clip.of_images([np.zeros((3, 32, 32), np.uint8)])
+
+
+def test_a_sentence_is_never_cut_off(folder: Path) -> None:
+    clip = load_clip(folder, device="cpu")
+    longest = clip.network.config.text_config.max_position_embeddings
+    # A word of this tokenizer, between the tokens of start and end.
+    fits = " ".join(["lymphocytes"] * 200)
+    while len(clip.tokenizer(fits)["input_ids"]) > longest:
+        fits = fits[:-1]
+    assert np.isfinite(clip.of_texts([fits])).all()
+    with pytest.raises(FintuneValueError, match=f"reads up to {longest}; make it shorter"):
+        clip.of_texts([TEXTS[0], fits + " lymphocytes"])
+
+
 def test_the_digest_is_that_of_all_parts(folder: Path, tmp_path: Path) -> None:
     other = write_random_clip(tmp_path / "other", TEXTS, seed=1)
     assert load_clip(folder, device="cpu").sha256 != load_clip(other, device="cpu").sha256
@@ -121,3 +160,14 @@ def test_prompts_are_of_the_classes(tmp_path: Path) -> None:
         path.write_text(json.dumps(wrong))
         with pytest.raises(SettingsError, match=match):
             read_prompts(path, ("tumor", "stroma"))
+    for text, match in [
+        ('{"tumor": ["a"], "stroma": ["b"], "tumor": ["c"]}', "'tumor' is there twice"),
+        ('{"tumor": ["a"], "stroma": ["b", "a "]}', "'a' is there twice, for tumor and for stroma"),
+        ('{"tumor": ["a"', "cannot be read as JSON"),
+        (b"\xff\xfe", "cannot be read as JSON"),
+    ]:
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        with pytest.raises(SettingsError, match=match):
+            read_prompts(path, ("tumor", "stroma"))
+    path.write_text(json.dumps({"stroma": ["b"], "tumor": ["a"]}), encoding="utf-8-sig")
+    assert read_prompts(path, ("tumor", "stroma")) == {"tumor": ("a",), "stroma": ("b",)}

@@ -17,8 +17,8 @@ from scipy import ndimage
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.models.flows.dynamics import masks_from_flows
 from fintune_xr.models.flows.field import FLOW_SCALE, flow_errors, instance_flows
-from fintune_xr.models.flows.following import followed
 from fintune_xr.models.flows.settings import DynamicsSettings
+from fintune_xr.models.flows.trajectories import follow_flows
 from fintune_xr.seeds import stream
 from fintune_xr.simulation.phantoms import phantom_tile
 
@@ -94,14 +94,14 @@ def test_pixels_end_where_those_of_cellpose_do(seed: int, niter: int, shape: tup
     pixels = np.nonzero(rng.random(shape) < 0.8)
     if pixels[0].size:
         expected = dynamics.follow_flows(flows.copy(), inds=pixels, niter=niter).int().numpy()
-        np.testing.assert_array_equal(followed(flows, pixels, niter=niter), expected)
+        np.testing.assert_array_equal(follow_flows(flows, pixels, niter=niter), expected)
 
 
 def test_flows_that_drive_pixels_out_of_the_image_stop_at_its_border() -> None:
     flows = np.zeros((2, 30, 40), np.float32)
     flows[0], flows[1] = -3, 1000
     pixels = np.nonzero(np.ones((30, 40), bool))
-    ends = followed(flows, pixels, niter=50)
+    ends = follow_flows(flows, pixels, niter=50)
     np.testing.assert_array_equal(ends, dynamics.follow_flows(flows.copy(), inds=pixels, niter=50).int().numpy())
     assert ends[0].max() == 0
     assert ends[1].min() == 39

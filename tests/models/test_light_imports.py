@@ -11,7 +11,7 @@ LIGHT = (
     "fintune_xr.models.protocol",
     "fintune_xr.models.kind",
     "fintune_xr.models.checkpoints",
-    "fintune_xr.models.published",
+    "fintune_xr.models.weights_cache",
     "fintune_xr.models.devices",
     "fintune_xr.models.threshold.adapter",
     "fintune_xr.models.registry",

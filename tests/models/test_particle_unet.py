@@ -15,13 +15,7 @@ from fintune_xr.errors import CheckpointError, DeviceError, FintuneValueError, S
 from fintune_xr.metrics.detection import match_points
 from fintune_xr.models.channels import ChannelChoice
 from fintune_xr.models.dynunet import reach_px, stride_px
-from fintune_xr.models.particle_unet.adapter import (
-    ParticleUnet,
-    UnetDetector,
-    probability,
-    save_unet,
-    standardised,
-)
+from fintune_xr.models.particle_unet.adapter import ParticleUnet, UnetDetector, probability, save_unet, standardise
 from fintune_xr.models.particle_unet.kind import ParticleUnetArchitecture, ParticleUnetSettings
 from fintune_xr.models.protocol import Detector
 from fintune_xr.models.registry import load_model, load_segmenter, resolve_checkpoint
@@ -89,18 +83,18 @@ def test_every_pixel_is_kept_once(n_steps: int, window_px: int, halo_steps: int,
 def test_normalisation_forgets_gain_and_offset(gain: float, offset: float) -> None:
     image = stream(2).normal(0, 1, (40, 50)).astype(np.float32)
     image[:2, :2] = 500
-    plain = standardised(image)
+    plain = standardise(image)
     inside = plain[(image >= np.percentile(image, 0.5)) & (image <= np.percentile(image, 99.5))]
     assert float(inside.mean()) == pytest.approx(0, abs=1e-3)
     assert float(inside.std()) == pytest.approx(1, abs=1e-3)
     assert plain.max() == 6, "what is far outside must not stretch the rest"
-    np.testing.assert_allclose(standardised(image * np.float32(gain) + np.float32(offset)), plain, atol=0.05)
+    np.testing.assert_allclose(standardise(image * np.float32(gain) + np.float32(offset)), plain, atol=0.05)
 
 
 def test_a_micrograph_without_contrast_is_zero_and_one_without_pixels_refused() -> None:
-    assert not standardised(np.full((8, 8), 7, np.uint8)).any()
+    assert not standardise(np.full((8, 8), 7, np.uint8)).any()
     with pytest.raises(FintuneValueError, match=r"expected \(y, x\) with pixels, got shape \(0, 8\)"):
-        standardised(np.empty((0, 8), np.float32))
+        standardise(np.empty((0, 8), np.float32))
 
 
 def test_candidates_are_picked_from_what_is_stored() -> None:
@@ -151,7 +145,7 @@ def test_the_weights_file_says_what_it_is(tmp_path: Path) -> None:
     assert loaded.diameter_px == DIAMETER_PX
     tile = stream(4).normal(size=(2, 48, 48)).astype(np.float32)
     (found,) = loaded.predict([loaded.normalise(tile)])
-    (expected,) = detector(net).predict([standardised(tile[1])[None]])
+    (expected,) = detector(net).predict([standardise(tile[1])[None]])
     np.testing.assert_array_equal(found, expected)
     with pytest.raises(UnknownNameError, match="no channel 'micrograph'"):
         load_model(checkpoint, channels=("DAPI",), settings=ParticleUnetSettings(), device="cpu")

@@ -25,7 +25,7 @@ from fintune_xr.models.flow_unet.kind import FlowUnetArchitecture, FlowUnetSetti
 from fintune_xr.models.flows.segmenter import FlowSegmenter
 from fintune_xr.models.particle_unet.adapter import ParticleUnet, UnetDetector
 from fintune_xr.models.particle_unet.kind import ParticleUnetArchitecture, ParticleUnetSettings
-from fintune_xr.models.patch_batches import Cut, PatchLimit, pooled
+from fintune_xr.models.patch_batches import Cut, PatchLimit, map_patches
 from fintune_xr.pipelines.steps.infer import infer
 from fintune_xr.seeds import stream
 from fintune_xr.store.cohort import open_cohort
@@ -163,7 +163,7 @@ def test_every_patch_is_shown_once_and_comes_back_to_its_place(
         seen.append(patches.shape)
         return 2 * patches
 
-    found = pooled(tiles, cut=counted.cut, network=network, limit=PatchLimit(limit))
+    found = map_patches(tiles, cut=counted.cut, network=network, limit=PatchLimit(limit))
     for one, tile in zip(found, tiles, strict=True):
         np.testing.assert_array_equal(one, 2 * tile)
     totals = {odd: sum(h * w for h, w in sizes if h % 2 == odd) for odd in (0, 1)}
@@ -184,4 +184,4 @@ def test_no_room_for_a_single_patch_is_an_error_that_the_caller_words() -> None:
         raise torch.cuda.OutOfMemoryError("full")
 
     with pytest.raises(torch.cuda.OutOfMemoryError):
-        pooled(images(1, [(2, 3)]), cut=Counted().cut, network=full, limit=PatchLimit(4))
+        map_patches(images(1, [(2, 3)]), cut=Counted().cut, network=full, limit=PatchLimit(4))

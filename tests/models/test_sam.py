@@ -17,16 +17,16 @@ from segment_anything.modeling import Sam
 from fintune_xr.errors import CheckpointError, CheckpointNotFoundError, SettingsError, UnknownNameError
 from fintune_xr.models.checkpoints import load_weights_file
 from fintune_xr.models.protocol import Segmenter, segment
-from fintune_xr.models.published import fetch_weights
 from fintune_xr.models.registry import kind_named, load_segmenter, published_named, resolve_checkpoint
 from fintune_xr.models.sam import kind as sam_kind
 from fintune_xr.models.sam.adapter import SamSize, build_sam, empty_sam, load_sam, sam_size
 from fintune_xr.models.sam.colours import composite, sam_channels
 from fintune_xr.models.sam.kind import SamInputSettings, SamSettings, SamSweepSettings, sam_state
-from fintune_xr.models.sam.masks import Candidates, candidate_masks, painted, select
+from fintune_xr.models.sam.masks import Candidates, candidate_masks, paint, select
 from fintune_xr.models.sam.prompts import SamPrompts
+from fintune_xr.models.weights_cache import fetch_weights
 from fintune_xr.seeds import stream
-from fintune_xr.settings import load_settings, validated
+from fintune_xr.settings import load_settings, validate
 
 SMALL = SamSize(width=64, depth=2, heads=4, global_blocks=(1,), image_px=256)
 
@@ -218,7 +218,7 @@ def as_candidates(masks: np.ndarray) -> Candidates:
 @given(masks_to_paint(), st.integers(1, 20), st.floats(0.05, 1))
 def test_the_better_mask_wins_pixel_by_pixel(masks: np.ndarray, least: int, fraction: float) -> None:
     rule = SamInputSettings(min_area_px=least, max_area_fraction=fraction)
-    got = painted(as_candidates(masks), range(len(masks)), rule)
+    got = paint(as_candidates(masks), range(len(masks)), rule)
     wanted = np.zeros((12, 12), int)
     cells = [mask for mask in masks if mask.sum() <= fraction * 144]
     for y, x in np.ndindex(12, 12):
@@ -263,11 +263,11 @@ def test_sam_is_a_segmenter_like_any_other(saved: Path) -> None:
 def test_settings_are_checked() -> None:
     assert kind_named("sam").settings is SamSettings
     with pytest.raises(SettingsError, match=r"percentiles.*low < high"):
-        validated(SamSettings, {"percentiles": [60, 40]})
+        validate(SamSettings, {"percentiles": [60, 40]})
     with pytest.raises(SettingsError, match=r"points_per_crop: no such setting.*Did you mean 'points_per_"):
         load_settings(SamSweepSettings, overrides=["points_per_crop=64"])
     with pytest.raises(SettingsError, match=r"pred_iou_thresh: expected different values"):
-        validated(SamSweepSettings, {"pred_iou_thresh": [0.5, 0.5]})
+        validate(SamSweepSettings, {"pred_iou_thresh": [0.5, 0.5]})
 
 
 class Regions:
@@ -296,7 +296,7 @@ def test_any_network_that_takes_points_can_be_asked() -> None:
     found = candidate_masks(asked, asked.embed(image), points_per_side=8, loosest=(0.5, 0.5), options=options)
     kept = select(found, (0.5, 0.5), box_nms_thresh=0.7)
     expected = ndimage.label(image[..., 0] > 100)[0]
-    got = painted(found, kept, options)
+    got = paint(found, kept, options)
     assert sorted(np.unique(got)) == [0, 1, 2]
     np.testing.assert_array_equal(got > 0, expected > 0)
     assert len(np.unique(got[expected == 1])) == len(np.unique(got[expected == 2])) == 1

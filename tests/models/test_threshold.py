@@ -15,7 +15,7 @@ from scipy import ndimage
 from fintune_xr.errors import UnknownNameError
 from fintune_xr.metrics.instance import match_masks
 from fintune_xr.models.protocol import Segmenter, segment
-from fintune_xr.models.threshold.adapter import ThresholdSegmenter
+from fintune_xr.models.threshold.adapter import ThresholdSegmenter, _background
 from fintune_xr.models.threshold.kind import ThresholdSettings
 from fintune_xr.seeds import stream
 from fintune_xr.simulation.phantoms import phantom_tile
@@ -68,6 +68,26 @@ def test_a_few_cells_on_textured_tissue_are_found_and_little_else() -> None:
     image = discs([(100, 100), (300, 400), (420, 90)], shape=(512, 512)) + 0.0
     image[0] += 45 * texture / texture.std()
     assert 3 <= masks(image.clip(0).astype(np.uint16)).max() <= 5
+
+
+@pytest.mark.parametrize("width_px", [60, 64, 96])
+def test_the_background_of_a_mirrored_tile_is_the_mirrored_one(width_px: int) -> None:
+    tile = stream(3).normal(100, 10, (256, 256)).astype(np.float32)
+    settings = ThresholdSettings(background_px=width_px)
+    expected = _background(tile, settings)
+    np.testing.assert_allclose(_background(tile[:, ::-1], settings)[:, ::-1], expected, atol=1e-3)
+    np.testing.assert_allclose(_background(tile[::-1], settings)[::-1], expected, atol=1e-3)
+
+
+def test_a_run_of_an_earlier_release_keeps_its_background_and_its_identity() -> None:
+    before = ThresholdSettings(odd_window=False, level="background")
+    assert not {"odd_window", "level"} & set(before.as_dict())
+    assert ThresholdSettings().as_dict()["odd_window"] is True
+    tile = stream(3).normal(100, 10, (256, 256)).astype(np.float32)
+    opened = ndimage.grey_opening(tile.reshape(32, 8, 32, 8).mean(axis=(1, 3)), size=(8, 8))
+    coarse = ndimage.gaussian_filter(opened, 4)
+    expected = ndimage.zoom(coarse, 8, order=1, grid_mode=True, mode="nearest")
+    np.testing.assert_array_equal(_background(tile, before), expected)
 
 
 def test_small_things_are_dropped() -> None:

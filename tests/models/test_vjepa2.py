@@ -27,7 +27,7 @@ from fintune_xr.models.vjepa2.checkpoint import find_encoder
 from fintune_xr.models.vjepa2.keys import architecture_of, with_names_of_transformers, with_our_names
 from fintune_xr.models.vjepa2.kind import RandomEncoderSettings, VolumeArchitecture, VolumeEncoderSettings
 from fintune_xr.models.vjepa2.vit3d import Vit3d
-from fintune_xr.settings import validated
+from fintune_xr.settings import validate
 
 THREE_HEADS = VolumeEncoderSettings(heads=HEADS)
 CROP = 16
@@ -385,7 +385,7 @@ def test_stages_of_a_run(tmp_path: Path) -> None:
     path = saved(tmp_path / "w.pt", learned_state())
     checkpoint = resolve_checkpoint(path)
     kind = kind_named(checkpoint.kind)
-    chosen = validated(kind.settings, {"heads": HEADS})
+    chosen = validate(kind.settings, {"heads": HEADS})
     model = load_model(checkpoint, channels=("oct",), settings=chosen, device="cpu", keep=False)
     tiles = np.random.default_rng(1).integers(0, 255, (3, 1, *GRID), dtype=np.uint8)
     found = [model.reconstruct(one) for one in model.predict([model.normalise(tile) for tile in tiles])]
@@ -413,7 +413,7 @@ def test_stages_of_a_run(tmp_path: Path) -> None:
 )
 def test_floors_are_models_by_name(name: str, given: dict[str, Any], width: int) -> None:
     checkpoint, kind = resolve_checkpoint(name), kind_named(name)
-    chosen = validated(kind.settings, given)
+    chosen = validate(kind.settings, given)
     model = load_model(checkpoint, channels=("oct",), settings=chosen, device="cpu", keep=False)
     tile = np.random.default_rng(1).integers(0, 255, (1, *GRID), dtype=np.uint8)
     (maps,) = model.predict([model.normalise(tile)])

@@ -19,7 +19,8 @@ from stores import annotate as store_masks
 from stores import make_store
 
 from fintune_xr import names as n
-from fintune_xr.analysis.report.contents import Stale, Study
+from fintune_xr.analysis.report.contents import Note, Stale, Study
+from fintune_xr.analysis.report.studies.benchmark import benchmark_study
 from fintune_xr.cluster.profile import Profile
 from fintune_xr.errors import DeviceError, RunMismatchError, SettingsError
 from fintune_xr.models.checkpoints import RECORD_FILE
@@ -34,11 +35,13 @@ from fintune_xr.pipelines.steps.evaluate import evaluate
 from fintune_xr.pipelines.steps.ingest import ingest
 from fintune_xr.pipelines.steps.split import split
 from fintune_xr.pipelines.studies import benchmark as module
-from fintune_xr.pipelines.studies.benchmark import BenchmarkSettings, benchmark, hybrid_line
+from fintune_xr.pipelines.studies import model_training
+from fintune_xr.pipelines.studies.benchmark import BenchmarkSettings, benchmark, closing_lines, hybrid_line
 from fintune_xr.pipelines.workers.remote_calls import results_from_workers
 from fintune_xr.simulation.if_cohort import CohortSettings, simulate_cohort
 from fintune_xr.store.cohort import open_cohort
 from fintune_xr.store.runs.run import run_attrs
+from fintune_xr.store.zarr_io.groups import open_column
 from fintune_xr.text import text_array, texts
 
 SMALL = CohortSettings(
@@ -123,6 +126,27 @@ def test_scores_are_those_of_evaluate(whole: Path, found: xr.Dataset, tmp_path: 
     for name in (n.TP, n.FP, n.FN, "average_precision_image_mean", "f1_pooled", "f1_pooled_interval"):
         ours = found[name].sel({n.RUN: names})
         np.testing.assert_allclose(ours.transpose(*slow[name].dims), slow[name], err_msg=name)
+
+
+def test_an_annotated_tile_in_quarantine_is_not_scored_and_named(
+    whole: Path, weights: Path, found: xr.Dataset, tmp_path: Path
+) -> None:
+    shutil.copytree(whole, tmp_path / "whole")
+    cohort = open_cohort(tmp_path / "whole" / "c.zarr")
+    lost, *others = texts(found[n.TILE])
+    state = open_column(cohort.location, f"{n.RUNS}/e1-generic/{n.STATE}")
+    state[texts(cohort.images()[n.TILE]).index(lost)] = n.QUARANTINED
+    again = benchmark(cohort.url, model=str(weights), out=tmp_path / "whole" / "models", config=SETTINGS)
+    assert again.attrs[n.LEFT_OUT] == {"e1-generic": [lost]}
+    assert texts(again[n.TILE]) == others
+    np.testing.assert_array_equal(again[n.TP], found[n.TP].sel({n.TILE: others}))
+    assert closing_lines(again)[0] == f"run e1-generic has 1 annotated tile(s) in quarantine: {lost}"
+    notes = [
+        part.text
+        for part in benchmark_study(again, gallery=None, beside_published=False).parts
+        if isinstance(part, Note)
+    ]
+    assert notes.count(closing_lines(again)[0]) == 1
 
 
 def test_the_hybrid_has_the_counts_of_the_model_that_val_chose(whole: Path, found: xr.Dataset) -> None:
@@ -238,7 +262,7 @@ def test_on_workers_models_are_trained_there_and_are_the_same(
         return results_from_workers(profile, function, calls)
 
     monkeypatch.setattr(training, "results_from_workers", seen)
-    monkeypatch.setattr(module, "train", lambda **_: pytest.fail("a training in the process of the command"))
+    monkeypatch.setattr(model_training, "train", lambda **_: pytest.fail("a training in the process of the command"))
     said: dict[str, Any] = {"model": str(weights), "out": models, "config": few, "cluster": "threads"}
     for _ in range(2):
         benchmark(store, overrides=["cluster.workers=2", "cluster.dashboard=false"], **said)

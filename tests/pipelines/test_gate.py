@@ -13,8 +13,8 @@ from fintune_xr import names as n
 from fintune_xr.analysis.kernels.thresholds import nuclei_in_instances
 from fintune_xr.analysis.positivity.counting import apply_rules
 from fintune_xr.analysis.positivity.rules import OtsuRule
-from fintune_xr.analysis.report.contents import Stale
-from fintune_xr.analysis.report.studies.gate import AP50
+from fintune_xr.analysis.report.contents import Note, Stale
+from fintune_xr.analysis.report.studies.gate import AP50, gate_study
 from fintune_xr.errors import FintuneValueError, UnknownNameError
 from fintune_xr.metrics.instance import match_masks
 from fintune_xr.pipelines.report.stored_studies import stored_studies
@@ -27,9 +27,10 @@ from fintune_xr.pipelines.steps.split import split
 from fintune_xr.pipelines.studies import gate as gate_module
 from fintune_xr.pipelines.studies.gate import gate
 from fintune_xr.pixels.cell_gates import Gate, GateSettings
-from fintune_xr.pixels.cell_measurement import renumbered
+from fintune_xr.pixels.cell_measurement import renumber
 from fintune_xr.simulation.if_cohort import CohortSettings, simulate_cohort
 from fintune_xr.store.cohort import Cohort, open_cohort
+from fintune_xr.store.zarr_io.groups import open_column
 from fintune_xr.text import texts
 
 SMALL = CohortSettings(
@@ -78,7 +79,7 @@ def slow_kept(cohort: Cohort, run: str, tile: int, one: Gate) -> np.ndarray:
 
 def slow_mask(cohort: Cohort, run: str, tile: int, one: Gate) -> np.ndarray:
     mask = cohort.run(run)[n.MASK].isel({n.TILE: tile}).values
-    return renumbered(np.where(np.isin(mask, slow_kept(cohort, run, tile, one)), mask, 0)).mask
+    return renumber(np.where(np.isin(mask, slow_kept(cohort, run, tile, one)), mask, 0)).mask
 
 
 def test_counts_are_those_of_matching_gated_masks(store: Path, gated: xr.Dataset) -> None:
@@ -93,10 +94,35 @@ def test_counts_are_those_of_matching_gated_masks(store: Path, gated: xr.Dataset
                 assert np.array_equal(found[name], getattr(slow, name))
 
 
+def test_an_annotated_tile_in_quarantine_is_not_scored_and_named(
+    store: Path, gated: xr.Dataset, tmp_path: Path
+) -> None:
+    shutil.copytree(store, tmp_path / "c.zarr")
+    cohort = open_cohort(tmp_path / "c.zarr")
+    lost, *others = texts(gated[n.TILE])
+    state = open_column(cohort.location, f"{n.RUNS}/cells/{n.STATE}")
+    state[texts(cohort.images()[n.TILE]).index(lost)] = n.QUARANTINED
+    positivity(cohort.url, run="cells")
+    found = gate(cohort.url, run="cells", overrides=GRID, resamples=5)
+    assert found.attrs[n.LEFT_OUT] == {"cells": [lost]}
+    assert texts(found[n.TILE]) == others
+    np.testing.assert_array_equal(found[n.TP], gated[n.TP].sel({n.TILE: others}))
+    told = [part.text for part in gate_study(found).more if isinstance(part, Note)]
+    assert f"run cells has 1 annotated tile(s) in quarantine: {lost}" in told
+
+
 def test_settings_carry_their_numbers(gated: xr.Dataset) -> None:
     stored = zip(gated[n.Q_LO].values, gated[n.Q_HI].values, gated[n.MIN_AREA].values, strict=True)
     assert [Gate(float(low), float(high), int(area)) for low, high, area in stored] == list(GATES)
     assert texts(gated[n.SETTING]) == [one.name for one in GATES]
+
+
+def test_what_is_stored_says_over_which_tests_q_was_adjusted_and_what_everything_means(gated: xr.Dataset) -> None:
+    assert list(gated[n.Q].attrs["family"]) == [n.RUN, n.MARKER, n.OUTCOME]
+    assert "adjusted over all gates" in gate_study(gated).text
+    assert [
+        name for name in (n.RATIO, n.Q, n.N_KEPT, n.TP, n.RANK_AGREEMENT) if not gated[name].attrs["long_name"]
+    ] == []
 
 
 def test_without_a_gate_everything_is_what_was_stored_before(store: Path, gated: xr.Dataset) -> None:
@@ -169,7 +195,7 @@ def test_blocks_of_tiles_do_not_change_anything(
 def test_runs_that_are_not_there_and_parts_without_tiles_are_named(store: Path) -> None:
     with pytest.raises(UnknownNameError, match=r"no run 'cell'.*Did you mean 'cells'"):
         gate(store, run="cell")
-    with pytest.raises(FintuneValueError, match="split 'none'"):
+    with pytest.raises(FintuneValueError, match="no annotated tile in part 'none' of the split"):
         gate(store, run="cells", split="none")
 
 

@@ -18,7 +18,7 @@ from fintune_xr.pipelines.steps.ingest import ingest
 from fintune_xr.pipelines.steps.positivity import positivity
 from fintune_xr.pipelines.steps.split import split
 from fintune_xr.pipelines.studies import hybrid as module
-from fintune_xr.pipelines.studies.hybrid import AP50, choose_by_marker, hybrid, undecided
+from fintune_xr.pipelines.studies.hybrid import AP50, choose_by_marker, hybrid, markers_without_scores
 from fintune_xr.simulation.if_cohort import CohortSettings, simulate_cohort
 from fintune_xr.store.cohort import open_cohort
 from fintune_xr.text import text_array
@@ -56,8 +56,8 @@ def test_each_marker_takes_its_best_run_and_a_marker_without_tiles_the_best_of_a
 def test_only_markers_without_a_scored_tile_are_undecided() -> None:
     """Also where all scored tiles are of one marker, and no group is made for it."""
     scored = scores({"all": {"a": 0.5, "b": 0.6}}).assign_coords({n.MARKER: (n.TILE, ["GFAP", "GFAP"])})
-    assert undecided(scored, ["GFAP"]) == []
-    assert undecided(scored, ["GFAP", "OLIG2"]) == ["OLIG2"]
+    assert markers_without_scores(scored, ["GFAP"]) == []
+    assert markers_without_scores(scored, ["GFAP", "OLIG2"]) == ["OLIG2"]
 
 
 def test_the_masks_and_cells_are_those_of_the_chosen_runs(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

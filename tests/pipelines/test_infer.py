@@ -48,7 +48,7 @@ from fintune_xr.pipelines.steps.infer import infer, quarantined_of
 from fintune_xr.pipelines.steps.infer_plan import plan_run
 from fintune_xr.pipelines.steps.positivity import positivity
 from fintune_xr.pipelines.steps.split import split
-from fintune_xr.store.cohort import Cohort, create_cohort, open_cohort
+from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.lineage.tile_counts import active_rule, quarantined_tiles, tile_counts
 from fintune_xr.store.runs import create
 from fintune_xr.store.runs.run import run_attrs
@@ -372,6 +372,9 @@ def _check_covariates(store: str, clinical: Path) -> None:
     at = {n.RUN: "base", n.MARKER: "GFAP", n.OUTCOME: "nft"}
     for name in (n.RHO, "rho_if_lost_negative", "rho_if_lost_positive"):
         assert float(found[name].sel(at)) == pytest.approx(expected), name
+    told = [found[name].attrs["long_name"] for name in (n.RHO, "rho_if_lost_negative", "rho_if_lost_positive")]
+    assert len(set(told)) == 3
+    assert "long_name" not in found.attrs
     assert float(found["rho_by_rule"].sel({**at, n.RULE: "otsu"})) == pytest.approx(expected)
     positive, total = (found[name].sel({n.RUN: "base", n.MARKER: "GFAP"}).values for name in (n.N_POSITIVE, n.N_ALL))
     design = np.column_stack([np.ones(6), table.nft, table.age])
@@ -647,14 +650,6 @@ def test_a_profile_of_ones_own(tmp_path: Path) -> None:
 
 def test_cohort_type() -> None:
     assert Cohort.__dataclass_params__.frozen  # type: ignore[attr-defined]
-
-
-def test_a_model_of_cells_is_refused_where_there_are_no_counts(tmp_path: Path) -> None:
-    place = tmp_path / "em.zarr"
-    cohort = create_cohort(place, kind="em", channels=["micrograph"], tile_shape=(64, 64), dtype="float32")
-    with pytest.raises(FintuneValueError, match=r"'threshold' finds cells .* holds float32\. .*--model particle_unet"):
-        infer(cohort.url, run="r", model="threshold")
-    assert open_cohort(cohort.url).run_names() == []
 
 
 def test_an_error_in_a_block_is_said_once(

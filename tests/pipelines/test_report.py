@@ -27,7 +27,7 @@ from fintune_xr.analysis.report.contents import (
     Section,
     Study,
     Table,
-    unfolded,
+    all_parts,
 )
 from fintune_xr.analysis.report.instance.scores import RunScores, segmentation_section, study_sections, verdicts
 from fintune_xr.analysis.report.render import page_of, tables_of, with_summary
@@ -49,6 +49,7 @@ from fintune_xr.analysis.report.sections.findings import findings
 from fintune_xr.analysis.report.sections.positivity import positivity_section, rule_words
 from fintune_xr.analysis.report.sections.scatters import scatter_parts
 from fintune_xr.analysis.report.sections.statistics import Statistics
+from fintune_xr.analysis.report.sections.validation import corrected_rho_parts
 from fintune_xr.metrics.intervals import instance_scores, scores_by_donor
 from fintune_xr.seeds import stream
 
@@ -61,7 +62,10 @@ RDM, RMO = (n.RUN, n.DONOR, n.MARKER), (n.RUN, n.MARKER, n.OUTCOME)
 def _images() -> xr.Dataset:
     pairs = [(donor, marker) for donor in DONORS for marker in MARKERS]
     columns = {n.TILE: [f"t{index}" for index in range(len(pairs))], n.DONOR: [d for d, _ in pairs]}
-    columns |= {n.MARKER: [m for _, m in pairs], n.SPLIT: ["train", "train", "val", "val", "test", "test", "", ""]}
+    columns |= {
+        n.MARKER: [m for _, m in pairs],
+        n.SPLIT: ["train", "train", "val", "val", "test", "test", n.UNASSIGNED, n.UNASSIGNED],
+    }
     sizes = {name: (n.TILE, [64] * len(pairs)) for name in (n.HEIGHT, n.WIDTH)}
     return xr.Dataset(coords={name: (n.TILE, values) for name, values in columns.items()} | sizes)
 
@@ -212,7 +216,7 @@ class _Outline(html.parser.HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        if tag not in ("meta", "img", "br", "link", "input"):
+        if tag not in ("meta", "img", "br", "wbr", "link", "input"):
             self.open.append(tag)
         for name, value in attrs:
             if name in ("src", "href"):
@@ -402,6 +406,31 @@ def test_a_table_says_how_many_of_its_rows_are_seen() -> None:
     assert page_of("t", "", [Section("s", "S", (table(ROWS_FOLDED + 13),))]).count("<td") == 12
 
 
+def test_corrected_correlations_begin_with_what_was_found() -> None:
+    """Not with the first run's outcomes, behind which findings of the others are folded away."""
+    shape, coords = ("run", "marker", "outcome"), {"run": ["base", "tuned"], "marker": ["GFAP"], "outcome": ["a", "b"]}
+    q = np.array([[[0.9, 0.2]], [[0.001, 0.5]]])
+    values = dict.fromkeys((n.RHO, n.RHO_CORRECTED, n.RHO_CORRECTED_LOW, n.RHO_CORRECTED_HIGH), (shape, 1 - q))
+    (table,) = corrected_rho_parts(xr.Dataset({n.Q: (shape, q), **values}, coords))
+    assert isinstance(table, Table)
+    expected = [["tuned", "a"], ["base", "b"], ["tuned", "b"], ["base", "a"]]
+    assert table.data[["run", "outcome"]].to_numpy().tolist() == expected
+    assert table.page is not None
+    assert table.page[["run", "outcome"]].to_numpy().tolist() == expected
+
+
+def test_what_is_typed_and_where_names_break_is_marked() -> None:
+    table = Table("t", "Of `gate`", pd.DataFrame({"tile": ["d1/GFAP/scan_3"]}), code=("tile",))
+    page = page_of(
+        "t", "", [Section("s", "S", (Note("Run `gate` again; 5` is a length."), Note("Run `gate` < 3."), table))]
+    )
+    assert "Run <code>gate</code> &lt; 3." in page
+    assert "5` is a length" in page
+    assert "Of <code>gate</code>" in page
+    assert "d1/<wbr>GFAP/<wbr>scan_<wbr>3" in page
+    assert "`gate` &lt;" not in page
+
+
 def test_no_section_is_empty_and_what_is_missing_stands_together(sections: tuple[Section, ...]) -> None:
     shown = with_summary((*sections, *study_sections({})))
     assert all(section.parts for section in shown)
@@ -418,6 +447,12 @@ def test_cells_are_drawn_in_the_colour_of_their_verdict() -> None:
     colours = {tuple(np.round(pixel, 2)) for pixel in np.asarray(judged).reshape(-1, 3)}
     assert {(1.0, 0.55, 0.0), (0.25, 0.7, 1.0), (0.75, 0.75, 0.75)} <= colours
     assert figure.axes[1].get_title("left") == "1 of 3 cells positive"
+    # One tile alone is shown beside itself, several below themselves.
+    (alone, beside), (above, _, below, _) = (
+        [axes.get_position() for axes in judged_figure([_judged()] * count).axes] for count in (1, 2)
+    )
+    assert alone.x1 <= beside.x0
+    assert below.y1 <= above.y0
     assert len({tuple(pixel) for pixel in np.asarray(bare).reshape(-1, 3)}) == 4, "grey alone"
 
 
@@ -515,7 +550,7 @@ def test_scores_of_a_single_donor_come_without_intervals() -> None:
 
 def test_shares_are_said_to_be_unvalidated(statistics: Statistics) -> None:
     def told(contents: Statistics) -> list[str]:
-        return [part.text for part in unfolded(positivity_section(contents).parts) if isinstance(part, Note)]
+        return [part.text for part in all_parts(positivity_section(contents).parts) if isinstance(part, Note)]
 
     assert any("unvalidated" in text for text in told(statistics))
     assert told(Statistics()) == []
@@ -533,7 +568,7 @@ def test_bounds_of_quarantine_list_only_what_changes(sections: tuple[Section, ..
     analysis = _analysis()
     same = xr.Dataset({"low": analysis[n.RHO], "high": analysis[n.RHO]})
     section = association_section(Statistics(analysis=analysis, rho_if_lost=same))
-    notes = [part.text for part in unfolded(section.parts) if isinstance(part, Note)]
+    notes = [part.text for part in all_parts(section.parts) if isinstance(part, Note)]
     assert "No correlation would change if the quarantined tiles had been read." in notes
 
 
@@ -559,7 +594,7 @@ def test_probabilities_keep_the_digits_that_mean_something(value: float, text: s
      (0.12345, "0.123"), (np.float64(-0.5), "−0.500"), ("x", "x")],
 )  # fmt: skip
 def test_values_are_shown_by_their_kind(value: object, text: str) -> None:
-    assert numbers.shown(value) == text
+    assert numbers.value_text(value) == text
 
 
 def test_no_number_is_shown_as_minus_zero() -> None:

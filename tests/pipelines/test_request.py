@@ -14,6 +14,9 @@ from stores import assert_same_run, make_store, run_values
 
 from fintune_xr import names as n
 from fintune_xr.errors import RunMismatchError, SettingsError, UnknownNameError
+from fintune_xr.models.cellpose import adapter
+from fintune_xr.models.cellpose.kind import CpsamSettings
+from fintune_xr.models.flows.settings import DynamicsSettings
 from fintune_xr.pipelines.steps.infer import infer
 from fintune_xr.pipelines.steps.infer_plan import plan_run
 from fintune_xr.store.cohort import open_cohort
@@ -73,6 +76,41 @@ def test_a_run_goes_on_with_its_own_planes_whatever_becomes_of_the_record(copy: 
     infer(store, run="seen", model=str(copy / "marker_only.pt"), **SAID)
     masks = [open_cohort(store).run(run)[n.MASK].values for run in ("mo", "seen")]
     assert not np.array_equal(*masks)
+
+
+def test_a_run_whose_steps_were_scaled_goes_on_so_and_is_another_than_one_whose_steps_are_as_asked(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A diameter with a number of steps that is not Cellpose's: earlier releases did not say that they scale it."""
+    taken: list[int] = []
+    monkeypatch.setattr(
+        adapter, "masks_from_flows", lambda maps, told: taken.append(told.niter) or np.ones(maps.shape[1:], np.uint32)
+    )
+    store, model = copy / "c.zarr", str(copy / "mo")
+    asked = [*SAID["overrides"], "model.diameter_px=15", "model.dynamics.niter=4"]
+    infer(store, run="old", model=model, overrides=[*asked, "model.scales_niter=true"])
+    assert "scales_niter" not in run_attrs(open_cohort(store), "old")[n.IDENTITY]["settings"]
+    for again in ({}, {"model": model, "overrides": asked}):
+        mark_pending(open_cohort(store), "old", [1])
+        taken.clear()
+        assert infer(store, run="old", **again).n_new == 1
+        assert taken == [2]
+        assert "scales_niter" not in run_attrs(open_cohort(store), "old")[n.IDENTITY]["settings"]
+    with pytest.raises(RunMismatchError, match=r"scales_niter: stored None, now False"):
+        infer(store, run="old", model=model, overrides=[*asked, "model.scales_niter=false"])
+    taken.clear()
+    infer(store, run="new", model=model, overrides=asked)
+    assert set(taken) == {4}
+    assert run_attrs(open_cohort(store), "new")[n.IDENTITY]["settings"]["scales_niter"] is False
+
+
+def test_where_steps_are_cellposes_a_run_is_that_of_before() -> None:
+    for settings in (
+        CpsamSettings(),
+        CpsamSettings(diameter_px=24),
+        CpsamSettings(dynamics=DynamicsSettings(niter=60)),
+    ):
+        assert "scales_niter" not in settings.as_dict()
 
 
 def test_weights_without_a_record_say_what_is_assumed(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,7 +30,7 @@ from fintune_xr.schema import check_dataset
 from fintune_xr.simulation.if_cohort import CohortSettings, simulate_cohort
 from fintune_xr.store.cohort import open_cohort
 from fintune_xr.store.split import annotated_tiles
-from fintune_xr.store.zarr_io.locks import holding
+from fintune_xr.store.zarr_io.locks import hold_lock
 from fintune_xr.tasks.instance import SWEEP
 from fintune_xr.text import texts
 
@@ -163,7 +163,7 @@ def test_another_sweep_never_mixes_with_the_stored_one(store: Path, weights: Pat
         sweep(store, model=str(weights), overrides=GRID_ASKED, split=n.TRAIN)
     # A second handle on the file counts as another process.
     with (
-        holding(open_cohort(store).location, n.SWEEP, what="sweeping"),
+        hold_lock(open_cohort(store).location, n.SWEEP, what="sweeping"),
         pytest.raises(RunBusyError, match="another process is sweeping"),
     ):
         sweep(store, model=str(weights), overrides=GRID_ASKED)

@@ -15,7 +15,7 @@ from fintune_xr.analysis.report.sections.positivity import positivity_section
 from fintune_xr.analysis.report.sections.statistics import Statistics
 from fintune_xr.analysis.report.sections.validation import rule_scores, validation_parts
 from fintune_xr.errors import FintuneValueError
-from fintune_xr.pipelines.instance.validation import stored_validation, validated
+from fintune_xr.pipelines.instance.validation import stored_validation, validate_rules
 from fintune_xr.pixels.cell_measurement import measure_cells
 from fintune_xr.pixels.real_part import tile_pixels
 from fintune_xr.store.annotations.instance import note_marks, stored_marks
@@ -39,7 +39,7 @@ def clinical(cohort: Cohort) -> Path:
 
 def test_without_a_word_on_what_masks_outline_nothing_is_held_against_them(cohort: Cohort) -> None:
     assert stored_marks(cohort) == ""
-    assert validated(cohort, "a") is None
+    assert validate_rules(cohort, "a") is None
     statistics = Statistics(positivity={"a": cohort.positivity("a")}, active_rules={"a": "otsu"})
     section = positivity_section(statistics)
     assert "unvalidated" in section.findings[0].text
@@ -47,7 +47,7 @@ def test_without_a_word_on_what_masks_outline_nothing_is_held_against_them(cohor
 
 def test_masks_of_all_cells_tell_the_share_at_the_threshold_of_the_rule(cohort: Cohort) -> None:
     note_marks(cohort, "all")
-    found = validated(cohort, "a")
+    found = validate_rules(cohort, "a")
     assert found is not None
     images, truth = cohort.images(lazy=False), cohort.annotations(lazy=False)
     limit = cohort.positivity("a")[n.THRESHOLD].sel({n.RULE: "fixed_50"}).values
@@ -65,7 +65,7 @@ def test_masks_of_all_cells_tell_the_share_at_the_threshold_of_the_rule(cohort: 
 def test_masks_of_positive_cells_score_the_rule(cohort: Cohort) -> None:
     """With the run's own positive cells as truth, every one is found and none is too much; with none, all are."""
     note_marks(cohort, "positive")
-    found = validated(cohort, "a")
+    found = validate_rules(cohort, "a")
     assert found is not None
     one = found.sel({n.RULE: "fixed_50"})
     true = one[n.TRUE_POSITIVE].values
@@ -83,7 +83,7 @@ def test_masks_of_positive_cells_score_the_rule(cohort: Cohort) -> None:
 
 def test_what_is_stored_is_that_of_the_store_as_it_is_now(cohort: Cohort) -> None:
     note_marks(cohort, "all")
-    first = validated(cohort, "a")
+    first = validate_rules(cohort, "a")
     assert stored_validation(cohort, "a") is not None
     fx.positivity(cohort.url, run="a", rule="fixed", threshold=400)
     again = stored_validation(cohort, "a")

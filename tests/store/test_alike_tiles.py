@@ -13,7 +13,7 @@ from scipy import ndimage
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, SplitError, UnknownNameError
 from fintune_xr.pipelines.leak_check.pairs import refuse_leaks
-from fintune_xr.pipelines.report.passed_over import passed_over
+from fintune_xr.pipelines.report.extra_files import lines_by_verb
 from fintune_xr.pipelines.steps.annotate import annotate
 from fintune_xr.pipelines.steps.check import check
 from fintune_xr.pipelines.steps.ingest import ingest
@@ -61,7 +61,7 @@ def test_pairs_are_shown_and_allowed_for_a_reason(made: Cohort, tmp_path: Path) 
     [pair] = allowed_pairs(open_cohort(made.url))
     assert (pair.first, pair.second, pair.reason) == (FIRST, LAST, "two animals, seen in the notebook")
     assert check(made.url) == []
-    assert passed_over(open_cohort(made.url))["split"][0].endswith("two animals, seen in the notebook")
+    assert lines_by_verb(open_cohort(made.url))["split"][0].endswith("two animals, seen in the notebook")
     with pytest.raises(SplitError, match="nearly the same image"):
         split(made.url, fractions=(0.5, 0.25, 0.25), seed=seed, force=True)
 

@@ -13,11 +13,14 @@ from PIL import Image
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, SettingsError
+from fintune_xr.pipelines.semantic.patches import patches_of
 from fintune_xr.pipelines.steps.annotate import annotate
 from fintune_xr.pipelines.steps.ingest import ingest
 from fintune_xr.seeds import stream
 from fintune_xr.store.cohort import open_cohort
 from fintune_xr.store.lineage.annotated_legend import annotated_legend
+from fintune_xr.store.split import annotated_tiles
+from fintune_xr.tasks.class_map import ClassMap
 from fintune_xr.tasks.legends import BCSS, unnamed_legend
 
 NAME = "TCGA-A1-A0SK-DX1_xmin45749_ymin25055_MPP-0.2500"
@@ -151,6 +154,45 @@ def test_a_legend_of_ones_own(source: Path, tmp_path: Path) -> None:
         annotate(source, store, layout="bcss")
     annotate(source, store, layout="classes", restart=True)
     assert not annotated_legend(open_cohort(store)).is_named
+
+
+@pytest.mark.parametrize("layout", ["bcss", "classes"])
+def test_what_lies_outside_of_the_annotation_is_unknown_by_the_official_file_too(
+    source: Path, tmp_path: Path, layout: str
+) -> None:
+    official = tmp_path / "gtruth_codes.tsv"
+    official.write_text(
+        "label\tGT_code\n" + "".join(f"{meaning}\t{code}\n" for code, meaning in BCSS.rows), "utf-8-sig"
+    )
+    store = tmp_path / "he.zarr"
+    ingest(source, store, layout=layout)
+    annotate(source, store, layout=layout, legend=official)
+    cohort = open_cohort(store)
+    assert annotated_legend(cohort).ignored == (0,)
+    patches = patches_of(cohort, annotated_tiles(cohort))
+    pixels = patches.pixels_of_classes(ClassMap()).sum()
+    assert pixels == sum(np.count_nonzero(codes(seed)) for seed in (0, 1))
+    assert pixels < 2 * SHAPE[0] * SHAPE[1]
+
+
+def test_codes_that_sound_unknown_and_are_not_are_told(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    legend = tmp_path / "mine.tsv"
+    rows = {"Not annotated": 0, "tumor": 1, "stroma": 2, "lymphocyte": 3, "necrosis": 4, "vessel": 18}
+    legend.write_text("".join(f"{meaning}\t{code}\n" for meaning, code in rows.items()))
+    store = tmp_path / "he.zarr"
+    ingest(source, store, layout="bcss")
+    annotate(source, store, layout="bcss", legend=legend)
+    told = "code 0 is 'Not_annotated' and counts as none of the classes"
+    assert told in capsys.readouterr().err
+    with pytest.raises(SettingsError, match="meanings or ignored codes"):
+        annotate(source, store, layout="bcss", legend=legend, ignore=[0])
+    annotate(source, store, layout="bcss", legend=legend, ignore=[0], restart=True)
+    assert told not in capsys.readouterr().err
+    legend.write_bytes("Tumör\t1\n".encode("latin-1"))
+    with pytest.raises(SettingsError, match="no text in UTF-8"):
+        annotate(source, store, layout="bcss", legend=legend)
 
 
 def test_a_changed_mask_is_left_out(source: Path, tmp_path: Path) -> None:

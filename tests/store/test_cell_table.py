@@ -102,6 +102,19 @@ def test_an_unknown_donor_is_named(cohort: Cohort) -> None:
         cohort.cells(RUN).sel(donor="nobody")
 
 
+def test_other_cells_of_the_same_tiles_are_not_taken_for_these(cohort: Cohort) -> None:
+    """Two choices with as many cells of each tile: only their rows tell them apart."""
+    cells = cohort.cells("a")
+    tile = cells.tile.values
+    _, first = np.unique(tile, return_index=True)
+    last = [np.flatnonzero(tile == one)[-1] for one in tile[first]]
+    assert (first != last).any()
+    one, other = cells.isel(cell=first).area_px, cells.isel(cell=last).area_px
+    with pytest.raises(xr.AlignmentError):
+        xr.align(one, other, join="exact")
+    xr.testing.assert_equal(*xr.align(one, cells.isel(cell=first.tolist()).area_px, join="exact"))
+
+
 def test_labels_travel(cohort: Cohort) -> None:
     cells = cohort.cells(RUN)
     donor = str(cohort.images().donor.values[-1])

@@ -9,6 +9,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
-from stores import CHANNELS, MARKERS, add_tiles, item, make_store, tile_names, tile_pixels
+from stores import CHANNELS, MARKERS, add_tiles, annotate, item, make_store, tile_names, tile_pixels
 
 from fintune_xr import datasets
 from fintune_xr import names as n
@@ -25,6 +26,7 @@ from fintune_xr.errors import (
     FintuneValueError,
     RunBusyError,
     SchemaError,
+    SplitError,
     StoreDamagedError,
     StoreNotFoundError,
     StoreVersionError,
@@ -32,13 +34,16 @@ from fintune_xr.errors import (
     UnknownNameError,
 )
 from fintune_xr.execution.whole_file import PARTIAL_SUFFIX
+from fintune_xr.splits.assignment import split_digest
 from fintune_xr.store.cohort import Cohort, create_cohort, empty_quarantine, open_cohort, set_root_attrs
+from fintune_xr.store.labels.split_parts import with_part_names
+from fintune_xr.store.split import annotated_part, part_to_score, require_split, split_column, split_table
 from fintune_xr.store.zarr_io import appendable as growing
 from fintune_xr.store.zarr_io import groups as tables
 from fintune_xr.store.zarr_io import locks, shards
 from fintune_xr.store.zarr_io.groups import group_exists, remove_group, replace_group
 from fintune_xr.store.zarr_io.location import Location
-from fintune_xr.store.zarr_io.locks import replacing
+from fintune_xr.store.zarr_io.locks import hold_replacement
 from fintune_xr.store.zarr_io.recovery import OLD, sweep_staging
 
 
@@ -185,7 +190,7 @@ def test_selection_by_each_label(tmp_path: Path) -> None:
     images = make_store(tmp_path / "a.zarr").images()
     assert images.sel({n.DONOR: "d1"})[n.TILE].values.tolist() == tile_names(3, 2)[2:4]
     assert images.sel({n.MARKER: MARKERS[1]}).sizes[n.TILE] == 3
-    assert images.sel({n.SPLIT: ""}).sizes[n.TILE] == 6
+    assert images.sel({n.SPLIT: n.UNASSIGNED}).sizes[n.TILE] == 6
     assert images.sel({n.CHANNEL: n.DAPI})[n.IMAGE].dims == (n.TILE, n.Y, n.X)
     with pytest.raises(LookupError, match="d9"):
         images.sel({n.DONOR: "d9"})
@@ -319,6 +324,17 @@ def test_a_dataset_replaces_what_was_there(tmp_path: Path) -> None:
     assert not list((cohort.location.path / n.STAGING).glob("*+*"))
 
 
+def test_what_is_stored_says_what_it_means_even_where_it_was_put_together_without(tmp_path: Path) -> None:
+    cohort = make_store(tmp_path / "a.zarr", donors=0)
+    bare = quarantine("a").drop_attrs()
+    bare[n.PATH].attrs["long_name"] = "its own"
+    cohort.write(n.QUARANTINE, bare, datasets.QUARANTINE)
+    stored = cohort.read(n.QUARANTINE)
+    assert stored[n.REASON].attrs["long_name"] == datasets.QUARANTINE[n.REASON].meaning
+    assert stored[n.PATH].attrs["long_name"] == "its own"
+    assert bare[n.REASON].attrs == {}
+
+
 def test_a_dataset_that_does_not_fit_its_schema_is_not_written(tmp_path: Path) -> None:
     cohort = make_store(tmp_path / "a.zarr", donors=0)
     with pytest.raises(SchemaError, match="reason: variable missing"):
@@ -362,7 +378,7 @@ def test_a_replacement_that_goes_on_is_let_be(tmp_path: Path, monkeypatch: pytes
     cohort = make_store(tmp_path / "a.zarr", donors=0)
     cohort.write(n.QUARANTINE, quarantine("old"), datasets.QUARANTINE)
     group, aside = (cohort.location.path / name for name in (n.QUARANTINE, f"{n.STAGING}/{n.QUARANTINE}+1{OLD}"))
-    with replacing(cohort.location, n.QUARANTINE):
+    with hold_replacement(cohort.location, n.QUARANTINE):
         group.rename(aside)
         with pytest.raises(RunBusyError, match=r"another process is writing quarantine in .*a\.zarr\. Wait for it"):
             cohort.write(n.QUARANTINE, quarantine("new"), datasets.QUARANTINE)
@@ -526,3 +542,46 @@ def test_a_cohort_at_a_url_goes_the_same_way() -> None:
     assert reasons(again) == ["x"]
     with pytest.raises(FileNotFoundError):
         again.location.read("none")
+
+
+def test_what_has_no_part_is_called_unassigned_wherever_it_is_read(tmp_path: Path) -> None:
+    cohort = make_store(tmp_path / "c.zarr", donors=2, tiles=1)
+    split_column(cohort)[:1] = np.array([n.TRAIN], np.dtypes.StringDType())
+    stored = xr.open_dataset(tmp_path / "c.zarr", engine="zarr", group=n.IMAGES, consolidated=False)
+    n_tiles = stored.sizes[n.TILE]
+    # On disk it is as it has always been: stores of other versions are read alike.
+    assert sorted(map(str, stored[n.SPLIT].values)) == [*[""] * (n_tiles - 1), n.TRAIN]
+    for images in (cohort.images(), cohort.images(lazy=False)):
+        assert set(images[n.SPLIT].values.tolist()) == {n.TRAIN, n.UNASSIGNED}
+        assert images.sel(split=n.UNASSIGNED).sizes[n.TILE] == n_tiles - 1
+        assert images[n.SPLIT].attrs["units"] == "1"
+
+
+def test_one_word_for_many_tiles_is_held_once() -> None:
+    n_tiles = 1_000_000
+    bare = xr.Dataset(coords={n.SPLIT: (n.TILE, np.zeros(n_tiles, "U1"))})
+    tracemalloc.start()
+    named = with_part_names(bare)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8 * n_tiles
+    assert (named[n.SPLIT].values == n.UNASSIGNED).all()
+
+
+def test_unassigned_tiles_are_no_part_that_anything_is_learned_from_or_scored_on(tmp_path: Path) -> None:
+    cohort = make_store(tmp_path / "c.zarr", donors=2, tiles=1)
+    names = cohort.images()[n.TILE].values.tolist()
+    annotate(cohort, {tile: np.eye(64, dtype=np.uint32) for tile in names})
+    assert part_to_score(cohort, "all").names == names
+    with pytest.raises(SplitError, match="has no split yet"):
+        require_split(cohort)
+    assigned = {names[0]: n.TRAIN}
+    column = split_column(cohort)
+    column[:1] = np.array([n.TRAIN], np.dtypes.StringDType())
+    column.attrs[n.DIGEST] = split_digest(assigned)
+    assert require_split(cohort) == split_digest(assigned)
+    for of_part in (part_to_score, annotated_part):
+        assert of_part(cohort, n.TRAIN).names == names[:1]
+        with pytest.raises((FintuneValueError, SplitError), match=r"no annotated tile"):
+            of_part(cohort, n.UNASSIGNED)
+    assert sorted(split_table(cohort)[n.SPLIT]) == [n.TRAIN, *[n.UNASSIGNED] * (len(split_table(cohort)) - 1)]

@@ -10,10 +10,11 @@ import pytest
 
 from fintune_xr.errors import TileReadError
 from fintune_xr.store.raw.coordinates import Particles, read_coordinates
-from fintune_xr.store.raw.coordinates.delimited import parse_csv, parse_tabs
+from fintune_xr.store.raw.coordinates.delimited_text import parse_csv, parse_tabs
 from fintune_xr.store.raw.coordinates.json_lists import parse_json
 from fintune_xr.store.raw.coordinates.particles import CENTRES, CORNERS
 from fintune_xr.store.raw.coordinates.star import parse_star
+from fintune_xr.store.raw.readers.drawings.json_documents import parse_json as parse_document
 
 
 @pytest.mark.parametrize("head", ["x,y,width,height", "x,y,w,h", "X-Coordinate,Y-Coordinate,Width,Height"])
@@ -28,6 +29,37 @@ def test_with_a_diameter_x_and_y_are_the_centre() -> None:
 def test_doubles_count_once() -> None:
     found = parse_csv("x,y\n1,2\n1,2\n3,4\n1,2\n")[""]
     assert (found.yx.tolist(), found.n_twice) == ([[2, 1], [4, 3]], 2)
+
+
+KINDS = ["1,2,0\n3,4,1\n5,6,1\n", "1,2,noise\n3,4,particle\n5,6,particle\n", "1,2,\n3,4,x\n5,6,x\n"]
+
+
+@pytest.mark.parametrize("name", ["label", "Class", "is_particle"])
+@pytest.mark.parametrize("rows", KINDS)
+def test_rows_of_several_kinds_are_not_all_particles(name: str, rows: str) -> None:
+    with pytest.raises(TileReadError, match=f"several kinds: '{name}' tells rows apart"):
+        parse_csv(f"x,y,{name}\n{rows}")
+    with pytest.raises(TileReadError, match=f"several kinds: '{name}' tells rows apart"):
+        values = [line.split(",") for line in rows.split()]
+        parse_json(json.dumps([{"x": int(x), "y": int(y), name: kind} for x, y, kind in values]))
+
+
+def test_rows_of_one_kind_and_numbers_of_particles_are_no_kinds() -> None:
+    assert len(parse_csv("x,y,label\n1,2,particle\n \n,,\n3,4,particle\n")[""]) == 2
+    assert len(parse_csv("x,y,label\n1,2,1\n3,4,2\n5,6,3\n")[""]) == 3
+
+
+@pytest.mark.parametrize("head", ["x,y,X,Y", "x,x,y,width", "X-Coordinate,Y-Coordinate,x_coordinate,size"])
+def test_a_column_that_is_there_twice_is_refused(head: str) -> None:
+    with pytest.raises(TileReadError, match="are there twice"):
+        parse_csv(f"{head}\n1,2,30,40\n")
+
+
+def test_a_key_that_is_there_twice_is_refused() -> None:
+    with pytest.raises(TileReadError, match="'x' is there twice"):
+        parse_json('[{"x": 1, "y": 2, "x": 3}]')
+    with pytest.raises(TileReadError, match="'shapes' is there twice"):
+        parse_document(b'{"shapes": [], "shapes": [1]}')
 
 
 def read(folder: Path, name: str, text: str) -> Particles:

@@ -26,6 +26,7 @@ from fintune_xr.store.runs.run_shard import write_run_shard
 from fintune_xr.store.runs.writer import writing_run
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.store.zarr_io.appendable import append
+from fintune_xr.store.zarr_io.groups import open_column
 from fintune_xr.tasks.instance import POSITIVITY
 from fintune_xr.tasks.records import ShardReceipt, TileResult
 
@@ -83,7 +84,7 @@ def expected_cells() -> pd.DataFrame:
             ys, xs = np.nonzero(mask == label)
             donor, marker, _ = TILES[index].split("/", 2)
             means = image[:, ys, xs].mean(axis=1)
-            rows.append((RUN, TILES[index], donor, marker, "", label, ys.size, ys.mean(), xs.mean(), *means))
+            rows.append((RUN, TILES[index], donor, marker, n.UNASSIGNED, label, ys.size, ys.mean(), xs.mean(), *means))
     columns = [
         "run", "tile", "donor", "marker", "split", "label", "area_px", "centroid_y", "centroid_x",
         "mean_intensity_DAPI", "mean_intensity_marker",
@@ -185,6 +186,23 @@ def test_a_refusal_to_write_says_what_to_do(cohort: Cohort, tmp_path: Path, monk
     monkeypatch.setattr(tifffile, "imwrite", full)
     with pytest.raises(StoreWriteError, match=r"cannot write .*_pred\.tif: No space left"):
         next(write_masks(cohort, RUN, tmp_path / "out"))
+
+
+def test_a_schema_beside_the_table_says_that_ids_are_no_numbers(cohort: Cohort, tmp_path: Path) -> None:
+    for column in (f"{n.IMAGES}/{n.TILE}", f"{n.IMAGES}/{n.DONOR}", f"{n.RUNS}/{RUN}/{n.TILE}"):
+        open_column(cohort.location, column)[:] = np.array(["007", "010", "0", "1e3"], object)
+    path = write_tiles(cohort, RUN, tmp_path / "tiles.tsv")
+    schema = json.loads((tmp_path / "tiles.tsv.schema.json").read_text())
+    types = {field["name"]: field["type"] for field in schema["fields"]}
+    assert {types[name] for name in ("run", "tile", "donor", "marker", "split", "state", "reason")} == {"string"}
+    assert (types["height"], types["n_cells"], types["seconds"]) == ("integer", "integer", "number")
+    texts = {name: str for name, kind in types.items() if kind == "string"}
+    table = pd.read_csv(path, sep="\t", dtype=texts, keep_default_na=False, na_values=schema["missingValues"])
+    assert list(table.columns) == list(types)
+    assert table["tile"].tolist() == ["007", "010", "0", "1e3"]
+    first = path.read_text().splitlines()[1].split("\t")
+    assert (first[0], first[1]) == (f'"{RUN}"', '"007"')
+    assert first[list(types).index("height")].isdigit()
 
 
 def test_lengths_in_um_where_the_size_of_a_pixel_is_known(cohort: Cohort, tmp_path: Path) -> None:

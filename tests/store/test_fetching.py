@@ -13,7 +13,15 @@ from flaky_s3 import KEY, SECRET, Door, flaky_s3
 
 from fintune_xr.errors import FintuneValueError, TileReadError
 from fintune_xr.store.raw import fetching, listings
-from fintune_xr.store.raw.fetching import DELAYS_S, Staging, in_few_words, is_passing, read_file, tried, with_file
+from fintune_xr.store.raw.fetching import (
+    DELAYS_S,
+    Staging,
+    in_few_words,
+    is_passing,
+    read_file,
+    with_file,
+    with_retries,
+)
 from fintune_xr.store.raw.manifest import find_manifest, where_of
 
 BUCKET = "eyes"
@@ -36,9 +44,7 @@ def storage() -> Iterator[Door]:
         client.create_bucket(Bucket=BUCKET)
         for donor in ("0001", "0002"):
             client.put_object(Bucket=BUCKET, Key=f"retinal_oct/spectralis/{donor}/a.npy", Body=donor.encode() * 50)
-        fetching._system_of.cache_clear()
         yield door
-    fetching._system_of.cache_clear()
 
 
 @pytest.fixture
@@ -94,13 +100,13 @@ def test_waiting_is_half_a_second_and_twice_as_long_each_time(monkeypatch: pytes
         raise ConnectionResetError
 
     with pytest.raises(ConnectionResetError):
-        tried(never, "a")
+        with_retries(never, "a")
     assert waited == [pytest.approx(delay, rel=0.26) for delay in (0.5, 1, 2, 4)]
     assert len({round(one / delay, 6) for one, delay in zip(waited, DELAYS_S, strict=True)}) == 4
     first = list(waited)
     waited.clear()
     with pytest.raises(ConnectionResetError):
-        tried(never, "b")
+        with_retries(never, "b")
     assert waited != first
 
 
@@ -175,6 +181,12 @@ ROWS = (
 )
 
 
+def test_an_id_that_a_spreadsheet_made_a_number_is_refused(tmp_path: Path) -> None:
+    manifest(tmp_path, *ROWS, ROWS[0].replace("0001", "1.00002E+05", 1))
+    with pytest.raises(FintuneValueError, match=r"'person_id' of .*manifest\.tsv: '1\.00002E\+05' is an id"):
+        find_manifest(tmp_path, {})
+
+
 @pytest.mark.parametrize("source", ["retinal_oct", "retinal_oct/structural_oct"])
 def test_a_manifest_in_the_source_or_above(tmp_path: Path, source: str) -> None:
     manifest(tmp_path / "retinal_oct", *ROWS)
@@ -231,3 +243,16 @@ def test_a_folder_is_listed_each_time(tmp_path: Path, monkeypatch: pytest.Monkey
         (tmp_path / "a" / name).touch()
         names.append(sorted(listings.listing(tmp_path / "a").paths))
     assert names == [["x.npy"], ["x.npy", "y.npy"]]
+
+
+def test_a_file_of_two_people_in_a_manifest_is_nobodys(tmp_path: Path) -> None:
+    row = "{}\ta/x.dcm\tTriton\tR\n".format
+    head = "person_id\tfilepath\tdevice\tlaterality\n"
+    (tmp_path / "manifest.tsv").write_text(head + row("1001") + row("1001"))
+    found = find_manifest(tmp_path, {})
+    assert found is not None
+    assert [(file.path, file.donor) for file in found.files] == [("a/x.dcm", "1001")]
+    assert found.n_elsewhere == 0
+    (tmp_path / "manifest.tsv").write_text(head + row("1001") + row("1002"))
+    with pytest.raises(FintuneValueError, match=r"rows of a/x\.dcm that differ: 1001, Triton, R and 1002, Triton, R"):
+        find_manifest(tmp_path, {})

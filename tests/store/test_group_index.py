@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import pickle
 import time
+import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fintune_xr.errors import FintuneValueError, UnknownNameError
+from fintune_xr.store.labels import group_index
 from fintune_xr.store.labels.group_index import GroupIndex, with_labels
 
 DONORS, MARKERS = ("007", "7", "d-3"), ("GFAP", "IBA1")
@@ -54,7 +57,9 @@ def test_any_combination_is_that_of_boolean_masks(tiles: list[tuple[int, int]], 
         single = label != "tile" and data.draw(st.booleans())
         query[label] = wanted[0] if single else wanted
         mask &= np.isin(values, wanted[:1] if single else wanted)
-    found = dataset.sel({**query, "channel": "DAPI"})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "donor: .*times|marker: .*times|tile: .*times")
+        found = dataset.sel({**query, "channel": "DAPI"})
     assert found.image.dims == ("tile",)
     assert np.array_equal(found.image, dataset.image.values[mask, 0])
     assert np.array_equal(found.tile, dataset.tile.values[mask])
@@ -97,6 +102,40 @@ def test_what_xarray_does_with_a_dataset_keeps_the_index() -> None:
     assert xr.concat([second, first], "tile").tile.values.tolist() == ["t3", "t4", "t0", "t1", "t2"]
 
 
+def test_of_what_was_drawn_twice_it_is_said_that_a_selection_holds_it_once() -> None:
+    dataset = labelled([0, 1, 2, 0], [0, 0, 1, 1])
+    for query in ({"donor": ["7", "007", "7"]}, {"tile": ["t1", "t1"]}):
+        with pytest.warns(UserWarning, match=r"asked for 2 times.*\.isel"):
+            found = dataset.sel(query)
+        [(label, wanted)] = query.items()
+        np.testing.assert_array_equal(found.tile, dataset.tile[np.isin(dataset[label], wanted)])
+    assert dataset.isel(tile=[1, 1]).donor.values.tolist() == ["7", "7"]
+
+
+def test_entries_are_chosen_by_booleans_and_taken_out_by_name() -> None:
+    dataset = labelled([0, 1, 2, 0], [0, 0, 1, 1])
+    chosen = dataset.image.sel(channel="DAPI") > 2
+    assert dataset.sel(tile=chosen).tile.values.tolist() == ["t2", "t3"]
+    assert dataset.sel(tile=chosen.values, donor="007").tile.values.tolist() == ["t3"]
+    assert dataset.drop_sel(tile=["t1", "t3"]).tile.values.tolist() == ["t0", "t2"]
+    assert dataset.drop_isel(tile=[0]).sel(donor="007").tile.values.tolist() == ["t3"]
+    with pytest.raises(FintuneValueError, match="expected 4 booleans along tile"):
+        dataset.sel(tile=[True, False])
+    with pytest.raises(FintuneValueError, match="none is near another"):
+        dataset.sel(donor="7", method="nearest")
+
+
+def test_where_xarray_will_not_part_labels_it_says_what_does() -> None:
+    dataset = labelled([0, 1], [0, 1])
+    twice = 2 * dataset.image
+    with pytest.raises(ValueError, match=r"\.assign\(name=array\.variable\)"):
+        dataset.assign(twice=twice)
+    made = dataset.assign(twice=twice.variable)
+    assert made.sel(donor="7").twice.values.tolist() == [[4, 6]]
+    assert "tile" in made.drop_indexes(NAMES).drop_vars("marker").coords
+    assert "assign" not in repr(dataset)
+
+
 def test_a_label_that_is_added_is_asked_for_with_the_others() -> None:
     dataset = with_labels(labelled([0, 1, 2], [0, 0, 1]), region=["cortex", "white", "white"])
     assert dataset.sel(region="white", marker="GFAP").tile.values.tolist() == ["t1"]
@@ -115,3 +154,22 @@ def test_a_query_of_twenty_thousand_tiles_takes_milliseconds() -> None:
         dataset.sel(donor="007", marker="GFAP", channel="DAPI")
         best = min(best, time.process_time() - began)
     assert best < 0.005
+
+
+@given(st.lists(st.sampled_from(DONORS), max_size=30), st.booleans())
+def test_codes_are_those_of_pandas(labels: list[str], as_objects: bool) -> None:
+    column = np.array(labels, object if as_objects else "U5")
+    codes, entries = group_index._factorized(column)
+    expected, expected_entries = pd.factorize(column)
+    np.testing.assert_array_equal(codes, expected)
+    assert entries.tolist() == expected_entries.tolist()
+
+
+def test_pandas_is_shown_each_run_of_labels_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A million labels of ten thousand donors would be made a million objects."""
+    seen: list[int] = []
+    factorize = pd.factorize
+    monkeypatch.setattr(pd, "factorize", lambda labels: seen.append(labels.size) or factorize(labels))
+    codes, _ = group_index._factorized(np.repeat(np.array(["b", "a", "b"]), 50))
+    assert seen == [3]
+    np.testing.assert_array_equal(codes, np.repeat([0, 1, 0], 50))

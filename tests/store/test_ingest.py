@@ -32,7 +32,7 @@ from fintune_xr.store.raw.scan import scan
 from fintune_xr.store.zarr_io import appendable as growing
 from fintune_xr.store.zarr_io import groups as tables
 from fintune_xr.store.zarr_io import shards
-from fintune_xr.store.zarr_io.locks import writing_tiles
+from fintune_xr.store.zarr_io.locks import hold_tile_writes
 
 ROSMAP = choose_layout("rosmap")
 SHAPE = (20, 24)
@@ -115,7 +115,7 @@ def test_every_pixel_label_and_digest_is_that_of_the_files(source: Path, tmp_pat
     ]  # fmt: skip
     assert images[n.CHANNEL].values.tolist() == [n.DAPI, n.MARKER_CHANNEL]
     assert images.sel(donor="d10").sizes[n.TILE] == 4
-    assert set(images[n.SPLIT].values.tolist()) == {""}
+    assert set(images[n.SPLIT].values.tolist()) == {n.UNASSIGNED}
     assert_equal_to_files(cohort, source)
 
 
@@ -294,7 +294,7 @@ def test_no_store_is_made_for_nothing(tmp_path: Path) -> None:
 
 def test_two_ingests_at_once_are_refused(source: Path, tmp_path: Path) -> None:
     cohort, _ = run(source, tmp_path / "c.zarr")
-    with writing_tiles(cohort.location), pytest.raises(RunBusyError, match="process is adding tiles"):
+    with hold_tile_writes(cohort.location), pytest.raises(RunBusyError, match="process is adding tiles"):
         run(source, tmp_path / "c.zarr")
 
 

@@ -145,7 +145,7 @@ def test_one_eye_in_two_parts_is_a_leak(tmp_path: Path) -> None:
     study, store = write_study(tmp_path / "s", 16), tmp_path / "o.zarr"
     twin = study / "spectralis" / "0008" / "0008_macula_oct_r_1.dcm"
     # Donor 8 is of part val; its file becomes that of donor 0, of part train, with another gain.
-    twin.write_bytes(v.dicom_bytes((pixels_of(0) * 0.8).astype(np.uint8)))
+    twin.write_bytes(v.dicom_bytes((pixels_of(0) * 0.8).astype(np.uint8), ImageLaterality="R"))
     stored(study, store)
     annotate(study, store)
     with pytest.raises(SplitError, match="would leak"):
@@ -214,14 +214,59 @@ def test_unusual_volumes_are_listed_and_left_out_where_asked(tmp_path: Path) -> 
 
 def test_unusual_is_judged_within_a_device() -> None:
     rows = [
-        (f"{device}{i}", device, size, 40, 40, mean + i % 2, 5.0)
+        (f"{device}{i}", device, size, 40, 40, mean + i % 2, 5.0, 1.0)
         for device, size, mean in (("a", 10, 50), ("b", 90, 150))
         for i in range(5)
     ]
-    table = pd.DataFrame(
-        rows, columns=["tile", "marker", "source_depth", "source_height", "source_width", "value_mean", "value_sd"]
-    )
+    sizes = ["source_depth", "source_height", "source_width"]
+    table = pd.DataFrame(rows, columns=["tile", "marker", *sizes, "value_mean", "value_sd", "value_step"])
     assert unusual_volumes(table) == {}
+
+
+def test_the_device_that_files_tell_is_the_one_that_volumes_are_judged_by(tmp_path: Path) -> None:
+    """Two devices in one folder, of quite other sizes: none is an outlier, and a plan names them."""
+    for at in range(6):
+        device, depth = (("Maestro2", 4), ("Triton", 20))[at % 2]
+        volume = v.volume_of((depth, 33, 34), seed=at)
+        v.write_dicom(tmp_path / "in" / f"p{at}" / "x.dcm", volume, ManufacturerModelName=device)
+    asked = VolumeRequest(grid=(8, 32, 32), drop_outliers=True)
+    assert plan_ingest(tmp_path / "in", layout="volumes", volumes=asked).tiles["marker"].tolist() == [
+        "Maestro2", "Triton"
+    ]  # fmt: skip
+    report = ingest(tmp_path / "in", tmp_path / "o.zarr", layout="volumes", volumes=asked)
+    assert (report.n_added, report.left_out) == (6, ())
+    assert set(texts(open_cohort(tmp_path / "o.zarr").images()[n.MARKER])) == {"Maestro2", "Triton"}
+
+
+def test_a_volume_of_one_eye_by_its_name_and_of_the_other_by_its_header_is_left_out(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for donor, side in (("a", "R"), ("b", "L"), ("c", "")):
+        volume = rng.integers(0, 255, (4, 32, 32), dtype=np.uint8)
+        file = tmp_path / "in" / donor / f"{donor}_macula_oct_r_1.dcm"
+        v.write_dicom(file, volume, ImageLaterality=side)
+    how = VolumeRequest(grid=(4, 32, 32))
+    plan = plan_ingest(tmp_path / "in", layout="volumes", volumes=how)
+    report = ingest(tmp_path / "in", tmp_path / "o.zarr", layout="volumes", volumes=how)
+    (left_out,) = report.left_out
+    assert left_out.donor == "b"
+    assert left_out.reason == "the file tells of eye L, its name or the manifest of R; correct one"
+    images = open_cohort(tmp_path / "o.zarr").images(lazy=False)
+    assert texts(images[n.DONOR]) == ["a", "c"]
+    assert texts(images[n.LATERALITY]) == ["R", "R"]
+    assert left_out.reason in plan.left_out.to_string()
+
+
+def test_a_volume_whose_scale_an_extreme_voxel_has_taken_up_is_unusual(tmp_path: Path) -> None:
+    for at in range(4):
+        volume = v.volume_of((16, 64, 64), "float32", seed=at)
+        if at == 3:
+            volume[4, 5, 6] = 1e6
+        (tmp_path / "in" / f"p{at}").mkdir(parents=True)
+        np.save(tmp_path / "in" / f"p{at}" / "x.npy", volume)
+    ingest(tmp_path / "in", tmp_path / "o.zarr", layout="volumes")
+    unusual = volume_summary(open_cohort(tmp_path / "o.zarr"), {}).unusual
+    assert unusual["tile"].tolist() == ["p3/x"]
+    assert "of the 256 levels that are stored" in unusual["why"][0]
 
 
 def test_two_files_of_one_tile_are_both_left_out(tmp_path: Path) -> None:
@@ -297,9 +342,7 @@ def bucket(study: Path) -> Iterator[Door]:
         for file in study.rglob("*.*"):
             if file.is_file():
                 client.upload_file(str(file), "study-eyes", str(file.relative_to(study.parent)))
-        fetching._system_of.cache_clear()
         yield door
-    fetching._system_of.cache_clear()
 
 
 @pytest.fixture

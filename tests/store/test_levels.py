@@ -10,13 +10,13 @@ import tifffile
 
 from fintune_xr.pipelines.steps.ingest import ingest, plan_ingest
 from fintune_xr.store.raw.layouts import choose_layout
-from fintune_xr.store.raw.levels import Named, told_levels
+from fintune_xr.store.raw.levels import Named, level_lines
 
 
 def said(names: list[tuple[str, str]], layout: str = "rosmap") -> str:
     """What is said of tiles of these donors and markers."""
     tiles = [Named(f"{donor}/{marker}/t", donor, marker, "a.tif") for donor, marker in names]
-    return " ".join(told_levels(tiles, choose_layout(layout))[1:])
+    return " ".join(level_lines(tiles, choose_layout(layout))[1:])
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from fintune_xr import names as n
 from fintune_xr.errors import TileReadError
 from fintune_xr.pipelines.steps.annotate import annotate
 from fintune_xr.pipelines.steps.ingest import ingest
-from fintune_xr.store.annotations.instance_labels import as_instances
+from fintune_xr.store.annotations.instance_labels import as_instances, refuse_whole_tile
 from fintune_xr.store.cohort import open_cohort
 from fintune_xr.store.raw.layouts import choose_layout
 from fintune_xr.store.raw.readers import read_header, read_mask, read_plane
@@ -210,6 +210,39 @@ def test_a_value_far_above_all_labels_is_asked_about() -> None:
     assert set(np.unique(as_instances(labels, "keep")[0])) == {0, 1, 2, 255}
     close = np.where(labels == 255, 3, labels)
     assert set(np.unique(as_instances(close)[0])) == {0, 1, 2, 3}
+
+
+def test_a_mask_that_is_one_value_everywhere_is_asked_about() -> None:
+    for value in (1, 7, 255):
+        full = np.full((40, 40), value, np.uint32)
+        with pytest.raises(TileReadError, match=r"whole tile: .* found object \d+ on 100% of the tile"):
+            refuse_whole_tile(as_instances(full)[0])
+    beside = np.ones((40, 40), np.uint32)
+    beside[:3] = 0
+    refuse_whole_tile(beside)
+    refuse_whole_tile(beside * 0)
+
+
+def test_what_lies_round_all_cells_is_asked_about() -> None:
+    """A frame, or the background of a watershed whose lines are 0, whatever its number is."""
+    cells = np.zeros((40, 40), np.uint16)
+    cells[5:9, 5:9], cells[20:26, 20:26] = 2, 3
+    frame = np.pad(np.zeros((36, 36), bool), 2, constant_values=True)
+    apart = ndimage.binary_dilation(cells > 0) == (cells > 0)
+    for number in (1, 4, 50):
+        for around in (frame, apart & (cells == 0)):
+            labels = np.where(around, number, cells)
+            with pytest.raises(TileReadError, match=rf"label {number} lies along \d+% of the border, at all"):
+                as_instances(labels)
+            np.testing.assert_array_equal(as_instances(labels, "keep")[0], labels)
+        full = np.where(cells == 0, number, cells + 50)
+        with pytest.raises(TileReadError, match=f"no pixel is 0, and label {number} lies along the border"):
+            as_instances(full)
+    with pytest.raises(TileReadError, match="at all four sides"):
+        as_instances((frame | (cells > 0)).astype(np.uint8) * 255)
+    three_sides = np.where(frame, 4, cells)
+    three_sides[:, :2] = 0
+    np.testing.assert_array_equal(as_instances(three_sides)[0], three_sides)
 
 
 def test_a_mask_without_background_is_asked_about() -> None:

@@ -18,7 +18,7 @@ from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, TileReadError
 from fintune_xr.pipelines.steps.ingest import ingest, plan_ingest
 from fintune_xr.store.cohort import open_cohort
-from fintune_xr.store.raw.binning import binned, in_larger_pixels
+from fintune_xr.store.raw.binning import bin_plane, in_larger_pixels
 from fintune_xr.store.raw.readers import MICROGRAPH_DTYPES, read_header, read_plane
 
 MODES = ["int8", "int16", "uint16", "float16", "float32"]
@@ -110,7 +110,7 @@ def test_movies_and_numbers_that_are_none_are_quarantined(tmp_path: Path) -> Non
 @given(st.integers(1, 9), st.integers(9, 40), st.integers(9, 40), st.sampled_from(["uint8", "int16", "float32"]))
 def test_joined_pixels_are_means_of_whole_blocks(binning: int, height: int, width: int, dtype: str) -> None:
     plane = np.random.default_rng(height).integers(0, 200, (height, width)).astype(dtype)
-    found = binned(plane, binning)
+    found = bin_plane(plane, binning)
     if binning == 1:
         assert found is plane
         return
@@ -127,7 +127,7 @@ def test_a_coordinate_follows_its_pixel(binning: int, y: int, x: int) -> None:
     plane = np.zeros((31 * binning, 31 * binning), np.float32)
     plane[y * binning : (y + 1) * binning, x * binning : (x + 1) * binning] = 1
     before = np.argwhere(plane > 0).mean(axis=0)
-    np.testing.assert_allclose(in_larger_pixels(before, binning), np.argwhere(binned(plane, binning) > 0)[0])
+    np.testing.assert_allclose(in_larger_pixels(before, binning), np.argwhere(bin_plane(plane, binning) > 0)[0])
     np.testing.assert_allclose(in_larger_pixels(in_larger_pixels(before, binning), 1 / binning), before)
 
 
@@ -159,7 +159,7 @@ def test_a_cohort_of_micrographs(tmp_path: Path) -> None:
     assert images[n.SOURCE_HEIGHT].values.tolist() == [66, 66]
     assert images[n.SOURCE_WIDTH].values.tolist() == [77, 77]
     one = images.sel({n.TILE: "10017/particles/a"})[n.IMAGE].values[0]
-    np.testing.assert_array_equal(one, binned(picture("a", (66, 77)), 4))
+    np.testing.assert_array_equal(one, bin_plane(picture("a", (66, 77)), 4))
 
 
 def test_the_same_set_from_inside_and_formats_side_by_side(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_real_mrc_and_jpeg_are_the_same_picture(real_data: Path) -> None:
     folder = real_data / "cryosegnet-empiar10017"
     for path in sorted((folder / "mrc_binned4").glob("*.mrc")):
         from_mrc = read(path)
-        from_jpeg = binned(imread(folder / "images" / f"{path.stem}.jpg"), 4)
+        from_jpeg = bin_plane(imread(folder / "images" / f"{path.stem}.jpg"), 4)
         assert from_mrc.dtype == np.int16
         np.testing.assert_array_equal(from_mrc, 16 * from_jpeg)
         assert not np.array_equal(from_mrc[::-1], 16 * from_jpeg)

@@ -88,8 +88,12 @@ def test_a_run_made_anew_is_the_one_that_was_stored(old: Path) -> None:
     settings = as_before if old.name == "cells" else ()
     infer(cohort.url, run="again", model=old / model if "/" in model else model, overrides=[*settings, *CPU])
     stored, again = pixels(cohort, run, old.name), pixels(cohort, "again", old.name)
+    # Masks are equal. Of probabilities, stored in units of 1/65535, PyTorch promises no more on another processor than
+    # the one that made this store: the last unit may differ.
     for name in stored.data_vars:
-        np.testing.assert_array_equal(again[name].values, stored[name].values)
+        most = 1 if name == PIXELS["particles"] else 0
+        differences = again[name].values.astype(np.int64) - stored[name].values.astype(np.int64)
+        assert np.abs(differences).max() <= most
 
 
 def test_scores_made_anew_are_those_that_were_stored(old: Path) -> None:

@@ -48,6 +48,47 @@ def test_planes_are_what_the_file_calls_them(tmp_path: Path, names: list[str], s
     assert ingested(tmp_path, ome=True, metadata={"axes": "CYX", "Channel": {"Name": names}}) == stored
 
 
+@pytest.mark.parametrize(
+    ("names", "is_refused"),
+    [(("GFAP", "DAPI"), True), (("gfap", ""), True), (("", "Hoechst 33342"), True), (("DAPI", "GFAP"), False),
+     (("DAPI", "anti-GFAP 488"), False), (("Alexa 405", "Cy5"), False), (("D1_GFAP_x_b0c0.tif", "2"), False)],
+)  # fmt: skip
+def test_a_plane_that_its_file_calls_after_the_other_channel_is_left_out(
+    tmp_path: Path, names: tuple[str, str], is_refused: bool
+) -> None:
+    for channel, name in enumerate(names):
+        for tile, told in (
+            ("plain", {"metadata": None}),
+            ("told", {"ome": True, "metadata": {"Channel": {"Name": name}}}),
+        ):
+            path = tmp_path / f"raw/D1/GFAP/{tile}_b0c{channel}.tif"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            tifffile.imwrite(path, PLANES[channel], photometric="minisblack", **told)
+    report = ingest(tmp_path / "raw", tmp_path / "c.zarr")
+    assert [one.reason.startswith("channel names: the file calls its plane") for one in report.left_out] == (
+        [True] if is_refused else []
+    )
+
+
+@pytest.mark.parametrize("z", ["", "max"])
+def test_planes_that_are_turned_in_different_ways_are_left_out(tmp_path: Path, z: str) -> None:
+    """tifffile writes a tag of one's own on the first page alone: DAPI would be turned, and the marker would not."""
+    pixels = np.arange(2 * 40 * 30, dtype=np.uint16).reshape(2, 40, 30)
+    folder = tmp_path / "raw/D1/GFAP"
+    folder.mkdir(parents=True)
+    turned = {"photometric": "minisblack", "metadata": None, "extratags": [(274, "H", 1, 6, True)]}
+    for at, end in enumerate(("_b0c0", "_b0c1") if z else ("",)):
+        with tifffile.TiffWriter(folder / f"all{end}.tif") as file:
+            for plane in pixels:
+                file.write(plane + np.uint16(at), **turned)
+        tifffile.imwrite(folder / f"first{end}.tif", pixels + np.uint16(at), **turned)
+    report = ingest(tmp_path / "raw", tmp_path / "c.zarr", z=z, layout="rosmap" if z else "planes")
+    assert [one.reason.partition(":")[0] for one in report.left_out] == ["orientation"]
+    stored = open_cohort(tmp_path / "c.zarr").images()[n.IMAGE].values[0]
+    expected = np.rot90(pixels, -1, (1, 2))
+    np.testing.assert_array_equal(stored, [expected.max(axis=0), expected.max(axis=0) + 1] if z else expected)
+
+
 def test_imagej_names_its_planes_too(tmp_path: Path) -> None:
     assert ingested(tmp_path, imagej=True, metadata={"axes": "CYX", "Labels": ["GFAP", "DAPI"]}) == [20, 10]
 

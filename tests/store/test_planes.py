@@ -162,7 +162,7 @@ def test_plain_files_of_several_channels(tmp_path: Path) -> None:
     assert texts(stored[n.CHANNEL]) == ["DAPI", "marker"]
     for tile, image in images.items():
         np.testing.assert_array_equal(stored[n.IMAGE].sel({n.TILE: tile}), image)
-    assert texts(stored[n.SPLIT]) == ["", ""]
+    assert texts(stored[n.SPLIT]) == [n.UNASSIGNED] * 2
 
 
 def test_channels_of_a_file_are_named_by_position() -> None:

@@ -28,14 +28,23 @@ from fintune_xr.store.runs import columns as run_columns
 from fintune_xr.store.runs import create
 from fintune_xr.store.runs import writer as runs
 from fintune_xr.store.runs.create import remove_run, tiles_per_shard
-from fintune_xr.store.runs.run import check_run_name, run_attrs, run_creation, run_grid
+from fintune_xr.store.runs.run import (
+    check_run_name,
+    finish_command,
+    quarantined_of_runs,
+    require_done,
+    run_attrs,
+    run_creation,
+    run_grid,
+)
 from fintune_xr.store.runs.run_shard import write_run_shard
 from fintune_xr.store.runs.writer import RunWriter, mark_pending, write_positive, writing_run
 from fintune_xr.store.zarr_io import groups as tables
 from fintune_xr.store.zarr_io import shards
-from fintune_xr.store.zarr_io.locks import holding
+from fintune_xr.store.zarr_io.locks import hold_lock
 from fintune_xr.tasks.instance import CellTable
 from fintune_xr.tasks.records import ShardPlan, ShardReceipt, TileResult
+from fintune_xr.text import texts
 
 IDENTITY = {"checkpoint_sha256": "ab" * 32, "settings_digest": "cd" * 32, "schema_version": 1}
 PX = 16
@@ -366,7 +375,7 @@ def test_one_writer_of_a_run_at_a_time(cohort: Cohort, other_process: subprocess
         with pytest.raises(RunBusyError, match=r"another process is writing run 'r' in .*a\.zarr\. Wait for it, or"):
             attempt()
     assert do_all(cohort, "other") == 8
-    with holding(cohort.location, "ingest", what="adding tiles"):
+    with hold_lock(cohort.location, "ingest", what="adding tiles"):
         pass
     other_process.kill()
     other_process.wait()
@@ -374,7 +383,7 @@ def test_one_writer_of_a_run_at_a_time(cohort: Cohort, other_process: subprocess
 
 
 def test_a_run_called_like_a_lock_or_a_folder_of_chunks_is_a_run_like_any_other(cohort: Cohort) -> None:
-    with holding(cohort.location, "ingest", what="adding tiles"):
+    with hold_lock(cohort.location, "ingest", what="adding tiles"):
         for name in ("ingest", "c", "c.1", "zarr.json1"):
             assert do_all(cohort, name) == 8
     assert check(cohort.url) == []
@@ -535,7 +544,7 @@ def test_check_reports_leftovers_and_repeated_tiles(cohort: Cohort) -> None:
     assert any("tile d0/GFAP/000 is there 2 times" in one for one in said)
     assert not any("unfinished" in str(problem) for problem in check(cohort.url, repair=True))
     # While another process writes, they may be its own.
-    with holding(cohort.location, "ingest", what="adding tiles"):
+    with hold_lock(cohort.location, "ingest", what="adding tiles"):
         left.write_bytes(b"x")
         assert any("unfinished" in str(problem) for problem in check(cohort.url, repair=True))
 
@@ -571,3 +580,29 @@ def test_a_worker_of_a_run_that_was_thrown_away_writes_nothing(done: Cohort) -> 
     with pytest.raises(RunMismatchError, match=r"'r' of .* was restarted; shard 0 is given up"):
         write_run_shard(done.location, "r", plan, late, creation=creation)
     assert not list((done.location.path / grid.path).glob("c.*"))
+
+
+@pytest.mark.parametrize(
+    ("made", "command"),
+    [
+        ({}, "infer STORE --run a"),
+        ({n.IMPORTED: "StarDist 0.9"}, "import-run MASKS STORE --run a --made-by … (as before)"),
+        ({n.HYBRID: {"GFAP": "x"}, n.SOURCES: {"x": {}}}, "hybrid STORE --name a --run … (as before)"),
+        ({n.REGIONS_OF: "masks"}, "classify STORE --as-run a --regions masks … (as before)"),
+        ({n.PROBE: {"head": "knn"}, n.SOURCES: {"multi": {}}}, "probe STORE --run multi"),
+    ],
+)
+def test_a_run_is_finished_by_the_verb_that_made_it(tmp_path: Path, made: dict[str, Any], command: str) -> None:
+    cohort = make_store(tmp_path / "a.zarr", donors=1, tiles=1)
+    with writing_run(cohort, "a", identity={**IDENTITY, **made}, facts={}):
+        pass
+    typed = f"fintune-xr {command.replace('STORE', cohort.url)}"
+    assert finish_command(cohort, "a") == typed
+    tiles = cohort.images(lazy=False)
+    with pytest.raises(FintuneValueError, match=r"has no result for 1 of 1 annotated tiles") as caught:
+        require_done(cohort, "a", cohort.run("a", lazy=False), tiles)
+    with pytest.raises(FintuneValueError) as again:
+        quarantined_of_runs(cohort, ["a"], texts(tiles[n.TILE]))
+    # Only `infer` knows the option.
+    assert str(caught.value).endswith(f"Finish it: {typed}{' --retry-quarantined' if not made else ''}")
+    assert str(again.value) == str(caught.value)

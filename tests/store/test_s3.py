@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -23,7 +22,7 @@ import pandas as pd
 import pytest
 import tifffile
 import xarray as xr
-from moto.server import ThreadedMotoServer
+from s3_server import s3_server
 from slurm import wait_for
 from stores import assert_same_run, run_values, tile_names, tile_pixels
 
@@ -55,13 +54,8 @@ RUN = ("--model", "threshold", "device=cpu", "model.background_px=0", "model.min
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
-    server.start()
-    yield f"http://127.0.0.1:{port}"
-    server.stop()
+    with s3_server() as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -92,10 +86,22 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return source
 
 
+def write_regions(folder: Path) -> None:
+    """The left half of every tile is cortex."""
+    folder.mkdir(parents=True)
+    (folder / "legend.tsv").write_text("cortex\t1\n")
+    for name in tile_names(DONORS, TILES):
+        donor, marker, tile = name.split("/")
+        regions = np.tile(np.arange(64) < 32, (64, 1)).astype(np.uint8)
+        tifffile.imwrite(folder / f"{donor}_{marker}_{tile}_regions.tif", regions)
+
+
 def steps(raw: Path, store: str, out: Path) -> list[list[str]]:
     return [
         ["ingest", str(raw / "tiles"), store, "--layout", "rosmap"],
         ["infer", store, "--run", "r", *RUN],
+        ["annotate", str(out / "regions"), store, "--as", "regions", "--legend", str(out / "regions" / "legend.tsv")],
+        ["measure", store, "cluster.dashboard=false", "--run", "r", "--columns", "region", "solidity", "texture"],
         ["associate", store, "--clinical", str(raw / "clinical.csv"), "--outcome", "nft"],
         ["bootstrap", store, "--resamples", "20"],
         ["check", store],
@@ -116,7 +122,7 @@ def test_a_cohort_on_s3_gives_what_one_in_a_folder_gives(
 ) -> None:
     url, folder = f"s3://{BUCKET}/whole/a.zarr", str(tmp_path / "a.zarr")
     for place in ("remote", "local"):
-        (tmp_path / place).mkdir()
+        write_regions(tmp_path / place / "regions")
     for step in steps(raw, url, tmp_path / "remote"):
         assert cli.run(step) == 0, step
     said = "".join(capfd.readouterr())
@@ -125,6 +131,8 @@ def test_a_cohort_on_s3_gives_what_one_in_a_folder_gives(
     far, near = open_cohort(url), open_cohort(folder)
     xr.testing.assert_equal(far.images().load(), near.images().load())
     assert_same_run(run_values(far, "r"), run_values(near, "r"))
+    assert {"solidity", "sd_intensity", "region_code"} < set(far.cells("r").data_vars)
+    xr.testing.assert_equal(far.regions().load(), near.regions().load())
     xr.testing.assert_equal(far.analysis().load(), near.analysis().load())
     assert far.images().sizes[n.TILE] == DONORS * TILES
     masks = sorted((tmp_path / "remote" / "masks").rglob("*_pred.tif"))
@@ -288,23 +296,23 @@ def test_a_second_writer_is_refused_and_a_dead_ones_lease_is_taken_over(monkeypa
 
     with (
         monkeypatch.context() as patch,
-        locks.holding(location, "run-r", what="writing run 'r'"),
+        locks.hold_lock(location, "run-r", what="writing run 'r'"),
         pytest.raises(RunBusyError, match=r"another process is writing run 'r' in s3://cohorts/lease\.zarr"),
     ):
         patch.setattr(leases, "time", SimpleNamespace(sleep=until_renewed, monotonic=time.monotonic))
-        with locks.holding(location, "run-r", what="writing run 'r'"):
+        with locks.hold_lock(location, "run-r", what="writing run 'r'"):
             pass
     code = f"""
 import os, time
 from fintune_xr.store.zarr_io import leases, locks
 from fintune_xr.store.zarr_io.location import Location
 leases.RENEW_S = 0.2
-with locks.holding(Location("{location.url}"), "run-r", what="x"):
+with locks.hold_lock(Location("{location.url}"), "run-r", what="x"):
     os.kill(os.getpid(), 9)
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
     assert location.read(LEASE) != leases.FREE
-    with locks.holding(location, "run-r", what="writing run 'r'"):
+    with locks.hold_lock(location, "run-r", what="writing run 'r'"):
         pass
     assert location.read(LEASE) == leases.FREE
 
@@ -328,7 +336,7 @@ def test_of_writers_that_begin_together_one_has_the_lease_however_slow_the_stora
 
     def writer() -> None:
         gate.wait()
-        with contextlib.suppress(RunBusyError), locks.holding(location, "run-r", what="writing"):
+        with contextlib.suppress(RunBusyError), locks.hold_lock(location, "run-r", what="writing"):
             inside.append(1)
             most.append(len(inside))
             time.sleep(2.5)
@@ -350,7 +358,7 @@ def test_a_holder_that_cannot_renew_stops_before_another_may_begin(monkeypatch: 
     stopped = threading.Event()
     began: list[float] = []
     monkeypatch.setattr(leases, "_stop_this_process", lambda: (began.append(time.monotonic()), stopped.set()))
-    with locks.holding(location, "run-r", what="writing"):
+    with locks.hold_lock(location, "run-r", what="writing"):
         start = time.monotonic()
         monkeypatch.setattr(leases, "_renewed", lambda *_: time.sleep(30))
         assert stopped.wait(20)
@@ -369,7 +377,7 @@ from fintune_xr.store.zarr_io.location import Location
 signal.signal(signal.SIGINT, signal.{sigint})
 locks.RENEW_S = 0.2
 location = Location("{location.url}")
-with locks.holding(location, "run-r", what="x"):
+with locks.hold_lock(location, "run-r", what="x"):
     location.write_whole("{LEASE}", [b"another 0"])
     for _ in range(600):
         time.sleep(0.1)

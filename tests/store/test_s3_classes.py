@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
 import pytest
 from class_runs import shaken_maps, store_class_run
-from moto.server import ThreadedMotoServer
 from numpy.testing import assert_array_equal
+from s3_server import KEYS, s3_server
 
 from fintune_xr import names as n
 from fintune_xr.pipelines.steps.annotate import annotate
@@ -28,19 +27,11 @@ FEW = HeCohortSettings(n_donors=3, tiles_per_donor=(1, 1), tile_px=128, damaged=
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """URL of an empty bucket, with the environment set as a user sets it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
-    server.start()
-    for name, value in (
-        ("AWS_ACCESS_KEY_ID", "key"), ("AWS_SECRET_ACCESS_KEY", "secret"), ("AWS_DEFAULT_REGION", "us-east-1"),
-        ("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}"),
-    ):  # fmt: skip
-        monkeypatch.setenv(name, value)
-    boto3.client("s3").create_bucket(Bucket="tissue")
-    yield "s3://tissue"
-    server.stop()
+    with s3_server() as address:
+        for name, value in {**KEYS, "AWS_ENDPOINT_URL": address}.items():
+            monkeypatch.setenv(name, value)
+        boto3.client("s3").create_bucket(Bucket="tissue")
+        yield "s3://tissue"
 
 
 @pytest.mark.slow

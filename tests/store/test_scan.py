@@ -257,3 +257,10 @@ def test_natural_order_is_total(texts: list[str]) -> None:
     backwards = texts[::-1]
     assert sorted(texts, key=natural_key) == sorted(backwards, key=natural_key)
     assert len({natural_key(text) for text in texts}) == len(set(texts))
+
+
+def test_channels_that_nobody_named_are_asked_for(tmp_path: Path) -> None:
+    write(tmp_path, "d1/GFAP/t1_DAPI.tif")
+    pattern = r"(?P<donor>[^/]+)/(?P<marker>[^/]+)/(?P<tile>[^/]+)_(?P<channel>DAPI)\.tif"
+    with pytest.raises(FintuneValueError, match=r"1 channel 'DAPI', not in the layout.*--channels"):
+        scan(tmp_path, choose_layout("custom", pattern=pattern))

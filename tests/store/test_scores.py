@@ -12,12 +12,12 @@ from fintune_xr.schema import DatasetSchema
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.zarr_io.groups import replace_group
 from fintune_xr.tasks.registry import TASKS
-from fintune_xr.tasks.scores import PART_SCORES, STAGES, STUDIES, declared_schema, metrics_schema
+from fintune_xr.tasks.scores import BENCHMARKS, PART_SCORES, STAGES, STUDIES, declared_schema, metrics_schema
 from fintune_xr.tasks.task import INSTANCE
 
-GROUPS = [f"{n.METRICS}/{name}" for name in (n.TEST, "all", n.BUDGET, *STUDIES, f"{n.GATE_PREFIX}r")] + [
-    f"{n.SELFTRAIN}/s"
-]
+OF_MASKS = [name for name, by_task in BENCHMARKS.items() if INSTANCE in by_task]
+OTHERS = (*OF_MASKS, *STUDIES, f"{n.GATE_PREFIX}r", f"{n.COARSER_PREFIX}tumor_test")
+GROUPS = [f"{n.METRICS}/{name}" for name in (n.TEST, "all", n.BUDGET, *OTHERS)] + [f"{n.SELFTRAIN}/s"]
 
 
 @pytest.fixture(scope="module")

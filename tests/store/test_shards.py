@@ -14,12 +14,14 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
 
 from fintune_xr.errors import FintuneError, StoreDamagedError, StoreWriteError
 from fintune_xr.execution.whole_file import PARTIAL_SUFFIX
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.store.zarr_io.groups import open_column, read_column, write_rows
-from fintune_xr.store.zarr_io.location import Location, is_chunk_key, reading, sync_array
+from fintune_xr.store.zarr_io.location import Location, explain_read_errors, is_chunk_key, sync_array
 
 _FOLDER = itertools.count()
 
@@ -154,7 +156,7 @@ def test_a_truncated_shard_is_an_error(stored: tuple[Location, shards.ShardGrid,
     file = location.path / grid.key(0)
     content = file.read_bytes()
     file.write_bytes(content[: int(len(content) * kept)])
-    with pytest.raises(StoreDamagedError, match="cannot be read"), reading("image"):
+    with pytest.raises(StoreDamagedError, match="cannot be read"), explain_read_errors("image"):
         strictly(location)[0]
     with pytest.raises(StoreDamagedError, match=r"index fails its checksum|expected a shard"):
         shards.read_index(location, grid, 0)
@@ -172,7 +174,7 @@ def test_every_flipped_bit_is_seen(stored: tuple[Location, shards.ShardGrid, NDA
         seen = 0
         for row in range(3):
             try:
-                with reading("image"):
+                with explain_read_errors("image"):
                     np.testing.assert_array_equal(strictly(location)[row], tiles[row])
             except StoreDamagedError:
                 seen += 1
@@ -284,6 +286,40 @@ def test_rows_are_never_added_behind_a_chunk_that_is_gone(tmp_path: Path) -> Non
     assert open_column(location, "a").shape == (6,)
 
 
+def test_zeros_are_written_whatever_other_threads_set_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    location = Location.of(tmp_path / "s.zarr")
+    group = zarr.open_group(location.zarr(read_only=False), mode="w", zarr_format=3)
+    keys = {"name": "default", "separator": "."}
+    group.create_array("a", shape=(4,), chunks=(2,), dtype="f4", chunk_key_encoding=keys)
+    open_array = zarr.open_array
+
+    def as_another_leaves(*given: Any, **named: Any) -> Any:
+        zarr.config.set({"array.write_empty_chunks": False})
+        return open_array(*given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(zarr, "open_array", as_another_leaves)
+        open_column(location, "a")[:] = 0
+    assert read_column(location, "a").tolist() == [0] * 4
+
+
+def test_what_another_process_wrote_meanwhile_is_not_written_over(tmp_path: Path) -> None:
+    location = Location.of(tmp_path / "s.zarr")
+    store, file = location.zarr(read_only=False), location.path / "a" / "zarr.json"
+    location.path.mkdir()
+
+    async def as_before_the_other(key: str) -> bool:
+        file.parent.mkdir()
+        file.write_text("its own")
+        return False
+
+    store.exists = as_before_the_other  # type: ignore[method-assign]
+    sync(store.set_if_not_exists("a/zarr.json", default_buffer_prototype().buffer.from_bytes(b"{}")))
+    assert file.read_text() == "its own"
+
+
 def test_errors_meant_for_people_pass_through_reading() -> None:
-    with pytest.raises(FintuneError, match="as it was"), reading("x"):
+    with pytest.raises(FintuneError, match="as it was"), explain_read_errors("x"):
         raise FintuneError("as it was")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,12 +10,13 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from labelled_volumes import GRID, make_volumes
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, SplitError
 from fintune_xr.models.registry import resolve_checkpoint
 from fintune_xr.pipelines.steps.annotate import annotate
-from fintune_xr.pipelines.steps.evaluate import evaluate, score_lines
+from fintune_xr.pipelines.steps.evaluate import evaluate, score_lines, score_table
 from fintune_xr.pipelines.steps.infer import infer
 from fintune_xr.pipelines.steps.ingest import ingest
 from fintune_xr.pipelines.steps.split import split
@@ -23,6 +25,7 @@ from fintune_xr.pipelines.studies.benchmark import benchmark
 from fintune_xr.pipelines.studies.budget import budget
 from fintune_xr.pipelines.studies.gate import gate
 from fintune_xr.pipelines.studies.hybrid import hybrid
+from fintune_xr.pipelines.task_parts.seen_apart import of_exposures
 from fintune_xr.pixels.pixel_digest import pixels_sha256
 from fintune_xr.pixels.real_part import tile_pixels
 from fintune_xr.simulation.if_cohort import CohortSettings, simulate_cohort
@@ -98,6 +101,14 @@ def test_a_copy_of_the_weights_with_its_record_has_seen_the_same(store: Path, tm
         seen.require_unseen_by(cohort, copied, [tile for tile, part in tiles.items() if part == n.TEST])
 
 
+def test_a_training_records_the_weights_that_it_comes_from(store: Path) -> None:
+    models = store.parent / "models"
+    first = resolve_checkpoint(str(models / "first"))
+    assert json.loads((models / "second/training.json").read_text())[n.WEIGHTS_BEFORE] == [first.sha256]
+    assert n.WEIGHTS_BEFORE not in json.loads((models / "first/training.json").read_text())
+    assert seen.weights_of_training(open_cohort(store), "second") == {first.sha256}
+
+
 def test_studies_refuse_a_start_that_has_seen_their_test_tiles_before_they_train(store: Path, tmp_path: Path) -> None:
     first = str(store.parent / "models" / "first")
     with pytest.raises(SplitError, match="model 'first' has seen in training"):
@@ -110,8 +121,8 @@ def test_studies_refuse_a_start_that_has_seen_their_test_tiles_before_they_train
 def test_a_hybrid_has_seen_the_tiles_that_chose_it(store: Path) -> None:
     cohort, tiles = open_cohort(store), parts(store)
     val = [tile for tile, part in tiles.items() if part == n.VAL]
-    facts = seen.seen_by_choice(cohort, ["threshold"], val)
-    assert facts == seen.seen_in_training(cohort, learned=[], judged=val, start=None)
+    facts = seen.choice_exposure(cohort, ["threshold"], val)
+    assert facts == seen.training_exposure(cohort, learned=[], judged=val, start=None)
     with pytest.raises(FintuneValueError, match="part val or train, not test"):
         hybrid(store, run_name="x", runs=["first", "threshold"], part="all")
 
@@ -141,11 +152,26 @@ def test_tiles_that_chose_the_epoch_may_be_val_tiles_but_no_test_tiles(
 ) -> None:
     cohort = open_cohort(store)
     tiles = {part: [tile for tile, its in parts(store).items() if its == part] for part in n.SPLITS}
-    facts = seen.seen_in_training(cohort, learned=[], judged=tiles[n.VAL] + tiles[n.TEST][:1], start=None)
+    facts = seen.training_exposure(cohort, learned=[], judged=tiles[n.VAL] + tiles[n.TEST][:1], start=None)
     monkeypatch.setattr(Cohort, "run_attrs", lambda *_: {"provenance": {"training": {"seen": facts}}})
-    seen.require_unseen(cohort, "r", tiles[n.VAL] + tiles[n.TEST][1:])
+    seen.require_unseen(cohort, ["r"], tiles[n.VAL] + tiles[n.TEST][1:])
     with pytest.raises(SplitError, match=rf"in training 1 of the tiles .*\({tiles[n.TEST][0]}\)"):
-        seen.require_unseen(cohort, "r", tiles[n.TEST])
+        seen.require_unseen(cohort, ["r"], tiles[n.TEST])
+
+
+def test_every_run_is_judged_and_digests_are_made_once(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cohort = open_cohort(store)
+    tests = [tile for tile, its in parts(store).items() if its == n.TEST]
+    facts = {
+        run: seen.training_exposure(cohort, learned=of, judged=[], start=None) for run, of in (("r", []), ("s", tests))
+    }
+    monkeypatch.setattr(Cohort, "run_attrs", lambda _, run: {"provenance": {"training": {"seen": facts.get(run, {})}}})
+    made, digests = [], seen._digests
+    monkeypatch.setattr(seen, "_digests", lambda *given: made.append(given) or digests(*given))
+    with pytest.raises(SplitError, match=rf"model of run 's' has seen in training {len(tests)} of the tiles"):
+        seen.require_unseen(cohort, ["r", "t", "s"], tests)
+    seen.require_unseen(cohort, ["t"], tests)
+    assert len(made) == 1
 
 
 def test_all_tiles_are_scored_apart_by_what_taught_the_model(store: Path) -> None:
@@ -155,12 +181,17 @@ def test_all_tiles_are_scored_apart_by_what_taught_the_model(store: Path) -> Non
     assert set(known.values()) == {seen.LEARNED, seen.JUDGED}
     counts = scores[[n.TP, n.FP, n.FN]].sel({n.RUN: "second"})
     is_seen = np.isin(text_array(scores[n.TILE]), list(known))
-    for group, chosen in ((n.SEEN_TILES, is_seen), (n.NEW_TILES, ~is_seen)):
-        own = counts.isel({n.TILE: np.flatnonzero(chosen)}).sum(n.TILE)
-        expected = 2 * own[n.TP] / (2 * own[n.TP] + own[n.FP] + own[n.FN])
-        found = scores["f1_pooled"].sel({n.RUN: "second", n.GROUP: group})
-        np.testing.assert_allclose(found, expected)
-    assert scores["f1_pooled"].sel({n.RUN: "threshold", n.GROUP: n.SEEN_TILES}).isnull().all()
+    apart = of_exposures(scores)
+    own = counts.isel({n.TILE: np.flatnonzero(is_seen)}).sum(n.TILE)
+    found = apart[n.SEEN_TILES]["f1_pooled"].sel({n.RUN: "second"})
+    np.testing.assert_allclose(found, 2 * own[n.TP] / (2 * own[n.TP] + own[n.FP] + own[n.FN]))
+    # Learning on, the second model has seen every tile, so that none is new to it.
+    assert is_seen.all()
+    assert text_array(apart[n.NEW_TILES][n.RUN]).tolist() == ["threshold"]
+    assert "threshold" not in apart[n.SEEN_TILES][n.RUN]
+    table = score_table(scores)
+    assert set(table["tiles"]) == {"all of them", n.SEEN_TILES, n.NEW_TILES}
+    assert set(table["group"][table["tiles"] == n.NEW_TILES]) == {n.ALL_MARKERS}
     lines = score_lines(scores)
     assert any(line.startswith("run second: its model learned from") for line in lines)
     assert not any(line.startswith("run threshold: its") for line in lines)
@@ -197,3 +228,26 @@ def test_a_digest_of_pixels_knows_counts_and_no_files() -> None:
     others = [pixels[::-1], pixels[:, ::-1], pixels.reshape(2, 7, 9), pixels + np.uint8(1)]
     assert len({pixels_sha256(one) for one in [pixels, *others]}) == 5
     assert pixels_sha256(np.ones((2, 4, 4))) == n.SHOWS_NOTHING
+
+
+def test_tiles_without_digests_are_read_once_until_their_pixels_are_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, tiles = tmp_path / "a.zarr", ("a/0", "b/0")
+    one, two = tiles
+    told = seen._digests(make_volumes(path, {"a": (0, n.TEST), "b": (1, n.TEST)}, scans=1), {*tiles})
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        zarr.open_array(path / "images/pixels_sha256", mode="r+")[:] = ""
+    shapes: list[tuple[int, ...]] = []
+    taken = seen.pixels_sha256
+    monkeypatch.setattr(seen, "pixels_sha256", lambda pixels: shapes.append(pixels.shape) or taken(pixels))
+    for _ in range(2):
+        assert seen._digests(open_cohort(path), {*tiles}) == told
+    assert shapes == [(1, *GRID)] * 2
+    image = zarr.open_array(path / "images/image", mode="r+")
+    image[1, 0, 2, 3, 4] += 1
+    changed = seen._digests(open_cohort(path), {*tiles})
+    assert (changed[one] == told[one], changed[two] == told[two], len(shapes)) == (True, False, 3)
+    zarr.open_array(path / "images/depth", mode="r+")[0] = GRID[0] - 1
+    assert seen._digests(open_cohort(path), {one})[one] != told[one]
+    assert shapes[3:] == [(1, GRID[0] - 1, *GRID[1:])]

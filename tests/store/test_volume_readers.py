@@ -275,11 +275,12 @@ def test_a_changed_byte_of_a_header_is_read_or_refused(at: int, value: int) -> N
         bad = bytearray(content)
         bad[at] = value
         try:
-            _, frames = volume_frames(bytes(bad), name, Reading())
-            for _ in frames:
-                pass
+            header, frames = volume_frames(bytes(bad), name, Reading())
+            planes = list(frames)
         except TileReadError:
             continue
+        assert len(planes) == header.depth, name
+        assert {plane.shape for plane in planes} == {(header.height, header.width)}, name
 
 
 def test_real_exports_of_spectralis(real_data: Path) -> None:

@@ -34,6 +34,7 @@ from fintune_xr.store.runs.run import run_creation
 from fintune_xr.store.runs.writer import writing_run
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.tasks.classification import VOLUMES
+from fintune_xr.tasks.product import SCORES
 from fintune_xr.tasks.task import INSTANCE
 
 KIND = "toy"
@@ -42,7 +43,7 @@ SHAPES = {"d1/a": (5, 20, 24), "d1/b": (4, 18, 24), "d2/a": (6, 20, 17)}
 
 @pytest.fixture(autouse=True)
 def a_kind_of_volumes_and_small_shards(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    kind = CohortKind(KIND, INSTANCE, VOLUMES, about="of volumes", annotated="nothing", offers="Nothing.")
+    kind = CohortKind(KIND, INSTANCE, VOLUMES, SCORES, about="of volumes", annotated="nothing", offers="Nothing.")
     monkeypatch.setattr(cohort_kinds, "KINDS", {**cohort_kinds.KINDS, KIND: kind})
     monkeypatch.setattr("fintune_xr.store.cohort.KINDS", cohort_kinds.KINDS)
     monkeypatch.setattr(shards, "MAX_TILES_PER_SHARD", 2)

@@ -17,12 +17,7 @@ from fintune_xr.models.mask2former.network import Mask2FormerSemantic
 from fintune_xr.models.sam2_semantic.adapter import load_sam2_semantic, sam2_mapper, save_sam2_semantic
 from fintune_xr.models.sam2_semantic.kind import Sam2SemanticArchitecture
 from fintune_xr.models.sam2_semantic.network import Sam2Semantic
-from fintune_xr.models.semantic_unet.adapter import (
-    SemanticUnet,
-    load_semantic_unet,
-    save_semantic_unet,
-    unet_mapper,
-)
+from fintune_xr.models.semantic_unet.adapter import SemanticUnet, load_semantic_unet, save_semantic_unet, unet_mapper
 from fintune_xr.models.semantic_unet.kind import SemanticUnetArchitecture
 from fintune_xr.models.swin_unetr.adapter import SwinSemantic, load_swin_unetr, save_swin_unetr, swin_mapper
 from fintune_xr.models.swin_unetr.kind import SwinUnetrArchitecture

@@ -12,7 +12,7 @@ from fintune_xr import names as n
 from fintune_xr.pixels.cell_measurement import measure_cells
 from fintune_xr.seeds import stream
 from fintune_xr.store.cohort import Cohort, create_cohort
-from fintune_xr.store.ingest.described import describe_images
+from fintune_xr.store.ingest.viewer_metadata import describe_images
 from fintune_xr.store.runs.run import run_creation, run_grid
 from fintune_xr.store.runs.run_shard import write_run_shard
 from fintune_xr.store.runs.writer import writing_run
@@ -66,9 +66,13 @@ def exchange_store(where: Path) -> Cohort:
     return cohort
 
 
-def store_run(cohort: Cohort, run: str, masks: Any, *, lost: tuple[int, ...] = ()) -> None:
-    """Stores `masks` (y, x), one for each tile, as a finished run."""
-    with writing_run(cohort, run, identity={"checkpoint": "0"}, facts={}) as writer:
+def store_run(
+    cohort: Cohort, run: str, masks: Any, *, lost: tuple[int, ...] = (), identity: dict[str, Any] | None = None,
+    training: dict[str, Any] | None = None,
+) -> None:  # fmt: skip
+    """Stores `masks` (y, x), one for each tile, as a finished run; `training` is the record of its model."""
+    facts = {n.TRAINING: training} if training else {}
+    with writing_run(cohort, run, identity=identity or {"checkpoint": "0"}, facts=facts) as writer:
         for plan in writer.plans():
             grid = run_grid(cohort.location, run)
             here = range(plan.first, plan.first + plan.n_slots)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import socket
 import threading
 import time
 from collections import Counter
@@ -12,6 +11,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from s3_server import s3_server
 
 KEY, SECRET = "AKIDNOTTOBESEEN", "secret-not-to-be-seen/anywhere"
 
@@ -47,27 +48,16 @@ class Door:
 
 @contextmanager
 def flaky_s3() -> Iterator[tuple[str, Door]]:
-    """The address of the door, and the door; behind it is moto's S3."""
-    from moto.server import ThreadedMotoServer
-
-    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=_free_port(), verbose=False)
-    moto.start()
-    door = Door(f"http://127.0.0.1:{moto._port}")
-    server = ThreadingHTTPServer(("127.0.0.1", _free_port()), _handler(door))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", door
-    finally:
-        server.shutdown()
-        server.server_close()
-        moto.stop()
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    """The address of the door, and the door; behind it is a server of S3."""
+    with s3_server() as behind:
+        door = Door(behind)
+        server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(door))
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", door
+        finally:
+            server.shutdown()
+            server.server_close()
 
 
 def _handler(door: Door) -> type[BaseHTTPRequestHandler]:

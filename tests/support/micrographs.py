@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fintune_xr import names as n
+from fintune_xr.pixels.pixel_digest import pixels_sha256
 from fintune_xr.seeds import stream
 from fintune_xr.splits.assignment import split_digest
 from fintune_xr.store.cohort import Cohort, create_cohort
@@ -61,7 +62,7 @@ def make_micrographs(
             labels = {
                 n.TILE: name, n.DONOR: name.partition("/")[0], n.MARKER: "", n.SPLIT: "", n.HEIGHT: px, n.WIDTH: px,
                 n.SOURCE: [f"{name}.mrc"], n.SHA256: [hashlib.sha256(pixels.tobytes()).hexdigest()],
-                n.SOURCE_HEIGHT: px, n.SOURCE_WIDTH: px,
+                n.SOURCE_HEIGHT: px, n.SOURCE_WIDTH: px, n.PIXELS_SHA256: pixels_sha256(pixels),
             }  # fmt: skip
             made.append((labels, shards.encode_tile(pixels, target.grid)))
         return made

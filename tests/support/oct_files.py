@@ -25,7 +25,8 @@ def volume_bytes(donor: int, name: str) -> bytes:
     """A file of the format that `name` ends in, of its own for every donor."""
     shape = (SHAPE[0] + donor % 3, *SHAPE[1:])
     volume = v.volume_of(shape, seed=donor)
-    return v.dicom_bytes(volume) if name.endswith(".dcm") else v.npy_bytes(volume)
+    side = "R" if "_oct_r" in name else "L"
+    return v.dicom_bytes(volume, ImageLaterality=side) if name.endswith(".dcm") else v.npy_bytes(volume)
 
 
 def write_study(folder: Path, n_donors: int = 8) -> Path:

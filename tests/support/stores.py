@@ -111,7 +111,7 @@ def assert_same_run(first: dict[str, NDArray[Any]], second: dict[str, NDArray[An
 
 
 # What differs between two makings of the same: times, memory, and what tells one making from another.
-OF_THE_MAKING = frozenset({"provenance", "creation", "checked", "ingests", "trainings", "created"})
+OF_THE_MAKING = frozenset({"provenance", "creation", "checked", "ingests", "trainings", "created", "rules_shown"})
 _MEASURED = frozenset({n.SECONDS, n.SECONDS_EMBEDDING, n.SECONDS_DECODING, n.PEAK_MEMORY})
 
 

@@ -39,7 +39,6 @@ WEIGHT = "weight"
 SIDE_PX = 16
 LEVEL = 100
 
-KIND = CohortKind("toy", "weighing", datasets.IMAGES, about="to be weighed", annotated="weights", offers="Weigh it.")
 TASK = Task("weighing", MASKS, source="WEIGHTS", array=n.MASK)
 WEIGHTS = Product(
     DatasetSchema(
@@ -53,6 +52,10 @@ WEIGHTS = Product(
     ),
     objects=None,
     array=None,
+)
+
+KIND = CohortKind(
+    "toy", "weighing", datasets.IMAGES, WEIGHTS, about="to be weighed", annotated="weights", offers="Weigh it."
 )
 
 

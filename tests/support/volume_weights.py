@@ -53,9 +53,9 @@ def meta_state(seed: int = 0, **sizes: Any) -> dict[str, torch.Tensor]:
     return drawn(meta_shapes(**sizes), seed)
 
 
-def learned_state(seed: int = 0) -> dict[str, torch.Tensor]:
+def learned_state(seed: int = 0, *, width: int = WIDTH) -> dict[str, torch.Tensor]:
     """The same with a learned position for each token of `GRID`."""
-    return drawn({"pos_embed": (1, N_TOKENS, WIDTH), **meta_shapes()}, seed)
+    return drawn({"pos_embed": (1, N_TOKENS, width), **meta_shapes(width=width)}, seed)
 
 
 def reference_embedding(state: dict[str, torch.Tensor], volume: np.ndarray, *, heads: int = HEADS) -> np.ndarray:

@@ -14,7 +14,7 @@ from fintune_xr.analysis.figures.leaderboard import confusion_figure, leaderboar
 from fintune_xr.analysis.figures.style import PICTURE_DPI, data_uri
 from fintune_xr.analysis.figures.volumes import ShownVolume, volumes_figure
 from fintune_xr.analysis.report.contents import Fold, Note, Part, Picture, Section, Stale, Table
-from fintune_xr.analysis.report.numbers import counted, decimals
+from fintune_xr.analysis.report.numbers import count_text, decimals
 from fintune_xr.text import texts
 
 EVALUATE: Final = "fintune-xr evaluate STORE"
@@ -60,7 +60,7 @@ def volumes_section(contents: VolumeContents) -> Section:
     parts: list[Part] = []
     findings: list[Note] = []
     if contents.n_not_recommended:
-        moved = counted(contents.n_not_recommended, "scan lies", "scans lie")
+        moved = count_text(contents.n_not_recommended, "scan lies", "scans lie")
         note = Note(f"{_NOT_RECOMMENDED}: {moved} in another part than the study recommends.", "doubtful")
         parts.append(note)
         findings.append(note)

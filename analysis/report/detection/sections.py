@@ -12,12 +12,12 @@ import xarray as xr
 from fintune_xr import names as n
 from fintune_xr.analysis.figures.detection import micrograph_figure, precision_recall_curves, stages_figure
 from fintune_xr.analysis.figures.style import PICTURE_DPI, data_uri
-from fintune_xr.analysis.report.contents import Note, Part, Picture, Section, Stale, Table, folded
+from fintune_xr.analysis.report.contents import Note, Part, Picture, Section, Stale, Table, fold
 from fintune_xr.analysis.report.detection.contents import ExampleMicrograph, PickScores
 from fintune_xr.analysis.report.detection.intervals import RESAMPLED, interval_line
-from fintune_xr.analysis.report.numbers import counted, decimals, with_interval
+from fintune_xr.analysis.report.numbers import count_text, decimals, with_interval
 from fintune_xr.analysis.report.score_intervals import ends
-from fintune_xr.metrics.left_out import left_out_lines
+from fintune_xr.metrics.omissions import doubt_lines
 from fintune_xr.text import texts
 
 PICK: Final = "fintune-xr pick STORE --run RUN"
@@ -39,7 +39,7 @@ def particle_notes(particles: PickScores) -> list[Note]:
         return []
     best = str(scores[n.RUN].values[int(np.nanargmax(scores[_F1].values))])
     number = with_interval(float(scores[_F1].sel({n.RUN: best})), *ends(scores.sel({n.RUN: best}), _F1), digits=3)
-    found = counted(scores.sizes[n.TILE], "micrograph", "micrographs")
+    found = count_text(scores.sizes[n.TILE], "micrograph", "micrographs")
     return [Note(f"Particle-level F1 of {best} is {number} on {found} of part {particles.split}.")]
 
 
@@ -71,14 +71,14 @@ def stages_section(stages: Mapping[str, xr.Dataset], *, stale: tuple[Stale, ...]
 
 def _picture(one: ExampleMicrograph, diameter_px: float) -> Picture:
     figure = micrograph_figure(one.image, one.true, one.picks, diameter_px=diameter_px, side_um=one.side_um)
-    part = f"part {one.split} of the split" if one.split else "in no part of the split"
+    part = one.split if one.split == n.UNASSIGNED else f"part {one.split} of the split"
     label = f"Micrograph {one.tile}, {part}"
     return Picture(data_uri(figure, "jpeg", dpi=PICTURE_DPI), f"{label}: annotated and picked particles", f"{label}.")
 
 
 def _score_parts(particles: PickScores, scores: xr.Dataset) -> list[Part]:
     distance, diameter = float(scores.attrs["distance_px"]), particles.diameter_px
-    found = counted(scores.sizes[n.TILE], "micrograph", "micrographs")
+    found = count_text(scores.sizes[n.TILE], "micrograph", "micrographs")
     about = (
         f"A pick counts as found within {distance:.2f} px of an annotated centre ({distance / diameter:.2f} of the "
         f"diameter of {diameter:.2f} px, stored pixels), one to one. Part {particles.split}, {found}; the table of "
@@ -98,12 +98,12 @@ def _score_parts(particles: PickScores, scores: xr.Dataset) -> list[Part]:
         parts.append(_table("pixel_scores", "Pixels of discs", scores, "pixel"))
     parts.append(_curves(scores))
     hidden = [_per_micrograph(scores), *([_facts(particles)] if particles.facts else [])]
-    return [*parts, *folded("Every micrograph, and where thresholds come from", hidden)]
+    return [*parts, *fold("Every micrograph, and where thresholds come from", hidden)]
 
 
 def _doubts(particles: PickScores, scores: xr.Dataset) -> list[Part]:
     """What makes the scores look better, or surer, than they are."""
-    doubts: list[Part] = [Note(line, "doubtful") for line in left_out_lines(scores)]
+    doubts: list[Part] = [Note(line, "doubtful") for line in doubt_lines(scores)]
     few = _few(scores)
     if few:
         about = f"The intervals rest on {few}: no resample goes beyond the best and the worst of them, so they say "
@@ -121,7 +121,7 @@ def _few(scores: xr.Dataset) -> str:
         n_units, words = len(set(texts(scores[n.DONOR]))), ("donor", "donors")
     else:
         n_units, words = scores.sizes[n.TILE], ("micrograph", "micrographs")
-    return counted(n_units, *words) if n_units < ENOUGH_UNITS else ""
+    return count_text(n_units, *words) if n_units < ENOUGH_UNITS else ""
 
 
 def _table(key: str, caption: str, scores: xr.Dataset, prefix: str) -> Table:

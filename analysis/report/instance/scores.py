@@ -14,13 +14,13 @@ import xarray as xr
 from fintune_xr import names as n
 from fintune_xr.analysis.figures.statistics import difference_figure, score_bars_figure, threshold_figure
 from fintune_xr.analysis.figures.style import data_uri
-from fintune_xr.analysis.report.contents import Note, Part, Picture, Section, Stale, Study, Table, folded
-from fintune_xr.analysis.report.numbers import counted, decimals, probability, with_interval
+from fintune_xr.analysis.report.contents import Note, Part, Picture, Section, Stale, Study, Table, fold
+from fintune_xr.analysis.report.numbers import count_text, decimals, probability, with_interval
 from fintune_xr.analysis.report.score_intervals import ends, interval_of, level
 from fintune_xr.metrics.counts import AP50, IOU, score_name
 from fintune_xr.metrics.donor_tests import MIN_DONORS, holm
 from fintune_xr.metrics.intervals import STUDENT_T
-from fintune_xr.metrics.left_out import left_out_lines
+from fintune_xr.metrics.omissions import doubt_lines
 
 _BOOTSTRAP: Final = "percentiles of a bootstrap over donors, too narrow where they are few"
 EVALUATE: Final = "fintune-xr evaluate STORE --run RUN --split test"
@@ -75,7 +75,7 @@ def segmentation_section(contents: RunScores) -> Section:
             "AP50 is an image mean, the others are pooled"
         )
         frame = contents.published.to_pandas().rename_axis("model").reset_index()
-        parts += folded("Scores of the original study, on its own images", [Table("published", caption, frame)])
+        parts += fold("Scores of the original study, on its own images", [Table("published", caption, frame)])
     findings = (*score_notes(contents), *verdicts(contents))
     return Section("segmentation", "Segmentation", tuple(parts), findings=findings)
 
@@ -97,11 +97,11 @@ def score_parts(contents: RunScores, *, prefix: str = "") -> list[Part]:
     hidden.append(Picture(data_uri(curve, "svg"), alt, "Average precision (mean over images) by IoU."))
     table = _scores_table(f"{prefix}scores", caption, overall)
     return [
-        *(Note(line, "doubtful") for line in left_out_lines(scores)),
+        *(Note(line, "doubtful") for line in doubt_lines(scores)),
         *verdicts(contents),
         *_of_single_trainings(contents),
         table,
-        *folded("Scores by marker, differences, and stricter overlaps", hidden),
+        *fold("Scores by marker, differences, and stricter overlaps", hidden),
     ]
 
 
@@ -135,7 +135,7 @@ def _study_parts(study: Study, title: str) -> list[Part]:
     # An interval is one number: it stays on its line.
     formats = {str(name): str for name in page if page[name].astype(str).str.contains("[", regex=False).any()}
     table = Table(key, f"{named}: {what}", study.table, formats, page=study.page)
-    return [*parts, *folded(f"{named} in numbers", [table, *study.more])]
+    return [*parts, *fold(f"{named} in numbers", [table, *study.more])]
 
 
 def score_notes(contents: RunScores) -> list[Note]:
@@ -186,11 +186,11 @@ def verdict_in_short(contents: RunScores) -> Note | None:
     better, worse = tones.count("good"), tones.count("bad")
     counts = f"{better} better than {contents.baseline}, {worse} worse, {len(notes) - better - worse} not decided"
     if not np.isfinite(gains).any():
-        return Note(f"of {counted(len(notes), 'model', 'models')}, {counts}.", "doubtful")
+        return Note(f"of {count_text(len(notes), 'model', 'models')}, {counts}.", "doubtful")
     best = int(np.nanargmax(gains))
     gained = ends(versus.sel({n.RUN: others[best]}), f"{AP50}_{n.DIFFERENCE}")
     number = with_interval(float(gains[best]), *gained, signed=True)
-    text = f"of {counted(len(notes), 'model', 'models')}, {counts}; largest gain: {others[best]}, AP50 {number}."
+    text = f"of {count_text(len(notes), 'model', 'models')}, {counts}; largest gain: {others[best]}, AP50 {number}."
     return Note(text, "good" if better else "bad" if worse else "doubtful")
 
 

@@ -15,10 +15,10 @@ from fintune_xr.analysis.bootstrap import OVER_DONORS
 from fintune_xr.analysis.figures.statistics import SIGNIFICANT, association_figure, bootstrap_figure, ratio_figure
 from fintune_xr.analysis.figures.style import data_uri
 from fintune_xr.analysis.ratio_intervals import mean_ratio, ratio_differences
-from fintune_xr.analysis.report.contents import Fold, Note, Part, Picture, Section, Table, folded
+from fintune_xr.analysis.report.contents import Fold, Note, Part, Picture, Section, Table, fold
 from fintune_xr.analysis.report.numbers import Format, decimals, percent, probability, whole, with_interval
 from fintune_xr.analysis.report.sections.findings import ALPHA, covariates_of, findings
-from fintune_xr.analysis.report.sections.first_rule import by_first_rules, chosen_after_looking
+from fintune_xr.analysis.report.sections.first_rule import by_first_rules, rule_notes
 from fintune_xr.analysis.report.sections.scatters import scatter_parts
 from fintune_xr.analysis.report.sections.statistics import Statistics
 from fintune_xr.analysis.report.sections.validation import corrected_parts, corrected_rho_parts
@@ -51,7 +51,7 @@ def ratio_section(contents: Statistics) -> Section:
         "Strip plot of the marker-positive ratio of each donor, per marker and run",
         "A point is a donor, lines join the same donor, the wide line is the median.",
     )
-    hidden = folded("Means, differences between runs, and the ratio of every donor", [*_mean_tables(contents), listed])
+    hidden = fold("Means, differences between runs, and the ratio of every donor", [*_mean_tables(contents), listed])
     return Section("ratios", "Donor ratios", (picture, *corrected_parts(analysis), *hidden))
 
 
@@ -109,10 +109,10 @@ def association_section(contents: Statistics) -> Section:
         "associations", "All associations, smallest q first", table, formats, _page(table), (n.OUTCOME,),
         frozenset(np.flatnonzero(table[n.Q] < ALPHA).tolist()),
     )  # fmt: skip
-    parts: list[Part] = [*chosen_after_looking(contents.analysis), *_reversed_scales(table)]
+    parts: list[Part] = [*rule_notes(contents.analysis), *_reversed_scales(table)]
     parts += [*scatter_parts(contents), picture, Note(text), *corrected_rho_parts(contents.analysis)]
-    parts += folded("All associations in numbers", [listed])
-    parts += folded("The counts as counts: a second look without ranks", _count_parts(contents.analysis))
+    parts += fold("All associations in numbers", [listed])
+    parts += fold("The counts as counts: a second look without ranks", _count_parts(contents.analysis))
     parts += _lost_parts(contents.analysis, contents.rho_if_lost)
     told = tuple(findings(contents, association_table(by_first_rules(contents.analysis), contents.clinical)))
     return Section("associations", "Association with outcomes", tuple(parts), findings=told, leads=True)
@@ -205,7 +205,7 @@ def bootstrap_section(contents: Statistics) -> Section:
     )
     notes = [Note(text)] if over_donors else [Note(text), _WITHIN_DONORS]
     table = _stability_table(analysis, stability, over_donors)
-    hidden = folded("Rho over the resamples", [picture, table, *_redrawn_parts(contents)])
+    hidden = fold("Rho over the resamples", [picture, table, *_redrawn_parts(contents)])
     return Section("bootstrap", "Resamples" if over_donors else "Stability", (*notes, *hidden))
 
 
@@ -272,7 +272,7 @@ def comparison_section(contents: Statistics) -> Section:
     formats: dict[str, Format] = {column: str, "resamples with higher rho": percent}
     caption = "Median difference of rho within the resamples" + (", with its interval" if over_donors else "")
     table = Table("comparison", caption, data, formats, page=page, code=(n.OUTCOME,))
-    hidden = folded("Every difference of rho", [table])
+    hidden = fold("Every difference of rho", [table])
     return Section("comparison", "Runs compared", (_compared(data) if over_donors else _WITHIN_DONORS, *hidden))
 
 

@@ -12,9 +12,10 @@ import xarray as xr
 from fintune_xr import names as n
 from fintune_xr.analysis.figures.overlays import plane_names, tile_figure
 from fintune_xr.analysis.figures.style import PICTURE_DPI, data_uri
-from fintune_xr.analysis.report.contents import Fold, Note, Part, Picture, Section, Table, folded
-from fintune_xr.analysis.report.numbers import counted, whole
+from fintune_xr.analysis.report.contents import Fold, Note, Part, Picture, Section, Table, fold
+from fintune_xr.analysis.report.numbers import count_text, whole
 from fintune_xr.pixels.pixel_side import sides_um
+from fintune_xr.pixels.z_projection import projection_words
 
 INGEST = "fintune-xr ingest SOURCE STORE --layout rosmap"
 _PACKAGES = "packages"
@@ -43,10 +44,9 @@ def cohort_section(images: xr.Dataset | None, annotated: tuple[str, ...] = ()) -
 
 
 def tile_table(images: xr.Dataset, annotated: tuple[str, ...]) -> pd.DataFrame:
-    """One row per tile: tile, donor, marker, split (`unassigned` if empty), height, width, is_annotated."""
+    """One row per tile: tile, donor, marker, split, height, width, is_annotated."""
     names = (n.TILE, n.DONOR, n.MARKER, n.SPLIT)
     table = pd.DataFrame({name: [str(value) for value in images[name].values] for name in names})
-    table[n.SPLIT] = table[n.SPLIT].replace("", "unassigned")
     for name in (n.HEIGHT, n.WIDTH):
         table[name] = images[name].values
     table["is_annotated"] = table[n.TILE].isin(annotated)
@@ -64,7 +64,7 @@ def quarantine_section(
     if quarantine.sizes[n.ITEM]:
         names = ("path", n.DONOR, n.MARKER, n.REASON)
         table = pd.DataFrame({name: [str(value) for value in quarantine[name].values] for name in names})
-        count = counted(len(table), "file or tile", "files or tiles")
+        count = count_text(len(table), "file or tile", "files or tiles")
         parts.append(Note(f"{count} could not be used and count in no result below.", "doubtful"))
         parts.append(Table("quarantine", "Quarantine, with the reason", table, code=("path", n.DONOR)))
     elif not others:
@@ -87,7 +87,7 @@ def examples_section(examples: xr.Dataset | None) -> Section:
     pictures = tuple(_example(examples, at) for at in range(examples.sizes[n.TILE]))
     first, others = pictures[:1], pictures[1:]
     return Section(
-        "examples", "Example tiles", (*first, *folded(counted(len(others), "tile", "tiles") + " more", others))
+        "examples", "Example tiles", (*first, *fold(count_text(len(others), "tile", "tiles") + " more", others))
     )
 
 
@@ -104,7 +104,7 @@ def provenance_section(records: Mapping[str, Mapping[str, Any]]) -> Section:
     parts: list[Part] = [_facts("provenance", "What each run was made of", "fact", others)]
     if packages:
         parts.append(_facts("packages", "Package versions", "package", packages))
-    return Section("provenance", "Provenance", folded("Model, weights, settings and versions of every run", parts))
+    return Section("provenance", "Provenance", fold("Model, weights, settings and versions of every run", parts))
 
 
 def cohort_sentence(images: xr.Dataset, annotated: tuple[str, ...]) -> str:
@@ -118,11 +118,13 @@ def cohort_sentence(images: xr.Dataset, annotated: tuple[str, ...]) -> str:
     size = _size(smallest)
     if smallest != largest:
         size = f"{size} to {_size(largest)}"
-    n_tiles = counted(len(tiles), "tile", "tiles")
-    n_donors = counted(tiles[n.DONOR].nunique(), "donor", "donors")
-    n_markers = counted(tiles[n.MARKER].nunique(), "marker", "markers")
+    n_tiles = count_text(len(tiles), "tile", "tiles")
+    n_donors = count_text(tiles[n.DONOR].nunique(), "donor", "donors")
+    n_markers = count_text(tiles[n.MARKER].nunique(), "marker", "markers")
     n_annotated = whole(tiles["is_annotated"].sum())
-    return f"{n_tiles} of {n_donors} with {n_markers}, {size}{_pixel_side(images)}; {n_annotated} of them annotated."
+    made = projection_words(images)
+    what = f"{size}{_pixel_side(images)}{f', each {made}' if made else ''}"
+    return f"{n_tiles} of {n_donors} with {n_markers}, {what}; {n_annotated} of them annotated."
 
 
 def _pixel_side(images: xr.Dataset) -> str:
@@ -133,7 +135,7 @@ def _pixel_side(images: xr.Dataset) -> str:
         return ""
     told = f"{known[0]:g}" if len(known) == 1 else f"{known[0]:g} to {known[-1]:g}"
     unknown = int((sides == 0).sum())
-    rest = f" (not known of {counted(unknown, 'tile', 'tiles')})" if unknown else ""
+    rest = f" (not known of {count_text(unknown, 'tile', 'tiles')})" if unknown else ""
     return f", {told} µm a pixel{rest}"
 
 
@@ -161,8 +163,8 @@ def _example(examples: xr.Dataset, at: int) -> Picture:
 
 def _part(tile: xr.Dataset) -> str:
     """Which part of the split a tile is in: what was learnt from is easy to segment."""
-    part = str(tile[n.SPLIT].item()) if n.SPLIT in tile.coords else ""
-    return f"part {part} of the split" if part else "in no part of the split"
+    part = str(tile[n.SPLIT].item()) if n.SPLIT in tile.coords else n.UNASSIGNED
+    return n.UNASSIGNED if part == n.UNASSIGNED else f"part {part} of the split"
 
 
 def _colours(planes: list[str]) -> str:

@@ -9,7 +9,7 @@ from fintune_xr import names as n
 from fintune_xr.analysis.report.contents import Note, Part
 
 
-def after_looking(analysis: xr.Dataset) -> dict[str, tuple[str, str]]:
+def rules_after_looking(analysis: xr.Dataset) -> dict[str, tuple[str, str]]:
     """The rule stated first and the one chosen since, of the runs whose active rule was chosen after rho was shown."""
     first, now = analysis.attrs.get(n.FIRST_RULES, {}), analysis.attrs.get("rules", {})
     runs = map(str, analysis[n.RUN].values)
@@ -18,7 +18,7 @@ def after_looking(analysis: xr.Dataset) -> dict[str, tuple[str, str]]:
 
 def by_first_rules(analysis: xr.Dataset) -> xr.Dataset:
     """`analysis` with rho, p, q and n of the rule stated first where another one was chosen after looking."""
-    changed = list(after_looking(analysis))
+    changed = list(rules_after_looking(analysis))
     if not changed:
         return analysis
     is_changed = analysis[n.RUN].isin(changed)
@@ -28,7 +28,7 @@ def by_first_rules(analysis: xr.Dataset) -> xr.Dataset:
     return analysis.assign({name: analysis[name].where(~is_changed, array) for name, array in first.items()})
 
 
-def chosen_after_looking(analysis: xr.Dataset | None) -> list[Part]:
+def rule_notes(analysis: xr.Dataset | None) -> list[Part]:
     """What is to be known of rules that were chosen after their rho was shown."""
     if analysis is None:
         return []
@@ -38,13 +38,13 @@ def chosen_after_looking(analysis: xr.Dataset | None) -> list[Part]:
             f"first. Tables by {now} are exploratory; the summary goes by {first}.",
             "doubtful",
         )
-        for run, (first, now) in after_looking(analysis).items()
+        for run, (first, now) in rules_after_looking(analysis).items()
     ]
 
 
 def of_first_rule(run: str, analysis: xr.Dataset) -> list[Note]:
     """What the summary says before the findings of a run whose rule was chosen after looking."""
-    changed = after_looking(analysis)
+    changed = rules_after_looking(analysis)
     if run not in changed:
         return []
     first, now = changed[run]

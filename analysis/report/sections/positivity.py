@@ -12,9 +12,9 @@ from fintune_xr import names as n
 from fintune_xr.analysis.figures.positivity import judged_figure, signal_figure
 from fintune_xr.analysis.figures.statistics import ratio_figure
 from fintune_xr.analysis.figures.style import PICTURE_DPI, data_uri
-from fintune_xr.analysis.report.contents import Note, Part, Picture, Section, Table, folded
+from fintune_xr.analysis.report.contents import Note, Part, Picture, Section, Table, fold
 from fintune_xr.analysis.report.numbers import decimals
-from fintune_xr.analysis.report.sections.first_rule import chosen_after_looking
+from fintune_xr.analysis.report.sections.first_rule import rule_notes
 from fintune_xr.analysis.report.sections.statistics import Statistics
 from fintune_xr.analysis.report.sections.validation import validation_parts
 from fintune_xr.text import texts
@@ -38,7 +38,7 @@ def positivity_section(contents: Statistics) -> Section:
     if not contents.has_marker:
         return Section("positivity", _TITLE, (_ONE_CHANNEL,))
     parts: list[Part] = [Note(text) for text in _rules_in_words(contents.active_rules)]
-    parts += chosen_after_looking(contents.analysis)
+    parts += rule_notes(contents.analysis)
     unvalidated = [run for run in contents.positivity if run not in contents.validation]
     findings = (_unvalidated(unvalidated),) if unvalidated else ()
     parts += [*findings, *validation_parts(contents)]
@@ -49,7 +49,7 @@ def positivity_section(contents: Statistics) -> Section:
         hidden += [_ratio_picture(contents.ratio_by_rule, run) for run in contents.ratio_by_rule[n.RUN].values]
     if contents.rho_by_rule is not None:
         hidden.append(_rho_table(contents.rho_by_rule))
-    parts += folded("The same cells under every stored rule: counts, ratios and rho", hidden)
+    parts += fold("The same cells under every stored rule: counts, ratios and rho", hidden)
     return Section("positivity", _TITLE, tuple(parts), "fintune-xr positivity STORE --run RUN", findings=findings)
 
 

@@ -12,7 +12,7 @@ from fintune_xr.analysis.figures.quality import quality_figure
 from fintune_xr.analysis.figures.style import data_uri
 from fintune_xr.analysis.quality import ALL_MEASURES, MIN_UNITS, SATURATED, UNUSUAL, long_table, unusual
 from fintune_xr.analysis.report.contents import Note, Part, Picture, Section, Table
-from fintune_xr.analysis.report.numbers import Format, counted, decimals, whole
+from fintune_xr.analysis.report.numbers import Format, count_text, decimals, whole
 from fintune_xr.analysis.report.sections.associations import ASSOCIATE
 
 _TITLE: Final = "How tiles were taken"
@@ -43,7 +43,7 @@ def _told(quality: xr.Dataset, tiles: pd.DataFrame) -> Note:
         f"Unusual is a modified z-score beyond {UNUSUAL}, of logarithms, among the tiles, donors or batches of one "
         f"marker and channel where there are {MIN_UNITS} or more; of focus only what is blurred. More than "
         f"{SATURATED:.0%} of the pixels at the highest value of the plane is unusual by itself. "
-        f"{counted(tiles['unit'].nunique(), 'tile is', 'tiles are')} unusual of {whole(quality.sizes[n.TILE])}."
+        f"{count_text(tiles['unit'].nunique(), 'tile is', 'tiles are')} unusual of {whole(quality.sizes[n.TILE])}."
     )
     sizes = "" if quality.attrs[n.RUN] else " Sizes of cells were not measured: name a run with --run."
     return Note(text + sizes)
@@ -54,7 +54,7 @@ def _rule(quality: xr.Dataset) -> Note:
     if not rule:
         text = "No tile is left out for it: no rule is stored. To store one:"
         return Note(text, command=f"{_COMMAND} --exclude focus")
-    text = f"{counted(rule['n_tiles'], 'tile is', 'tiles are')} left out of ratios by a stored rule: {rule['text']}."
+    text = f"{count_text(rule['n_tiles'], 'tile is', 'tiles are')} left out of ratios by a stored rule: {rule['text']}."
     return Note(f"{text} To take it back:", "doubtful", f"{_COMMAND} --exclude nothing")
 
 

@@ -15,8 +15,8 @@ from fintune_xr.analysis import comparison
 from fintune_xr.analysis.bootstrap import OF_DONORS
 from fintune_xr.analysis.figures.points import Axis, Points, scatter_svg
 from fintune_xr.analysis.figures.style import colour_of
-from fintune_xr.analysis.report.contents import Drawing, Gallery, Note, Part, folded
-from fintune_xr.analysis.report.numbers import counted, percent, probability, whole, with_interval
+from fintune_xr.analysis.report.contents import Drawing, Gallery, Note, Part, fold
+from fintune_xr.analysis.report.numbers import count_text, percent, probability, whole, with_interval
 from fintune_xr.analysis.report.sections.statistics import Statistics
 from fintune_xr.text import texts
 
@@ -56,7 +56,7 @@ def scatter_parts(contents: Statistics) -> list[Part]:
     what = f"The other {whole(min(len(others), room))} pairs of ratio and outcome"
     if len(others) > room:
         what = f"{whole(room)} of the other {whole(len(others))} pairs of ratio and outcome, smallest p first"
-    return [*parts, *folded(what, _gallery(pair, others[:room]))]
+    return [*parts, *fold(what, _gallery(pair, others[:room]))]
 
 
 def _rows(contents: Statistics, analysis: xr.Dataset) -> list[_Row]:
@@ -120,7 +120,7 @@ def _outcome(pair: _Pair, name: str) -> str:
 def _caption(row: _Row) -> str:
     ends = (float(row.get(name, np.nan)) for name in (comparison.LOW, comparison.HIGH))
     rho = with_interval(float(row[n.RHO]), *ends, signed=True)
-    parts = [f"rho {rho}", counted(int(row[n.N]), "donor", "donors")]
+    parts = [f"rho {rho}", count_text(int(row[n.N]), "donor", "donors")]
     parts += [f"{name} {probability(row[name])}" for name in (n.P, n.Q) if np.isfinite(row[name])]
     return ", ".join(parts)
 
@@ -138,5 +138,5 @@ def _points(pair: _Pair, row: _Row) -> Points:
 
 def _name(donor: Hashable, one: pd.Series[Any], outcome: str) -> str:
     cells = f"{whole(one[n.N_POSITIVE])} of {whole(one[n.N_ALL])} cells"
-    tiles = counted(int(one[n.N_TILES]), "tile", "tiles")
+    tiles = count_text(int(one[n.N_TILES]), "tile", "tiles")
     return f"{donor}: {percent(one[n.RATIO])} ({cells}, {tiles}), {outcome} {one[n.OUTCOME_VALUE]:g}"

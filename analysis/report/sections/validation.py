@@ -29,7 +29,9 @@ def validation_parts(contents: Statistics) -> list[Part]:
     table = pd.concat(frames, ignore_index=True)
     table = table[[n.RUN, *table.columns.drop(n.RUN)]]
     bias = ["bias", "bias_low", "bias_high"]
-    page = table.drop(columns=bias)
+    # Of masks of all cells no rule has a precision; columns that say nothing would push the bias out of sight.
+    silent = [name for name in (n.PRECISION, n.RECALL) if table[name].isna().all()]
+    page = table.drop(columns=[*bias, *silent])
     ends = zip(*(table[name] for name in bias), strict=True)
     page["counted less true share"] = [with_interval(*one, digits=3, signed=True) for one in ends]
     formats: dict[str, Format] = dict.fromkeys(["counted_share", "true_share"], percent)
@@ -140,14 +142,14 @@ def corrected_rho_parts(analysis: xr.Dataset) -> list[Part]:
     if n.RHO_CORRECTED not in analysis or not bool(analysis[n.RHO_CORRECTED].notnull().any()):
         return []
     names = [n.RHO, n.RHO_CORRECTED, n.RHO_CORRECTED_LOW, n.RHO_CORRECTED_HIGH]
-    data = analysis[names].reset_coords(drop=True).to_dataframe().reset_index()[[*_RMO, *names]]
-    data = data[data[n.RHO_CORRECTED].notna()].reset_index(drop=True)
+    data = analysis[[*names, n.Q]].reset_coords(drop=True).to_dataframe().reset_index()
+    data = data[data[n.RHO_CORRECTED].notna()].sort_values(n.Q, kind="stable")[[*_RMO, *names]].reset_index(drop=True)
     page = data[[*_RMO, n.RHO]].copy()
     ends = zip(*(data[name] for name in names[1:]), strict=True)
     page["rho of true ratios [interval]"] = [with_interval(*one, signed=True) for one in ends]
     caption = (
-        "Rho of the true ratios: that of the counted ones over the square root of their reliability, with a 95 % "
-        "interval that draws donors and annotated donors anew; none where the reliability is below "
+        "Rho of the true ratios, smallest q first: that of the counted ones over the square root of their reliability, "
+        "with a 95 % interval that draws donors and annotated donors anew; none where the reliability is below "
         f"{LEAST_RELIABILITY:g} or covariates are adjusted for. Exploratory beside the table above"
     )
     formats: dict[str, Format] = {n.RHO: decimals(2, signed=True), "rho of true ratios [interval]": str}

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from fintune_xr import names as n
 from fintune_xr.analysis.figures.classes import balance_figure, confusion_figure, patch_figure
 from fintune_xr.analysis.figures.style import data_uri
-from fintune_xr.analysis.report.contents import Note, Picture, Section, Table, folded
-from fintune_xr.analysis.report.numbers import counted, decimals, percent
+from fintune_xr.analysis.report.contents import Note, Picture, Section, Table, fold
+from fintune_xr.analysis.report.numbers import count_text, decimals, percent
 from fintune_xr.text import texts
 
 EVALUATE: Final = "fintune-xr evaluate STORE --split test"
@@ -59,7 +59,7 @@ def examples_section(patches: Sequence[Mapping[str, object]]) -> Section:
     if not patches:
         return Section("examples", "Example patches", command="fintune-xr infer STORE --run RUN --model MODEL")
     pictures = tuple(_example(one) for one in patches)
-    more = folded(f"{counted(len(pictures) - 1, 'patch', 'patches')} more", pictures[1:])
+    more = fold(f"{count_text(len(pictures) - 1, 'patch', 'patches')} more", pictures[1:])
     return Section("examples", "Example patches", (*pictures[:1], *more))
 
 
@@ -93,7 +93,7 @@ def spread_section(scores: xr.Dataset | None) -> Section:
     """How Dice differs between images, and how many small and large annotated pieces were found."""
     if scores is None:
         return Section("spread", "Spread and small pieces", command=EVALUATE)
-    hidden = folded("Dice over the images, and pieces found by size", [_spread_table(scores), _pieces_table(scores)])
+    hidden = fold("Dice over the images, and pieces found by size", [_spread_table(scores), _pieces_table(scores)])
     return Section("spread", "Spread and small pieces", hidden)
 
 
@@ -113,8 +113,8 @@ def _example(one: Mapping[str, object]) -> Picture:
 
 
 def _example_caption(one: Mapping[str, object]) -> str:
-    part = one.get(n.SPLIT)
-    return f"{one[n.TILE]}, part {part} of the split." if part else f"{one[n.TILE]}."
+    part = one.get(n.SPLIT, n.UNASSIGNED)
+    return f"{one[n.TILE]}, {part if part == n.UNASSIGNED else f'part {part} of the split'}."
 
 
 def _worst_confusions(summed: xr.DataArray) -> pd.DataFrame:

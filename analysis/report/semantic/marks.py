@@ -22,7 +22,7 @@ VESSEL: Final = "blood_vessel"
 _TONES: Final = {"reached": "good", "not reached": "bad", "open": "doubtful"}
 
 
-def standing(value: float, low: float, high: float, mark: float) -> str:
+def verdict(value: float, low: float, high: float, mark: float) -> str:
     """`reached` or `not reached` where the whole interval lies on one side of the mark, `open` where it holds it.
 
     Without an interval the score alone decides nothing, so that is open too.
@@ -34,7 +34,7 @@ def standing(value: float, low: float, high: float, mark: float) -> str:
 
 def mark_note(what: str, value: float, interval: tuple[float, float], mark: float) -> Note:
     """One mark with the score and what came of it."""
-    held = standing(value, *interval, mark)
+    held = verdict(value, *interval, mark)
     meant = {"open": "open: the interval includes it, or there is none"}.get(held, held)
     return Note(f"Mark of {mark:.2f} for {what}: {with_interval(value, *interval)}, {meant}.", _TONES[held])
 

@@ -12,14 +12,14 @@ import xarray as xr
 from fintune_xr import names as n
 from fintune_xr.analysis.figures.classes import class_dice_figure
 from fintune_xr.analysis.figures.style import data_uri
-from fintune_xr.analysis.report.contents import Note, Part, Picture, Section, Table, folded
+from fintune_xr.analysis.report.contents import Note, Part, Picture, Section, Table, fold
 from fintune_xr.analysis.report.numbers import decimals, with_interval
 from fintune_xr.analysis.report.score_intervals import ends, interval_of, level
 from fintune_xr.analysis.report.semantic.marks import mark_notes
 from fintune_xr.analysis.report.semantic.verdicts import difference_table, verdicts
 from fintune_xr.metrics.counts import score_name
 from fintune_xr.metrics.intervals import STUDENT_T
-from fintune_xr.metrics.left_out import left_out_lines
+from fintune_xr.metrics.omissions import doubt_lines
 from fintune_xr.text import texts
 
 EVALUATE: Final = "fintune-xr evaluate STORE --run RUN --split test"
@@ -38,7 +38,7 @@ SHOWN: Final = {
 class ClassScores:
     """Stored scores (run, class) of automatic runs on a `part`, and the run that others are compared to.
 
-    `n_donors` says of how many donors, `clashes` what the legend says against the classes and was confirmed,
+    `n_donors` says of how many donors, `clashes` what the legend says against the classes,
     `collapsed` by run how its training collapsed.
     """
 
@@ -57,21 +57,22 @@ def scores_section(contents: ClassScores) -> Section:
         return Section("scores", "Classes of pixels", command=EVALUATE)
     fallen = [Note(f"The training of {run} collapsed: {how}.", "bad") for run, how in contents.collapsed.items()]
     told = (*verdicts(contents.scores, contents.baseline, contents.n_donors), *fallen, *mark_notes(scores))
-    doubts = (*contents.clashes, *left_out_lines(scores))
-    parts: list[Part] = [*(Note(doubt, "doubtful") for doubt in doubts), *told, _summary(contents, scores)]
-    parts += [_points(scores), _of_classes(scores)]
+    doubts = (*contents.clashes, *doubt_lines(scores))
+    parts: list[Part] = [*(Note(doubt, "doubtful") for doubt in doubts), *told, summary_table(contents, scores, SHOWN)]
+    parts += [_points(scores), classes_table(scores)]
     hidden = [*difference_table(scores, contents.baseline, SHOWN), _foreground(scores)]
-    parts += folded("Differences to the baseline, and any class against none", hidden)
+    parts += fold("Differences to the baseline, and any class against none", hidden)
     return Section("scores", "Classes of pixels", tuple(parts), findings=told, leads=True)
 
 
-def _summary(contents: ClassScores, scores: xr.Dataset) -> Table:
+def summary_table(contents: ClassScores, scores: xr.Dataset, labels: Mapping[str, str]) -> Table:
+    """A row for each run with the scores that `labels` name, and their intervals."""
     data, page = [], []
     for run in texts(scores[n.RUN]):
         one = scores.sel({n.RUN: run})
         raw: dict[str, object] = {n.RUN: run}
         text: dict[str, object] = {n.RUN: run}
-        for name, label in SHOWN.items():
+        for name, label in labels.items():
             value, (low, high) = float(one[name]), ends(one, name)
             raw |= {name: value, f"{name}_low": low, f"{name}_high": high}
             text[label] = with_interval(value, low, high).replace(" [", "\n[")
@@ -86,7 +87,7 @@ def _summary(contents: ClassScores, scores: xr.Dataset) -> Table:
         "that the annotations hold; an image mean averages over the images that hold a class, a pooled score counts "
         "the pixels of all images together"
     )
-    return Table("scores", caption, pd.DataFrame(data), dict.fromkeys(SHOWN.values(), str), page=pd.DataFrame(page))
+    return Table("scores", caption, pd.DataFrame(data), dict.fromkeys(labels.values(), str), page=pd.DataFrame(page))
 
 
 def _foreground(scores: xr.Dataset) -> Table:
@@ -104,7 +105,8 @@ def _foreground(scores: xr.Dataset) -> Table:
     return Table("foreground", caption, frame, dict.fromkeys(frame.columns[1:], decimals(2)))
 
 
-def _of_classes(scores: xr.Dataset) -> Table:
+def classes_table(scores: xr.Dataset) -> Table:
+    """Dice of each class and run with its interval, and how many images hold the class."""
     rows, page = [], []
     names = texts(scores[n.CLASS])
     for run in texts(scores[n.RUN]):

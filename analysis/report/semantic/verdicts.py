@@ -11,8 +11,8 @@ import pandas as pd
 import xarray as xr
 
 from fintune_xr import names as n
-from fintune_xr.analysis.report.contents import Note, Part, Table
-from fintune_xr.analysis.report.numbers import decimals, probability, shown, with_interval
+from fintune_xr.analysis.report.contents import Note, Table
+from fintune_xr.analysis.report.numbers import decimals, probability, value_text, with_interval
 from fintune_xr.analysis.report.score_intervals import ends, level
 from fintune_xr.metrics.counts import score_name
 from fintune_xr.metrics.donor_tests import MIN_DONORS, holm
@@ -38,7 +38,7 @@ def verdicts(scores: xr.Dataset | None, baseline: str, n_donors: int) -> list[No
     ]
 
 
-def difference_table(scores: xr.Dataset, baseline: str, labels: Mapping[str, str]) -> list[Part]:
+def difference_table(scores: xr.Dataset, baseline: str, labels: Mapping[str, str]) -> list[Table]:
     """Paired differences of every run to the baseline; nothing where there is none to compare."""
     names = [name for name in labels if f"{name}_{n.DIFFERENCE}" in scores]
     others = [run for run in texts(scores[n.RUN]) if run != baseline]
@@ -85,4 +85,6 @@ def _verdict(run: str, scores: xr.Dataset, baseline: str, p: float, chance: str)
 
 def _chance(p: float, n_runs: int, n_donors: int) -> str:
     corrected = f", corrected for {n_runs} runs" if n_runs > 1 else ""
-    return f"p {shown(p, probability)} from flipping the signs of {n_donors or ''} donors{corrected}".replace("  ", " ")
+    return f"p {value_text(p, probability)} from flipping the signs of {n_donors or ''} donors{corrected}".replace(
+        "  ", " "
+    )

@@ -12,16 +12,15 @@ from fintune_xr import names as n
 from fintune_xr.analysis.figures.overlays import plane_names, tile_figure
 from fintune_xr.analysis.figures.studies import precision_recall_figure
 from fintune_xr.analysis.figures.style import PICTURE_DPI, data_uri
-from fintune_xr.analysis.published import METRIC, MODEL, published_segmentation
-from fintune_xr.analysis.report.contents import Note, Part, Picture, Study, Table, folded
+from fintune_xr.analysis.reference_figures import METRIC, MODEL, published_segmentation
+from fintune_xr.analysis.report.contents import Note, Part, Picture, Study, Table, fold
 from fintune_xr.analysis.report.instance.scores import RunScores, score_parts, verdict_in_short
-from fintune_xr.analysis.report.numbers import counted, decimals
+from fintune_xr.analysis.report.numbers import count_text, decimals
 from fintune_xr.metrics.counts import IOU, SCORES, score_name
 
 BASELINE: Final = "baseline"
 GENERIC: Final = "generic"
 MARKER_ONLY: Final = "marker-only"
-HYBRID: Final = "hybrid"
 UNDECIDED: Final = "hybrid_undecided"
 
 _AP: Final = score_name(n.AVERAGE_PRECISION, n.IMAGE_MEAN)
@@ -48,9 +47,9 @@ def benchmark_study(found: xr.Dataset, *, gallery: xr.Dataset | None, beside_pub
     table, contents, notes = benchmark_table(found), _contents(found), _notes(found)
     more: list[Part] = [_models_table(found), _curves(found)]
     if beside_published:
-        more += folded("Beside the scores of the original study, on its own images", [_published_table(found)])
+        more += fold("Beside the scores of the original study, on its own images", [_published_table(found)])
     parts = [*notes, *score_parts(contents, prefix="benchmark_")]
-    parts += folded("The same tiles under every model", _gallery(gallery))
+    parts += fold("The same tiles under every model", _gallery(gallery))
     finding = verdict_in_short(contents) or next((note for note in notes if note.tone != "plain"), None)
     return Study(
         "benchmark", _text(found), table, page=_page(table), parts=tuple(parts), more=tuple(more), finding=finding
@@ -104,32 +103,32 @@ def _contents(found: xr.Dataset) -> RunScores:
 def _text(found: xr.Dataset) -> str:
     facts = found.attrs[n.PROVENANCE]
     n_donors = len(set(found[n.DONOR].values.tolist()))
-    tiles = f"{counted(found.sizes[n.TILE], 'test tile', 'test tiles')} of {counted(n_donors, 'donor', 'donors')}"
+    tiles = f"{count_text(found.sizes[n.TILE], 'test tile', 'test tiles')} of {count_text(n_donors, 'donor', 'donors')}"
     unseen = ", ".join(facts["settings"]["marker_only"])
     blind = f"{MARKER_ONLY}: trained and run without {unseen}. " if MARKER_ONLY in found.attrs["runs"] else ""
     return (
         f"All models on the same {tiles}. {BASELINE}: {facts['baseline']['name']} as it is. {GENERIC}: "
         f"{facts['model']} trained on the train tiles of all markers; a specific model on those of its marker, and "
-        f"judged on all test tiles. {blind}{HYBRID}: for each marker the model that is best by AP50 on the val tiles "
+        f"judged on all test tiles. {blind}{n.HYBRID}: for each marker the model that is best by AP50 on the val tiles "
         f"({hybrid_choice(found)}).{_as_a_run(found)}"
     )
 
 
 def _as_a_run(found: xr.Dataset) -> str:
     """How the hybrid, whose counts are put together here, becomes a run of the whole cohort."""
-    chosen = [run for name, run in found.attrs["runs"].items() if name in found.attrs[HYBRID].values()]
+    chosen = [run for name, run in found.attrs["runs"].items() if name in found.attrs[n.HYBRID].values()]
     if len(chosen) < 2:
         return ""
     runs = " ".join(f"--run {run}" for run in chosen)
     return (
-        f" As a run of all tiles, once infer has continued them: fintune-xr hybrid STORE --name {HYBRID} {runs}, "
+        f" As a run of all tiles, once infer has continued them: fintune-xr hybrid STORE --name {n.HYBRID} {runs}, "
         "which chooses the same."
     )
 
 
 def hybrid_choice(found: xr.Dataset) -> str:
     """Which model the hybrid takes for each marker, and for which of them no val tile decided."""
-    chosen = ", ".join(f"{marker}: {name}" for marker, name in found.attrs[HYBRID].items())
+    chosen = ", ".join(f"{marker}: {name}" for marker, name in found.attrs[n.HYBRID].items())
     guessed = ", ".join(found.attrs.get(UNDECIDED, []))
     return f"{chosen}; no val tiles of {guessed}: best over all markers" if guessed else chosen
 

@@ -15,7 +15,7 @@ from fintune_xr import names as n
 from fintune_xr.analysis import learning_curve as curves
 from fintune_xr.analysis.figures.studies import learning_curve_figure
 from fintune_xr.analysis.report.contents import Note, Study, Table
-from fintune_xr.analysis.report.numbers import MISSING, counted, decimals, whole, with_interval
+from fintune_xr.analysis.report.numbers import MISSING, count_text, decimals, whole, with_interval
 from fintune_xr.metrics.counts import AP50, IOU, SCORES, score_name
 
 _INTERVAL_ENDS: Final = ("low", "high")
@@ -166,10 +166,10 @@ def _text(found: xr.Dataset) -> str:
     n_fits = int((found[n.N_TRAIN].sel({n.GROUP: n.ALL_MARKERS}) >= 0).sum())
     facts = found.attrs[n.PROVENANCE]
     head = (
-        f"{counted(n_fits, 'training', 'trainings')} of {facts['model']} on nested subsets of the train part's "
+        f"{count_text(n_fits, 'training', 'trainings')} of {facts['model']} on nested subsets of the train part's "
         f"annotated tiles, in which {curve_of(found).turns} take turns. Every one picked its best epoch on the "
-        f"{counted(len(facts['val_tiles']), 'tile', 'tiles')} of the val part, which a budget does not count, and was "
-        "scored on the annotated test tiles."
+        f"{count_text(len(facts['val_tiles']), 'tile', 'tiles')} of the val part, which a budget does not count, and "
+        "was scored on the annotated test tiles."
     )
     line = "The line of the figure joins the means of the trainings; it is no fitted curve."
     is_fitted = n.ASYMPTOTE in found and bool(found[n.ASYMPTOTE].sel({n.GROUP: n.ALL_MARKERS}).notnull())

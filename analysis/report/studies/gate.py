@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from fintune_xr import names as n
 from fintune_xr.analysis.figures.studies import grid_figure
-from fintune_xr.analysis.report.contents import Note, Study, Table
+from fintune_xr.analysis.report.contents import Note, Part, Study, Table
 from fintune_xr.analysis.report.numbers import decimals, percent, probability, whole, with_interval
 from fintune_xr.metrics.counts import AP50, IOU, SCORES, score_name
 from fintune_xr.metrics.donor_tests import holm
+from fintune_xr.metrics.omissions import left_out_lines
 from fintune_xr.names import ALL_MARKERS
 from fintune_xr.pixels.cell_gates import UNGATED
 
@@ -30,7 +31,8 @@ def gate_study(found: xr.Dataset) -> Study:
     """The study of one run from its stored dataset, `metrics/gate_<run>`."""
     run = str(found.attrs[n.RUN])
     table = gate_table(found)
-    more = (_ratio_table(found, run), *_association_tables(found, run))
+    lost = [Note(line, "doubtful") for line in left_out_lines(found)]
+    more: tuple[Part, ...] = (*lost, _ratio_table(found, run), *_association_tables(found, run))
     finding = Note(_best(table))
     return Study(
         "gate", _text(found, table), table, _figure(found), name=run, page=gate_page(table), more=more, finding=finding

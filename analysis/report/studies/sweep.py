@@ -10,7 +10,7 @@ import xarray as xr
 
 from fintune_xr import names as n
 from fintune_xr.analysis.figures.studies import grid_figure
-from fintune_xr.analysis.published import PUBLISHED_CHOICES
+from fintune_xr.analysis.reference_figures import PUBLISHED_CHOICES
 from fintune_xr.analysis.report.contents import Note, Study
 from fintune_xr.analysis.report.numbers import with_interval
 from fintune_xr.metrics.counts import AP50, IOU, score_name

@@ -38,7 +38,7 @@ class Head:
     def logits(self, value: NDArray[Any]) -> Floats:
         """Logits (scan, class) of features (scan, feature)."""
         arrays = self.arrays
-        x = standardised(value, arrays["mean"], arrays["sd"])
+        x = standardise(value, arrays["mean"], arrays["sd"])
         if self.name == KNN:
             return _votes(x, arrays["neighbours"], arrays["votes"], int(self.chosen["k"]))
         if self.name == MLP:
@@ -73,7 +73,7 @@ def fit_head(
     return Head(name, {key: choice, "tried": tried, **facts}, arrays)
 
 
-def standardised(value: NDArray[Any], mean: Floats, sd: Floats) -> Floats:
+def standardise(value: NDArray[Any], mean: Floats, sd: Floats) -> Floats:
     """(value - mean) / sd in float64."""
     return np.asarray((np.asarray(value, np.float64) - mean) / sd)
 
@@ -122,7 +122,7 @@ def _fitted(
     mean, sd = standardisation(train.value)
 
     def scaled(scans: Labelled) -> Labelled:
-        return Labelled(standardised(scans.value, mean, sd), scans.label, scans.participant)
+        return Labelled(standardise(scans.value, mean, sd), scans.label, scans.participant)
 
     fit = _fit_of(name)
     arrays, facts = fit(scaled(train), weights, None if val is None else scaled(val), choice, settings, n_classes)

@@ -19,7 +19,7 @@ from fintune_xr.finetune.classification.volumes import Values, VolumeSamples, Vo
 from fintune_xr.finetune.encoders import Encoder, frozen_blocks
 from fintune_xr.finetune.objective import Measure, Validation
 from fintune_xr.models.vjepa2.classifier import VolumeClassifier
-from fintune_xr.models.vjepa2.embedding import applied
+from fintune_xr.models.vjepa2.embedding import embed
 
 LOGGER = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ class ClassObjective:
         try:
             stacks = (range(at, min(at + size, len(tiles))) for at in range(0, len(tiles), size))
             volumes = (np.stack([self.values.of(tiles.read(index)) for index in stack]) for stack in stacks)
-            made = [applied(encoder, stack, self.settings.precision) for stack in volumes]
+            made = [embed(encoder, stack, self.settings.precision) for stack in volumes]
         finally:
             encoder.train(mode)
         return np.concatenate(made)

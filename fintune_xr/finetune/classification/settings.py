@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fintune_xr.finetune.classification.probe_settings import ClassWeights
 from fintune_xr.finetune.settings import FitSettings
@@ -57,4 +57,26 @@ class ClassTrainSettings(FitSettings, ClassWeights):
     fail_above: float | None = Field(
         default=None, gt=0, description="Training loss of the last epoch from which the training counts as failed."
     )
+    devices: int = Field(
+        default=1, ge=1, description="Processes of this machine that share each batch, with GPUs one on each."
+    )
     classes: tuple[str, ...] = Field(default=(), description="Names of the classes; told by the labels.")
+
+    @property
+    def n_processes(self) -> int:
+        """Processes that train together."""
+        return self.devices
+
+    @model_validator(mode="after")
+    def _can_be_shared(self) -> Self:
+        if self.batch_size % self.devices:
+            raise ValueError(
+                f"batch_size counts the volumes of all devices: expected a multiple of devices={self.devices}, "
+                f"got {self.batch_size}"
+            )
+        if self.devices > 1 and self.device not in ("auto", "cpu", "cuda"):
+            raise ValueError(
+                f"devices={self.devices} are the first GPUs, or processes of the CPU: expected device auto, cuda or "
+                f"cpu, got {self.device}. On TPUs only one process was ever thought of."
+            )
+        return self

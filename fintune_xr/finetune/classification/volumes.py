@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.finetune.classification.settings import VolumeAugmentation
-from fintune_xr.pixels.volume_values import normalised
+from fintune_xr.pixels.volume_values import normalise
 from fintune_xr.seeds import stream
 
 Volume = NDArray[np.uint8]
@@ -64,7 +64,7 @@ class Values:
 
     def of(self, volume: Volume) -> NDArray[np.float32]:
         """Raises TileReadError for a volume of one value."""
-        return normalised(volume, self.normalisation, clip_percentile=self.clip_percentile)
+        return normalise(volume, self.normalisation, clip_percentile=self.clip_percentile)
 
 
 class VolumeSamples(Dataset[tuple[torch.Tensor, Target]]):
@@ -97,11 +97,11 @@ class VolumeSamples(Dataset[tuple[torch.Tensor, Target]]):
             return torch.from_numpy(self.embedding[index]), target
         volume = self.tiles.read(index)
         if not self.augmentation.is_off:
-            volume = varied(stream(self.seed, "volume", epoch, index), volume, self.augmentation)
+            volume = vary(stream(self.seed, "volume", epoch, index), volume, self.augmentation)
         return torch.from_numpy(self.values.of(volume)), target
 
 
-def varied(rng: np.random.Generator, volume: Volume, settings: VolumeAugmentation) -> Volume:
+def vary(rng: np.random.Generator, volume: Volume, settings: VolumeAugmentation) -> Volume:
     """A volume (1, z, y, x) mirrored, cut, and with other values, as drawn from `rng`; of the same shape and type.
 
     As many numbers are drawn whatever the settings are, so that one of them changes nothing of the others.

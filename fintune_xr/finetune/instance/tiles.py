@@ -16,7 +16,7 @@ from fintune_xr.finetune.augmentation import Planes
 from fintune_xr.finetune.patches import PreparedTile
 from fintune_xr.models.channels import ChannelChoice
 from fintune_xr.models.flows.field import instance_flows
-from fintune_xr.models.flows.segmenter import normalised
+from fintune_xr.models.flows.segmenter import normalise
 from fintune_xr.models.protocol import Mask, Plane
 
 LOGGER = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ def prepare(
             LOGGER.info("%s is left out: it has fewer than %d cells", name, min_cells)
             continue
         tile = PreparedTile(name, folder / f"{index:05d}_image.npy", folder / f"{index:05d}_target.npy")
-        np.save(tile.image_path, normalised(choice.take(image), n_planes=n_inputs))
+        np.save(tile.image_path, normalise(choice.take(image), n_planes=n_inputs))
         np.save(tile.target_path, flow_target(mask))
         prepared.append(tile)
     if not prepared:

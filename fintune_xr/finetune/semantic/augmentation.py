@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter
 
 from fintune_xr.finetune.augmentation import Geometry, Planes, cut_labels, draw_geometry
 from fintune_xr.finetune.semantic.settings import ColourAugmentationSettings
-from fintune_xr.finetune.semantic.stain import draw_jitter, jittered
+from fintune_xr.finetune.semantic.stain import draw_jitter, jitter_stain
 from fintune_xr.finetune.settings import AugmentationSettings
 from fintune_xr.models.colours import WHITE, standardised_colours
 
@@ -58,7 +58,7 @@ def vary_colours(rng: np.random.Generator, image: Planes, settings: Augmentation
 def _varied(rng: np.random.Generator, image: Planes, settings: ColourAugmentationSettings) -> Planes:
     patch = torch.from_numpy(image)
     if settings.stain_alpha or settings.stain_beta:
-        patch = jittered(patch, draw_jitter(rng, alpha=settings.stain_alpha, beta=settings.stain_beta))
+        patch = jitter_stain(patch, draw_jitter(rng, alpha=settings.stain_alpha, beta=settings.stain_beta))
     if settings.colour:
         patch = _coloured(patch, rng.uniform(1 - settings.colour, 1 + settings.colour, 3))
     if rng.random() < settings.blur_probability:

@@ -18,16 +18,7 @@ from fintune_xr.errors import FintuneValueError, SettingsError
 from fintune_xr.finetune.objective import Loss, Measure, Validation
 from fintune_xr.finetune.patches import PreparedTile, Recipe
 from fintune_xr.finetune.semantic.augmentation import cut_colours, draw_bent, vary_colours
-from fintune_xr.finetune.semantic.loss import (
-    CLASS,
-    DICE,
-    IOU,
-    MASK,
-    LossRule,
-    class_weights,
-    mean_one,
-    semantic_loss,
-)
+from fintune_xr.finetune.semantic.loss import CLASS, DICE, IOU, MASK, LossRule, class_weights, mean_one, semantic_loss
 from fintune_xr.finetune.semantic.settings import SemanticTrainSettings
 from fintune_xr.finetune.semantic.tiles import AnnotatedPatches, prepare_patches, target_of
 from fintune_xr.metrics.semantic import class_counts, class_scores, confusion, foreground_counts, foreground_scores

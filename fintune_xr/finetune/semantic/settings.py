@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, field_validator
 
@@ -10,7 +10,7 @@ from fintune_xr.finetune.settings import AugmentationSettings, FitSettings
 from fintune_xr.models.mask2former.kind import Mask2FormerSize
 from fintune_xr.models.sam2.kind import Sam2Architecture
 from fintune_xr.settings import Settings
-from fintune_xr.tasks.class_map import ClassMap
+from fintune_xr.tasks.class_map import StatedClasses
 
 Positive: TypeAlias = Annotated[float, Field(gt=0)]
 
@@ -57,7 +57,7 @@ class LossSettings(Settings):
 class SemanticTrainSettings(FitSettings):
     """Training of any model of classes."""
 
-    classes: ClassMap | None = Field(
+    classes: StatedClasses = Field(
         default=None, description="Classes and the codes that they are made of; default: those agreed on for the data."
     )
     competition: Literal["softmax", "sigmoid"] = Field(
@@ -76,12 +76,6 @@ class SemanticTrainSettings(FitSettings):
     )
     validate_every: int = Field(default=1, ge=1, description="Epochs between validations.")
     augmentation: ColourAugmentationSettings = ColourAugmentationSettings()
-
-    @field_validator("classes", mode="before")
-    @classmethod
-    def _codes_by_name(cls, value: Any) -> Any:
-        """Takes `{name: [code, ...]}` for a class map that says nothing else."""
-        return {"classes": value} if isinstance(value, dict) and "classes" not in value else value
 
 
 class SemanticUnetTrainSettings(SemanticTrainSettings):
@@ -121,8 +115,18 @@ class SwinUnetrTrainSettings(SemanticTrainSettings):
 
 
 class Mask2FormerTrainSettings(SemanticTrainSettings, Mask2FormerSize):
-    """Training of Mask2Former, by its own loss: `loss` and `class_weights` are for its validation alone."""
+    """Training of Mask2Former, by its own loss, in which `class_weights` weigh the classes of its queries."""
 
     learning_rate: float = Field(default=1e-4, gt=0, description="Largest learning rate.")
     weight_decay: float = Field(default=0.05, ge=0)
     gradient_clip: float = Field(default=0.01, ge=0, description="Largest gradient norm; 0: any.")
+
+    @field_validator("loss")
+    @classmethod
+    def _its_own(cls, loss: LossSettings) -> LossSettings:
+        if loss != LossSettings():
+            raise ValueError(
+                "expected none: Mask2Former learns by its own matching loss, weighted as published. Leave loss out; "
+                "class_weights weigh its classes"
+            )
+        return loss

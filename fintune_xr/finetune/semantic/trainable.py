@@ -27,7 +27,7 @@ from fintune_xr.models.classes.mapper import ClassMapper
 from fintune_xr.models.classes.settings import ClassArchitecture, ClassSettings
 from fintune_xr.models.colours import N_COLOURS
 from fintune_xr.models.sam2.kind import SAM2
-from fintune_xr.settings import validated
+from fintune_xr.settings import validate
 from fintune_xr.tasks.class_map import ClassMap
 
 
@@ -74,7 +74,7 @@ def sam2_semantic(
     own = {"head": settings.head, "tokens": settings.tokens}
     network: Any
     if start is not None and start.kind == SAM2.name:
-        network = adapter.on_published(start, **own, **_chosen(settings, channels))
+        network = adapter.from_published(start, **own, **_chosen(settings, channels))
     else:
         network = _network(Sam2Semantic, Sam2SemanticArchitecture, settings, start, channels, sam2=settings.sam2, **own)
     blocks = tuple(network.sam2.vision_encoder.backbone.blocks)
@@ -113,10 +113,11 @@ def mask2former(
     """
     from fintune_xr.models.mask2former import adapter
     from fintune_xr.models.mask2former.kind import Mask2FormerArchitecture, Mask2FormerSize
-    from fintune_xr.models.mask2former.network import Mask2FormerSemantic, matching_loss
+    from fintune_xr.models.mask2former.network import Mask2FormerSemantic, matching_loss, weigh_classes
 
     own = {name: getattr(settings, name) for name in Mask2FormerSize.model_fields}
     network: Any = _network(Mask2FormerSemantic, Mask2FormerArchitecture, settings, start, channels, **own)
+    weigh_classes(network, loss_rule(settings).class_weights)
     encoder = _swin_encoder(network.proposer.model.pixel_level_module.encoder.swin)
     parts = _Parts(
         adapter.mask2former_mapper, adapter.save_mask2former, encoder, own_loss=partial(matching_loss, network)
@@ -140,9 +141,9 @@ def _network(
     """The network of `start`, or a new one of what the settings choose and of its `own` settings."""
     chosen = _chosen(settings, channels)
     if start is None:
-        return network(validated(architecture, {**chosen, **own}))
+        return network(validate(architecture, {**chosen, **own}))
     entries = read_state(start)
-    built = validated(architecture, entries["architecture"], where=start.path)
+    built = validate(architecture, entries["architecture"], where=start.path)
     _require_same_classes(built.class_map, chosen["class_map"], start.name)
     _require_same_network(built, settings, start.name)
     found = network(built)

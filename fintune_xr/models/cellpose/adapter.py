@@ -25,6 +25,7 @@ from fintune_xr.models.channels import choose_channels
 from fintune_xr.models.checkpoints import Checkpoint, load_strictly, read_state
 from fintune_xr.models.flows.dynamics import masks_from_flows
 from fintune_xr.models.flows.segmenter import FlowSegmenter
+from fintune_xr.models.flows.settings import NITER
 from fintune_xr.models.patch_batches import Cut
 from fintune_xr.models.protocol import Maps, Mask
 
@@ -58,10 +59,15 @@ class CpsamSegmenter(FlowSegmenter):
     settings: CpsamSettings
 
     def reconstruct(self, maps: Maps) -> Mask:
-        """Instances that the flows lead to; a rescaled tile needs proportionally more or fewer steps."""
+        """Instances that the flows lead to; a rescaled tile takes proportionally more or fewer of the usual steps.
+
+        Another number of steps is taken as it was asked for, as Cellpose does, but for runs that an earlier release
+        began (`scales_niter`).
+        """
         settings = self.settings.dynamics
-        scaled = settings.model_copy(update={"niter": max(1, int(settings.niter / self._rescale))})
-        return masks_from_flows(maps, scaled)
+        if settings.niter == NITER or self.settings.scales_niter:
+            settings = settings.model_copy(update={"niter": max(1, int(settings.niter / self._rescale))})
+        return masks_from_flows(maps, settings)
 
     @property
     def _rescale(self) -> float:

@@ -17,7 +17,7 @@ from fintune_xr.models.channels import ChannelChoice, choose_channels
 from fintune_xr.models.classes.logits import Competition, at_size, probabilities
 from fintune_xr.models.classes.settings import ClassArchitecture, ClassSettings
 from fintune_xr.models.colours import WHITE, standardised_colours
-from fintune_xr.models.patch_batches import Cut, PatchLimit, pooled
+from fintune_xr.models.patch_batches import Cut, PatchLimit, map_patches
 from fintune_xr.models.protocol import Maps, Plane
 from fintune_xr.tasks.records import ClassTile
 
@@ -58,8 +58,8 @@ class ClassMapper:
             return self._probable(batch)
         sums = [np.zeros(1, np.float32)] * len(batch)
         for turns, mirrored in ORIENTATIONS:
-            found = self._probable([oriented(image, turns, mirrored) for image in batch])
-            sums = [total + restored(one, turns, mirrored) for total, one in zip(sums, found, strict=True)]
+            found = self._probable([orient(image, turns, mirrored) for image in batch])
+            sums = [total + restore(one, turns, mirrored) for total, one in zip(sums, found, strict=True)]
         return [total / np.float32(len(ORIENTATIONS)) for total in sums]
 
     def reconstruct(self, maps: Maps) -> ClassTile:
@@ -69,7 +69,7 @@ class ClassMapper:
     def _probable(self, batch: Sequence[Maps]) -> list[Maps]:
         limit: PatchLimit = self._limit  # type: ignore[attr-defined]
         try:
-            return pooled(batch, cut=self.cut, network=self._run, limit=limit)
+            return map_patches(batch, cut=self.cut, network=self._run, limit=limit)
         except torch.cuda.OutOfMemoryError as error:
             raise DeviceError(
                 "out of memory with a single patch. Make window_px smaller, free the GPU's memory, or use one that "
@@ -103,13 +103,13 @@ def class_mapper(network: Any, settings: ClassSettings, channels: Sequence[str],
     return ClassMapper(network, settings, choice, built.competition, cut)
 
 
-def oriented(image: Maps, turns: int, mirrored: bool) -> Maps:
+def orient(image: Maps, turns: int, mirrored: bool) -> Maps:
     """`image` (channel, y, x) mirrored, or not, and then turned."""
     return np.ascontiguousarray(np.rot90(image[..., ::-1] if mirrored else image, turns, axes=(1, 2)))
 
 
-def restored(image: Maps, turns: int, mirrored: bool) -> Maps:
-    """What `oriented` was given."""
+def restore(image: Maps, turns: int, mirrored: bool) -> Maps:
+    """What `orient` was given."""
     back = np.rot90(image, -turns, axes=(1, 2))
     return np.ascontiguousarray(back[..., ::-1] if mirrored else back)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch.nn.functional import interpolate, normalize
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
-from fintune_xr.errors import CheckpointError, CheckpointNotFoundError
+from fintune_xr.errors import CheckpointError, CheckpointNotFoundError, FintuneValueError
 from fintune_xr.models.checkpoints import load_strictly, load_weights_file
+from fintune_xr.models.colours import N_COLOURS
 from fintune_xr.provenance import file_sha256
 
 CONFIG_FILE: Final = "config.json"
@@ -44,11 +45,17 @@ class Clip:
 
     @torch.no_grad()
     def of_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embeddings (text, feature) of length 1."""
+        """Embeddings (text, feature) of length 1.
+
+        Raises FintuneValueError for a text that is longer than what the network reads: the rest of it would be lost.
+        """
         longest = self.network.config.text_config.max_position_embeddings
-        tokens = self.tokenizer(list(texts), padding=True, truncation=True, max_length=longest, return_tensors="pt").to(
-            self._device
-        )
+        tokens = self.tokenizer(list(texts), padding=True, return_tensors="pt").to(self._device)
+        for text, n_tokens in zip(texts, tokens["attention_mask"].sum(1).tolist(), strict=True):
+            if n_tokens > longest:
+                raise FintuneValueError(
+                    f"{text!r} has {n_tokens} tokens, and this CLIP network reads up to {longest}; make it shorter"
+                )
         found = self.network.get_text_features(
             input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"], return_dict=True
         )
@@ -72,25 +79,48 @@ class Clip:
 def load_clip(folder: str | Path, *, device: str) -> Clip:
     """The CLIP network in `folder` on `device`; nothing is looked up anywhere else.
 
-    Raises CheckpointNotFoundError for a folder that is not there, CheckpointError for one that lacks a part of CLIP or
-    holds another network.
+    Raises CheckpointNotFoundError for a folder that is not there, CheckpointError for one that lacks a part of CLIP,
+    has a damaged one, or holds another network.
     """
     folder = Path(folder)
     config = _config(folder)
     tokenizer_file = _first(folder, TOKENIZER_FILES, "tokenizer")
     weights = _first(folder, WEIGHTS_FILES, "weights")
     preprocessing = _json(folder / PREPROCESSOR_FILE, "preprocessing")
-    network = CLIPModel(CLIPConfig(**config))
+    mean, sd = (_of_colours(preprocessing, name, folder) for name in ("image_mean", "image_std"))
+    if min(sd) <= 0:
+        raise CheckpointError(f"{folder / PREPROCESSOR_FILE}: expected image_std above 0, found {list(sd)}")
+    network = _built(lambda: CLIPModel(CLIPConfig(**config)), folder / CONFIG_FILE)
     load_strictly(network, _state(weights, network), source=str(weights))
     files = (folder / CONFIG_FILE, folder / PREPROCESSOR_FILE, tokenizer_file, weights)
     digest = hashlib.sha256("".join(file_sha256(file) for file in files).encode()).hexdigest()
     return Clip(
         network.to(device).eval(),
-        AutoTokenizer.from_pretrained(str(folder), local_files_only=True),
-        tuple(preprocessing["image_mean"]),
-        tuple(preprocessing["image_std"]),
+        _built(lambda: AutoTokenizer.from_pretrained(str(folder), local_files_only=True), tokenizer_file),
+        mean,
+        sd,
         digest,
     )
+
+
+def _built(make: Callable[[], Any], file: Path) -> Any:
+    """What `make` makes of `file`. Raises CheckpointError where it cannot, for whichever reason."""
+    try:
+        return make()
+    except Exception as error:
+        # Libraries raise whatever they come upon, exceptions of no class of their own among it.
+        told = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise CheckpointError(f"{file} is not as CLIP has it ({told}). Copy the whole folder anew.") from error
+
+
+def _of_colours(preprocessing: Mapping[str, Any], name: str, folder: Path) -> tuple[float, ...]:
+    found = preprocessing.get(name)
+    if not isinstance(found, list) or len(found) != N_COLOURS or not all(isinstance(one, int | float) for one in found):
+        raise CheckpointError(
+            f"{folder / PREPROCESSOR_FILE}: expected {name} of {N_COLOURS} numbers, found {found!r}. Copy the whole "
+            "folder anew."
+        )
+    return tuple(float(one) for one in found)
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -141,4 +171,6 @@ def _resized(image: NDArray[np.uint8], edge: int) -> torch.Tensor:
 
 
 def _unit(features: torch.Tensor) -> NDArray[np.float32]:
+    if not torch.isfinite(features).all():
+        raise CheckpointError("CLIP gives embeddings that are no numbers; its weights are damaged, so copy them anew")
     return np.asarray(normalize(features.float(), dim=-1).cpu().numpy())

@@ -24,7 +24,7 @@ class Embedder(Protocol):
         ...
 
     def of_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embeddings of sentences."""
+        """Embeddings of sentences. Raises FintuneValueError for one that is longer than what it reads."""
         ...
 
     def of_images(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
@@ -35,8 +35,8 @@ class Embedder(Protocol):
 def open_clip_folder(folder: str | Path, *, device: str) -> Embedder:
     """The CLIP network in `folder` on `device`.
 
-    Raises CheckpointNotFoundError for a folder that is not there, CheckpointError for one that lacks a part of CLIP or
-    holds another network.
+    Raises CheckpointNotFoundError for a folder that is not there, CheckpointError for one that lacks a part of CLIP,
+    has a damaged one, or holds another network.
     """
     from fintune_xr.models.clip.adapter import load_clip
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fintune_xr.errors import SettingsError, nearest
+from fintune_xr.text import each_once
 
 Ensemble = Literal["embeddings", "probabilities"]
 
@@ -18,7 +19,7 @@ Ensemble = Literal["embeddings", "probabilities"]
 def read_prompts(path: str | Path, classes: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Prompts of each of `classes`, in their order, of a JSON file {class: [prompt, ...]}.
 
-    Raises SettingsError for a file that is not that, or whose classes are others.
+    Raises SettingsError for a file that is not that, whose classes are others, or that says a sentence twice.
     """
     path = Path(path)
     if not path.is_file():
@@ -31,6 +32,7 @@ def read_prompts(path: str | Path, classes: Sequence[str]) -> dict[str, tuple[st
         told = [*(f"no prompt of {name}" for name in lacking)]
         told += [f"{name} is no class.{nearest(name, classes)}" for name in more]
         raise SettingsError(f"{path}: expected prompts of {', '.join(classes)}; {'; '.join(told)}")
+    _require_each_once(path, found)
     return {name: tuple(found[name]) for name in classes}
 
 
@@ -70,11 +72,21 @@ def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
+def _require_each_once(path: Path, prompts: Mapping[str, Sequence[str]]) -> None:
+    """A sentence of two classes tells nothing, and the first of them would win."""
+    of_sentence: dict[str, str] = {}
+    for name, sentences in prompts.items():
+        for sentence in (one.strip() for one in sentences):
+            if sentence in of_sentence:
+                raise SettingsError(f"{path}: {sentence!r} is there twice, for {of_sentence[sentence]} and for {name}")
+            of_sentence[sentence] = name
+
+
 def _json_of(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} is not valid JSON: {error}") from error
+        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=each_once)
+    except ValueError as error:
+        raise SettingsError(f"{path} cannot be read as JSON: {error}") from error
 
 
 def _is_prompts(value: object) -> bool:

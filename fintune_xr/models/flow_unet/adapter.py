@@ -13,7 +13,7 @@ from fintune_xr.models.checkpoints import Checkpoint, load_strictly, read_state
 from fintune_xr.models.dynunet import channels_last, channels_last_unet, save_own
 from fintune_xr.models.flow_unet.kind import FLOW_UNET, FlowUnetArchitecture, FlowUnetSettings
 from fintune_xr.models.flows.segmenter import FlowSegmenter
-from fintune_xr.settings import validated
+from fintune_xr.settings import validate
 
 
 class FlowUnet(torch.nn.Module):
@@ -48,7 +48,7 @@ def load_flow_unet(
     Raises CheckpointError for weights that do not fit, UnknownNameError for a plane that the store lacks.
     """
     entries = read_state(checkpoint)
-    architecture = validated(FlowUnetArchitecture, entries["architecture"], where=checkpoint.path)
+    architecture = validate(FlowUnetArchitecture, entries["architecture"], where=checkpoint.path)
     choice = choose_channels(
         channels,
         settings,

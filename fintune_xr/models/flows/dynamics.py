@@ -11,8 +11,8 @@ from cellpose import dynamics, utils
 
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.models.flows.field import FLOW_SCALE, flow_errors
-from fintune_xr.models.flows.following import followed
 from fintune_xr.models.flows.settings import DynamicsSettings
+from fintune_xr.models.flows.trajectories import follow_flows
 from fintune_xr.models.protocol import Maps, Mask
 
 
@@ -20,7 +20,7 @@ def masks_from_flows(maps: Maps, settings: DynamicsSettings) -> Mask:
     """Instance mask (y, x) of `maps` (3, y, x): flow along y, flow along x, cell logit.
 
     The steps and results are those of cellpose.dynamics.resize_and_compute_masks; flows are
-    followed by `followed` and checked by `flow_errors`. Safe to call from several threads.
+    followed by `follow_flows` and checked by `flow_errors`. Safe to call from several threads.
 
     Raises FintuneValueError for maps of another shape or with values that are not finite.
     """
@@ -33,7 +33,7 @@ def masks_from_flows(maps: Maps, settings: DynamicsSettings) -> Mask:
     if not inside.any() or min(inside.shape) < 2:
         return np.zeros(inside.shape, dtype=np.uint32)
     pixels = np.nonzero(inside)
-    ends = torch.from_numpy(followed(flows * inside / FLOW_SCALE, pixels, niter=settings.niter))
+    ends = torch.from_numpy(follow_flows(flows * inside / FLOW_SCALE, pixels, niter=settings.niter))
     _say_no_sparse_checks()
     mask = dynamics.get_masks_torch(ends, pixels, inside.shape, max_size_fraction=settings.max_size_fraction)
     if settings.flow_threshold > 0 and mask.any():

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fintune_xr.compiled import compiled, fused
+from fintune_xr.compilation import compile_kernel, fma
 from fintune_xr.models.protocol import Maps, Mask
 
 Grid = NDArray[np.float64]
@@ -59,7 +59,7 @@ def _heat(mask: Mask, boxes: Indices) -> Grid:
     return heat
 
 
-@compiled
+@compile_kernel
 def _boxes(mask: Mask) -> Indices:
     """First and past-the-last row and column of every label, (label, 4); zeros for a missing label."""
     height, width = mask.shape
@@ -78,7 +78,7 @@ def _boxes(mask: Mask) -> Indices:
     return boxes
 
 
-@compiled
+@compile_kernel
 def _centre(inside: Grid) -> tuple[int, int]:
     """The instance's pixel nearest to its rounded centre of mass; first in row order where several are."""
     n, sum_y, sum_x = 0, 0, 0
@@ -97,7 +97,7 @@ def _centre(inside: Grid) -> tuple[int, int]:
     return best_y, best_x
 
 
-@compiled
+@compile_kernel
 def _diffuse(mask: Mask, boxes: Indices, present: Indices, n_pairs: int, image: Grid) -> None:
     """Writes the heat of every label in `present` after `n_pairs` pairs of steps."""
     for k in present:
@@ -123,7 +123,7 @@ def _diffuse(mask: Mask, boxes: Indices, present: Indices, n_pairs: int, image: 
                     image[y0 + y + 1, x0 + x + 1] = heat[y * w + x]
 
 
-@compiled
+@compile_kernel
 def _spread(heat: Any, inside: Any, width: int, after: Any) -> None:
     """The mean of each pixel's heat and that of its eight neighbours, zero where `inside` is; all of them flat.
 
@@ -140,10 +140,10 @@ def _spread(heat: Any, inside: Any, width: int, after: Any) -> None:
         total = (total + n_[i] + n_[i + 2] + s[i] + s[i + 2]) * within[i]
         # A ninth, rounded as division rounds it, by its remainder: dividing takes longer than all of the rest.
         ninth = total * _NINTH
-        then[i] = fused(fused(-9.0, ninth, total), _NINTH, ninth)
+        then[i] = fma(fma(-9.0, ninth, total), _NINTH, ninth)
 
 
-@compiled
+@compile_kernel
 def _gradients(mask: Mask, heat: Grid, flows: Grid) -> None:
     for y in range(mask.shape[0]):
         for x in range(mask.shape[1]):
@@ -151,7 +151,7 @@ def _gradients(mask: Mask, heat: Grid, flows: Grid) -> None:
                 flows[0, y, x], flows[1, y, x] = _gradient(heat, y, x)
 
 
-@compiled
+@compile_kernel
 def _squared_differences(mask: Mask, heat: Grid, flows: Maps, n_labels: int) -> tuple[Grid, Indices]:
     """Sum of squared differences to the unit flows, and pixels, of every label (label,); nothing for label 0."""
     sums, counts = np.zeros(n_labels), np.zeros(n_labels, np.int64)
@@ -167,7 +167,7 @@ def _squared_differences(mask: Mask, heat: Grid, flows: Maps, n_labels: int) -> 
     return sums, counts
 
 
-@compiled
+@compile_kernel
 def _gradient(heat: Grid, y: int, x: int) -> tuple[float, float]:
     """Normalised differences of `heat`, which is one pixel wider on each side, at the mask's pixel (y, x).
 

@@ -13,7 +13,7 @@ from fintune_xr.errors import DeviceError, FintuneValueError
 from fintune_xr.models.channels import ChannelChoice
 from fintune_xr.models.flows.dynamics import masks_from_flows
 from fintune_xr.models.flows.settings import FlowSettings
-from fintune_xr.models.patch_batches import Cut, PatchLimit, pooled
+from fintune_xr.models.patch_batches import Cut, PatchLimit, map_patches
 from fintune_xr.models.protocol import Maps, Mask, Plane
 
 # Patches meet with this overlap, as in Cellpose.
@@ -59,7 +59,7 @@ class FlowSegmenter:
 
     def normalise(self, tile: Plane) -> Maps:
         """Chosen planes (n_inputs, y, x) with their 1st percentile at 0 and their 99th at 1."""
-        return normalised(self.choice.take(tile), n_planes=self.n_inputs)
+        return normalise(self.choice.take(tile), n_planes=self.n_inputs)
 
     def predict(self, batch: Sequence[Maps]) -> list[Maps]:
         """Flow along y, flow along x and cell logit (3, y, x) of each input; patches of all of them share batches.
@@ -67,7 +67,7 @@ class FlowSegmenter:
         Raises DeviceError where memory is too small for a single patch.
         """
         try:
-            return pooled(batch, cut=self._cut, network=self._run, limit=self._limit)
+            return map_patches(batch, cut=self._cut, network=self._run, limit=self._limit)
         except torch.cuda.OutOfMemoryError as error:
             raise DeviceError(
                 f"out of memory on {self.network.device} with a single patch. "
@@ -98,7 +98,7 @@ class FlowSegmenter:
         return np.asarray(maps.float().cpu().numpy())
 
 
-def normalised(planes: Plane, *, n_planes: int = 0) -> Maps:
+def normalise(planes: Plane, *, n_planes: int = 0) -> Maps:
     """Cellpose's normalisation of `planes` (channel, y, x), padded with zero planes up to `n_planes`.
 
     Each plane is scaled so that its 1st percentile is 0 and its 99th is 1; a constant plane becomes 0.

@@ -12,7 +12,7 @@ from fintune_xr.models.classes.settings import ClassSettings
 from fintune_xr.models.dynunet import save_own
 from fintune_xr.models.mask2former.kind import MASK2FORMER, STRIDE_PX, Mask2FormerArchitecture
 from fintune_xr.models.mask2former.network import Mask2FormerSemantic
-from fintune_xr.settings import validated
+from fintune_xr.settings import validate
 
 
 def mask2former_mapper(
@@ -33,7 +33,7 @@ def load_mask2former(
     Raises CheckpointError for weights that do not fit, UnknownNameError for a colour that the store lacks.
     """
     entries = read_state(checkpoint)
-    built = validated(Mask2FormerArchitecture, entries["architecture"], where=checkpoint.path)
+    built = validate(Mask2FormerArchitecture, entries["architecture"], where=checkpoint.path)
     network = Mask2FormerSemantic(built)
     load_strictly(network, entries["state"], source=checkpoint.path)
     return mask2former_mapper(network.to(device).eval(), settings, channels=channels)

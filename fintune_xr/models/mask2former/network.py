@@ -5,6 +5,7 @@ Pixels of no class are a class of their own here, the first: Mask2Former divides
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
 
+from fintune_xr.errors import FintuneValueError
 from fintune_xr.models.mask2former.kind import Mask2FormerArchitecture
 from fintune_xr.pixels.discs import UNKNOWN
 
@@ -56,6 +58,18 @@ class Mask2FormerSemantic(nn.Module):
         """Proposals for `patches` (n, colour, y, x)."""
         found = self.proposer(pixel_values=patches, output_auxiliary_logits=True)
         return MaskQueries(found.class_queries_logits, found.masks_queries_logits, tuple(found.auxiliary_logits or ()))
+
+
+def weigh_classes(network: Mask2FormerSemantic, weights: Sequence[float]) -> None:
+    """Lets queries of class k count `weights[k]` times in the loss of their classes; none of them stays at 1.
+
+    Raises FintuneValueError unless there is a weight for each class.
+    """
+    n_classes = network.architecture.class_map.n_classes
+    if len(weights) != n_classes:
+        raise FintuneValueError(f"expected {n_classes} weights, one for each class, got {len(weights)}")
+    # None of the classes comes first, and last what the library gives a query that found nothing.
+    network.proposer.criterion.empty_weight[1:-1] = torch.tensor(weights)
 
 
 def matching_loss(

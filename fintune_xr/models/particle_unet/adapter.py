@@ -16,11 +16,11 @@ from fintune_xr.models.channels import ChannelChoice, choose_channels
 from fintune_xr.models.checkpoints import Checkpoint, load_strictly, read_state
 from fintune_xr.models.dynunet import channels_last, channels_last_unet, save_own
 from fintune_xr.models.particle_unet.kind import PARTICLE_UNET, ParticleUnetArchitecture, ParticleUnetSettings
-from fintune_xr.models.patch_batches import Cut, PatchLimit, pooled
+from fintune_xr.models.patch_batches import Cut, PatchLimit, map_patches
 from fintune_xr.models.protocol import Detections, Maps, Plane
 from fintune_xr.models.windows import seamless_cut
 from fintune_xr.pixels.peaks import Peaks, pick_peaks
-from fintune_xr.settings import validated
+from fintune_xr.settings import validate
 from fintune_xr.tasks.detection import PROBABILITY_STEPS, CandidateTable
 
 LOGGER = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class UnetDetector:
 
     def normalise(self, tile: Plane) -> Maps:
         """Chosen planes (channel, y, x) with mean 0 and standard deviation 1 of the middle 99 % of their pixels."""
-        return np.stack([standardised(plane) for plane in self.choice.take(tile)])
+        return np.stack([standardise(plane) for plane in self.choice.take(tile)])
 
     def predict(self, batch: Sequence[Maps]) -> list[Maps]:
         """Logits (1, y, x) of each input; windows of all of them share batches, fewer and smaller when memory is full.
@@ -75,7 +75,7 @@ class UnetDetector:
         """
         while True:
             try:
-                return pooled(batch, cut=self._cut, network=self._run, limit=self._limit)
+                return map_patches(batch, cut=self._cut, network=self._run, limit=self._limit)
             except torch.cuda.OutOfMemoryError as error:
                 self._check_smaller(error)
             torch.cuda.empty_cache()
@@ -124,7 +124,7 @@ class UnetDetector:
             ) from error
 
 
-def standardised(plane: Plane) -> NDArray[np.float32]:
+def standardise(plane: Plane) -> NDArray[np.float32]:
     """`plane` (y, x) with mean 0 and standard deviation 1 of its middle 99 %, cut off at `LIMIT` both ways.
 
     A plane without contrast becomes 0. Each micrograph by itself: dose and ice differ between them.
@@ -157,7 +157,7 @@ def load_unet(
     Raises CheckpointError for weights that do not fit, UnknownNameError for a plane that the store lacks.
     """
     entries = read_state(checkpoint)
-    architecture = validated(ParticleUnetArchitecture, entries["architecture"], where=checkpoint.path)
+    architecture = validate(ParticleUnetArchitecture, entries["architecture"], where=checkpoint.path)
     choice = choose_channels(
         channels, settings, trained=architecture.channels, zeroed=checkpoint.zeroed,
         n_inputs=len(architecture.channels),

@@ -18,7 +18,7 @@ from fintune_xr.models.checkpoints import Checkpoint, load_strictly, read_state
 from fintune_xr.models.protocol import Maps, Mask, Plane
 from fintune_xr.models.sam.colours import composite, sam_channels
 from fintune_xr.models.sam.kind import SamSettings, sam_state
-from fintune_xr.models.sam.masks import candidate_masks, painted, select
+from fintune_xr.models.sam.masks import candidate_masks, paint, select
 from fintune_xr.models.sam.prompts import SamPrompts
 
 _WINDOW = 14
@@ -70,7 +70,7 @@ class SamSegmenter:
             network, embedded, points_per_side=chosen.points_per_side, loosest=_loosest(chosen), options=chosen
         )
         kept = select(candidates, _loosest(chosen), box_nms_thresh=chosen.box_nms_thresh)
-        return painted(candidates, kept, chosen)
+        return paint(candidates, kept, chosen)
 
 
 def load_sam_segmenter(

@@ -15,8 +15,9 @@ from fintune_xr.models.channels import ChannelSettings
 from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.models.kind import ModelKind
 from fintune_xr.models.protocol import Segmenter
-from fintune_xr.models.published import Published
+from fintune_xr.models.weights_cache import Published
 from fintune_xr.tasks.product import INSTANCES
+from fintune_xr.tasks.task import SEMANTIC
 
 # SAM's published files; the end of a file's name is how its SHA-256 begins.
 SAM_ADDRESS: Final = "https://dl.fbaipublicfiles.com/segment_anything/"
@@ -147,4 +148,6 @@ SAM: Final = ModelKind(
     "sam", INSTANCES, SamSettings, load=_load, recognises=_recognises, weights="SAM (no image_encoder)",
     published=MappingProxyType({name: _published(name, file) for name, file in SAM_FILES.items()}),
     promptable=_promptable,
+    # Its masks know no classes; `classify` gives them some.
+    steps_for=(SEMANTIC,),
 )  # fmt: skip

@@ -128,7 +128,7 @@ def select(candidates: Candidates, thresholds: Thresholds, *, box_nms_thresh: fl
     return passed[best].numpy()
 
 
-def painted(candidates: Candidates, kept: Sequence[int] | NDArray[np.int64], rule: SamInputSettings) -> Mask:
+def paint(candidates: Candidates, kept: Sequence[int] | NDArray[np.int64], rule: SamInputSettings) -> Mask:
     """Instance mask (y, x) uint32 of the masks `kept`, best first, where they overlap the better one wins.
 
     Masks over `max_area_fraction` of the tile are background and dropped before, instances with fewer than

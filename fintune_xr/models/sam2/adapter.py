@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +16,11 @@ from fintune_xr.models.channels import ChannelChoice, choose_channels
 from fintune_xr.models.checkpoints import Checkpoint, read_state
 from fintune_xr.models.colours import N_COLOURS, standardised_colours
 from fintune_xr.models.protocol import Maps, Mask, Plane
-from fintune_xr.models.sam.masks import candidate_masks, painted, select
+from fintune_xr.models.sam.masks import candidate_masks, paint, select
 from fintune_xr.models.sam2.keys import published_state
 from fintune_xr.models.sam2.kind import Sam2Settings
 from fintune_xr.models.sam2.network import INSIDE, Pyramid, box_tokens, decode, point_tokens, published_sam2, pyramid
+from fintune_xr.pixels.prompts import Prompt
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,27 +62,34 @@ class Sam2Prompts:
         found = decode(self.network, embedded.seen, tokens, multimask=True)
         return found.masks[0].flatten(0, 1), found.iou[0].flatten()
 
-    @torch.no_grad()
-    def asked(
-        self, embedded: Sam2Image, points: NDArray[np.float64], labels: NDArray[np.int64],
-        box: NDArray[np.float64] | None,
-    ) -> Maps:  # fmt: skip
-        """Logits (y, x), at the size of the image, of the one mask for all `points` and the `box` together.
+    def asked(self, embedded: Sam2Image, prompts: Sequence[Prompt]) -> list[Maps]:
+        """Logits (y, x), at the size of the image, of one mask for each of `prompts`, whose points and box it is for.
 
-        `points` (point, 2) are x and y in px with `labels` (point,), 1 inside and 0 outside; `box` is left, top, right,
-        bottom.
+        Prompts of as many points are decoded together; they do not see each other.
         """
+        alike: dict[tuple[int, bool], list[int]] = defaultdict(list)
+        for at, prompt in enumerate(prompts):
+            alike[len(prompt.points), prompt.box is None].append(at)
+        found: dict[int, Maps] = {}
+        for places in alike.values():
+            found.update(zip(places, self._asked_together(embedded, [prompts[at] for at in places]), strict=True))
+        return [found[at] for at in range(len(prompts))]
+
+    @torch.no_grad()
+    def _asked_together(self, embedded: Sam2Image, prompts: Sequence[Prompt]) -> Maps:
+        """Logits (prompt, y, x) for prompts of as many points, all of them with a box or all without."""
         device = embedded.seen.coarse.device
-        placed = torch.as_tensor(points, dtype=torch.float32, device=device)[None, None]
-        signs = torch.as_tensor(labels, device=device)[None, None]
-        if box is None:
+        placed = torch.as_tensor(np.stack([one.points for one in prompts]), dtype=torch.float32, device=device)[None]
+        signs = torch.as_tensor(np.stack([one.labels for one in prompts]), device=device)[None]
+        boxes = [one.box for one in prompts if one.box is not None]
+        if not boxes:
             tokens = point_tokens(self.network, placed, signs, embedded.shape)
         else:
-            corners = torch.as_tensor(box, dtype=torch.float32, device=device)[None, None]
-            further = {"points": placed, "labels": signs} if len(points) else {}
+            corners = torch.as_tensor(np.stack(boxes), dtype=torch.float32, device=device)[None]
+            further = {"points": placed, "labels": signs} if placed.shape[2] else {}
             tokens = box_tokens(self.network, corners, embedded.shape, **further)
         found = decode(self.network, embedded.seen, tokens, multimask=False)
-        return np.asarray(self.at_full_size(embedded, found.masks[0, :, 0])[0].cpu().numpy())
+        return np.asarray(self.at_full_size(embedded, found.masks[0, :, 0]).cpu().numpy())
 
     def at_full_size(self, embedded: Sam2Image, logits: torch.Tensor) -> torch.Tensor:
         """`logits` (mask, y, x) at the size of the image."""
@@ -116,7 +125,7 @@ class Sam2Segmenter:
             network, network.see(image), points_per_side=chosen.points_per_side, loosest=loosest, options=chosen
         )
         kept = select(candidates, loosest, box_nms_thresh=chosen.box_nms_thresh)
-        return painted(candidates, kept, chosen)
+        return paint(candidates, kept, chosen)
 
 
 def load_sam2(checkpoint: Checkpoint, *, device: str) -> Any:

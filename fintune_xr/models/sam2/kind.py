@@ -11,11 +11,12 @@ from pydantic import Field, field_validator
 from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.models.kind import ModelKind
 from fintune_xr.models.protocol import Segmenter
-from fintune_xr.models.published import Published
 from fintune_xr.models.sam.kind import TORCH_HOME_VARIABLE, SamInputSettings, sam_folder
+from fintune_xr.models.weights_cache import Published
 from fintune_xr.settings import Settings
 from fintune_xr.tasks.product import INSTANCES
 from fintune_xr.tasks.semantic import RGB_CHANNELS
+from fintune_xr.tasks.task import SEMANTIC
 
 # Image edges must be multiples of this: three halvings after a stride of 4.
 STRIDE_PX: Final = 32
@@ -115,4 +116,6 @@ def _published(name: str) -> Published:
 SAM2: Final = ModelKind(
     "sam2", INSTANCES, Sam2Settings, load=_load, recognises=_recognises, weights="SAM 2 (no entry model)",
     published=MappingProxyType({name: _published(name) for name in SAM2_SIZES}), promptable=_promptable,
+    # Its masks know no classes; `classify` gives them some.
+    steps_for=(SEMANTIC,),
 )  # fmt: skip

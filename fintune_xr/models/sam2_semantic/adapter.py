@@ -15,17 +15,17 @@ from fintune_xr.models.sam2.keys import published_size, published_state, transfo
 from fintune_xr.models.sam2.kind import STRIDE_PX
 from fintune_xr.models.sam2_semantic.kind import SAM2_SEMANTIC, Sam2SemanticArchitecture
 from fintune_xr.models.sam2_semantic.network import Sam2Semantic
-from fintune_xr.settings import validated
+from fintune_xr.settings import validate
 
 
-def on_published(checkpoint: Checkpoint, **chosen: Any) -> Sam2Semantic:
+def from_published(checkpoint: Checkpoint, **chosen: Any) -> Sam2Semantic:
     """A new classifier of pixels on the published SAM 2 weights of `checkpoint`; `chosen` is what else it is built of.
 
     Raises CheckpointError for weights that do not fit, SettingsError for `chosen` that do not.
     """
     state = published_state(read_state(checkpoint), source=checkpoint.path)
     built = {"sam2": published_size(state, source=checkpoint.path), **chosen}
-    network = Sam2Semantic(validated(Sam2SemanticArchitecture, built))
+    network = Sam2Semantic(validate(Sam2SemanticArchitecture, built))
     load_strictly(network.sam2, transformers_state(state), source=checkpoint.path)
     return network
 
@@ -44,7 +44,7 @@ def trained_network(checkpoint: Checkpoint) -> Sam2Semantic:
     Raises CheckpointError for weights that do not fit.
     """
     entries = read_state(checkpoint)
-    network = Sam2Semantic(validated(Sam2SemanticArchitecture, entries["architecture"], where=checkpoint.path))
+    network = Sam2Semantic(validate(Sam2SemanticArchitecture, entries["architecture"], where=checkpoint.path))
     load_strictly(network, entries["state"], source=checkpoint.path)
     return network.eval()
 

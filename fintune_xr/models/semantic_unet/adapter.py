@@ -18,7 +18,7 @@ from fintune_xr.models.patch_batches import Cut
 from fintune_xr.models.protocol import Maps
 from fintune_xr.models.semantic_unet.kind import SEMANTIC_UNET, SemanticUnetArchitecture
 from fintune_xr.models.windows import seamless_cut
-from fintune_xr.settings import validated
+from fintune_xr.settings import validate
 
 
 class SemanticUnet(torch.nn.Module):
@@ -60,7 +60,7 @@ def load_semantic_unet(
     Raises CheckpointError for weights that do not fit, UnknownNameError for a colour that the store lacks.
     """
     entries = read_state(checkpoint)
-    network = SemanticUnet(validated(SemanticUnetArchitecture, entries["architecture"], where=checkpoint.path))
+    network = SemanticUnet(validate(SemanticUnetArchitecture, entries["architecture"], where=checkpoint.path))
     load_strictly(network, entries["state"], source=checkpoint.path)
     network.to(device).to(memory_format=torch.channels_last).eval()
     return unet_mapper(network, settings, channels=channels)

@@ -21,7 +21,7 @@ from fintune_xr.models.classes.mapper import ClassMapper, class_mapper, whole_or
 from fintune_xr.models.classes.settings import ClassSettings
 from fintune_xr.models.dynunet import save_own
 from fintune_xr.models.swin_unetr.kind import STRIDE_PX, SWIN_UNETR, SwinUnetrArchitecture
-from fintune_xr.settings import validated
+from fintune_xr.settings import validate
 
 
 class SwinSemantic(torch.nn.Module):
@@ -81,7 +81,7 @@ def load_swin_unetr(
     Raises CheckpointError for weights that do not fit, UnknownNameError for a colour that the store lacks.
     """
     entries = read_state(checkpoint)
-    network = SwinSemantic(validated(SwinUnetrArchitecture, entries["architecture"], where=checkpoint.path))
+    network = SwinSemantic(validate(SwinUnetrArchitecture, entries["architecture"], where=checkpoint.path))
     load_strictly(network, entries["state"], source=checkpoint.path)
     return swin_mapper(network.to(device).eval(), settings, channels=channels)
 

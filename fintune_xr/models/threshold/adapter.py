@@ -57,7 +57,7 @@ class ThresholdSegmenter:
             noise = 1.0
         smooth = ndimage.gaussian_filter(plane, self.settings.sigma_px)
         if self.settings.background_px:
-            smooth -= _background(smooth, self.settings.background_px)
+            smooth -= _background(smooth, self.settings)
         return np.asarray(smooth / np.float32(noise), dtype=np.float32)
 
 
@@ -70,7 +70,7 @@ def _smoothed_noise(plane: NDArray[np.float32], sigma_px: float) -> float:
     return float(raw / (2 * np.sqrt(np.pi) * sigma_px))
 
 
-def _background(smooth: NDArray[np.float32], width_px: int) -> NDArray[np.float32]:
+def _background(smooth: NDArray[np.float32], settings: ThresholdSettings) -> NDArray[np.float32]:
     """Grey opening of a coarse copy, smoothed and brought back to the size of `smooth`."""
     height, width = smooth.shape
     padding = ((0, -height % _COARSE_PX), (0, -width % _COARSE_PX))
@@ -78,8 +78,9 @@ def _background(smooth: NDArray[np.float32], width_px: int) -> NDArray[np.float3
     coarse = padded.reshape(padded.shape[0] // _COARSE_PX, _COARSE_PX, padded.shape[1] // _COARSE_PX, _COARSE_PX).mean(
         axis=(1, 3)
     )
-    window = max(1, width_px // _COARSE_PX)
-    opened = ndimage.gaussian_filter(ndimage.grey_opening(coarse, size=(window, window)), window / 2)
+    window = max(1, settings.background_px // _COARSE_PX)
+    side = window | 1 if settings.odd_window else window
+    opened = ndimage.gaussian_filter(ndimage.grey_opening(coarse, size=(side, side)), window / 2)
     fine = ndimage.zoom(opened, _COARSE_PX, order=1, grid_mode=True, mode="nearest")
     return np.asarray(fine[:height, :width], dtype=np.float32)
 

@@ -17,7 +17,7 @@ from fintune_xr.tasks.product import INSTANCES
 class ThresholdSettings(Settings):
     """How a tile is thresholded and cut into instances."""
 
-    BEFORE: ClassVar[Mapping[str, Any]] = {"level": "background"}
+    BEFORE: ClassVar[Mapping[str, Any]] = {"level": "background", "odd_window": False}
 
     channel: str = Field(default="", description="Plane to segment; empty: the first.")
     sigma_px: float = Field(default=1.0, ge=0.5, description="Gaussian smoothing.")
@@ -31,6 +31,10 @@ class ThresholdSettings(Settings):
         default="auto",
         description="auto: Otsu's threshold where it parts two populations of pixels, else what the background hardly "
         "reaches; background: never below that, which fails where most of a tile is foreground.",
+    )
+    odd_window: bool = Field(
+        default=True,
+        description="A window of the background with an odd number of steps: that of a mirrored tile is mirrored.",
     )
     split_px: float = Field(default=5.0, ge=1, description="Least distance between centres of touching instances.")
     min_area_px: int = Field(default=40, ge=1, description="Smaller instances are dropped.")

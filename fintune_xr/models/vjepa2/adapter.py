@@ -16,7 +16,7 @@ from fintune_xr.models.vjepa2.keys import (
     BIAS,
     KERNEL,
     architecture_of,
-    folded_into_one_channel,
+    fold_channels,
     with_names_of_transformers,
     with_our_names,
 )
@@ -190,7 +190,7 @@ def _with_one_channel(
     mean, sd = (IMAGENET_MEAN, IMAGENET_SD) if is_imagenet else (None, None)
     if BIAS not in state:
         raise CheckpointError(f"{source}: missing: {BIAS}")
-    kernel, bias = folded_into_one_channel(state[KERNEL], state[BIAS], mean=mean, sd=sd)
+    kernel, bias = fold_channels(state[KERNEL], state[BIAS], mean=mean, sd=sd)
     LOGGER.info("%s: patches of %d channels folded into one, as for equal channels", source, n_channels)
     return size.model_copy(update={"channels": 1}), {**state, KERNEL: kernel, BIAS: bias}
 

@@ -16,7 +16,7 @@ from fintune_xr.models.dynunet import save_own
 from fintune_xr.models.patch_batches import PatchLimit
 from fintune_xr.models.protocol import Maps, Plane, Scores
 from fintune_xr.models.vjepa2.adapter import VolumeEncoder
-from fintune_xr.models.vjepa2.embedding import applied
+from fintune_xr.models.vjepa2.embedding import embed
 from fintune_xr.models.vjepa2.kind import (
     EPSILON,
     VIT3D,
@@ -25,8 +25,8 @@ from fintune_xr.models.vjepa2.kind import (
     VolumeClassifierSettings,
 )
 from fintune_xr.models.vjepa2.vit3d import Vit3d
-from fintune_xr.pixels.volume_values import normalised
-from fintune_xr.settings import validated
+from fintune_xr.pixels.volume_values import normalise
+from fintune_xr.settings import validate
 
 # Entry of a checkpoint with what the network said of the scans that judged it.
 VALIDATION: Final = "validation"
@@ -79,7 +79,7 @@ class ClassifierModel:
         """Values (1, z, y, x) as in training. Raises TileReadError for a volume of one value."""
         stated, volume = self.network.architecture, tile
         voxels: Any = volume
-        return normalised(voxels, stated.normalisation, clip_percentile=stated.clip_percentile)
+        return normalise(voxels, stated.normalisation, clip_percentile=stated.clip_percentile)
 
     def predict(self, batch: Sequence[Maps]) -> list[Maps]:
         """Embeddings and logits, one after the other, (feature + class,) of each volume."""
@@ -91,7 +91,7 @@ class ClassifierModel:
         return Scores({n.EMBEDDING: maps[:width], n.LOGITS: maps[width:]})
 
     def _run(self, volumes: Maps) -> Maps:
-        embeddings = applied(self.network.encoder, volumes, self.settings.precision)
+        embeddings = embed(self.network.encoder, volumes, self.settings.precision)
         device = self.network.mean.device
         with torch.inference_mode():
             logits = self.network.logits(torch.from_numpy(embeddings).to(device)).float().cpu().numpy()
@@ -112,7 +112,7 @@ def save_classifier(
 def load_classifier(checkpoint: Checkpoint, settings: VolumeClassifierSettings, *, device: str) -> ClassifierModel:
     """The trained network on `device`, at rest. Raises CheckpointError for weights that do not fit."""
     entries = read_state(checkpoint)
-    architecture = validated(ClassifierArchitecture, entries["architecture"], where=checkpoint.path)
+    architecture = validate(ClassifierArchitecture, entries["architecture"], where=checkpoint.path)
     network = VolumeClassifier(_empty_encoder(architecture), architecture)
     load_strictly(network, entries["state"], source=checkpoint.path)
     return ClassifierModel(network.to(device).requires_grad_(False).eval(), settings)

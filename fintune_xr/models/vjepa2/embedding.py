@@ -16,7 +16,7 @@ from fintune_xr.models.patch_batches import PatchLimit
 from fintune_xr.models.protocol import Maps, Plane, Scores
 from fintune_xr.models.vjepa2.adapter import VolumeEncoder, load_vjepa2_encoder, random_encoder
 from fintune_xr.models.vjepa2.kind import RandomEncoderSettings, Shape, VolumeEncoderSettings
-from fintune_xr.pixels.volume_values import normalised
+from fintune_xr.pixels.volume_values import normalise
 from fintune_xr.provenance import file_sha256
 
 
@@ -31,7 +31,7 @@ class EmbeddingModel:
     def normalise(self, tile: Plane) -> Maps:
         """Values (1, z, y, x) as the settings say. Raises TileReadError for a volume of one value."""
         volume: Any = tile
-        return normalised(volume, self.settings.normalisation, clip_percentile=self.settings.clip_percentile)
+        return normalise(volume, self.settings.normalisation, clip_percentile=self.settings.clip_percentile)
 
     def predict(self, batch: Sequence[Maps]) -> list[Maps]:
         """Embeddings (feature,) of volumes of one grid; fewer at once from the moment on when memory was full."""
@@ -44,10 +44,10 @@ class EmbeddingModel:
     def _embeddings(self, volumes: Maps) -> Maps:
         depth, height, width = volumes.shape[2:]
         encoder = self.encoder_for((depth, height, width))
-        return applied(encoder, volumes, self.settings.precision)
+        return embed(encoder, volumes, self.settings.precision)
 
 
-def applied(network: torch.nn.Module, volumes: Maps, precision: str) -> Maps:
+def embed(network: torch.nn.Module, volumes: Maps, precision: str) -> Maps:
     """What `network`, at rest, gives for `volumes` (volume, 1, z, y, x); sums and norms stay in float32."""
     device = next(network.parameters()).device
     with torch.inference_mode(), autocast(device.type, precision):

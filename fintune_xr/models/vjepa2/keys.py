@@ -105,7 +105,7 @@ def architecture_of(state: Mapping[str, torch.Tensor], *, heads: int | None, sou
     )
 
 
-def folded_into_one_channel(
+def fold_channels(
     kernel: torch.Tensor, bias: torch.Tensor, *, mean: Iterable[float] | None, sd: Iterable[float] | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Kernel (width, 1, d, h, w) and bias that do to one channel what the given ones do to equal channels.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fintune_xr import names as n
 from fintune_xr.models.protocol import Maps, Plane, Scores
 from fintune_xr.models.vjepa2.kind import VolumeSettings
-from fintune_xr.pixels.volume_values import normalised
+from fintune_xr.pixels.volume_values import normalise
 
 
 class VolumeProfile:
@@ -23,7 +23,7 @@ class VolumeProfile:
     def normalise(self, tile: Plane) -> Maps:
         """Values (1, z, y, x) as the settings say. Raises TileReadError for a volume of one value."""
         volume: Any = tile
-        return normalised(volume, self.settings.normalisation, clip_percentile=self.settings.clip_percentile)
+        return normalise(volume, self.settings.normalisation, clip_percentile=self.settings.clip_percentile)
 
     def predict(self, batch: Sequence[Maps]) -> list[Maps]:
         """Profiles (feature,)."""

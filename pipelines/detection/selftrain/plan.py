@@ -18,7 +18,7 @@ from fintune_xr.pipelines.detection.selftrain.settings import SelfTrainSettings
 from fintune_xr.pipelines.detection.training import annotated_micrographs, particle_tiles, with_diameter
 from fintune_xr.pipelines.leak_check.pairs import copies_of_judges
 from fintune_xr.seeds import stream
-from fintune_xr.settings import validated
+from fintune_xr.settings import validate
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.split import stored_by
 from fintune_xr.tasks.detection import Points
@@ -88,7 +88,7 @@ def plan_study(cohort: Cohort, name: str, out: Path, settings: SelfTrainSettings
     labelled = particle_tiles(labelled_images, [truth[tile] for tile in chosen])
     unlabelled = particle_tiles(free, [truth.get(tile, NOTHING) for tile in texts(free[n.TILE])])
     train = with_diameter(settings.train, labelled)
-    rounds = validated(UnetTrainSettings, {**train.as_dict(), **settings.rounds}, where="rounds")
+    rounds = validate(UnetTrainSettings, {**train.as_dict(), **settings.rounds}, where="rounds")
     return SelfTrainPlan(
         cohort, name, out / name, settings, train, rounds, labelled, unlabelled, _judges(cohort), digest
     )
@@ -98,7 +98,7 @@ def _free(cohort: Cohort, labelled: list[str]) -> xr.Dataset:
     """Images that pseudo-labels may be made of: none of a data set that judges, and no copy of one that does."""
     images = cohort.images(lazy=False)
     tiles, parts = text_array(images[n.TILE]), text_array(images[n.SPLIT])
-    is_free = np.isin(parts, [n.TRAIN, ""]) & ~np.isin(tiles, labelled)
+    is_free = np.isin(parts, [n.TRAIN, n.UNASSIGNED]) & ~np.isin(tiles, labelled)
     if stored_by(cohort) == n.DONOR:
         # What was never annotated has no part, but its donor may be one that judges.
         donors = text_array(images[n.DONOR])

@@ -29,7 +29,7 @@ class _Part:
     pixels: NDArray[np.int64]
 
 
-def predicted(detector: UnetDetector, tiles: ParticleTiles) -> Iterator[NDArray[np.float32]]:
+def predict_tiles(detector: UnetDetector, tiles: ParticleTiles) -> Iterator[NDArray[np.float32]]:
     """Probability (y, x) of each tile, one at a time."""
     for index in range(len(tiles)):
         yield probability(detector.predict([detector.normalise(tiles.read(index))])[0])
@@ -89,14 +89,14 @@ def labels_of(
     detector: UnetDetector, tiles: ParticleTiles, *, positive: float, negative: float
 ) -> Iterator[tuple[str, NDArray[np.int8]]]:
     """Tile id and pseudo-label of each tile."""
-    for name, found in zip(tiles.names, predicted(detector, tiles), strict=True):
+    for name, found in zip(tiles.names, predict_tiles(detector, tiles), strict=True):
         yield str(name), pseudo_target(found, positive=positive, negative=negative)
 
 
 def _read(detector: UnetDetector, tiles: ParticleTiles, settings: UnetTrainSettings) -> _Part:
     found, histograms = [], []
     limit = settings.match_distance * detector.diameter_px
-    for index, seen in enumerate(predicted(detector, tiles)):
+    for index, seen in enumerate(predict_tiles(detector, tiles)):
         peaks = detector.picked(seen)
         found.append(match_points(tiles.particles(index).yx, peaks.yx, peaks.score, distance_px=limit))
         truth = tiles.target(index, disc_fraction=settings.disc_fraction, rim_px=settings.rim_px)

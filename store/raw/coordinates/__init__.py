@@ -7,6 +7,7 @@ diameter where the file tells one. Whether rows count from the top (`image`) or 
 
 from __future__ import annotations
 
+import csv
 import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
@@ -15,7 +16,7 @@ from typing import Final, Literal, TypeAlias
 
 from fintune_xr.errors import TileReadError
 from fintune_xr.store.raw.coordinates.cryosparc import parse_cs
-from fintune_xr.store.raw.coordinates.delimited import parse_box, parse_csv, parse_tabs
+from fintune_xr.store.raw.coordinates.delimited_text import parse_box, parse_csv, parse_tabs
 from fintune_xr.store.raw.coordinates.json_lists import parse_json
 from fintune_xr.store.raw.coordinates.particles import Particles, check_pixels
 from fintune_xr.store.raw.coordinates.star import parse_star
@@ -65,6 +66,8 @@ def read_coordinates(place: Place) -> tuple[dict[str, Particles], str]:
         return {name: check_pixels(one) for name, one in found.items()}, hashlib.sha256(content).hexdigest()
     except TileReadError as error:
         raise TileReadError(error.reason, str(place)) from error
+    except csv.Error as error:
+        raise TileReadError(f"unreadable: expected rows of text ({error})", str(place)) from error
     except UnicodeDecodeError as error:
         raise TileReadError("unreadable: expected text, found other bytes", str(place)) from error
     except OSError as error:

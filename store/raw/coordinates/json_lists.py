@@ -15,7 +15,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from fintune_xr.errors import TileReadError
-from fintune_xr.store.raw.coordinates.particles import CORNERS, Particles, number, particles, positive
+from fintune_xr.store.raw.coordinates.particles import (
+    CORNERS,
+    KIND_NAMES,
+    Particles,
+    check_one_kind,
+    number,
+    particles,
+    plain_name,
+    positive,
+)
+from fintune_xr.text import each_once
 
 _LISTS: Final = ("particles", "points", "coordinates")
 BOXES: Final = "boxes"
@@ -24,11 +34,12 @@ BOXES: Final = "boxes"
 def parse_json(text: str) -> dict[str, Particles]:
     """Particles by micrograph, "" where the file names none.
 
-    Raises TileReadError for what is no JSON, has none of the three forms, or has a malformed particle.
+    Raises TileReadError for what is no JSON, has none of the three forms, or a malformed particle, or a key such as
+    `label` that tells several kinds of particles apart.
     """
     try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
+        content = json.loads(text, object_pairs_hook=each_once)
+    except ValueError as error:
         raise TileReadError(f"unreadable: expected JSON ({str(error)[:120]})") from error
     if isinstance(content, Mapping) and ("shapes" in content or {"images", "annotations"} <= set(content)):
         program = "LabelMe" if "shapes" in content else "COCO"
@@ -61,6 +72,9 @@ def _one(content: Any, where: str) -> Particles:
 def _rows(rows: Any, where: str) -> Sequence[Any]:
     if not isinstance(rows, list):
         raise TileReadError(f"malformed: {where}expected a list of particles or boxes, found {type(rows).__name__}")
+    records = [row for row in rows if isinstance(row, Mapping)]
+    for key in sorted({str(key) for row in records for key in row if plain_name(str(key)) in KIND_NAMES}):
+        check_one_kind([str(row.get(key, "")) for row in records], key)
     return rows
 
 

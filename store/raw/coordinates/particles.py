@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,6 +35,8 @@ CENTRES: Final = "centres of particles"
 CORNERS: Final = "corners of boxes, whose centres are stored"
 FRACTIONS: Final = "fractions of the micrograph's sides"
 
+# What tells the rows of a table apart: particles from noise, or one kind of them from another.
+KIND_NAMES: Final = ("label", "class", "classname", "category", "kind", "type", "isparticle", "particleclass")
 MICROGRAPH_NAMES: Final = ("micrograph", "micrographname", "imagename", "rlnmicrographname")
 
 
@@ -82,6 +85,21 @@ def check_pixels(found: Particles) -> Particles:
             "fractions: all coordinates lie between 0 and 1. Multiply them by the width and height of the micrograph."
         )
     return found
+
+
+def check_one_kind(values: Sequence[str], column: str) -> None:
+    """Raises TileReadError where `values`, one for each row, are of several kinds: all would be taken for particles.
+
+    Where no two are equal, they are taken for numbers of the particles.
+    """
+    kinds = Counter(value.strip() for value in values)
+    if len(kinds) < 2 or (len(kinds) == len(values) > 2):
+        return
+    listed = ", ".join(f"{kind or 'empty'} ({count})" for kind, count in kinds.most_common(4))
+    raise TileReadError(
+        f"several kinds: {column!r} tells rows apart, {listed}, and all would be particles. Keep those that are, and "
+        f"leave {column!r} out."
+    )
 
 
 def plain_name(text: str) -> str:

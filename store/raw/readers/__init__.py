@@ -11,17 +11,27 @@ from pathlib import PurePosixPath
 from types import ModuleType
 from typing import Any, BinaryIO
 
+import numpy as np
 from numpy.typing import NDArray
 
 from fintune_xr.errors import TileReadError
 from fintune_xr.store.raw.readers import masks, mrc, raster, tiff
-from fintune_xr.store.raw.readers.header import IMAGE_DTYPES, LABEL_DTYPES, MICROGRAPH_DTYPES, Header, checked_pixels
+from fintune_xr.store.raw.readers.header import (
+    IMAGE_DTYPES,
+    LABEL_DTYPES,
+    MICROGRAPH_DTYPES,
+    Header,
+    checked_pixels,
+    shape_text,
+)
+from fintune_xr.store.raw.readers.z_planes import Stack, stack_of
 from fintune_xr.store.raw.sources import Place, open_place
 from fintune_xr.text import not_the_file
 
 __all__ = [
-    "IMAGE_DTYPES", "MICROGRAPH_DTYPES", "Header", "read_header", "read_labels", "read_mask", "read_plane",
-    "read_plane_with_digest",    "read_planes_with_digest",
+    "IMAGE_DTYPES", "MICROGRAPH_DTYPES", "Header", "Stack", "joined_planes", "read_colours", "read_header",
+    "read_labels", "read_mask", "read_plane", "read_plane_with_digest", "read_planes_with_digest", "read_stack",
+    "read_stacks_with_digest",
 ]  # fmt: skip
 
 
@@ -67,6 +77,16 @@ def read_mask(place: Place, *, page: int | None = None) -> tuple[NDArray[Any], s
         return masks.decoded_mask(content, str(place), page), hashlib.sha256(content).hexdigest()
 
 
+def read_colours(place: Place) -> tuple[NDArray[np.uint8], str]:
+    """Red, green and blue (y, x, colour) of a picture as it is seen, palettes applied, and the SHA-256 of its file.
+
+    Raises TileReadError as `decoded_colours` does.
+    """
+    with _opened(place) as file:
+        content = file.read()
+        return masks.decoded_colours(content, str(place)), hashlib.sha256(content).hexdigest()
+
+
 def read_plane_with_digest(
     place: Place, *, page: int | None = None, dtypes: Collection[str] = IMAGE_DTYPES, channels: bool = False
 ) -> tuple[NDArray[Any], str]:
@@ -85,6 +105,54 @@ def read_plane_with_digest(
         else:
             plane = raster.raster_plane(memory, page=page, dtypes=dtypes, channels=channels)
         return checked_pixels(plane), hashlib.sha256(content).hexdigest()
+
+
+def read_stack(place: Place, *, channels: int) -> Stack:
+    """Which pages of an image file are the planes along z of its channels; those of a PNG or JPEG are one plane.
+
+    Raises TileReadError as `stack_of` does.
+    """
+    with _opened(place) as file:
+        return _stack(place, file, channels)
+
+
+def read_stacks_with_digest(
+    place: Place, *, positions: Sequence[int], channels: int, dtypes: Collection[str] = IMAGE_DTYPES
+) -> tuple[list[NDArray[Any]], str]:
+    """Planes (z, y, x) of the channels at `positions` of a file of so many channels, and the SHA-256 of its bytes.
+
+    Raises TileReadError as `read_stack` and `read_plane` do, and where planes differ in size or dtype.
+    """
+    with _opened(place) as file:
+        content = file.read()
+        stack, found = _stack(place, io.BytesIO(content), channels), []
+        for position in positions:
+            pages = stack.pages[position]
+            if _format(place) is tiff:
+                planes = tiff.tiff_planes(io.BytesIO(content), pages=pages, dtypes=dtypes, channels=False)
+            else:
+                planes = raster.raster_planes(io.BytesIO(content), pages=pages, dtypes=dtypes, channels=False)
+            found.append(joined_planes(planes))
+        return found, hashlib.sha256(content).hexdigest()
+
+
+def joined_planes(planes: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Planes (y, x) as one array (z, y, x). Raises TileReadError where they differ in size or dtype."""
+    kinds = {(plane.shape, plane.dtype.name) for plane in planes}
+    if len(kinds) > 1:
+        listed = ", ".join(sorted(f"{shape_text(shape)} {dtype}" for shape, dtype in kinds))
+        raise TileReadError(f"wrong shape: expected planes of one size and dtype, found {listed}")
+    return np.stack(planes)
+
+
+def _stack(place: Place, file: BinaryIO, channels: int) -> Stack:
+    if _format(place) is tiff:
+        with tiff.open_tiff(file) as pages:
+            tiff.check_orientations(pages)
+            return stack_of(pages, channels)
+    if channels > 1:
+        raise TileReadError(f"wrong number of planes: expected {channels} channels of planes along z, found one image")
+    return Stack(((0,),))
 
 
 def read_planes_with_digest(

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fintune_xr.errors import TileReadError
-from fintune_xr.store.raw.readers.dicom_geometry import first_item, shared_groups, side_told, spacing_of
+from fintune_xr.store.raw.readers.dicom_geometry import first_item, laterality, shared_groups, spacing_of
 from fintune_xr.store.raw.readers.volume_header import VolumeHeader, checked_volume
 
 _INVERTED: Final = "MONOCHROME1"
@@ -116,7 +116,7 @@ def _header(dataset: Any, least_depth: int) -> VolumeHeader:
     depth = int(getattr(dataset, "NumberOfFrames", None) or 1)
     height, width, device = int(dataset.Rows), int(dataset.Columns), str(getattr(dataset, "ManufacturerModelName", ""))
     dtype = _values(dataset).dtype
-    header = VolumeHeader(depth, height, width, dtype, spacing_of(dataset), side_told(dataset), device)
+    header = VolumeHeader(depth, height, width, dtype, spacing_of(dataset), laterality(dataset), device)
     _check_syntax(dataset)
     return checked_volume(header, least_depth=least_depth)
 
@@ -200,5 +200,5 @@ def _damage() -> tuple[type[Exception], ...]:
 
     return (
         InvalidDicomError, BytesLengthException, AttributeError, ValueError, KeyError, IndexError, TypeError, EOFError,
-        struct.error, NotImplementedError, RuntimeError, OverflowError, OSError,
+        struct.error, NotImplementedError, RuntimeError, OverflowError, MemoryError, OSError,
     )  # fmt: skip

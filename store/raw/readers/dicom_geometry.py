@@ -57,7 +57,7 @@ def _even_step(positions: NDArray[np.float64]) -> float:
     return mean
 
 
-def side_told(dataset: Any) -> str:
+def laterality(dataset: Any) -> str:
     """R, L or empty."""
     anatomy = first_item(shared_groups(dataset), "FrameAnatomySequence")
     told = (getattr(dataset, "ImageLaterality", ""), getattr(anatomy, "FrameLaterality", ""))

@@ -25,8 +25,9 @@ class Header:
 
     `pixel_size_a` is the side of a pixel in the specimen in angstrom, 0 where the file does not tell it; `is_colour`
     whether the planes are red, green and blue of one image, `is_palette` whether its values number colours of a list.
-    `names` are those that the file gives its planes, where these are channels and it names all of them. `doubt` is why
-    a size of pixels that the file tells was not taken.
+    `own_name` is what a file of one plane calls it. `stack` is how many planes along z become the plane. `names` are
+    those that the file gives its planes, where these are channels and it names all of them. `doubt` is why a size of
+    pixels that the file tells was not taken.
     """
 
     height: int
@@ -39,6 +40,8 @@ class Header:
     depth: int = 1
     names: tuple[str, ...] = ()
     doubt: str = ""
+    stack: int = 1
+    own_name: str = ""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -51,12 +54,12 @@ def shape_of(depth: int, height: int, width: int) -> tuple[int, ...]:
     return (height, width) if depth == 1 else (depth, height, width)
 
 
-def shown(shape: Sequence[int]) -> str:
+def shape_text(shape: Sequence[int]) -> str:
     """A shape as messages give it: 512 x 640."""
     return " x ".join(map(str, shape))
 
 
-def checked(header: Header, dtypes: Collection[str]) -> Header:
+def check_header(header: Header, dtypes: Collection[str]) -> Header:
     """`header` itself, once its size is plausible and its dtype one of `dtypes`.
 
     Raises TileReadError with a plain reason.

@@ -35,8 +35,69 @@ def decoded_mask(content: bytes, path: str, page: int | None = None) -> NDArray[
     return _whole(_of_tiff(memory, page) if is_tiff else _of_raster(memory))
 
 
+def decoded_colours(content: bytes, path: str) -> NDArray[np.uint8]:
+    """Red, green and blue (y, x, colour) of the picture in the bytes of a TIFF or PNG; palettes and greys are colours.
+
+    Raises TileReadError for other than 8 bits, for a transparency that differs by pixel, lossy compression, and damage.
+    """
+    memory = io.BytesIO(content)
+    is_tiff = PurePosixPath(path).suffix.lower() in (".tif", ".tiff")
+    return _seen_in_tiff(memory) if is_tiff else _seen_in_raster(memory)
+
+
+def _seen_in_raster(file: io.BytesIO) -> NDArray[np.uint8]:
+    with raster.open_raster(file) as image:
+        if image.mode in ("RGB", "RGBA"):
+            raster.check_colours(image)
+        orientation = raster.orientation(image)
+        if image.mode == "P":
+            palette = np.asarray(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
+            return _eight_bits(upright(_drawn(np.asarray(image), palette), orientation))
+        if image.mode not in ("L", "LA", "RGB", "RGBA"):
+            raise TileReadError(f"wrong shape: expected red, green and blue of 8 bits, found {image.mode} pixels")
+        pixels = np.asarray(image)
+        return _eight_bits(upright(_opaque(pixels, has_alpha=image.mode.endswith("A")), orientation))
+
+
+def _seen_in_tiff(file: io.BytesIO) -> NDArray[np.uint8]:
+    with tiff.open_tiff(file) as pages:
+        if len(pages) != 1:
+            raise TileReadError(f"wrong shape: expected one picture in colours, found {len(pages)} pages")
+        page = pages[0]
+        if int(page.compression) in _LOSSY:
+            raise TileReadError("lossy mask: JPEG does not keep colours as they are. Save the masks without it.")
+        pixels, orientation = np.asarray(page.asarray(maxworkers=1)), tiff.orientation(page)
+        if int(page.photometric) == _PALETTE:
+            return _eight_bits(upright(_drawn(pixels, _colormap(page)), orientation))
+        if pixels.ndim == 3:
+            pixels = np.moveaxis(pixels, tiff.channel_axis(page), -1)
+        return _eight_bits(upright(_opaque(pixels, has_alpha=bool(page.extrasamples)), orientation))
+
+
+def _drawn(numbers: NDArray[Any], palette: NDArray[Any]) -> NDArray[Any]:
+    if int(numbers.max()) >= len(palette):
+        raise TileReadError(f"unreadable: the palette has {len(palette)} colours, found number {numbers.max()}")
+    drawn: NDArray[Any] = palette[numbers]
+    return drawn
+
+
+def _opaque(pixels: NDArray[Any], *, has_alpha: bool) -> NDArray[Any]:
+    """The colours of pixels (y, x) or (y, x, sample), without an opacity that is the same everywhere."""
+    if has_alpha and np.ptp(pixels[..., -1]) != 0:
+        raise TileReadError("wrong shape: expected red, green and blue, found a transparency that differs by pixel")
+    colours = pixels[..., :-1] if has_alpha else pixels
+    return colours if colours.ndim == 3 else colours[..., None]
+
+
+def _eight_bits(colours: NDArray[Any]) -> NDArray[np.uint8]:
+    if colours.dtype != np.uint8 or colours.shape[-1] not in (1, 3):
+        found = f"{colours.shape[-1]} of {colours.dtype}"
+        raise TileReadError(f"wrong dtype: expected red, green and blue of 8 bits each, found {found}")
+    return np.broadcast_to(colours, (*colours.shape[:2], 3))
+
+
 def _of_raster(file: io.BytesIO) -> NDArray[Any]:
-    with raster.opened(file) as image:
+    with raster.open_raster(file) as image:
         orientation = raster.orientation(image)
         if image.mode == "P":
             palette = np.asarray(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
@@ -50,7 +111,7 @@ def _of_raster(file: io.BytesIO) -> NDArray[Any]:
 
 
 def _of_tiff(file: io.BytesIO, page: int | None) -> NDArray[Any]:
-    with tiff.opened(file) as pages:
+    with tiff.open_tiff(file) as pages:
         plane = pages[page or 0] if len(pages) else None
         if plane is not None and int(plane.compression) in _LOSSY:
             raise TileReadError("lossy mask: JPEG does not keep labels as they are. Save the masks without it.")
@@ -68,7 +129,7 @@ def _of_tiff(file: io.BytesIO, page: int | None) -> NDArray[Any]:
 
 
 def _colours(file: io.BytesIO) -> NDArray[Any]:
-    with tiff.opened(file) as pages:
+    with tiff.open_tiff(file) as pages:
         page = pages[0]
         pixels = np.moveaxis(np.asarray(page.asarray(maxworkers=1)), tiff.channel_axis(page), -1)
         has_alpha = bool(page.extrasamples)

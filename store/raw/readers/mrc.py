@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fintune_xr.errors import TileReadError
-from fintune_xr.store.raw.readers.header import Header, checked, page_index
+from fintune_xr.store.raw.readers.header import Header, check_header, page_index
 
 _MODES: Final = {0: "int8", 1: "int16", 2: "float32", 6: "uint16", 12: "float16"}
 _HEADER_BYTES: Final = 1024
@@ -80,7 +80,7 @@ def _sections(file: BinaryIO, page: int, dtypes: Collection[str]) -> _Sections:
     if axes not in _AXES:
         raise TileReadError(f"wrong shape: expected MRC axes columns, rows, sections (1, 2, 3), found {axes}")
     dtype = "uint8" if mode == 0 and _are_unsigned(file, words) else _MODES[mode]
-    header = checked(Header(*size[:2], dtype, size[2], _pixel_size_a(words)), dtypes)
+    header = check_header(Header(*size[:2], dtype, size[2], _pixel_size_a(words)), dtypes)
     page_index(page, header.pages)
     stored = np.dtype(header.dtype).newbyteorder(words.dtype["mode"].byteorder)
     sections = _Sections(header, stored, _HEADER_BYTES + extra)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fintune_xr.errors import TileReadError
-from fintune_xr.store.raw.readers.volume_header import VolumeHeader, checked_spacing, checked_volume, reordered
+from fintune_xr.store.raw.readers.volume_header import VolumeHeader, checked_spacing, checked_volume, reorder_axes
 
 AXES: Final = "zyx"
 _GZIP: Final = b"\x1f\x8b"
@@ -51,7 +51,7 @@ def nifti_frames(file: BinaryIO, *, axes: str = AXES, least_depth: int = 2) -> I
     # (x, y, z, 1, …) in the file, x fastest; axes of one element behind the third hold nothing more.
     volume = np.frombuffer(content, stored, n_voxels, start).reshape(words.get_data_shape()[2::-1])
     slope, intercept = _scaling(words)
-    for plane in reordered(volume, axes):
+    for plane in reorder_axes(volume, axes):
         scaled = plane if (slope, intercept) == (1.0, 0.0) else plane * slope + intercept
         yield scaled.astype(header.dtype, copy=False)
 

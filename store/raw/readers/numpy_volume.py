@@ -13,7 +13,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from fintune_xr.errors import TileReadError
-from fintune_xr.store.raw.readers.volume_header import VolumeHeader, checked_volume, reordered
+from fintune_xr.store.raw.readers.volume_header import VolumeHeader, checked_volume, reorder_axes
 
 AXES: Final = "zyx"
 _ZIP: Final = b"PK"
@@ -40,7 +40,7 @@ def numpy_frames(file: BinaryIO, *, axes: str = AXES, least_depth: int = 2) -> I
     if len(content) < expected:
         raise TileReadError(f"truncated: expected {expected:,} bytes of pixels, found {len(content):,}")
     volume = np.frombuffer(content, dtype, int(np.prod(shape))).reshape(shape, order="F" if fortran else "C")
-    for plane in reordered(volume.reshape(shape[-3:]), axes):
+    for plane in reorder_axes(volume.reshape(shape[-3:]), axes):
         yield plane.astype(dtype.newbyteorder("="), copy=False)
 
 

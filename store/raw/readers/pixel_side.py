@@ -27,7 +27,7 @@ Sides: TypeAlias = tuple[float, float]
 """Width and height of a pixel in um."""
 
 
-def told_side(pages: Any, plane: Any) -> tuple[float, str]:
+def stated_side(pages: Any, plane: Any) -> tuple[float, str]:
     """Side of a pixel of `plane` in angstrom, 0 where nothing tells it; and why what is told is not taken.
 
     Pixels that are no squares, and OME-XML and resolution that contradict each other, tell no side.

@@ -35,6 +35,45 @@ def channel_names(pages: Any) -> tuple[str, ...]:
     return _named([str(label).splitlines()[0] if str(label) else "" for label in labels])
 
 
+def own_name(pages: Any) -> str:
+    """The name of the channel in OME-XML that tells of a single plane; empty where it tells of more, or has no name.
+
+    ImageJ's labels of single planes are mostly names of files, and are not asked.
+    """
+    description = str(getattr(pages[0], "description", "") or "")
+    pixels = pixels_of(description) if has_ome(description) else None
+    if pixels is None:
+        return ""
+    names = _named([node.get("Name", "") for node in pixels if tag_of(node) == "Channel"])
+    return names[0] if len(names) == 1 else ""
+
+
+def check_own_name(name: str, channel: str, channels: Sequence[str], *, marker: str) -> None:
+    """Raises TileReadError where a file calls its plane after another of `channels` than its path does."""
+    for other in channels:
+        if name and other != channel and _is_after(name, other, marker) and not _is_called(name, channel, marker):
+            raise TileReadError(
+                f"channel names: the file calls its plane {name}, its path says {channel}. Correct one of them, or "
+                "store the plane without a name."
+            )
+
+
+def _is_after(name: str, channel: str, marker: str) -> bool:
+    """As `_is_called`, for names that stand alone: a longer one may hold the marker's for other reasons."""
+    whole = {channel.casefold(), *([marker.casefold()] if channel == "marker" and marker != "unknown" else [])}
+    return name.casefold() in whole or (channel == "DAPI" and _NUCLEI.match(name) is not None)
+
+
+def names_of_stack(pages: Any, first: Sequence[int]) -> tuple[str, ...]:
+    """Names of the channels of a stack, whose first planes are the pages `first`; empty where it names none."""
+    description = str(getattr(pages[0], "description", "") or "")
+    if has_ome(description):
+        return _named(_of_ome(description, has_depth=True))
+    told = pages.parent.imagej_metadata if pages.parent.is_imagej else None
+    labels = [str(label) for label in (told or {}).get("Labels") or []]
+    return _named([(labels[at].splitlines() or [""])[0] for at in first]) if len(labels) == len(pages) else ()
+
+
 def order_of_channels(names: Sequence[str], channels: Sequence[str], *, marker: str) -> list[int]:
     """The plane of each of `channels`, by the names that a file gives its planes; in their order where it gives none.
 
@@ -84,11 +123,12 @@ def _check_no_other(names: Sequence[str], channels: Sequence[str], marker: str) 
             )
 
 
-def _of_ome(description: str) -> list[str]:
+def _of_ome(description: str, *, has_depth: bool = False) -> list[str]:
     pixels = pixels_of(description)
     if pixels is None:
         return []
-    _check_axes(int(pixels.get("SizeZ", 1)), int(pixels.get("SizeT", 1)))
+    if not has_depth:
+        _check_axes(int(pixels.get("SizeZ", 1)), int(pixels.get("SizeT", 1)))
     return [node.get("Name", "") for node in pixels if tag_of(node) == "Channel"]
 
 
@@ -96,7 +136,7 @@ def _check_axes(depth: int, times: int) -> None:
     if depth > 1 or times > 1:
         raise TileReadError(
             f"wrong number of planes: the file says that they are depth (Z = {depth}) and time (T = {times}), "
-            "and no channels"
+            "and no channels" + (". --z max, mean, focus or N makes one plane of a stack" if depth > 1 else "")
         )
 
 

@@ -20,7 +20,7 @@ from fintune_xr.store.raw.readers.grey import (
     single_plane,
     upright,
 )
-from fintune_xr.store.raw.readers.header import Header, checked, page_index
+from fintune_xr.store.raw.readers.header import Header, check_header, page_index
 
 _DTYPES: Final = {"1": "bool", "L": "uint8", "P": "uint8", "I;16": "uint16", "I;16B": "uint16", "I": "int32"}
 _COLOURS: Final = "RGB"
@@ -37,7 +37,7 @@ def raster_header(file: BinaryIO, *, page: int | None, dtypes: Collection[str], 
 
     Raises TileReadError for what is neither PNG nor JPEG, truncated, colour, or of another dtype.
     """
-    with opened(file) as image:
+    with open_raster(file) as image:
         return _header(image, page, dtypes, channels=channels)
 
 
@@ -45,7 +45,7 @@ def raster_planes(
     file: BinaryIO, *, pages: Sequence[int], dtypes: Collection[str], channels: bool
 ) -> list[NDArray[Any]]:
     """Pixels (y, x) of each of `pages`, the image decoded once. Raises TileReadError as `raster_plane` does."""
-    with opened(file) as image:
+    with open_raster(file) as image:
         headers = [_header(image, page, dtypes, channels=channels) for page in pages]
         pixels = _pixels(image, dtypes, channels=channels)
         planes = [pixels[..., page_index(page, pixels.shape[2])] if pixels.ndim == 3 else pixels for page in pages]
@@ -74,7 +74,7 @@ def _are_labels(dtypes: Collection[str]) -> bool:
 
 
 @contextmanager
-def opened(file: BinaryIO) -> Iterator[Image.Image]:
+def open_raster(file: BinaryIO) -> Iterator[Image.Image]:
     """The image, once it is a complete PNG or JPEG; raises TileReadError for anything that goes wrong inside."""
     try:
         with Image.open(file, formats=list(_LAST_BYTES)) as image:
@@ -126,11 +126,11 @@ def _spare_decoding(file: BinaryIO, image: Image.Image) -> None:
 def _header(image: Image.Image, page: int | None, dtypes: Collection[str], *, channels: bool) -> Header:
     if image.mode == _COLOURS:
         # Before the orientation is asked for, which may decode the image: then its bits are no longer told.
-        _check_colours(image)
+        check_colours(image)
     height, width = (image.height, image.width)[:: -1 if is_on_its_side(orientation(image)) else 1]
     if channels and image.mode == _COLOURS:
         page_index(page or 0, len(_COLOURS))
-        return checked(Header(height, width, "uint8", len(_COLOURS), is_colour=True), dtypes)
+        return check_header(Header(height, width, "uint8", len(_COLOURS), is_colour=True), dtypes)
     page_index(page, 1)
     mode = image.mode
     # Whether colours are one grey only the pixels tell; a colour image without any counts stays one.
@@ -140,11 +140,14 @@ def _header(image: Image.Image, page: int | None, dtypes: Collection[str], *, ch
     if mode not in _DTYPES:
         expected = "grey, or red, green and blue" if channels else "one grey plane (y, x)"
         raise TileReadError(f"wrong shape: expected {expected}, found {mode} pixels")
-    return checked(Header(height, width, _DTYPES[mode], is_palette=mode == "P"), dtypes)
+    return check_header(Header(height, width, _DTYPES[mode], is_palette=mode == "P"), dtypes)
 
 
-def _check_colours(image: Image.Image) -> None:
-    """Pillow gives 16-bit colours as their upper 8 bits, and a transparent colour as any other, and says neither."""
+def check_colours(image: Image.Image) -> None:
+    """Pillow gives 16-bit colours as their upper 8 bits, and a transparent colour as any other, and says neither.
+
+    Raises TileReadError for both.
+    """
     coded = image.tile if isinstance(image, ImageFile.ImageFile) else []
     if any("16" in str(part) for tile in coded for part in np.atleast_1d(np.asarray(tile[3], object)).ravel()):
         raise TileReadError("wrong dtype: expected red, green and blue of 8 bits each, found 16 bits")

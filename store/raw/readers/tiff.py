@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from fintune_xr.errors import TileReadError
 from fintune_xr.store.raw.readers.grey import ORIENTATION_TAG, UPRIGHT, is_on_its_side, upright
-from fintune_xr.store.raw.readers.header import Header, checked, page_index
-from fintune_xr.store.raw.readers.pixel_side import told_side
-from fintune_xr.store.raw.readers.plane_names import channel_names
+from fintune_xr.store.raw.readers.header import Header, check_header, page_index
+from fintune_xr.store.raw.readers.pixel_side import stated_side
+from fintune_xr.store.raw.readers.plane_names import channel_names, own_name
 
 _MINISWHITE: Final = 0
 _PALETTE: Final = 3
@@ -51,7 +51,7 @@ def tiff_header(file: BinaryIO, *, page: int | None, dtypes: Collection[str], ch
 
     Raises TileReadError for what is not a TIFF, truncated, colour, or of another dtype.
     """
-    with opened(file) as pages:
+    with open_tiff(file) as pages:
         return _header(pages, page or 0, _size(file), dtypes, channels=channels)[1]
 
 
@@ -60,7 +60,7 @@ def tiff_plane(file: BinaryIO, *, page: int | None, dtypes: Collection[str], cha
 
     Raises TileReadError as `tiff_header` does, and where the pixels cannot be decoded.
     """
-    with opened(file) as pages:
+    with open_tiff(file) as pages:
         index = page_index(page, _n_channels(pages) if channels else len(pages))
         plane, header = _header(pages, index, _size(file), dtypes, channels=channels)
         pixels = _upright(plane, np.asarray(plane.asarray(maxworkers=1)), index)
@@ -71,6 +71,18 @@ def _upright(plane: Any, pixels: NDArray[Any], index: int) -> NDArray[Any]:
     """The channel `index` of the pixels of a page, or its only plane, as the picture is to be seen."""
     one = np.take(pixels, index, axis=channel_axis(plane)) if pixels.ndim == 3 else pixels
     return upright(one, orientation(plane))
+
+
+def check_orientations(pages: Any) -> None:
+    """Raises TileReadError where the planes of one image are to be turned in different ways, as where the tag is on the
+    first page alone: nobody can tell which of them lie on each other.
+    """
+    ways = [orientation(page) for page in pages]
+    if len(set(ways)) > 1:
+        raise TileReadError(
+            "orientation: the pages of one image are turned in different ways (tag Orientation: "
+            f"{', '.join(map(str, ways))}). Write one tag on all of them, or turn the pixels and write none."
+        )
 
 
 def orientation(plane: Any) -> int:
@@ -98,7 +110,7 @@ def tiff_planes(file: BinaryIO, *, pages: Sequence[int], dtypes: Collection[str]
     Raises TileReadError as `tiff_plane` does.
     """
     found = []
-    with opened(file) as stored:
+    with open_tiff(file) as stored:
         count = _n_channels(stored) if channels else len(stored)
         decoded: dict[int, NDArray[Any]] = {}
         for page in pages:
@@ -109,7 +121,7 @@ def tiff_planes(file: BinaryIO, *, pages: Sequence[int], dtypes: Collection[str]
 
 
 @contextmanager
-def opened(file: BinaryIO) -> Iterator[Any]:
+def open_tiff(file: BinaryIO) -> Iterator[Any]:
     """The pages of a TIFF; raises TileReadError for anything that goes wrong inside."""
     try:
         # OME metadata may send the reader to other files; one plane of this file is all that is wanted.
@@ -144,6 +156,8 @@ def _header(pages: Any, index: int, size: int, dtypes: Collection[str], *, chann
     n_pages = _n_channels(pages) if channels else len(pages)
     page_index(index, n_pages)
     is_joined = n_pages != len(pages)
+    if channels:
+        check_orientations(pages)
     plane = pages[0 if is_joined else index]
     _check_samples(plane, dtypes)
     _check_one_plane(pages, plane, shape=_shape(plane) if is_joined else plane.shape)
@@ -153,9 +167,10 @@ def _header(pages: Any, index: int, size: int, dtypes: Collection[str], *, chann
     is_colour = is_joined and n_pages == 3 and int(plane.photometric) in _COLOURS
     names = channel_names(pages) if channels and n_pages > 1 else ()
     kind = np.dtype(plane.dtype).name
-    side, doubt = told_side(pages, plane)
-    told = Header(height, width, kind, n_pages, side, is_colour=is_colour, names=names, doubt=doubt)
-    header = checked(told, dtypes)
+    side, doubt = stated_side(pages, plane)
+    own = own_name(pages) if n_pages == 1 else ""
+    told = Header(height, width, kind, n_pages, side, is_colour=is_colour, names=names, doubt=doubt, own_name=own)
+    header = check_header(told, dtypes)
     _check_complete(plane, size)
     return plane, header
 

@@ -72,6 +72,6 @@ def side_of(text: str) -> str:
     return known.get(text.strip().lower(), "")
 
 
-def reordered(volume: NDArray[Any], axes: str) -> NDArray[Any]:
+def reorder_axes(volume: NDArray[Any], axes: str) -> NDArray[Any]:
     """`volume`, whose axes are `axes` (a permutation of zyx), as a view (z, y, x)."""
     return volume.transpose([axes.index(axis) for axis in "zyx"])

@@ -17,7 +17,7 @@ from fintune_xr.finetune.classification.features import Labelled, participants_b
 from fintune_xr.finetune.classification.heads import fit_head
 from fintune_xr.finetune.classification.probe_settings import ProbeSettings
 from fintune_xr.metrics.classification.units import softmax
-from fintune_xr.settings import validated
+from fintune_xr.settings import validate
 
 
 def scans(seed: int, n: int = 120, width: int = 12, strength: float = 1.0, prefix: str = "p") -> Labelled:
@@ -33,7 +33,7 @@ def scans(seed: int, n: int = 120, width: int = 12, strength: float = 1.0, prefi
 
 
 def settings(**given: object) -> ProbeSettings:
-    return validated(ProbeSettings, given)
+    return validate(ProbeSettings, given)
 
 
 def test_logistic_is_scikit_learns() -> None:

@@ -19,7 +19,7 @@ from fintune_xr.finetune import engine
 from fintune_xr.finetune.classification import volumes as volumes_module
 from fintune_xr.finetune.classification.objective import ClassObjective
 from fintune_xr.finetune.classification.settings import ClassTrainSettings, VolumeAugmentation
-from fintune_xr.finetune.classification.volumes import VolumeTiles, varied
+from fintune_xr.finetune.classification.volumes import VolumeTiles, vary
 from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.models.registry import kind_named, load_model, resolve_checkpoint
 from fintune_xr.seeds import stream
@@ -168,18 +168,18 @@ def test_recomputed_blocks_give_the_same(tmp_path: Path, start: Checkpoint) -> N
 def test_augmentation_is_addressed_and_never_turns_depth() -> None:
     one = volume("a/0", 2)
     everything = VolumeAugmentation(flip_x=True, flip_z=True, gain=0.1, gamma=0.1, crop=0.9, noise=3)
-    made = [varied(stream(0, "volume", 0, at), one, everything) for at in range(30)]
-    again = varied(stream(0, "volume", 0, 7), one, everything)
+    made = [vary(stream(0, "volume", 0, at), one, everything) for at in range(30)]
+    again = vary(stream(0, "volume", 0, 7), one, everything)
     np.testing.assert_array_equal(made[7], again)
     assert all(one.shape == other.shape and other.dtype == np.uint8 for other in made)
-    flips = [varied(stream(0, "volume", 0, at), one, VolumeAugmentation(flip_x=True, flip_z=True)) for at in range(30)]
+    flips = [vary(stream(0, "volume", 0, at), one, VolumeAugmentation(flip_x=True, flip_z=True)) for at in range(30)]
     allowed = [one[:, ::z, :, ::x] for z in (1, -1) for x in (1, -1)]
     seen = {next(at for at, same in enumerate(allowed) if np.array_equal(flip, same)) for flip in flips}
     assert seen == {0, 1, 2, 3}
     # The layer of the class stays where it is, but for what the crop moves.
     depth = one[0].mean((0, 2)).argmax()
     assert max(abs(int(other[0].mean((0, 2)).argmax()) - int(depth)) for other in made) <= 2
-    np.testing.assert_array_equal(varied(stream(0, "v", 1), one, VolumeAugmentation()), one)
+    np.testing.assert_array_equal(vary(stream(0, "v", 1), one, VolumeAugmentation()), one)
 
 
 def test_a_tpu_without_its_package_is_refused_before_anything_is_read(tmp_path: Path, start: Checkpoint) -> None:

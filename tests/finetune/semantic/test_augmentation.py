@@ -15,14 +15,9 @@ from skimage.color import combine_stains, separate_stains
 from torchvision.transforms.functional import gaussian_blur
 
 from fintune_xr.finetune.augmentation import Geometry, cut_labels
-from fintune_xr.finetune.semantic.augmentation import (
-    cut_colours,
-    draw_bent,
-    drawn_bend,
-    vary_colours,
-)
+from fintune_xr.finetune.semantic.augmentation import cut_colours, draw_bent, drawn_bend, vary_colours
 from fintune_xr.finetune.semantic.settings import ColourAugmentationSettings
-from fintune_xr.finetune.semantic.stain import StainJitter, draw_jitter, jittered, stain_rows
+from fintune_xr.finetune.semantic.stain import StainJitter, draw_jitter, jitter_stain, stain_rows
 from fintune_xr.models.colours import IMAGENET_MEAN, IMAGENET_SD, standardised_colours
 from fintune_xr.seeds import stream
 
@@ -40,7 +35,7 @@ def coloured(seed: int, shape: tuple[int, int] = (40, 48)) -> np.ndarray:
 @given(seed=st.integers(0, 1000))
 def test_a_jitter_of_nothing_changes_no_bit(seed: int) -> None:
     image = torch.from_numpy(coloured(seed))
-    assert torch.equal(jittered(image, StainJitter((1, 1), (0, 0))), image)
+    assert torch.equal(jitter_stain(image, StainJitter((1, 1), (0, 0))), image)
     assert draw_jitter(stream(seed), alpha=0, beta=0) == StainJitter((1, 1), (0, 0))
 
 
@@ -48,7 +43,7 @@ def test_glass_and_black_stay_what_they_are() -> None:
     strong = StainJitter((1.3, 0.7), (0.3, 0.3))
     for value in (255.0, 0.0):
         image = torch.full((3, 4, 4), value)
-        assert torch.equal(jittered(image, strong), image)
+        assert torch.equal(jitter_stain(image, strong), image)
 
 
 def test_stain_rows_are_unit_lengths_of_the_published_ones() -> None:
@@ -66,7 +61,7 @@ def test_stained_pixels_change_as_in_scikit_image(seed: int) -> None:
     amounts = np.concatenate([rng.uniform(0.4, 1.0, (8, 8, 2)), np.zeros((8, 8, 1))], -1)
     image = 255 * np.exp(-amounts @ stain_rows())
     jitter = draw_jitter(rng, alpha=0.3, beta=0.3)
-    found = jittered(torch.from_numpy(image).movedim(-1, 0).double(), jitter).movedim(0, -1).numpy()
+    found = jitter_stain(torch.from_numpy(image).movedim(-1, 0).double(), jitter).movedim(0, -1).numpy()
     separated = separate_stains(image / 255, np.linalg.inv(stain_rows())) * UNIT
     np.testing.assert_allclose(separated[..., :2], amounts[..., :2], atol=1e-9)
     changed = separated * [*jitter.alpha, 1] + [*jitter.beta, 0]
@@ -78,24 +73,26 @@ def test_pale_pixels_change_in_proportion() -> None:
     pale = torch.full((3, 1, 1), 255 * float(np.exp(-0.075)), dtype=torch.float64)
     jitter = StainJitter((1, 1), (0.2, 0))
     expected = pale[:, 0, 0] * torch.exp(torch.from_numpy(-0.5 * 0.2 * stain_rows()[0]))
-    torch.testing.assert_close(jittered(pale, jitter)[:, 0, 0], expected)
+    torch.testing.assert_close(jitter_stain(pale, jitter)[:, 0, 0], expected)
 
 
 def test_batches_are_stained_image_by_image() -> None:
     images = torch.from_numpy(np.stack([coloured(0), coloured(1)]))
     jitter = StainJitter((1.2, 0.8), (0.1, -0.2))
-    torch.testing.assert_close(jittered(images, jitter)[1], jittered(images[1], jitter))
+    torch.testing.assert_close(jitter_stain(images, jitter)[1], jitter_stain(images[1], jitter))
 
 
 def test_a_real_patch_is_jittered_strongly_and_soon(real_data) -> None:
     image = np.asarray(Image.open(next((real_data / "bcss" / "patches").glob("*_image.png"))))[:256, :256]
     patch = torch.from_numpy(np.moveaxis(image, -1, 0).astype(np.float32))
     rng = stream(0, "real")
-    moved = [float((jittered(patch, draw_jitter(rng, alpha=0.3, beta=0.3)) - patch).abs().mean()) for _ in range(30)]
+    moved = [
+        float((jitter_stain(patch, draw_jitter(rng, alpha=0.3, beta=0.3)) - patch).abs().mean()) for _ in range(30)
+    ]
     assert 8 < np.mean(moved) < 30
     started = time.process_time()
     for _ in range(5):
-        jittered(patch, StainJitter((1.2, 0.8), (0.1, -0.2)))
+        jitter_stain(patch, StainJitter((1.2, 0.8), (0.1, -0.2)))
     assert (time.process_time() - started) / 5 < 0.1
 
 

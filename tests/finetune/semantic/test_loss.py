@@ -12,16 +12,7 @@ from hypothesis import strategies as st
 from torchvision.ops import sigmoid_focal_loss
 
 from fintune_xr.errors import FintuneValueError
-from fintune_xr.finetune.semantic.loss import (
-    CLASS,
-    DICE,
-    IOU,
-    MASK,
-    LossRule,
-    class_weights,
-    mean_one,
-    semantic_loss,
-)
+from fintune_xr.finetune.semantic.loss import CLASS, DICE, IOU, MASK, LossRule, class_weights, mean_one, semantic_loss
 from fintune_xr.models.classes.logits import ClassLogits, probabilities, winners
 from fintune_xr.seeds import stream
 

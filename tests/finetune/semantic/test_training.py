@@ -295,6 +295,17 @@ def test_classes_are_stated_with_the_settings() -> None:
         trainable(SemanticUnetTrainSettings(classes=THREE), start=None, channels=RGB_CHANNELS, device="cpu")
 
 
+def test_mask2former_weighs_classes_and_refuses_losses_that_it_does_not_learn_by() -> None:
+    tiles = class_tiles(2)
+    chosen = {**SMALL_OF[Mask2FormerTrainSettings], "class_weights": [1, 2, 3]}
+    settings = settings_for(Mask2FormerTrainSettings, tiles, **chosen)
+    network: Any = trainable(settings, start=None, channels=RGB_CHANNELS, device="cpu").network
+    np.testing.assert_allclose(network.proposer.criterion.empty_weight, [1, 0.5, 1, 1.5, 0.1], rtol=1e-6)
+    with pytest.raises(SettingsError, match=r"loss: .*its own matching loss.* Leave loss out"):
+        load_settings(Mask2FormerTrainSettings, {"loss": {"mask": 20}})
+    assert load_settings(Mask2FormerTrainSettings, settings.as_dict()) == settings
+
+
 def test_classes_can_be_codes_by_name() -> None:
     short = load_settings(SemanticUnetTrainSettings, {"classes": {"tumor": [1, 19, 20]}})
     long = load_settings(SemanticUnetTrainSettings, {"classes": {"classes": {"tumor": [1, 19, 20]}}})

@@ -15,7 +15,6 @@ from fintune_xr.pipelines.classification import demo_encoders
 from fintune_xr.pipelines.cli.app import run
 from fintune_xr.simulation.oct_cohort import StudySettings, simulate_study
 from fintune_xr.store.cohort import open_cohort
-from fintune_xr.store.raw import fetching
 
 GRID = ("--grid", "16", "64", "64")
 SOURCE = "s3://first-run/retinal_oct"
@@ -39,9 +38,7 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         client.create_bucket(Bucket="first-run")
         for file in made.source.rglob("*.*"):
             client.upload_file(str(file), "first-run", str(file.relative_to(folder)))
-        fetching._system_of.cache_clear()
         yield folder
-    fetching._system_of.cache_clear()
 
 
 @pytest.mark.slow

@@ -7,17 +7,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import zarr
 from labelled_volumes import CLASSES, make_volumes, participants, write_labels
 from sklearn.metrics import balanced_accuracy_score
 
 from fintune_xr import names as n
-from fintune_xr.errors import FintuneValueError, RunMismatchError, SettingsError
+from fintune_xr.errors import FintuneValueError, RunBusyError, RunMismatchError, SettingsError
 from fintune_xr.metrics.classification.units import softmax
-from fintune_xr.pipelines.classification.evaluate import MAJORITY, class_table, evaluate_classes, ranks_of
+from fintune_xr.pipelines.classification.evaluate import (
+    MAJORITY,
+    class_lines,
+    class_table,
+    evaluate_classes,
+    ranks_of,
+)
+from fintune_xr.pipelines.steps.evaluate import evaluate
+from fintune_xr.pipelines.steps.export import export
 from fintune_xr.pipelines.steps.infer import infer
-from fintune_xr.pipelines.studies.probe import listed, probe
+from fintune_xr.pipelines.studies.encoder_benchmark import benchmark_encoders
+from fintune_xr.pipelines.studies.probe import overrides_as_lists, probe
 from fintune_xr.pipelines.task_parts.requests import EvaluateRequest
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.runs.run import run_attrs
@@ -169,6 +179,16 @@ def test_folds_are_stored_apart(store: Path) -> None:
     np.testing.assert_allclose(found["balanced_accuracy_mean"], found[n.BALANCED_ACCURACY].mean(n.FOLD))
 
 
+def test_one_process_fits_a_head_and_one_compares(store: Path, tmp_path: Path) -> None:
+    cohort = open_cohort(store)
+    with cohort.hold("part-profile-logistic", what="fitting"), pytest.raises(RunBusyError, match="profile-logistic"):
+        probe(store, runs=["profile"], overrides=QUICK)
+    assert "profile-logistic" not in cohort.run_names()
+    with cohort.hold(n.BENCHMARK, what="comparing"), pytest.raises(RunBusyError, match="comparing encoders"):
+        benchmark_encoders(store, out=tmp_path, overrides=["models=[vit3d_random]", "random=null"])
+    assert cohort.run_names() == ["profile", "random"]
+
+
 def test_a_class_that_a_part_lacks(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cohort = open_cohort(store)
     images = cohort.images(lazy=False)
@@ -190,8 +210,59 @@ def test_a_class_that_a_part_lacks(store: Path, capsys: pytest.CaptureFixture[st
         probe(store, runs=["profile"], overrides=QUICK, restart=True)
 
 
+def quarantine(cohort: Cohort, run: str, tiles: list[str]) -> None:
+    """Takes these tiles out of a run as `infer` would have done."""
+    group = zarr.open_group(str(cohort.location.path), path=f"runs/{run}", mode="r+")
+    rows = [at for at, tile in enumerate(group["tile"][:].tolist()) if str(tile) in tiles]
+    for name, value in (("state", n.QUARANTINED), ("reason", "constant volume"), ("embedding", np.nan)):
+        column = group[name][:]
+        column[rows] = value
+        group[name][:] = column
+
+
+def test_scans_without_an_embedding_are_said_to_be_left_out(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cohort = open_cohort(store)
+    images = cohort.images(lazy=False)
+    part = dict(zip(map(str, images[n.TILE].values), map(str, images[n.SPLIT].values), strict=True))
+    train = [tile for tile, where in part.items() if where == n.TRAIN]
+    quarantine(cohort, "random", [*train[::3], *(tile for tile, where in part.items() if where == n.VAL)])
+    probe(store, runs=["random"], overrides=["head=linear", *QUICK])
+    said = capsys.readouterr().err
+    lost, n_val = len({*train[::3], CONSTANT} & set(train)), sum(where == n.VAL for where in part.values())
+    assert f"{lost} of {len(train)} scans of train are in quarantine of run random" in said
+    assert f"{n_val} of {n_val} scans of val are in quarantine" in said
+    assert run_attrs(cohort, "random-linear")["provenance"]["n_scans"] == {n.TRAIN: len(train) - lost, n.VAL: 0}
+    quarantine(cohort, "random", [tile for tile in train if tile[1] == "2"])
+    with pytest.raises(FintuneValueError, match="no train scan of oral_medication: those there are, are in quarantine"):
+        probe(store, runs=["random"], overrides=["head=knn", "k=3"])
+
+
+def test_an_encoder_that_tells_nothing_apart_is_said_to(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cohort = open_cohort(store)
+    probe(store, runs=["random"], overrides=QUICK)
+    assert "same embedding" not in capsys.readouterr().err
+    column = zarr.open_array(str(cohort.location.path), path="runs/random/embedding", mode="r+")
+    rounding = np.random.default_rng(0).normal(scale=1e-8, size=column.shape)
+    column[:] = np.float32(0.1) + rounding.astype(np.float32)
+    probe(store, runs=["random"], overrides=["head=knn", "k=3"])
+    assert "run random has the same embedding for all scans" in capsys.readouterr().err
+
+
+def test_ranks_of_a_leaderboard_have_intervals_whatever_was_evaluated_before(store: Path, tmp_path: Path) -> None:
+    """Scores without resamples rank runs by the score alone; a leaderboard that took them would say otherwise."""
+    quarantine(open_cohort(store), "random", ["t000/0", "t000/1"])
+    probe(store, runs=["random", "profile"], overrides=QUICK)
+    for part in (n.VAL, n.TEST):
+        assert "no intervals" in class_lines(evaluate(store, split=part, resamples=0))[0]
+    export(store, to="leaderboard", out=tmp_path / "out")
+    table = pd.read_csv(tmp_path / "out/leaderboard.csv").set_index("run")
+    assert table[[f"{part} {n.BALANCED_ACCURACY} low" for part in (n.VAL, n.TEST)]].notna().all(axis=None)
+    told = (tmp_path / "out/leaderboard.md").read_text()
+    assert "Part test: run random-logistic has 2 annotated tile(s) in quarantine: t000/0, t000/1" in told
+
+
 def test_what_is_refused(store: Path) -> None:
-    assert listed(["head=logistic,knn", "c=1", "weight_decay=[0,1]", "epochs=3"]) == [
+    assert overrides_as_lists(["head=logistic,knn", "c=1", "weight_decay=[0,1]", "epochs=3"]) == [
         "head=[logistic,knn]", "c=[1]", "weight_decay=[0,1]", "epochs=3",
     ]  # fmt: skip
     with pytest.raises(SettingsError, match="weight_decay"):

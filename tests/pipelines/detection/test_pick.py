@@ -15,9 +15,9 @@ from skimage.feature import peak_local_max
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, SplitError, UnknownNameError
-from fintune_xr.metrics.detection import match_points, threshold_curve
+from fintune_xr.metrics.detection import best_threshold, match_points, threshold_curve
 from fintune_xr.pipelines.cli.app import run as run_cli
-from fintune_xr.pipelines.detection.picking import pick_summary
+from fintune_xr.pipelines.detection.picking import pick_summary, threshold_doubt
 from fintune_xr.pipelines.steps.check import check
 from fintune_xr.pipelines.steps.evaluate import evaluate, score_lines, score_table
 from fintune_xr.pipelines.steps.pick import pick
@@ -31,6 +31,7 @@ from fintune_xr.store.runs.create import remove_run
 from fintune_xr.store.runs.picks import open_candidates, open_picks, peaks_of, picks_of
 from fintune_xr.store.zarr_io.groups import open_column, remove_group
 from fintune_xr.tasks.detection import CANDIDATES, POINTS, tile_points
+from fintune_xr.text import texts
 
 PARTS = (n.TRAIN, n.VAL, n.VAL, n.TEST, n.TEST, n.TEST, "")
 
@@ -136,7 +137,7 @@ def test_names_and_parts_that_are_not_there(cohort: Cohort) -> None:
         pick(cohort.url, run="x", model="dog")
     with pytest.raises(FintuneValueError, match=r"'unet' is a run .* a name of their own"):
         pick(cohort.url, run="unet", model="log")
-    with pytest.raises(FintuneValueError, match="no annotated micrograph in part 'tset'"):
+    with pytest.raises(FintuneValueError, match="no annotated tile in part 'tset'"):
         pick(cohort.url, run="unet", part="tset")
     with pytest.raises(FintuneValueError, match="--distance and --border"):
         pick(cohort.url, run="unet", distance=-1)
@@ -148,7 +149,7 @@ def test_names_and_parts_that_are_not_there(cohort: Cohort) -> None:
     with pytest.raises(FintuneValueError, match="run name 'a/b'"):
         pick(cohort.url, run="a/b", model="log")
     split(cohort.url, fractions=(0.5, 0.5, 0), by="tile", force=True)
-    with pytest.raises(FintuneValueError, match="no annotated micrograph in part 'test'"):
+    with pytest.raises(FintuneValueError, match="no annotated tile in part 'test'"):
         pick(cohort.url, run="unet", part="test")
 
 
@@ -403,6 +404,32 @@ def test_a_micrograph_in_quarantine_is_left_out_for_all_runs_and_named(picked: C
     assert "the tiles that all of them have" in score_lines(scores)[1]
 
 
+def test_a_threshold_is_chosen_without_micrographs_in_quarantine_which_are_named(
+    picked: Cohort, tmp_path: Path
+) -> None:
+    shutil.copytree(picked.location.path, tmp_path / "c.zarr")
+    copied = open_cohort(tmp_path / "c.zarr")
+    tiles = texts(copied.images()[n.TILE])
+    lost, left = (i for i, part in enumerate(PARTS) if part == n.VAL)
+    state = open_column(copied.location, f"{n.RUNS}/good/{n.STATE}")
+    state[lost] = n.QUARANTINED
+    picks = pick(copied.url, run="good")
+    assert picks.attrs[n.LEFT_OUT] == {"good": [tiles[lost]]}
+    assert picks.attrs["n_micrographs"] == 1
+    assert f"run good has 1 annotated tile(s) in quarantine: {tiles[lost]}" in pick_summary(picks, len(tiles))
+    peaks = peaks_of(open_candidates(copied, "good"), left)
+    found = match_points(truth(copied, left).yx, peaks.yx, peaks.score, distance_px=picks.attrs[n.DISTANCE_PX])
+    assert picks.attrs[n.THRESHOLD] == best_threshold(threshold_curve([found]))
+    given = pick(copied.url, run="good", threshold=0.5)
+    assert (given.attrs[n.LEFT_OUT], n.PIXEL_THRESHOLD in given.attrs) == ({"good": [tiles[lost]]}, True)
+    assert threshold_doubt(copied, "good", picks) == ""
+    state[lost] = n.DONE
+    assert "had in quarantine are not there any more" in threshold_doubt(copied, "good", picks)
+    state[lost] = state[left] = n.QUARANTINED
+    with pytest.raises(FintuneValueError, match="nothing is left to score"):
+        pick(copied.url, run="good")
+
+
 def test_blobs_are_local_maxima_of_the_response() -> None:
     from scipy.ndimage import gaussian_laplace
 
@@ -463,5 +490,5 @@ def test_check_finds_points_where_none_can_be(cohort: Cohort, group: str, name: 
 
 
 def test_a_run_of_probabilities_has_no_positive_cells(picked: Cohort) -> None:
-    with pytest.raises(FintuneValueError, match="run 'good' holds maps of probability, not cells"):
+    with pytest.raises(FintuneValueError, match="run 'good' holds probabilities of particles, not cells"):
         positivity(picked.url, run="good")

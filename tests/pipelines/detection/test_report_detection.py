@@ -20,7 +20,7 @@ from fintune_xr.analysis.figures.detection import ShownPicks, micrograph_figure,
 from fintune_xr.analysis.report.contents import Note
 from fintune_xr.analysis.report.detection.contents import ExampleMicrograph, PickScores
 from fintune_xr.analysis.report.detection.sections import picks_section
-from fintune_xr.analysis.report.render import left_out
+from fintune_xr.analysis.report.render import stale_sections
 from fintune_xr.pipelines.report import detection as of_particles
 from fintune_xr.pipelines.report.report import report, report_sections
 from fintune_xr.pipelines.steps.evaluate import evaluate
@@ -118,7 +118,7 @@ def test_examples_are_test_micrographs_with_their_picks(cohort: Cohort, monkeypa
 
 
 def _stale(cohort: Cohort) -> dict[str, str]:
-    return {one.what: one.reason for one in left_out(report_sections(cohort))}
+    return {one.what: one.reason for one in stale_sections(report_sections(cohort))}
 
 
 SCORES, STAGES, UNET, BLOBS = "scores of part test", "stages of the self-training em", "picks of unet", "picks of blobs"
@@ -128,7 +128,7 @@ def test_scores_of_other_picks_are_left_out_and_said_to_be(copy: Cohort, tmp_pat
     assert _stale(copy) == {}
     pick(copy.url, run="unet", threshold=0.01)
     assert scored(copy).scores is None
-    (one,) = left_out(report_sections(copy))
+    (one,) = stale_sections(report_sections(copy))
     assert (one.what, one.reason) == (SCORES, "unet has other picks now, or none")
     assert one.command == "fintune-xr evaluate STORE --run blobs --run unet --split test"
     page = report(copy.url, out=tmp_path / "r.html").read_text()

@@ -41,7 +41,7 @@ from fintune_xr.store.runs import pseudo_labels as pseudo_store
 from fintune_xr.store.runs.pseudo_labels import read_pseudo
 from fintune_xr.store.split import require_split
 from fintune_xr.store.zarr_io.groups import open_column
-from fintune_xr.store.zarr_io.locks import holding
+from fintune_xr.store.zarr_io.locks import hold_lock
 from fintune_xr.tasks.detection import POINTS
 
 SETTINGS = {
@@ -217,7 +217,7 @@ class KilledError(Exception):
 
 def test_two_at_once_are_refused(done: tuple[Cohort, Path]) -> None:
     cohort, folder = done
-    with holding(cohort.location, "selftrain-s", what="a test"), pytest.raises(RunBusyError):
+    with hold_lock(cohort.location, "selftrain-s", what="a test"), pytest.raises(RunBusyError):
         selftrain(cohort.url, run_name="s", out=folder.parent, config=SETTINGS)
 
 

@@ -81,7 +81,7 @@ def test_one_micrograph_fills_one_part(tmp_path: Path) -> None:
 def test_micrographs_without_annotation_stay_outside(tmp_path: Path) -> None:
     cohort = make_micrographs(tmp_path / "c.zarr", parts=("train",) * 4 + ("", ""), px=64)
     split(cohort.url, fractions=(0.75, 0.25, 0), force=True, by="tile")
-    assert sorted(cohort.images()[n.SPLIT].values.tolist()) == ["", "", "train", "train", "train", "val"]
+    assert sorted(cohort.images()[n.SPLIT].values.tolist()) == ["train"] * 3 + [n.UNASSIGNED] * 2 + ["val"]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_the_same_micrograph_twice_is_still_a_leak(
     annotate(tmp_path / "raw", tmp_path / "c.zarr")
     with pytest.raises(SplitError, match=rf"set/particles/a .* set/particles/b .*: {why}\n.*same donor .*--restart"):
         split(tmp_path / "c.zarr", fractions=(1 / 3, 1 / 3, 1 / 3), by="tile")
-    assert set(open_cohort(tmp_path / "c.zarr").images()[n.SPLIT].values.tolist()) == {""}
+    assert set(open_cohort(tmp_path / "c.zarr").images()[n.SPLIT].values.tolist()) == {n.UNASSIGNED}
 
 
 def test_another_unit_is_refused(tmp_path: Path) -> None:

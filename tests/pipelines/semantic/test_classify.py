@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from class_runs import tissue_store
+from class_runs import store_class_run, tissue_store, truth_maps
 from sam2_weights import SMALL, random_state, write_published
 from scipy import ndimage
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
@@ -17,7 +17,7 @@ from fintune_xr.errors import FintuneValueError, SettingsError, SplitError, Unkn
 from fintune_xr.models.clip.kind import open_clip_folder
 from fintune_xr.models.clip.random_folder import write_random_clip
 from fintune_xr.pipelines.cli.app import run
-from fintune_xr.pipelines.semantic.annotated import patches_of
+from fintune_xr.pipelines.semantic.patches import patches_of
 from fintune_xr.pipelines.steps.classify import classify
 from fintune_xr.pipelines.steps.evaluate import evaluate
 from fintune_xr.pipelines.steps.infer import infer
@@ -108,12 +108,39 @@ def test_regions_of_a_run_are_automatic_and_a_probe_learns_from_train(place: Pat
     infer(store, run="small", model=str(folder), cluster="threads")
     found = of(place, "small", "min_region_px=16", "which=all", "resamples=20", regions="small")
     assert found.attrs[n.PROTOCOL] == n.AUTOMATIC
+    has_class = (found[n.REGION_TRUTH].values >= 1) & (found[n.REGION_TRUTH].values <= 5)
+    is_new = found[n.SPLIT].values == n.TEST
+    assert has_class[is_new].any()
+    assert has_class[~is_new].any()
+    assert int(found[n.CONFUSION].sum()) == (has_class & is_new).sum()
     probe = of(place, "probe", "probe=logistic", "resamples=20")
     judged = probe[n.SPLIT].values != n.TRAIN
     assert int(probe[n.CONFUSION].sum()) == judged.sum()
     learnt = ~judged
     right = (probe[n.REGION_CLASS] == probe[n.REGION_TRUTH]).values
     assert right[learnt].mean() > 0.3
+
+
+def test_regions_of_a_run_have_its_classes_whichever_they_are_held_against(place: Path) -> None:
+    store = place / "he.zarr"
+    cohort = open_cohort(store)
+    three = ClassMap(classes={"stroma": [2], "tumor": [1], "necrosis": [4]})  # type: ignore[arg-type]
+    maps = truth_maps(cohort, three)
+    store_class_run(cohort, "three", maps, three)
+    n_pieces = sum(ndimage.label(one == label, np.ones((3, 3)))[1] for one in maps for label in (1, 2, 3))
+    for name, classes in (("own", three), ("fewer", ClassMap(classes={"tumor": [1]}))):  # type: ignore[arg-type]
+        sentences = place / f"{name}.json"
+        sentences.write_text(json.dumps({one: PROMPTS[one] for one in classes.names}))
+        chosen = [] if name == "own" else ["classes={tumor:[1]}"]
+        found = classify(
+            store, regions="three", model=place / "clip", prompts=sentences, name=name,
+            overrides=[*chosen, "which=all", "min_region_px=1", "resamples=20"],
+        )  # fmt: skip
+        assert found[n.CLASS].values.tolist() == list(classes.names)
+        assert found.sizes[n.REGION] == n_pieces
+        is_tumor = found[n.LABEL].values == 2
+        expected = found[n.LABEL].values if name == "own" else is_tumor.astype(int)
+        np.testing.assert_array_equal(found[n.REGION_TRUTH], expected)
 
 
 def test_instances_with_classes_are_an_automatic_run(place: Path, tmp_path: Path, monkeypatch) -> None:
@@ -164,7 +191,7 @@ def test_wrong_use_is_refused(place: Path, tmp_path: Path) -> None:
 def test_from_the_command_line(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["classify", place / "he.zarr", "--model", place / "clip", "--prompts", place / "prompts.json"]
     assert run([*map(str, words), "--name", "cli", "resamples=20"]) == 0
-    assert "(prompted): accuracy" in capsys.readouterr().out
+    assert "(prompted), 47 of them judged: accuracy" in capsys.readouterr().out
 
 
 def test_crops_are_square_and_white_around_the_piece() -> None:

@@ -16,7 +16,7 @@ from sklearn.metrics import f1_score
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, SettingsError
 from fintune_xr.pipelines.report.report import report
-from fintune_xr.pipelines.semantic.annotated import (
+from fintune_xr.pipelines.semantic.patches import (
     class_balance,
     patches_for_training,
     require_classes,
@@ -135,6 +135,13 @@ def test_a_class_without_a_pixel_in_train_is_refused(store: Path, capsys: pytest
     assert (image.dtype, image.shape) == (np.dtype(np.uint8), (3, *codes.shape))
 
 
+def test_what_a_class_takes_in_is_said(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stated_class_map(open_cohort(store), ClassMap(classes={"tumor": [1, 19]}))  # type: ignore[arg-type]
+    assert "classes: tumor takes in code 19 (angioinvasion)" in capsys.readouterr().err
+    stated_class_map(open_cohort(store), None)
+    assert not capsys.readouterr().err
+
+
 def test_balance_without_a_split(tmp_path: Path) -> None:
     from class_runs import tissue_store
 
@@ -157,6 +164,7 @@ def test_exported_maps_have_the_codes_of_the_annotations(store: Path, tmp_path: 
             told = json.loads(image.info["fintune-xr"])
             if path.name.endswith("_pred.png"):
                 by_tile[told[n.TILE]] = np.asarray(image)
+                assert list(told["codes"].values()) == [*codes, 255]
             else:
                 assert image.mode == "RGB"
     for tile, expected in zip(tiles, maps, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,21 @@ from class_runs import tissue_store
 from hypothesis import given
 from hypothesis import strategies as st
 from sam2_weights import SMALL, random_state, write_published
+from scipy import ndimage
 from sklearn.metrics import f1_score
 
 from fintune_xr import names as n
 from fintune_xr.errors import CheckpointError, RunMismatchError
-from fintune_xr.models.classes.mapper import oriented
+from fintune_xr.models.classes.mapper import orient
 from fintune_xr.pipelines.cli.app import run
-from fintune_xr.pipelines.semantic.annotated import patches_of
+from fintune_xr.pipelines.semantic.patches import patches_of
 from fintune_xr.pipelines.steps.split import split
-from fintune_xr.pipelines.studies.prompted import masks_of_prompts, turned_prompt
+from fintune_xr.pipelines.studies.prompt_study import PromptedSettings, masks_of_prompts, turned_prompt
 from fintune_xr.pipelines.studies.sweep import sweep
-from fintune_xr.pixels.prompts import PROMPT_KINDS, Prompt, closed, largest_piece, prompt_of
+from fintune_xr.pixels.prompts import PROMPT_KINDS, Prompt, close_mask, largest_piece, prompt_of
 from fintune_xr.schema import check_dataset
 from fintune_xr.seeds import stream
+from fintune_xr.settings import load_settings
 from fintune_xr.store.cohort import open_cohort
 from fintune_xr.store.split import annotated_tiles
 from fintune_xr.tasks.class_map import ClassMap
@@ -62,7 +65,14 @@ def test_the_largest_piece_and_closing() -> None:
     holed[30, 30] = False
     expected = holed.copy()
     expected[30, 30] = True
-    np.testing.assert_array_equal(closed(holed | disc((60, 60), (5, 5), 2))[15:45, 15:45], expected[15:45, 15:45])
+    np.testing.assert_array_equal(close_mask(holed | disc((60, 60), (5, 5), 2))[15:45, 15:45], expected[15:45, 15:45])
+
+
+@given(seed=st.integers(0, 50), shape=st.tuples(st.integers(1, 20), st.integers(1, 20)), share=st.floats(0.0, 1.0))
+def test_closing_is_that_of_scipy(seed: int, shape: tuple[int, int], share: float) -> None:
+    found = stream(seed).random(shape) < share
+    closed = ndimage.binary_closing(np.pad(found, 2), np.ones((5, 5), bool))[2:-2, 2:-2]
+    np.testing.assert_array_equal(close_mask(found), largest_piece(closed))
 
 
 @given(turns=st.integers(0, 3), mirrored=st.booleans(), x=st.integers(0, 8), y=st.integers(0, 5))
@@ -71,7 +81,7 @@ def test_points_turn_with_the_image(turns: int, mirrored: bool, x: int, y: int) 
     image[0, y, x] = 1
     prompt = Prompt(np.array([[x, y]], float), np.ones(1, np.int64), np.array([x, y, x, y], float))
     found = turned_prompt(prompt, (6, 9), turns, mirrored)
-    where = np.argwhere(oriented(image, turns, mirrored)[0])[0]
+    where = np.argwhere(orient(image, turns, mirrored)[0])[0]
     np.testing.assert_array_equal(found.points[0], where[::-1])
     np.testing.assert_array_equal(found.box, [*where[::-1], *where[::-1]])
 
@@ -82,9 +92,11 @@ class BoxNetwork:
     def embed(self, image: np.ndarray) -> Any:
         return image.shape[:2]
 
-    def asked(self, embedded: Any, points: Any, labels: Any, box: np.ndarray) -> np.ndarray:
-        logits = np.full(embedded, -1.0, np.float32)
-        left, top, right, bottom = box.astype(int)
+    def asked(self, embedded: Any, prompts: Sequence[Prompt]) -> list[np.ndarray]:
+        return [self.inside(embedded, *prompt.box.astype(int)) for prompt in prompts if prompt.box is not None]
+
+    def inside(self, shape: tuple[int, int], left: int, top: int, right: int, bottom: int) -> np.ndarray:
+        logits = np.full(shape, -1.0, np.float32)
         logits[top : bottom + 1, left : right + 1] = 1
         return logits
 
@@ -163,3 +175,9 @@ def test_from_the_command_line(
     out = capsys.readouterr().out
     assert "no automatic result" in out
     assert "perclass_dice_image_mean" in out
+
+
+def test_classes_are_stated_as_for_a_training() -> None:
+    stated = load_settings(PromptedSettings, None, ["classes={tumor:[1,19,20]}"]).classes
+    assert stated is not None
+    assert stated.classes == (("tumor", (1, 19, 20)),)

@@ -11,8 +11,8 @@ from class_runs import shaken_maps, store_class_run, tissue_store
 
 from fintune_xr import names as n
 from fintune_xr.analysis.report.contents import Note, Section
-from fintune_xr.analysis.report.semantic.marks import mark_notes, standing
-from fintune_xr.analysis.report.semantic.prompted import prompted_section, regions_section
+from fintune_xr.analysis.report.semantic.marks import mark_notes, verdict
+from fintune_xr.analysis.report.semantic.prompts import prompted_section, regions_section
 from fintune_xr.analysis.report.semantic.verdicts import verdicts
 from fintune_xr.errors import SplitError
 from fintune_xr.pipelines.report.report import report, report_sections
@@ -86,7 +86,7 @@ def test_scores_of_a_run_made_anew_are_left_out(cohort: Cohort) -> None:
     (0.6, 0.5, 0.64, "not reached"), (0.9, np.nan, np.nan, "open"), (0.6, 0.55, 0.65, "open"),
 ])  # fmt: skip
 def test_a_mark_is_reached_by_the_whole_interval(value: float, low: float, high: float, held: str) -> None:
-    assert standing(value, low, high, 0.65) == held
+    assert verdict(value, low, high, 0.65) == held
 
 
 def scores(gain: float, low: float, high: float, p: float) -> xr.Dataset:

@@ -11,14 +11,17 @@ import pytest
 from class_runs import tissue_store
 
 from fintune_xr import names as n
-from fintune_xr.errors import FintuneValueError, RunMismatchError
+from fintune_xr.errors import FintuneValueError, RunMismatchError, SplitError
 from fintune_xr.finetune.semantic.settings import Sam2TrainSettings
 from fintune_xr.pipelines.cli.app import run
 from fintune_xr.pipelines.steps.infer import infer
+from fintune_xr.pipelines.steps.ingest import ingest
 from fintune_xr.pipelines.steps.split import split
 from fintune_xr.pipelines.steps.train import train
 from fintune_xr.settings import load_settings
+from fintune_xr.simulation.he_cohort import HeCohortSettings, simulate_he_cohort
 from fintune_xr.store.cohort import open_cohort
+from fintune_xr.store.lineage.learnt_scale import mixed_sides
 from fintune_xr.tasks.class_map import ClassMap
 
 QUICK = ("epochs=1", "patches_per_epoch=4", "batch_size=2", "patch_px=64", "filters=[4,8,8]")
@@ -66,6 +69,46 @@ def test_a_binary_task_is_a_class_map(store: Path, tmp_path: Path) -> None:
     found = open_cohort(store).run("tumor", lazy=False)
     assert found[n.CLASS].values.tolist() == ["tumor"]
     assert set(np.unique(found[n.CLASSES].values)) <= {0, 1, 255}
+
+
+def test_another_magnification_is_told(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = train(store, model="semantic_unet", run_name="scale", out=tmp_path, overrides=QUICK)
+    file = folder / "training.json"
+    record = json.loads(file.read_text())
+    assert record["pixel_sides_um"] == [0.25, 0.25]
+    three = HeCohortSettings(n_donors=3, tiles_per_donor=(1, 1), tile_px=96, damaged=False)
+    simulate_he_cohort(tmp_path / "raw", settings=three)
+    sides = ("0.2500", "0.2600", "0.5000")
+    for path in [*(tmp_path / "raw").rglob("*S00?-DX1_xmin0_*.png")]:
+        side = sides[int(path.name.split("-S00")[1][0])]
+        path.rename(path.with_name(path.name.replace("MPP-0.2500", f"MPP-{side}")))
+    ingest(tmp_path / "raw", tmp_path / "other.zarr", layout="bcss")
+    capsys.readouterr()
+    infer(store, run="same", model=str(folder), cluster="threads", parts=("val",))
+    assert "magnification" not in capsys.readouterr().err
+    infer(tmp_path / "other.zarr", run="other", model=str(folder), cluster="threads")
+    assert "learnt from pixels of 0.25 um, and those of 1 of 3 tiles are 0.5 um" in capsys.readouterr().err
+    # A record of an earlier release does not tell: the training is the same, and nothing is said.
+    del record["pixel_sides_um"]
+    file.write_text(json.dumps(record))
+    assert train(store, model="semantic_unet", run_name="scale", out=tmp_path, overrides=QUICK) == folder
+    infer(tmp_path / "other.zarr", run="again", model=str(folder), cluster="threads")
+    assert "magnification" not in capsys.readouterr().err
+
+
+def test_tiles_of_two_magnifications_learn_together_and_it_is_said() -> None:
+    assert mixed_sides({"pixel_sides_um": [0.25, 0.5]}).startswith("pixels of 0.25 to 0.5 um learn together")
+    assert mixed_sides({"pixel_sides_um": [0.25, 0.28]}) == ""
+    assert mixed_sides({}) == ""
+
+
+def test_without_a_val_part_it_is_said_what_to_do(tmp_path: Path) -> None:
+    made = tissue_store(tmp_path)
+    split(made, fractions=(0.5, 0.0, 0.5), seed=1)
+    with pytest.raises(
+        SplitError, match=r"in part 'val' \(annotated tiles of all markers: train \d+, val 0, test \d+\)"
+    ):
+        train(made, model="semantic_unet", run_name="x", out=tmp_path, overrides=QUICK)
 
 
 def test_weights_of_other_classes_are_not_trained_on(store: Path, tmp_path: Path) -> None:

@@ -1,0 +1,84 @@
+"""Annotations of one image in a COCO file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fintune_xr.errors import TileReadError
+from fintune_xr.store.raw.readers.drawings.painting import Drawn, ring
+
+
+def image_names(document: Any) -> list[str]:
+    """Names of the images in their order. Raises TileReadError where this is no COCO file of instances."""
+    if not isinstance(document, dict) or not {"images", "annotations"} <= document.keys():
+        raise TileReadError("unreadable: expected a COCO file with images and annotations")
+    names = [str(image["file_name"]) for image in document["images"]]
+    if len(set(names)) < len(names):
+        raise TileReadError("unreadable: two images of the COCO file have one name")
+    return names
+
+
+def drawn_annotations(document: Any, at: int, shape: tuple[int, int]) -> Iterator[Drawn]:
+    """The annotations of the image at this place, called by the key `label` where they have one.
+
+    Raises TileReadError where the image was of another size, and for crowds, which are no instances.
+    """
+    image_names(document)
+    image = document["images"][at]
+    said = (int(image["height"]), int(image["width"]))
+    if said != shape:
+        raise TileReadError(f"wrong shape: expected {shape[0]} x {shape[1]} as the tile, found {said[0]} x {said[1]}")
+    for one in document["annotations"]:
+        if one["image_id"] == image["id"]:
+            yield _drawn(one, shape)
+
+
+def _drawn(one: Mapping[str, Any], shape: tuple[int, int]) -> Drawn:
+    name, segmentation = str(one.get("label", "")), one["segmentation"]
+    if one.get("iscrowd") and isinstance(segmentation, dict) and "label" not in one:
+        raise TileReadError("a crowd of objects (iscrowd) is no instance. Leave crowds out.")
+    if isinstance(segmentation, dict):
+        counts = segmentation["counts"]
+        lengths = unpack_text(counts) if isinstance(counts, str) else counts
+        return Drawn(name, mask=unpack_runs(lengths, segmentation["size"]))
+    # Polygons of COCO are pieces of one object, and know no holes: a pixel of two of them is of the object.
+    pieces = [Drawn("", (ring(np.reshape(one, (-1, 2))),)).pixels(shape) for one in segmentation]
+    if not pieces:
+        raise TileReadError("no area: an annotation has an empty segmentation")
+    return Drawn(name, mask=np.logical_or.reduce(pieces))
+
+
+def unpack_runs(counts: Sequence[int], size: Sequence[int]) -> NDArray[np.bool_]:
+    """The mask (y, x) of `size` out of the lengths of runs outside and inside in turns, column by column.
+
+    Raises TileReadError where they are of another size.
+    """
+    lengths = np.asarray(counts, np.int64)
+    if (lengths.size and lengths.min() < 0) or lengths.sum() != int(size[0]) * int(size[1]):
+        raise TileReadError(f"unreadable: run lengths of {lengths.sum()} pixels, expected {size[0]} x {size[1]}")
+    flat = np.repeat(np.arange(lengths.size) % 2 == 1, lengths)
+    return flat.reshape((int(size[0]), int(size[1])), order="F")
+
+
+def unpack_text(text: str) -> list[int]:
+    """Run lengths out of COCO's text: five bits a character, from the third length on less the one before the last.
+
+    Reference: `rleFrString` of pycocotools.
+    """
+    counts: list[int] = []
+    value, shift = 0, 0
+    for letter in text:
+        bits = ord(letter) - 48
+        value |= (bits & 0x1F) << shift
+        shift += 5
+        if bits & 0x20:
+            continue
+        if bits & 0x10:
+            value -= 1 << shift
+        counts.append(value + counts[-2] if len(counts) > 2 else value)
+        value, shift = 0, 0
+    return counts

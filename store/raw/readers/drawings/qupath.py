@@ -1,0 +1,56 @@
+"""Objects that QuPath exports as GeoJSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from fintune_xr.errors import TileReadError
+from fintune_xr.store.raw.readers.drawings.painting import Drawn, ring
+
+# What is told apart in an export; whatever says nothing is an annotation, as QuPath takes it.
+_ANNOTATION: Final = "annotation"
+_KINDS: Final = {"detection": "cells", "cell": "cells", _ANNOTATION: "annotations"}
+
+
+def drawn_features(document: Any, _shape: tuple[int, int]) -> Iterator[Drawn]:
+    """The polygons of a feature, a list or a collection of features, called by their names.
+
+    Coordinates are px of the full resolution.
+
+    Raises TileReadError for other geometries, for objects that are no cells or annotations, and for both of them
+    in one file: then it must be said which of them are meant.
+    """
+    features = _features(document)
+    kinds = {_kind(one) for one in features}
+    if len(kinds) > 1:
+        raise TileReadError("both cells and annotations are in this file. Export those that are meant from QuPath.")
+    for feature in features:
+        name = str(_properties(feature).get("name") or "")
+        yield Drawn(name, tuple(ring(one) for one in _rings(feature["geometry"])))
+
+
+def _features(document: Any) -> list[Mapping[str, Any]]:
+    if isinstance(document, list):
+        return document
+    return list(document["features"]) if "features" in document else [document]
+
+
+def _rings(geometry: Mapping[str, Any]) -> Iterator[Any]:
+    kind = geometry["type"]
+    if kind not in ("Polygon", "MultiPolygon"):
+        raise TileReadError(f"no area: a {kind} encloses nothing")
+    pieces = [geometry["coordinates"]] if kind == "Polygon" else geometry["coordinates"]
+    for piece in pieces:
+        yield from piece
+
+
+def _kind(feature: Mapping[str, Any]) -> str:
+    told = str(_properties(feature).get("objectType", _ANNOTATION)).lower()
+    if told not in _KINDS:
+        raise TileReadError(f"objects of the kind {told!r} are no cells and no annotations")
+    return _KINDS[told]
+
+
+def _properties(feature: Mapping[str, Any]) -> Mapping[str, Any]:
+    return feature.get("properties") or {}
