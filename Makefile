@@ -12,13 +12,17 @@ WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 # Minutes of `make fuzz`.
 MINUTES ?= 10
 
-.PHONY: demo test lint bench fuzz site clean
+.PHONY: demo test properties lint bench fuzz site clean
 
 demo: $(STAMP)
 	$(BIN)/fintune-xr demo demo $(if $(QUICK),--quick)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+# The tests of properties on examples that are drawn anew.
+properties: $(STAMP)
+	$(BIN)/python -m pytest -n $(WORKERS) -m hypothesis --hypothesis-profile drawn
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
