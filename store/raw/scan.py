@@ -32,7 +32,7 @@ from fintune_xr.store.raw.pairing import (
     without_strays,
 )
 from fintune_xr.store.raw.readers import Header, Stack, read_header, read_stack
-from fintune_xr.store.raw.readers.header import shape_text
+from fintune_xr.store.raw.readers.header import axes_hint, shape_text
 from fintune_xr.store.raw.readers.plane_names import check_own_name, order_of_channels
 from fintune_xr.store.raw.sources import Place, list_files, place_in
 
@@ -298,7 +298,7 @@ def _plane_of_file(source: Place, layout: Layout, path: str, name: PlaneName) ->
     header = read_header(place_in(source, path), dtypes=layout.dtypes)
     if header.pages != 1:
         stacks = ". --z max, mean, focus or N makes one plane of a stack along z" if layout.kind == IF.name else ""
-        raise TileReadError(f"wrong shape: expected one plane, found {header.pages} pages{stacks}", path)
+        raise TileReadError(f"wrong shape: expected one plane, found {header.pages} pages{axes_hint(header) or stacks}", path)
     channel = layout.channels.get(name.channel, "")
     check_own_name(header.own_name, channel, list(layout.channels.values()) if channel else [], marker=name.marker)
     return [FoundPlane(name, PlaneFile(path), header)]
@@ -354,7 +354,9 @@ def _channels_of_file(source: Place, layout: Layout, path: str, name: PlaneName)
         _check_colour(header)
     if found != layout.planes:
         expected = [layout.channels.get(str(plane), "empty") for plane in range(layout.planes)]
-        raise TileReadError(f"wrong number of planes: expected {layout.planes} ({', '.join(expected)}), found {found}")
+        raise TileReadError(
+            f"wrong number of planes: expected {layout.planes} ({', '.join(expected)}), found {found}{axes_hint(header)}"
+        )
     return [
         FoundPlane(
             replace(name, channel=token),

@@ -152,6 +152,23 @@ def test_faulty_files_are_quarantined_with_a_plain_reason(tmp_path: Path) -> Non
     assert open_cohort(tmp_path / "c.zarr").quarantine().sizes[n.ITEM] == 3
 
 
+@pytest.mark.parametrize(("axis", "place"), [(-1, "last"), (1, "middle")])
+@pytest.mark.parametrize("layout", ["planes", "custom"])
+def test_channels_that_lie_last_are_told_from_planes(tmp_path: Path, layout: str, axis: int, place: str) -> None:
+    """What tifffile writes of such an array says that each row is a page."""
+    image = pixels(planes=2)
+    write(tmp_path / "in" / "d1" / "GFAP" / "b0c0.tif", np.moveaxis(image, 0, axis))
+    ways: dict[str, object] = {} if layout == "planes" else {"pattern": r"(?P<donor>d1)/GFAP/(?P<tile>.*)\.tif"}
+    planned = plan_ingest(tmp_path / "in", layout=choose_layout(layout, **ways))  # type: ignore[arg-type]
+    (reason,) = set(planned.left_out["reason"]) - {""}
+    for words in ("found 20", f"Is the {place} one, of length 2", f"numpy.moveaxis(pixels, {axis}, 0)"):
+        assert words in reason
+    # What it says to type does it.
+    stored = tifffile.imread(tmp_path / "in" / "d1" / "GFAP" / "b0c0.tif")
+    write(tmp_path / "in" / "d1" / "GFAP" / "b0c0.tif", np.moveaxis(stored, axis, 0), photometric="minisblack")
+    assert layout == "custom" or plan_ingest(tmp_path / "in", layout="planes").tiles["tiles"].sum() == 1
+
+
 def test_plain_files_of_several_channels(tmp_path: Path) -> None:
     images = {f"d{i}/GFAP/t{i}": pixels(i, planes=2) for i in range(2)}
     for tile, image in images.items():

@@ -17,6 +17,8 @@ LABEL_DTYPES: Final = ("bool", "uint8", "uint16", "uint32", "int8", "int16", "in
 
 # A damaged header may claim any size; a plane beyond this is refused before memory is asked for.
 MOST_PIXELS: Final = 2**31
+# No picture is as narrow as this; an axis of this length at most counts channels.
+_MOST_CHANNELS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,22 @@ def shape_of(depth: int, height: int, width: int) -> tuple[int, ...]:
 def shape_text(shape: Sequence[int]) -> str:
     """A shape as messages give it: 512 x 640."""
     return " x ".join(map(str, shape))
+
+
+def axes_hint(header: Header) -> str:
+    """That channels seem to lie last, or in the middle, where pages are too narrow for pictures; empty where not.
+
+    Some programs count every row of such a file as a page, and nothing in it says otherwise.
+    """
+    shortest = min(header.height, header.width)
+    if shortest > _MOST_CHANNELS or shortest >= min(header.pages, max(header.height, header.width)):
+        return ""
+    place, axis = ("last", -1) if shortest == header.width else ("middle", 1)
+    return (
+        f" of {header.height} x {header.width} px: axes ({header.pages}, {header.height}, {header.width}) were read as "
+        f"(plane, y, x). Is the {place} one, of length {shortest}, that of the channels? Save them first: "
+        f"tifffile.imwrite(path, numpy.moveaxis(pixels, {axis}, 0), photometric='minisblack')"
+    )
 
 
 def check_header(header: Header, dtypes: Collection[str]) -> Header:
