@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -59,32 +59,6 @@ class IngestOptions(TypedDict, total=False):
     z: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Options:
-    """What `IngestOptions` says, with what holds where nothing is said."""
-
-    workers: int | None = None
-    verify: bool = False
-    kind: str | None = None
-    title: str = ""
-    binning: int = 1
-    cut: int = 0
-    z: str = ""
-
-    def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 0:
-            raise FintuneValueError(f"--workers: expected 0 (one for each processor) or more, got {self.workers}")
-
-    @classmethod
-    def of(cls, options: IngestOptions) -> _Options:
-        """`options` with defaults. Raises TypeError for a keyword that is none."""
-        known = [field.name for field in fields(cls)]
-        for word in options.keys() - set(known):
-            hint = nearest(word, known) or f" It knows {', '.join(known)}."
-            raise TypeError(f"ingest() got an unexpected keyword argument {word!r}.{hint}")
-        return cls(**options)
-
-
 def ingest(
     source: str | Path, store: str | Path, *, layout: str | Layout = "rosmap", samples: str | Path = "",
     volumes: VolumeRequest | None = None, cluster: str = "", overrides: Sequence[str] = (),
@@ -104,27 +78,36 @@ def ingest(
     Raises UnknownNameError for a layout, FintuneValueError where nothing fits, a table of samples cannot be used, sizes
     differ too much, or the store was made with another binning, cut or `z`; TypeError for a keyword that is none.
     """
-    how = _Options.of(options)
+    _check(options)
+    workers, verify, title = options.get("workers"), options.get("verify", False), options.get("title", "")
     profile = load_profile(cluster, tuple(overrides)) if cluster else None
     if profile is not None:
         source, store = shared_path(source), shared_path(store)
-    chosen = _chosen(layout, samples, source, how.z)
+    chosen = _chosen(layout, samples, source, options.get("z", ""))
     with shards_on(profile) as mapper:
         if chosen.kind == OCT.name:
-            asked = replace(volumes or VolumeRequest(), workers=how.workers, verify=how.verify, title=how.title)
+            asked = replace(volumes or VolumeRequest(), workers=workers, verify=verify, title=title)
             return ingest_study(source, store, chosen, asked, mapper=mapper)
         _refuse_volumes(chosen, volumes)
-        found = scan(source, chosen, binning=how.binning, cut=how.cut)
+        found = scan(source, chosen, binning=options.get("binning", 1), cut=options.get("cut", 0))
         for line in _levels(found):
             say(f"ingest: {line}")
-        cohort = open_or_create(store, found, kind=how.kind, title=how.title)
+        cohort = open_or_create(store, found, kind=options.get("kind"), title=title)
         with steps("ingest") as progress:
-            report = ingest_tiles(
-                cohort, found, workers=how.workers, verify=how.verify, progress=progress, mapper=mapper
-            )  # fmt: skip
+            report = ingest_tiles(cohort, found, workers=workers, verify=verify, progress=progress, mapper=mapper)
     for line in [*extra_lines(found.ignored), *doubt_lines(found.tiles), *size_lines(cohort), *twin_lines(cohort)]:
         say(f"ingest: {line}")
     return report
+
+
+def _check(options: IngestOptions) -> None:
+    known = list(IngestOptions.__annotations__)
+    for word in options.keys() - set(known):
+        hint = nearest(word, known) or f" It knows {', '.join(known)}."
+        raise TypeError(f"ingest() got an unexpected keyword argument {word!r}.{hint}")
+    workers = options.get("workers")
+    if workers is not None and workers < 0:
+        raise FintuneValueError(f"--workers: expected 0 (one for each processor) or more, got {workers}")
 
 
 def _chosen(layout: str | Layout, samples: str | Path, source: str | Path, z: str) -> Layout:
