@@ -179,9 +179,10 @@ def own_planes(entries: Mapping[str, Any], record: Mapping[str, Any]) -> Planes:
 
 
 def load_strictly(network: torch.nn.Module, state: Mapping[str, torch.Tensor], *, source: str) -> None:
-    """Fills `network` with `state`, which must fit entry by entry.
+    """Fills `network` with `state`, which must fit entry by entry and hold finite numbers alone.
 
-    Raises CheckpointError naming the entries of `source` that are missing, unknown or of another shape.
+    Raises CheckpointError naming the entries of `source` that are missing, unknown or of another shape, or the first
+    that holds NaN or infinite numbers: a network with one answers without a word, and nothing it says is worth a thing.
     """
     expected = network.state_dict()
     faults = [f"missing: {key}" for key in expected if key not in state]
@@ -196,7 +197,19 @@ def load_strictly(network: torch.nn.Module, state: Mapping[str, torch.Tensor], *
         raise CheckpointError("\n  ".join([f"{source} does not fit {type(network).__name__}:", *shown]))
     # The file's tensors are mapped from disk; the network gets copies that nothing can change any more.
     copies = {key: value.to(expected[key].dtype, copy=True) for key, value in state.items()}
+    _require_finite(copies, source)
     network.load_state_dict(copies, assign=True)
+
+
+def _require_finite(state: Mapping[str, torch.Tensor], source: str) -> None:
+    import torch
+
+    for key, value in state.items():
+        if n_bad := int((~torch.isfinite(value)).sum()):
+            raise CheckpointError(
+                f"{source}: expected finite numbers, but {n_bad} of the {value.numel()} in {key} are NaN or infinite. "
+                "The file is damaged, or its training diverged: copy it anew, or take other weights."
+            )
 
 
 def read_record(path: Path) -> Mapping[str, Any]:
