@@ -24,26 +24,33 @@ from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.instance.cell_blocks import cell_blocks
 from fintune_xr.pipelines.instance.tissue_regions import TissueRegion
 from fintune_xr.pixels.pixel_side import sides_um
-from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.cohort import Cohort, explain_read_errors
 from fintune_xr.store.runs.mask_run import open_mask_run
 from fintune_xr.text import texts
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Cells:
-    """Of all cells of a run, ordered by tile and label: which are positive, and which are asked for.
+    """The cells of a run, read tile by tile: which are positive, and which are asked for.
 
-    `first` (tile + 1,) is where the cells of each tile begin; `is_known` (tile,) says of which tiles it is known what
-    is positive.
+    `first` (tile + 1,) is where the cells of each tile begin, `limits` and `background` (tile,) are what their signals
+    are held against; `is_known` (tile,) says of which tiles it is known what is positive.
     """
 
+    stored: xr.Dataset
     first: NDArray[np.int64]
-    is_positive: NDArray[np.bool_]
-    is_asked: NDArray[np.bool_]
+    limits: NDArray[np.float32]
+    background: NDArray[np.float32]
     is_known: NDArray[np.bool_]
+    region: TissueRegion | None
 
-    def of(self, tile: int) -> slice:
-        return slice(int(self.first[tile]), int(self.first[tile + 1]))
+    def judged(self, tile: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Which cells (cell,) of a tile are positive, and which are asked for: those of `region`, else all."""
+        cells = self.stored.isel({n.CELL: slice(int(self.first[tile]), int(self.first[tile + 1]))}).load()
+        is_positive = marker_signal(cells, self.background) > self.limits[tile]
+        if self.region is None:
+            return is_positive, np.ones(is_positive.size, bool)
+        return is_positive, cells[n.REGION_CODE].values == self.region.code
 
 
 def share_across(
@@ -56,7 +63,7 @@ def share_across(
     lies above the marker's threshold, which is that of all its cells, as in `apply_rules`. Counted are fields that have
     a tile of each marker, all of them `valid` (tile,) and with a threshold; how many are not, and how many cells have
     the same cell in every other tile, is said. The only entry of `marker` is all markers together, as GFAP+IBA1.
-    Memory: two bytes for each cell of the run.
+    Memory holds a few numbers for each tile, and the masks and cells of one field.
 
     Raises FintuneValueError where the store knows no fields, two tiles of a field have one marker, or tiles of a field
     differ in size; UnknownNameError for a marker that is not there.
@@ -64,7 +71,7 @@ def share_across(
     markers = [marker for marker, _ in readout.conditions]
     images = cohort.images(lazy=False)
     fields = _fields(cohort, images, markers)
-    cells = _judged(cohort, run, readout, region)
+    cells = _under_limits(cohort, run, readout, region)
     usable = valid & cells.is_known
     counted = [field for field in fields if usable[list(field)].all()]
     if len(counted) < len(fields):
@@ -75,8 +82,10 @@ def share_across(
     positive, asked, same = (np.zeros(len(donors), np.int64) for _ in range(3))
     masks, of_tile = open_mask_run(cohort.location, run), texts(images[n.DONOR])
     for field in counted:
-        found = _matched([masks.mask(tile) for tile in field], [cells.is_positive[cells.of(tile)] for tile in field])
-        chosen, donor = cells.is_asked[cells.of(field[0])], donors.index(of_tile[field[0]])
+        with explain_read_errors(f"{n.CELLS}/{run} of {cohort.url}"):
+            judged = [cells.judged(tile) for tile in field]
+        found = _matched([masks.mask(tile) for tile in field], [is_positive for is_positive, _ in judged])
+        chosen, donor = judged[0][1], donors.index(of_tile[field[0]])
         for total, which in zip((asked, same, positive), (chosen, *found), strict=True):
             total[donor] += np.count_nonzero(which & chosen)
     seen = f"{same.sum()} of {asked.sum()} cells are seen in every tile of their field"
@@ -134,31 +143,21 @@ def _refuse_unlike(cohort: Cohort, images: xr.Dataset, fields: Sequence[tuple[in
                 )
 
 
-def _judged(cohort: Cohort, run: str, readout: Readout, region: TissueRegion | None) -> _Cells:
-    """All cells of the run under the conditions of their own marker; those in `region` are asked for, else all."""
+def _under_limits(cohort: Cohort, run: str, readout: Readout, region: TissueRegion | None) -> _Cells:
+    """The cells of the run under the conditions of their tile's own marker."""
     tiles = cohort.run(run, lazy=False)[[n.N_CELLS, n.BACKGROUND]].load()
-    columns = [n.TILE_INDEX, n.MEAN_INTENSITY, *([n.REGION_CODE] if region is not None else [])]
-    blocks, limits = cell_blocks(cohort, run, columns), np.full(tiles.sizes[n.TILE], np.nan, np.float32)
-    histogram = signal_histogram(blocks(), tiles)
+    columns = [n.TILE_INDEX, n.MEAN_INTENSITY]
+    histogram = signal_histogram(cell_blocks(cohort, run, columns)(), tiles)
+    limits = np.full(tiles.sizes[n.TILE], np.nan, np.float32)
     of_tile = np.asarray(texts(tiles[n.MARKER]), object)
     for marker, threshold in readout.conditions:
         rule = OtsuRule() if threshold is None else FixedRule(threshold=threshold)
         limits = np.where(of_tile == marker, threshold_of_tiles(histogram, tiles, rule=rule).values, limits)
-    background = marker_background(tiles)
-    parts = [
-        (
-            marker_signal(cells, background) > limits[cells[n.TILE_INDEX].values],
-            np.ones(cells.sizes[n.CELL], bool) if region is None else cells[n.REGION_CODE].values == region.code,
-        )
-        for cells in blocks()
-    ]
-    is_positive, is_asked = (
-        (np.concatenate(one) for one in zip(*parts, strict=True)) if parts else (np.zeros(0, bool),) * 2
-    )
-    n_cells = tiles[n.N_CELLS].values
+    n_cells, background = tiles[n.N_CELLS].values, marker_background(tiles)
     is_known = (n_cells == 0) | ((n_cells > 0) & ~np.isnan(limits) & ~np.isnan(background))
     first = np.concatenate([[0], np.cumsum(np.maximum(n_cells.astype(np.int64), 0))])
-    return _Cells(first, is_positive, is_asked, is_known)
+    stored = cohort.cells(run, lazy=False)[[*columns, *([n.REGION_CODE] if region is not None else [])]]
+    return _Cells(stored, first, limits, background, is_known, region)
 
 
 def _matched(
