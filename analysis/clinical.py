@@ -37,8 +37,16 @@ _NUMBER = re.compile(r"[+-]?(?:0|[1-9]\d*)(?:\.\d*)?(?:[eE][+-]?\d+)?")
 _MISSING = {"", "na", "nan", "n/a", "null", "none"}
 _LISTED = 5
 # Numbers that questionnaires and SPSS write for "missing", and how far from all others a positive one lies.
-_CODES = (-7.0, -8.0, -9.0, -77.0, -88.0, -99.0, -777.0, -888.0, -999.0, -9999.0, 777.0, 888.0, 999.0, 9999.0, 99999.0)
+_CODES = (-7.0, -8.0, -9.0, -77.0, -88.0, -99.0, -777.0, -888.0, -999.0, -9999.0, 777.0, 888.0, 999.0, 9999.0, 99999.0,
+          -(2.0**15), -(2.0**31), -(2.0**63), 2.0**31 - 1, 2.0**63)  # fmt: skip
 _FAR = 3
+# A negative code beside other negative numbers is one where it is so many times as large as all of them.
+_FAR_BELOW = 100
+# No measurement of a donor is as large. Formats fill gaps with such numbers (1e20, 9.97e36, 1.8e308), and overflow
+# leaves them; their squares are infinite, or all that is left of a sum.
+_ABSURD = 1e20
+# So many times as large as all others a number is asked about.
+_DOUBTFUL = 1e6
 
 
 def read_clinical(path: Path | str) -> pd.DataFrame:
@@ -298,11 +306,22 @@ def _checked(name: str, values: NDArray[np.float64], donors: Sequence[str]) -> N
 def refuse_codes(name: str, values: NDArray[np.float64], donors: Sequence[str]) -> None:
     """Raises FintuneValueError for values (donor,) that stand for missing ones.
 
-    Those are -9 where no other is negative, and 999 far beyond all others.
+    Those are -9 where no other is negative, or all are far smaller, 999 far beyond all others, and numbers from 1e20
+    on, which no donor has of anything.
     """
+    absurd = np.abs(values) >= _ABSURD
+    if absurd.any():
+        who = [donor for donor, hit in zip(donors, absurd, strict=True) if hit]
+        raise FintuneValueError(
+            f"column {name!r} of the clinical table: {values[absurd][0]:g} of donor {_some(who)} is no measurement. "
+            "Numbers of such a size stand for a missing value, or are left by an overflow. Correct them, or leave them "
+            "empty."
+        )
     for code in sorted(set(values[np.isin(values, _CODES)].tolist())):
         others = values[~np.isnan(values) & ~np.isin(values, _CODES)]
-        is_apart = not others.size or (others.min() >= 0 if code < 0 else code > _FAR * np.abs(others).max())
+        largest = np.abs(others).max(initial=0.0)
+        is_far = abs(code) > (_FAR_BELOW if code < 0 else _FAR) * largest
+        is_apart = not others.size or is_far or (code < 0 and others.min() >= 0)
         if is_apart:
             who = [donor for donor, value in zip(donors, values, strict=True) if value == code]
             raise FintuneValueError(
@@ -314,9 +333,12 @@ def refuse_codes(name: str, values: NDArray[np.float64], donors: Sequence[str]) 
 def _doubtful_values(
     columns: Mapping[str, NDArray[np.float64]], covariates: Sequence[str], donors: Sequence[str]
 ) -> list[str]:
-    """Lines on a whole negative number beside none but positive ones, and on covariates that adjust nothing."""
+    """Lines on a whole negative number beside none but positive ones, on one that is a million times as large as all
+    others, and on covariates that adjust nothing.
+    """
     lines = []
     for name, values in columns.items():
+        lines += _one_far_beyond(name, values, donors)
         negative = values[values < 0]
         if negative.size and np.ptp(negative) == 0 and float(negative[0]).is_integer() and (values >= 0).any():
             who = [donor for donor, value in zip(donors, values, strict=True) if value < 0]
@@ -327,6 +349,18 @@ def _doubtful_values(
         if name in covariates and np.nanmin(values, initial=np.inf) == np.nanmax(values, initial=-np.inf):
             lines.append(f"covariate {name!r} is the same in all donors that have it, and adjusts nothing")
     return lines
+
+
+def _one_far_beyond(name: str, values: NDArray[np.float64], donors: Sequence[str]) -> list[str]:
+    sizes = np.abs(values[~np.isnan(values)])
+    *others, largest = np.sort(sizes) if sizes.size > 1 else (0.0, 0.0)
+    if not 0 < _DOUBTFUL * others[-1] < largest:
+        return []
+    at = int(np.nanargmax(np.abs(values)))
+    return [
+        f"{values[at]:g} of donor {donors[at]!r} is {largest / others[-1]:.0e} times as large as any other value in "
+        f"column {name!r}: is it in another unit, or a slip?"
+    ]
 
 
 def _reason(values: NDArray[np.float64]) -> str:

@@ -55,6 +55,38 @@ def test_codes_of_missing_values_are_questioned(code: str) -> None:
         facts(text, covariates=["age"])
 
 
+@pytest.mark.parametrize("value", ["1e308", "-1e308", "1.7976931348623157E+308", "-3.4028235e38", "9.96921e36", "1e20"])
+@pytest.mark.parametrize("column", ["nft", "tau", "age"])
+def test_numbers_that_no_donor_has_are_refused(value: str, column: str) -> None:
+    """Their squares are infinite; ranks would take them as any other value, in an outcome, a covariate or a group."""
+    values = {"nft": "3.5", "tau": "0.5", "age": "73"} | {column: value}
+    rows = "".join(f"{donor},{i}.5,{i},{70 + i}\n" for i, donor in enumerate(DONORS[:3]))
+    of = table(f"projid,nft,tau,age\n{rows}{DONORS[3]},{values['nft']},{values['tau']},{values['age']}\n")
+    said = "expected values from 0" if column == "nft" and value.startswith("-") else f"column '{column}'.*no measure"
+    with pytest.raises(FintuneValueError, match=said):
+        clinical_outcomes(of, DONORS, donor_column="projid", outcomes=["nft", "tau"], covariates=["age"])
+    with pytest.raises(FintuneValueError, match=f"column '{column}'.*no measurement"):
+        clinical_groups(of, DONORS, donor_column="projid", groups=[column])
+
+
+@pytest.mark.parametrize("code", ["-2147483648", "-9223372036854775808", "2147483647", "-32768", "-999"])
+def test_codes_beside_numbers_of_both_signs_are_refused(code: str) -> None:
+    """Whole numbers that programs write for "missing"; z-scores are negative by right."""
+    rows = "".join(f"{donor},{z}\n" for donor, z in zip(DONORS, ("-1.2", "0.4", "2.1", code), strict=True))
+    with pytest.raises(FintuneValueError, match="of donor '00100004' looks like a code"):
+        clinical_outcomes(table("projid,tau\n" + rows), DONORS, donor_column="projid", outcomes=["tau"])
+
+
+def test_a_value_far_beyond_all_others_is_asked_about() -> None:
+    """Such a one may be real: it is named, and taken."""
+    for values, is_named in (("1,2,3,7000001", True), ("1,2,3,2000000", False), ("0,0,0,1e9", False)):
+        rows = "".join(f"{donor},{v}\n" for donor, v in zip(DONORS, values.split(","), strict=True))
+        found = clinical_outcomes(table("projid,tau\n" + rows), DONORS, donor_column="projid", outcomes=["tau"])
+        said = [line for line in join_lines(found) if "times as large" in line]
+        assert len(said) == is_named
+        assert not said or said[0].startswith("7e+06 of donor '00100004' is 2e+06 times as large as any other value")
+
+
 @pytest.mark.parametrize("code", ["-1", "-4.0"])
 @pytest.mark.parametrize("column", ["tau", "age"])
 def test_the_only_negative_value_is_named(code: str, column: str) -> None:
