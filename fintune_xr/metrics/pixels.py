@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.metrics.counts import f1, quotient
+from fintune_xr.tasks.detection import PROBABILITY_STEPS
 
 N_BINS: Final = 4096
 EXACT_BINS: Final = 65536
@@ -37,6 +38,21 @@ def pixel_histogram(
         )
     bins = np.minimum((values * n_bins).astype(np.int64), n_bins - 1)
     return np.bincount(truth * n_bins + bins, minlength=2 * n_bins).reshape(2, n_bins)
+
+
+def stored_histogram(target: NDArray[np.int8], probability: NDArray[np.floating]) -> NDArray[np.int64]:
+    """Known pixels (2, EXACT_BINS) int64 by target and by the probability that a run would store of them.
+
+    Trainings are thereby measured as runs are: the same network has the same AUC in its log and in the scores of its
+    run. Raises as `pixel_histogram` does.
+    """
+    stored = np.rint(probability * PROBABILITY_STEPS).astype(np.float64) * (1 / PROBABILITY_STEPS)
+    return pixel_histogram(target, stored, n_bins=EXACT_BINS)
+
+
+def coarser(histogram: NDArray[Any], n_bins: int = N_BINS) -> NDArray[np.int64]:
+    """The histogram (2, n_bins) of the same pixels in fewer bins, each the sum of as many neighbours."""
+    return histogram.reshape(len(histogram), n_bins, -1).sum(axis=-1, dtype=np.int64)
 
 
 def pixel_auc(histogram: NDArray[Any]) -> NDArray[np.float64]:

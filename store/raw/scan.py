@@ -298,7 +298,9 @@ def _plane_of_file(source: Place, layout: Layout, path: str, name: PlaneName) ->
     header = read_header(place_in(source, path), dtypes=layout.dtypes)
     if header.pages != 1:
         stacks = ". --z max, mean, focus or N makes one plane of a stack along z" if layout.kind == IF.name else ""
-        raise TileReadError(f"wrong shape: expected one plane, found {header.pages} pages{axes_hint(header) or stacks}", path)
+        raise TileReadError(
+            f"wrong shape: expected one plane, found {header.pages} pages{axes_hint(header) or stacks}", path
+        )
     channel = layout.channels.get(name.channel, "")
     check_own_name(header.own_name, channel, list(layout.channels.values()) if channel else [], marker=name.marker)
     return [FoundPlane(name, PlaneFile(path), header)]
@@ -355,7 +357,8 @@ def _channels_of_file(source: Place, layout: Layout, path: str, name: PlaneName)
     if found != layout.planes:
         expected = [layout.channels.get(str(plane), "empty") for plane in range(layout.planes)]
         raise TileReadError(
-            f"wrong number of planes: expected {layout.planes} ({', '.join(expected)}), found {found}{axes_hint(header)}"
+            f"wrong number of planes: expected {layout.planes} ({', '.join(expected)}), found {found}"
+            f"{axes_hint(header)}"
         )
     return [
         FoundPlane(

@@ -15,7 +15,14 @@ from sklearn.metrics import roc_auc_score
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.metrics.counts import f1, iou, precision, recall
 from fintune_xr.metrics.detection import Found, average_precision, best_threshold, match_points, threshold_curve
-from fintune_xr.metrics.pixels import EXACT_BINS, best_pixel_threshold, histogram_counts, pixel_auc, pixel_histogram
+from fintune_xr.metrics.pixels import (
+    EXACT_BINS,
+    best_pixel_threshold,
+    coarser,
+    histogram_counts,
+    pixel_auc,
+    pixel_histogram,
+)
 from fintune_xr.tasks.detection import PROBABILITY_STEPS
 
 SEEDS = st.integers(0, 100_000)
@@ -216,6 +223,12 @@ def test_auc_of_stored_probabilities_is_exact_where_maps_are_saturated() -> None
     for threshold in (0.25, 0.5, 4095 / 4096):
         of_steps = histogram_counts(pixel_histogram(target, probability), threshold)
         assert histogram_counts(found.astype(np.uint32), threshold) == of_steps
+
+
+def test_fewer_bins_of_a_histogram_are_the_histogram_of_fewer_bins() -> None:
+    target, probability = pixels(3)
+    fine = pixel_histogram(target, probability, n_bins=EXACT_BINS)
+    np.testing.assert_array_equal(coarser(fine), pixel_histogram(target, probability))
 
 
 def test_histograms_add_up_and_auc_runs_over_tiles() -> None:

@@ -19,7 +19,7 @@ from fintune_xr.finetune.detection.tiles import ParticleTiles, Target
 from fintune_xr.finetune.objective import Measure, Validation
 from fintune_xr.finetune.patches import PreparedTile, Recipe
 from fintune_xr.metrics.detection import Found, match_points, threshold_curve
-from fintune_xr.metrics.pixels import pixel_auc, pixel_histogram
+from fintune_xr.metrics.pixels import EXACT_BINS, pixel_auc, stored_histogram
 from fintune_xr.models.particle_unet.adapter import UnetDetector, probability
 
 LOGGER = logging.getLogger(__name__)
@@ -30,11 +30,10 @@ PIXEL_AUC: Final = "pixel_auc"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Judged:
-    """A micrograph held against its annotation: the loss, its picks, known pixels by target and probability."""
+    """A micrograph held against its annotation: the loss, and its picks."""
 
     loss: float
     found: Found
-    pixels: NDArray[np.int64]
 
 
 class ParticleObjective:
@@ -98,15 +97,15 @@ class ParticleObjective:
         return lambda _: self._validate(tiles)
 
     def _validate(self, tiles: ParticleTiles) -> Validation:
-        judged = [self._judged(tiles, index) for index in range(len(tiles))]
+        pixels = np.zeros((2, EXACT_BINS), np.int64)
+        judged = [self._judged(tiles, index, pixels) for index in range(len(tiles))]
         curve = threshold_curve([one.found for one in judged])
         score = float(np.max(curve.f1, initial=0.0))
-        pixels = np.sum([one.pixels for one in judged], axis=0)
         measures = {PARTICLE_F1: score, PIXEL_AUC: float(pixel_auc(pixels))}
         return Validation(float(np.mean([one.loss for one in judged])), score, measures)
 
-    def _judged(self, tiles: ParticleTiles, index: int) -> _Judged:
-        """What is kept of a micrograph once it has been looked at."""
+    def _judged(self, tiles: ParticleTiles, index: int, pixels: NDArray[np.int64]) -> _Judged:
+        """What is kept of a micrograph once it has been looked at; its known pixels are added to the histogram."""
         target = self._target(tiles, index)
         maps = self.detector.predict([self.detector.normalise(tiles.read(index))])[0]
         loss = float(self.loss(torch.from_numpy(maps), torch.from_numpy(target)[None]))
@@ -114,7 +113,8 @@ class ParticleObjective:
         peaks = self.detector.picked(seen)
         limit = self.settings.match_distance * self.detector.diameter_px
         found = match_points(tiles.particles(index).yx, peaks.yx, peaks.score, distance_px=limit)
-        return _Judged(loss, found, pixel_histogram(target, seen))
+        pixels += stored_histogram(target, seen)
+        return _Judged(loss, found)
 
     def _target(self, tiles: ParticleTiles, index: int) -> Target:
         return tiles.target(index, disc_fraction=self.settings.disc_fraction, rim_px=self.settings.rim_px)

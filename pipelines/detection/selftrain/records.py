@@ -10,6 +10,7 @@ import xarray as xr
 
 from fintune_xr import names as n
 from fintune_xr.finetune.detection.tiles import ParticleTiles
+from fintune_xr.metrics.pixels import N_BINS
 from fintune_xr.pipelines.detection.selftrain.plan import SelfTrainPlan
 from fintune_xr.pipelines.detection.selftrain.scores import agreement, label_counts
 from fintune_xr.provenance import provenance
@@ -47,6 +48,9 @@ def stage_dataset(study: SelfTrainPlan, records: Sequence[dict[str, Any]]) -> xr
             values = [[record[kind][part][name] for part in parts] for record in records]
             scores[f"{kind}_{name.removeprefix(f'{kind}_')}"] = ((n.STAGE, n.PART), np.array(values, float))
         scores[f"{kind}_{n.THRESHOLD}"] = (n.STAGE, [record[kind][n.THRESHOLD] for record in records])
+    # Records of stages that were made before they said so.
+    bins = [record["pixel"].get(n.AUC_BINS, N_BINS) for record in records]
+    scores[f"{n.PIXEL}_{n.AUC_BINS}"] = (n.STAGE, np.array(bins, np.int32))
     for key in ("positive", "negative"):
         values = [record["thresholds"][key] for record in records]
         scores[f"pseudo_{key}"] = (n.STAGE, np.array(values, float))

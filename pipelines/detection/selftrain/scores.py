@@ -14,7 +14,14 @@ from fintune_xr.finetune.detection.settings import UnetTrainSettings
 from fintune_xr.finetune.detection.tiles import ParticleTiles
 from fintune_xr.metrics.counts import f1, iou, precision, recall
 from fintune_xr.metrics.detection import Found, best_threshold, match_points, threshold_curve
-from fintune_xr.metrics.pixels import best_pixel_threshold, histogram_counts, pixel_auc, pixel_histogram
+from fintune_xr.metrics.pixels import (
+    EXACT_BINS,
+    best_pixel_threshold,
+    coarser,
+    histogram_counts,
+    pixel_auc,
+    stored_histogram,
+)
 from fintune_xr.models.particle_unet.adapter import UnetDetector, probability
 from fintune_xr.pixels.pseudo_labels import pseudo_target
 
@@ -40,13 +47,14 @@ def stage_scores(
 ) -> dict[str, Any]:
     """Scores of `particle` and `pixel`, per part, at the thresholds that are best on the val part.
 
-    Nothing of the test part has a say in them.
+    Nothing of the test part has a say in them. AUC_BINS says over how many bins AUC of pixels was taken: as many as
+    stored probabilities have steps. The threshold of pixels is one of 4096.
     """
     read = {part: _read(detector, tiles, settings) for part, tiles in parts.items()}
     curve = threshold_curve(read[n.VAL].found)
     # A network that finds nothing at all has no threshold; its scores are those of picking nothing.
     threshold = best_threshold(curve) if curve.threshold.size else 1.0
-    level = best_pixel_threshold(read[n.VAL].pixels)
+    level = best_pixel_threshold(coarser(read[n.VAL].pixels))
     return {
         "particle": {
             n.THRESHOLD: threshold,
@@ -56,6 +64,7 @@ def stage_scores(
         "pixel": {
             n.THRESHOLD: level,
             "disc_px": settings.disc_fraction * detector.diameter_px,
+            n.AUC_BINS: EXACT_BINS,
             **{part: _pixel_scores(one.pixels, level) for part, one in read.items()},
         },
     }
@@ -94,14 +103,14 @@ def labels_of(
 
 
 def _read(detector: UnetDetector, tiles: ParticleTiles, settings: UnetTrainSettings) -> _Part:
-    found, histograms = [], []
+    found, pixels = [], np.zeros((2, EXACT_BINS), np.int64)
     limit = settings.match_distance * detector.diameter_px
     for index, seen in enumerate(predict_tiles(detector, tiles)):
         peaks = detector.picked(seen)
         found.append(match_points(tiles.particles(index).yx, peaks.yx, peaks.score, distance_px=limit))
         truth = tiles.target(index, disc_fraction=settings.disc_fraction, rim_px=settings.rim_px)
-        histograms.append(pixel_histogram(truth, seen))
-    return _Part(found, np.sum(histograms, axis=0))
+        pixels += stored_histogram(truth, seen)
+    return _Part(found, pixels)
 
 
 def _particle_scores(part: _Part, threshold: float) -> dict[str, float]:

@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from micrographs import DIAMETER_PX, make_micrographs, micrograph, particles
 from PIL import Image
+from sklearn.metrics import roc_auc_score
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, RunBusyError, RunMismatchError, SettingsError, UnknownNameError
@@ -42,7 +43,7 @@ from fintune_xr.store.runs.pseudo_labels import read_pseudo
 from fintune_xr.store.split import require_split
 from fintune_xr.store.zarr_io.groups import open_column
 from fintune_xr.store.zarr_io.locks import hold_lock
-from fintune_xr.tasks.detection import POINTS
+from fintune_xr.tasks.detection import POINTS, PROBABILITY_STEPS
 
 SETTINGS = {
     "labelled": 1,
@@ -159,7 +160,9 @@ def test_metrics_are_those_of_the_annotation(done: tuple[Cohort, Path]) -> None:
         assert ours["f1"] == pytest.approx(2 * tp / (2 * tp + fp + fn), abs=0.02)
         assert ours["iou"] == pytest.approx(tp / (tp + fp + fn), abs=0.02)
         assert ours["n_pixels"] == 96 * 96
-        assert 0.5 < ours["auc"] <= 1
+        stored, known = np.rint(seen(model, "grid/m4") * PROBABILITY_STEPS), truth >= 0
+        assert ours["auc"] == pytest.approx(roc_auc_score(truth[known], stored[known]), abs=1e-12)
+        assert found["pixel"]["auc_bins"] == PROBABILITY_STEPS + 1
         for part, name in ((n.VAL, "grid/m3"), (n.TEST, "grid/m4")):
             scores = found["particle"][part]
             assert scores["tp"] + scores["fn"] == len(particles(name, 96))
@@ -180,6 +183,7 @@ def test_scores_are_stored_as_labelled_arrays(done: tuple[Cohort, Path]) -> None
             one = stored.sel({n.STAGE: stage, n.PART: part})
             assert float(one["particle_f1"]) == record(folder, stage)["particle"][part]["f1"]
             assert float(one["pixel_auc"]) == record(folder, stage)["pixel"][part]["auc"]
+    assert (stored["pixel_auc_bins"] == PROBABILITY_STEPS + 1).all()
     np.testing.assert_array_equal(stored["pseudo_positive"].values[1:], SETTINGS["positive"])
     assert stored.attrs["provenance"]["settings"]["labelled"] == 1
 
