@@ -1,5 +1,7 @@
 """One family of errors. Each is also the builtin it stands for and knows its exit status.
 
+All but that of storage that does not answer are answers: `except AnswerError` is for whoever goes on after an error.
+
 A message says what was expected, what was found, where, and what to do.
 """
 
@@ -19,51 +21,61 @@ class FintuneError(Exception):
     exit_status = FAILED
 
 
-class FintuneValueError(FintuneError, ValueError):
+class AnswerError(FintuneError):
+    """Tells something of what was asked, or of what lies there: all of ours but that of storage that does not answer.
+
+    Whoever draws a conclusion from an error, and goes on, catches this one.
+    """
+
+
+class FintuneValueError(AnswerError, ValueError):
     """An argument has a value that makes no sense here."""
 
     exit_status = WRONG_USE
 
 
-class SettingsError(FintuneError, ValueError):
+class SettingsError(AnswerError, ValueError):
     """Settings have an unknown key, a value out of range, or do not fit together."""
 
     exit_status = WRONG_USE
 
 
-class UnknownNameError(FintuneError, LookupError):
+class UnknownNameError(AnswerError, LookupError):
     """A model, run, marker, outcome, layout or profile of that name does not exist."""
 
     exit_status = WRONG_USE
 
 
-class SchemaError(FintuneError, ValueError):
+class SchemaError(AnswerError, ValueError):
     """A dataset does not have the variables, dims or dtypes that were declared for it."""
 
 
-class StoreNotFoundError(FintuneError, FileNotFoundError):
+class StoreNotFoundError(AnswerError, FileNotFoundError):
     """There is no cohort store at that place."""
 
     exit_status = WRONG_USE
 
 
 class StoreUnreachableError(FintuneError, ConnectionError):
-    """Storage refuses, or does not answer: nothing is known of what lies there, and nothing follows from it."""
+    """Storage refuses, or does not answer: nothing is known of what lies there, and nothing follows from it.
+
+    It is no AnswerError, and so ends whatever draws conclusions from errors.
+    """
 
 
-class StoreVersionError(FintuneError, ValueError):
+class StoreVersionError(AnswerError, ValueError):
     """A store was written with another schema version."""
 
 
-class StoreDamagedError(FintuneError, OSError):
+class StoreDamagedError(AnswerError, OSError):
     """A stored array lacks a shard, or holds bytes that fail their checksum."""
 
 
-class StoreWriteError(FintuneError, OSError):
+class StoreWriteError(AnswerError, OSError):
     """The store cannot be written: full disk, read-only path, no permission."""
 
 
-class TileReadError(FintuneError, OSError):
+class TileReadError(AnswerError, OSError):
     """One image file cannot be used; its tile goes to quarantine.
 
     `reason` is what quarantine records; the message adds the path where it is known.
@@ -78,43 +90,43 @@ class TileReadError(FintuneError, OSError):
         return type(self), (self.reason, self.path)
 
 
-class RunMismatchError(FintuneError, ValueError):
+class RunMismatchError(AnswerError, ValueError):
     """A run of that name exists with another checkpoint, other settings or another schema."""
 
     exit_status = WRONG_USE
 
 
-class RunBusyError(FintuneError, RuntimeError):
+class RunBusyError(AnswerError, RuntimeError):
     """Another process is writing this run."""
 
 
-class SplitError(FintuneError, ValueError):
+class SplitError(AnswerError, ValueError):
     """There is no valid split, or a donor or an image lies on two sides of it."""
 
 
-class CheckpointNotFoundError(FintuneError, FileNotFoundError):
+class CheckpointNotFoundError(AnswerError, FileNotFoundError):
     """No weights at that path and none registered under that name."""
 
     exit_status = WRONG_USE
 
 
-class CheckpointError(FintuneError, ValueError):
+class CheckpointError(AnswerError, ValueError):
     """A weights file is not what it claims to be."""
 
 
-class DeviceError(FintuneError, RuntimeError):
+class DeviceError(AnswerError, RuntimeError):
     """A device was asked for that this machine does not have."""
 
 
-class WorkerLostError(FintuneError, RuntimeError):
+class WorkerLostError(AnswerError, RuntimeError):
     """A piece of work was given up because the worker processes that took it died, or were taken away."""
 
 
-class ClusterError(FintuneError, RuntimeError):
+class ClusterError(AnswerError, RuntimeError):
     """A batch system refuses jobs, does not answer, or its jobs give no worker."""
 
 
-class MissingPackageError(FintuneError, ImportError):
+class MissingPackageError(AnswerError, ImportError):
     """A feature needs a package that is not installed."""
 
 

@@ -28,7 +28,7 @@ from fintune_xr.analysis.report.sections.positivity import positivity_section
 from fintune_xr.analysis.report.sections.quality import quality_section
 from fintune_xr.analysis.report.sections.readouts import readout_section
 from fintune_xr.analysis.report.sections.statistics import Statistics
-from fintune_xr.errors import FintuneError, StoreUnreachableError
+from fintune_xr.errors import AnswerError
 from fintune_xr.metrics.donor_tests import MIN_DONORS
 from fintune_xr.pipelines.instance.validation import stored_validation
 from fintune_xr.pipelines.report.signals import judged_tiles, run_signals, shown_runs
@@ -199,9 +199,7 @@ def _counted_alone(cohort: Cohort) -> tuple[Statistics, _StaleBySection]:
     for run in cohort.names_under(n.POSITIVITY):
         try:
             rules[run] = active_rule(cohort, run)
-        except StoreUnreachableError:
-            raise
-        except FintuneError as error:
+        except AnswerError as error:
             command = f"fintune-xr positivity STORE --run {run}"
             stale.append(Stale(f"the positive cells of run {run}", str(error), command))
     shown = shown_runs(list(rules), "")

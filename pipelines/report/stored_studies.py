@@ -14,7 +14,7 @@ from fintune_xr.analysis.report.studies.benchmark import benchmark_study
 from fintune_xr.analysis.report.studies.budget import budget_study
 from fintune_xr.analysis.report.studies.gate import gate_study
 from fintune_xr.analysis.report.studies.sweep import sweep_study
-from fintune_xr.errors import FintuneError, StoreUnreachableError
+from fintune_xr.errors import AnswerError
 from fintune_xr.pipelines.report.gallery import benchmark_gallery
 from fintune_xr.pipelines.studies.gate import counts_digest
 from fintune_xr.store.cohort import Cohort
@@ -58,9 +58,7 @@ def _gate_doubt(cohort: Cohort, found: xr.Dataset, run: str, part: str) -> str:
         return told
     try:
         now = counts_digest(cohort, tile_counts(cohort, [run]))
-    except StoreUnreachableError:
-        raise
-    except FintuneError as error:
+    except AnswerError as error:
         return str(error)
     return "cells, donors or outcomes are others now" if found.attrs[n.RESTS_ON][n.COUNTED] != now else ""
 

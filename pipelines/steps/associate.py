@@ -19,7 +19,7 @@ from fintune_xr.analysis.count_model import count_association
 from fintune_xr.analysis.outcomes import DEFAULT_OUTCOMES
 from fintune_xr.analysis.prediction_powered import correct_ratios
 from fintune_xr.analysis.ratio import marker_ratio, ratio_bounds
-from fintune_xr.errors import FintuneError, FintuneValueError, SettingsError, StoreUnreachableError
+from fintune_xr.errors import AnswerError, FintuneValueError, SettingsError
 from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.instance.validation import validate_rules
 from fintune_xr.pipelines.steps.clinical_table import ClinicalTable, clinical_doubt, open_clinical
@@ -249,9 +249,7 @@ def association_doubt(cohort: Cohort, found: xr.Dataset) -> str:
     runs = texts(found[n.RUN])
     try:
         counts = tile_counts(cohort, runs)
-    except StoreUnreachableError:
-        raise
-    except FintuneError as error:
+    except AnswerError as error:
         return str(error)
     facts = cohort.read(n.CLINICAL, datasets.CLINICAL).load()
     adjusted = covariates_of(found)

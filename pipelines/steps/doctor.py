@@ -18,7 +18,7 @@ from typing import Final
 import pandas as pd
 
 from fintune_xr import names as n
-from fintune_xr.errors import FintuneError, StoreUnreachableError
+from fintune_xr.errors import AnswerError, StoreUnreachableError
 from fintune_xr.models.devices import cuda_names
 from fintune_xr.models.registry import published_weights
 from fintune_xr.store.cohort import open_cohort
@@ -151,7 +151,7 @@ def _cohort(store: str | Path) -> Finding:
         pending = [name for name, state in states.items() if (state == n.PENDING).any()]
     except StoreUnreachableError as error:
         return Finding("store", BAD, str(error))
-    except FintuneError as error:
+    except AnswerError as error:
         return Finding("store", BAD, str(error), f"fintune-xr check {store}")
     text = f"{cohort.kind} cohort, {images.sizes[n.TILE]} tiles, {len(cohort.run_names())} runs"
     return Finding("store", GOOD, text + (f"; not finished: {', '.join(pending)}" if pending else ""))

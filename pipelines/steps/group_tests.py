@@ -16,7 +16,7 @@ from fintune_xr.analysis.group_labels import clinical_groups, group_lines, parse
 from fintune_xr.analysis.group_tests import group_tests
 from fintune_xr.analysis.ratio import marker_ratio
 from fintune_xr.analysis.readouts import RATIO, Readout, parse_readout
-from fintune_xr.errors import FintuneError, FintuneValueError, StoreUnreachableError
+from fintune_xr.errors import AnswerError, FintuneValueError
 from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.steps.associate import finished_runs, refuse_narrower
 from fintune_xr.pipelines.steps.clinical_table import clinical_doubt, open_clinical
@@ -103,9 +103,7 @@ def group_doubt(cohort: Cohort, found: xr.Dataset) -> str:
         return told
     try:
         now = _basis(cohort, texts(found[n.RUN]), None)
-    except StoreUnreachableError:
-        raise
-    except FintuneError as error:
+    except AnswerError as error:
         return str(error)
     if now["rules"] != known["rules"]:
         return "positive cells are counted with another rule now"

@@ -25,7 +25,7 @@ from fintune_xr.analysis.readouts import (
     settled_readout,
     statistic_of,
 )
-from fintune_xr.errors import FintuneError, FintuneValueError, StoreUnreachableError, unknown_name
+from fintune_xr.errors import AnswerError, FintuneValueError, unknown_name
 from fintune_xr.pipelines.instance.across_tiles import share_across
 from fintune_xr.pipelines.instance.cell_blocks import cell_blocks
 from fintune_xr.pipelines.instance.joint_positivity import positive_share
@@ -129,9 +129,7 @@ def readout_doubt(cohort: Cohort, found: xr.Dataset) -> str:
         return told
     try:
         now = readout_basis(cohort, texts(found[n.RUN]), parse_readout(str(found.attrs[n.READOUT])))
-    except StoreUnreachableError:
-        raise
-    except FintuneError as error:
+    except AnswerError as error:
         return str(error)
     if now[n.N_CELLS] != known[n.N_CELLS]:
         return "cells, donors or the tiles that are left out are others now"

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from fintune_xr import names as n
-from fintune_xr.errors import FintuneError, StoreUnreachableError
+from fintune_xr.errors import AnswerError
 from fintune_xr.store.check.problem import Fault, TileFault, first_few
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.ingest.participants import parts_not_recommended, stored_participants
@@ -64,9 +64,7 @@ def _against_the_table(cohort: Cohort, groups: list[str], donor_of: dict[str, st
         return
     try:
         people = stored_participants(cohort).people
-    except StoreUnreachableError:
-        raise
-    except FintuneError as error:
+    except AnswerError as error:
         yield n.PARTICIPANTS, str(error), "Annotate again"
         return
     found = cohort.annotations(lazy=False)

@@ -10,7 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from fintune_xr import names as n
-from fintune_xr.errors import FintuneError, StoreUnreachableError
+from fintune_xr.errors import AnswerError
 from fintune_xr.schema import DatasetSchema
 from fintune_xr.store.check.problem import Fault, first_few
 from fintune_xr.store.cohort import Cohort
@@ -58,9 +58,7 @@ def check_picks(cohort: Cohort) -> Iterator[Fault]:
         try:
             picks = cohort.read(path, PICKS).load()
             stale = stale_reason(cohort, run, picks)
-        except StoreUnreachableError:
-            raise
-        except FintuneError as error:
+        except AnswerError as error:
             yield path, str(error), remedy
             continue
         if stale:
@@ -73,9 +71,7 @@ def check_picks(cohort: Cohort) -> Iterator[Fault]:
 def _table(cohort: Cohort, path: str, schema: DatasetSchema, places: tuple[str, str], remedy: str) -> Iterator[Fault]:
     try:
         table = cohort.read(path, schema).load()
-    except StoreUnreachableError:
-        raise
-    except FintuneError as error:
+    except AnswerError as error:
         yield path, str(error), remedy
         return
     images = cohort.images(lazy=False)

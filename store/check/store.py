@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from zarr.core.sync import sync
 
 from fintune_xr import names as n
-from fintune_xr.errors import FintuneError, StoreDamagedError, StoreUnreachableError
+from fintune_xr.errors import AnswerError, StoreDamagedError
 from fintune_xr.execution.read_ahead import ahead
 from fintune_xr.store.check.classification import check_labels, check_scores
 from fintune_xr.store.check.detection import check_picks, check_points
@@ -98,9 +98,7 @@ def check_store(cohort: Cohort, nodes: Nodes, *, advance: Callable[[int], None] 
                 for problem in stage:
                     found.append(problem)
                     yield problem
-        except StoreUnreachableError:
-            raise
-        except FintuneError as error:
+        except AnswerError as error:
             # What stops a later stage is mostly what an earlier one has named.
             if not any(problem.where.startswith(where) for problem in found):
                 yield Problem(where, f"cannot be checked: {error}", remedy_of(where))
@@ -152,9 +150,7 @@ def _check_groups(cohort: Cohort, nodes: Mapping[str, Node]) -> Iterator[Problem
     for name, door in doors.items():
         try:
             door()
-        except StoreUnreachableError:
-            raise
-        except FintuneError as error:
+        except AnswerError as error:
             yield Problem(name, str(error), remedy_of(name))
     for path, member in nodes.items():
         if isinstance(member, zarr.Group) and member.attrs.get(n.COMPLETE) is False:
@@ -305,9 +301,7 @@ def _pixels(cohort: Cohort, run: str) -> str | None:
     """Name of the array of pixels of a run, if any; that of masks where it cannot be opened, which is reported."""
     try:
         return cohort.run_product(run).array
-    except StoreUnreachableError:
-        raise
-    except FintuneError:
+    except AnswerError:
         return n.MASK
 
 

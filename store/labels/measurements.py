@@ -7,7 +7,7 @@ from typing import Any
 import xarray as xr
 
 from fintune_xr import names as n
-from fintune_xr.errors import FintuneError, StoreUnreachableError
+from fintune_xr.errors import AnswerError
 from fintune_xr.store.zarr_io.groups import (
     group_exists,
     is_complete,
@@ -64,9 +64,7 @@ def measurement_doubt(location: Location, run: str, column: str) -> str:
         if not stored.get(n.COMPLETE) or (read_column(location, f"{path}/{n.STATE}") != n.DONE).any():
             return "it is not finished"
         was = stored[n.IDENTITY]
-    except StoreUnreachableError:
-        raise
-    except FintuneError as error:
+    except AnswerError as error:
         return str(error)
     others = [name for name, digest in now[n.CELLS].items() if not digest or was[n.CELLS].get(name) != digest]
     if others:

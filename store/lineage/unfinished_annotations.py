@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 
 from fintune_xr import names as n
-from fintune_xr.errors import FintuneError, StoreDamagedError, StoreWriteError
+from fintune_xr.errors import AnswerError, StoreDamagedError, StoreWriteError
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.ingest.tiles import root_of
 from fintune_xr.store.raw.sources import Place
@@ -19,8 +19,9 @@ def changing_annotations(cohort: Cohort, source: Place, command: str, *, restart
     """Notes that `command` changes annotations by what lies in `source`, before anything in the block does.
 
     The note stays when the block ends, or is killed: `note_end` takes it away with the last change. A refusal, which
-    comes before the first change, takes it away itself. Nothing is noted of an empty `command`. With `restart`, notes
-    of other sources go, as their annotations do. The caller holds the tiles of the store.
+    comes before the first change, takes it away itself; storage falls silent at any time, and leaves it. Nothing is
+    noted of an empty `command`. With `restart`, notes of other sources go, as their annotations do. The caller holds
+    the tiles of the store.
     """
     before = unfinished_commands(cohort)
     if command:
@@ -29,7 +30,7 @@ def changing_annotations(cohort: Cohort, source: Place, command: str, *, restart
         yield
     except (StoreWriteError, StoreDamagedError):
         raise
-    except FintuneError:
+    except AnswerError:
         if command:
             _note(cohort, before)
         raise

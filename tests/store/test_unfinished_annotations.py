@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shlex
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import tifffile
 from stores import make_store
 
 from fintune_xr import names as n
-from fintune_xr.errors import FintuneError, FintuneValueError, SettingsError, StoreWriteError
+from fintune_xr.errors import FintuneError, FintuneValueError, SettingsError, StoreUnreachableError, StoreWriteError
 from fintune_xr.pipelines.cli.annotations import Codes, Coordinates, TrueMasks
 from fintune_xr.pipelines.cli.app import build_app, run
 from fintune_xr.pipelines.steps.annotate import annotate, typed_command
@@ -23,6 +24,7 @@ from fintune_xr.pipelines.task_parts.requests import AnnotateRequest, CodeReadin
 from fintune_xr.store.annotations.micrograph_frames import Reading
 from fintune_xr.store.lineage.unfinished_annotations import changing_annotations, unfinished_commands
 from fintune_xr.store.zarr_io import shards
+from fintune_xr.store.zarr_io.refusals import explain_refusals
 
 
 def test_a_killed_annotate_is_told_until_its_command_has_been_run_again(
@@ -100,3 +102,14 @@ def test_no_code_is_unknown_is_typed_too(tmp_path: Path) -> None:
     typed = typed_command(tmp_path, cohort, AnnotateRequest(codes=CodeReading(ignore=())))
     _, bound, _ = build_app().parse_args(shlex.split(typed)[1:])
     assert bound.arguments["codes"] == Codes(ignore=[])
+
+
+def test_storage_that_is_silent_after_the_first_change_leaves_the_note(tmp_path: Path) -> None:
+    cohort = make_store(tmp_path / "c.zarr", donors=1, tiles=1)
+    with (
+        pytest.raises(StoreUnreachableError),
+        changing_annotations(cohort, tmp_path / "a", "one", restart=False),
+        explain_refusals(cohort.url),
+    ):
+        raise TimeoutError(errno.ETIMEDOUT, "Connection timed out")
+    assert list(unfinished_commands(cohort).values()) == ["one"]
