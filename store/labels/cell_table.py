@@ -17,7 +17,7 @@ from xarray.indexes import Index
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
-from fintune_xr.store.labels.group_index import REMEDY, GroupIndex, as_slice
+from fintune_xr.store.labels.group_index import REMEDY, GroupIndex, as_slice, booleans_along, is_booleans
 from fintune_xr.store.zarr_io.groups import CELLS_PER_CHUNK
 from fintune_xr.store.zarr_io.portable import AS_VARIABLE_TEXT
 from fintune_xr.tasks.cell_measures import column_in_um
@@ -61,15 +61,18 @@ class CellIndex(Index):
     def sel(self, labels: Mapping[Any, Any]) -> IndexSelResult:
         """Positions of the cells of the tiles that have all the wanted labels, in stored order.
 
-        Raises UnknownNameError, a LookupError, for a label that no tile has, FintuneValueError for numbers of cells.
+        Cells that are wanted may also be said by a boolean for each of them, tiles by an array along `tile`.
+
+        Raises UnknownNameError, a LookupError, for a label that no tile has, FintuneValueError for numbers of cells
+        and for booleans of another number.
         """
         if n.CELL in labels:
             raise FintuneValueError("cell: rows of the table are chosen with .isel(cell=…); .sel takes labels of tiles")
-        wanted = self.tiles.having(labels)
-        first, tile = self._runs_of_one_tile()
-        chosen = np.flatnonzero(wanted[tile])
-        parts = [np.arange(first[run], first[run + 1]) for run in chosen.tolist()]
-        return IndexSelResult({n.CELL: as_slice(np.concatenate(parts) if parts else np.empty(0, np.int64))})
+        of_cells = {name: wanted for name, wanted in labels.items() if _is_of_cells(wanted)}
+        positions = self._cells_of(self.tiles.having({k: v for k, v in labels.items() if k not in of_cells}))
+        for name, wanted in of_cells.items():
+            positions = positions[booleans_along(n.CELL, self.tile_index.size, name, wanted)[positions]]
+        return IndexSelResult({n.CELL: as_slice(positions)})
 
     def isel(self, indexers: Mapping[Any, Any]) -> Self | None:
         """The index of a part; none where one cell is taken or cells are rearranged into other dims."""
@@ -112,6 +115,13 @@ class CellIndex(Index):
     def _short(self) -> str:
         return f"CellIndex({', '.join(map(str, self.tiles.columns))}; {self.tile_index.size} cells)"
 
+    def _cells_of(self, tiles: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Positions of the cells of chosen tiles."""
+        first, tile = self._runs_of_one_tile()
+        chosen = np.flatnonzero(tiles[tile])
+        parts = [np.arange(first[run], first[run + 1]) for run in chosen.tolist()]
+        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
     def _runs_of_one_tile(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """First cell of each run of cells of one tile, with the end of the last, and the tile of each run."""
         if self._changes is None:
@@ -125,6 +135,10 @@ class CellIndex(Index):
             ends = np.array([self.tile_index.size])
             self._changes = np.concatenate([*places, ends]), np.concatenate([*tiles, ends[:0]])
         return self._changes
+
+
+def _is_of_cells(wanted: Any) -> bool:
+    return is_booleans(wanted) and getattr(wanted, "dims", (n.CELL,)) != (n.TILE,)
 
 
 def _same_rows(one: xr.Variable, other: xr.Variable) -> bool:

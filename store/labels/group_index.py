@@ -167,8 +167,8 @@ class GroupIndex(Index):
         codes, known = self._coded(name)
         if isinstance(wanted, slice):
             return self._between(name, wanted)
-        if np.ndim(wanted) and np.asarray(wanted).dtype == bool:
-            return self._said(name, np.asarray(wanted))
+        if is_booleans(wanted):
+            return booleans_along(self.dim, len(self), name, wanted)
         values = [str(value) for value in np.atleast_1d(_plain(wanted)).tolist()]
         _warn_of_repeats(name, values)
         for value in values:
@@ -177,11 +177,6 @@ class GroupIndex(Index):
         if len(values) == 1:
             return np.asarray(codes == known[values[0]])
         return np.isin(codes, [known[value] for value in values])
-
-    def _said(self, name: Hashable, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        if chosen.shape != (len(self),):
-            raise FintuneValueError(f"{name}: expected {len(self)} booleans along {self.dim}, got {chosen.shape}")
-        return chosen
 
     def _between(self, name: Hashable, wanted: slice) -> NDArray[np.bool_]:
         """Entries from one id to another, both included, in stored order."""
@@ -225,6 +220,26 @@ def _plain(wanted: Any) -> Any:
         wanted = wanted.get_level_values(0)
     values = getattr(wanted, "values", wanted)
     return values if isinstance(values, str) else np.asarray(values, dtype=object)
+
+
+def is_booleans(wanted: Any) -> bool:
+    """Whether entries are said by booleans, not by their labels."""
+    return bool(np.ndim(wanted)) and np.asarray(wanted).dtype == bool
+
+
+def booleans_along(dim: Hashable, size: int, name: Hashable, wanted: Any) -> NDArray[np.bool_]:
+    """Booleans by which the label `name` was asked for, one for each of the `size` entries along `dim`.
+
+    Raises FintuneValueError for as many as something else has, or that say that they lie along another dim.
+    """
+    chosen, dims = np.asarray(wanted), getattr(wanted, "dims", (dim,))
+    if chosen.shape == (size,) and dims == (dim,):
+        return chosen
+    found = " x ".join(map(str, chosen.shape)) + ("" if dims == (dim,) else f" along {', '.join(map(str, dims))}")
+    raise FintuneValueError(
+        f"{name}: expected {size} booleans along {dim}, one for each, got {found}. Make them from a variable along "
+        f"{dim} of this very selection, or ask for {name} by its labels."
+    )
 
 
 def as_slice(positions: NDArray[np.int64]) -> slice | NDArray[np.int64]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import tarfile
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fintune_xr import names as n
-from fintune_xr.errors import UnknownNameError
+from fintune_xr.errors import FintuneValueError, UnknownNameError
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.export.tables import write_cells
 from fintune_xr.store.labels import cell_table
@@ -115,6 +116,17 @@ def test_other_cells_of_the_same_tiles_are_not_taken_for_these(cohort: Cohort) -
     xr.testing.assert_equal(*xr.align(one, cells.isel(cell=first.tolist()).area_px, join="exact"))
 
 
+def test_images_and_a_run_merge_without_a_warning(cohort: Cohort) -> None:
+    images, run = cohort.images(), cohort.run(RUN).isel(tile=slice(1, None))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        both = xr.merge([images, run], join="inner", compat="no_conflicts")
+    donor = str(run.donor.values[-1])
+    for name, whole in (("image", images), ("n_cells", run)):
+        expected = whole.isel(tile=np.isin(whole.tile, run.tile)).sel(donor=donor)[name]
+        np.testing.assert_array_equal(both.sel(donor=donor)[name], expected)
+
+
 def test_labels_travel(cohort: Cohort) -> None:
     cells = cohort.cells(RUN)
     donor = str(cohort.images().donor.values[-1])
@@ -125,6 +137,31 @@ def test_labels_travel(cohort: Cohort) -> None:
     assert (large.sel(donor=donor).donor == donor).all()
     twice = xr.concat([cells, cells], n.CELL, data_vars="minimal", coords="minimal", compat="override")
     assert twice.sel(donor=donor).sizes[n.CELL] == 2 * cells.sel(donor=donor).sizes[n.CELL]
+
+
+def test_cells_are_chosen_by_a_boolean_for_each(cohort: Cohort) -> None:
+    cells = cohort.cells(RUN)
+    donor = str(cells.donor.values[-1])
+    mine, large = cells.donor == donor, cells.area_px > cells.area_px.mean()
+    expected = np.flatnonzero(large.values & mine.values)
+    assert 0 < expected.size < mine.values.sum()
+    for query in ({"tile": large, "donor": donor}, {"tile": large.values, "donor": mine}, {"donor": mine & large}):
+        assert cells.sel(query).cell.values.tolist() == expected.tolist()
+    tiles = cohort.images().donor == donor
+    assert cells.sel(tile=tiles.variable).cell.values.tolist() == np.flatnonzero(mine).tolist()
+
+
+def test_booleans_of_another_number_are_refused_by_what_they_must_be_of(cohort: Cohort) -> None:
+    cells, images = cohort.cells(RUN), cohort.images()
+    n_cells, n_tiles = cells.sizes[n.CELL], images.sizes[n.TILE]
+    for many in (n_tiles, n_cells + 1):
+        with pytest.raises(FintuneValueError, match=f"donor: expected {n_cells} booleans along cell, .* got {many}\\."):
+            cells.sel(donor=np.ones(many, bool))
+    with pytest.raises(FintuneValueError, match=f"expected {n_tiles} booleans along tile, .* got {n_cells} along cell"):
+        images.sel(donor=(cells.donor == "x").variable)
+    other = xr.Variable(("spot",), np.ones(n_tiles, bool))
+    with pytest.raises(FintuneValueError, match=f"expected {n_tiles} booleans along tile, .* got {n_tiles} along spot"):
+        images.sel(donor=other)
 
 
 def test_only_the_blocks_of_the_donor_are_read(cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,3 +184,6 @@ def test_any_order_of_cells_answers_as_a_mask(rows: list[int], donors: set[str],
     part = dataset.isel(cell=slice(data.draw(st.integers(0, 5)), data.draw(st.integers(5, 40))))
     expected = part.value.values[np.isin(part.donor.values.astype(str), list(donors))]
     assert part.sel(donor=sorted(donors)).value.values.tolist() == expected.tolist()
+    said = np.array(data.draw(st.lists(st.booleans(), min_size=part.sizes["cell"], max_size=part.sizes["cell"])), bool)
+    both = part.value.values[said & np.isin(part.donor.values.astype(str), list(donors))]
+    assert part.sel(tile=said, donor=sorted(donors)).value.values.tolist() == both.tolist()
