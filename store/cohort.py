@@ -181,11 +181,11 @@ class Cohort:
         """
         self.require_run(name)
         path, product = f"{n.RUNS}/{name}", self.run_product(name)
-        found = open_unindexed(self.location, path, product.run, lazy=lazy)
-        if lazy and product.array is not None and has_pending(found):
-            stored = open_unindexed(self.location, path, product.run, lazy=False)[[product.array, n.STATE]]
+        stored = open_unindexed(self.location, path, product.run, lazy=False)
+        found = in_blocks(stored) if lazy else stored
+        if lazy and product.array is not None and has_pending(stored):
             found = found.assign({product.array: guard_pending(stored, product.array, f"run {name!r}")})
-        labels = self.images(lazy=lazy).isel({n.TILE: slice(0, found.sizes[n.TILE])})
+        labels = self.images(lazy=False).isel({n.TILE: slice(0, found.sizes[n.TILE])})
         there = [name for name in (*SIDES.values(), n.FIELD) if name in labels.coords]
         return with_tile_index(found.assign_coords({c: labels[c].variable for c in (*INDEXED, *there)}))
 

@@ -38,6 +38,12 @@ def real_data() -> Path:
 
 
 @pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are put together, but not drawn: for reports of which something else is asked, as that takes longest."""
+    monkeypatch.setattr("fintune_xr.analysis.figures.style.figure_bytes", lambda *_, **__: b"")
+
+
+@pytest.fixture
 def no_compute() -> Iterator[None]:
     """Any Dask computation inside the test raises."""
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
+from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib as mpl
@@ -13,7 +15,7 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Rectangle, StepPatch
 
 from fintune_xr import names as n
 from fintune_xr.analysis.figures import overlays as pictures
@@ -21,6 +23,8 @@ from fintune_xr.analysis.figures import statistics as figures
 from fintune_xr.analysis.figures import studies as study_figures
 from fintune_xr.analysis.figures import style as figure_style
 from fintune_xr.analysis.figures.points import Axis, Points, scatter_svg
+from fintune_xr.analysis.figures.positivity import signal_figure
+from fintune_xr.analysis.kernels import thresholds
 from fintune_xr.seeds import stream
 
 RUNS, DONORS, MARKERS, OUTCOMES = ["base", "tuned"], ["d1", "d2", "d3"], ["GFAP", "IBA1"], ["nft", "cogdx"]
@@ -204,6 +208,44 @@ def test_same_arrays_give_the_same_bytes() -> None:
     first, second = (figure_style.figure_bytes(figures.ratio_figure(_ratio()), "svg") for _ in range(2))
     assert first == second
     assert figure_style.data_uri(figures.ratio_figure(_ratio()), "png").startswith("data:image/png;base64,")
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("svg", {"metadata": {"Date": None}}),
+        ("pdf", {"metadata": {"CreationDate": None}}),
+        ("png", {}),
+        ("jpeg", {"pil_kwargs": {"quality": 85, "subsampling": 0}}),
+    ],
+)
+def test_a_file_is_the_one_that_matplotlib_saves_and_is_drawn_once(
+    kind: str, told: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = io.BytesIO()
+    with figure_style.style():
+        figures.ratio_figure(_ratio()).savefig(saved, format=kind, dpi=90, **told)
+    drawn = []
+    draw = Figure.draw
+    monkeypatch.setattr(Figure, "draw", lambda self, renderer: drawn.append(kind) or draw(self, renderer))
+    assert figure_style.figure_bytes(figures.ratio_figure(_ratio()), kind, dpi=90) == saved.getvalue()
+    assert drawn == [kind]
+
+
+def test_a_histogram_holds_each_cell_on_its_side_of_the_threshold() -> None:
+    centres = (thresholds.EDGES[:-1] + thresholds.EDGES[1:]) / 2
+    cells = stream(5).integers(0, 9, (3, centres.size)) * np.array([[1], [1], [0]])
+    limit = xr.DataArray([100.0, np.nan, 100.0], dims=n.MARKER)
+    counts = xr.DataArray(cells, {n.MARKER: ["GFAP", "IBA1", "none"], n.BIN: centres}, (n.MARKER, n.BIN))
+    panels = signal_figure(counts, limit, limit).axes
+    found = [[one.get_data() for one in axes.patches if isinstance(one, StepPatch)] for axes in panels]
+    (below, above), (all_of_it,), nothing = found
+    # As many bins as fit are put together by twelves; none is divided.
+    assert below.values.sum() + above.values.sum() == cells[0, : centres.size // 12 * 12].sum()
+    assert below.edges[-1] == pytest.approx(above.edges[0])
+    assert below.edges[-1] == pytest.approx(np.log1p(100), abs=12 * (centres[1] - centres[0]))
+    assert all_of_it.values.sum() == cells[1, : centres.size // 12 * 12].sum()
+    assert not nothing
 
 
 @pytest.mark.parametrize("width", [1.5, 2.9, 3.3, 9.0])

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from matplotlib.figure import Figure
 from stores import filled
 
 from fintune_xr import names as n
@@ -40,6 +39,8 @@ from fintune_xr.store.split import require_split
 from fintune_xr.store.zarr_io.groups import open_column
 from fintune_xr.tasks.instance import SWEEP
 from fintune_xr.tasks.scores import MASK_BUDGET, MASK_SCORES
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 SMALL = CohortSettings(
     n_donors=6, markers=("GFAP", "IBA1"), tiles_per_donor=(1, 1), tile_px=96, n_annotated=12, n_clinical_only=0,
@@ -146,12 +147,6 @@ def _left_out(sections: Sequence[Section]) -> set[str]:
 def _shown(sections: Sequence[Section]) -> set[str]:
     """Keys of the sections that hold a table."""
     return {one.key for one in sections if any(isinstance(part, Table) for part in all_parts(one.parts))}
-
-
-@pytest.fixture(autouse=True)
-def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Figures are not what this is about, and take longest.
-    monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)
 
 
 def test_what_is_current_is_shown(cohort: Cohort) -> None:

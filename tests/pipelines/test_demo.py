@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from matplotlib.figure import Figure
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
@@ -25,7 +24,7 @@ def _simulated(folder: Path, settings: CohortSettings) -> SimulatedCohort:
     return simulate_cohort(folder, settings=settings.model_copy(update=small))
 
 
-def test_one_report_carries_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_report_carries_every_step(tmp_path: Path, no_pictures: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainings, which take minutes, are stood in for; what they are told is judged as they would judge it."""
     said: dict[str, dict[str, Any]] = {}
     monkeypatch.setattr(module, "_simulated", _simulated)
@@ -33,7 +32,6 @@ def test_one_report_carries_every_step(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(module, "train", lambda _, **told: said.update(train=told) or "threshold")
     for name in ("benchmark", "budget"):
         monkeypatch.setattr(module, name, lambda _, name=name, **told: said.update({name: told}))
-    monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)
     page = demo(tmp_path / "demo", seed=2).read_text()
     assert load_settings(TrainSettings, said["train"]["config"]).seed == 2
     compared = load_settings(BenchmarkSettings, said["benchmark"]["config"])
@@ -49,10 +47,11 @@ def test_one_report_carries_every_step(tmp_path: Path, monkeypatch: pytest.Monke
     assert page.index(REMARK) < page.index("tiles of 8 donors")
 
 
-def test_a_quick_demo_has_one_marker_and_no_studies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_quick_demo_has_one_marker_and_no_studies(
+    tmp_path: Path, no_pictures: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "_simulated", _simulated)
     monkeypatch.setattr(module, "train", lambda _, **__: "threshold")
-    monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)
     page = demo(tmp_path / "demo", quick=True).read_text()
     assert "Donor ratios</h2>" in page
     assert "IBA1" not in page

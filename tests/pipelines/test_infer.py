@@ -522,7 +522,9 @@ def test_tiles_added_after_a_run_make_it_unfinished(done: str, study: tuple[str,
         evaluate(done, split="all")
 
 
-def test_an_annotated_tile_in_quarantine_is_left_out_of_the_scores_and_named(done: str, tmp_path: Path) -> None:
+def test_an_annotated_tile_in_quarantine_is_left_out_of_the_scores_and_named(
+    done: str, no_pictures: None, tmp_path: Path
+) -> None:
     cohort = open_cohort(done)
     tiles = texts(cohort.images()[n.TILE])
     annotate(cohort, {name: np.ones((64, 64), np.uint32) for name in tiles})

@@ -239,7 +239,7 @@ def test_what_is_opened_is_counted(kind: str, stores: Callable[[str], Path], ope
 
 @pytest.mark.parametrize(("kind", "verb"), list(cases()))
 def test_a_verb_opens_once(
-    kind: str, verb: str, stores: Callable[[str], Path], openings: Openings, tmp_path: Path
+    kind: str, verb: str, stores: Callable[[str], Path], openings: Openings, no_pictures: None, tmp_path: Path
 ) -> None:
     store = stores(kind)
     found = openings.during(store, lambda: KINDS[kind].verbs[verb](store, tmp_path))

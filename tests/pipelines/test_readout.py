@@ -161,7 +161,7 @@ def test_the_report_shows_readouts(own: Cohort) -> None:
     assert "mean:area (px)" in page
 
 
-def test_a_readout_of_other_cells_is_out_of_date(own: Cohort) -> None:
+def test_a_readout_of_other_cells_is_out_of_date(own: Cohort, no_pictures: None) -> None:
     infer(own.url, run="base", model="threshold", restart=True, overrides=(
         "device=cpu", "cluster.dashboard=false", "model.sigma_px=3"))  # fmt: skip
     stale = {one.what: one for one in readouts_of_report(own).stale}
@@ -249,7 +249,9 @@ def test_a_ratio_by_another_rule_is_out_of_date(own: Cohort, tmp_path: Path) -> 
     assert group_doubt(own, own.read(f"{n.GROUP_TESTS}/ratio")) == "positive cells are counted with another rule now"
 
 
-def test_a_clinical_table_with_other_values_is_noticed_by_all_that_rests_on_them(own: Cohort, tmp_path: Path) -> None:
+def test_a_clinical_table_with_other_values_is_noticed_by_all_that_rests_on_them(
+    own: Cohort, no_pictures: None, tmp_path: Path
+) -> None:
     first = tmp_path / "first.csv"
     rows = [(f"d{i}", "AD" if i % 2 else "control", value) for i, value in enumerate((3.0, 1.0, 4.0, 1.5, 9.0, 2.6))]
     first.write_text("projid,diagnosis,nft,age\n" + "".join(f"{who},{of},{value},80\n" for who, of, value in rows))

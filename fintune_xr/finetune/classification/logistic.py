@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
@@ -25,14 +26,13 @@ def fit_logistic(
     del val, settings
     try:
         from sklearn.linear_model import LogisticRegression
-        from threadpoolctl import threadpool_limits
     except ImportError as error:
         raise MissingPackageError(
             "the head 'logistic' needs scikit-learn: install the extra 'oct' (pip install 'fintune-xr[oct]')"
         ) from error
     model = LogisticRegression(C=float(choice), tol=TOLERANCE, max_iter=MOST_STEPS)
     # So small a problem gains nothing by threads, whose number would change sums in their last digits.
-    with threadpool_limits(limits=1):
+    with _libraries().limit(limits=1):
         model.fit(train.value, train.label, sample_weight=weights)
     n_steps = int(np.max(model.n_iter_))
     if n_steps >= MOST_STEPS:
@@ -42,3 +42,11 @@ def fit_logistic(
         # One logit of the second class: half of it for, half against.
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
     return {"weight": weight, "bias": bias}, {"steps": n_steps}
+
+
+@cache
+def _libraries() -> Any:
+    """The libraries of this process that have threads, looked up once: it takes some ms, and fits are many."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()

@@ -52,7 +52,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
 
 
 @pytest.fixture
-def copy(cohort: Cohort, tmp_path: Path) -> Cohort:
+def copy(cohort: Cohort, no_pictures: None, tmp_path: Path) -> Cohort:
     shutil.copytree(cohort.url, tmp_path / "c.zarr")
     return open_cohort(tmp_path / "c.zarr")
 

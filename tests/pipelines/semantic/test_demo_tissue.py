@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from matplotlib.figure import Figure
 
 from fintune_xr.errors import FintuneValueError, UnknownNameError
 from fintune_xr.pipelines.demos import tissue
@@ -22,11 +21,10 @@ def _simulated(folder: Path, seed: int) -> SimulatedPatches:
 
 
 @pytest.mark.slow
-def test_one_report_carries_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_report_carries_every_step(tmp_path: Path, no_pictures: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tissue, "_simulated", _simulated)
     monkeypatch.setattr(tissue, "UNET", {**QUICK, "filters": [4, 8, 8]})
     monkeypatch.setattr(tissue, "SMALL_SAM2", QUICK)
-    monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)
     path = demo(tmp_path / "demo", cohort="he")
     page = path.read_text()
     for title in (

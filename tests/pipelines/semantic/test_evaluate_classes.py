@@ -62,7 +62,9 @@ def test_scores_are_those_of_scikit_learn(store: Path) -> None:
     )
 
 
-def test_a_tile_in_quarantine_is_left_out_for_all_runs_and_named(store: Path, tmp_path: Path) -> None:
+def test_a_tile_in_quarantine_is_left_out_for_all_runs_and_named(
+    store: Path, no_pictures: None, tmp_path: Path
+) -> None:
     shutil.copytree(store, tmp_path / "he.zarr")
     cohort = open_cohort(tmp_path / "he.zarr")
     whole = evaluate(cohort.url, split="all", resamples=20)
