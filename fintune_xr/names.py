@@ -378,6 +378,7 @@ FROM_COMPONENTS: Final = "from_components"
 CORRECTIONS: Final = "corrections"
 STUDY_GROUPS: Final = "study_groups"
 NUCLEI: Final = "nuclei"
+THRESHOLD_DOUBTS: Final = "threshold_doubts"
 
 # Groups that studies and statistics write.
 CLINICAL: Final = "clinical"

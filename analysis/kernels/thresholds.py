@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -50,7 +51,7 @@ class Thresholds(NamedTuple):
     code: NDArray[np.int8]
 
 
-class _Mixture(NamedTuple):
+class Mixture(NamedTuple):
     """Two Gaussians of each histogram: weight, mean and variance, all (group, 2)."""
 
     weight: Floats
@@ -83,6 +84,16 @@ def otsu(counts: Counts) -> Thresholds:
     return Thresholds(threshold.reshape(counts.shape[:-1]), code.reshape(counts.shape[:-1]))
 
 
+def two_components(counts: Counts) -> Mixture:
+    """Two Gaussians fitted to each histogram (group, bin) by `mixture`'s fit, the one of lower mean first.
+
+    The same histograms are fitted once.
+    """
+    components = _fitted(np.ascontiguousarray(counts, np.int64).tobytes())[0]
+    order = np.argsort(components.mean, axis=-1)
+    return Mixture(*(np.take_along_axis(part, order, axis=1) for part in components))
+
+
 def mixture(counts: Counts) -> Thresholds:
     """Where the upper of two Gaussians, fitted to each histogram `counts` (..., bin), becomes likelier.
 
@@ -98,7 +109,7 @@ def mixture(counts: Counts) -> Thresholds:
     threshold = np.full(len(counts), np.nan)
     fit = np.flatnonzero(code == OK)
     if fit.size:
-        components, converged = _expectation_maximisation(counts[fit].astype(np.float64))
+        components, converged = _fitted(counts[fit].tobytes())
         threshold[fit] = _crossing(components)
         code[fit[np.isnan(threshold[fit])]] = NOT_SEPARATE
         code[fit[~converged]] = NOT_CONVERGED
@@ -146,7 +157,13 @@ def _otsu_split(counts: Counts) -> NDArray[np.int64]:
     return split
 
 
-def _expectation_maximisation(counts: Floats) -> tuple[_Mixture, NDArray[np.bool_]]:
+@lru_cache(maxsize=4)
+def _fitted(counts: bytes) -> tuple[Mixture, NDArray[np.bool_]]:
+    """`_expectation_maximisation` of whole numbers (group, bin): rules and doubts ask for the same histograms."""
+    return _expectation_maximisation(np.frombuffer(counts, np.int64).reshape(-1, N_BINS).astype(np.float64))
+
+
+def _expectation_maximisation(counts: Floats) -> tuple[Mixture, NDArray[np.bool_]]:
     """Two Gaussians of each histogram (group, bin), and whether the likelihood stopped rising."""
     total = counts.sum(axis=-1)
     upper = np.arange(N_BINS) > _otsu_split(counts.astype(np.int64))[:, None]
@@ -165,23 +182,23 @@ def _expectation_maximisation(counts: Floats) -> tuple[_Mixture, NDArray[np.bool
     return components, converged
 
 
-def _maximised(counts: Floats, share: Floats) -> _Mixture:
+def _maximised(counts: Floats, share: Floats) -> Mixture:
     """Components that fit best when each bin belongs to them by `share` (group, 2, bin)."""
     mass = counts[:, None] * share
     size = np.maximum(mass.sum(axis=-1), np.finfo(np.float64).tiny)
     mean = (mass * CENTRES).sum(axis=-1) / size
     variance = (mass * (CENTRES - mean[..., None]) ** 2).sum(axis=-1) / size
     # A component cannot be narrower than the bins that it was seen through.
-    return _Mixture(size / size.sum(axis=-1, keepdims=True), mean, np.maximum(variance, EDGES[1] ** 2))
+    return Mixture(size / size.sum(axis=-1, keepdims=True), mean, np.maximum(variance, EDGES[1] ** 2))
 
 
-def _log_density(components: _Mixture, at: Floats) -> Floats:
+def _log_density(components: Mixture, at: Floats) -> Floats:
     """Log of weight times density (group, 2, at)."""
     weight, mean, variance = (part[..., None] for part in components)
     return np.log(weight) - 0.5 * (np.log(2 * np.pi * variance) + (at - mean) ** 2 / variance)
 
 
-def _crossing(components: _Mixture) -> Floats:
+def _crossing(components: Mixture) -> Floats:
     """First edge between the two means, in counts, at which the upper component is likelier; NaN if none."""
     order = np.argsort(components.mean, axis=-1)
     lower, upper = np.moveaxis(np.take_along_axis(_log_density(components, EDGES), order[..., None], axis=1), 1, 0)

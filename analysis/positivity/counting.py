@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fintune_xr.analysis.groups import tile_groups
 from fintune_xr.analysis.kernels import thresholds as kernels
+from fintune_xr.analysis.positivity.doubts import in_noise, within_one_mode
 from fintune_xr.analysis.positivity.rules import FixedRule, IntensityRule, OtsuDonorRule, OtsuRule, of_rule
 from fintune_xr.errors import unknown_name
 from fintune_xr.names import (
@@ -34,6 +35,7 @@ from fintune_xr.names import (
     RULE,
     SCALE,
     THRESHOLD,
+    THRESHOLD_DOUBTS,
     TILE,
     TILE_INDEX,
 )
@@ -117,35 +119,74 @@ def count_positive(
     `tiles` holds n_cells and background. -1 where the number is unknown: the tile is not done, or it has
     cells but no threshold or no background. Memory: four bytes for each tile and threshold, and one block.
     """
+    return _counted(blocks, tiles, thresholds)[0]
+
+
+def _counted(
+    blocks: Iterable[xr.Dataset], tiles: xr.Dataset, thresholds: Sequence[xr.DataArray]
+) -> tuple[list[xr.DataArray], list[NDArray[np.int32]]]:
+    """What `count_positive` counts, and cells (tile,) as far below 0 as the threshold is above, for each of them."""
     background, n_cells = marker_background(tiles), tiles[N_CELLS].reset_coords(drop=True)
-    counts = [np.zeros(n_cells.size, np.int32) for _ in thresholds]
+    counts, mirrored = ([np.zeros(n_cells.size, np.int32) for _ in thresholds] for _ in range(2))
     limits = [threshold.values for threshold in thresholds]
     for cells in blocks:
         signal, index = marker_signal(cells, background), cells[TILE_INDEX].values
-        for count, limit in zip(counts, limits, strict=True):
+        for count, below, limit in zip(counts, mirrored, limits, strict=True):
             kernels.add_positives(count, signal, index, limit)
+            kernels.add_positives(below, -signal, index, limit)
     for count, limit in zip(counts, limits, strict=True):
         has_rule = ~np.isnan(limit) & ~np.isnan(background)
         count[(n_cells.values < 0) | ((n_cells.values > 0) & ~has_rule)] = -1
-    return [n_cells.copy(data=count) for count in counts]
+    return [n_cells.copy(data=count) for count in counts], mirrored
 
 
-def apply_rules(blocks: CellBlocks, tiles: xr.Dataset, *, rules: Sequence[IntensityRule]) -> xr.Dataset:
+def apply_rules(
+    blocks: CellBlocks, tiles: xr.Dataset, *, rules: Sequence[IntensityRule], doubts: bool = False
+) -> xr.Dataset:
     """N_all, n_positive, n_without_nucleus, threshold and reason (rule, tile) of one run.
 
     `blocks` gives the run's cell table, which is read twice: for the histograms, and to count; `tiles` its n_cells
     (tile) and background (tile, channel) with the coordinates tile, donor and marker of the images. Unknown counts
-    are -1 and `reason` says why.
+    are -1 and `reason` says why. With `doubts` the attribute THRESHOLD_DOUBTS says of each rule, and of the markers or
+    donors whose threshold it is, what speaks against it (`analysis.positivity.doubts`).
 
     Raises UnknownNameError if the intensities have no marker channel.
     """
     small = tiles[[N_CELLS, BACKGROUND]].load()
-    reads_cells = any(not isinstance(rule, FixedRule) for rule in rules)
+    reads_cells = doubts or any(not isinstance(rule, FixedRule) for rule in rules)
     histogram = signal_histogram(blocks() if reads_cells else [], small)
     thresholds = [threshold_of_tiles(histogram, small, rule=rule) for rule in rules]
-    counts = count_positive(blocks(), small, thresholds=thresholds)
+    counts, mirrored = _counted(blocks(), small, thresholds)
     parts = [_of_rule(*one, small) for one in zip(rules, thresholds, counts, strict=True)]
-    return xr.concat(parts, RULE, join="exact", combine_attrs="drop")
+    applied = xr.concat(parts, RULE, join="exact", combine_attrs="drop")
+    if not doubts:
+        return applied
+    told = {
+        rule.name: _doubts(rule, histogram, small, (count.values, below))
+        for rule, count, below in zip(rules, counts, mirrored, strict=True)
+    }
+    return applied.assign_attrs({THRESHOLD_DOUBTS: told})
+
+
+def _doubts(
+    rule: IntensityRule, histogram: xr.DataArray, tiles: xr.Dataset, counted: tuple[NDArray[np.int32], ...]
+) -> dict[str, str]:
+    """What speaks against the thresholds of a rule: the noise where there is any, else the shape of the signals.
+
+    `counted` are the cells (tile,) above the threshold and as far below 0.
+    """
+    groups = tile_groups(tiles)
+    known = counted[0] >= 0
+    sums = [np.bincount(groups.group_of_tile[known], one[known], np.prod(groups.shape)) for one in counted]
+    above, below = (one.astype(np.int64).reshape(groups.shape) for one in sums)
+    if isinstance(rule, OtsuDonorRule):
+        return in_noise(histogram, otsu_threshold(histogram), above, below)
+    of_all = histogram.sum(DONOR)
+    if isinstance(rule, FixedRule):
+        given = xr.full_like(of_all[{BIN: 0}], rule.threshold, np.float64)
+        return in_noise(of_all, given, above.sum(axis=0), below.sum(axis=0))
+    found = otsu_threshold(of_all) if isinstance(rule, OtsuRule) else mixture_threshold(of_all)
+    return within_one_mode(of_all, found) | in_noise(of_all, found, above.sum(axis=0), below.sum(axis=0))
 
 
 def marker_background(tiles: xr.Dataset) -> NDArray[np.float32]:

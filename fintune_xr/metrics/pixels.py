@@ -52,7 +52,8 @@ def stored_histogram(target: NDArray[np.int8], probability: NDArray[np.floating]
 
 def coarser(histogram: NDArray[Any], n_bins: int = N_BINS) -> NDArray[np.int64]:
     """The histogram (2, n_bins) of the same pixels in fewer bins, each the sum of as many neighbours."""
-    return histogram.reshape(len(histogram), n_bins, -1).sum(axis=-1, dtype=np.int64)
+    joined: NDArray[np.int64] = histogram.reshape(len(histogram), n_bins, -1).sum(axis=-1, dtype=np.int64)
+    return joined
 
 
 def pixel_auc(histogram: NDArray[Any]) -> NDArray[np.float64]:

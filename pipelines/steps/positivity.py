@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from fintune_xr import names as n
 from fintune_xr.analysis.positivity.by_nuclei import apply_detected, count_nuclei
 from fintune_xr.analysis.positivity.counting import apply_rules
+from fintune_xr.analysis.positivity.doubts import doubt_lines
 from fintune_xr.analysis.positivity.rules import (
     DetectedRule,
     FixedRule,
@@ -23,7 +24,7 @@ from fintune_xr.analysis.positivity.rules import (
     PositivityRule,
 )
 from fintune_xr.errors import FintuneValueError, SettingsError, unknown_name
-from fintune_xr.pipelines.console import progress
+from fintune_xr.pipelines.console import progress, say
 from fintune_xr.pipelines.instance.cell_blocks import cell_blocks
 from fintune_xr.pipelines.instance.validation import validate_rules
 from fintune_xr.store.cohort import Cohort, open_cohort
@@ -130,15 +131,20 @@ def apply_positivity(cohort: Cohort, run: str, rule: PositivityRule, *, normalis
         require_finished(cohort, rule.nuclei_run)
     rules = _in_order([*_stored_rules(cohort, run), *SENSITIVITY, rule])
     intensity = [one for one in rules if not isinstance(one, DetectedRule)]
-    result = apply_rules(cell_blocks(cohort, run, [n.TILE_INDEX, n.MEAN_INTENSITY]), tiles, rules=intensity)
+    result = apply_rules(
+        cell_blocks(cohort, run, [n.TILE_INDEX, n.MEAN_INTENSITY]), tiles, rules=intensity, doubts=True
+    )
+    doubts = result.attrs[n.THRESHOLD_DOUBTS]
     if isinstance(rule, DetectedRule):
         result = xr.concat([result, _detected(cohort, tiles, run, rule)], n.RULE, join="exact", combine_attrs="drop")
     nuclei = run_digests(cohort, [rule.nuclei_run] if isinstance(rule, DetectedRule) else [])
-    facts = {"rules": [one.as_dict() for one in rules], "active": rule.name}
+    facts = {"rules": [one.as_dict() for one in rules], "active": rule.name, n.THRESHOLD_DOUBTS: doubts}
     result = result.assign_attrs({**facts, n.NUCLEI: nuclei, n.NORMALISATION: version})
     cohort.write(f"{n.POSITIVITY}/{run}", result, POSITIVITY)
     active = result[n.N_POSITIVE].sel({n.RULE: rule.name}).values.astype(np.int32)
     write_positive(cohort, run, active, rule=rule.name)
+    for line in doubt_lines(doubts, rule.name):
+        say(f"positivity of {run}: {line}")
     return result
 
 

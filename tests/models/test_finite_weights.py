@@ -71,7 +71,11 @@ SAVE: dict[str, tuple[Callable[[Path], Any], tuple[str, ...], dict[str, Any]]] =
     "particle_unet": (particle_unet, MICROGRAPH, {}),
     **{name: (of_classes(name), HE, {}) for name in KINDS},
     "vit3d": (lambda path: torch.save(learned_state(), path), ("oct",), {"heads": HEADS}),
-    "vjepa2": (lambda path: torch.save(meta_state(width=48, patch=(2, 8, 8)), path), ("oct",), {"heads": HEADS, "crop_px": GRID[1]}),
+    "vjepa2": (
+        lambda path: torch.save(meta_state(width=48, patch=(2, 8, 8)), path),
+        ("oct",),
+        {"heads": HEADS, "crop_px": GRID[1]},
+    ),
     "volume_classifier": (volume_classifier, ("oct",), {}),
 }
 

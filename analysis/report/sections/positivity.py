@@ -12,6 +12,7 @@ from fintune_xr import names as n
 from fintune_xr.analysis.figures.positivity import judged_figure, signal_figure
 from fintune_xr.analysis.figures.statistics import ratio_figure
 from fintune_xr.analysis.figures.style import PICTURE_DPI, data_uri
+from fintune_xr.analysis.positivity.doubts import doubt_lines
 from fintune_xr.analysis.report.contents import Note, Part, Picture, Section, Table, fold
 from fintune_xr.analysis.report.numbers import decimals
 from fintune_xr.analysis.report.sections.first_rule import rule_notes
@@ -40,7 +41,7 @@ def positivity_section(contents: Statistics) -> Section:
     parts: list[Part] = [Note(text) for text in _rules_in_words(contents.active_rules)]
     parts += rule_notes(contents.analysis)
     unvalidated = [run for run in contents.positivity if run not in contents.validation]
-    findings = (_unvalidated(unvalidated),) if unvalidated else ()
+    findings = (*_doubtful(contents), *((_unvalidated(unvalidated),) if unvalidated else ()))
     parts += [*findings, *validation_parts(contents)]
     for run, counts in contents.signals.items():
         parts += _cells_of(contents, run, counts)
@@ -51,6 +52,15 @@ def positivity_section(contents: Statistics) -> Section:
         hidden.append(_rho_table(contents.rho_by_rule))
     parts += fold("The same cells under every stored rule: counts, ratios and rho", hidden)
     return Section("positivity", _TITLE, tuple(parts), "fintune-xr positivity STORE --run RUN", findings=findings)
+
+
+def _doubtful(contents: Statistics) -> list[Note]:
+    """What speaks against the thresholds that shares rest on, run by run; of older counts nothing is known."""
+    told = []
+    for run, counts in contents.positivity.items():
+        doubts = counts.attrs.get(n.THRESHOLD_DOUBTS, {})
+        told += [Note(f"{run}: {line}.", "doubtful") for line in doubt_lines(doubts, contents.active_rules[run])]
+    return told
 
 
 def _unvalidated(runs: Sequence[str]) -> Note:
