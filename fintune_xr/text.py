@@ -21,6 +21,11 @@ def text_array(labels: xr.DataArray) -> NDArray[np.str_]:
     return np.array(texts(labels), dtype=np.str_)
 
 
+def with_numbers(names: Sequence[str], *, first: int = 0) -> str:
+    """Names for people, each with its number: `0 healthy, 1 pre_diabetes`."""
+    return ", ".join(f"{number} {name}" for number, name in enumerate(names, start=first))
+
+
 def not_the_file(head: bytes) -> str:
     """What a file is that begins with `head` where a download left something else; empty where it is none of that."""
     if not head:

@@ -14,11 +14,12 @@ from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, SplitError
 from fintune_xr.finetune.classification.features import Labelled
 from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.lineage.labelled_classes import labelled_classes, require_labelled_classes
 from fintune_xr.store.runs.columns import stored_columns
 from fintune_xr.store.runs.run import finish_command, require_once
 from fintune_xr.store.split import ALL, annotated_tiles
 from fintune_xr.tasks.product import SCORES
-from fintune_xr.text import text_array
+from fintune_xr.text import text_array, texts
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,7 +61,7 @@ def labelled_scans(cohort: Cohort, *parts: str) -> Scans:
     Raises SplitError where there is none.
     """
     labels = cohort.annotations(lazy=False)[n.LABEL]
-    classes = tuple(str(labels.attrs["flag_meanings"]).split())
+    classes = labelled_classes(cohort)
     images = annotated_tiles(cohort)
     tiles = text_array(images[n.TILE])
     of_tile = dict(zip(text_array(labels[n.TILE]).tolist(), labels.values.tolist(), strict=True))
@@ -81,10 +82,13 @@ def require_scans(cohort: Cohort, scans: Scans, *parts: str) -> Scans:
 def with_vectors(cohort: Cohort, run: str, column: str, scans: Scans) -> tuple[Scans, NDArray[np.float32]]:
     """Those of `scans` that are done in `run`, and their row of its `column` (scan, …).
 
-    Raises FintuneValueError where the run stores no such column or has not come to an end on these scans.
+    Raises FintuneValueError where the run stores no such column, has not come to an end on these scans, or has logits
+    of other classes than the participants.
     """
     require_column(cohort, run, column)
     stored = cohort.run(run, lazy=False)
+    if column == n.LOGITS and n.CLASS in stored:
+        require_labelled_classes(cohort, texts(stored[n.CLASS]), of=f"run {run!r}")
     at = {tile: row for row, tile in enumerate(text_array(stored[n.TILE]).tolist())}
     unknown = [tile for tile in scans.tile.tolist() if tile not in at]
     rows = np.array([at[tile] for tile in scans.tile.tolist() if tile in at], np.int64)

@@ -23,9 +23,13 @@ from fintune_xr.pipelines.workers.devices import device_on
 from fintune_xr.settings import Config, Settings, dotted_names, load_settings, validate
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.ingest.participants import ID_COLUMNS
+from fintune_xr.store.lineage.annotated_legend import require_annotated_classes
+from fintune_xr.store.lineage.labelled_classes import require_labelled_classes
 from fintune_xr.store.lineage.learnt_scale import other_sides
 from fintune_xr.store.runs.columns import Sizes
 from fintune_xr.store.runs.run import check_run_name, run_attrs
+from fintune_xr.tasks.class_map import stored_class_map
+from fintune_xr.tasks.task import CLASSIFICATION, SEMANTIC
 from fintune_xr.text import texts
 
 
@@ -128,13 +132,17 @@ def run_identity(checkpoint: Checkpoint, settings: Settings) -> dict[str, Any]:
 def run_sizes(cohort: Cohort, checkpoint: Checkpoint, settings: Settings) -> Sizes | None:
     """What lies along the further dims of the run's columns; None where its product has none.
 
-    Raises FintuneValueError or SettingsError where the model does not take tiles of the cohort's shape.
+    Raises FintuneValueError or SettingsError where the model does not take tiles of the cohort's shape, or its classes
+    are others than those that the cohort is annotated with.
     """
     sizes = kind_named(checkpoint.kind).sizes
     if sizes is None:
         return None
     images = cohort.images(lazy=False)[n.IMAGE]
-    return sizes(checkpoint, settings, tuple(images.shape[2:]))
+    found = sizes(checkpoint, settings, tuple(images.shape[2:]))
+    if n.CLASS in found and cohort.has(n.ANNOTATIONS):
+        _require_known_classes(cohort, checkpoint, found[n.CLASS])
+    return found
 
 
 def run_array_attrs(checkpoint: Checkpoint) -> Mapping[str, Mapping[str, Any]] | None:
@@ -167,6 +175,16 @@ def run_context(
         attempts=settings.attempts,
         tile_timeout_s=settings.tile_timeout_s,
     )
+
+
+def _require_known_classes(cohort: Cohort, checkpoint: Checkpoint, names: Any) -> None:
+    """What evaluate and check would say of the finished run is said before its first block."""
+    of = f"model {checkpoint.name!r}"
+    stored = (run_array_attrs(checkpoint) or {}).get(n.CLASSES)
+    if stored is not None and cohort.task.name == SEMANTIC:
+        require_annotated_classes(cohort, stored_class_map(stored), of=of)
+    if cohort.task.name == CLASSIFICATION:
+        require_labelled_classes(cohort, list(names), of=of)
 
 
 def _say_other_sides(cohort: Cohort, checkpoint: Checkpoint, chosen: Settings) -> None:

@@ -21,7 +21,7 @@ from fintune_xr.errors import DeviceError
 from fintune_xr.execution.peak_memory import begin_peak_gb, peak_gb
 from fintune_xr.execution.read_ahead import batches
 from fintune_xr.pipelines.inference.block import BlockContext
-from fintune_xr.pipelines.inference.request import infer_settings, resolve_request, run_context
+from fintune_xr.pipelines.inference.request import infer_settings, resolve_request, run_context, run_sizes
 from fintune_xr.pipelines.steps.infer import in_parts
 from fintune_xr.pipelines.workers.devices import profile_and_rest
 from fintune_xr.pixels.real_part import tile_pixels
@@ -55,6 +55,8 @@ def plan_run(
     settings = infer_settings(config, rest)
     checkpoint, settings = resolve_request(cohort, run, model, settings, restart=False)
     context = run_context(cohort, run, checkpoint, settings, profile)
+    # Nothing is made of them; what they refuse is refused here too.
+    run_sizes(cohort, checkpoint, context.settings)
     pending = _pending(cohort, run, parts)
     blocks = _blocks(cohort, run, pending)
     jobs = max(1, min(profile.n_workers, math.ceil(sum(map(bool, blocks)) / profile.n_threads)))

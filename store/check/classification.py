@@ -9,10 +9,11 @@ from typing import Final
 import numpy as np
 
 from fintune_xr import names as n
-from fintune_xr.errors import AnswerError
+from fintune_xr.errors import AnswerError, FintuneValueError
 from fintune_xr.store.check.problem import Fault, TileFault, first_few
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.ingest.participants import parts_not_recommended, stored_participants
+from fintune_xr.store.lineage.labelled_classes import require_labelled_classes
 from fintune_xr.store.split import split_column
 from fintune_xr.text import texts
 
@@ -45,8 +46,13 @@ def check_labels(cohort: Cohort) -> Iterator[Fault]:
 
 
 def check_scores(cohort: Cohort, run: str) -> Iterator[TileFault]:
-    """What is wrong with a run of vectors: values of finished tiles that are no numbers."""
+    """What is wrong with a run of vectors: other classes than the labels, values of finished tiles that are none."""
     stored = cohort.run(run, lazy=False)
+    if n.CLASS in stored and cohort.has(n.ANNOTATIONS):
+        try:
+            require_labelled_classes(cohort, texts(stored[n.CLASS]), of=f"run {run!r}")
+        except FintuneValueError as error:
+            yield f"{n.RUNS}/{run}", str(error), f"Make run {run} again with --restart", ()
     done = stored[n.STATE].values == n.DONE
     for column in (n.LOGITS, n.EMBEDDING):
         if column not in stored:

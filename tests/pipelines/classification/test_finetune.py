@@ -12,19 +12,21 @@ import pandas as pd
 import pytest
 import torch
 import zarr
-from labelled_volumes import CLASSES, make_volumes, participants
+from labelled_volumes import CLASSES, make_volumes, participants, write_labels
 from sklearn.metrics import balanced_accuracy_score
 from volume_weights import learned_state
 
 from fintune_xr import names as n
-from fintune_xr.errors import SettingsError, SplitError
+from fintune_xr.errors import FintuneValueError, SettingsError, SplitError
 from fintune_xr.metrics.classification.units import softmax
 from fintune_xr.pipelines.classification.evaluate import MAJORITY
 from fintune_xr.pipelines.classification.leaderboard import leaderboard
 from fintune_xr.pipelines.classification.pretraining import pretraining_lines
+from fintune_xr.pipelines.steps.check import check
 from fintune_xr.pipelines.steps.evaluate import evaluate, score_lines, score_table
 from fintune_xr.pipelines.steps.export import export
 from fintune_xr.pipelines.steps.infer import infer
+from fintune_xr.pipelines.steps.infer_plan import plan_run
 from fintune_xr.pipelines.steps.train import train
 from fintune_xr.pipelines.studies.probe import probe
 from fintune_xr.splits.assignment import split_digest
@@ -236,3 +238,25 @@ def test_a_classifier_that_has_seen_the_test_part_is_refused(done: Path, tmp_pat
 def test_leaderboard_of_chosen_runs(done: Path) -> None:
     table = leaderboard(open_cohort(done / "oct.zarr"), ["tuned"])
     assert sorted(table["run"]) == sorted([MAJORITY, "tuned"])
+
+
+@pytest.mark.parametrize("classes", [("healthy", "diabetes"), (CLASSES[1], CLASSES[0], *CLASSES[2:])])
+def test_classes_of_a_head_are_held_against_the_labels(done: Path, tmp_path: Path, classes: tuple[str, ...]) -> None:
+    store = Path(shutil.copytree(done / "oct.zarr", tmp_path / "oct.zarr"))
+    label_of = {f"{who}/{scan}": label for who, (label, _) in PEOPLE.items() for scan in range(2)}
+    write_labels(open_cohort(store), {tile: min(one, len(classes) - 1) for tile, one in label_of.items()}, classes)
+    both = f"0 healthy, 1 pre_diabetes, .* apart, and participants of .* are 0 {classes[0]}, 1 {classes[1]}"
+    told = {"run": "new", "model": str(done / "models" / "tuned")}
+    for refuses in (
+        lambda: infer(store, **told),
+        lambda: plan_run(store, **told),
+        lambda: evaluate(store, runs=["tuned"], split=n.TEST),
+    ):
+        with pytest.raises(FintuneValueError, match=both):
+            refuses()
+    assert "new" not in open_cohort(store).run_names()
+    assert any(problem.where == f"{n.RUNS}/tuned" and "tells 0 healthy" in problem.what for problem in check(store))
+    # An encoder tells no classes apart, and a cohort without labels says nothing against any.
+    infer(store, run="encoder", model=str(done / "w.pt"), overrides=HEADS)
+    shutil.rmtree(store / n.ANNOTATIONS)
+    assert infer(store, **told).n_new

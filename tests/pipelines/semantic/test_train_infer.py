@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,11 @@ from class_runs import tissue_store
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, RunMismatchError, SplitError
 from fintune_xr.finetune.semantic.settings import Sam2TrainSettings
+from fintune_xr.models.semantic_unet.adapter import SemanticUnet, save_semantic_unet
+from fintune_xr.models.semantic_unet.kind import SemanticUnetArchitecture
 from fintune_xr.pipelines.cli.app import run
 from fintune_xr.pipelines.steps.infer import infer
+from fintune_xr.pipelines.steps.infer_plan import plan_run
 from fintune_xr.pipelines.steps.ingest import ingest
 from fintune_xr.pipelines.steps.split import split
 from fintune_xr.pipelines.steps.train import train
@@ -121,6 +125,23 @@ def test_weights_of_other_classes_are_not_trained_on(store: Path, tmp_path: Path
         train(store, model="flow_unet", run_name="cells", out=tmp_path)
     with pytest.raises(FileNotFoundError, match=r"no model 'semantic_unett'.*Did you mean 'semantic_unet'"):
         train(store, model="semantic_unett", run_name="x", out=tmp_path)
+
+
+def test_classes_of_a_model_are_held_against_the_legend(store: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "vessel.pt"
+    class_map = load_settings(ClassMap, {"classes": {"tumor": [1], "blood_vessel": [9]}})
+    network = SemanticUnet(SemanticUnetArchitecture(class_map=class_map, filters=(4, 8, 8)))
+    save_semantic_unet(network, {}, weights)
+    both = r"tumor \[1\], blood_vessel \[9\]; codes there: 0 outside_roi, 1 tumor, .*18 blood_vessel"
+    for refuses in (infer, plan_run):
+        with pytest.raises(FintuneValueError, match=both):
+            refuses(store, run="vessel", model=str(weights))
+    assert run(["infer", str(store), "--run", "vessel", "--model", str(weights)]) == 2
+    assert "vessel" not in open_cohort(store).run_names()
+    # Nothing is annotated there, so nothing speaks against them.
+    bare = Path(shutil.copytree(store, tmp_path / "bare.zarr"))
+    shutil.rmtree(bare / n.ANNOTATIONS)
+    assert infer(bare, run="vessel", model=str(weights)).n_new
 
 
 def test_the_published_experiments_are_shipped() -> None:
