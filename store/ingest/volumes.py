@@ -32,7 +32,7 @@ from fintune_xr.store.ingest.new_tiles import Labelled, Mapper, NewTiles, ReadOn
 from fintune_xr.store.ingest.quarantine import replace_quarantine
 from fintune_xr.store.ingest.tiles import IngestReport, clear_stillborn, is_stillborn, root_of
 from fintune_xr.store.ingest.viewer_metadata import describe_images
-from fintune_xr.store.raw.fetching import Staging, fetch_tile, with_file
+from fintune_xr.store.raw.fetching import Staging, fetch_tile, in_few_words, with_file
 from fintune_xr.store.raw.layouts import UNKNOWN_MARKER
 from fintune_xr.store.raw.pairing import LeftOut
 from fintune_xr.store.raw.readers.volume_header import VolumeHeader
@@ -44,6 +44,7 @@ from fintune_xr.store.raw.volume_scan import VolumeFile, VolumeScan
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.store.zarr_io.location import Location
 from fintune_xr.store.zarr_io.locks import hold_tile_writes
+from fintune_xr.store.zarr_io.refusals import is_refusal
 from fintune_xr.tasks.task import CLASSIFICATION
 
 Grid = tuple[int, int, int]
@@ -167,8 +168,10 @@ def read_headers(found: VolumeScan, how: VolumeIngest) -> list[tuple[VolumeFile,
             )
         except TileReadError as error:
             return file, error.reason
-        except OSError as error:
-            return file, f"not fetched: {error.strerror or error}"
+        except Exception as error:
+            if not (isinstance(error, OSError) or is_refusal(error)):
+                raise
+            return file, f"not fetched: {getattr(error, 'strerror', None) or in_few_words(error)}"
 
     with ThreadPoolExecutor(how.n_workers) as pool:
         return list(pool.map(one, found.files))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TypeAlias, cast
 
@@ -39,13 +41,20 @@ def place_in(source: Place, relative: str) -> Place:
     return f"{str(source).rstrip('/')}/{relative}" if is_url(source) else Path(source) / relative
 
 
-def open_place(place: Place) -> BinaryIO:
-    """The file at `place`, opened for reading bytes."""
-    if is_url(place):
-        filesystem, path = file_system(str(place))
-        with explain_refusals(str(place)):
-            return cast(BinaryIO, filesystem.open(path, "rb"))
-    return Path(place).open("rb")
+@contextmanager
+def open_place(place: Place) -> Iterator[BinaryIO]:
+    """The file at `place`, opened for reading bytes.
+
+    Raises OSError where it cannot be opened, or be read later; of a URL that is a StoreUnreachableError.
+    """
+    if not is_url(place):
+        with Path(place).open("rb") as file:
+            yield file
+        return
+    filesystem, path = file_system(str(place))
+    # Around the readings too: a connection is lost at any of them, and libraries raise errors of their own then.
+    with explain_refusals(str(place)), filesystem.open(path, "rb") as file:
+        yield cast(BinaryIO, file)
 
 
 def place_sha256(place: Place) -> str:
@@ -61,7 +70,8 @@ def changed_at(place: Place) -> float:
     """
     if is_url(place):
         filesystem, path = file_system(str(place))
-        return float(filesystem.modified(path).timestamp())
+        with explain_refusals(str(place)):
+            return float(filesystem.modified(path).timestamp())
     status = Path(place).stat()
     return max(status.st_mtime, status.st_ctime)
 

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import volume_files as v
-from flaky_s3 import KEY, SECRET, Door, flaky_s3
+from flaky_s3 import KEY, LOST, SECRET, Door, flaky_s3
 from oct_files import pixels_of, write_study
 
 from fintune_xr import names as n
@@ -389,6 +389,15 @@ def test_files_that_never_come_are_rows_and_come_later(door: Door, tmp_path: Pat
             said += file.read_bytes().decode("latin-1")
     assert KEY not in said
     assert SECRET not in said
+
+
+def test_a_lost_connection_is_a_reason_before_an_ingest_too(door: Door) -> None:
+    door.judge = lambda method, path, times: LOST if "/0002/" in path else 0
+    planned = plan_ingest("s3://study-eyes/retinal_oct", layout="ai-readi", volumes=VolumeRequest(grid=GRID))
+    reasons = planned.left_out.set_index(n.DONOR)[n.REASON]
+    assert reasons["0002"].startswith("not fetched: ")
+    assert "127.0.0.1" not in reasons["0002"]
+    assert planned.tiles["volumes"].sum() == N - 1
 
 
 def test_staged_files_are_fetched_once(door: Door, tmp_path: Path) -> None:

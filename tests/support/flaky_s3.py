@@ -20,8 +20,11 @@ KEY, SECRET = "AKIDNOTTOBESEEN", "secret-not-to-be-seen/anywhere"
 CODES = {403: "AccessDenied", 404: "NoSuchKey", 429: "TooManyRequests", 500: "InternalError", 502: "BadGateway",
          503: "ServiceUnavailable"}  # fmt: skip
 
+# No answer at all: the connection is closed.
+LOST = -1
+
 Judge = Callable[[str, str, int], int]
-"""Of the method, the path and how often it was asked for: the status to fail with, or 0 to let it through."""
+"""Of the method, the path and how often it was asked for: the status to fail with, LOST, or 0 to let it through."""
 
 
 class Door:
@@ -69,6 +72,9 @@ def _handler(door: Door) -> type[BaseHTTPRequestHandler]:
             times = door.count(self.command, unquote(urlsplit(self.path).path))
             time.sleep(door.delay_s)
             status = door.judge(self.command, unquote(self.path), times)
+            if status == LOST:
+                self.close_connection = True
+                return
             if status:
                 self._answer(status, f"<Error><Code>{CODES[status]}</Code></Error>".encode(), {})
                 return
