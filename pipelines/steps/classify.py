@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import xarray as xr
@@ -15,6 +15,7 @@ from fintune_xr import names as n
 from fintune_xr.models.clip.kind import open_clip_folder
 from fintune_xr.models.clip.scoring import class_scores_of_regions, prompt_classes, read_prompts
 from fintune_xr.models.devices import resolve_device
+from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.semantic.evaluate import class_runs, run_class_map
 from fintune_xr.pipelines.semantic.patches import stated_class_map
 from fintune_xr.pipelines.semantic.regions import (
@@ -38,6 +39,8 @@ from fintune_xr.tasks.class_map import ClassMap
 from fintune_xr.tasks.semantic import CLASS_REGIONS
 from fintune_xr.tasks.task import SEMANTIC
 from fintune_xr.text import text_array, texts
+
+_MODEL_DIGEST: Final = "model_sha256"
 
 
 def classify(
@@ -77,7 +80,7 @@ def classify(
     found = found_regions(cohort, regions, class_map, embedder, settings)
     stored = _stored(cohort, found, asked, embedder.scale, settings)
     facts = {
-        "regions": regions, "settings": settings.as_dict(), "model": str(model), "model_sha256": embedder.sha256,
+        "regions": regions, "settings": settings.as_dict(), "model": str(model), _MODEL_DIGEST: embedder.sha256,
         "prompts": {key: list(value) for key, value in sentences.items()},
     }  # fmt: skip
     tiles = texts(annotated_tiles(cohort)[n.TILE])
@@ -91,7 +94,7 @@ def classify(
     )
     cohort.write(f"{n.REGIONS}/{name}", made, CLASS_REGIONS)
     if as_run:
-        identity = _run_identity(cohort, regions, facts)
+        identity = _run_identity(cohort, regions, facts, as_run, embedder.former_sha256)
         looked_at = stored.assign_attrs({"tiles": tiles})
         write_class_run(
             cohort, as_run, regions, looked_at, class_map, identity=identity,
@@ -100,9 +103,21 @@ def classify(
     return made
 
 
-def _run_identity(cohort: Cohort, regions: str, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes the classes of a run of instances others than those of any other classification."""
-    told = {key: facts[key] for key in ("model_sha256", "prompts", "settings")}
+def _run_identity(
+    cohort: Cohort, regions: str, facts: Mapping[str, Any], run: str, former_sha256: str
+) -> dict[str, Any]:
+    """What makes the classes of a run of instances others than those of any other classification.
+
+    A run of an earlier release goes on under its own digest, which did not cover all files of the tokenizer.
+    """
+    told = {key: facts[key] for key in (_MODEL_DIGEST, "prompts", "settings")}
+    stored = run_attrs(cohort, run)[n.IDENTITY] if run in cohort.run_names() else {}
+    if stored.get(_MODEL_DIGEST) == former_sha256:
+        told[_MODEL_DIGEST] = former_sha256
+        say(
+            f"classify: run {run} was begun by a release whose digest of {facts['model']} left out files of the "
+            "tokenizer, such as merges.txt; it is continued, and only you know that they are the same"
+        )
     return {n.REGIONS_OF: regions, "regions_identity": run_attrs(cohort, regions)[n.IDENTITY], **told}
 
 

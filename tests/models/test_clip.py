@@ -119,6 +119,46 @@ def test_the_digest_is_that_of_all_parts(folder: Path, tmp_path: Path) -> None:
     assert load_clip(folder, device="cpu").sha256 == load_clip(folder, device="cpu").sha256
 
 
+def as_older_files(folder: Path) -> None:
+    """The tokenizer of `folder` as vocabulary and merges, the form that CLIP was published in."""
+    told = json.loads((folder / "tokenizer.json").read_text())["model"]
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.json").write_text(json.dumps(told["vocab"]))
+    merges = [one if isinstance(one, str) else " ".join(one) for one in told["merges"]]
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]))
+    words = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CLIPTokenizer", **words}))
+    (folder / "special_tokens_map.json").write_text(json.dumps(words))
+
+
+@pytest.mark.parametrize("is_older", [False, True])
+def test_the_digest_covers_every_file_of_the_folder(folder: Path, tmp_path: Path, is_older: bool) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    if is_older:
+        as_older_files(tmp_path)
+    before = load_clip(tmp_path, device="cpu").sha256
+    for file in sorted(tmp_path.glob("*.json")) + sorted(tmp_path.glob("*.txt")):
+        content = file.read_bytes()
+        file.write_bytes(content.replace(b"0.2", b"0.3") if file.suffix == ".txt" else content + b"\n")
+        assert load_clip(tmp_path, device="cpu").sha256 != before, file.name
+        file.write_bytes(content)
+    (tmp_path / "README.md").write_text("for people")
+    assert load_clip(tmp_path, device="cpu").sha256 == before
+
+
+def test_other_merges_are_other_tokens_and_another_digest(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    as_older_files(tmp_path)
+    first = load_clip(tmp_path, device="cpu")
+    merges = tmp_path / "merges.txt"
+    lines = merges.read_text().splitlines()
+    merges.write_text("\n".join([*lines[: len(lines) // 2], ""]))
+    second = load_clip(tmp_path, device="cpu")
+    assert np.abs(first.of_texts(TEXTS) - second.of_texts(TEXTS)).max() > 0.01
+    assert first.sha256 != second.sha256
+    assert first.former_sha256 == second.former_sha256
+
+
 def unit(seed: int, n: int) -> np.ndarray:
     drawn = stream(seed, "unit").normal(size=(n, 8))
     return (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32)

@@ -23,6 +23,14 @@ from fintune_xr.provenance import file_sha256
 CONFIG_FILE: Final = "config.json"
 PREPROCESSOR_FILE: Final = "preprocessor_config.json"
 TOKENIZER_FILES: Final = ("tokenizer.json", "vocab.json")
+# Read beside the first of them where they are there, and tokens depend on each.
+FURTHER_FILES: Final = (
+    *TOKENIZER_FILES,
+    "merges.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
 WEIGHTS_FILES: Final = ("model.safetensors", "pytorch_model.bin")
 # Written by another library, for networks that this one does not have.
 OTHER_FILE: Final = "open_clip_config.json"
@@ -30,13 +38,18 @@ OTHER_FILE: Final = "open_clip_config.json"
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """A CLIP network with its tokenizer and its preprocessing; `sha256` is that of weights, tokenizer and settings."""
+    """A CLIP network with its tokenizer and its preprocessing.
+
+    `sha256` is that of every file that is read: weights, tokenizer and settings. `former_sha256` is what releases made
+    of the same folder that left out all files of the tokenizer but one.
+    """
 
     network: Any
     tokenizer: Any
     mean: tuple[float, ...]
     sd: tuple[float, ...]
     sha256: str
+    former_sha256: str
 
     @property
     def scale(self) -> float:
@@ -92,15 +105,18 @@ def load_clip(folder: str | Path, *, device: str) -> Clip:
         raise CheckpointError(f"{folder / PREPROCESSOR_FILE}: expected image_std above 0, found {list(sd)}")
     network = _built(lambda: CLIPModel(CLIPConfig(**config)), folder / CONFIG_FILE)
     load_strictly(network, _state(weights, network), source=str(weights))
-    files = (folder / CONFIG_FILE, folder / PREPROCESSOR_FILE, tokenizer_file, weights)
-    digest = hashlib.sha256("".join(file_sha256(file) for file in files).encode()).hexdigest()
-    return Clip(
-        network.to(device).eval(),
-        _built(lambda: AutoTokenizer.from_pretrained(str(folder), local_files_only=True), tokenizer_file),
-        mean,
-        sd,
-        digest,
-    )
+    tokenizer = _built(lambda: AutoTokenizer.from_pretrained(str(folder), local_files_only=True), tokenizer_file)
+    return Clip(network.to(device).eval(), tokenizer, mean, sd, *_digests(folder, tokenizer_file, weights))
+
+
+def _digests(folder: Path, tokenizer_file: Path, weights: Path) -> tuple[str, str]:
+    """Digest of all files that are read, by name, and the one of before."""
+    former = (folder / CONFIG_FILE, folder / PREPROCESSOR_FILE, tokenizer_file, weights)
+    further = (folder / name for name in FURTHER_FILES)
+    of_file = {path.name: file_sha256(path) for path in (*former, *further) if path.is_file()}
+    whole = "".join(f"{name} {digest}\n" for name, digest in sorted(of_file.items()))
+    before = "".join(of_file[path.name] for path in former)
+    return tuple(hashlib.sha256(text.encode()).hexdigest() for text in (whole, before))  # type: ignore[return-value]
 
 
 def _built(make: Callable[[], Any], file: Path) -> Any:

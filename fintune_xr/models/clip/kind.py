@@ -19,6 +19,11 @@ class Embedder(Protocol):
         ...
 
     @property
+    def former_sha256(self) -> str:
+        """Digest of the same by an earlier release, which left out some of its files."""
+        ...
+
+    @property
     def scale(self) -> float:
         """What similarities are multiplied by before they become probabilities."""
         ...

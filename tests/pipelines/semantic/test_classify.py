@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 from class_runs import store_class_run, tissue_store, truth_maps
 from sam2_weights import SMALL, random_state, write_published
 from scipy import ndimage
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
 from fintune_xr import names as n
-from fintune_xr.errors import FintuneValueError, SettingsError, SplitError, UnknownNameError
+from fintune_xr.errors import FintuneValueError, RunMismatchError, SettingsError, SplitError, UnknownNameError
 from fintune_xr.models.clip.kind import open_clip_folder
 from fintune_xr.models.clip.random_folder import write_random_clip
 from fintune_xr.pipelines.cli.app import run
@@ -143,7 +144,7 @@ def test_regions_of_a_run_have_its_classes_whichever_they_are_held_against(place
         np.testing.assert_array_equal(found[n.REGION_TRUTH], expected)
 
 
-def test_instances_with_classes_are_an_automatic_run(place: Path, tmp_path: Path, monkeypatch) -> None:
+def test_instances_with_classes_are_an_automatic_run(place: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     store = place / "he.zarr"
     monkeypatch.setattr("fintune_xr.models.sam2.keys.SAM2_SIZES", {"small": SMALL})
     weights = write_published(tmp_path / "sam2.pt", random_state(SMALL))
@@ -169,6 +170,21 @@ def test_instances_with_classes_are_an_automatic_run(place: Path, tmp_path: Path
     assert expected.any()
     scores = evaluate(store, runs=("zero-shot",), split="val")
     assert 0 <= float(scores["perclass_dice_image_mean"][0]) <= 1
+    # A run that a release before made under the digest of fewer files goes on; one of another network does not.
+    attrs = zarr.open_group(store, path=f"{n.RUNS}/zero-shot", mode="r+").attrs
+    former = open_clip_folder(place / "clip", device="cpu").former_sha256
+    assert attrs[n.IDENTITY]["model_sha256"] != former
+    again = {
+        "regions": "sam2", "model": place / "clip", "prompts": place / "prompts.json", "name": "zero",
+        "as_run": "zero-shot", "overrides": ("resamples=20", "min_region_px=64"),
+    }  # fmt: skip
+    attrs[n.IDENTITY] = {**attrs[n.IDENTITY], "model_sha256": former}
+    capsys.readouterr()
+    classify(store, **again)
+    assert "left out files of the tokenizer" in capsys.readouterr().err
+    attrs[n.IDENTITY] = {**attrs[n.IDENTITY], "model_sha256": "0" * 64}
+    with pytest.raises(RunMismatchError, match="model_sha256"):
+        classify(store, **again)
     with pytest.raises(FintuneValueError, match="expected regions of a run of instances"):
         classify(store, regions="truth", model=place / "clip", prompts=place / "prompts.json", name="x", as_run="y")
 
