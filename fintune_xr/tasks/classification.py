@@ -103,6 +103,11 @@ VOLUMES: Final = DatasetSchema(
         n.SPACING_Y: _column("float64", "Distance of rows in the file; 0 where it is not known.", "mm"),
         n.SPACING_X: _column("float64", "Distance of columns in the file; 0 where it is not known.", "mm"),
         n.LATERALITY: _column("str", "R, L, or empty where the eye is not known."),
+        n.ORIENTATION: _column(
+            "str",
+            "Where z, y and x of the file point to, as far as it tells: SPL is superior, posterior, left. NIfTI of "
+            "another orientation than the attribute `orientation` were turned to that one.",
+        ),
         n.PROTOCOL: _column("str", "How was scanned, where it is known."),
         n.VALUE_OFFSET: _column("float64", "Value of the file that is stored as 0."),
         n.VALUE_STEP: _column("float64", "Difference of values of the file between stored ones; 0: a constant volume."),

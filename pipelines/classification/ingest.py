@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,8 +40,9 @@ from fintune_xr.store.raw.layouts import Layout
 from fintune_xr.store.raw.levels import Named, level_lines
 from fintune_xr.store.raw.pairing import LeftOut
 from fintune_xr.store.raw.readers.volume_header import VolumeHeader
-from fintune_xr.store.raw.readers.volumes import ZYX, Reading
+from fintune_xr.store.raw.readers.volumes import NIFTI_SUFFIXES, ZYX, Reading, suffix_of
 from fintune_xr.store.raw.volume_scan import AI_READI, Person, Query, VolumeScan, scan_volumes
+from fintune_xr.text import texts
 
 ERROR_COLUMNS: Final = ("participant_id", "key", "exception")
 
@@ -89,6 +91,8 @@ def ingest_study(
             unwanted=(lambda fresh: unwanted_outliers(cohort, fresh)) if request.drop_outliers else None,
             progress=progress, mapper=mapper,
         )  # fmt: skip
+    for line in orientation_lines(cohort):
+        say(f"ingest: {line}")
     if request.errors is not None:
         write_errors(request.errors, report.left_out)
     if cohort.images_group().n_tiles:
@@ -114,6 +118,31 @@ def plan_study(
         else:
             left_out.append(LeftOut(file.path, file.donor, file.marker, header, file.tile))
     return _sizes(rows), _left_out_frame(left_out), found.ignored
+
+
+def orientation_lines(cohort: Cohort) -> list[str]:
+    """What must be known of volumes whose files tell of different orientations; nothing where all tell the same."""
+    images = cohort.images(lazy=False)
+    if n.ORIENTATION not in images:
+        return []
+    is_nifti = [suffix_of(str(path)) in NIFTI_SUFFIXES for path in images[n.SOURCE].values[:, 0]]
+    # NIfTI without an orientation lack what others have; other formats hardly ever tell one.
+    told = Counter(one for one in zip(is_nifti, texts(images[n.ORIENTATION]), strict=True) if any(one))
+    if len({letters for _, letters in told}) < 2:
+        return []
+    to = str(images.attrs.get(n.ORIENTATION) or "")
+    listed = [
+        f"{number} {letters or 'NIfTI that do not tell'}, {_what_is_done(own, letters, to)}"
+        for (own, letters), number in told.items()
+    ]
+    return [
+        "volumes do not all lie alike (where z, y and x point to: R or L, A or P, S or I): "
+        f"{'; '.join(listed)}. Look at one of each: a volume that is upside down is another retina to a model"
+    ]
+
+
+def _what_is_done(is_nifti: bool, letters: str, to: str) -> str:
+    return f"turned to {to}" if is_nifti and to and letters not in ("", to) else "stored as they lie"
 
 
 def write_errors(file: Path, left_out: Iterable[LeftOut]) -> Path:

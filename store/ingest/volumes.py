@@ -36,7 +36,15 @@ from fintune_xr.store.raw.fetching import Staging, fetch_tile, in_few_words, wit
 from fintune_xr.store.raw.layouts import UNKNOWN_MARKER
 from fintune_xr.store.raw.pairing import LeftOut
 from fintune_xr.store.raw.readers.volume_header import VolumeHeader
-from fintune_xr.store.raw.readers.volumes import ZYX, Reading, check_axes, volume_frames, volume_header
+from fintune_xr.store.raw.readers.volumes import (
+    NIFTI_SUFFIXES,
+    ZYX,
+    Reading,
+    check_axes,
+    suffix_of,
+    volume_frames,
+    volume_header,
+)
 from fintune_xr.store.raw.resampling import Gridded, moments, to_grid
 from fintune_xr.store.raw.scan import Progress
 from fintune_xr.store.raw.sources import Place, place_in
@@ -137,6 +145,7 @@ def ingest_volumes(
         fresh = [file for file in found.files if file.tile not in stored]
         doubtful = present if how.verify else list(suspects(cohort, found.source, present, stored, root))
         left_out = [*found.left_out, *find_changes(found.source, doubtful, stored, how.n_workers)]
+        how = _turning(cohort, found, fresh, how)
         if unwanted is not None:
             reasons = unwanted(measure_volumes(found, fresh, how, cohort.images_group().grid))
             left_out += [_left_out(file, reasons[file.tile]) for file in fresh if file.tile in reasons]
@@ -235,6 +244,31 @@ def _common_grid(found: VolumeScan, how: VolumeIngest) -> Grid:
     )
 
 
+def _turning(cohort: Cohort, found: VolumeScan, fresh: Sequence[VolumeFile], how: VolumeIngest) -> VolumeIngest:
+    """`how`, turning NIfTI to the orientation of the store, which is that of the first file that tells its own.
+
+    A store of an earlier release does not know how its volumes lie, and goes on taking them as they do.
+    """
+    if n.ORIENTATION not in cohort.images_group().labels:
+        return how
+    stored = str(group_attrs_of(cohort).get(n.ORIENTATION) or "")
+    if not stored:
+        nifti = (file for file in fresh if suffix_of(file.path) in NIFTI_SUFFIXES)
+        stored = next(filter(None, (_own_orientation(found, file, how) for file in nifti)), "")
+        if stored:
+            update_attr(cohort, n.ORIENTATION, lambda _before: stored)
+    return replace(how, reading=replace(how.reading, orientation=stored))
+
+
+def _own_orientation(found: VolumeScan, file: VolumeFile, how: VolumeIngest) -> str:
+    """Where the axes of a file point to; empty where it does not tell, or cannot be read."""
+    place = place_in(found.source, file.path)
+    try:
+        return with_file(place, lambda opened: volume_header(opened, file.path, how.reading)).orientation
+    except (TileReadError, OSError):
+        return ""
+
+
 def _volume_reader(
     found: VolumeScan, how: VolumeIngest, grid: shards.ShardGrid, _readers: int
 ) -> Callable[[VolumeFile], Labelled | LeftOut]:
@@ -284,6 +318,7 @@ def _labels(file: VolumeFile, header: VolumeHeader, made: Gridded, digest: str) 
         n.SOURCE_DEPTH: header.depth, n.SOURCE_HEIGHT: header.height, n.SOURCE_WIDTH: header.width,
         n.SPACING_Z: header.spacing[0], n.SPACING_Y: header.spacing[1], n.SPACING_X: header.spacing[2],
         n.LATERALITY: file.laterality or header.laterality, n.PROTOCOL: file.protocol,
+        n.ORIENTATION: header.orientation,
         n.VALUE_OFFSET: made.offset, n.VALUE_STEP: made.step, n.VALUE_MEAN: mean, n.VALUE_SD: sd,
     }  # fmt: skip
 

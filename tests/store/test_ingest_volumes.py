@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -434,3 +435,43 @@ def test_real_exports_of_one_scan_each_are_no_volumes(real_data: Path, tmp_path:
     assert {item.reason for item in report.left_out} == {
         "wrong shape: expected 2 B-scans or more, found 1 x 496 x 768"
     }  # fmt: skip
+
+
+def lying(seed: int, *, turned: bool) -> bytes:
+    """A NIfTI whose columns and rows are stored backwards where it is `turned`, and whose affine says so."""
+    import nibabel
+
+    image = nibabel.Nifti1Image(pixels_of(seed).transpose(2, 1, 0), np.eye(4))
+    return bytes((image.slicer[::-1, ::-1, :] if turned else image).to_bytes())
+
+
+def test_volumes_that_lie_otherwise_are_turned_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, where = tmp_path / "raw", tmp_path / "oct.zarr"
+
+    def put(*seeds: int, turned: bool) -> None:
+        for seed in seeds:
+            (folder / f"p{seed}").mkdir(parents=True)
+            (folder / f"p{seed}" / "v.nii").write_bytes(lying(seed, turned=turned))
+
+    def add() -> str:
+        capsys.readouterr()
+        ingest(folder, where, layout="volumes", volumes=VolumeRequest(grid=GRID))
+        return capsys.readouterr().err
+
+    put(1, 2, turned=False)
+    assert "alike" not in add()
+    put(3, 4, turned=True)
+    said = add()
+    assert "2 SAR, stored as they lie; 2 SPL, turned to SAR. Look at one of each" in said
+    images = open_cohort(where).images(lazy=False)
+    assert images.attrs[n.ORIENTATION] == "SAR"
+    assert texts(images[n.ORIENTATION]) == ["SAR", "SAR", "SPL", "SPL"]
+    for at, seed in enumerate((1, 2, 3, 4)):
+        assert np.abs(images[n.IMAGE].values[at, 0].astype(int) - expected(seed)).max() <= 1
+    # A store of an earlier release has no such column: it opens, and goes on taking volumes as they lie.
+    shutil.rmtree(where / n.IMAGES / n.ORIENTATION)
+    put(5, turned=True)
+    assert "alike" not in add()
+    images = open_cohort(where).images(lazy=False)
+    assert n.ORIENTATION not in images
+    assert np.abs(images[n.IMAGE].values[4, 0].astype(int) - expected(5)[:, ::-1, ::-1]).max() <= 1

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import gzip
 import io
+import struct
+from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
@@ -309,3 +311,65 @@ def test_axes_are_for_files_that_do_not_tell() -> None:
         read(v.dicom_bytes(v.volume_of(SHAPE)), "a.dcm", Reading("yxz"))
     with pytest.raises(FintuneValueError, match="expected z, y and x"):
         check_axes("xyt")
+
+
+def lying(volume: np.ndarray, letters: str) -> bytes:
+    """A NIfTI of `volume` (z, y, x), which is SAR, rewritten by nibabel so that its axes x, y, z point to `letters`."""
+    import nibabel
+    from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+
+    image = nibabel.Nifti1Image(volume.transpose(2, 1, 0), np.diag([0.4, 0.3, 0.2, 1.0]))
+    return bytes(image.as_reoriented(ornt_transform(io_orientation(image.affine), axcodes2ornt(letters))).to_bytes())
+
+
+LETTERS = [
+    "".join(ends) for order in permutations(("RL", "AP", "SI")) for ends in product(*order)
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("letters", LETTERS)
+def test_nifti_of_any_orientation_is_turned_exactly(letters: str) -> None:
+    volume = v.volume_of((33, 40, 48), "uint16")
+    content = lying(volume, letters)
+    as_it_lies, _ = read(content, "a.nii")
+    assert as_it_lies.orientation == letters[::-1]
+    header, found = read(content, "a.nii", Reading(orientation="SAR"))
+    np.testing.assert_array_equal(found, volume)
+    assert (header.shape, header.orientation) == (volume.shape, letters[::-1])
+    assert header.spacing == pytest.approx((0.2, 0.3, 0.4))
+
+
+@pytest.mark.parametrize(("codes", "rows"), [((0, 0), [-1.0] * 12), ((0, 2), [0.0] * 12), ((1, 2), [np.nan] * 12)])
+def test_nifti_that_tells_no_orientation_stays_as_it_lies(codes: tuple[int, int], rows: list[float]) -> None:
+    volume = v.volume_of((33, 40, 48))
+    content = bytearray(v.nifti_bytes(volume))
+    assert read(bytes(content), "a.nii")[0].orientation == "SAR"
+    # qform_code and sform_code, and the rows of the affine.
+    struct.pack_into("<hh", content, 252, *codes)
+    struct.pack_into("<12f", content, 280, *rows)
+    header, found = read(bytes(content), "a.nii", Reading(orientation="IPL"))
+    assert header.orientation == ""
+    np.testing.assert_array_equal(found, volume)
+
+
+def test_axes_that_were_named_have_their_letters() -> None:
+    # The reversed axes of the file are S, A and R, and it is said that they are y, x and z.
+    header, _ = read(lying(v.volume_of((33, 40, 48)), "RAS"), "a.nii", Reading("yxz"))
+    assert header.orientation == "RSA"
+
+
+def test_dicom_tells_its_orientation() -> None:
+    from pydicom.dataset import Dataset
+
+    volume = v.volume_of(SHAPE)
+    plane, shared = Dataset(), Dataset()
+    plane.ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
+    shared.PlaneOrientationSequence = [plane]
+    told = {"SharedFunctionalGroupsSequence": [shared]}
+    up, down = (np.arange(SHAPE[0]) * step for step in (0.1, -0.1))
+    # Columns go to the left, rows to the feet, frames to the back or to the front.
+    for positions, letters in ((up, "PIL"), (down, "AIL")):
+        header, _ = read(v.dicom_bytes(volume, positions=positions, **told), "a.dcm")
+        assert header.orientation == letters
+    assert read(v.dicom_bytes(volume, positions=up), "a.dcm")[0].orientation == ""
+    assert read(v.dicom_bytes(volume, **told), "a.dcm")[0].orientation == ""

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fintune_xr.errors import TileReadError
-from fintune_xr.store.raw.readers.dicom_geometry import first_item, laterality, shared_groups, spacing_of
+from fintune_xr.store.raw.readers.dicom_geometry import first_item, laterality, orientation, shared_groups, spacing_of
 from fintune_xr.store.raw.readers.volume_header import VolumeHeader, checked_volume
 
 _INVERTED: Final = "MONOCHROME1"
@@ -116,7 +116,9 @@ def _header(dataset: Any, least_depth: int) -> VolumeHeader:
     depth = int(getattr(dataset, "NumberOfFrames", None) or 1)
     height, width, device = int(dataset.Rows), int(dataset.Columns), str(getattr(dataset, "ManufacturerModelName", ""))
     dtype = _values(dataset).dtype
-    header = VolumeHeader(depth, height, width, dtype, spacing_of(dataset), laterality(dataset), device)
+    header = VolumeHeader(
+        depth, height, width, dtype, spacing_of(dataset), laterality(dataset), device, orientation(dataset)
+    )
     _check_syntax(dataset)
     return checked_volume(header, least_depth=least_depth)
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fintune_xr.errors import TileReadError
-from fintune_xr.store.raw.readers.volume_header import checked_spacing, side_of
+from fintune_xr.store.raw.readers.volume_header import checked_spacing, orientation_of, side_of
 
 # Positions are written with few digits; steps that differ by more are gaps, or another kind of scan.
 _EVEN: Final = 0.1
@@ -25,6 +25,21 @@ def spacing_of(dataset: Any) -> tuple[float, float, float]:
     told = getattr(measures, "SpacingBetweenSlices", None) or getattr(measures, "SliceThickness", None) or 0.0
     step = _even_step(_positions(dataset))
     return checked_spacing((float(step or told), float(y), float(x)))
+
+
+def orientation(dataset: Any) -> str:
+    """Where frames, rows and columns go to, in letters; empty where not all three are told of the patient.
+
+    Ascending rows are y, ascending columns x, and DICOM counts towards left, posterior and superior.
+    """
+    frames = getattr(dataset, "PerFrameFunctionalGroupsSequence", None) or (None,)
+    told = [first_item(groups, "PlaneOrientationSequence") for groups in (shared_groups(dataset), frames[0])]
+    cosines = next((one.ImageOrientationPatient for one in told if getattr(one, "ImageOrientationPatient", None)), None)
+    positions = _positions(dataset)
+    if cosines is None or len(cosines) != 6 or len(positions) < 2:
+        return ""
+    x, y = np.array([float(value) for value in cosines], np.float64).reshape(2, 3)
+    return orientation_of(np.array([positions[-1] - positions[0], y, x]) * [-1.0, -1.0, 1.0])
 
 
 def _positions(dataset: Any) -> NDArray[np.float64]:

@@ -11,7 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fintune_xr.errors import TileReadError
-from fintune_xr.store.raw.readers.volume_header import VolumeHeader, checked_spacing, checked_volume, reorder_axes
+from fintune_xr.store.raw.readers.volume_header import (
+    VolumeHeader,
+    checked_spacing,
+    checked_volume,
+    orientation_of,
+    reorder_axes,
+    turns_to,
+)
 
 AXES: Final = "zyx"
 _GZIP: Final = b"\x1f\x8b"
@@ -25,24 +32,29 @@ _MM: Final = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001, 4: 1.0, 5: 1.0, 6: 1.0, 7: 1.
 _SPACE: Final = 7
 
 
-def nifti_header(file: BinaryIO, *, axes: str = AXES, least_depth: int = 2) -> VolumeHeader:
-    """Size, dtype and spacing in mm of a `.nii` or `.nii.gz`; of the latter only the beginning is unpacked.
+def nifti_header(
+    file: BinaryIO, *, axes: str = AXES, least_depth: int = 2, orientation: str = ""
+) -> VolumeHeader:  # fmt: skip
+    """Size, dtype, spacing in mm and orientation of a `.nii` or `.nii.gz`, of which only the beginning is unpacked.
 
-    `axes` says what the reversed axes of the file are, by default z, y, x.
+    `axes` says what the reversed axes of the file are, by default z, y, x. Size and spacing are those after a volume
+    that tells its own orientation is turned to `orientation`, where one is given.
 
     Raises TileReadError for what is no NIfTI, is cut off in the header, has not three axes, or a spacing of zero.
     """
-    return _header(_words(_unpacked(file, _HEADER_BYTES)), axes, least_depth)
+    return _header(_words(_unpacked(file, _HEADER_BYTES)), axes, least_depth, orientation)
 
 
-def nifti_frames(file: BinaryIO, *, axes: str = AXES, least_depth: int = 2) -> Iterator[NDArray[Any]]:
-    """B-scans (y, x), with slope and intercept of the file applied.
+def nifti_frames(
+    file: BinaryIO, *, axes: str = AXES, least_depth: int = 2, orientation: str = ""
+) -> Iterator[NDArray[Any]]:  # fmt: skip
+    """B-scans (y, x), with slope and intercept of the file applied, turned to `orientation` exactly, voxel by voxel.
 
     Raises TileReadError as `nifti_header` does, and where pixels are missing.
     """
     content = _unpacked(file)
     words = _words(content)
-    header = _header(words, axes, least_depth)
+    header = _header(words, axes, least_depth, orientation)
     stored = words.get_data_dtype()
     start, n_voxels = int(words.get_data_offset()), header.depth * header.height * header.width
     expected = start + n_voxels * stored.itemsize
@@ -51,12 +63,13 @@ def nifti_frames(file: BinaryIO, *, axes: str = AXES, least_depth: int = 2) -> I
     # (x, y, z, 1, …) in the file, x fastest; axes of one element behind the third hold nothing more.
     volume = np.frombuffer(content, stored, n_voxels, start).reshape(words.get_data_shape()[2::-1])
     slope, intercept = _scaling(words)
-    for plane in reorder_axes(volume, axes):
+    order, flips = turns_to(orientation, header.orientation)
+    for plane in reorder_axes(volume, axes).transpose(order)[flips]:
         scaled = plane if (slope, intercept) == (1.0, 0.0) else plane * slope + intercept
         yield scaled.astype(header.dtype, copy=False)
 
 
-def _header(words: Any, axes: str, least_depth: int) -> VolumeHeader:
+def _header(words: Any, axes: str, least_depth: int, orientation: str) -> VolumeHeader:
     shape = tuple(int(length) for length in words.get_data_shape())
     if len(shape) < 3 or any(length != 1 for length in shape[3:]):
         raise TileReadError(f"wrong shape: expected three axes, found {' x '.join(map(str, shape)) or 'none'}")
@@ -65,11 +78,29 @@ def _header(words: Any, axes: str, least_depth: int) -> VolumeHeader:
         raise TileReadError(f"unreadable: expected spacings above zero, found {sizes}")
     unit = _MM[int(words["xyzt_units"]) & _SPACE]
     along = dict(zip(axes, zip(shape[2::-1], sizes[::-1], strict=True), strict=True))
-    z, y, x = (along[axis] for axis in "zyx")
+    own = _orientation(words, axes)
+    order, _ = turns_to(orientation, own)
+    z, y, x = (along["zyx"[at]] for at in order)
     stored = words.get_data_dtype()
     dtype = "float32" if _scaling(words) != (1.0, 0.0) and stored.kind in "uif" else stored.newbyteorder("=").name
     spacing = checked_spacing((z[1] * unit, y[1] * unit, x[1] * unit))
-    return checked_volume(VolumeHeader(z[0], y[0], x[0], dtype, spacing), least_depth=least_depth)
+    found = VolumeHeader(z[0], y[0], x[0], dtype, spacing, orientation=own)
+    return checked_volume(found, least_depth=least_depth)
+
+
+def _orientation(words: Any, axes: str) -> str:
+    """Where z, y and x point to by the affine; empty where the file has none, or one that tells nothing."""
+    from nibabel.spatialimages import HeaderDataError
+
+    if not (int(words["sform_code"]) or int(words["qform_code"])):
+        return ""
+    try:
+        affine = np.asarray(words.get_best_affine(), np.float64)
+    except (HeaderDataError, ValueError):
+        return ""
+    # Columns of an affine are steps along x, y and z of the file, towards right, anterior and superior.
+    reversed_axes = affine[:3, 2::-1].T
+    return orientation_of(reversed_axes[[axes.index(axis) for axis in "zyx"]])
 
 
 def _scaling(words: Any) -> tuple[float, float]:

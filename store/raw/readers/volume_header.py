@@ -17,6 +17,9 @@ LEAST_DEPTH: Final = 2
 LEAST_SIDE_PX: Final = 32
 MOST_VOXELS: Final = 2**31
 
+# Both ends of each line through the body: towards the right, the front and the head first.
+_LETTERS: Final = ("RL", "AP", "SI")
+
 RIGHT: Final = "R"
 LEFT: Final = "L"
 
@@ -27,6 +30,8 @@ class VolumeHeader:
 
     `spacing` are the distances of neighbours along z, y, x in mm, 0 where the file does not tell them. `dtype` is that
     of the values after everything that the file asks to be done with them. `laterality` is R, L or empty.
+    `orientation` is where z, y and x of the file point to, one of the letters R and L, A and P, S and I for each; empty
+    where the file does not tell.
     """
 
     depth: int
@@ -36,6 +41,7 @@ class VolumeHeader:
     spacing: tuple[float, float, float] = (0.0, 0.0, 0.0)
     laterality: str = ""
     device: str = ""
+    orientation: str = ""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -70,6 +76,32 @@ def side_of(text: str) -> str:
     """R for what means the right eye, L for the left one, empty otherwise."""
     known = {"r": RIGHT, "od": RIGHT, "right": RIGHT, "l": LEFT, "os": LEFT, "left": LEFT}
     return known.get(text.strip().lower(), "")
+
+
+def orientation_of(directions: NDArray[np.float64]) -> str:
+    """Letters of `directions` (3, 3), of which each row is where an axis points to: right, anterior, superior.
+
+    An axis that is oblique has the letter that it is nearest to. Empty for directions that are none, or two alike.
+    """
+    if not np.isfinite(directions).all() or not np.abs(directions).max(axis=1).all():
+        return ""
+    nearest = np.abs(directions).argmax(axis=1)
+    if len(set(nearest.tolist())) < len(nearest):
+        return ""
+    return "".join(_LETTERS[at][int(row[at] < 0)] for at, row in zip(nearest, directions, strict=True))
+
+
+def turns_to(wanted: str, found: str) -> tuple[list[int], tuple[slice, ...]]:
+    """Which axis of a volume of orientation `found` comes where, and which are turned round, to make it `wanted`.
+
+    Nothing changes where either is empty.
+    """
+    if not wanted or not found:
+        return [0, 1, 2], (slice(None),) * 3
+    line = {letter: at for at, both in enumerate(_LETTERS) for letter in both}
+    order = [[line[letter] for letter in found].index(line[letter]) for letter in wanted]
+    flips = tuple(slice(None, None, 1 if found[at] == letter else -1) for at, letter in zip(order, wanted, strict=True))
+    return order, flips
 
 
 def reorder_axes(volume: NDArray[Any], axes: str) -> NDArray[Any]:

@@ -24,10 +24,12 @@ VOLUME_SUFFIXES: Final = (*DICOM_SUFFIXES, *NIFTI_SUFFIXES, *NUMPY_SUFFIXES, *VO
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How volumes are read: what the axes of arrays and NIfTI are, and the least number of B-scans."""
+    """How volumes are read: what the axes of arrays and NIfTI are, the least number of B-scans, and which orientation
+    NIfTI that tell theirs are turned to (empty: all stay as they lie)."""
 
     axes: str = ZYX
     least_depth: int = LEAST_DEPTH
+    orientation: str = ""
 
 
 def check_axes(axes: str) -> str:
@@ -57,7 +59,7 @@ def volume_header(file: BinaryIO, path: str, reading: Reading) -> VolumeHeader:
         _require_zyx(reading, path)
         return heyex_vol.vol_header(file, least_depth=least)
     if suffix in NIFTI_SUFFIXES:
-        return nifti.nifti_header(file, axes=reading.axes, least_depth=least)
+        return nifti.nifti_header(file, axes=reading.axes, least_depth=least, orientation=reading.orientation)
     if suffix in NUMPY_SUFFIXES:
         return numpy_volume.numpy_header(file, axes=reading.axes, least_depth=least)
     raise TileReadError(f"unreadable: expected {', '.join(VOLUME_SUFFIXES)}, found {path.rpartition('/')[2]}")
@@ -73,7 +75,9 @@ def volume_frames(content: bytes, path: str, reading: Reading) -> tuple[VolumeHe
     frames: Mapping[tuple[str, ...], Any] = {
         DICOM_SUFFIXES: lambda: dicom.dicom_frames(file, least_depth=least),
         VOL_SUFFIXES: lambda: heyex_vol.vol_frames(file, least_depth=least),
-        NIFTI_SUFFIXES: lambda: nifti.nifti_frames(file, axes=reading.axes, least_depth=least),
+        NIFTI_SUFFIXES: lambda: nifti.nifti_frames(
+            file, axes=reading.axes, least_depth=least, orientation=reading.orientation
+        ),
         NUMPY_SUFFIXES: lambda: numpy_volume.numpy_frames(file, axes=reading.axes, least_depth=least),
     }
     return header, next(made() for suffixes, made in frames.items() if suffix in suffixes)
