@@ -65,20 +65,23 @@ INDEXED = (n.DONOR, n.MARKER, n.SPLIT)
 class Cohort:
     """An opened cohort store. Every method reads metadata only; pixels stay on disk until asked for.
 
-    `opened` holds its images and annotations, by their groups, where a verb opens them once for all that it calls.
+    `opened` holds its images and annotations, by their groups, where a verb opens them once for all that it calls, and
+    with `keeps_runs` its runs and their positive cells.
     """
 
     location: Location
     kind: str
     title: str
     opened: dict[str, xr.Dataset] | None = field(default=None, compare=False, repr=False)
+    keeps_runs: bool = field(default=False, compare=False, repr=False)
 
-    def opened_once(self) -> Cohort:
+    def opened_once(self, *, runs: bool = False) -> Cohort:
         """This cohort for the length of a verb that neither adds tiles, nor annotates, nor assigns parts.
 
-        Its images and annotations are opened when they are first asked for, and not again.
+        Its images and annotations are opened when they are first asked for, and not again; with `runs`, for a verb that
+        changes no run and judges no cells, its runs and their positive cells too.
         """
-        return replace(self, opened={})
+        return replace(self, opened={}, keeps_runs=runs)
 
     @property
     def url(self) -> str:
@@ -180,11 +183,16 @@ class Cohort:
         Raises UnknownNameError naming the runs that exist.
         """
         self.require_run(name)
-        path, product = f"{n.RUNS}/{name}", self.run_product(name)
-        stored = open_unindexed(self.location, path, product.run, lazy=False)
-        found = in_blocks(stored) if lazy else stored
-        if lazy and product.array is not None and has_pending(stored):
-            found = found.assign({product.array: guard_pending(stored, product.array, f"run {name!r}")})
+        found = self._opened(f"{n.RUNS}/{name}", lambda: self._open_run(name), of_runs=True)
+        if not lazy:
+            return found
+        array, made = self.run_product(name).array, in_blocks(found)
+        if array is None or not has_pending(found):
+            return made
+        return made.assign({array: guard_pending(found, array, f"run {name!r}")})
+
+    def _open_run(self, name: str) -> xr.Dataset:
+        found = open_unindexed(self.location, f"{n.RUNS}/{name}", self.run_product(name).run, lazy=False)
         labels = self.images(lazy=False).isel({n.TILE: slice(0, found.sizes[n.TILE])})
         there = [name for name in (*SIDES.values(), n.FIELD) if name in labels.coords]
         return with_tile_index(found.assign_coords({c: labels[c].variable for c in (*INDEXED, *there)}))
@@ -215,7 +223,7 @@ class Cohort:
         stored = with_measurements(self.location, run, stored)
         if not lazy:
             return stored
-        one = self if self.opened is not None else self.opened_once()
+        one = self if self.opened is not None else self.opened_once(runs=True)
         rules = one.positivity(run) if self.has(f"{n.POSITIVITY}/{run}") else None
         return labelled_cells(stored, one.run(run, lazy=False), rules, sides_um(one.images(lazy=False)))
 
@@ -231,6 +239,9 @@ class Cohort:
         """
         self.require_run(run)
         self._require(f"{n.POSITIVITY}/{run}", f"fintune-xr positivity {self.url} --run {run}")
+        return self._opened(f"{n.POSITIVITY}/{run}", lambda: self._open_positivity(run), of_runs=True)
+
+    def _open_positivity(self, run: str) -> xr.Dataset:
         found = open_unindexed(self.location, f"{n.POSITIVITY}/{run}", POSITIVITY, lazy=False)
         labels = self.images(lazy=False).isel({n.TILE: slice(0, found.sizes[n.TILE])})
         return with_tile_index(found.assign_coords({c: labels[c].variable for c in INDEXED}))
@@ -329,9 +340,9 @@ class Cohort:
         asks += ["cohort.analysis()"] if self.has(n.ANALYSIS) else []
         return asks + [f"cohort.bootstrap({name!r})" for name in subgroups(self.location, n.BOOTSTRAP)]
 
-    def _opened(self, path: str, made: Callable[[], xr.Dataset]) -> xr.Dataset:
+    def _opened(self, path: str, made: Callable[[], xr.Dataset], *, of_runs: bool = False) -> xr.Dataset:
         """What `made` opens under `path`, without Dask, or what the verb has opened there before."""
-        if self.opened is None:
+        if self.opened is None or (of_runs and not self.keeps_runs):
             return made()
         if path not in self.opened:
             self.opened[path] = made()

@@ -120,23 +120,23 @@ def figure_bytes(figure: Figure, kind: str, *, dpi: int = 150) -> bytes:
 
 
 def _print_svg(figure: Figure, buffer: io.BytesIO) -> None:
-    FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
+    FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})  # type: ignore[no-untyped-call]
 
 
 def _print_pdf(figure: Figure, buffer: io.BytesIO) -> None:
     # Slow to import, and no page needs it.
     from matplotlib.backends.backend_pdf import FigureCanvasPdf
 
-    FigureCanvasPdf(figure).print_pdf(buffer, metadata={"CreationDate": None})
+    FigureCanvasPdf(figure).print_pdf(buffer, metadata={"CreationDate": None})  # type: ignore[no-untyped-call]
 
 
 def _print_png(figure: Figure, buffer: io.BytesIO) -> None:
-    FigureCanvasAgg(figure).print_png(buffer)
+    FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
 
 
 def _print_jpeg(figure: Figure, buffer: io.BytesIO) -> None:
     # Photographs: at this quality, with colours as sharp as greys, outlines stay clean at a fifth of the size of PNG.
-    FigureCanvasAgg(figure).print_jpg(buffer, pil_kwargs={"quality": 85, "subsampling": 0})
+    FigureCanvasAgg(figure).print_jpg(buffer, pil_kwargs={"quality": 85, "subsampling": 0})  # type: ignore[no-untyped-call]
 
 
 _PRINTED: Final[Mapping[str, Callable[[Figure, io.BytesIO], None]]] = {

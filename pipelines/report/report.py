@@ -49,7 +49,7 @@ def report(store: str | Path, *, out: str | Path | None = None, baseline: str | 
     Raises UnknownNameError for a baseline that is no run, StoreWriteError where the file cannot be written or its
     folder does not exist.
     """
-    cohort = open_cohort(store).opened_once()
+    cohort = open_cohort(store).opened_once(runs=True)
     path = Path(out) if out is not None else _default_path(cohort)
     if not path.parent.is_dir():
         raise StoreWriteError(f"--out {path}: there is no folder {path.parent}. Make it, or name another --out")
@@ -72,6 +72,7 @@ def report(store: str | Path, *, out: str | Path | None = None, baseline: str | 
 
 def report_sections(cohort: Cohort, *, baseline: str = "") -> tuple[Section, ...]:
     """All that the store holds for a report; what has not been computed yet is a section that names its command."""
+    cohort = cohort if cohort.keeps_runs else cohort.opened_once(runs=True)
     annotated = tuple(cohort.annotated_tiles()) if cohort.has(n.ANNOTATIONS) else ()
     return (
         cohort_section(cohort.images(lazy=False), annotated),

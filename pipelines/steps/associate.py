@@ -120,7 +120,7 @@ def associate(
     Raises UnknownNameError for a column or run that is not there, FintuneValueError for `runs` that are
     unfinished, or where none is finished, and where stored associations would be lost.
     """
-    cohort = open_cohort(store).opened_once()
+    cohort = open_cohort(store).opened_once(runs=True)
     require_marker(cohort)
     asked = AssociationRequest(
         clinical=clinical, donor_column=donor_column, outcomes=outcomes, covariates=covariates, runs=runs,

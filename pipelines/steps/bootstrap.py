@@ -52,7 +52,7 @@ def bootstrap(
         raise FintuneValueError(f"--resamples: expected 1 or more, got {resamples}. Take 1,000 or more.")
     if scheme not in ALL_SCHEMES:
         raise unknown_name("bootstrap scheme", scheme, ALL_SCHEMES)
-    cohort = open_cohort(store).opened_once()
+    cohort = open_cohort(store).opened_once(runs=True)
     analysis = cohort.analysis()
     counts = tile_counts(cohort, [str(run) for run in analysis[n.RUN].values])
     facts = cohort.read(n.CLINICAL, datasets.CLINICAL).load()

@@ -51,7 +51,7 @@ def compare_groups(
     Raises UnknownNameError for a column, group or run that is not there, SettingsError for a readout that is not known,
     FintuneValueError for runs that are unfinished, and a subject with two donors in one group.
     """
-    cohort = open_cohort(store).opened_once()
+    cohort = open_cohort(store).opened_once(runs=True)
     table = open_clinical(cohort, clinical, donor_column)
     asked = None if readout == RATIO else readout_in_cohort(cohort, readout)
     if asked is None:

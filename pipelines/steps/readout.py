@@ -67,7 +67,7 @@ def associate_readout(
     there, FintuneValueError for runs that are unfinished, or of which the column was not measured, and for a density or
     a length in um where the size of a pixel is not known.
     """
-    cohort = open_cohort(store).opened_once()
+    cohort = open_cohort(store).opened_once(runs=True)
     wanted = readout_in_cohort(cohort, readout)
     asked = AssociationRequest(
         clinical=clinical, donor_column=donor_column, outcomes=outcomes, covariates=covariates, runs=runs,

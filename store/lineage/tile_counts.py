@@ -34,18 +34,19 @@ def active_rule(cohort: Cohort, run: str) -> str:
             f"run {run!r} of {cohort.url} has no marker-positive cells yet. "
             f"Run: fintune-xr positivity {cohort.url} --run {run}"
         )
-    if rule not in cohort.positivity(run)[n.RULE].values:
+    counted = cohort.positivity(run)
+    if rule not in counted[n.RULE].values:
         raise FintuneValueError(
             f"run {run!r}: counting with rule {rule!r} was interrupted. "
             f"Run again: fintune-xr positivity {cohort.url} --run {run}"
         )
-    told = runs_doubt(cohort, cohort.positivity(run).attrs.get(n.NUCLEI, {}))
+    told = runs_doubt(cohort, counted.attrs.get(n.NUCLEI, {}))
     if told:
         raise FintuneValueError(
             f"run {run!r} was counted with nuclei of another run, but {told}. "
             f"Count again: fintune-xr positivity {cohort.url} --run {run} --rule detected --nuclei-run R"
         )
-    told = normalisation_doubt(cohort, cohort.positivity(run).attrs.get(n.NORMALISATION, {}))
+    told = normalisation_doubt(cohort, counted.attrs.get(n.NORMALISATION, {}))
     if told:
         raise FintuneValueError(
             f"run {run!r}: {told}. Count again: fintune-xr positivity {cohort.url} --run {run} --normalise"

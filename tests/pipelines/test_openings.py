@@ -183,11 +183,12 @@ class Openings:
         if self.watched and event == "open" and str(arguments[0]) in self.watched:
             self.n_reads[self.watched[str(arguments[0])]] += 1
 
-    def during(self, store: Path, call: Callable[[], object]) -> dict[str, int]:
-        """Readings of what images, splits and annotations are described by, while `call` goes on."""
-        annotated = KINDS[open_cohort(store).kind].annotated
-        arrays = {n.IMAGES: f"{n.IMAGES}/{n.IMAGE}", n.SPLIT: f"{n.IMAGES}/{n.SPLIT}"}
-        arrays[n.ANNOTATIONS] = f"{n.ANNOTATIONS}/{annotated}"
+    def during(self, store: Path, call: Callable[[], object], arrays: dict[str, str] | None = None) -> dict[str, int]:
+        """Readings of what describes `arrays`, by default images, splits and annotations, while `call` goes on."""
+        if arrays is None:
+            annotated = KINDS[open_cohort(store).kind].annotated
+            arrays = {n.IMAGES: f"{n.IMAGES}/{n.IMAGE}", n.SPLIT: f"{n.IMAGES}/{n.SPLIT}"}
+            arrays[n.ANNOTATIONS] = f"{n.ANNOTATIONS}/{annotated}"
         self.n_reads.clear()
         self.watched = {str(store / path / "zarr.json"): name for name, path in arrays.items()}
         try:
@@ -246,6 +247,31 @@ def test_a_verb_opens_once(
     more = MORE.get((kind, verb), {})
     assert {name: found[name] - more.get(name, 0) for name in (n.IMAGES, n.SPLIT)} == {n.IMAGES: 1, n.SPLIT: 1}
     assert found.get(n.ANNOTATIONS, 0) - more.get(n.ANNOTATIONS, 0) <= 1
+
+
+def test_runs_are_opened_once_where_none_is_changed(stores: Callable[[str], Path], openings: Openings) -> None:
+    store = stores("if")
+    positivity(store, run="a")
+    arrays = {"run": f"{n.RUNS}/a/{n.N_CELLS}", "positive": f"{n.POSITIVITY}/a/{n.N_ALL}"}
+
+    def three(runs: bool) -> None:
+        cohort = open_cohort(store).opened_once(runs=runs)
+        for lazy in (True, False, True):
+            cohort.run("a", lazy=lazy)
+            cohort.positivity("a")
+
+    assert openings.during(store, lambda: three(False), arrays) == {"run": 3, "positive": 3}
+    assert openings.during(store, lambda: three(True), arrays) == {"run": 1, "positive": 1}
+
+
+def test_a_report_opens_a_run_once(
+    stores: Callable[[str], Path], openings: Openings, no_pictures: None, tmp_path: Path
+) -> None:
+    store = stores("if")
+    positivity(store, run="a")
+    associate(store, clinical=clinical_of(store), runs=("a",), replace=True)
+    arrays = {"run": f"{n.RUNS}/a/{n.N_CELLS}"}
+    assert openings.during(store, lambda: report(store, out=tmp_path / "r.html"), arrays) == {"run": 1}
 
 
 @pytest.mark.slow
