@@ -70,6 +70,12 @@ class Coordinates:
     drop_outside: Annotated[
         bool, Parameter(help="Particles: leave away points that lie outside their micrograph.", negative="")
     ] = False
+    merge_closer: Annotated[
+        float | None,
+        Parameter(
+            help="Particles: of points closer together than this, in the unit of the coordinates, keep the first."
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)

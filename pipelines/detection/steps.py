@@ -33,6 +33,14 @@ def annotate(cohort: Cohort, source: str | Path, request: AnnotateRequest) -> Po
         say(f"annotate: {report.n_outside} points lie outside their micrograph, and are left away")
     if report.n_twice:
         say(f"annotate: {report.n_twice} points are in their file twice, and are stored once")
+    if report.n_merged:
+        say(f"annotate: {report.n_merged} points lie closer to another than asked, and are left away")
+    if report.n_close:
+        say(
+            f"annotate: {report.n_close} points lie closer to another than half their diameter, the closest "
+            f"{report.closest:.2g} diameters: each counts as a particle. Where they are picks of one particle: "
+            "--merge-closer D keeps one of those closer than D"
+        )
     if report.n_cut:
         say(f"annotate: {report.n_cut} points lie on rows or columns that binning left out, and are not stored")
     return report

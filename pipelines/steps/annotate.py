@@ -45,7 +45,8 @@ class AnnotateOptions(TypedDict, total=False):
 
     Particles: `diameter` in the `unit` of the coordinates where they tell none, `frame` image or file where rows are
     not counted as usual for the format, `scale` pixels of the micrograph's file per pixel of the coordinates; with
-    `drop_outside` points outside a micrograph are left away, otherwise its file is left out.
+    `drop_outside` points outside a micrograph are left away, otherwise its file is left out. Of points closer together
+    than `merge_closer`, in the same unit, the first is kept; those closer than half a diameter are named.
 
     Class masks: `legend` is a table or JSON of what their codes mean (label, code; built in for the layouts bcss and
     ebhi), or their colours (label, colour, and code or not), and `ignore` lists the codes of pixels of which nothing is
@@ -63,6 +64,7 @@ class AnnotateOptions(TypedDict, total=False):
     scale: float
     unit: Unit | None
     drop_outside: bool
+    merge_closer: float | None
     legend: str | Path | None
     ignore: Sequence[int] | None
 

@@ -22,6 +22,8 @@ from fintune_xr.store.annotations.micrograph_frames import (
     Micrograph,
     Reading,
     check_reading,
+    close_together,
+    first_of_close,
     is_outside,
     only_in_corner,
     outside,
@@ -46,8 +48,8 @@ from fintune_xr.text import texts
 
 _CHANGED: Final = "changed since it was stored: the stored points are the earlier ones; annotate with --restart"
 _OTHERWISE: Final = (
-    "stored before with another --frame, --scale or --diameter: the stored points are the earlier ones; "
-    "annotate with --restart"
+    "stored before with another --frame, --scale, --diameter or --merge-closer: the stored points are the earlier "
+    "ones; annotate with --restart"
 )
 
 _OF_TEXT: Final = ".txt"
@@ -62,7 +64,9 @@ class PointsReport:
     """Micrographs annotated now and before, points stored now, files left out and why, and what else lay there.
 
     `n_cut` points lie on rows or columns that binning left out: there are no pixels of them; `n_twice`
-    are in their file twice, and stored once; `n_outside` lie outside their micrograph and were left away, as asked.
+    are in their file twice, and stored once; `n_outside` lie outside their micrograph and were left away, as asked, and
+    so were `n_merged` that lie too close to another. `n_close` that are stored lie closer to another than half their
+    diameter, the closest ones `closest` diameters.
     `meanings` counts what the numbers of the tables were taken for, and `lowest_score` is that of all particles, NaN
     where no file tells scores.
     """
@@ -77,6 +81,9 @@ class PointsReport:
     n_outside: int = 0
     meanings: Mapping[str, int] = field(default_factory=dict)
     lowest_score: float = math.nan
+    n_merged: int = 0
+    n_close: int = 0
+    closest: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +152,9 @@ def annotate_points(
         collected.n_outside,
         collected.meanings,
         collected.lowest_score,
+        collected.n_merged,
+        collected.n_close,
+        collected.closest,
     )
 
 
@@ -170,6 +180,9 @@ class _Collected:
     n_outside: int = 0
     meanings: Counter[str] = field(default_factory=Counter)
     lowest_score: float = math.nan
+    n_merged: int = 0
+    n_close: int = 0
+    closest: float = math.inf
     reach: list[NDArray[np.float64]] = field(default_factory=list)
     folders: dict[str, set[str]] = field(default_factory=dict)
 
@@ -201,14 +214,16 @@ def _add(
             f"{table.path} does not tell the diameter of its particles. Give it with --diameter, in the unit of the "
             "coordinates."
         )
-    kept = _inside(points, micrograph) if reading.drop_outside else points
+    inside = _inside(points, micrograph) if reading.drop_outside else points
+    kept = first_of_close(inside, micrograph, reading)
     reason = outside(kept, micrograph) or _difference(collected.before.get(micrograph.tile), kept, table)
     if reason:
         collected.left_out.append(table.left_out(reason))
     elif micrograph.tile in collected.before:
         collected.present.add(micrograph.tile)
     else:
-        collected.n_outside += len(points) - len(kept)
+        collected.n_outside += len(points) - len(inside)
+        collected.n_merged += len(inside) - len(kept)
         _keep(collected, table, kept, micrograph, frame)
 
 
@@ -223,6 +238,9 @@ def _keep(collected: _Collected, table: _Table, points: Points, micrograph: Micr
     kept = with_pixels(points, micrograph)
     collected.n_cut += len(points) - len(kept)
     collected.n_twice += particles.n_twice
+    n_close, closest = close_together(kept)
+    collected.n_close += n_close
+    collected.closest = min(collected.closest, closest)
     collected.lowest_score = float(np.fmin(collected.lowest_score, particles.lowest_score))
     collected.meanings[f"{particles.meaning}, rows counted {_ROWS[frame]}"] += 1
     if not particles.is_fraction:

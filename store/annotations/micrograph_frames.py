@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
@@ -9,6 +10,7 @@ from typing import Final, Literal, TypeAlias
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
+from scipy.spatial import KDTree
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, TileReadError
@@ -35,7 +37,8 @@ class Reading:
 
     `scale` is how many pixels of the micrograph's file one pixel of the coordinates is; `diameter`, in the `unit` of
     the coordinates, is that of particles whose file tells none. With `drop_outside`, points outside the micrograph are
-    left away. `unit` None is px, which is refused where it can hardly be.
+    left away. `unit` None is px, which is refused where it can hardly be. Of points closer together than
+    `merge_closer`, in the same unit, one is kept.
     """
 
     frame: Frame | None = None
@@ -43,7 +46,11 @@ class Reading:
     diameter: float | None = None
     unit: Unit | None = None
     drop_outside: bool = False
+    merge_closer: float | None = None
 
+
+# Centres that are closer than this share of a diameter are hardly those of two particles.
+CLOSE: Final = 0.5
 
 AS_USUAL: Final = Reading()
 
@@ -94,9 +101,39 @@ def to_stored(particles: Particles, micrograph: Micrograph, reading: Reading, fr
         yx = _turned(yx, micrograph)
     told = particles.diameter
     usual = np.nan if reading.diameter is None else reading.diameter
-    in_px = scale / micrograph.pixel_size_a if reading.unit == ANGSTROM else scale
-    diameter = np.where(np.isnan(told), usual, told) * in_px / micrograph.binning
+    diameter = np.where(np.isnan(told), usual, told) * _stored_px(micrograph, reading)
     return Points(in_larger_pixels(yx, micrograph.binning), diameter)
+
+
+def _stored_px(micrograph: Micrograph, reading: Reading) -> float:
+    """How many stored px a length of 1 in the unit of the coordinates is."""
+    in_px = reading.scale / micrograph.pixel_size_a if reading.unit == ANGSTROM else reading.scale
+    return in_px / micrograph.binning
+
+
+def first_of_close(points: Points, micrograph: Micrograph, reading: Reading) -> Points:
+    """`points` without those that lie closer than `merge_closer` to one before them that is kept; in their order."""
+    if reading.merge_closer is None or len(points) < 2:
+        return points
+    limit = reading.merge_closer * _stored_px(micrograph, reading)
+    tree, kept = KDTree(points.yx), np.ones(len(points), bool)
+    for at in np.flatnonzero(tree.query(points.yx, k=2)[0][:, 1] < limit):
+        if kept[at]:
+            near = np.array(tree.query_ball_point(points.yx[at], limit))
+            apart = np.linalg.norm(points.yx[near] - points.yx[at], axis=1)
+            kept[near[(near > at) & (apart < limit)]] = False
+    return Points(points.yx[kept], points.diameter_px[kept])
+
+
+def close_together(points: Points) -> tuple[int, float]:
+    """How many points lie closer to another than half their diameter, and the least distance of two, in diameters.
+
+    Two particles do not lie so; two picks of one particle do.
+    """
+    if len(points) < 2:
+        return 0, math.inf
+    apart = KDTree(points.yx).query(points.yx, k=2)[0][:, 1] / points.diameter_px
+    return int(np.count_nonzero(apart < CLOSE)), float(apart.min())
 
 
 def _in_px(particles: Particles, micrograph: Micrograph, reading: Reading) -> NDArray[np.float64]:
@@ -168,6 +205,8 @@ def check_reading(reading: Reading) -> None:
         raise FintuneValueError(f"--scale: expected a number above 0, got {reading.scale}")
     if reading.diameter is not None and not 0 < reading.diameter < np.inf:
         raise FintuneValueError(f"--diameter: expected a length above 0 px, got {reading.diameter}")
+    if reading.merge_closer is not None and not 0 < reading.merge_closer < np.inf:
+        raise FintuneValueError(f"--merge-closer: expected a length above 0, got {reading.merge_closer}")
     if reading.unit not in (None, PX, ANGSTROM):
         raise FintuneValueError(f"--unit: expected px or angstrom, got {reading.unit!r}")
     if reading.frame not in (None, "image", "file"):

@@ -25,6 +25,7 @@ OPTIONS: dict[str, tuple[str, Any]] = {
     "scale": ("em", 2.0),
     "unit": ("em", "px"),
     "drop_outside": ("em", True),
+    "merge_closer": ("em", 2.0),
     "legend": ("he", "legend.tsv"),
     "ignore": ("he", [0]),
 }

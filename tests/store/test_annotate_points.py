@@ -22,9 +22,10 @@ from fintune_xr.errors import FintuneValueError, TileReadError, UnknownNameError
 from fintune_xr.pipelines.steps.annotate import annotate
 from fintune_xr.pipelines.steps.ingest import ingest
 from fintune_xr.pixels.discs import disc_target
+from fintune_xr.store.annotations.micrograph_frames import Micrograph, Reading, first_of_close
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.raw.coordinates import read_coordinates
-from fintune_xr.tasks.detection import tile_points
+from fintune_xr.tasks.detection import Points, tile_points
 
 SHAPE = (64, 80)
 XYD = [(10, 12, 9), (70, 30, 9), (33, 60, 9)]
@@ -199,7 +200,7 @@ def test_run_again_changed_and_read_otherwise(cohort: Cohort, tmp_path: Path) ->
     annotate(tmp_path / "p", cohort.url)
     assert annotate(tmp_path / "p", cohort.url).n_present == 1
     otherwise = annotate(tmp_path / "p", cohort.url, scale=0.5)
-    assert "another --frame, --scale or --diameter" in otherwise.left_out[0].reason
+    assert "another --frame, --scale, --diameter or --merge-closer" in otherwise.left_out[0].reason
     write(path, csv_text(XYD[:2]))
     changed = annotate(tmp_path / "p", cohort.url)
     assert "changed since it was stored" in changed.left_out[0].reason
@@ -340,6 +341,59 @@ def test_points_outside_are_left_away_where_it_is_asked_for(
     np.testing.assert_array_equal(stored(cohort), sorted(XYD))
     most = write(tmp_path / "points/b.csv", csv_text([(5, 5, 9), (SHAPE[1], 5, 9), (-3, 5, 9)]))
     assert "2 of 3 points lie outside" in annotate(most, cohort.url, drop_outside=True).left_out[0].reason
+
+
+NEAR = [*XYD, (10.3, 12.2, 9), (70, 32, 9), (33, 60, 8)]
+"""XYD, with each of its points again: 0.36 px and 2 px apart, and at the same place with another diameter."""
+
+
+def test_points_close_together_are_named_and_merged_where_it_is_asked_for(
+    cohort: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(tmp_path / "points/a.csv", csv_text(NEAR))
+    assert annotate(file, cohort.url).n_points == 6
+    said = capsys.readouterr().err
+    assert "6 points lie closer to another than half their diameter, the closest 0 diameters" in said
+    assert "--merge-closer" in said
+    reason = annotate(file, cohort.url, merge_closer=1.0).left_out[0].reason
+    assert "another --frame, --scale, --diameter or --merge-closer" in reason
+    merged = annotate(file, cohort.url, merge_closer=1.0, restart=True)
+    assert (merged.n_points, merged.n_merged, merged.n_close) == (4, 2, 2)
+    assert "2 points lie closer to another than asked, and are left away" in capsys.readouterr().err
+    np.testing.assert_array_equal(stored(cohort), sorted([*XYD, (70, 32, 9)]))
+    assert annotate(file, cohort.url, merge_closer=2.01, restart=True).n_points == 3
+    assert "closer" not in capsys.readouterr().err.replace("closer to another than asked", "")
+    np.testing.assert_array_equal(stored(cohort), sorted(XYD))
+    with pytest.raises(FintuneValueError, match="--merge-closer: expected a length above 0, got 0"):
+        annotate(file, cohort.url, merge_closer=0.0)
+
+
+def test_particles_beside_each_other_are_not_named(
+    cohort: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two that touch, and two that overlap by half."""
+    file = write(tmp_path / "points/a.csv", csv_text([(10, 10, 9), (19, 10, 9), (40, 40, 9), (40, 44.6, 9)]))
+    assert annotate(file, cohort.url).n_close == 0
+    assert "closer" not in capsys.readouterr().err
+
+
+@given(
+    places=st.lists(st.tuples(st.integers(0, 63), st.integers(0, 79)), max_size=40),
+    limit=st.sampled_from([0.5, 1.0, 3.0, 200.0]),
+    binning=st.sampled_from([1, 2]),
+)
+def test_of_points_closer_than_asked_the_first_is_kept(
+    places: list[tuple[int, int]], limit: float, binning: int
+) -> None:
+    """By hand, one by one: a point stays where no earlier one that stays is nearer. Lengths are those of the file."""
+    frame = Micrograph("t", "d", "m", 64 // binning, 80 // binning, 64, 80, is_turned=False, binning=binning)
+    points = Points(np.array(places, float).reshape(-1, 2) / binning, np.full(len(places), 9.0 / binning))
+    found = first_of_close(points, frame, Reading(merge_closer=limit))
+    kept: list[tuple[int, int]] = []
+    for one in places:
+        if all(np.hypot(*np.subtract(one, other)) >= limit for other in kept):
+            kept.append(one)
+    assert (found.yx * binning).tolist() == [[float(y), float(x)] for y, x in kept]
 
 
 def test_fractions_of_cryosparc_are_parts_of_the_sides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -78,7 +78,7 @@ def test_a_refused_annotate_leaves_no_note_and_restart_clears_those_of_others(tm
 
 def test_the_command_that_finishes_has_all_that_was_asked(tmp_path: Path) -> None:
     cohort = make_store(tmp_path / "c.zarr", donors=1, tiles=1)
-    reading = Reading("file", 2.0, 12.5, "px", True)
+    reading = Reading("file", 2.0, 12.5, "px", True, 1.5)
     request = AnnotateRequest(
         layout="box", pattern="(?P<tile>.+) x", restart=True, particles=reading,
         masks=MaskReading(pieces="keep", overlap="last", join=True, marks="all"),
@@ -92,7 +92,9 @@ def test_the_command_that_finishes_has_all_that_was_asked(tmp_path: Path) -> Non
     assert seen == {
         "layout": "box", "pattern": "(?P<tile>.+) x", "restart": True,
         "masks": TrueMasks(pieces="keep", overlap="last", join=True, marks="all"),
-        "particles": Coordinates(frame="file", scale=2.0, diameter=12.5, unit="px", drop_outside=True),
+        "particles": Coordinates(
+            frame="file", scale=2.0, diameter=12.5, unit="px", drop_outside=True, merge_closer=1.5
+        ),
         "codes": Codes(legend=Path("l.tsv"), ignore=[0, 7]),
     }  # fmt: skip
 
