@@ -219,6 +219,7 @@ def ensure_group(location: Location, path: str, attrs: Mapping[str, Any] | None 
 
 def remove_group(location: Location, path: str) -> None:
     """Removes a group and all in it; it vanishes at once, then its files are deleted."""
+    location.forget_repeated(path)
     if not location.is_local:
         location.remove(path)
     elif (location.path / path).exists():

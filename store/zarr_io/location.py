@@ -12,13 +12,13 @@ import stat
 import uuid
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import zarr
 import zarr.storage
 from zarr.abc.store import ByteRequest, Store
-from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.core.group import GroupMetadata
 from zarr.core.metadata import ArrayV3Metadata
 
@@ -36,6 +36,8 @@ _CANNOT_BE_READ = "{what} cannot be read: {error}. Run `fintune-xr check` to lis
 # For those who say themselves where it is, and what to do.
 BARE = "{error}"
 _DESCRIPTION = "zarr.json"
+# Under which a group's description repeats those of all that lies below it, where somebody has consolidated them.
+_REPEATED = "consolidated_metadata"
 _VERSION_2 = {".zarray", ".zgroup", ".zattrs", ".zmetadata"}
 _METADATA = {"zarr.json", *_VERSION_2}
 
@@ -47,6 +49,9 @@ class Version3Store(zarr.storage.WrapperStore[Store]):
 
     Nor does it write what is there already: for every new array zarr offers the metadata of all groups above
     it, and a writer killed then would leave unfinished files in groups that are not its own to sweep.
+
+    Consolidated metadata is not read, and is taken away before anything that it repeats is written: whoever opens a
+    store by it would be told without a word of arrays as long as they were.
 
     Whatever reads through it raises StoreUnreachableError where storage refuses or does not answer.
     """
@@ -60,19 +65,24 @@ class Version3Store(zarr.storage.WrapperStore[Store]):
             return None
         with explain_refusals(self._place(key)):
             found = await self._store.get(key, prototype, byte_range)
-        if found is not None and byte_range is None and key.rpartition("/")[2] == _DESCRIPTION:
-            _require_description(key, found.to_bytes(), self._store)
+        if found is not None and byte_range is None and _is_description(key):
+            content = found.to_bytes()
+            own = _without_repeated(content)
+            _require_description(key, own or content, self._store)
+            return prototype.buffer.from_bytes(own) if own else found
         return found
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
         """Stores `value` under `key` where nothing is; what is there is not written again."""
         if not await self.exists(key):
+            await self._forget_repeated(key)
             # Not `set`: another process may have written since, and is not written over.
             with explain_refusals(self._place(key)) if self._is_remote else contextlib.nullcontext():
                 await self._store.set_if_not_exists(key, value)
 
     async def set(self, key: str, value: Buffer) -> None:
         """Stores `value` under `key`."""
+        await self._forget_repeated(key)
         # What a file system says of writing is explained by `explain_write_errors`.
         with explain_refusals(self._place(key)) if self._is_remote else contextlib.nullcontext():
             await self._store.set(key, value)
@@ -94,6 +104,13 @@ class Version3Store(zarr.storage.WrapperStore[Store]):
             async for key in self._store.list_prefix(prefix):
                 yield key
 
+    async def _forget_repeated(self, key: str) -> None:
+        """Takes consolidated metadata away from all groups above the description `key`, before it changes."""
+        for group in _descriptions_above(key) if _is_description(key) else ():
+            found = await self._store.get(group, default_buffer_prototype())
+            if found is not None and (own := _without_repeated(found.to_bytes())):
+                await self._store.set(group, default_buffer_prototype().buffer.from_bytes(own))
+
     @property
     def _is_remote(self) -> bool:
         return isinstance(self._store, zarr.storage.FsspecStore)
@@ -103,6 +120,26 @@ class Version3Store(zarr.storage.WrapperStore[Store]):
         if isinstance(self._store, zarr.storage.FsspecStore):
             return f"{self._store.fs.unstrip_protocol(self._store.path)}/{key}"
         return f"{getattr(self._store, 'root', self._store)}/{key}"
+
+
+def _is_description(key: str) -> bool:
+    return key.rpartition("/")[2] == _DESCRIPTION
+
+
+def _descriptions_above(key: str) -> list[str]:
+    """Keys of the descriptions of all groups above what `key` describes, the nearest first."""
+    parents = [str(folder) for folder in PurePosixPath(key).parent.parents if key != _DESCRIPTION]
+    return [_DESCRIPTION if folder == "." else f"{folder}/{_DESCRIPTION}" for folder in parents]
+
+
+def _without_repeated(content: bytes) -> bytes:
+    """A description without what it repeats of others, empty where it repeats nothing or is damaged."""
+    if _REPEATED.encode() in content:
+        with contextlib.suppress(ValueError):
+            told = json.loads(content)
+            if isinstance(told, dict) and told.pop(_REPEATED, None) is not None:
+                return json.dumps(told, indent=2).encode()
+    return b""
 
 
 def _require_description(key: str, content: bytes, store: Store) -> None:
@@ -251,6 +288,13 @@ class Location:
         with self.remote() as (system, root):
             if system.exists(f"{root}/{folder}"):
                 system.rm(f"{root}/{folder}", recursive=True)
+
+    def forget_repeated(self, path: str) -> None:
+        """Takes consolidated metadata away from all groups above `path`, before it is moved or removed."""
+        for key in _descriptions_above(f"{path}/{_DESCRIPTION}"):
+            with contextlib.suppress(FileNotFoundError):
+                if own := _without_repeated(self.read(key)):
+                    self.write_whole(key, [own])
 
     def zarr(self, *, read_only: bool = True) -> Store:
         """The zarr store; when `read_only`, one that refuses to invent missing chunks."""
