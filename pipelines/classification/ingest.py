@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -178,9 +179,15 @@ def _asked(
     found = scan_volumes(source, layout, _persons(people), query)
     # A store that exists tells its grid itself.
     default = STUDY_GRID if layout.name == AI_READI and not exists else None
-    staging = Staging(request.cache, int(request.cache_gb * 1e9)) if request.cache is not None else None
+    staging = Staging(request.cache, _bytes_of(request.cache_gb)) if request.cache is not None else None
     how = VolumeIngest(request.grid or default, Reading(request.axes), staging, request.workers, request.verify)
     return people, found, how
+
+
+def _bytes_of(gigabytes: float) -> int:
+    if not math.isfinite(gigabytes):
+        raise FintuneValueError(f"--cache-gb: expected a number of gigabytes, got {gigabytes}")
+    return int(gigabytes * 1e9)
 
 
 def _say_levels(found: VolumeScan) -> None:

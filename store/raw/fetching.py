@@ -10,6 +10,7 @@ import errno
 import functools
 import hashlib
 import os
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -30,6 +31,8 @@ DELAYS_S: Final = (0.5, 1.0, 2.0, 4.0)
 # Waiting times of many workers are spread, so that they do not come back all at once.
 _JITTER: Final = 0.25
 _BLOCK_BYTES: Final = 1 << 18
+# What a staged file is called: the digest of its key. Whatever else lies in the folder is somebody's own.
+_KEPT_NAME: Final = re.compile(r"[0-9a-f]{64}")
 _NETWORK_ERRNO: Final = (
     errno.EIO, errno.EBUSY, errno.EAGAIN, errno.ETIMEDOUT, errno.ECONNRESET, errno.ECONNREFUSED, errno.ECONNABORTED,
     errno.EPIPE, errno.EHOSTUNREACH, errno.ENETUNREACH,
@@ -43,7 +46,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Staging:
-    """A folder in which files of a bucket are kept, up to so many bytes, the ones used longest ago out first."""
+    """A folder in which files of a bucket are kept, up to so many bytes, the ones used longest ago out first.
+
+    Other files of the folder are neither counted nor removed.
+    """
 
     folder: Path
     most_bytes: int
@@ -72,7 +78,7 @@ class Staging:
             place.write_bytes(content)
 
     def _make_room(self, n_bytes: int) -> None:
-        kept = sorted(_used_and_size(file) for file in self.folder.iterdir())
+        kept = sorted(_used_and_size(file) for file in self.folder.iterdir() if _KEPT_NAME.fullmatch(file.name))
         used = sum(size for _, size, _ in kept)
         for _, size, file in kept:
             if used + n_bytes <= self.most_bytes:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fintune_xr.execution.whole_file import whole_file
 from fintune_xr.store.raw.sources import Place, is_url, list_files
+from fintune_xr.store.zarr_io.object_storage import endpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ def listing(source: Place, *, refresh: bool = False) -> Listing:
     if kept is not None:
         return kept
     paths = list_files(source)
-    _keep(file, {"source": str(source), "listed": time.time(), "paths": paths})
+    _keep(file, {"source": str(source), "endpoint": endpoint(), "listed": time.time(), "paths": paths})
     return Listing(tuple(paths))
 
 
@@ -49,7 +50,9 @@ def _kept(file: Path, source: str) -> Listing | None:
         paths, listed = tuple(map(str, told["paths"])), float(told["listed"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
-    return Listing(paths, time.time() - listed) if told.get("source") == source else None
+    # A bucket of that name elsewhere is another one; releases before kept no endpoint, and those are listed anew.
+    is_same = told.get("source") == source and told.get("endpoint", "") == endpoint()
+    return Listing(paths, time.time() - listed) if is_same else None
 
 
 def _keep(file: Path, what: dict[str, object]) -> None:

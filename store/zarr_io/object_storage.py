@@ -43,8 +43,8 @@ def options(url: str) -> dict[str, Any]:
     if not url.startswith(("s3://", "s3a://")):
         return dict(_OPTIONS)
     environment_number()
-    endpoint = os.environ.get(ENDPOINT, "")
-    return {**_OPTIONS, **_S3_OPTIONS, **({"endpoint_url": endpoint} if endpoint else {})}
+    own = os.environ.get(ENDPOINT, "")
+    return {**_OPTIONS, **_S3_OPTIONS, **({"endpoint_url": own} if own else {})}
 
 
 def environment_number() -> int:
@@ -63,6 +63,12 @@ def environment_number() -> int:
             _environment.update(now)
             _n_environments += 1
         return _n_environments
+
+
+def endpoint() -> str:
+    """Where object storage is asked, as the environment has it; empty for the provider's own."""
+    words = (ENDPOINT, "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+    return next((os.environ[word] for word in words if os.environ.get(word)), "")
 
 
 def once_options(url: str) -> dict[str, Any]:

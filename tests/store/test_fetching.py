@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from flaky_s3 import KEY, SECRET, Door, flaky_s3
 
@@ -144,6 +145,36 @@ def test_staging_is_bounded_and_what_was_used_longest_ago_goes(tmp_path: Path) -
         Staging(tmp_path, 0)
 
 
+def test_staging_leaves_what_is_not_its_own(tmp_path: Path) -> None:
+    (tmp_path / "thesis.docx").write_bytes(bytes(900))
+    os.utime(tmp_path / "thesis.docx", (1, 1))
+    (tmp_path / "folder").mkdir()
+    os.utime(tmp_path / "folder", (0, 0))
+    staging = Staging(tmp_path, 1000)
+    for number in range(4):
+        staging.read(f"k{number}", lambda: bytes(400))
+    assert (tmp_path / "thesis.docx").stat().st_size == 900
+    assert (tmp_path / "folder").is_dir()
+    # Its own are bounded, and those of others take no room of theirs.
+    assert sum(1 for file in tmp_path.iterdir() if len(file.name) == 64) == 2
+
+
+def test_a_listing_is_of_the_endpoint_that_gave_it(
+    door: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    listings.listing(URL)
+    assert listings.listing(URL).age_s is not None
+    here = os.environ["S3_ENDPOINT_URL"]
+    for word in ("S3_ENDPOINT_URL", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        with monkeypatch.context() as changed:
+            for other in ("S3_ENDPOINT_URL", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+                changed.delenv(other, raising=False)
+            changed.setenv(word, here.replace("127.0.0.1", "elsewhere").replace("localhost", "elsewhere"))
+            assert listings._kept(listings.listing_file(URL), URL) is None
+    assert listings.listing(URL).age_s is not None
+
+
 def test_a_bucket_is_listed_once(door: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     first = listings.listing(URL)
@@ -256,3 +287,15 @@ def test_a_file_of_two_people_in_a_manifest_is_nobodys(tmp_path: Path) -> None:
     (tmp_path / "manifest.tsv").write_text(head + row("1001") + row("1002"))
     with pytest.raises(FintuneValueError, match=r"rows of a/x\.dcm that differ: 1001, Triton, R and 1002, Triton, R"):
         find_manifest(tmp_path, {})
+
+
+@pytest.mark.parametrize("size", ["nan", "inf", "-1", "0"])
+def test_a_size_of_the_cache_that_is_none_is_refused(tmp_path: Path, size: str) -> None:
+    from fintune_xr.pipelines.classification.ingest import VolumeRequest
+    from fintune_xr.pipelines.steps.ingest import ingest
+
+    (tmp_path / "a").mkdir()
+    np.save(tmp_path / "a" / "v.npy", np.zeros((2, 32, 32), np.uint8))
+    asked = VolumeRequest(cache=tmp_path / "cache", cache_gb=float(size))
+    with pytest.raises(FintuneValueError, match="--cache-gb"):
+        ingest(tmp_path, tmp_path / "a.zarr", layout="volumes", volumes=asked)
