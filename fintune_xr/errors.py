@@ -63,6 +63,26 @@ class StoreUnreachableError(FintuneError, ConnectionError):
     """
 
 
+class UnreadableFileError(StoreUnreachableError):
+    """The system cannot read one file of a folder (EIO): a bad sector, or trouble with its file server.
+
+    What it holds may be lost or not. Only `check` goes on, where the store around it answers, and names it: `fault`
+    is what happened, without what to do.
+    """
+
+    def __init__(self, file: str, said: str) -> None:
+        self.fault = f"cannot reach {file}: {said}"
+        super().__init__(
+            f"{self.fault}. Its disk or file server cannot give it, and what it holds may be lost or not. `dmesg` says "
+            "more, `fintune-xr check` lists all such files. When it can be read, run the same command again."
+        )
+        self.file = file
+        self.said = said
+
+    def __reduce__(self) -> tuple[type[UnreadableFileError], tuple[str, str]]:
+        return type(self), (self.file, self.said)
+
+
 class StoreVersionError(AnswerError, ValueError):
     """A store was written with another schema version."""
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pandas as pd
 
 from fintune_xr import names as n
-from fintune_xr.errors import SchemaError, SplitError, StoreDamagedError
+from fintune_xr.errors import SchemaError, SplitError, StoreDamagedError, UnreadableFileError
 from fintune_xr.pipelines.console import progress
 from fintune_xr.pipelines.leak_check.pairs import refuse_leaks
-from fintune_xr.store.check.problem import Problem
+from fintune_xr.store.check.problem import Problem, explain_faults, problem_of
 from fintune_xr.store.check.store import check_store, open_nodes
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.runs.measurement_writer import set_back_damaged
@@ -24,7 +24,9 @@ def check(store: str | Path, *, repair: bool = False) -> list[Problem]:
 
     `repair` sets the damaged tiles of runs back to pending, so that `infer` makes just these again, and damaged blocks
     of measured columns, which `measure` then makes again; it removes what killed writers left unfinished, unless
-    another process is writing.
+    another process is writing. Of a file that its disk cannot give nothing is set back: it is named, and stays.
+
+    Raises StoreUnreachableError where the store does not answer.
     """
     cohort = open_cohort(store).opened_once()
     if repair:
@@ -46,10 +48,13 @@ def problem_table(problems: Sequence[Problem]) -> pd.DataFrame:
 
 def _split_problems(cohort: Cohort) -> list[Problem]:
     try:
-        if not cohort.has(n.ANNOTATIONS) or not (cohort.images(lazy=False)[n.SPLIT].values != n.UNASSIGNED).any():
-            return []
-        require_split(cohort)
-        refuse_leaks(cohort)
+        with explain_faults(cohort, cohort.url):
+            if not cohort.has(n.ANNOTATIONS) or not (cohort.images(lazy=False)[n.SPLIT].values != n.UNASSIGNED).any():
+                return []
+            require_split(cohort)
+            refuse_leaks(cohort)
+    except UnreadableFileError as error:
+        return [problem_of(error, f"{n.IMAGES}/{n.SPLIT}", n.IMAGES, "cannot be checked")]
     except SplitError as error:
         return [Problem(f"{n.IMAGES}/{n.SPLIT}", str(error), "Split again with --restart")]
     except (StoreDamagedError, SchemaError):

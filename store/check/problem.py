@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import xarray as xr
@@ -12,10 +13,15 @@ import zarr
 from numpy.typing import NDArray
 
 from fintune_xr import names as n
-from fintune_xr.errors import StoreDamagedError
+from fintune_xr.errors import StoreDamagedError, StoreUnreachableError, UnreadableFileError
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.zarr_io.location import BARE, explain_read_errors
 from fintune_xr.tasks.cell_measures import cell_measure, is_measured
+
+_UNREAD: Final = (
+    "`--repair` leaves it as it is. See `dmesg`, or ask after the file server, and check again. If that file is lost, "
+    "remove it, and check says what to do"
+)
 
 Fault: TypeAlias = tuple[str, str, str]
 """Group, what is wrong with it, and what to do."""
@@ -56,6 +62,32 @@ def remedy_of(path: str) -> str:
     if path.startswith(n.IMAGES):
         return "Ingest the raw files into a new store; results of this one cannot be trusted for these tiles"
     return "Run the step that writes it again"
+
+
+@contextlib.contextmanager
+def explain_faults(cohort: Cohort, what: str) -> Iterator[None]:
+    """Lets a check go on after one file that its disk cannot give: it is an UnreadableFileError, damage an error as
+    `explain_read_errors` words it, and a store that does not answer around the file a StoreUnreachableError.
+    """
+    try:
+        with explain_read_errors(what, BARE):
+            yield
+    except UnreadableFileError as error:
+        if cohort.location.answers():
+            raise
+        raise StoreUnreachableError(str(error)) from error
+
+
+def problem_of(error: Exception, where: str, path: str, said: str = "", tiles: Sequence[int] = ()) -> Problem:
+    """The fault `where`, of the array or group `path`, that `error` tells of: `said`, and the error.
+
+    `tiles` may be set back where they are damaged. Of a file that its disk cannot give nobody knows whether they are:
+    none is, before somebody has taken it away.
+    """
+    before = f"{said}: " if said else ""
+    if isinstance(error, UnreadableFileError):
+        return Problem(where, before + error.fault, _UNREAD)
+    return Problem(where, f"{before}{error}", remedy_of(path), tuple(tiles))
 
 
 def array_at(cohort: Cohort, path: str) -> zarr.Array[Any]:

@@ -16,12 +16,21 @@ from numpy.typing import NDArray
 from zarr.core.sync import sync
 
 from fintune_xr import names as n
-from fintune_xr.errors import AnswerError, StoreDamagedError
+from fintune_xr.errors import AnswerError, StoreDamagedError, UnreadableFileError
 from fintune_xr.execution.read_ahead import ahead
 from fintune_xr.store.check.classification import check_labels, check_scores
 from fintune_xr.store.check.detection import check_picks, check_points
 from fintune_xr.store.check.instance import CellRows, check_masks, check_regions
-from fintune_xr.store.check.problem import Fault, Problem, TileFault, array_at, first_few, remedy_of, values_at
+from fintune_xr.store.check.problem import (
+    Fault,
+    Problem,
+    TileFault,
+    array_at,
+    explain_faults,
+    first_few,
+    problem_of,
+    remedy_of,
+)
 from fintune_xr.store.check.semantic import check_class_run, check_codes
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.ingest.same_bytes import REMEDY, named_groups
@@ -30,7 +39,6 @@ from fintune_xr.store.runs.object_log import CellLog
 from fintune_xr.store.runs.run import is_state_of_run
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.store.zarr_io.groups import codecs_fault, subgroups
-from fintune_xr.store.zarr_io.location import BARE, explain_read_errors
 from fintune_xr.store.zarr_io.recovery import leftovers
 from fintune_xr.tasks.product import CLASSES, INSTANCES, SCORES
 from fintune_xr.tasks.task import CLASSIFICATION, DETECTION, SEMANTIC
@@ -81,7 +89,7 @@ def check_store(cohort: Cohort, nodes: Nodes, *, advance: Callable[[int], None] 
     yield from nodes.broken
     stages: list[tuple[str, Iterator[Problem]]] = [
         ("store", _check_groups(cohort, nodes.by_path)),
-        ("store", _check_columns(nodes.by_path)),
+        ("store", _check_columns(cohort, nodes.by_path)),
         (n.ANNOTATIONS, _check_unfinished(cohort)),
         (n.IMAGES, _check_labels(cohort)),
         (n.IMAGES, (Problem(n.IMAGES, what, REMEDY) for what in _twins(cohort, nodes))),
@@ -94,14 +102,19 @@ def check_store(cohort: Cohort, nodes: Nodes, *, advance: Callable[[int], None] 
     found = list(nodes.broken)
     for where, stage in stages:
         try:
-            with explain_read_errors(cohort.url if where == "store" else f"{cohort.url}/{where}", BARE):
+            with explain_faults(cohort, cohort.url if where == "store" else f"{cohort.url}/{where}"):
                 for problem in stage:
                     found.append(problem)
                     yield problem
+        except UnreadableFileError as error:
+            unchecked = problem_of(error, where, where, "cannot be checked")
+            if unchecked not in found:
+                found.append(unchecked)
+                yield unchecked
         except AnswerError as error:
             # What stops a later stage is mostly what an earlier one has named.
             if not any(problem.where.startswith(where) for problem in found):
-                yield Problem(where, f"cannot be checked: {error}", remedy_of(where))
+                yield problem_of(error, where, where, "cannot be checked")
 
 
 def _annotation_checks(cohort: Cohort) -> list[Callable[[Cohort], Iterator[Fault]]]:
@@ -122,10 +135,10 @@ def open_nodes(cohort: Cohort) -> Nodes:
         if not path or path.partition("/")[0] == n.STAGING:
             continue
         try:
-            with explain_read_errors(f"{cohort.url}/{path}", BARE):
+            with explain_faults(cohort, f"{cohort.url}/{path}"):
                 nodes[path] = zarr.open(store, path=path, mode="r")
-        except StoreDamagedError as error:
-            broken.append(Problem(path, f"its description zarr.json cannot be read: {error}", remedy_of(path)))
+        except (StoreDamagedError, UnreadableFileError) as error:
+            broken.append(problem_of(error, path, path, "its description zarr.json cannot be read"))
     return Nodes(nodes, broken, [path for path in _pixel_arrays(cohort) if path in nodes])
 
 
@@ -149,9 +162,10 @@ def _check_groups(cohort: Cohort, nodes: Mapping[str, Node]) -> Iterator[Problem
         doors[f"{n.RUNS}/{run}"] = _bound(cohort.run, run)
     for name, door in doors.items():
         try:
-            door()
-        except AnswerError as error:
-            yield Problem(name, str(error), remedy_of(name))
+            with explain_faults(cohort, f"{cohort.url}/{name}"):
+                door()
+        except (AnswerError, UnreadableFileError) as error:
+            yield problem_of(error, name, name)
     for path, member in nodes.items():
         if isinstance(member, zarr.Group) and member.attrs.get(n.COMPLETE) is False:
             yield Problem(path, "left half-written", "Run the step that writes it again")
@@ -175,7 +189,7 @@ def _twins(cohort: Cohort, nodes: Nodes) -> Iterator[str]:
     yield from named_groups(cohort, int(images.shape[0]) if isinstance(images, zarr.Array) else None)
 
 
-def _check_columns(nodes: Mapping[str, Node]) -> Iterator[Problem]:
+def _check_columns(cohort: Cohort, nodes: Mapping[str, Node]) -> Iterator[Problem]:
     """Every small array decodes; read in blocks of rows."""
     for path, member in nodes.items():
         if not isinstance(member, zarr.Array) or member.shards is not None or member.ndim == 0:
@@ -189,11 +203,11 @@ def _check_columns(nodes: Mapping[str, Node]) -> Iterator[Problem]:
         for first in range(0, member.shape[0], rows):
             last = min(first + rows, member.shape[0])
             try:
-                with explain_read_errors(str(member.store_path), BARE):
+                with explain_faults(cohort, str(member.store_path)):
                     member[first:last]
-            except StoreDamagedError as error:
-                hit = tuple(range(first, last)) if is_state_of_run(path) else ()
-                yield Problem(path, f"rows from {first} cannot be read: {error}", remedy_of(path), hit)
+            except (StoreDamagedError, UnreadableFileError) as error:
+                hit = range(first, last) if is_state_of_run(path) else ()
+                yield problem_of(error, path, path, f"rows from {first} cannot be read", hit)
 
 
 def _tells_of_too_many(array: zarr.Array[Any]) -> str:
@@ -242,12 +256,15 @@ def _check_shard(
     cohort: Cohort, array: zarr.Array[Any], grid: shards.ShardGrid, shard: int, wanted: list[int]
 ) -> Iterator[Problem]:
     try:
-        index = shards.read_index(cohort.location, grid, shard)
-    except StoreDamagedError as error:
-        yield Problem(grid.key(shard), str(error), remedy_of(grid.path), tuple(wanted))
+        with explain_faults(cohort, grid.key(shard)):
+            index = shards.read_index(cohort.location, grid, shard)
+    except (StoreDamagedError, UnreadableFileError) as error:
+        yield problem_of(error, grid.key(shard), grid.path, tiles=wanted)
         return
     absent = [row for row in wanted if (index[row % grid.tiles_per_shard] == shards.ABSENT).any()]
-    broken = list(_broken_tiles(array, [row for row in wanted if row not in absent]))
+    errors = list(_errors_of_tiles(cohort, array, [row for row in wanted if row not in absent]))
+    broken = [row for row, error in errors if isinstance(error, StoreDamagedError)]
+    unread = [row for row, error in errors if isinstance(error, UnreadableFileError)]
     for rows, what in (
         (absent, "are absent from the shard"),
         (broken, "fail their checksum or do not decode"),
@@ -255,16 +272,24 @@ def _check_shard(
         if rows:
             said = f"{len(rows)} tile(s) {what}: {first_few(rows, 10)}"
             yield Problem(grid.key(shard), said, remedy_of(grid.path), tuple(rows))
+    if unread:
+        said = f"{len(unread)} tile(s) cannot be read, {first_few(unread, 10)}"
+        yield problem_of(dict(errors)[unread[0]], grid.key(shard), grid.path, said)
 
 
-def _broken_tiles(array: zarr.Array[Any], rows: Iterable[int]) -> Iterator[int]:
-    def is_broken(row: int) -> int | None:
-        return row if values_at(array, row) is None else None
+def _errors_of_tiles(cohort: Cohort, array: zarr.Array[Any], rows: Iterable[int]) -> Iterator[tuple[int, Exception]]:
+    def error_of(row: int) -> tuple[int, Exception | None]:
+        try:
+            with explain_faults(cohort, f"tile {row} of {array.path}"):
+                array[row]
+        except (StoreDamagedError, UnreadableFileError) as error:
+            return row, error
+        return row, None
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        for row in ahead(pool, is_broken, rows, depth=8):
-            if row is not None:
-                yield row
+        for row, error in ahead(pool, error_of, rows, depth=8):
+            if error is not None:
+                yield row, error
 
 
 def _check_counts(cohort: Cohort, run: str) -> Iterator[Problem]:
@@ -300,8 +325,9 @@ def _expected_tiles(cohort: Cohort, path: str, n_tiles: int) -> NDArray[np.bool_
 def _pixels(cohort: Cohort, run: str) -> str | None:
     """Name of the array of pixels of a run, if any; that of masks where it cannot be opened, which is reported."""
     try:
-        return cohort.run_product(run).array
-    except AnswerError:
+        with explain_faults(cohort, f"{cohort.url}/{n.RUNS}/{run}"):
+            return cohort.run_product(run).array
+    except (AnswerError, UnreadableFileError):
         return n.MASK
 
 

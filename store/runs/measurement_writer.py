@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fintune_xr import names as n
-from fintune_xr.errors import RunMismatchError, StoreDamagedError
+from fintune_xr.errors import RunMismatchError, StoreDamagedError, UnreadableFileError
 from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.labels.measurements import measurement_doubt, measurement_identity, measurement_path
@@ -154,8 +154,8 @@ def measurement_creation(location: Location, run: str, column: str) -> str:
 def set_back_damaged(location: Location, run: str) -> list[str]:
     """Sets blocks that cannot be read back to pending, so that `measure` makes just these again; their columns.
 
-    A column whose states or description cannot be read is removed. Raises RunBusyError where another process writes
-    the run.
+    A column whose states or description cannot be read is removed; one with a file that its disk cannot give stays as
+    it is. Raises RunBusyError where another process writes the run.
     """
     names = subgroups(location, measurement_path(run))
     if not names:
@@ -170,6 +170,9 @@ def _was_damaged(location: Location, path: str) -> bool:
         with explain_read_errors(f"{location.url}/{path}"):
             value = open_readable(location, f"{path}/{n.VALUE}")
         bad = [block for block in range(states.size) if not _is_readable(value, block)]
+    except UnreadableFileError:
+        # It may be sound. `check`, which calls this, has named it.
+        return False
     except StoreDamagedError:
         remove_group(location, path)
         return True

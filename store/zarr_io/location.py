@@ -22,7 +22,7 @@ from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.core.group import GroupMetadata
 from zarr.core.metadata import ArrayV3Metadata
 
-from fintune_xr.errors import FintuneError, FintuneValueError, StoreDamagedError, StoreWriteError
+from fintune_xr.errors import FintuneError, FintuneValueError, StoreDamagedError, StoreUnreachableError, StoreWriteError
 from fintune_xr.execution.whole_file import PARTIAL_SUFFIX, write_errors
 from fintune_xr.store.zarr_io.object_storage import check_url, environment_number, file_system, options
 from fintune_xr.store.zarr_io.refusals import explain_refusals, is_refusal, unreachable
@@ -226,6 +226,17 @@ class Location:
             with self.remote() as (system, root):
                 return int(system.size(f"{root}/{key}"))
         return None
+
+    def answers(self) -> bool:
+        """Whether its root can be listed and read; of object storage, whether something lies there."""
+        try:
+            if self.is_local:
+                with explain_refusals(self.url):
+                    list(self.path.iterdir())
+                self.read(_DESCRIPTION)
+            return self.exists()
+        except (StoreUnreachableError, FileNotFoundError):
+            return False
 
     def descriptions(self) -> list[str]:
         """Keys of all descriptions of groups and arrays, sorted; a folder that may not be read hides none of them."""

@@ -7,7 +7,7 @@ import errno
 from collections.abc import Iterator
 from typing import Final
 
-from fintune_xr.errors import FintuneError, StoreUnreachableError
+from fintune_xr.errors import FintuneError, StoreUnreachableError, UnreadableFileError
 
 # Libraries of object storage raise errors of their own families, which need not be installed here.
 _LIBRARIES: Final = ("botocore", "aiobotocore", "aiohttp", "gcsfs", "adlfs", "azure")
@@ -32,7 +32,12 @@ def is_refusal(error: BaseException) -> bool:
 
 
 def unreachable(what: str, said: object) -> StoreUnreachableError:
-    """The error of storage that refuses `what`, a path or a URL, or does not answer; shows no key."""
+    """The error of storage that refuses `what`, a path or a URL, or does not answer; shows no key.
+
+    Of a path that the disk cannot give it is an UnreadableFileError.
+    """
+    if "://" not in what and isinstance(said, OSError) and said.errno == errno.EIO:
+        return UnreadableFileError(what, str(said))
     remedy = (
         "Endpoint and keys come from the environment: AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY (or "
         "~/.aws). Where they are right"
