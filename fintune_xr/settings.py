@@ -96,7 +96,7 @@ def validate(
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        lines = [_describe(kind, detail, hints) for detail in error.errors()]
+        lines = [_describe(kind, detail, hints) for detail in _own_faults(error.errors())]
         raise SettingsError("\n  ".join([f"{where}: {len(lines)} problem(s)", *lines])) from error
 
 
@@ -145,7 +145,10 @@ def _apply(values: dict[str, Any], override: str) -> None:
     if parsed.is_delete():
         raise SettingsError(f"{override!r}: a setting cannot be taken away. Write key=value, e.g. epochs=20.")
     if parsed.is_sweep_override():
-        raise SettingsError(f"{override!r} lists several values; this command takes one.")
+        raise SettingsError(
+            f"{override!r} lists several values; a setting takes one, and one that is a list has it in brackets: "
+            f"{parsed.key_or_group}=[…]."
+        )
     *parents, last = parsed.key_or_group.split(".")
     for parent in parents:
         values = values.setdefault(parent, {})
@@ -154,9 +157,26 @@ def _apply(values: dict[str, Any], override: str) -> None:
     values[last] = parsed.value()
 
 
+def _own_faults(details: Sequence[Any]) -> list[Any]:
+    """Without what follows from another fault: a list is too short for pydantic once its items are refused."""
+    places = [detail["loc"] for detail in details]
+    return [
+        detail
+        for detail in details
+        if detail["type"] != "too_short"
+        or not any(len(at) > len(detail["loc"]) and at[: len(detail["loc"])] == detail["loc"] for at in places)
+    ]
+
+
 def _describe(kind: type[BaseModel], detail: Any, hints: Callable[[], Iterable[str]]) -> str:
     path = [str(part) for part in detail["loc"]]
     name = ".".join(path) or "(top)"
+    if detail["type"] == "value_error":
+        told = str(detail["ctx"]["error"])
+        # Rules between settings name them, and say what was found.
+        return told if not path else f"{name}: {told}"
+    if detail["type"] == "tuple_type":
+        return f"{name}: expected a list, [{_written(detail['input'])}] for one value, got {detail['input']!r}"
     if detail["type"] != "extra_forbidden":
         return f"{name}: {detail['msg']}, got {shorten(repr(detail.get('input')), _LONGEST, placeholder=' …')}"
     known = list(_model_at(kind, path[:-1]).model_fields)

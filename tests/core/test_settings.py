@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Literal, Self
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from fintune_xr.errors import SettingsError, UnknownNameError
 from fintune_xr.settings import Settings, load_settings
@@ -51,7 +52,7 @@ def test_a_setting_that_lies_deeper_is_named_with_its_dots() -> None:
     ("override", "message"),
     [
         ("epochs", "cannot read 'epochs'.*key=value"),
-        ("epochs=1,2", "lists several values; this command takes one"),
+        ("epochs=1,2", "lists several values; a setting takes one, and one that is a list has it in brackets: epochs="),
         ("~epochs", "a setting cannot be taken away"),
         ("epochs=null", "valid integer, got None"),
         ("inner.rate=nan", "finite number, got nan"),
@@ -137,3 +138,49 @@ def test_profiles_are_settings_too(tmp_path: Path) -> None:
         load_profile(str(own))
     with pytest.raises(UnknownNameError, match=r"no cluster profile 'threds'.*Did you mean 'threads'"):
         load_profile("threds")
+
+
+class Several(Settings):
+    """Settings that are lists, and a rule between two of them."""
+
+    rates: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(default=(0.5,), min_length=1)
+    names: tuple[Literal["a", "b"], ...] = Field(default=("a",), min_length=1)
+    counts: tuple[int, ...] = (1,)
+
+    @field_validator("counts")
+    @classmethod
+    def _positive(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if min(value) < 1:
+            raise ValueError(f"expected numbers above 0, got {value}")
+        return value
+
+    @model_validator(mode="after")
+    def _as_many(self) -> Self:
+        if len(self.rates) > 1 and len(self.names) > 1:
+            raise ValueError("expected several rates or several names, got both")
+        return self
+
+
+@pytest.mark.parametrize(
+    ("overrides", "lines"),
+    [
+        (["rates=[0.5,2]"], ["rates.1: Input should be less than or equal to 1, got 2"]),
+        (["rates=[0]"], ["rates.0: Input should be greater than 0, got 0"]),
+        (
+            ["names=[c]", "rates=[]"],
+            ["rates: Tuple should have at least 1 item", "names.0: Input should be 'a' or 'b'"],
+        ),
+        (["rates=0.7"], ["rates: expected a list, [0.7] for one value, got 0.7"]),
+        (["names=a"], ["names: expected a list, [a] for one value, got 'a'"]),
+        (["counts=[0]"], ["counts: expected numbers above 0, got (0,)"]),
+        (["rates=[1,0.5]", "names=[a,b]"], ["expected several rates or several names, got both"]),
+    ],
+)
+def test_each_fault_is_one_line_and_nothing_that_follows_from_it(overrides: list[str], lines: list[str]) -> None:
+    with pytest.raises(SettingsError) as refused:
+        load_settings(Several, overrides=overrides)
+    head, *told = str(refused.value).split("\n  ")
+    assert head == f"settings: {len(lines)} problem(s)"
+    assert len(told) == len(lines)
+    for found, line in zip(told, lines, strict=True):
+        assert found.startswith(line)
