@@ -36,6 +36,14 @@ class Settings(BaseModel):
         return settings_digest(self.as_dict())
 
 
+def require_each_once(settings: Settings, *names: str) -> None:
+    """Raises ValueError for a list among `names` of `settings` that holds a value twice: it would be done twice."""
+    for name in names:
+        values = getattr(settings, name)
+        if len(set(values)) != len(values):
+            raise ValueError(f"{name}: expected different values, got {list(values)}")
+
+
 S = TypeVar("S", bound=Settings)
 
 Config: TypeAlias = Path | str | Mapping[str, Any] | None

@@ -192,7 +192,7 @@ def is_called(name: str, meaning: str) -> bool:
 def _clashes(name: str, codes: tuple[int, ...], asked: ClassMap, legend: Legend) -> list[str]:
     absent = [code for code in codes if code not in legend.meanings]
     if absent:
-        known = ", ".join(str(code) for code, _ in legend.rows)
+        known = ", ".join(f"{code} {meaning}" for code, meaning in legend.rows)
         return [f"{name}: no code {_listed(absent)} in the legend; there are {known}"]
     ignored = [code for code in codes if code in legend.ignored]
     if ignored:

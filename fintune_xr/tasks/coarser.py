@@ -132,7 +132,8 @@ def _require_negative(negative: Sequence[int], known: Iterable[int], legend: Leg
         raise SettingsError(f"code {_listed(twice)} is in a coarser class and in {n.REST}. {_HOW}")
     absent = [code for code in negative if code not in legend.meanings]
     if absent:
-        raise SettingsError(f"{n.REST}: no code {_listed(absent)} in the legend; there are {_listed(legend.meanings)}")
+        rows = ", ".join(f"{code} {meaning}" for code, meaning in legend.rows)
+        raise SettingsError(f"{n.REST}: no code {_listed(absent)} in the legend; there are {rows}")
 
 
 def _misplaced(run: str, finer: ClassMap, made: CoarserClasses) -> list[str]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
-from fintune_xr.finetune.classification.features import Labelled, first_scans
+from fintune_xr.finetune.classification.features import Labelled, first_scans, named_class
 from fintune_xr.finetune.classification.heads import Head, fit_head
 from fintune_xr.finetune.classification.probe_settings import ProbeSettings
 from fintune_xr.pipelines.classification.scans import Scans, with_vectors
@@ -52,7 +52,7 @@ def usable_scans(cohort: Cohort, run: str, scans: Scans) -> Scans:
         if left < there:
             say(f"probe: {there - left} of {there} scans of {part} are in quarantine of run {run}, and play no part")
     learned = done.within(n.TRAIN).label
-    gone = [name for label, name in enumerate(scans.classes) if label not in learned]
+    gone = [named_class(label, scans.classes) for label in range(len(scans.classes)) if label not in learned]
     if gone:
         raise FintuneValueError(
             f"run {run!r} has an embedding of no train scan of {', '.join(gone)}: those there are, are in quarantine. "

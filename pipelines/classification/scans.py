@@ -52,7 +52,7 @@ class Scans:
 
     def with_values(self, value: NDArray[Any]) -> Labelled:
         """The same as a head is fitted to."""
-        return Labelled(value, self.label, self.participant)
+        return Labelled(value, self.label, self.participant, self.classes)
 
 
 def labelled_scans(cohort: Cohort, *parts: str) -> Scans:

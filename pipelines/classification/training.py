@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fintune_xr import names as n
-from fintune_xr.errors import FintuneValueError, SplitError, unknown_name
+from fintune_xr.errors import FintuneValueError, SettingsError, SplitError, unknown_name
 from fintune_xr.finetune.classification.features import first_scans
 from fintune_xr.finetune.classification.settings import ClassTrainSettings
 from fintune_xr.finetune.classification.volumes import VolumeTiles
@@ -20,7 +20,7 @@ from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.task_parts.requests import TrainingTiles
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.runs.run import run_attrs
-from fintune_xr.text import text_array, texts
+from fintune_xr.text import text_array, texts, with_numbers
 
 # What an encoder's embedding depends on besides its weights.
 _OF_EMBEDDING: Final = ("which", "normalisation", "clip_percentile", "heads", "epsilon", "crop_px", "precision")
@@ -42,9 +42,15 @@ def volumes_for_training(
     Embeddings that a run of the same weights and settings has stored come along. With `overfit` both parts are the
     same few scans of train.
 
-    Raises UnknownNameError for a device without labelled scans, SplitError where a part has none.
+    Raises UnknownNameError for a device without labelled scans, SplitError where a part has none, SettingsError for
+    classes that are not those of the labels.
     """
     scans = _of_devices(labelled_scans(cohort, n.TRAIN, n.VAL), devices)
+    if settings.classes not in ((), scans.classes):
+        raise SettingsError(
+            f"classes: expected those of the labels, {with_numbers(scans.classes)}, got "
+            f"{with_numbers(settings.classes)}. Leave it out, or annotate with other classes: annotate --layout."
+        )
     if settings.scans == "first":
         scans = scans.only(first_scans(scans.participant, scans.tile))
     parts = {part: scans.within(part) for part in (n.TRAIN, n.VAL)}
@@ -68,7 +74,7 @@ def _few(scans: Scans, number: int) -> Scans:
     for label, name in enumerate(scans.classes):
         mine = order[scans.label[order] == label][:number]
         if mine.size < number:
-            raise FintuneValueError(f"overfit: expected {number} train scans of class {name}, got {mine.size}")
+            raise FintuneValueError(f"overfit: expected {number} train scans of class {label} {name}, got {mine.size}")
         chosen.append(mine)
     return scans.only(np.concatenate(chosen))
 

@@ -51,7 +51,8 @@ def patches_for_training(cohort: Cohort, part: str, markers: Sequence[str] = ())
         return found
     say(f"train: {len(found) - len(usable)} patches of part {part} are left out, all of their pixels are ignored")
     if not usable:
-        codes = ", ".join(map(str, found.ignored))
+        meanings = annotated_legend(cohort).meanings
+        codes = ", ".join(f"{code} {meanings[code]}" if code in meanings else str(code) for code in found.ignored)
         raise FintuneValueError(f"part {part}: every annotated pixel has an ignored code ({codes}); annotate more")
     return found.chosen(usable)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
 import numpy as np
 import xarray as xr
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fintune_xr import names as n
 from fintune_xr.errors import SettingsError
@@ -27,7 +27,7 @@ from fintune_xr.pipelines.studies.probe import Probed, probe, probed_name
 from fintune_xr.pipelines.studies.study import Study, carry_out
 from fintune_xr.pipelines.task_parts.requests import ExportRequest
 from fintune_xr.pipelines.workers.devices import THREADS
-from fintune_xr.settings import Config, Settings, load_settings, shipped_config, validate
+from fintune_xr.settings import Config, Settings, load_settings, require_each_once, shipped_config, validate
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.runs.run import check_run_name
 from fintune_xr.store.split import require_split
@@ -54,6 +54,11 @@ class EncoderBenchmarkSettings(Settings):
         default_factory=dict, description="Settings of the encoder with random weights; null: without that floor."
     )
     profile: bool = Field(default=True, description="Whether the profile of volumes is a floor.")
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        require_each_once(self, "models")
+        return self
 
 
 @dataclass(frozen=True, slots=True)

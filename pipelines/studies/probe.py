@@ -13,7 +13,12 @@ import xarray as xr
 from fintune_xr import names as n
 from fintune_xr.datasets import SCHEMA_VERSION
 from fintune_xr.errors import FintuneValueError, StoreDamagedError
-from fintune_xr.finetune.classification.features import folds_of, participants_balanced_accuracy, require_every_class
+from fintune_xr.finetune.classification.features import (
+    folds_of,
+    named_class,
+    participants_balanced_accuracy,
+    require_every_class,
+)
 from fintune_xr.finetune.classification.heads import Head, fit_head
 from fintune_xr.finetune.classification.probe_settings import ProbeSettings
 from fintune_xr.pipelines.classification.artefacts import RECORD, write_beside_run
@@ -237,9 +242,9 @@ def _val_score(cohort: Cohort, name: str, scans: Scans) -> float:
 def _check_classes(scans: Scans) -> None:
     """A class that train lacks is an error, one that val lacks a sentence."""
     n_classes = len(scans.classes)
-    require_every_class(scans.within(n.TRAIN).label, n_classes)
+    require_every_class(scans.within(n.TRAIN).label, n_classes, scans.classes)
     held_out = set(scans.within(n.VAL).label.tolist())
-    missing = [scans.classes[label] for label in range(n_classes) if label not in held_out]
+    missing = [named_class(label, scans.classes) for label in range(n_classes) if label not in held_out]
     if missing:
         say(f"probe: val has no participant of {', '.join(missing)}; its balanced accuracy is that of the others")
 
@@ -265,7 +270,7 @@ def _fold_scores(
 ) -> Iterator[tuple[tuple[int, int, int], float]]:
     for encoder, run in enumerate(runs):
         data = labelled_vectors(cohort, run, scans, settings)
-        fold = folds_of(data.label, data.participant, settings.folds, settings.seed)
+        fold = folds_of(data.label, data.participant, settings.folds, settings.seed, data.classes)
         for head, name in enumerate(settings.head):
             for one in range(settings.folds):
                 made = fit_head(name, data.only(fold != one), None, settings, n_classes=len(scans.classes))

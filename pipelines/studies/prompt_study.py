@@ -7,13 +7,13 @@ told anything, and no difference is ever drawn between the two.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fintune_xr import names as n
 from fintune_xr.errors import CheckpointError
@@ -29,7 +29,7 @@ from fintune_xr.pipelines.studies.study import Study, carry_out
 from fintune_xr.pixels.prompts import PROMPT_KINDS, Prompt, PromptKind, close_mask, largest_piece, prompt_of
 from fintune_xr.provenance import provenance
 from fintune_xr.seeds import stream
-from fintune_xr.settings import Settings, load_settings
+from fintune_xr.settings import Settings, load_settings, require_each_once
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.depends_on import rests_on
 from fintune_xr.store.split import part_to_score
@@ -50,6 +50,11 @@ class PromptedSettings(Settings):
     tta: tuple[bool, ...] = Field(default=(False,), min_length=1, description="Mean over eight orientations, or not.")
     seed: int = Field(default=2024, ge=0, description="Seed of places beside a piece.")
     flips: int = Field(default=2000, ge=1, description="Sign flips of a test, as in evaluate.")
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        require_each_once(self, "prompts", "tta")
+        return self
 
 
 def prompted_study(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from fintune_xr.finetune.classification.probe_settings import AUTO, NONE
 from fintune_xr.metrics.classification import kernels
 from fintune_xr.metrics.classification.units import by_unit, most_probable
 from fintune_xr.seeds import stream
+from fintune_xr.text import with_numbers
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -20,11 +22,13 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Labelled:
-    """Scans of participants: `value` (scan, …), class `label` (scan,) from 0, `participant` (scan,) names."""
+    """Scans of participants: `value` (scan, …), class `label` (scan,) from 0, `participant` (scan,) names; names of the
+    `classes`, where they are told, for errors."""
 
     value: NDArray[Any]
     label: Ints
     participant: NDArray[Any]
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         lengths = (len(self.value), len(self.label), len(self.participant))
@@ -38,12 +42,17 @@ class Labelled:
 
     def only(self, index: NDArray[Any]) -> Labelled:
         """The scans at `index`, which is numbers or booleans."""
-        return Labelled(self.value[index], self.label[index], self.participant[index])
+        return Labelled(self.value[index], self.label[index], self.participant[index], self.classes)
 
 
-def require_every_class(label: Ints, n_classes: int, *, where: str = "train") -> None:
+def named_class(label: int, classes: Sequence[str] = ()) -> str:
+    """A class for people: its number, and its name where `classes` tell it."""
+    return f"{label} {classes[label]}" if classes else str(label)
+
+
+def require_every_class(label: Ints, n_classes: int, classes: Sequence[str] = (), *, where: str = "train") -> None:
     """Raises FintuneValueError that names the classes without a scan."""
-    missing = [str(one) for one in range(n_classes) if one not in set(label.tolist())]
+    missing = [named_class(one, classes) for one in range(n_classes) if one not in set(label.tolist())]
     if missing:
         raise FintuneValueError(
             f"{where} holds no scan of class {', '.join(missing)}: a head cannot learn what it never sees. Ingest more "
@@ -52,8 +61,9 @@ def require_every_class(label: Ints, n_classes: int, *, where: str = "train") ->
 
 
 def scan_weights(
-    label: Ints, participant: NDArray[Any], n_classes: int, class_weights: str | tuple[float, ...] = AUTO
-) -> Floats:
+    label: Ints, participant: NDArray[Any], n_classes: int, class_weights: str | tuple[float, ...] = AUTO, *,
+    classes: Sequence[str] = (),
+) -> Floats:  # fmt: skip
     """Weight of each scan (scan,), mean 1: c_k n / (P m_i), with n scans, P participants and m_i scans of its own.
 
     `auto`: c_k = P / (K P_k) with P_k participants of class k, so that classes count alike, and so do the
@@ -61,7 +71,7 @@ def scan_weights(
 
     Raises FintuneValueError for a class without scans, or another number of weights than classes.
     """
-    require_every_class(label, n_classes)
+    require_every_class(label, n_classes, classes)
     names, first, of_scan, n_own = np.unique(participant, return_index=True, return_inverse=True, return_counts=True)
     n_of_class = np.bincount(label[first], minlength=n_classes)
     if class_weights == AUTO:
@@ -71,7 +81,8 @@ def scan_weights(
     else:
         of_class = np.asarray(class_weights, np.float64)
     if of_class.shape != (n_classes,):
-        raise FintuneValueError(f"class_weights: expected {n_classes} numbers, got {of_class.size}")
+        of = f", of {with_numbers(classes)}" if classes else ""
+        raise FintuneValueError(f"class_weights: expected {n_classes} numbers{of}, got {of_class.size}")
     weights = of_class[label] / n_own[of_scan]
     return np.asarray(weights / weights.mean())
 
@@ -85,7 +96,9 @@ def first_scans(participant: NDArray[Any], tile: NDArray[Any]) -> NDArray[np.boo
     return is_first
 
 
-def folds_of(label: Ints, participant: NDArray[Any], n_folds: int, seed: int) -> Ints:
+def folds_of(
+    label: Ints, participant: NDArray[Any], n_folds: int, seed: int, classes: Sequence[str] = ()
+) -> Ints:  # fmt: skip
     """Fold of each scan (scan,): participants stay whole, and of each class every fold gets as many, give or take one.
 
     Raises FintuneValueError where a class has fewer participants than there are folds.
@@ -97,7 +110,8 @@ def folds_of(label: Ints, participant: NDArray[Any], n_folds: int, seed: int) ->
         members = stream(seed, "folds", int(one)).permutation(np.flatnonzero(of_name == one))
         if members.size < n_folds:
             raise FintuneValueError(
-                f"{n_folds} folds: class {one} has {members.size} participant(s), and each fold needs one. Take fewer."
+                f"{n_folds} folds: class {named_class(int(one), classes)} has {members.size} participant(s), and each "
+                "fold needs one. Take fewer."
             )
         fold[members] = (dealt + np.arange(members.size)) % n_folds
         dealt += members.size

@@ -99,7 +99,7 @@ def _chosen(name: str, train: Labelled, settings: ProbeSettings, n_classes: int)
     options = _ordered(name, settings)
     if len(options) == 1:
         return options[0], {}
-    fold = folds_of(train.label, train.participant, settings.inner_folds, settings.seed)
+    fold = folds_of(train.label, train.participant, settings.inner_folds, settings.seed, train.classes)
     scores = []
     for choice in options:
         splits = ((train.only(fold != one), train.only(fold == one)) for one in range(settings.inner_folds))
@@ -118,11 +118,13 @@ def _ordered(name: str, settings: ProbeSettings) -> Sequence[Any]:
 def _fitted(
     name: str, train: Labelled, val: Labelled | None, choice: Any, settings: ProbeSettings, n_classes: int
 ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    weights = scan_weights(train.label, train.participant, n_classes, settings.class_weights)
+    weights = scan_weights(
+        train.label, train.participant, n_classes, settings.class_weights, classes=train.classes
+    )  # fmt: skip
     mean, sd = standardisation(train.value)
 
     def scaled(scans: Labelled) -> Labelled:
-        return Labelled(standardise(scans.value, mean, sd), scans.label, scans.participant)
+        return Labelled(standardise(scans.value, mean, sd), scans.label, scans.participant, scans.classes)
 
     fit = _fit_of(name)
     arrays, facts = fit(scaled(train), weights, None if val is None else scaled(val), choice, settings, n_classes)

@@ -50,9 +50,8 @@ class ClassObjective:
 
         Raises FintuneValueError for a class without scans.
         """
-        n_classes = len(self.network.architecture.classes)
         sound, embedding = self._sound(tiles)
-        weight = scan_weights(sound.label, sound.participant, n_classes, self.settings.class_weights)
+        weight = self._weights(sound)
         if self.is_new:
             self.network.standardise(embedding)
         augmentation = self.settings.volume_augmentation
@@ -73,7 +72,7 @@ class ClassObjective:
         present = np.unique(sound.label)
         weight = np.ones(len(sound))
         if present.size == n_classes:
-            weight = scan_weights(sound.label, sound.participant, n_classes, self.settings.class_weights)
+            weight = self._weights(sound)
         began = self._fingerprint()
 
         def measure(_: bool) -> Validation:
@@ -81,6 +80,12 @@ class ClassObjective:
             return self._validation(sound, at_rest if rests else self._embedded(sound), weight)
 
         return measure
+
+    def _weights(self, tiles: VolumeTiles) -> NDArray[np.float64]:
+        classes = self.network.architecture.classes
+        return scan_weights(
+            tiles.label, tiles.participant, len(classes), self.settings.class_weights, classes=classes
+        )  # fmt: skip
 
     def _validation(self, tiles: VolumeTiles, embedding: Embeddings, weight: NDArray[np.float64]) -> Validation:
         device = self.network.mean.device

@@ -6,7 +6,7 @@ from typing import Any, Final, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from fintune_xr.settings import Settings
+from fintune_xr.settings import Settings, require_each_once
 
 LOGISTIC: Final = "logistic"
 LINEAR: Final = "linear"
@@ -60,6 +60,7 @@ class ProbeSettings(ClassWeights):
 
     @model_validator(mode="after")
     def _make_sense(self) -> ProbeSettings:
+        require_each_once(self, "head", "c", "k", "weight_decay")
         for name in ("c", "k"):
             if not all(one > 0 for one in getattr(self, name)):
                 raise ValueError(f"{name}: expected numbers above 0, got {getattr(self, name)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -28,8 +28,18 @@ class VolumeAugmentation(Settings):
         return self == VolumeAugmentation()
 
 
+# What only networks that learn from patches are told, and what does the same for volumes.
+_OF_PATCHES: Final = {
+    "patches_per_epoch": "every train scan is shown once an epoch",
+    "patch_px": "volumes are shown whole",
+    "views": "volumes are shown whole",
+    "filters": "the encoder's own weights say how it is made",
+    "augmentation": "write volume_augmentation",
+}
+
+
 class ClassTrainSettings(FitSettings, ClassWeights):
-    """How an encoder of volumes and a head are fitted to labels. Settings of patches play no part."""
+    """How an encoder of volumes and a head are fitted to labels; those of patches are refused, as they play no part."""
 
     epochs: int = Field(default=60, ge=1, description="Passes over the train scans; the best one is kept.")
     batch_size: int = Field(default=2, ge=1, description="Volumes that the network is shown at once.")
@@ -66,6 +76,13 @@ class ClassTrainSettings(FitSettings, ClassWeights):
     def n_processes(self) -> int:
         """Processes that train together."""
         return self.devices
+
+    @model_validator(mode="after")
+    def _plays_a_part(self) -> Self:
+        for name, instead in _OF_PATCHES.items():
+            if getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True):
+                raise ValueError(f"{name} plays no part where volumes are learnt: {instead}")
+        return self
 
     @model_validator(mode="after")
     def _can_be_shared(self) -> Self:

@@ -17,6 +17,7 @@ from fintune_xr.models.vjepa2.adapter import VolumeEncoder, load_vjepa2_encoder
 from fintune_xr.models.vjepa2.classifier import VolumeClassifier, load_classifier, save_classifier
 from fintune_xr.models.vjepa2.kind import VOLUME_CLASSIFIER, ClassifierArchitecture, VolumeClassifierSettings
 from fintune_xr.models.vjepa2.vit3d import Vit3d
+from fintune_xr.text import with_numbers
 
 
 @dataclass(slots=True)
@@ -84,10 +85,23 @@ def _trained(settings: ClassTrainSettings, start: Checkpoint, device: str) -> Vo
     stated = network.architecture
     if stated.classes != settings.classes:
         raise SettingsError(
-            f"{start.name!r} tells {', '.join(stated.classes)} apart, and the labels are "
-            f"{', '.join(settings.classes)}. Start from its encoder's own weights, or annotate with its classes."
+            f"{start.name!r} tells {with_numbers(stated.classes)} apart, and the labels are "
+            f"{with_numbers(settings.classes)}. Start from its encoder's own weights, or annotate with its classes."
         )
+    _require_same_network(stated, settings, start.name)
     return network
+
+
+def _require_same_network(stated: ClassifierArchitecture, settings: ClassTrainSettings, name: str) -> None:
+    """What was asked for and a trained classifier is not made of would otherwise be ignored."""
+    made = {**stated.as_dict(), **{f"encoder.{key}": value for key, value in stated.as_dict().items()}}
+    made["encoder.heads"] = stated.encoder.heads
+    asked = {key: getattr(settings, key) for key in settings.model_fields_set & {"hidden", "dropout"}}
+    asked |= {f"encoder.{key}": getattr(settings.encoder, key) for key in settings.encoder.model_fields_set}
+    other = [key for key in sorted(asked) if key in made and asked[key] not in (made[key], None)]
+    if other:
+        told = ", ".join(f"{key}={made[key]!r}" for key in other)
+        raise SettingsError(f"{name!r} is a classifier with {told}, which cannot be changed; leave it out.")
 
 
 def _accept(loss: float, fail_above: float | None) -> None:

@@ -16,6 +16,7 @@ from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.models.kind import ModelKind
 from fintune_xr.models.protocol import Segmenter
 from fintune_xr.models.weights_cache import Published
+from fintune_xr.settings import require_each_once
 from fintune_xr.tasks.product import INSTANCES
 from fintune_xr.tasks.task import SEMANTIC
 
@@ -90,10 +91,7 @@ class SamSweepSettings(SamInputSettings):
 
     @model_validator(mode="after")
     def _each_once(self) -> SamSweepSettings:
-        for name in (n.POINTS_PER_SIDE, n.PRED_IOU_THRESH, n.STABILITY_SCORE_THRESH, n.BOX_NMS_THRESH):
-            values = getattr(self, name)
-            if len(set(values)) != len(values):
-                raise ValueError(f"{name}: expected different values, got {list(values)}")
+        require_each_once(self, n.POINTS_PER_SIDE, n.PRED_IOU_THRESH, n.STABILITY_SCORE_THRESH, n.BOX_NMS_THRESH)
         return self
 
 

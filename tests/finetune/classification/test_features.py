@@ -98,3 +98,15 @@ def test_loss_by_hand() -> None:
     logits, label = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0])
     expected = (3 * np.log(1 + np.exp(-2)) + 0.5 * np.log(1 + np.e)) / 2
     assert float(weighted_loss(logits, label, torch.tensor([3.0, 0.5]))) == pytest.approx(expected, rel=1e-6)
+
+
+def test_errors_name_classes_by_number_and_name() -> None:
+    label, participant, names = np.array([0, 0, 2]), np.array(["a", "b", "c"]), ("healthy", "pre", "ill")
+    with pytest.raises(FintuneValueError, match="no scan of class 1 pre:"):
+        scan_weights(label, participant, 3, classes=names)
+    with pytest.raises(FintuneValueError, match="3 numbers, of 0 healthy, 1 pre, 2 ill, got 2"):
+        scan_weights(np.array([0, 1, 2]), participant, 3, (1.0, 2.0), classes=names)
+    with pytest.raises(FintuneValueError, match=r"class 2 ill has 1 participant\(s\)"):
+        folds_of(label, participant, 2, 0, names)
+    kept = Labelled(np.ones((3, 1)), label, participant, names).only(np.array([0]))
+    assert kept.classes == names

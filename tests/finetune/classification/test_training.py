@@ -131,8 +131,33 @@ def test_the_saved_classifier_gives_what_training_saw(tmp_path: Path, start: Che
         TRAIN, VAL, settings=settings(epochs=1, unfreeze_at_epoch=None), out=tmp_path / "n", start=made
     )
     assert torch.equal(state(again)["mean"], state(made)["mean"])
-    with pytest.raises(SettingsError, match="tells healthy"):
+    with pytest.raises(SettingsError, match=r"tells 0 healthy, 1 pre_diabetes, .* apart, and the labels are 0 a, 1 b"):
         engine.train(TRAIN, VAL, settings=settings(classes=["a", "b"]), out=tmp_path / "o", start=made)
+    for other, told in (
+        ({"hidden": 4}, "hidden=8"),
+        ({"dropout": 0.5}, r"dropout=0\.1"),
+        ({"encoder": {"heads": HEADS, "normalisation": "percentile_gamma"}}, "encoder.normalisation='zscore'"),
+        ({"encoder": {"heads": 8}}, f"encoder.heads={HEADS}"),
+    ):
+        with pytest.raises(SettingsError, match=f"a classifier with {told}, which cannot be changed"):
+            engine.train(TRAIN, VAL, settings=settings(**other), out=tmp_path / "o", start=made)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"augmentation": {"gain": 0.5}}, "augmentation plays no part where volumes are learnt: write volume_augm"),
+        ({"patches_per_epoch": 8}, "patches_per_epoch plays no part .*every train scan is shown once an epoch"),
+        ({"patch_px": 64}, "patch_px plays no part"),
+        ({"views": [{"from_epoch": 0, "patch_px": 64}]}, "views plays no part"),
+        ({"filters": [8, 8, 8]}, "filters plays no part"),
+    ],
+)
+def test_a_setting_that_plays_no_part_is_refused(given: dict[str, Any], told: str) -> None:
+    with pytest.raises(SettingsError, match=told):
+        settings(**given)
+    # Stored settings hold all of them, as they are without a word.
+    assert settings(**{key: settings().as_dict().get(key, getattr(settings(), key)) for key in given}) == settings()
 
 
 def test_eight_scans_are_learned_by_heart(tmp_path: Path, start: Checkpoint) -> None:

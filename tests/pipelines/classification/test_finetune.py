@@ -240,6 +240,12 @@ def test_leaderboard_of_chosen_runs(done: Path) -> None:
     assert sorted(table["run"]) == sorted([MAJORITY, "tuned"])
 
 
+def test_classes_that_are_asked_for_are_those_of_the_labels(done: Path, tmp_path: Path) -> None:
+    told = {"run_name": "other", "model": str(done / "w.pt"), "out": tmp_path}
+    with pytest.raises(SettingsError, match=r"those of the labels, 0 healthy, 1 pre_diabetes, .*, got 0 a, 1 b"):
+        train(done / "oct.zarr", **told, overrides=["encoder.heads=3", "classes=[a,b]"])
+
+
 @pytest.mark.parametrize("classes", [("healthy", "diabetes"), (CLASSES[1], CLASSES[0], *CLASSES[2:])])
 def test_classes_of_a_head_are_held_against_the_labels(done: Path, tmp_path: Path, classes: tuple[str, ...]) -> None:
     store = Path(shutil.copytree(done / "oct.zarr", tmp_path / "oct.zarr"))

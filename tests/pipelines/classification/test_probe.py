@@ -199,14 +199,14 @@ def test_a_class_that_a_part_lacks(store: Path, capsys: pytest.CaptureFixture[st
 
     write_labels(cohort, without(n.VAL))
     probe(store, runs=["profile"], overrides=QUICK)
-    assert "val has no participant of insulin_dependent" in capsys.readouterr().err
+    assert "val has no participant of 3 insulin_dependent" in capsys.readouterr().err
     write_labels(cohort, without(n.TEST))
     probe(store, runs=["profile"], overrides=QUICK, restart=True)
     scores = evaluate_classes(cohort, request())
     assert np.isnan(scores[n.AUROC].sel({n.CLASS: "insulin_dependent"})).all()
     assert scores[n.BALANCED_ACCURACY].notnull().all()
     write_labels(cohort, without(n.TRAIN))
-    with pytest.raises(FintuneValueError, match="no scan of class 3"):
+    with pytest.raises(FintuneValueError, match="no scan of class 3 insulin_dependent"):
         probe(store, runs=["profile"], overrides=QUICK, restart=True)
 
 
@@ -233,7 +233,7 @@ def test_scans_without_an_embedding_are_said_to_be_left_out(store: Path, capsys:
     assert f"{n_val} of {n_val} scans of val are in quarantine" in said
     assert run_attrs(cohort, "random-linear")["provenance"]["n_scans"] == {n.TRAIN: len(train) - lost, n.VAL: 0}
     quarantine(cohort, "random", [tile for tile in train if tile[1] == "2"])
-    with pytest.raises(FintuneValueError, match="no train scan of oral_medication: those there are, are in quarantine"):
+    with pytest.raises(FintuneValueError, match="no train scan of 2 oral_medication: those there are, are in quarantine"):
         probe(store, runs=["random"], overrides=["head=knn", "k=3"])
 
 
@@ -267,6 +267,9 @@ def test_what_is_refused(store: Path) -> None:
     ]  # fmt: skip
     with pytest.raises(SettingsError, match="weight_decay"):
         probe(store, runs=["profile"], overrides=["weight_decay=1e-4,abc"])
+    for twice in ("head=logistic,logistic", "weight_decay=1e-4,1e-4", "k=[3,3]", "c=[1,1]"):
+        with pytest.raises(SettingsError, match="expected different values"):
+            probe(store, runs=["profile"], overrides=[twice])
     assert open_cohort(store).run_names() == ["profile", "random"]
     with pytest.raises(FintuneValueError, match="stores no logits"):
         evaluate_classes(open_cohort(store), request("profile"))
