@@ -233,7 +233,9 @@ def test_scans_without_an_embedding_are_said_to_be_left_out(store: Path, capsys:
     assert f"{n_val} of {n_val} scans of val are in quarantine" in said
     assert run_attrs(cohort, "random-linear")["provenance"]["n_scans"] == {n.TRAIN: len(train) - lost, n.VAL: 0}
     quarantine(cohort, "random", [tile for tile in train if tile[1] == "2"])
-    with pytest.raises(FintuneValueError, match="no train scan of 2 oral_medication: those there are, are in quarantine"):
+    with pytest.raises(
+        FintuneValueError, match="no train scan of 2 oral_medication: those there are, are in quarantine"
+    ):
         probe(store, runs=["random"], overrides=["head=knn", "k=3"])
 
 

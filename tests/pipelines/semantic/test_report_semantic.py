@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import html
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -66,6 +70,20 @@ def test_the_page_and_its_tables_hold_what_is_stored(cohort: Cohort) -> None:
         assert scores.loc[run, "perclass_dice_image_mean"] == pytest.approx(expected)
     confusion = pd.read_csv(tables / "confusion.tsv", sep="\t")
     assert confusion[confusion.run == "tuned"].pixels.sum() == int(stored[n.CONFUSION].sel({n.RUN: "tuned"}).sum())
+
+
+def test_the_page_names_codes_that_a_class_takes_in_besides_its_own(cohort: Cohort, tmp_path: Path) -> None:
+    store = shutil.copytree(cohort.url, tmp_path / "he.zarr")
+    joined = ClassMap(classes={"tumor": [1], "blood_vessel": [18, 9]})  # type: ignore[arg-type]
+    copy = open_cohort(store)
+    names = ("first-1", "second_2.x")
+    for name, wrong in zip(names, (0.3, 0.1), strict=True):
+        store_class_run(copy, name, shaken_maps(copy, joined, wrong=wrong), joined)
+    evaluate(store, runs=names)
+    page = html.unescape(report(store, baseline=names[0]).read_text())
+    assert "blood_vessel takes in code 9 (fat)" in page
+    assert "tumor takes in" not in page
+    assert "second_2.x is better than first-1" in page
 
 
 def test_scores_of_a_run_made_anew_are_left_out(cohort: Cohort) -> None:
