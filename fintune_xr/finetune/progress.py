@@ -7,7 +7,8 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -56,10 +57,14 @@ class EpochRecord:
     is_collapsed: bool = False
     parts: dict[str, float] = field(default_factory=dict)
 
+    def facts(self) -> dict[str, Any]:
+        """What it is made of, by name; not copied, as nothing of it is ever changed."""
+        return {one.name: getattr(self, one.name) for one in fields(self)}
+
     def row(self) -> dict[str, Any]:
         """Columns of the log: each measure and each part of the loss under its name, the score being a measure."""
         columns: dict[str, Any] = {}
-        for key, value in asdict(self).items():
+        for key, value in self.facts().items():
             columns |= value if key in ("measures", "parts") else {} if key.startswith("score") else {key: value}
         return columns
 
@@ -124,6 +129,7 @@ class Progress(Callback):  # type: ignore[misc]
     ) -> None:
         self.tally = Tally()
         self.records: list[EpochRecord] = []
+        self._rows: list[dict[str, Any]] = []
         self._validate, self._best, self._report = validate, best, report
         self._score, self._measures = score, tuple(measures)
         self._log_path, self._every, self._patience = log_path, validate_every, patience
@@ -207,23 +213,26 @@ class Progress(Callback):  # type: ignore[misc]
 
     def state_dict(self) -> dict[str, Any]:
         """What must survive a kill."""
-        return {"tally": asdict(self.tally), "records": [asdict(record) for record in self.records]}
+        return {"tally": asdict(self.tally), "records": [record.facts() for record in self.records]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from what survived."""
         self.tally = Tally(**state_dict["tally"])
         self.records = [EpochRecord(**record) for record in state_dict["records"]]
+        self._rows = [record.row() for record in self.records]
 
     def _is_over(self) -> bool:
         return self.tally.n_stale >= self._patience
 
     def _note(self, record: EpochRecord) -> None:
         self.records.append(record)
+        # Made once: of a thousand epochs, rows made anew after each would be half a million.
+        self._rows.append(record.row())
         with whole_file(self._log_path, alone=True) as place, place.open("w", newline="") as file:
-            columns = dict.fromkeys(name for one in self.records for name in one.row())
+            columns = dict.fromkeys(chain.from_iterable(self._rows))
             writer = csv.DictWriter(file, list(columns), restval=math.nan)
             writer.writeheader()
-            writer.writerows(one.row() for one in self.records)
+            writer.writerows(self._rows)
         if self._report is not None:
             self._report(record)
 

@@ -168,7 +168,9 @@ def test_three_low_scores_running_are_a_collapse() -> None:
     assert (tally.best_epoch, tally.best_score) == (0, 0.6)
 
 
-def test_the_log_holds_parts_of_the_loss_and_the_collapse(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_holds_parts_of_the_loss_and_the_collapse(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scores = iter([0.6, 0.1, 0.1, 0.1])
     progress = Progress(
         lambda _: judged(next(scores)), BestWeights(tmp_path, lambda path: path.touch()), score="dice", measures=(),
@@ -184,7 +186,8 @@ def test_the_log_holds_parts_of_the_loss_and_the_collapse(tmp_path: Path, caplog
     class FakeModule:
         device = "cpu"
 
-    trainer = FakeTrainer()
+    trainer, rows_made, row = FakeTrainer(), [], EpochRecord.row
+    monkeypatch.setattr(EpochRecord, "row", lambda self: rows_made.append(self.epoch) or row(self))
     progress._rates = {ENCODER: 1.0, REST: 2.0}
     with caplog.at_level(logging.WARNING):
         for epoch in range(4):
@@ -197,6 +200,7 @@ def test_the_log_holds_parts_of_the_loss_and_the_collapse(tmp_path: Path, caplog
     header, *rows = (tmp_path / "log.csv").read_text().splitlines()
     assert "loss_dice" in header.split(",")
     assert len(rows) == 4
+    assert rows_made == [0, 1, 2, 3], "a long training would make rows of all its epochs after each of them"
     assert caplog.text.count("has collapsed") == 1
     again = [EpochRecord(**state) for state in progress.state_dict()["records"]]
     assert [one.row() for one in again[3:]] == [progress.records[3].row()]
