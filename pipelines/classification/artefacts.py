@@ -29,7 +29,6 @@ from fintune_xr.pipelines.task_parts.requests import ExportRequest
 from fintune_xr.settings import validate
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.training_exposure import require_unseen
-from fintune_xr.store.runs.run import run_attrs
 from fintune_xr.store.split import require_split
 from fintune_xr.text import texts
 
@@ -134,7 +133,7 @@ def files_of_cohort(cohort: Cohort, classes: Sequence[str], config: Mapping[str,
 
 def _files(cohort: Cohort, run: str, head: Head | None) -> Files:
     """How each file of a run is written."""
-    attrs = run_attrs(cohort, run)
+    attrs = cohort.run_attrs(run)
     scans = labelled_scans(cohort, n.TRAIN, n.VAL, n.TEST)
     record = {**attrs[n.PROVENANCE], n.IDENTITY: attrs[n.IDENTITY], n.SPLIT_DIGEST: require_split(cohort)}
     config = attrs[n.PROVENANCE].get("training", {}).get("settings") or attrs[n.PROVENANCE].get("settings", {})
@@ -166,7 +165,7 @@ def _weights(cohort: Cohort, run: str, scans: Scans, head: Head | None) -> Files
     """The head, fitted again for a probe; of a fine-tuned classifier the whole and its head."""
     import torch
 
-    identity, told = run_attrs(cohort, run)[n.IDENTITY], run_attrs(cohort, run)[n.PROVENANCE]
+    identity, told = cohort.run_attrs(run)[n.IDENTITY], cohort.run_attrs(run)[n.PROVENANCE]
     if PROBE in identity:
         return {"head.pt": lambda path: torch.save(_probe_head(cohort, run, scans, head), path)}
     checkpoint = Path(told["checkpoint"]["path"])
@@ -187,7 +186,7 @@ def _probe_head(cohort: Cohort, run: str, scans: Scans, head: Head | None) -> di
     """
     import torch
 
-    identity = run_attrs(cohort, run)[n.IDENTITY]
+    identity = cohort.run_attrs(run)[n.IDENTITY]
     told = {key: value for key, value in identity[PROBE].items() if key != "head"}
     source, name = next(iter(identity[n.SOURCES])), identity[PROBE]["head"]
     head = head or fit_on_scans(cohort, source, name, validate(ProbeSettings, told), scans)

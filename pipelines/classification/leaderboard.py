@@ -22,7 +22,6 @@ from fintune_xr.pipelines.classification.scans import labelled_scans, runs_with
 from fintune_xr.pipelines.task_parts.requests import EvaluateRequest, ExportRequest
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.depends_on import doubt, tiles_in
-from fintune_xr.store.runs.run import run_attrs
 from fintune_xr.store.split import default_part
 
 RESAMPLES: Final = 1000
@@ -85,7 +84,7 @@ def what_of(cohort: Cohort, run: str) -> dict[str, str]:
     """Encoder and mode of a run, and its name: a head on stored embeddings, or a classifier as a whole."""
     if run == MAJORITY:
         return {"encoder": "none", "mode": "majority class", n.RUN: run}
-    identity = run_attrs(cohort, run)[n.IDENTITY]
+    identity = cohort.run_attrs(run)[n.IDENTITY]
     if PROBE in identity:
         return {"encoder": next(iter(identity[n.SOURCES])), "mode": str(identity[PROBE]["head"]), n.RUN: run}
     mode = "fine-tuned" if identity.get("checkpoint_kind") == VOLUME_CLASSIFIER else "classifier"
@@ -96,7 +95,7 @@ def is_floor(cohort: Cohort, run: str) -> bool:
     """Whether a run has no pretraining behind it: a profile, random weights, or the majority class."""
     if run == MAJORITY:
         return True
-    sources = run_attrs(cohort, run)[n.IDENTITY].get(n.SOURCES, {})
+    sources = cohort.run_attrs(run)[n.IDENTITY].get(n.SOURCES, {})
     return any(one.get("checkpoint_kind") in FLOORS for one in sources.values())
 
 

@@ -8,7 +8,6 @@ from fintune_xr import names as n
 from fintune_xr.models.vjepa2.kind import RANDOM_KIND
 from fintune_xr.models.volume_profile.kind import VOLUME_PROFILE
 from fintune_xr.store.cohort import Cohort
-from fintune_xr.store.runs.run import run_attrs
 from fintune_xr.text import texts
 
 FLOORS: Final = (VOLUME_PROFILE.name, RANDOM_KIND.name)
@@ -49,11 +48,11 @@ def _participants(cohort: Cohort, part: str) -> list[str]:
 
 def _told(cohort: Cohort, run: str) -> set[str] | None:
     """The participants that were named when the run was made, or when another run of the same weights was."""
-    digest = run_attrs(cohort, run)[n.IDENTITY].get("checkpoint_sha256")
-    start = run_attrs(cohort, run)[n.PROVENANCE].get(n.TRAINING, {}).get("start") or {}
+    digest = cohort.run_attrs(run)[n.IDENTITY].get("checkpoint_sha256")
+    start = cohort.run_attrs(run)[n.PROVENANCE].get(n.TRAINING, {}).get("start") or {}
     weights = {one for one in (digest, start.get("sha256")) if one}
     for other in cohort.run_names():
-        attrs = run_attrs(cohort, other)
+        attrs = cohort.run_attrs(other)
         named = attrs[n.PROVENANCE].get(n.PRETRAINING_SEEN)
         if named is not None and (other == run or attrs[n.IDENTITY].get("checkpoint_sha256") in weights):
             return set(named)
@@ -62,5 +61,5 @@ def _told(cohort: Cohort, run: str) -> set[str] | None:
 
 def _is_pretrained(cohort: Cohort, run: str) -> bool:
     """Whether a run holds embeddings of an encoder whose weights come from somewhere."""
-    kind = run_attrs(cohort, run)[n.IDENTITY].get("checkpoint_kind")
+    kind = cohort.run_attrs(run)[n.IDENTITY].get("checkpoint_kind")
     return n.EMBEDDING in cohort.run(run) and kind not in FLOORS

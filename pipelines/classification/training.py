@@ -19,7 +19,6 @@ from fintune_xr.pipelines.classification.scans import Scans, has_column, labelle
 from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.task_parts.requests import TrainingTiles
 from fintune_xr.store.cohort import Cohort
-from fintune_xr.store.runs.run import run_attrs
 from fintune_xr.text import text_array, texts, with_numbers
 
 # What an encoder's embedding depends on besides its weights.
@@ -105,7 +104,7 @@ def _run_of(cohort: Cohort, settings: ClassTrainSettings, start: Checkpoint | No
     for run in cohort.run_names() if start is not None and start.path else ():
         if not has_column(cohort, run, n.EMBEDDING):
             continue
-        identity: dict[str, Any] = run_attrs(cohort, run)[n.IDENTITY]
+        identity: dict[str, Any] = cohort.run_attrs(run)[n.IDENTITY]
         stored = identity.get("settings", {})
         is_same = start is not None and identity.get("checkpoint_sha256") == start.sha256
         is_same &= all(key in stored and stored[key] == wanted[key] for key in _OF_EMBEDDING)

@@ -27,7 +27,7 @@ from fintune_xr.store.lineage.annotated_legend import require_annotated_classes
 from fintune_xr.store.lineage.labelled_classes import require_labelled_classes
 from fintune_xr.store.lineage.learnt_scale import other_sides
 from fintune_xr.store.runs.columns import Sizes
-from fintune_xr.store.runs.run import check_run_name, run_attrs
+from fintune_xr.store.runs.run import check_run_name
 from fintune_xr.tasks.class_map import stored_class_map
 from fintune_xr.tasks.task import CLASSIFICATION, SEMANTIC
 from fintune_xr.text import texts
@@ -96,7 +96,7 @@ def resolve_request(
     does not say which planes it was shown.
     """
     check_run_name(run)
-    stored = {} if restart or run not in cohort.run_names() else run_attrs(cohort, run)
+    stored = {} if restart or run not in cohort.run_names() else cohort.run_attrs(run)
     if model is None and not stored:
         raise UnknownNameError(_no_model(cohort, run, restart=restart))
     of_model = stored.get(n.IDENTITY, {}).get("settings", {})

@@ -25,7 +25,6 @@ from fintune_xr.pipelines.report.extra_files import lines_by_verb
 from fintune_xr.pipelines.report.instance import cell_sections
 from fintune_xr.pipelines.report.semantic import tissue_sections
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.runs.run import run_attrs
 from fintune_xr.tasks.task import CLASSIFICATION, DETECTION, INSTANCE, SEMANTIC
 
 BASELINE: Final = "baseline"
@@ -105,4 +104,4 @@ def _baseline(cohort: Cohort, asked: str | None) -> str:
 
 
 def _provenance(cohort: Cohort) -> dict[str, dict[str, Any]]:
-    return {name: run_attrs(cohort, name)[n.PROVENANCE] for name in cohort.run_names()}
+    return {name: cohort.run_attrs(name)[n.PROVENANCE] for name in cohort.run_names()}

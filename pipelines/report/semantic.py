@@ -32,7 +32,6 @@ from fintune_xr.pixels.pixel_side import sides_um
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.lineage.annotated_legend import annotated_legend
 from fintune_xr.store.lineage.depends_on import doubt, tiles_in
-from fintune_xr.store.runs.run import run_attrs
 from fintune_xr.store.split import part_to_score
 from fintune_xr.tasks.class_map import confirmed_clashes, joined_codes, stored_class_map
 from fintune_xr.tasks.semantic import CLASS_BALANCE
@@ -145,7 +144,7 @@ def _contents(cohort: Cohort, stored: xr.Dataset, part: str, baseline: str) -> C
 
 def _collapse(cohort: Cohort, run: str) -> str:
     """What the record of the training behind a run says of its collapse; empty where it did not, or nothing is told."""
-    record = run_attrs(cohort, run)[n.PROVENANCE].get("training", {})
+    record = cohort.run_attrs(run)[n.PROVENANCE].get("training", {})
     epochs = record.get(COLLAPSED_EPOCHS, [])
     if not epochs:
         return ""

@@ -33,7 +33,7 @@ from fintune_xr.provenance import provenance
 from fintune_xr.settings import Config, load_settings
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.lineage.depends_on import rests_on
-from fintune_xr.store.runs.run import check_run_name, run_attrs
+from fintune_xr.store.runs.run import check_run_name
 from fintune_xr.store.split import annotated_tiles
 from fintune_xr.tasks.class_map import ClassMap
 from fintune_xr.tasks.semantic import CLASS_REGIONS
@@ -111,14 +111,14 @@ def _run_identity(
     A run of an earlier release goes on under its own digest, which did not cover all files of the tokenizer.
     """
     told = {key: facts[key] for key in (_MODEL_DIGEST, "prompts", "settings")}
-    stored = run_attrs(cohort, run)[n.IDENTITY] if run in cohort.run_names() else {}
+    stored = cohort.run_attrs(run)[n.IDENTITY] if run in cohort.run_names() else {}
     if stored.get(_MODEL_DIGEST) == former_sha256:
         told[_MODEL_DIGEST] = former_sha256
         say(
             f"classify: run {run} was begun by a release whose digest of {facts['model']} left out files of the "
             "tokenizer, such as merges.txt; it is continued, and only you know that they are the same"
         )
-    return {n.REGIONS_OF: regions, "regions_identity": run_attrs(cohort, regions)[n.IDENTITY], **told}
+    return {n.REGIONS_OF: regions, "regions_identity": cohort.run_attrs(regions)[n.IDENTITY], **told}
 
 
 @dataclass(frozen=True, eq=False)

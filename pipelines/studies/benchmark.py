@@ -48,7 +48,7 @@ from fintune_xr.settings import Config, Settings, load_settings, validate
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.lineage.depends_on import rests_on, tiles_in
 from fintune_xr.store.lineage.training_exposure import require_unseen_by
-from fintune_xr.store.runs.run import quarantined_of_runs, run_attrs
+from fintune_xr.store.runs.run import quarantined_of_runs
 from fintune_xr.store.split import part_to_score, require_split, split_table
 from fintune_xr.tasks.task import CLASSIFICATION, SEMANTIC
 from fintune_xr.text import text_array, texts
@@ -295,7 +295,7 @@ def _facts(plan: _Plan) -> dict[str, Any]:
     runs, digest = {one.name: one.run for one in plan.members}, require_split(plan.cohort)
     baseline, settings = plan.baseline.as_dict(), plan.settings.as_dict()
     facts = provenance(model=plan.start, baseline=baseline, settings=settings, split_digest=digest)
-    trainings = {one.name: run_attrs(plan.cohort, one.run)[n.PROVENANCE].get("training", {}) for one in plan.members}
+    trainings = {one.name: plan.cohort.run_attrs(one.run)[n.PROVENANCE].get("training", {}) for one in plan.members}
     return {
         "runs": runs,
         n.RESTS_ON: rests_on(plan.cohort, runs=runs.values(), tiles=tiles_in(plan.cohort, *PARTS), split=digest),

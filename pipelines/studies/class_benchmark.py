@@ -39,7 +39,7 @@ from fintune_xr.settings import Config, Settings, load_settings, validate
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.lineage.annotated_legend import annotated_legend
 from fintune_xr.store.lineage.training_exposure import require_unseen_by
-from fintune_xr.store.runs.run import check_run_name, run_attrs
+from fintune_xr.store.runs.run import check_run_name
 from fintune_xr.store.split import part_to_score, require_split
 from fintune_xr.tasks.class_map import ClassMap
 from fintune_xr.tasks.coarser import CoarserClasses, coarser_classes
@@ -299,7 +299,7 @@ def _scored(plan: _Plan, runs: Mapping[str, str], coarser: Mapping[str, Sequence
             n.TASK: plan.cohort.task.name,
             "runs": dict(runs),
             "trainings": {
-                name: run_attrs(plan.cohort, run)[n.PROVENANCE].get("training", {}) for name, run in trained.items()
+                name: plan.cohort.run_attrs(run)[n.PROVENANCE].get("training", {}) for name, run in trained.items()
             },
             BASELINE: _baseline(plan),
             n.PROVENANCE: facts,

@@ -22,7 +22,7 @@ from fintune_xr.pipelines.steps.positivity import apply_positivity, is_counted, 
 from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.lineage.training_exposure import choice_exposure, weights_of_training
-from fintune_xr.store.runs.run import finish_command, run_attrs, run_creation, run_grid
+from fintune_xr.store.runs.run import finish_command, run_creation, run_grid
 from fintune_xr.store.runs.run_shard import Encoded, ShardGrid, read_encoded, write_run_shard
 from fintune_xr.store.runs.writer import writing_run
 from fintune_xr.store.split import require_split
@@ -61,7 +61,7 @@ def hybrid(
     rule = _rule(cohort, run_name, list(sources))
     identity = {
         n.HYBRID: choice,
-        n.SOURCES: {name: run_attrs(cohort, name)[n.IDENTITY] for name in sources},
+        n.SOURCES: {name: cohort.run_attrs(name)[n.IDENTITY] for name in sources},
         "schema_version": SCHEMA_VERSION,
     }
     facts = provenance(hybrid=choice, candidates=list(runs), chosen_on=part, split_digest=require_split(cohort))

@@ -31,7 +31,7 @@ from fintune_xr.settings import Config, load_settings
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.lineage.depends_on import require_sources, truth_digest
 from fintune_xr.store.lineage.training_exposure import choice_exposure, training_exposure
-from fintune_xr.store.runs.run import run_attrs, run_creation
+from fintune_xr.store.runs.run import run_creation
 from fintune_xr.store.runs.run_shard import write_run_shard
 from fintune_xr.store.runs.writer import writing_run
 from fintune_xr.store.split import require_split
@@ -141,7 +141,7 @@ def _identity(work: _Work, run: str, head: str) -> dict[str, Any]:
     """What the logits of a head on a run depend on."""
     return {
         PROBE: {"head": head, **_of_head(work.settings)},
-        n.SOURCES: {run: run_attrs(work.cohort, run)[n.IDENTITY]},
+        n.SOURCES: {run: work.cohort.run_attrs(run)[n.IDENTITY]},
         n.SPLIT_DIGEST: work.digest,
         n.ANNOTATIONS_DIGEST: truth_digest(work.cohort, work.scans.tile.tolist()),
         "schema_version": SCHEMA_VERSION,

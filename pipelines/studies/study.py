@@ -13,7 +13,6 @@ from fintune_xr.errors import RunMismatchError
 from fintune_xr.provenance import differences
 from fintune_xr.schema import DatasetSchema
 from fintune_xr.store.cohort import Cohort
-from fintune_xr.store.runs.run import run_attrs
 
 LONGEST: Final = 200
 """Characters of a value in a message."""
@@ -90,7 +89,7 @@ def make_run(part: RunPart, *, restart: bool = False) -> bool:
 
 def _require_made_so(part: RunPart) -> None:
     """Raises RunMismatchError unless the stored run of a part has its identity."""
-    stored = run_attrs(part.cohort, part.run)[n.IDENTITY]
+    stored = part.cohort.run_attrs(part.run)[n.IDENTITY]
     if changed := sorted(key for key in {*stored, *part.identity} if stored.get(key) != part.identity.get(key)):
         raise RunMismatchError(
             f"run {part.run!r} was made with something else (different: {', '.join(changed)}). {part.remedy}"

@@ -15,7 +15,6 @@ from fintune_xr import names as n
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.runs.columns import Sizes, create_columns, grow_columns, stored_columns
 from fintune_xr.store.runs.object_log import CellLog
-from fintune_xr.store.runs.run import run_attrs
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.store.zarr_io.groups import (
     ensure_group,
@@ -88,7 +87,7 @@ def grow_run(cohort: Cohort, name: str) -> None:
     names = (n.TILE, *stored_columns(cohort.location, path, product), *filter(None, [product.array]))
     lengths = [open_column(cohort.location, f"{path}/{c}").shape[0] for c in names]
     if product.array is None:
-        lengths.append(int(run_attrs(cohort, name)[n.N_TILES]))
+        lengths.append(int(cohort.run_attrs(name)[n.N_TILES]))
     before, after = min(lengths), cohort.images_group().n_tiles
     if before == after:
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import xarray as xr
 import zarr
@@ -65,11 +65,6 @@ def run_tiles_per_shard(location: Location, run: str) -> int:
     if product_at(location, path).array is not None:
         return run_grid(location, run).tiles_per_shard
     return int(read_attrs(location, path)[n.TILES_PER_SHARD])
-
-
-def run_attrs(cohort: Cohort, name: str) -> dict[str, Any]:
-    """Identity and provenance of a run."""
-    return cohort.run_attrs(name)
 
 
 def is_state_of_run(path: str) -> bool:

@@ -21,7 +21,7 @@ from fintune_xr.store.labels.ome_zarr import describe, image_ome, of_labels, sto
 from fintune_xr.store.runs.columns import Sizes, require_same_sizes, set_back, stored_columns
 from fintune_xr.store.runs.create import create_run, grow_run, remove_run
 from fintune_xr.store.runs.object_log import CellLog
-from fintune_xr.store.runs.run import check_run_name, run_attrs, run_grid, run_tiles_per_shard
+from fintune_xr.store.runs.run import check_run_name, run_grid, run_tiles_per_shard
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.store.zarr_io.groups import ROWS_PER_CHUNK, is_complete, open_column, read_column
 from fintune_xr.store.zarr_io.location import explain_write_errors, sync_array
@@ -255,7 +255,7 @@ def _channels(cohort: Cohort) -> NDArray[Any]:
 
 
 def _check_identity(cohort: Cohort, name: str, identity: Mapping[str, Any]) -> None:
-    stored = run_attrs(cohort, name)[n.IDENTITY]
+    stored = cohort.run_attrs(name)[n.IDENTITY]
     differing = differences(stored, identity)
     if differing:
         # The digest of the settings says no more than the settings that differ.

@@ -20,7 +20,6 @@ from fintune_xr.store.cohort import Cohort, create_cohort, open_cohort
 from fintune_xr.store.export.ome_zarr import levels
 from fintune_xr.store.ingest.viewer_metadata import describe_images
 from fintune_xr.store.labels.ome_zarr import pixel_sides, stored_sides
-from fintune_xr.store.runs.run import run_attrs
 from fintune_xr.store.runs.writer import writing_run
 from fintune_xr.store.zarr_io import appendable, shards
 from fintune_xr.tasks.product import CLASSES, PROBABILITIES
@@ -129,7 +128,7 @@ def test_an_old_store_says_it_once_its_run_is_continued(tmp_path: Path) -> None:
     (store,) = tmp_path.rglob("a.zarr")
     assert n.OME not in opened(store / n.RUNS / "half").attrs
     cohort = open_cohort(store)
-    with writing_run(cohort, "half", identity=run_attrs(cohort, "half")[n.IDENTITY], facts={}):
+    with writing_run(cohort, "half", identity=cohort.run_attrs("half")[n.IDENTITY], facts={}):
         pass
     ImageLabel.from_zarr(opened(store / n.RUNS / "half"))
     assert check(store) == []

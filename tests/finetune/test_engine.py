@@ -43,7 +43,6 @@ from fintune_xr.models.registry import load_segmenter, resolve_checkpoint
 from fintune_xr.pipelines.steps.infer import infer
 from fintune_xr.seeds import stream
 from fintune_xr.simulation.phantoms import phantom_tile
-from fintune_xr.store.runs.run import run_attrs
 
 CHANNELS = ("DAPI", "marker")
 QUICK = TrainSettings(
@@ -327,7 +326,7 @@ def test_a_run_says_what_its_model_was_trained_on(tmp_path: Path) -> None:
     cohort = make_store(tmp_path / "c.zarr", donors=1, tiles=1, px=64)
     made = train(TILES, HELD_OUT, settings=QUICK, out=tmp_path / "model", facts={"split_digest": "abc"})
     infer(cohort.url, run="r", model=str(tmp_path / "model"), overrides=["device=cpu"])
-    facts = run_attrs(cohort, "r")["provenance"]
+    facts = cohort.run_attrs("r")["provenance"]
     assert facts["checkpoint"]["sha256"] == made.sha256
     assert facts["training"]["split_digest"] == "abc"
     assert facts["training"]["settings"]["epochs"] == 3

@@ -20,7 +20,6 @@ from fintune_xr.seeds import stream
 from fintune_xr.simulation.if_cohort import CohortSettings, simulate_cohort
 from fintune_xr.simulation.phantoms import phantom_tile
 from fintune_xr.store.cohort import open_cohort
-from fintune_xr.store.runs.run import run_attrs
 
 pytestmark = pytest.mark.gpu
 
@@ -62,7 +61,7 @@ def test_a_run_on_the_gpu_has_the_cells_of_the_cpu(store: Path, checkpoint: Path
     cohort = open_cohort(store)
     on_cpu, on_gpu = (cohort.run(device)[n.MASK].values > 0 for device in ("cpu", "cuda"))
     assert np.mean(on_cpu != on_gpu) < 1e-3
-    assert run_attrs(cohort, "cuda")["provenance"]["device"].startswith("cuda")
+    assert cohort.run_attrs("cuda")["provenance"]["device"].startswith("cuda")
 
 
 @pytest.mark.slow

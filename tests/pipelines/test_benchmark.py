@@ -40,7 +40,6 @@ from fintune_xr.pipelines.studies.benchmark import BenchmarkSettings, benchmark,
 from fintune_xr.pipelines.workers.remote_calls import results_from_workers
 from fintune_xr.simulation.if_cohort import CohortSettings, simulate_cohort
 from fintune_xr.store.cohort import open_cohort
-from fintune_xr.store.runs.run import run_attrs
 from fintune_xr.store.zarr_io.groups import open_column
 from fintune_xr.text import text_array, texts
 
@@ -114,7 +113,7 @@ def test_runs_cover_val_and_test_and_say_what_they_are(whole: Path, weights: Pat
     wanted = np.isin(text_array(cohort.images()[n.SPLIT]), (n.VAL, n.TEST))
     for name in ("baseline", *TRAINED):
         np.testing.assert_array_equal(cohort.run(f"e1-{name}")[n.STATE].values == n.DONE, wanted)
-    assert run_attrs(cohort, "e1-baseline")["identity"]["checkpoint_sha256"] == resolve_checkpoint(weights).sha256
+    assert cohort.run_attrs("e1-baseline")["identity"]["checkpoint_sha256"] == resolve_checkpoint(weights).sha256
     assert check(whole / "c.zarr") == []
 
 

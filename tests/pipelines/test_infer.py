@@ -51,7 +51,6 @@ from fintune_xr.pipelines.steps.split import split
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.lineage.tile_counts import active_rule, quarantined_tiles, tile_counts
 from fintune_xr.store.runs import create
-from fintune_xr.store.runs.run import run_attrs
 from fintune_xr.store.runs.writer import mark_pending
 from fintune_xr.store.zarr_io.groups import open_column
 from fintune_xr.text import texts
@@ -112,7 +111,7 @@ def test_a_run_holds_what_the_model_gives_tile_by_tile(done: str) -> None:
 
 
 def test_provenance_says_what_a_run_was_made_of(done: str) -> None:
-    attrs = run_attrs(open_cohort(done), "base")
+    attrs = open_cohort(done).run_attrs("base")
     assert attrs["identity"]["checkpoint_kind"] == "threshold"
     assert attrs["identity"]["settings"]["background_px"] == 0
     facts = attrs["provenance"]
@@ -153,7 +152,7 @@ def test_again_does_nothing_and_new_tiles_are_all_that_is_done(done: str) -> Non
     add_tiles(open_cohort(done), ["d9/GFAP/000"])
     summary = infer(done, run="base")
     assert (summary.n_new, summary.n_done, summary.n_tiles) == (1, 7, 7)
-    assert run_attrs(open_cohort(done), "base")["identity"]["settings"]["background_px"] == 0
+    assert open_cohort(done).run_attrs("base")["identity"]["settings"]["background_px"] == 0
     assert check(done) == []
 
 

@@ -20,7 +20,6 @@ from fintune_xr.models.flows.settings import DynamicsSettings
 from fintune_xr.pipelines.steps.infer import infer
 from fintune_xr.pipelines.steps.infer_plan import plan_run
 from fintune_xr.store.cohort import open_cohort
-from fintune_xr.store.runs.run import run_attrs
 from fintune_xr.store.runs.writer import mark_pending
 
 SAID = {"overrides": ["device=cpu", "model.dynamics.niter=20", "positivity=mixture"]}
@@ -52,7 +51,7 @@ def copy(trained: Path, tmp_path: Path) -> Path:
 
 
 def test_the_planes_of_a_record_are_part_of_the_run(trained: Path) -> None:
-    attrs = run_attrs(open_cohort(trained / "c.zarr"), "mo")
+    attrs = open_cohort(trained / "c.zarr").run_attrs("mo")
     for stated in (attrs[n.IDENTITY]["settings"], attrs["provenance"]["settings"]["model"]):
         assert (stated["channels"], stated["zero_channels"]) == (["DAPI", "marker"], ["DAPI"])
 
@@ -89,19 +88,19 @@ def test_a_run_whose_steps_were_scaled_goes_on_so_and_is_another_than_one_whose_
     store, model = copy / "c.zarr", str(copy / "mo")
     asked = [*SAID["overrides"], "model.diameter_px=15", "model.dynamics.niter=4"]
     infer(store, run="old", model=model, overrides=[*asked, "model.scales_niter=true"])
-    assert "scales_niter" not in run_attrs(open_cohort(store), "old")[n.IDENTITY]["settings"]
+    assert "scales_niter" not in open_cohort(store).run_attrs("old")[n.IDENTITY]["settings"]
     for again in ({}, {"model": model, "overrides": asked}):
         mark_pending(open_cohort(store), "old", [1])
         taken.clear()
         assert infer(store, run="old", **again).n_new == 1
         assert taken == [2]
-        assert "scales_niter" not in run_attrs(open_cohort(store), "old")[n.IDENTITY]["settings"]
+        assert "scales_niter" not in open_cohort(store).run_attrs("old")[n.IDENTITY]["settings"]
     with pytest.raises(RunMismatchError, match=r"scales_niter: stored None, now False"):
         infer(store, run="old", model=model, overrides=[*asked, "model.scales_niter=false"])
     taken.clear()
     infer(store, run="new", model=model, overrides=asked)
     assert set(taken) == {4}
-    assert run_attrs(open_cohort(store), "new")[n.IDENTITY]["settings"]["scales_niter"] is False
+    assert open_cohort(store).run_attrs("new")[n.IDENTITY]["settings"]["scales_niter"] is False
 
 
 def test_where_steps_are_cellposes_a_run_is_that_of_before() -> None:

@@ -33,7 +33,6 @@ from fintune_xr.store.runs.run import (
     finish_command,
     quarantined_of_runs,
     require_done,
-    run_attrs,
     run_creation,
     run_grid,
 )
@@ -154,7 +153,7 @@ def test_a_run_from_nothing_to_its_end(cohort: Cohort) -> None:
     assert do_all(cohort) == 8
     assert_complete(cohort, 8)
     assert do_all(cohort) == 0
-    assert run_attrs(cohort, "r")["provenance"] == {"checkpoint": "x"}
+    assert cohort.run_attrs("r")["provenance"] == {"checkpoint": "x"}
     assert cohort.run("r").sel({n.DONOR: "d1"}).sizes[n.TILE] == 4
 
 

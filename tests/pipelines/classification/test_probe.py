@@ -30,7 +30,6 @@ from fintune_xr.pipelines.studies.encoder_benchmark import benchmark_encoders
 from fintune_xr.pipelines.studies.probe import overrides_as_lists, probe
 from fintune_xr.pipelines.task_parts.requests import EvaluateRequest
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.runs.run import run_attrs
 from fintune_xr.store.zarr_io.tile_reader import TileReader
 
 PEOPLE = participants()
@@ -106,7 +105,7 @@ def test_every_head_is_a_run_with_logits(store: Path) -> None:
         np.testing.assert_array_equal(states, stored[n.STATE].values)
         np.testing.assert_array_equal(np.isfinite(logits).all(1), states == n.DONE)
         assert cohort.run(one.run, lazy=False)[n.CLASS].values.tolist() == list(CLASSES)
-        assert list(run_attrs(cohort, one.run)["identity"]["sources"]) == [one.source]
+        assert list(cohort.run_attrs(one.run)["identity"]["sources"]) == [one.source]
     again = probe(store, runs=["profile", "random"], overrides=["head=logistic,linear,mlp,knn", *QUICK])
     assert not any(one.is_new for one in again)
     assert [one.val_balanced_accuracy for one in again] == [one.val_balanced_accuracy for one in made]
@@ -154,7 +153,7 @@ def test_labels_of_val_and_test_do_not_reach_a_head(store: Path, head: str) -> N
     probe(store, runs=["random"], overrides=told)
     cohort = open_cohort(store)
     _, before = values(cohort, f"random-{head}")
-    chosen = run_attrs(cohort, f"random-{head}")["provenance"]["chosen"]
+    chosen = cohort.run_attrs(f"random-{head}")["provenance"]["chosen"]
     images = cohort.images(lazy=False)
     labels = {}
     for tile, part in zip(images[n.TILE].values, images[n.SPLIT].values, strict=True):
@@ -163,7 +162,7 @@ def test_labels_of_val_and_test_do_not_reach_a_head(store: Path, head: str) -> N
     write_labels(cohort, labels)
     probe(store, runs=["random"], overrides=told, restart=True)
     _, after = values(cohort, f"random-{head}")
-    now = run_attrs(cohort, f"random-{head}")["provenance"]["chosen"]
+    now = cohort.run_attrs(f"random-{head}")["provenance"]["chosen"]
     if head == "logistic" or chosen["epoch"] == now["epoch"]:
         np.testing.assert_array_equal(before, after)
     assert {key: chosen[key] for key in chosen if key in ("c", "weight_decay", "tried")} == {
@@ -231,7 +230,7 @@ def test_scans_without_an_embedding_are_said_to_be_left_out(store: Path, capsys:
     lost, n_val = len({*train[::3], CONSTANT} & set(train)), sum(where == n.VAL for where in part.values())
     assert f"{lost} of {len(train)} scans of train are in quarantine of run random" in said
     assert f"{n_val} of {n_val} scans of val are in quarantine" in said
-    assert run_attrs(cohort, "random-linear")["provenance"]["n_scans"] == {n.TRAIN: len(train) - lost, n.VAL: 0}
+    assert cohort.run_attrs("random-linear")["provenance"]["n_scans"] == {n.TRAIN: len(train) - lost, n.VAL: 0}
     quarantine(cohort, "random", [tile for tile in train if tile[1] == "2"])
     with pytest.raises(
         FintuneValueError, match="no train scan of 2 oral_medication: those there are, are in quarantine"
