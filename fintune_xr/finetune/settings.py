@@ -15,6 +15,11 @@ ALL_BLOCKS: Final = "all"
 # A score must rise by this much to count as better.
 MIN_GAIN: Final = 0.001
 
+# More than any machine has: a number that was mistyped would take it down before anything is learnt.
+MOST_PROCESSES: Final = 1024
+_MOST_THREADS: Final = 4096
+_MOST_READY: Final = 1024
+
 
 class AugmentationSettings(Settings):
     """How much training patches may differ from the tiles that they are cut from."""
@@ -95,9 +100,11 @@ class FitSettings(ChannelSettings):
     min_gain: float = Field(default=MIN_GAIN, ge=0, description="What a score must rise by to count as better.")
     validate_every: int = Field(default=2, ge=1, description="Epochs between validations.")
     device: str = Field(default="cpu", description="cpu, cuda, cuda:N, tpu or auto.")
-    threads: int = Field(default=0, ge=0, description="CPU threads of torch; 0: its own choice.")
-    workers: int = Field(default=0, ge=0, description="Processes that prepare patches.")
-    prefetch: int = Field(default=2, ge=1, description="Batches that each of these processes has ready in advance.")
+    threads: int = Field(default=0, ge=0, le=_MOST_THREADS, description="CPU threads of torch; 0: its own choice.")
+    workers: int = Field(default=0, ge=0, le=MOST_PROCESSES, description="Processes that prepare patches.")
+    prefetch: int = Field(
+        default=2, ge=1, le=_MOST_READY, description="Batches that each of these processes has ready in advance."
+    )
     pin_memory: bool = Field(
         default=True, description="Batches for a GPU lie in page-locked memory, from where it fetches them meanwhile."
     )

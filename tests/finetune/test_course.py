@@ -130,6 +130,13 @@ def test_steps_must_be_in_order() -> None:
         load_settings(FitSettings, {"unfreezing": [{"from_epoch": 0, "blocks": 1, "stages": [4]}]})
 
 
+@pytest.mark.parametrize("key", ["threads", "workers", "prefetch"])
+def test_numbers_of_processes_that_no_machine_starts_are_refused(key: str) -> None:
+    with pytest.raises(SettingsError, match=f"{key}.*less than or equal to|{key}.*100000000"):
+        load_settings(TrainSettings, [f"{key}=100000000"])
+    assert getattr(load_settings(TrainSettings, [f"{key}=8"]), key) == 8
+
+
 def test_settings_that_use_nothing_of_this_are_digested_as_before() -> None:
     assert not {"unfreezing", "views", "warmup_steps", "min_gain"} & set(TrainSettings().as_dict())
     used = TrainSettings(warmup_steps=5)

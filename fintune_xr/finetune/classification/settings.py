@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import Field, model_validator
 
 from fintune_xr.finetune.classification.probe_settings import ClassWeights
-from fintune_xr.finetune.settings import FitSettings
+from fintune_xr.finetune.settings import MOST_PROCESSES, FitSettings
 from fintune_xr.models.vjepa2.kind import VolumeEncoderSettings
 from fintune_xr.settings import Settings
 
@@ -68,7 +68,10 @@ class ClassTrainSettings(FitSettings, ClassWeights):
         default=None, gt=0, description="Training loss of the last epoch from which the training counts as failed."
     )
     devices: int = Field(
-        default=1, ge=1, description="Processes of this machine that share each batch, with GPUs one on each."
+        default=1,
+        ge=1,
+        le=MOST_PROCESSES,
+        description="Processes of this machine that share each batch, with GPUs one on each.",
     )
     classes: tuple[str, ...] = Field(default=(), description="Names of the classes; told by the labels.")
 
