@@ -132,9 +132,9 @@ def test_steps_must_be_in_order() -> None:
 
 @pytest.mark.parametrize("key", ["threads", "workers", "prefetch"])
 def test_numbers_of_processes_that_no_machine_starts_are_refused(key: str) -> None:
-    with pytest.raises(SettingsError, match=f"{key}.*less than or equal to|{key}.*100000000"):
-        load_settings(TrainSettings, [f"{key}=100000000"])
-    assert getattr(load_settings(TrainSettings, [f"{key}=8"]), key) == 8
+    with pytest.raises(SettingsError, match=f"{key}.*100000000"):
+        load_settings(TrainSettings, overrides=[f"{key}=100000000"])
+    assert getattr(load_settings(TrainSettings, overrides=[f"{key}=8"]), key) == 8
 
 
 def test_settings_that_use_nothing_of_this_are_digested_as_before() -> None:
