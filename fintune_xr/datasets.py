@@ -18,7 +18,11 @@ ANNOTATED: Final = {
     n.TILE: TILE_ID,
     n.SOURCE: VariableSpec(_TILE, "str", "File of the annotation."),
     n.SHA256: VariableSpec(_TILE, "str", "SHA-256 of that file."),
-}
+    n.TRUTH_PROFILE: VariableSpec(
+        _TILE, "int64", "Digest of rows and columns of the mask, however turned; 0 where it was not taken.",
+        required=False,
+    ),
+}  # fmt: skip
 """Coordinates of annotations, whatever they are."""
 
 # What is 0 in the optional columns was not recorded: the file had as many rows and columns as are stored.
@@ -43,7 +47,11 @@ TILES: Final = {
         "SHA-256 of the tile's pixels, or that they show nothing; empty where it was not taken.",
         required=False,
     ),
-}
+    n.PROFILE: VariableSpec(
+        _TILE, "int64", "Digest of the tile's rows and columns, however turned; 0 where it was not taken.",
+        required=False,
+    ),
+}  # fmt: skip
 """What every cohort knows of its tiles, whatever they are."""
 
 MPP: Final = VariableSpec(_TILE, "float64", "Side of a pixel; 0 where it is not known.", "um", required=False)

@@ -19,6 +19,7 @@ from fintune_xr.store.annotations.micrograph_frames import Reading, Unit
 from fintune_xr.store.annotations.unused_files import note_unused, unused_lines
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.ingest.tiles import root_of
+from fintune_xr.store.lineage.same_annotations import REMEDY, same_annotations
 from fintune_xr.store.raw.coordinates import Frame
 from fintune_xr.store.raw.extra_files import extra_lines
 from fintune_xr.store.raw.readers.drawings.painting import Overlap
@@ -107,6 +108,9 @@ def annotate(
     for line in extra_lines(ignored, products=True):
         say(f"annotate: {line}")
     if not dry_run:
+        twins = same_annotations(cohort)
+        for line in [*twins, REMEDY] if twins else ():
+            say(f"annotate: {line}")
         note_unused(cohort, source, unused_lines(ignored, report.left_out))
     return report
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fintune_xr import names as n
 from fintune_xr.errors import TileReadError
 from fintune_xr.store.annotations.class_colours import codes_of_colours
+from fintune_xr.store.lineage.same_annotations import truth_profile
 from fintune_xr.store.raw.pairing import LeftOut
 from fintune_xr.store.raw.readers import read_colours, read_header, read_labels
 from fintune_xr.store.raw.readers.header import LABEL_DTYPES
@@ -83,7 +84,7 @@ def read_mask(
     except TileReadError as error:
         return mask.left_out(error.reason)
     fresh = [part for part in mask.parts if part.tile not in stored]
-    parts = tuple((_labels(part, mask.path, digest), _encoded(codes, part, grid)) for part in fresh)
+    parts = tuple(_stored_part(codes, part, grid, {n.SOURCE: mask.path, n.SHA256: digest}) for part in fresh)
     return ReadMask(mask.path, found, is_palette, len(mask.parts) - len(fresh), parts)
 
 
@@ -143,10 +144,10 @@ def _check_size(codes: NDArray[Any], part: MaskPart) -> None:
         )
 
 
-def _labels(part: MaskPart, path: str, digest: str) -> growing.Labels:
-    return {n.TILE: part.tile, n.SOURCE: path, n.SHA256: digest}
-
-
-def _encoded(codes: NDArray[Any], part: MaskPart, grid: shards.ShardGrid) -> shards.Encoded:
-    cropped = codes[part.y : part.y + part.height, part.x : part.x + part.width]
-    return shards.encode_tile(cropped.astype(np.uint8), grid)
+def _stored_part(
+    codes: NDArray[Any], part: MaskPart, grid: shards.ShardGrid, facts: growing.Labels
+) -> tuple[growing.Labels, shards.Encoded]:
+    """Labels and pixels of one tile of a mask; `facts` are those of its file."""
+    cropped = codes[part.y : part.y + part.height, part.x : part.x + part.width].astype(np.uint8)
+    own = {n.TILE: part.tile, n.TRUTH_PROFILE: truth_profile(cropped, are_codes=True)}
+    return {**facts, **own}, shards.encode_tile(cropped, grid)

@@ -28,6 +28,7 @@ from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.ingest.changed_files import stored_digests
 from fintune_xr.store.ingest.tiles import root_of
 from fintune_xr.store.lineage.corrections import note_corrections
+from fintune_xr.store.lineage.same_annotations import truth_profile
 from fintune_xr.store.lineage.unfinished_annotations import changing_annotations
 from fintune_xr.store.raw.layouts import TIFF_SUFFIXES, Layout, PlaneName
 from fintune_xr.store.raw.pairing import LeftOut, PlaneFile, natural_key
@@ -430,7 +431,10 @@ def _read_mask(
     checked = checked_mask(source, stored, taken, mask)
     if isinstance(checked, LeftOut):
         return checked
-    facts = {n.TILE: mask.tile, n.SOURCE: str(mask.files[0]), n.SHA256: checked.digest}
+    facts = {
+        n.TILE: mask.tile, n.SOURCE: str(mask.files[0]), n.SHA256: checked.digest,
+        n.TRUTH_PROFILE: truth_profile(checked.instances),
+    }  # fmt: skip
     encoded = None if mask.tile in stored else shards.encode_tile(checked.instances, grid)
     return _Read(mask.tile, facts, encoded, checked)
 

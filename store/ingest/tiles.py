@@ -18,7 +18,7 @@ from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.cohort_kinds import KINDS, kind_named
 from fintune_xr.errors import FintuneValueError, TileReadError
-from fintune_xr.pixels.pixel_digest import pixels_sha256
+from fintune_xr.pixels.pixel_digest import pixel_labels
 from fintune_xr.pixels.z_projection import JOINED, projection
 from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import Cohort, create_cohort, open_cohort
@@ -318,7 +318,7 @@ def _read_tile(scanned: Scan, grid: shards.ShardGrid, planes: LastPlanes, tile: 
     if twins := _same_channels(shown, scanned.layout):
         return tile_left_out(tile, tile.planes[-1], twins)
     labels = {
-        **_labels(tile, digests, wholes[-1].shape[-2:]), n.PIXELS_SHA256: pixels_sha256(shown),
+        **_labels(tile, digests, wholes[-1].shape[-2:]), **pixel_labels(shown),
         n.Z_PLANE: z_plane, n.Z_PLANES: tile.stack,
     }  # fmt: skip
     return labels, shards.encode_tile(pixels, grid)

@@ -17,7 +17,7 @@ from typing import Any, Final
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, TileReadError
 from fintune_xr.execution.read_ahead import ahead
-from fintune_xr.pixels.pixel_digest import pixels_sha256
+from fintune_xr.pixels.pixel_digest import pixel_labels
 from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import Cohort, create_cohort, open_cohort
 from fintune_xr.store.ingest.changed_files import (
@@ -281,7 +281,7 @@ def _read_volume(found: VolumeScan, how: VolumeIngest, grid: shards.ShardGrid, f
         header, made, digest = _gridded(found, file, how, lengths)
     except TileReadError as error:
         return _left_out(file, error.reason)
-    labels = {**_labels(file, header, made, digest), n.PIXELS_SHA256: pixels_sha256(made.pixels[None])}
+    labels = {**_labels(file, header, made, digest), **pixel_labels(made.pixels[None])}
     return labels, shards.encode_tile(made.pixels[None], grid)
 
 

@@ -29,7 +29,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     rng = np.random.default_rng(0)
     fields = [ndimage.gaussian_filter(rng.normal(size=(2, 64, 64)), (0, 3, 3)) * 2000 + 3000 for _ in range(3)]
     for at, field in enumerate([*fields, fields[0] * 1.5 + 40]):
-        for kind, planes in (("raw", field), ("masks", np.eye(64)[None])):
+        for kind, planes in (("raw", field), ("masks", np.eye(64, k=at)[None])):
             for c, plane in enumerate(planes):
                 name = f"t_b0c{c}.tif" if kind == "raw" else "t_masks.tif"
                 path = root / f"{kind}/d{at}/GFAP/{name}"
