@@ -183,6 +183,22 @@ def require_split(cohort: Cohort) -> str:
     return str(stored)
 
 
+def without_part_lines(cohort: Cohort) -> list[str]:
+    """A sentence on annotated tiles that are in no part of the stored split, as those that came after it."""
+    if not cohort.has(n.ANNOTATIONS):
+        return []
+    tiles = annotated_tiles(cohort)
+    parts = text_array(tiles[n.SPLIT])
+    left = text_array(tiles[n.TILE])[parts == n.UNASSIGNED].tolist()
+    if not left or len(left) == parts.size:
+        return []
+    some = ", ".join(map(str, left[:3])) + (", …" if len(left) > 3 else "")
+    return [
+        f"{len(left)} of {parts.size} annotated tiles are in no part of the split, and neither learnt from nor scored "
+        f"({some}). Where they came after it: fintune-xr split {cohort.url} --restart"
+    ]
+
+
 def default_part(cohort: Cohort) -> str:
     """The part that runs are scored on where none is named: test, or val where the split has no test part."""
     parts = set(texts(annotated_tiles(cohort)[n.SPLIT])) if cohort.has(n.ANNOTATIONS) else set()

@@ -13,8 +13,20 @@ N_NAMED: Final = 5
 
 
 def doubt_lines(scores: xr.Dataset) -> list[str]:
-    """`left_out_lines`, and a line for each run whose model has seen some of the tiles in training."""
-    return [*left_out_lines(scores), *scores.attrs.get(n.SEEN, [])]
+    """`left_out_lines`, and a line for each run whose model has seen some of the tiles in training, or whose masks are
+    the annotations.
+    """
+    return [*left_out_lines(scores), *scores.attrs.get(n.SEEN, []), *_same_lines(scores)]
+
+
+def _same_lines(scores: xr.Dataset) -> list[str]:
+    """A line for each run with cells on the very pixels of annotations: no model draws as somebody else did."""
+    same: Mapping[str, list[str]] = scores.attrs.get(n.SAME_AS_TRUTH, {})
+    return [
+        f"run {run}: its masks are the annotations, pixel by pixel, on {len(tiles)} tile(s): {_named(tiles)}. Were the "
+        "annotations imported as a run, or made of it? Its scores say nothing there."
+        for run, tiles in same.items()
+    ]
 
 
 def left_out_lines(scores: xr.Dataset) -> list[str]:

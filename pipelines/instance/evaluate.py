@@ -36,7 +36,8 @@ SHOWN = (
 def evaluate_masks(cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:
     """Scores (group, run, threshold) of masks on the annotated tiles of a part, with the counts of each tile.
 
-    Tiles that one of the runs has in quarantine are left out for all of them, and named in the attribute LEFT_OUT.
+    Tiles that one of the runs has in quarantine are left out for all of them, and named in the attribute LEFT_OUT;
+    those whose cells a run has on the very pixels of the annotation, by run, in SAME_AS_TRUTH.
 
     Raises UnknownNameError for a run that is not there, FintuneValueError where a run has not come to a tile yet.
     """
@@ -57,6 +58,7 @@ def evaluate_masks(cohort: Cohort, request: EvaluateRequest) -> xr.Dataset:
             **{name: scores.attrs[name] for name in (n.INTERVAL_METHOD,) if name in scores.attrs},
             n.RESTS_ON: part_rests_on(cohort, part, names),
             n.LEFT_OUT: left_out,
+            n.SAME_AS_TRUTH: counts.attrs[n.SAME_AS_TRUTH],
             n.PROVENANCE: provenance(
                 split=part.part, split_digest=part.digest, resamples=request.resamples, seed=request.seed
             ),
@@ -91,17 +93,25 @@ def match_tiles(cohort: Cohort, names: Sequence[str], part: AnnotatedPart, *, ma
     if not may_be_seen:
         require_unseen(cohort, names, part.names)
     rows = []
+    same: dict[str, list[str]] = {name: [] for name in names}
     with progress("evaluate", len(part)) as advance:
         for tile in part.names:
             mask = truth[n.MASK].sel({n.TILE: tile}).load().drop_vars(truth.coords, errors="ignore")
-            found = [
-                match_counts(mask, run[n.MASK].sel({n.TILE: tile}).load().drop_vars(run.coords, errors="ignore"))
-                for run in predictions.values()
-            ]
+            found = []
+            for name, run in predictions.items():
+                other = run[n.MASK].sel({n.TILE: tile}).load().drop_vars(run.coords, errors="ignore")
+                found.append(match_counts(mask, other))
+                same[name] += [tile] if _is_drawn_alike(mask, other) else []
             rows.append(xr.concat(found, n.RUN))
             advance(1)
     counts = xr.concat(rows, n.TILE).transpose(n.RUN, n.TILE, n.THRESHOLD)
-    return counts.assign_coords({n.RUN: list(names), **part.labels})
+    told = {n.SAME_AS_TRUTH: {name: tiles for name, tiles in same.items() if tiles}}
+    return counts.assign_coords({n.RUN: list(names), **part.labels}).assign_attrs(told)
+
+
+def _is_drawn_alike(mask: xr.DataArray, other: xr.DataArray) -> bool:
+    """Whether two masks have cells on the very same pixels, and on some."""
+    return bool((mask > 0).any()) and np.array_equal(mask.values > 0, other.values > 0)
 
 
 def scores_by_group(counts: xr.Dataset, n_flips: int, seed: int) -> xr.Dataset:

@@ -23,6 +23,7 @@ from fintune_xr.store.lineage.same_annotations import REMEDY, same_annotations
 from fintune_xr.store.raw.coordinates import Frame
 from fintune_xr.store.raw.extra_files import extra_lines
 from fintune_xr.store.raw.readers.drawings.painting import Overlap
+from fintune_xr.store.split import without_part_lines
 from fintune_xr.tasks.task import DETECTION, INSTANCE, SEMANTIC
 
 _RECORDS: Final[Mapping[str, tuple[type[Any], str, str]]] = {
@@ -109,7 +110,7 @@ def annotate(
         say(f"annotate: {line}")
     if not dry_run:
         twins = same_annotations(cohort)
-        for line in [*twins, REMEDY] if twins else ():
+        for line in [*([*twins, REMEDY] if twins else ()), *without_part_lines(cohort)]:
             say(f"annotate: {line}")
         note_unused(cohort, source, unused_lines(ignored, report.left_out))
     return report

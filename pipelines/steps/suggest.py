@@ -21,6 +21,7 @@ from fintune_xr.models.protocol import segment
 from fintune_xr.models.registry import kind_named, load_segmenter
 from fintune_xr.pipelines.console import progress, say
 from fintune_xr.pipelines.inference.request import InferSettings, resolve_request
+from fintune_xr.pipelines.leak_check.pairs import copies_of_judges
 from fintune_xr.pixels.real_part import tile_pixels
 from fintune_xr.provenance import provenance
 from fintune_xr.seeds import stream
@@ -56,9 +57,10 @@ def suggest(
 
     Disagreement is 1 - F1 at IoU 0.5 between the masks of each two of `runs` (by default of all that have masks of the
     tile), averaged; with a single run, between its mask and those of its model on the flipped tile. Tiles come from
-    donors without a tile in val or test; annotated ones, those that a stored rule leaves out and those that a run is
-    not done with are passed over. Where more than `among` remain, so many are drawn by `seed`. `out` is a folder for
-    images as Cellpose's GUI opens them, with a table; no masks are written there, which would be read as annotations.
+    donors without a tile in val or test; annotated ones, those that a stored rule leaves out, those that a run is not
+    done with and those that show what a tile of val or test shows are passed over. Where more than `among` remain, so
+    many are drawn by `seed`. `out` is a folder for images as Cellpose's GUI opens them, with a table; no masks are
+    written there, which would be read as annotations.
 
     Raises UnknownNameError for a run, SplitError without a valid split, FintuneValueError where no tile is left.
     """
@@ -67,7 +69,7 @@ def suggest(
     digest = require_split(cohort)
     names = _runs(cohort, runs)
     images = cohort.images(lazy=False)
-    candidates = _drawn(_candidates(cohort, images, names), among, seed)
+    candidates = _without_copies(cohort, _drawn(_candidates(cohort, images, names), among, seed))
     by = BY_RUNS if len(names) > 1 else BY_FLIPS
     masks = _of_runs(cohort, names) if by == BY_RUNS else _of_flips(cohort, names[0])
     scores = []
@@ -149,11 +151,31 @@ def _candidates(cohort: Cohort, images: xr.Dataset, runs: Sequence[str]) -> NDAr
 
 
 def _drawn(candidates: NDArray[np.int64], among: int, seed: int) -> NDArray[np.int64]:
-    """`among` of the candidates, or all of them where they are no more."""
+    """`among` of the candidates, or all of them where they are no more.
+
+    Raises FintuneValueError for a number below 0.
+    """
+    if among < 0:
+        raise FintuneValueError(f"--among: expected 1 or more tiles, or 0 for all of them, got {among}")
     if not among or candidates.size <= among:
         return candidates
     say(f"suggest: {among} of {candidates.size} candidates are looked at, drawn by seed {seed}")
     return np.sort(stream(seed, "suggest").choice(candidates, among, replace=False))
+
+
+def _without_copies(cohort: Cohort, candidates: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Candidates that are no copies of tiles that judge: those would be annotated to be learnt from.
+
+    Raises FintuneValueError where no other is left.
+    """
+    tiles = text_array(cohort.images(lazy=False)[n.TILE])
+    copies = copies_of_judges(cohort, np.isin(np.arange(tiles.size), candidates))
+    for why in copies.values():
+        say(f"suggest: left out, because it would be learnt from and judged by: {why}")
+    kept = candidates[~np.isin(tiles[candidates], list(copies))]
+    if not kept.size:
+        raise FintuneValueError(f"{cohort.url}: no tile to suggest: all candidates show what tiles of val or test show")
+    return kept
 
 
 def _of_runs(cohort: Cohort, runs: Sequence[str]) -> Masks:

@@ -28,7 +28,7 @@ from fintune_xr.store.lineage.learnt_scale import learnt_sides, mixed_sides
 from fintune_xr.store.lineage.training_exposure import training_exposure
 from fintune_xr.store.lineage.unfinished_annotations import unfinished_lines
 from fintune_xr.store.runs.run import check_run_name
-from fintune_xr.store.split import allowed_facts, allowed_pairs, require_split
+from fintune_xr.store.split import allowed_facts, allowed_pairs, require_split, without_part_lines
 
 
 def train(
@@ -157,11 +157,11 @@ def model_to_train(model: str) -> tuple[str, Checkpoint | None]:
 
 
 def require_annotations_for(cohort: Cohort, kind: str) -> None:
-    """Says which annotations of the cohort are unfinished.
+    """Says which annotations of the cohort are unfinished, and which are in no part of its split.
 
     Raises FintuneValueError where it does not have those that a kind of model learns from.
     """
-    for line in unfinished_lines(cohort):
+    for line in [*unfinished_lines(cohort), *without_part_lines(cohort)]:
         say(f"train: {line}")
     cohort.require(f"a training of {kind}", tasks=(trainer_named(kind).task,))
 

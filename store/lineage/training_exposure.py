@@ -30,6 +30,8 @@ CORRECTED: Final = "corrected"
 _SHORT: Final = 16
 # Tells digests of pixels from those of ids and files.
 _PIXELS: Final = "px:"
+# And those that a tile shares with itself mirrored or turned.
+_TURNED: Final = "turned:"
 
 
 def training_exposure(
@@ -119,7 +121,8 @@ def _refuse_seen(
     if known:
         raise SplitError(
             f"{who} has seen in training {len(known)} of the tiles that it would be scored on "
-            f"({', '.join(known[:5])}): the split is another one now, or other files held the same pixels. Train again "
+            f"({', '.join(known[:5])}): the split is another one now, or other files held the same pixels, as they are "
+            "or turned. Train again "
             "on it, or leave the run out."
         )
 
@@ -142,7 +145,8 @@ def _seen(attrs: Mapping[str, Any]) -> Mapping[str, list[str]]:
 
 
 def _digests(cohort: Cohort, wanted: set[str]) -> dict[str, set[str]]:
-    """Short digests of each tile: of its id and files, as one file may hold many tiles, and of its pixels.
+    """Short digests of each tile: of its id and files, as one file may hold many tiles, and of its pixels, as they are
+    and however they are turned.
 
     Stores that were made before pixels had digests are read for them, once in a process.
     """
@@ -155,6 +159,10 @@ def _digests(cohort: Cohort, wanted: set[str]) -> dict[str, set[str]]:
         tile = str(names[at])
         of_files = hashlib.sha256("\n".join([tile, *map(str, of_tile)]).encode()).hexdigest()[:_SHORT]
         found[tile] = {of_files, f"{_PIXELS}{told[:_SHORT]}"} if told != n.SHOWS_NOTHING else {of_files}
+    if n.PROFILE in images.coords:
+        profiles = zip(names[where].tolist(), images[n.PROFILE].values[where].tolist(), strict=True)
+        for tile, profile in profiles:
+            found[str(tile)] |= {f"{_TURNED}{profile:x}"} if profile else set()
     return found
 
 

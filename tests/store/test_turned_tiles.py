@@ -27,6 +27,7 @@ from fintune_xr.simulation.phantoms import phantom_tile
 from fintune_xr.store.cohort import open_cohort
 from fintune_xr.store.ingest.same_bytes import turned_tiles
 from fintune_xr.store.lineage.same_annotations import same_annotations
+from fintune_xr.store.lineage.training_exposure import LEARNED, training_exposure
 from fintune_xr.store.raw.layouts import choose_layout
 
 Turn = Callable[[np.ndarray], np.ndarray]
@@ -129,6 +130,23 @@ def test_a_turned_copy_on_two_sides_of_a_split_is_a_leak(how: str, tmp_path: Pat
         SplitError, match=r"1 pair\(s\).*\n.*d0/GFAP/t \(train\) and d3/GFAP/t \(test\): nearly the same"
     ):
         refuse_leaks(cohort, [n.TRAIN, n.TRAIN, n.VAL, n.TEST])
+
+
+@pytest.mark.parametrize("how", list(TURNS))
+def test_who_learned_from_a_turned_copy_has_seen_the_tile(how: str, tmp_path: Path) -> None:
+    """In another store, under another name."""
+    put(tmp_path / "raw/d1/GFAP", field(1))
+    put(tmp_path / "raw/d2/GFAP", field(2))
+    put(tmp_path / "elsewhere/x9/IBA1", TURNS[how](field(1)))
+    seen = {}
+    for name in ("raw", "elsewhere"):
+        ingest(tmp_path / name, tmp_path / f"{name}.zarr")
+        cohort = open_cohort(tmp_path / f"{name}.zarr")
+        for tile in cohort.images()[n.TILE].values.tolist():
+            facts = training_exposure(cohort, learned=[str(tile)], judged=[], start=None)
+            seen[str(tile)] = set(facts[LEARNED])
+    assert seen["x9/IBA1/t"] & seen["d1/GFAP/t"]
+    assert not seen["x9/IBA1/t"] & seen["d2/GFAP/t"]
 
 
 def cells(seed: int, px: int = 72) -> np.ndarray:
