@@ -87,9 +87,11 @@ def turned_tiles(cohort: Cohort, n_tiles: int | None = None) -> list[tuple[str, 
 
 def same_values(profiles: NDArray[Any]) -> list[list[int]]:
     """Positions of each value that is there more than once, 0 excepted, which is none."""
-    values, counts = np.unique(profiles, return_counts=True)
-    shared = values[(counts > 1) & (values != 0)]
-    return [np.flatnonzero(profiles == value).tolist() for value in shared]
+    order = np.argsort(profiles, kind="stable")
+    values, first, counts = np.unique(profiles[order], return_index=True, return_counts=True)
+    shared = (counts > 1) & (values != 0)
+    ranges = zip(first[shared], counts[shared], strict=True)
+    return [order[start : start + count].tolist() for start, count in ranges]
 
 
 def tile_column(group: Growing, name: str, n_tiles: int) -> NDArray[Any]:
