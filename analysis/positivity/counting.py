@@ -77,6 +77,12 @@ def otsu_threshold(histogram: xr.DataArray) -> xr.DataArray:
     return _thresholds(histogram, kernels.otsu)
 
 
+def otsu_doubts(histogram: xr.DataArray) -> dict[str, str]:
+    """By marker, why Otsu's threshold of all donors of `histogram` (donor, marker, bin) lies within one mode."""
+    of_all = histogram.sum(DONOR)
+    return within_one_mode(of_all, otsu_threshold(of_all))
+
+
 def mixture_threshold(histogram: xr.DataArray) -> xr.DataArray:
     """Threshold in counts where the upper of two Gaussians becomes likelier, of each histogram (..., bin).
 

@@ -12,10 +12,11 @@ from fintune_xr.analysis.positivity.counting import (
     CellBlocks,
     marker_background,
     marker_signal,
+    otsu_doubts,
     signal_histogram,
     threshold_of_tiles,
 )
-from fintune_xr.analysis.positivity.rules import FixedRule, IntensityRule
+from fintune_xr.analysis.positivity.rules import FixedRule, IntensityRule, OtsuRule
 from fintune_xr.errors import unknown_name
 from fintune_xr.names import (
     BACKGROUND,
@@ -27,6 +28,7 @@ from fintune_xr.names import (
     N_POSITIVE,
     REASON,
     REGION_CODE,
+    THRESHOLD_DOUBTS,
     TILE,
     TILE_INDEX,
 )
@@ -40,14 +42,16 @@ def joint_counts(
     A condition is a channel and the rule that gives its threshold, which is found in the signals of all cells as that
     of the marker channel is (`apply_rules`, where `blocks` and `tiles` are described). With the code of a `region`,
     cells are counted whose centre lies in it; thresholds are those of all cells all the same. Both are -1 where the
-    tile is not done, or has cells and in one of the channels no threshold or no background; `reason` says why. Blocks
-    are read once for each channel and once to count; memory holds a few numbers for each tile, and one block.
+    tile is not done, or has cells and in one of the channels no threshold or no background; `reason` says why. The
+    attribute THRESHOLD_DOUBTS says of the rule `otsu`, by marker and channel, where its threshold lies within one mode.
+    Blocks are read once for each channel and once to count; memory holds a few numbers for each tile, and one block.
 
     Raises UnknownNameError for a channel that is not there.
     """
     small = tiles[[N_CELLS, BACKGROUND]].load()
     seen = [_as_marker(small, channel) for channel, _ in conditions]
-    limits = [_threshold(blocks, one, *condition) for one, condition in zip(seen, conditions, strict=True)]
+    found = [_threshold(blocks, one, *condition) for one, condition in zip(seen, conditions, strict=True)]
+    limits = [limit for limit, _ in found]
     backgrounds = [marker_background(one) for one in seen]
     counts = np.zeros((2, small.sizes[TILE]), np.int64)
     for cells in blocks():
@@ -58,12 +62,19 @@ def joint_counts(
             above &= marker_signal(_as_marker(cells, channel), background) > limit.values[index]
         for count, which in zip(counts, (chosen, above), strict=True):
             np.add.at(count, index[which], 1)
-    return _known(counts, small, limits, backgrounds)
+    doubts = {where: why for _, told in found for where, why in told.items()}
+    return _known(counts, small, limits, backgrounds).assign_attrs({THRESHOLD_DOUBTS: {OtsuRule().name: doubts}})
 
 
-def _threshold(blocks: CellBlocks, tiles: xr.Dataset, channel: str, rule: IntensityRule) -> xr.DataArray:
+def _threshold(
+    blocks: CellBlocks, tiles: xr.Dataset, channel: str, rule: IntensityRule
+) -> tuple[xr.DataArray, dict[str, str]]:
+    """The threshold (tile) in a channel, and what speaks against it by marker and channel."""
     cells: Iterable[xr.Dataset] = [] if isinstance(rule, FixedRule) else (_as_marker(one, channel) for one in blocks())
-    return threshold_of_tiles(signal_histogram(cells, tiles), tiles, rule=rule)
+    histogram = signal_histogram(cells, tiles)
+    doubts = otsu_doubts(histogram) if type(rule) is OtsuRule else {}
+    of_channel = {f"{marker} in channel {channel}": why for marker, why in doubts.items()}
+    return threshold_of_tiles(histogram, tiles, rule=rule), of_channel
 
 
 def _known(

@@ -13,9 +13,11 @@ from fintune_xr import names as n
 from fintune_xr.analysis.positivity.counting import (
     marker_background,
     marker_signal,
+    otsu_doubts,
     signal_histogram,
     threshold_of_tiles,
 )
+from fintune_xr.analysis.positivity.doubts import doubt_lines
 from fintune_xr.analysis.positivity.rules import FixedRule, OtsuRule
 from fintune_xr.analysis.readouts import Readout
 from fintune_xr.errors import FintuneValueError, StoreDamagedError, unknown_name
@@ -144,7 +146,7 @@ def _refuse_unlike(cohort: Cohort, images: xr.Dataset, fields: Sequence[tuple[in
 
 
 def _under_limits(cohort: Cohort, run: str, readout: Readout, region: TissueRegion | None) -> _Cells:
-    """The cells of the run under the conditions of their tile's own marker."""
+    """The cells of the run under the conditions of their tile's own marker; thresholds within one mode are named."""
     tiles = cohort.run(run, lazy=False)[[n.N_CELLS, n.BACKGROUND]].load()
     columns = [n.TILE_INDEX, n.MEAN_INTENSITY]
     histogram = signal_histogram(cell_blocks(cohort, run, columns)(), tiles)
@@ -153,6 +155,10 @@ def _under_limits(cohort: Cohort, run: str, readout: Readout, region: TissueRegi
     for marker, threshold in readout.conditions:
         rule = OtsuRule() if threshold is None else FixedRule(threshold=threshold)
         limits = np.where(of_tile == marker, threshold_of_tiles(histogram, tiles, rule=rule).values, limits)
+    by_otsu = {marker for marker, threshold in readout.conditions if threshold is None}
+    doubts = {marker: why for marker, why in otsu_doubts(histogram).items() if marker in by_otsu}
+    for line in doubt_lines({OtsuRule().name: doubts}, OtsuRule().name):
+        say(f"associate: {readout.text} of run {run}: {line}")
     n_cells, background = tiles[n.N_CELLS].values, marker_background(tiles)
     is_known = (n_cells == 0) | ((n_cells > 0) & ~np.isnan(limits) & ~np.isnan(background))
     first = np.concatenate([[0], np.cumsum(np.maximum(n_cells.astype(np.int64), 0))])

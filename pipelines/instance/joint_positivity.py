@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fintune_xr import names as n
+from fintune_xr.analysis.positivity.doubts import doubt_lines
 from fintune_xr.analysis.positivity.joint import joint_counts
 from fintune_xr.analysis.positivity.rules import FixedRule, OtsuRule
 from fintune_xr.analysis.readouts import Readout
@@ -25,7 +26,9 @@ OfTiles: TypeAlias = Callable[[NDArray[np.int64]], float]
 def positive_share(cohort: Cohort, run: str, readout: Readout, region: TissueRegion | None) -> OfTiles:
     """The share of cells that are positive in every channel of `readout`; tiles of which it is not known are left out.
 
-    How many these are, and why, is said. Raises UnknownNameError for a channel that is not there.
+    How many these are, and why, is said, and which thresholds lie within one mode.
+
+    Raises UnknownNameError for a channel that is not there.
     """
     columns = [n.TILE_INDEX, n.MEAN_INTENSITY, *([n.REGION_CODE] if region is not None else [])]
     conditions = [
@@ -38,6 +41,8 @@ def positive_share(cohort: Cohort, run: str, readout: Readout, region: TissueReg
     )  # fmt: skip
     for reason, number in Counter(filter(None, counts[n.REASON].values.tolist())).items():
         say(f"associate: {readout.text} of run {run}: {number} tile(s) are left out: {reason}")
+    for line in doubt_lines(counts.attrs[n.THRESHOLD_DOUBTS], OtsuRule().name):
+        say(f"associate: {readout.text} of run {run}: {line}")
     n_all, n_positive = counts[n.N_ALL].values, counts[n.N_POSITIVE].values
 
     def share(rows: NDArray[np.int64]) -> float:

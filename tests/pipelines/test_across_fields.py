@@ -132,8 +132,20 @@ def test_shares_are_those_of_cells_compared_one_by_one(cohort: Cohort, capsys: p
     # Two groups of brightness: Otsu finds the same.
     by_otsu = associate_readout(cohort.url, readout="across:GFAP+IBA1", clinical=clinical(cohort))
     np.testing.assert_array_equal(by_otsu[n.READOUT], stored[n.READOUT])
+    assert "within one mode" not in capsys.readouterr().err
     tests = compare_groups(cohort.url, groups=["sex"], readout=READOUT, clinical=clinical(cohort))
     assert texts(tests[n.MARKER]) == ["GFAP+IBA1"]
+
+
+def test_thresholds_within_one_mode_are_named_where_otsu_found_them(
+    cohort: Cohort, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {"GFAP": "no two modes", "IBA1": "no two modes either"}
+    monkeypatch.setattr("fintune_xr.pipelines.instance.across_tiles.otsu_doubts", lambda _: found)
+    associate_readout(cohort.url, readout="across:GFAP+IBA1>250", clinical=clinical(cohort), replace=True)
+    told = " ".join(capsys.readouterr().err.split())
+    assert "GFAP: the threshold of rule otsu lies within one mode: no two modes. " in told
+    assert "either" not in told
 
 
 def test_a_field_is_a_label_that_is_selected_by(cohort: Cohort) -> None:

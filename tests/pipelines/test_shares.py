@@ -93,6 +93,20 @@ def test_of_one_channel_it_is_the_rule_itself(rule: OtsuRule) -> None:
     np.testing.assert_array_equal(twice[n.N_POSITIVE], found[n.N_POSITIVE])
 
 
+def test_a_threshold_within_one_mode_is_named_by_marker_and_channel() -> None:
+    cells, tiles = blocks_and_tiles(6000)
+    rules = [(channel, OtsuRule()) for channel in CHANNELS]
+    found = joint_counts(lambda: [cells], tiles, conditions=rules)
+    assert found.attrs[n.THRESHOLD_DOUBTS] == {"otsu": {}}
+    noise = cells[n.MEAN_INTENSITY].copy()
+    noise[{n.CHANNEL: 2}] = RNG.normal(500, 60, cells.sizes[n.CELL]).astype(np.float32)
+    dark = cells.assign({n.MEAN_INTENSITY: noise})
+    doubted = joint_counts(lambda: [dark], tiles, conditions=rules).attrs[n.THRESHOLD_DOUBTS]["otsu"]
+    assert sorted(doubted) == ["m0 in channel IBA1", "m1 in channel IBA1"]
+    fixed = [(channel, FixedRule(threshold=200.0)) for channel in CHANNELS]
+    assert joint_counts(lambda: [dark], tiles, conditions=fixed).attrs[n.THRESHOLD_DOUBTS] == {"otsu": {}}
+
+
 def test_too_few_cells_have_no_threshold() -> None:
     cells, tiles = blocks_and_tiles(15)
     found = joint_counts(lambda: [cells], tiles, conditions=[("marker", OtsuRule())])
