@@ -14,7 +14,7 @@ from fintune_xr import names as n
 from fintune_xr.pixels.pixel_digest import profile, turned_sha256
 from fintune_xr.pixels.real_part import tile_pixels
 from fintune_xr.store.cohort import Cohort
-from fintune_xr.store.ingest.same_bytes import same_values, tile_column, tiles_of_same_bytes
+from fintune_xr.store.ingest.same_bytes import same_values, tiles_of_same_bytes
 from fintune_xr.tasks.detection import tile_points
 from fintune_xr.tasks.task import DETECTION, INSTANCE, SEMANTIC
 from fintune_xr.text import texts
@@ -50,11 +50,10 @@ def same_annotations(cohort: Cohort) -> list[str]:
 
 
 def _same_masks(cohort: Cohort) -> _Groups:
-    group = cohort.annotations_group()
-    alike = same_values(tile_column(group, n.TRUTH_PROFILE, group.n_tiles))
+    truth, variable = cohort.annotations(lazy=False), str(cohort.task.array)
+    alike = same_values(truth[n.TRUTH_PROFILE].values) if n.TRUTH_PROFILE in truth.coords else []
     if not alike:
         return []
-    truth, variable = cohort.annotations(lazy=False), str(cohort.task.array)
     sizes, names, fields = _sizes(cohort, truth), texts(truth[n.TILE]), _fields(cohort)
     groups: _Groups = []
     for places in alike:

@@ -302,4 +302,5 @@ def test_a_comparison_of_classes_opens_once_beside_the_verbs_that_it_calls(
     of_infer = openings.during(store, lambda: infer(store, run="e1-semantic_unet", parts=(n.TEST,)))
     of_train = 1
     assert again[n.IMAGES] == 1 + of_infer[n.IMAGES] + of_train
-    assert again[n.ANNOTATIONS] == 1 + of_train
+    assert of_infer[n.ANNOTATIONS] == 1, "whose classes are held against the model's"
+    assert again[n.ANNOTATIONS] == 1 + of_infer[n.ANNOTATIONS] + of_train
