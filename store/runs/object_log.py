@@ -90,6 +90,7 @@ class CellLog:
                 before = self._n_rows(self.path)
                 _extend(self.location, self.path, before, self._rows(self.table, rows))
             open_writable(self.location, self.path).attrs[n.COMPLETE] = True
+        self._pass_over_unwritten()
         self._grow(n_tiles)
 
     def append(self, receipts: Sequence[ShardReceipt]) -> None:
@@ -170,6 +171,25 @@ class CellLog:
         if n.CHANNEL not in self.schema.coords:
             return np.empty(0, np.dtypes.StringDType())
         return read_column(self.location, f"{self.path}/{n.CHANNEL}")
+
+    def _pass_over_unwritten(self) -> None:
+        """A kill between the length of a column and its first rows in a chunk leaves a length without that chunk.
+
+        No tile that is done has such rows. What comes next begins in a chunk of its own, so that rows are neither taken
+        for zeros nor cut off, and a chunk that was lost is still missed by the tiles that have rows in it.
+        """
+        rows = self._n_rows(self.path)
+        at = (rows - 1) // CELLS_PER_CHUNK
+        columns = [open_column(self.location, f"{self.path}/{name}") for name in self.columns]
+        if not rows or all(self._has_chunk(column, at) for column in columns):
+            return
+        for column in columns:
+            begin = max((at + 1) * CELLS_PER_CHUNK, column.shape[0])
+            column.resize((begin, *column.shape[1:]))
+
+    def _has_chunk(self, column: zarr.Array[Any], at: int) -> bool:
+        key = column.metadata.encode_chunk_key((at, *(0,) * (column.ndim - 1)))
+        return self.location.size(f"{column.path}/{key}") is not None
 
     def _grow(self, n_tiles: int) -> None:
         first_cell = open_column(self.location, f"{self.path}/{n.FIRST_CELL}")

@@ -116,12 +116,13 @@ def read_column(location: Location, path: str, rows: slice = slice(None)) -> NDA
 def write_rows(location: Location, path: str, first: int, values: NDArray[Any]) -> None:
     """Makes `values` the rows of an array from `first` to its new end.
 
-    Raises StoreDamagedError where the row before `first` cannot be read: zarr would write zeros over its chunk.
+    Raises StoreDamagedError where the row before `first` is in the same chunk and cannot be read: zarr would write
+    zeros over it.
     """
-    if first:
+    column = open_column(location, path)
+    if first % column.chunks[0]:
         with explain_read_errors(f"{location.url}/{path}"):
             zarr.open_array(location.zarr(), path=path, mode="r")[first - 1 : first]
-    column = open_column(location, path)
     column.resize((first + len(values), *column.shape[1:]))
     column[first:] = values
 

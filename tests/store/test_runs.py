@@ -42,6 +42,7 @@ from fintune_xr.store.zarr_io import groups as tables
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.store.zarr_io.locks import hold_lock
 from fintune_xr.tasks.instance import CellTable
+from fintune_xr.tasks.product import INSTANCES
 from fintune_xr.tasks.records import ShardPlan, ShardReceipt, TileResult
 from fintune_xr.text import texts
 
@@ -271,6 +272,38 @@ def test_cells_stay_in_line_when_a_kill_leaves_columns_of_different_length(cohor
             do_all(cohort)
     do_all(cohort)
     assert_complete(cohort, 8)
+
+
+@pytest.mark.parametrize("column", list(INSTANCES.objects.variables))
+@pytest.mark.parametrize("later", [False, True])
+def test_a_kill_between_the_length_of_a_column_and_its_rows(cohort: Cohort, column: str, later: bool) -> None:
+    written = tables.write_rows
+
+    def stopping(location: Any, path: str, first: int, values: Any) -> None:
+        if path.endswith(f"cells-r/{column}") and bool(first) is later:
+            array = tables.open_column(location, path)
+            array.resize((first + len(values), *array.shape[1:]))
+            raise Stopped
+        written(location, path, first, values)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules["fintune_xr.store.runs.object_log"], "write_rows", stopping)
+        with pytest.raises(Stopped):
+            do_all(cohort)
+    do_all(cohort, "whole")
+    do_all(cohort)
+    assert_same_run(run_values(cohort, "whole"), run_values(cohort, "r"))
+    assert_complete(cohort, 8)
+
+
+def test_a_chunk_of_the_log_that_is_lost_is_missed_by_its_tiles(cohort: Cohort) -> None:
+    with writing(cohort) as writer:
+        first, *_ = list(writer.plans())
+        writer.commit([receipt_of(cohort, "r", first)])
+    for chunk in (cohort.location.path / n.STAGING / "cells-r" / n.AREA_PX).glob("c.*"):
+        chunk.unlink()
+    with pytest.raises(StoreDamagedError, match=f"cells-r/{n.AREA_PX}/c.0 is missing"):
+        do_all(cohort)
 
 
 def test_state_is_written_after_all_else_is_on_the_disk(cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:

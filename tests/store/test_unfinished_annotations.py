@@ -51,7 +51,9 @@ def test_a_killed_annotate_is_told_until_its_command_has_been_run_again(
     with pytest.raises(FintuneValueError):
         annotate(tmp_path / "empty", cohort.url)
     (tmp_path / "other").mkdir()
-    tifffile.imwrite(tmp_path / "other" / "d0__IBA1__001_masks.tif", mask)
+    another = np.where(mask == 1, mask, 0)
+    another[50:55, 20:30] = 2
+    tifffile.imwrite(tmp_path / "other" / "d0__IBA1__001_masks.tif", another)
     annotate(tmp_path / "other", cohort.url)
     assert list(unfinished_commands(cohort)) == [str(tmp_path / "m")]
     capsys.readouterr()

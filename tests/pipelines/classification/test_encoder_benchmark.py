@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -74,13 +75,18 @@ def test_from_weights_to_a_leaderboard(store: Path, tmp_path: Path, monkeypatch:
     assert (out / "leaderboard.csv").read_bytes() == before
 
 
-def test_nothing_starts_where_something_is_wrong(store: Path) -> None:
+def test_nothing_starts_where_something_is_wrong(store: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"weight_decay"):
         benchmark(store, config=told(store, probe={"weight_decay": ["abc"]}))
     with pytest.raises(SettingsError, match=r"learning_rat: no such setting.*learning_rate"):
         benchmark(store, config=told(store, train={"learning_rat": 1}))
+    multi = store.parent / "multi.pt"
+    with pytest.raises(SettingsError, match=r"models: expected different values, got .*multi\.pt"):
+        benchmark(store, config=told(store, models=[str(multi)] * 2))
+    (tmp_path / "other").mkdir()
+    shutil.copy(multi, tmp_path / "other")
     with pytest.raises(SettingsError, match="files of different names, got several multi"):
-        benchmark(store, config=told(store, models=[str(store.parent / "multi.pt")] * 2))
+        benchmark(store, config=told(store, models=[str(multi), str(tmp_path / "other" / "multi.pt")]))
     with pytest.raises(SettingsError, match="no encoder of volumes"):
         benchmark(store, config=told(store, models=["threshold"]))
     with pytest.raises(CheckpointNotFoundError):
