@@ -60,7 +60,7 @@ def _napari() -> Any:
 def _add_channels(viewer: Any, images: xr.Dataset, scale: Sequence[float]) -> None:
     channels = texts(images[n.CHANNEL])
     spread = sample_positions(images.sizes[n.TILE])
-    ranges = shown_ranges([tile_pixels(images, at) for at in spread])
+    ranges = shown_ranges(tile_pixels(images, at) for at in spread)
     for at, (channel, colour) in enumerate(zip(channels, colours(channels), strict=True)):
         viewer.add_image(
             images[n.IMAGE].isel({n.CHANNEL: at}).data,

@@ -41,7 +41,7 @@ def _ranges(images: xr.Dataset) -> list[tuple[float, float]]:
     """Shown values of each channel: all of a byte, and of wider pixels those that some tiles hold."""
     if images[n.IMAGE].dtype == np.uint8:
         return [(0.0, 255.0)] * images.sizes[n.CHANNEL]
-    return shown_ranges([tile_pixels(images, at) for at in sample_positions(images.sizes[n.TILE])])
+    return shown_ranges(tile_pixels(images, at) for at in sample_positions(images.sizes[n.TILE]))
 
 
 def _n_described(cohort: Cohort) -> int:

@@ -5,7 +5,8 @@ Reference: OME-NGFF 0.5, https://ngff.openmicroscopy.org/0.5.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -34,6 +35,7 @@ _OTHERS: Final = ("FF00FF", "FFFF00", "00FFFF", "FF8000", "FF0000", "00FF00", "0
 _ALONE: Final = "FFFFFF"
 # Tiles that the shown range of each channel is taken from, and what share of their pixels lies below it and above it.
 _TILES_LOOKED_AT: Final = 8
+_PIXELS_LOOKED_AT: Final = 1 << 17
 _SHARE_BEYOND: Final = 0.001
 
 
@@ -91,16 +93,23 @@ def colours(channels: Sequence[str]) -> Iterator[str]:
         yield _ALONE if len(channels) == 1 else _COLOURS.get(channel) or next(others)
 
 
-def shown_ranges(tiles: Sequence[NDArray[Any]]) -> list[tuple[float, float]]:
-    """Lowest and highest shown value of each channel of `tiles`, each (channel, …): all but a thousandth of the pixels
-    lie above, and all but a thousandth below.
+def shown_ranges(tiles: Iterable[NDArray[Any]]) -> list[tuple[float, float]]:
+    """Lowest and highest shown value of each channel of `tiles`, each (channel, …, y, x): all but a thousandth of the
+    pixels lie above, and all but a thousandth below. Of large tiles some rows and columns are looked at.
     """
+    looked_at = [_thinned(tile) for tile in tiles]
     found = []
-    for channel in range(len(tiles[0])):
-        pixels = np.concatenate([tile[channel].ravel() for tile in tiles])
+    for channel in range(len(looked_at[0])):
+        pixels = np.concatenate([tile[channel].ravel() for tile in looked_at])
         low, high = np.quantile(pixels, [_SHARE_BEYOND, 1 - _SHARE_BEYOND])
         found.append((float(low), float(max(high, low + 1))))
     return found
+
+
+def _thinned(tile: NDArray[Any]) -> NDArray[Any]:
+    """Every n-th row and column, so that a plane has some `_PIXELS_LOOKED_AT`; the tile itself is not kept."""
+    step = max(1, math.isqrt(tile.shape[-2] * tile.shape[-1] // _PIXELS_LOOKED_AT))
+    return tile[..., ::step, ::step].copy()
 
 
 def sample_positions(n_tiles: int) -> list[int]:

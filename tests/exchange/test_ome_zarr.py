@@ -16,10 +16,11 @@ from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, UnknownNameError
 from fintune_xr.pipelines.steps.check import check
 from fintune_xr.pipelines.steps.export import export
+from fintune_xr.seeds import stream
 from fintune_xr.store.cohort import Cohort, create_cohort, open_cohort
 from fintune_xr.store.export.ome_zarr import levels
 from fintune_xr.store.ingest.viewer_metadata import describe_images
-from fintune_xr.store.labels.ome_zarr import pixel_sides, stored_sides
+from fintune_xr.store.labels.ome_zarr import pixel_sides, shown_ranges, stored_sides
 from fintune_xr.store.runs.writer import writing_run
 from fintune_xr.store.zarr_io import appendable, shards
 from fintune_xr.tasks.product import CLASSES, PROBABILITIES
@@ -202,3 +203,15 @@ def test_levels_say_where_their_pixels_lie(tmp_path: Path) -> None:
         {"type": "scale", "scale": [1.0, 2.0, 2.0]},
         {"type": "translation", "translation": [0.0, 0.75, 0.75]},
     ]
+
+
+def test_shown_ranges_of_large_tiles_are_near_those_of_all_pixels() -> None:
+    rng = stream(1, "ranges")
+    tiles = [rng.gamma(2.0, 300.0, (2, 900, 1100)).astype(np.uint16) for _ in range(3)]
+    for channel, (low, high) in enumerate(shown_ranges(iter(tiles))):
+        pixels = np.concatenate([tile[channel].ravel() for tile in tiles])
+        for found, at in ((low, 0.001), (high, 0.999)):
+            assert abs(np.mean(pixels < found) - at) < 0.0005
+    small = tiles[0][:, :64, :64]
+    expected = [np.quantile(plane, [0.001, 0.999]).tolist() for plane in small]
+    assert shown_ranges([small]) == [tuple(one) for one in expected]
