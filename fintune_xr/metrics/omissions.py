@@ -20,11 +20,11 @@ def doubt_lines(scores: xr.Dataset) -> list[str]:
 
 
 def _same_lines(scores: xr.Dataset) -> list[str]:
-    """A line for each run with cells on the very pixels of annotations: no model draws as somebody else did."""
+    """A line for each run with cells on the very pixels of annotations, as hardly any model draws."""
     same: Mapping[str, list[str]] = scores.attrs.get(n.SAME_AS_TRUTH, {})
     return [
         f"run {run}: its masks are the annotations, pixel by pixel, on {len(tiles)} tile(s): {_named(tiles)}. Were the "
-        "annotations imported as a run, or made of it? Its scores say nothing there."
+        "annotations imported as a run, or made of it? Then its scores say nothing there."
         for run, tiles in same.items()
     ]
 

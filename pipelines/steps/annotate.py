@@ -19,7 +19,7 @@ from fintune_xr.store.annotations.micrograph_frames import Reading, Unit
 from fintune_xr.store.annotations.unused_files import note_unused, unused_lines
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.ingest.tiles import root_of
-from fintune_xr.store.lineage.same_annotations import REMEDY, same_annotations
+from fintune_xr.store.lineage.same_annotations import same_annotations
 from fintune_xr.store.raw.coordinates import Frame
 from fintune_xr.store.raw.extra_files import extra_lines
 from fintune_xr.store.raw.readers.drawings.painting import Overlap
@@ -110,9 +110,9 @@ def annotate(
         say(f"annotate: {line}")
     if not dry_run:
         twins = same_annotations(cohort)
-        for line in [*([*twins, REMEDY] if twins else ()), *without_part_lines(cohort)]:
+        for line in [*twins, *without_part_lines(cohort)]:
             say(f"annotate: {line}")
-        note_unused(cohort, source, unused_lines(ignored, report.left_out))
+        note_unused(cohort, source, [*unused_lines(ignored, report.left_out), *twins])
     return report
 
 

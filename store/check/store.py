@@ -34,7 +34,6 @@ from fintune_xr.store.check.problem import (
 from fintune_xr.store.check.semantic import check_class_run, check_codes
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.ingest.same_bytes import REMEDY, named_groups
-from fintune_xr.store.lineage import same_annotations as same
 from fintune_xr.store.lineage.unfinished_annotations import unfinished_commands
 from fintune_xr.store.runs.object_log import CellLog
 from fintune_xr.store.runs.run import is_state_of_run
@@ -97,7 +96,6 @@ def check_store(cohort: Cohort, nodes: Nodes, *, advance: Callable[[int], None] 
         *((path.rpartition("/")[0], _check_pixels(cohort, nodes.by_path[path], advance)) for path in nodes.pixels),
         *((f"{n.RUNS}/{run}", _check_counts(cohort, run)) for run in cohort.run_names()),
         *((n.ANNOTATIONS, (Problem(*fault) for fault in check(cohort))) for check in _annotation_checks(cohort)),
-        (n.ANNOTATIONS, (Problem(n.ANNOTATIONS, what, same.REMEDY) for what in _same_annotations(cohort))),
         (n.REGION_MASKS, (Problem(*fault) for fault in check_regions(cohort))),
         (n.PICKS, (Problem(*fault) for fault in check_picks(cohort))),
     ]
@@ -189,10 +187,6 @@ def _check_unfinished(cohort: Cohort) -> Iterator[Problem]:
 def _twins(cohort: Cohort, nodes: Nodes) -> Iterator[str]:
     images = nodes.by_path.get(f"{n.IMAGES}/{n.IMAGE}")
     yield from named_groups(cohort, int(images.shape[0]) if isinstance(images, zarr.Array) else None)
-
-
-def _same_annotations(cohort: Cohort) -> Iterator[str]:
-    yield from same.same_annotations(cohort)
 
 
 def _check_columns(cohort: Cohort, nodes: Mapping[str, Node]) -> Iterator[Problem]:

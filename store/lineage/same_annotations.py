@@ -19,7 +19,9 @@ from fintune_xr.tasks.detection import tile_points
 from fintune_xr.tasks.task import DETECTION, INSTANCE, SEMANTIC
 from fintune_xr.text import texts
 
-REMEDY: Final = "It is the truth of one of them at most: correct the files and annotate with --restart"
+REMEDY: Final = (
+    "Unless these tiles do show the same, a file was copied under another name: correct it and annotate with --restart"
+)
 # Of more groups than these the rest is only counted.
 _MOST: Final = 10
 # Fewer particles may lie at the same places by chance.
@@ -37,7 +39,7 @@ def same_annotations(cohort: Cohort) -> list[str]:
     """What is the annotation of several tiles, one text for each group of them, a few of many.
 
     Masks without a cell, or of one class, are alike by right, and so are masks of tiles that show the same image or are
-    told to show the same field.
+    told to show the same field. Others are a question, not damage: cells on a grid lie alike in every tile.
     """
     find = _FOUND.get(cohort.task.name)
     groups = [] if find is None or not cohort.has(n.ANNOTATIONS) else find(cohort)
@@ -46,7 +48,7 @@ def same_annotations(cohort: Cohort) -> list[str]:
     by_right = [set(group) for group in tiles_of_same_bytes(cohort)]
     groups = [one for one in groups if not (any(one_right.issuperset(one) for one_right in by_right))]
     lines = [f"the same annotation under {len(group)} tiles: {', '.join(group[:4])}" for group in groups[:_MOST]]
-    return [*lines, f"and {len(groups) - _MOST} groups more"] if len(groups) > _MOST else lines
+    return [*lines, *([f"and {len(groups) - _MOST} groups more"] if len(groups) > _MOST else []), REMEDY]
 
 
 def _same_masks(cohort: Cohort) -> _Groups:
