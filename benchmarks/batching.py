@@ -16,7 +16,7 @@ from table import Fact, Row, compared, print_table
 
 from fintune_xr.models.channels import ChannelChoice
 from fintune_xr.models.flow_unet.adapter import FlowUnet
-from fintune_xr.models.flow_unet.kind import FlowUnetArchitecture, FlowUnetSettings
+from fintune_xr.models.flow_unet.settings import FlowUnetArchitecture, FlowUnetSettings
 from fintune_xr.models.flows.segmenter import FlowSegmenter
 from fintune_xr.models.protocol import Maps
 from fintune_xr.seeds import stream

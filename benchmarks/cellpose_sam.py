@@ -18,7 +18,7 @@ from table import Fact, Row, compared, medians, print_table
 from fintune_xr.finetune.instance.settings import CpsamTrainSettings
 from fintune_xr.finetune.registry import trainable
 from fintune_xr.models.cellpose.adapter import FULL_SIZE, EncoderSize, empty_network, load_cpsam, save_cpsam
-from fintune_xr.models.cellpose.kind import CpsamSettings
+from fintune_xr.models.cellpose.settings import CpsamSettings
 from fintune_xr.models.devices import finish, peak_memory, resolve_device, start_measuring
 from fintune_xr.models.protocol import segment
 from fintune_xr.models.registry import resolve_checkpoint

@@ -27,7 +27,7 @@ from fintune_xr.finetune.classification.probe_settings import ProbeSettings
 from fintune_xr.metrics.classification.scores import drawn_units, scores_by_participant_bootstrap
 from fintune_xr.metrics.classification.units import softmax
 from fintune_xr.models.vjepa2.adapter import random_encoder
-from fintune_xr.models.vjepa2.kind import RandomEncoderSettings
+from fintune_xr.models.vjepa2.settings import RandomEncoderSettings
 from fintune_xr.pipelines.steps.export import export
 from fintune_xr.pipelines.steps.infer import infer
 from fintune_xr.pipelines.studies.probe import probe

@@ -37,10 +37,10 @@ from fintune_xr.metrics.semantic import confusion
 from fintune_xr.models.classes.settings import ClassSettings
 from fintune_xr.models.colours import standardised_colours
 from fintune_xr.models.sam2_semantic.adapter import save_sam2_semantic
-from fintune_xr.models.sam2_semantic.kind import Sam2SemanticArchitecture
 from fintune_xr.models.sam2_semantic.network import Sam2Semantic
+from fintune_xr.models.sam2_semantic.settings import Sam2SemanticArchitecture
 from fintune_xr.models.semantic_unet.adapter import SemanticUnet, save_semantic_unet, unet_mapper
-from fintune_xr.models.semantic_unet.kind import SemanticUnetArchitecture
+from fintune_xr.models.semantic_unet.settings import SemanticUnetArchitecture
 from fintune_xr.pipelines.steps.annotate import annotate
 from fintune_xr.pipelines.steps.infer import infer
 from fintune_xr.pipelines.steps.ingest import ingest

@@ -31,7 +31,7 @@ from zarr.codecs import BloscCodec
 from fintune_xr import names as n
 from fintune_xr.execution.dask_blocks import map_plans
 from fintune_xr.models.vjepa2.adapter import random_encoder
-from fintune_xr.models.vjepa2.kind import RandomEncoderSettings
+from fintune_xr.models.vjepa2.settings import RandomEncoderSettings
 from fintune_xr.pipelines.inference.block import infer_block
 from fintune_xr.pipelines.steps.infer import infer
 from fintune_xr.pipelines.steps.ingest import ingest

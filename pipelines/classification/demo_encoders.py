@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from fintune_xr.execution.whole_file import whole_file
-from fintune_xr.models.vjepa2.kind import VIT3D, VolumeArchitecture
+from fintune_xr.models.vjepa2.settings import VIT3D, VolumeArchitecture
 from fintune_xr.seeds import stream
 from fintune_xr.simulation.oct_cohort import GRID, simulated_scan
 from fintune_xr.simulation.oct_volumes import DEVICES, N_CLASSES, Device, inner_thickness

@@ -14,7 +14,7 @@ from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.execution.whole_file import whole_file
 from fintune_xr.metrics.omissions import left_out_lines
-from fintune_xr.models.vjepa2.kind import VOLUME_CLASSIFIER
+from fintune_xr.models.vjepa2.settings import VOLUME_CLASSIFIER
 from fintune_xr.pipelines.classification.evaluate import MAJORITY, evaluate_classes, ranks_of, texts_of
 from fintune_xr.pipelines.classification.pretraining import FLOORS, pretraining_lines
 from fintune_xr.pipelines.classification.probing import PROBE

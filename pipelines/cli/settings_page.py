@@ -118,7 +118,7 @@ def _gate(_: str) -> dict[str, type[Settings]]:
 
 
 def _sweep(_: str) -> dict[str, type[Settings]]:
-    from fintune_xr.models.sam.kind import SamSweepSettings
+    from fintune_xr.models.sam.settings import SamSweepSettings
 
     return {"": SamSweepSettings}
 

@@ -24,8 +24,8 @@ from fintune_xr.models.devices import finish, peak_memory, resolve_device, start
 from fintune_xr.models.protocol import Plane
 from fintune_xr.models.registry import kind_named, resolve_checkpoint
 from fintune_xr.models.sam.colours import composite, sam_channels
-from fintune_xr.models.sam.kind import SamSweepSettings
 from fintune_xr.models.sam.masks import Candidates, Promptable, candidate_masks, paint, select
+from fintune_xr.models.sam.settings import SamSweepSettings
 from fintune_xr.pipelines.console import progress, say
 from fintune_xr.pipelines.studies.prompt_study import prompted_study
 from fintune_xr.pipelines.studies.study import Study, carry_out

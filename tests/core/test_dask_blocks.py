@@ -26,7 +26,7 @@ from fintune_xr.execution import dask_blocks as blocks
 from fintune_xr.execution.dask_blocks import TASKS_PER_WORKER_THREAD, gather_batches, map_plans
 from fintune_xr.execution.read_ahead import ahead, batches
 from fintune_xr.models.registry import resolve_checkpoint
-from fintune_xr.models.threshold.kind import ThresholdSettings
+from fintune_xr.models.threshold.settings import ThresholdSettings
 from fintune_xr.pipelines.inference.block import BlockContext
 from fintune_xr.store.zarr_io.location import Location
 from fintune_xr.tasks.records import ShardPlan

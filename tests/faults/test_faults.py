@@ -152,7 +152,7 @@ def test_a_worker_that_freezes_is_replaced(store: Path, tmp_path: Path) -> None:
 
 def context_of(cohort: Cohort, run: str, **changes: Any) -> blocks_of_infer.BlockContext:
     from fintune_xr.models.registry import resolve_checkpoint
-    from fintune_xr.models.threshold.kind import ThresholdSettings
+    from fintune_xr.models.threshold.settings import ThresholdSettings
     from fintune_xr.store.runs.run import run_creation
 
     return blocks_of_infer.BlockContext(

@@ -35,9 +35,9 @@ from fintune_xr.finetune.patches import PreparedTile
 from fintune_xr.finetune.progress import EpochRecord
 from fintune_xr.finetune.registry import train_settings
 from fintune_xr.models.cellpose.adapter import EncoderSize, _encoder, empty_network, save_cpsam
-from fintune_xr.models.cellpose.kind import CpsamSettings
+from fintune_xr.models.cellpose.settings import CpsamSettings
 from fintune_xr.models.checkpoints import Checkpoint
-from fintune_xr.models.flow_unet.kind import FlowUnetSettings
+from fintune_xr.models.flow_unet.settings import FlowUnetSettings
 from fintune_xr.models.protocol import segment
 from fintune_xr.models.registry import load_segmenter, resolve_checkpoint
 from fintune_xr.pipelines.steps.infer import infer

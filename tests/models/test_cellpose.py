@@ -22,7 +22,7 @@ from fintune_xr.models.cellpose.adapter import (
     load_cpsam,
     save_cpsam,
 )
-from fintune_xr.models.cellpose.kind import CpsamSettings
+from fintune_xr.models.cellpose.settings import CpsamSettings
 from fintune_xr.models.flows.settings import DynamicsSettings
 from fintune_xr.models.protocol import Segmenter, segment
 from fintune_xr.models.registry import resolve_checkpoint

@@ -24,7 +24,7 @@ from fintune_xr.models.cellpose import kind as cellpose
 from fintune_xr.models.checkpoints import Checkpoint, load_weights_file, read_state, training_facts
 from fintune_xr.models.devices import resolve_device, use_threads
 from fintune_xr.models.flow_unet.adapter import FlowUnet, save_flow_unet
-from fintune_xr.models.flow_unet.kind import FlowUnetArchitecture, FlowUnetSettings
+from fintune_xr.models.flow_unet.settings import FlowUnetArchitecture, FlowUnetSettings
 from fintune_xr.models.protocol import Segmenter, segment
 from fintune_xr.models.registry import (
     kind_named,
@@ -34,7 +34,7 @@ from fintune_xr.models.registry import (
     resolve_checkpoint,
 )
 from fintune_xr.models.sam.kind import TORCH_HOME_VARIABLE
-from fintune_xr.models.threshold.kind import ThresholdSettings
+from fintune_xr.models.threshold.settings import ThresholdSettings
 from fintune_xr.models.weights_cache import fetch_weights, weights_file
 from fintune_xr.provenance import file_sha256
 from fintune_xr.seeds import stream

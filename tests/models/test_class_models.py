@@ -23,8 +23,8 @@ from fintune_xr.models.classes.mapper import ClassMapper, orient, restore, whole
 from fintune_xr.models.classes.settings import ClassSettings
 from fintune_xr.models.mask2former.network import Mask2FormerSemantic, MaskQueries, matching_loss, weigh_classes
 from fintune_xr.models.sam2.network import decode, point_tokens, pyramid
-from fintune_xr.models.sam2_semantic.kind import Sam2SemanticArchitecture
 from fintune_xr.models.sam2_semantic.network import Sam2Semantic
+from fintune_xr.models.sam2_semantic.settings import Sam2SemanticArchitecture
 from fintune_xr.provenance import file_sha256
 from fintune_xr.seeds import stream
 from fintune_xr.tasks.semantic import RGB_CHANNELS

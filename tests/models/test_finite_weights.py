@@ -20,14 +20,14 @@ from fintune_xr.models.checkpoints import load_strictly
 from fintune_xr.models.clip.adapter import load_clip
 from fintune_xr.models.clip.random_folder import write_random_clip
 from fintune_xr.models.flow_unet.adapter import FlowUnet, save_flow_unet
-from fintune_xr.models.flow_unet.kind import FlowUnetArchitecture
+from fintune_xr.models.flow_unet.settings import FlowUnetArchitecture
 from fintune_xr.models.particle_unet.adapter import ParticleUnet, save_unet
-from fintune_xr.models.particle_unet.kind import ParticleUnetArchitecture
+from fintune_xr.models.particle_unet.settings import ParticleUnetArchitecture
 from fintune_xr.models.registry import kind_named, load_model, resolve_checkpoint
 from fintune_xr.models.sam.adapter import SamSize, empty_sam
 from fintune_xr.models.vjepa2.adapter import load_vjepa2_encoder
 from fintune_xr.models.vjepa2.classifier import ClassifierArchitecture, VolumeClassifier, save_classifier
-from fintune_xr.models.vjepa2.kind import VolumeEncoderSettings
+from fintune_xr.models.vjepa2.settings import VolumeEncoderSettings
 
 HE = ("R", "G", "B")
 CELLS = ("DAPI", "marker")

@@ -11,7 +11,7 @@ from sam_weights import save_random_cpsam
 from fintune_xr import names as n
 from fintune_xr.metrics.instance import match_masks
 from fintune_xr.models.cellpose.adapter import FULL_SIZE, load_cpsam
-from fintune_xr.models.cellpose.kind import CpsamSettings
+from fintune_xr.models.cellpose.settings import CpsamSettings
 from fintune_xr.models.protocol import segment
 from fintune_xr.models.registry import resolve_checkpoint
 from fintune_xr.pipelines.steps.infer import infer
@@ -92,7 +92,7 @@ def test_a_particle_network_learns_and_predicts_on_the_gpu(tmp_path: Path) -> No
     from fintune_xr.finetune.detection.settings import UnetTrainSettings
     from fintune_xr.finetune.detection.tiles import ParticleTiles
     from fintune_xr.finetune.engine import train
-    from fintune_xr.models.particle_unet.kind import ParticleUnetSettings
+    from fintune_xr.models.particle_unet.settings import ParticleUnetSettings
     from fintune_xr.models.registry import load_model
 
     names = ["a", "b"]

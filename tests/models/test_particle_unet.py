@@ -16,10 +16,10 @@ from fintune_xr.metrics.detection import match_points
 from fintune_xr.models.channels import ChannelChoice
 from fintune_xr.models.dynunet import reach_px, stride_px
 from fintune_xr.models.particle_unet.adapter import ParticleUnet, UnetDetector, probability, save_unet, standardise
-from fintune_xr.models.particle_unet.kind import ParticleUnetArchitecture, ParticleUnetSettings
+from fintune_xr.models.particle_unet.settings import ParticleUnetArchitecture, ParticleUnetSettings
 from fintune_xr.models.protocol import Detector
 from fintune_xr.models.registry import load_model, load_segmenter, resolve_checkpoint
-from fintune_xr.models.threshold.kind import ThresholdSettings
+from fintune_xr.models.threshold.settings import ThresholdSettings
 from fintune_xr.models.windows import windows
 from fintune_xr.seeds import stream
 

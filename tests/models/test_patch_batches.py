@@ -18,13 +18,13 @@ from sam_weights import TINY, save_random_cpsam
 from stores import assert_same_run, make_store, run_values
 
 from fintune_xr.models.cellpose.adapter import CpsamSegmenter, empty_network
-from fintune_xr.models.cellpose.kind import CpsamSettings
+from fintune_xr.models.cellpose.settings import CpsamSettings
 from fintune_xr.models.channels import ChannelChoice
 from fintune_xr.models.flow_unet.adapter import FlowUnet
-from fintune_xr.models.flow_unet.kind import FlowUnetArchitecture, FlowUnetSettings
+from fintune_xr.models.flow_unet.settings import FlowUnetArchitecture, FlowUnetSettings
 from fintune_xr.models.flows.segmenter import FlowSegmenter
 from fintune_xr.models.particle_unet.adapter import ParticleUnet, UnetDetector
-from fintune_xr.models.particle_unet.kind import ParticleUnetArchitecture, ParticleUnetSettings
+from fintune_xr.models.particle_unet.settings import ParticleUnetArchitecture, ParticleUnetSettings
 from fintune_xr.models.patch_batches import Cut, PatchLimit, map_patches
 from fintune_xr.pipelines.steps.infer import infer
 from fintune_xr.seeds import stream

@@ -21,9 +21,10 @@ from fintune_xr.models.registry import kind_named, load_segmenter, published_nam
 from fintune_xr.models.sam import kind as sam_kind
 from fintune_xr.models.sam.adapter import SamSize, build_sam, empty_sam, load_sam, sam_size
 from fintune_xr.models.sam.colours import composite, sam_channels
-from fintune_xr.models.sam.kind import SamInputSettings, SamSettings, SamSweepSettings, sam_state
+from fintune_xr.models.sam.keys import sam_state
 from fintune_xr.models.sam.masks import Candidates, candidate_masks, paint, select
 from fintune_xr.models.sam.prompts import SamPrompts
+from fintune_xr.models.sam.settings import SamInputSettings, SamSettings, SamSweepSettings
 from fintune_xr.models.weights_cache import fetch_weights
 from fintune_xr.seeds import stream
 from fintune_xr.settings import load_settings, validate

@@ -15,7 +15,6 @@ from fintune_xr.models.checkpoints import load_strictly
 from fintune_xr.models.registry import resolve_checkpoint
 from fintune_xr.models.sam2.adapter import load_sam2
 from fintune_xr.models.sam2.keys import published_size, published_state, transformers_state
-from fintune_xr.models.sam2.kind import SAM2_SIZES
 from fintune_xr.models.sam2.network import (
     box_tokens,
     decode,
@@ -27,6 +26,7 @@ from fintune_xr.models.sam2.network import (
     pyramid,
     stage_of_block,
 )
+from fintune_xr.models.sam2.settings import SAM2_SIZES
 
 
 @pytest.fixture(scope="module")

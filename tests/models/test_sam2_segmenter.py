@@ -17,8 +17,8 @@ from fintune_xr.models.sam.masks import candidate_masks
 from fintune_xr.models.sam2 import adapter
 from fintune_xr.models.sam2.adapter import Sam2Prompts
 from fintune_xr.models.sam2.keys import transformers_state
-from fintune_xr.models.sam2.kind import SAM2_SIZES, Sam2Settings
 from fintune_xr.models.sam2.network import empty_sam2
+from fintune_xr.models.sam2.settings import SAM2_SIZES, Sam2Settings
 from fintune_xr.models.weights_cache import cached_weights
 from fintune_xr.pixels.prompts import PROMPT_KINDS, prompt_of
 from fintune_xr.seeds import stream

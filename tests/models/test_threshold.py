@@ -16,7 +16,7 @@ from fintune_xr.errors import UnknownNameError
 from fintune_xr.metrics.instance import match_masks
 from fintune_xr.models.protocol import Segmenter, segment
 from fintune_xr.models.threshold.adapter import ThresholdSegmenter, _background
-from fintune_xr.models.threshold.kind import ThresholdSettings
+from fintune_xr.models.threshold.settings import ThresholdSettings
 from fintune_xr.seeds import stream
 from fintune_xr.simulation.phantoms import phantom_tile
 

@@ -25,7 +25,7 @@ from fintune_xr.models.registry import kind_named, load_model, resolve_checkpoin
 from fintune_xr.models.vjepa2.adapter import load_vjepa2_encoder, random_encoder
 from fintune_xr.models.vjepa2.checkpoint import find_encoder
 from fintune_xr.models.vjepa2.keys import architecture_of, with_names_of_transformers, with_our_names
-from fintune_xr.models.vjepa2.kind import RandomEncoderSettings, VolumeArchitecture, VolumeEncoderSettings
+from fintune_xr.models.vjepa2.settings import RandomEncoderSettings, VolumeArchitecture, VolumeEncoderSettings
 from fintune_xr.models.vjepa2.vit3d import Vit3d
 from fintune_xr.settings import validate
 

@@ -36,7 +36,8 @@ from fintune_xr.errors import (
 )
 from fintune_xr.models.protocol import segment
 from fintune_xr.models.threshold.adapter import ThresholdSegmenter
-from fintune_xr.models.threshold.kind import THRESHOLD, ThresholdSettings
+from fintune_xr.models.threshold.kind import THRESHOLD
+from fintune_xr.models.threshold.settings import ThresholdSettings
 from fintune_xr.pipelines.cli import app as cli
 from fintune_xr.pipelines.inference import block as infer_block
 from fintune_xr.pipelines.report.report import report

@@ -15,7 +15,7 @@ from stores import assert_same_run, make_store, run_values
 from fintune_xr import names as n
 from fintune_xr.errors import RunMismatchError, SettingsError, UnknownNameError
 from fintune_xr.models.cellpose import adapter
-from fintune_xr.models.cellpose.kind import CpsamSettings
+from fintune_xr.models.cellpose.settings import CpsamSettings
 from fintune_xr.models.flows.settings import DynamicsSettings
 from fintune_xr.pipelines.steps.infer import infer
 from fintune_xr.pipelines.steps.infer_plan import plan_run

@@ -18,7 +18,7 @@ from fintune_xr.metrics.instance import match_masks
 from fintune_xr.models.registry import resolve_checkpoint
 from fintune_xr.models.sam.adapter import SamSize, empty_sam, load_sam
 from fintune_xr.models.sam.colours import composite, sam_channels
-from fintune_xr.models.sam.kind import SamSweepSettings
+from fintune_xr.models.sam.settings import SamSweepSettings
 from fintune_xr.pipelines.cli import app as cli
 from fintune_xr.pipelines.report.report import report_sections
 from fintune_xr.pipelines.steps.annotate import annotate

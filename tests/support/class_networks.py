@@ -12,15 +12,15 @@ from sam2_weights import SMALL
 
 from fintune_xr.models.classes.mapper import ClassMapper
 from fintune_xr.models.mask2former.adapter import load_mask2former, mask2former_mapper, save_mask2former
-from fintune_xr.models.mask2former.kind import Mask2FormerArchitecture
 from fintune_xr.models.mask2former.network import Mask2FormerSemantic
+from fintune_xr.models.mask2former.settings import Mask2FormerArchitecture
 from fintune_xr.models.sam2_semantic.adapter import load_sam2_semantic, sam2_mapper, save_sam2_semantic
-from fintune_xr.models.sam2_semantic.kind import Sam2SemanticArchitecture
 from fintune_xr.models.sam2_semantic.network import Sam2Semantic
+from fintune_xr.models.sam2_semantic.settings import Sam2SemanticArchitecture
 from fintune_xr.models.semantic_unet.adapter import SemanticUnet, load_semantic_unet, save_semantic_unet, unet_mapper
-from fintune_xr.models.semantic_unet.kind import SemanticUnetArchitecture
+from fintune_xr.models.semantic_unet.settings import SemanticUnetArchitecture
 from fintune_xr.models.swin_unetr.adapter import SwinSemantic, load_swin_unetr, save_swin_unetr, swin_mapper
-from fintune_xr.models.swin_unetr.kind import SwinUnetrArchitecture
+from fintune_xr.models.swin_unetr.settings import SwinUnetrArchitecture
 from fintune_xr.tasks.class_map import ClassMap
 
 TWO = ClassMap(classes={"tumor": [1], "stroma": [2]})  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from fintune_xr.models.sam2.kind import Sam2Architecture
+from fintune_xr.models.sam2.settings import Sam2Architecture
 
 Shape = tuple[int, ...]
 

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from fintune_xr.finetune.classification.probe_settings import ClassWeights
 from fintune_xr.finetune.settings import MOST_PROCESSES, FitSettings
-from fintune_xr.models.vjepa2.kind import VolumeEncoderSettings
+from fintune_xr.models.vjepa2.settings import VolumeEncoderSettings
 from fintune_xr.settings import Settings
 
 

@@ -15,7 +15,7 @@ from fintune_xr.models.channels import ChannelChoice, choose_channels
 from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.models.vjepa2.adapter import VolumeEncoder, load_vjepa2_encoder
 from fintune_xr.models.vjepa2.classifier import VolumeClassifier, load_classifier, save_classifier
-from fintune_xr.models.vjepa2.kind import VOLUME_CLASSIFIER, ClassifierArchitecture, VolumeClassifierSettings
+from fintune_xr.models.vjepa2.settings import VOLUME_CLASSIFIER, ClassifierArchitecture, VolumeClassifierSettings
 from fintune_xr.models.vjepa2.vit3d import Vit3d
 from fintune_xr.text import with_numbers
 

@@ -13,7 +13,7 @@ from fintune_xr.finetune.trainable import Trainable
 from fintune_xr.models.channels import choose_channels
 from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.models.particle_unet.adapter import ParticleUnet, UnetDetector, load_unet, save_unet
-from fintune_xr.models.particle_unet.kind import ParticleUnetArchitecture, ParticleUnetSettings
+from fintune_xr.models.particle_unet.settings import ParticleUnetArchitecture, ParticleUnetSettings
 
 
 def particle_unet(

@@ -10,11 +10,12 @@ from fintune_xr.finetune.encoders import Encoder, unet_encoder
 from fintune_xr.finetune.instance.objective import FlowObjective
 from fintune_xr.finetune.instance.settings import CpsamTrainSettings, TrainSettings
 from fintune_xr.finetune.trainable import Trainable
-from fintune_xr.models.cellpose.kind import CPSAM, CpsamSettings
+from fintune_xr.models.cellpose.kind import CPSAM
+from fintune_xr.models.cellpose.settings import CpsamSettings
 from fintune_xr.models.channels import choose_channels
 from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.models.flow_unet.adapter import FlowUnet, load_flow_unet, save_flow_unet
-from fintune_xr.models.flow_unet.kind import FlowUnetArchitecture, FlowUnetSettings
+from fintune_xr.models.flow_unet.settings import FlowUnetArchitecture, FlowUnetSettings
 from fintune_xr.models.flows.segmenter import FlowSegmenter
 
 

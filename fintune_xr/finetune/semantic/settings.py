@@ -7,8 +7,8 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field, field_validator
 
 from fintune_xr.finetune.settings import AugmentationSettings, FitSettings
-from fintune_xr.models.mask2former.kind import Mask2FormerSize
-from fintune_xr.models.sam2.kind import Sam2Architecture
+from fintune_xr.models.mask2former.settings import Mask2FormerSize
+from fintune_xr.models.sam2.settings import Sam2Architecture
 from fintune_xr.settings import Settings
 from fintune_xr.tasks.class_map import StatedClasses
 

@@ -50,7 +50,7 @@ def semantic_unet(
     Raises RunMismatchError for a start with other classes, SettingsError for settings that do not fit.
     """
     from fintune_xr.models.semantic_unet import adapter
-    from fintune_xr.models.semantic_unet.kind import SemanticUnetArchitecture
+    from fintune_xr.models.semantic_unet.settings import SemanticUnetArchitecture
 
     network: Any = _network(
         adapter.SemanticUnet, SemanticUnetArchitecture, settings, start, channels, filters=settings.filters
@@ -68,8 +68,8 @@ def sam2_semantic(
     """
     from fintune_xr.models.sam2.network import encoder_stem, stage_of_block
     from fintune_xr.models.sam2_semantic import adapter
-    from fintune_xr.models.sam2_semantic.kind import Sam2SemanticArchitecture
     from fintune_xr.models.sam2_semantic.network import Sam2Semantic
+    from fintune_xr.models.sam2_semantic.settings import Sam2SemanticArchitecture
 
     own = {"head": settings.head, "tokens": settings.tokens}
     network: Any
@@ -95,7 +95,7 @@ def swin_unetr(
     Raises RunMismatchError for a start with other classes, SettingsError for settings that do not fit.
     """
     from fintune_xr.models.swin_unetr import adapter
-    from fintune_xr.models.swin_unetr.kind import SwinUnetrArchitecture
+    from fintune_xr.models.swin_unetr.settings import SwinUnetrArchitecture
 
     own = {"features": settings.features, "heads": settings.heads}
     network: Any = _network(adapter.SwinSemantic, SwinUnetrArchitecture, settings, start, channels, **own)
@@ -112,8 +112,8 @@ def mask2former(
     Raises RunMismatchError for a start with other classes, SettingsError for settings that do not fit.
     """
     from fintune_xr.models.mask2former import adapter
-    from fintune_xr.models.mask2former.kind import Mask2FormerArchitecture, Mask2FormerSize
     from fintune_xr.models.mask2former.network import Mask2FormerSemantic, matching_loss, weigh_classes
+    from fintune_xr.models.mask2former.settings import Mask2FormerArchitecture, Mask2FormerSize
 
     own = {name: getattr(settings, name) for name in Mask2FormerSize.model_fields}
     network: Any = _network(Mask2FormerSemantic, Mask2FormerArchitecture, settings, start, channels, **own)

@@ -20,7 +20,7 @@ from torch import nn
 
 from fintune_xr.errors import CheckpointError
 from fintune_xr.execution.whole_file import whole_file
-from fintune_xr.models.cellpose.kind import CpsamSettings
+from fintune_xr.models.cellpose.settings import CpsamSettings
 from fintune_xr.models.channels import choose_channels
 from fintune_xr.models.checkpoints import Checkpoint, load_strictly, read_state
 from fintune_xr.models.flows.dynamics import masks_from_flows

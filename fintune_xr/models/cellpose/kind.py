@@ -1,4 +1,4 @@
-"""Cellpose-SAM: settings, and how its weights are known and had."""
+"""Cellpose-SAM: how its weights are known and had."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
-
+from fintune_xr.models.cellpose.settings import CpsamSettings
 from fintune_xr.models.checkpoints import Checkpoint, Planes, bare_key
-from fintune_xr.models.flows.settings import NITER, FlowSettings
 from fintune_xr.models.kind import ModelKind
 from fintune_xr.models.protocol import Segmenter
 from fintune_xr.models.weights_cache import Published
@@ -20,30 +18,9 @@ from fintune_xr.tasks.product import INSTANCES
 # Cellpose keeps its names and its address in cellpose.models, whose import takes many seconds and so happens
 # only to download. A test compares these names with the installed package.
 CPSAM_NAMES: Final = ("cpsam", "cpsam_v2")
+
 LOCAL_MODELS_VARIABLE: Final = "CELLPOSE_LOCAL_MODELS_PATH"
 _DINO: Final = "encoder.cls_token"
-
-
-class CpsamSettings(FlowSettings):
-    """How Cellpose-SAM is applied; defaults are those of Cellpose, but for float32."""
-
-    BEFORE: ClassVar[Mapping[str, Any]] = {"scales_niter": True}
-
-    diameter_px: float | None = Field(
-        default=None, gt=0, description="Rescales tiles so that this diameter becomes 30 px; default: as they are."
-    )
-    scales_niter: bool = Field(
-        default=False,
-        description=f"Scale any dynamics.niter with diameter_px, and not {NITER} alone: what releases did that did not "
-        "say which.",
-    )
-
-    @model_serializer(mode="wrap")
-    def _without_what_was_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Said only where it makes a difference, so that all other runs are those of before."""
-        values: dict[str, Any] = handler(self)
-        is_told = self.diameter_px is not None and self.dynamics.niter != NITER and not self.scales_niter
-        return values if is_told else {key: value for key, value in values.items() if key not in self.BEFORE}
 
 
 def weights_folder() -> Path:

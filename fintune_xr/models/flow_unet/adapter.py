@@ -11,7 +11,7 @@ import torch
 from fintune_xr.models.channels import choose_channels
 from fintune_xr.models.checkpoints import Checkpoint, load_strictly, read_state
 from fintune_xr.models.dynunet import channels_last, channels_last_unet, save_own
-from fintune_xr.models.flow_unet.kind import FLOW_UNET, FlowUnetArchitecture, FlowUnetSettings
+from fintune_xr.models.flow_unet.settings import KIND, FlowUnetArchitecture, FlowUnetSettings
 from fintune_xr.models.flows.segmenter import FlowSegmenter
 from fintune_xr.settings import validate
 
@@ -65,4 +65,4 @@ def load_flow_unet(
 
 def save_flow_unet(network: FlowUnet, settings: Mapping[str, Any], path: Path) -> None:
     """Writes a checkpoint that holds everything needed to build the network again."""
-    save_own(FLOW_UNET.name, network, network.architecture.as_dict(), settings, path)
+    save_own(KIND, network, network.architecture.as_dict(), settings, path)

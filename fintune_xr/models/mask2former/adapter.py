@@ -10,8 +10,8 @@ from fintune_xr.models.checkpoints import Checkpoint, load_strictly, read_state
 from fintune_xr.models.classes.mapper import ClassMapper, class_mapper, whole_or_blended
 from fintune_xr.models.classes.settings import ClassSettings
 from fintune_xr.models.dynunet import save_own
-from fintune_xr.models.mask2former.kind import MASK2FORMER, STRIDE_PX, Mask2FormerArchitecture
 from fintune_xr.models.mask2former.network import Mask2FormerSemantic
+from fintune_xr.models.mask2former.settings import KIND, STRIDE_PX, Mask2FormerArchitecture
 from fintune_xr.settings import validate
 
 
@@ -41,4 +41,4 @@ def load_mask2former(
 
 def save_mask2former(network: Mask2FormerSemantic, settings: Mapping[str, Any], path: Path) -> None:
     """Writes a checkpoint that holds everything needed to build the network again."""
-    save_own(MASK2FORMER.name, network, network.architecture.as_dict(), settings, path)
+    save_own(KIND, network, network.architecture.as_dict(), settings, path)

@@ -15,7 +15,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
 
 from fintune_xr.errors import FintuneValueError
-from fintune_xr.models.mask2former.kind import Mask2FormerArchitecture
+from fintune_xr.models.mask2former.settings import Mask2FormerArchitecture
 from fintune_xr.pixels.discs import UNKNOWN
 
 # Logit of a mask where nothing is known: as sure of the outside as float32 can tell from 1. Larger ones would reach

@@ -15,7 +15,7 @@ from fintune_xr.errors import DeviceError, FintuneValueError
 from fintune_xr.models.channels import ChannelChoice, choose_channels
 from fintune_xr.models.checkpoints import Checkpoint, load_strictly, read_state
 from fintune_xr.models.dynunet import channels_last, channels_last_unet, save_own
-from fintune_xr.models.particle_unet.kind import PARTICLE_UNET, ParticleUnetArchitecture, ParticleUnetSettings
+from fintune_xr.models.particle_unet.settings import KIND, ParticleUnetArchitecture, ParticleUnetSettings
 from fintune_xr.models.patch_batches import Cut, PatchLimit, map_patches
 from fintune_xr.models.protocol import Detections, Maps, Plane
 from fintune_xr.models.windows import seamless_cut
@@ -171,7 +171,7 @@ def load_unet(
 
 def save_unet(network: ParticleUnet, settings: Mapping[str, Any], path: Path) -> None:
     """Writes a checkpoint that holds everything needed to build the network again."""
-    save_own(PARTICLE_UNET.name, network, network.architecture.as_dict(), settings, path)
+    save_own(KIND, network, network.architecture.as_dict(), settings, path)
 
 
 def _table(peaks: Peaks) -> CandidateTable:

@@ -17,9 +17,10 @@ from fintune_xr.models.channels import ChannelChoice
 from fintune_xr.models.checkpoints import Checkpoint, load_strictly, read_state
 from fintune_xr.models.protocol import Maps, Mask, Plane
 from fintune_xr.models.sam.colours import composite, sam_channels
-from fintune_xr.models.sam.kind import SamSettings, sam_state
+from fintune_xr.models.sam.keys import sam_state
 from fintune_xr.models.sam.masks import candidate_masks, paint, select
 from fintune_xr.models.sam.prompts import SamPrompts
+from fintune_xr.models.sam.settings import SamSettings
 
 _WINDOW = 14
 _POSITIONS = re.compile(r"image_encoder\.blocks\.(\d+)\.attn\.rel_pos_h")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fintune_xr.models.channels import ChannelChoice, choose_channels
 from fintune_xr.models.protocol import Plane
-from fintune_xr.models.sam.kind import SamInputSettings
+from fintune_xr.models.sam.settings import SamInputSettings
 
 # SAM looks at three colours.
 N_INPUTS = 3

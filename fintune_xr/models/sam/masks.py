@@ -18,7 +18,7 @@ from segment_anything.utils.amg import batched_mask_to_box, build_point_grid, ca
 from torchvision.ops.boxes import batched_nms
 
 from fintune_xr.models.protocol import Mask
-from fintune_xr.models.sam.kind import SamInputSettings
+from fintune_xr.models.sam.settings import SamInputSettings
 
 # Masks that are at full size at once: 32 of 1024 x 1024 pixels take 128 MiB, twice while they are resized.
 UPSAMPLED_AT_ONCE = 32

@@ -18,8 +18,8 @@ from fintune_xr.models.colours import N_COLOURS, standardised_colours
 from fintune_xr.models.protocol import Maps, Mask, Plane
 from fintune_xr.models.sam.masks import candidate_masks, paint, select
 from fintune_xr.models.sam2.keys import published_state
-from fintune_xr.models.sam2.kind import Sam2Settings
 from fintune_xr.models.sam2.network import INSIDE, Pyramid, box_tokens, decode, point_tokens, published_sam2, pyramid
+from fintune_xr.models.sam2.settings import Sam2Settings
 from fintune_xr.pixels.prompts import Prompt
 
 

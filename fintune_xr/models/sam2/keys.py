@@ -10,7 +10,7 @@ from typing import Any, Final
 import torch
 
 from fintune_xr.errors import CheckpointError
-from fintune_xr.models.sam2.kind import BACKBONE, SAM2_SIZES, STATE_ENTRY, TRUNK, Sam2Architecture
+from fintune_xr.models.sam2.settings import BACKBONE, SAM2_SIZES, STATE_ENTRY, TRUNK, Sam2Architecture
 
 # Parts that remember earlier frames of a video.
 _OF_VIDEOS: Final = (

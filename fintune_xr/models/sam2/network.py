@@ -22,7 +22,7 @@ from transformers.models.sam2.configuration_sam2 import (
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.models.checkpoints import load_strictly
 from fintune_xr.models.sam2.keys import published_size, transformers_state
-from fintune_xr.models.sam2.kind import STRIDE_PX, Sam2Architecture
+from fintune_xr.models.sam2.settings import STRIDE_PX, Sam2Architecture
 
 # Labels of prompts: a place of the object, a place of something else, and none at all.
 INSIDE, OUTSIDE, NO_POINT = 1, 0, -1

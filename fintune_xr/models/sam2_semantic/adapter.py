@@ -12,9 +12,9 @@ from fintune_xr.models.classes.settings import ClassSettings
 from fintune_xr.models.dynunet import save_own
 from fintune_xr.models.sam2.adapter import Sam2Prompts
 from fintune_xr.models.sam2.keys import published_size, published_state, transformers_state
-from fintune_xr.models.sam2.kind import STRIDE_PX
-from fintune_xr.models.sam2_semantic.kind import SAM2_SEMANTIC, Sam2SemanticArchitecture
+from fintune_xr.models.sam2.settings import STRIDE_PX
 from fintune_xr.models.sam2_semantic.network import Sam2Semantic
+from fintune_xr.models.sam2_semantic.settings import KIND, Sam2SemanticArchitecture
 from fintune_xr.settings import validate
 
 
@@ -69,4 +69,4 @@ def promptable(checkpoint: Checkpoint, *, device: str) -> Sam2Prompts:
 
 def save_sam2_semantic(network: Sam2Semantic, settings: Mapping[str, Any], path: Path) -> None:
     """Writes a checkpoint that holds everything needed to build the network again."""
-    save_own(SAM2_SEMANTIC.name, network, network.architecture.as_dict(), settings, path)
+    save_own(KIND, network, network.architecture.as_dict(), settings, path)

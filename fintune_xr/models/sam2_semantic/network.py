@@ -8,7 +8,7 @@ from torch.nn.functional import gelu, interpolate
 
 from fintune_xr.models.classes.logits import ClassLogits
 from fintune_xr.models.sam2.network import Pyramid, decode, empty_sam2, pyramid
-from fintune_xr.models.sam2_semantic.kind import Sam2SemanticArchitecture
+from fintune_xr.models.sam2_semantic.settings import Sam2SemanticArchitecture
 
 
 class DenseHead(nn.Module):

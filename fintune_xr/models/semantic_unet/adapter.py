@@ -16,7 +16,7 @@ from fintune_xr.models.classes.settings import ClassSettings
 from fintune_xr.models.dynunet import channels_last, channels_last_unet, save_own, stride_px
 from fintune_xr.models.patch_batches import Cut
 from fintune_xr.models.protocol import Maps
-from fintune_xr.models.semantic_unet.kind import SEMANTIC_UNET, SemanticUnetArchitecture
+from fintune_xr.models.semantic_unet.settings import KIND, SemanticUnetArchitecture
 from fintune_xr.models.windows import seamless_cut
 from fintune_xr.settings import validate
 
@@ -68,4 +68,4 @@ def load_semantic_unet(
 
 def save_semantic_unet(network: SemanticUnet, settings: Mapping[str, Any], path: Path) -> None:
     """Writes a checkpoint that holds everything needed to build the network again."""
-    save_own(SEMANTIC_UNET.name, network, network.architecture.as_dict(), settings, path)
+    save_own(KIND, network, network.architecture.as_dict(), settings, path)

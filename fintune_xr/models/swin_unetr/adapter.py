@@ -20,7 +20,7 @@ from fintune_xr.models.classes.logits import ClassLogits
 from fintune_xr.models.classes.mapper import ClassMapper, class_mapper, whole_or_blended
 from fintune_xr.models.classes.settings import ClassSettings
 from fintune_xr.models.dynunet import save_own
-from fintune_xr.models.swin_unetr.kind import STRIDE_PX, SWIN_UNETR, SwinUnetrArchitecture
+from fintune_xr.models.swin_unetr.settings import KIND, STRIDE_PX, SwinUnetrArchitecture
 from fintune_xr.settings import validate
 
 
@@ -88,4 +88,4 @@ def load_swin_unetr(
 
 def save_swin_unetr(network: SwinSemantic, settings: Mapping[str, Any], path: Path) -> None:
     """Writes a checkpoint that holds everything needed to build the network again."""
-    save_own(SWIN_UNETR.name, network, network.architecture.as_dict(), settings, path)
+    save_own(KIND, network, network.architecture.as_dict(), settings, path)

@@ -15,7 +15,7 @@ from skimage.segmentation import relabel_sequential, watershed
 
 from fintune_xr.errors import unknown_name
 from fintune_xr.models.protocol import Maps, Mask, Plane
-from fintune_xr.models.threshold.kind import ThresholdSettings
+from fintune_xr.models.threshold.settings import ThresholdSettings
 
 # The background is estimated on means of squares of this many pixels: it varies slowly.
 _COARSE_PX = 8

@@ -20,7 +20,7 @@ from fintune_xr.models.vjepa2.keys import (
     with_names_of_transformers,
     with_our_names,
 )
-from fintune_xr.models.vjepa2.kind import (
+from fintune_xr.models.vjepa2.settings import (
     EPSILON,
     IMAGENET_MEAN,
     IMAGENET_SD,

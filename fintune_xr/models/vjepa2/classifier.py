@@ -17,7 +17,7 @@ from fintune_xr.models.patch_batches import PatchLimit
 from fintune_xr.models.protocol import Maps, Plane, Scores
 from fintune_xr.models.vjepa2.adapter import VolumeEncoder
 from fintune_xr.models.vjepa2.embedding import embed
-from fintune_xr.models.vjepa2.kind import (
+from fintune_xr.models.vjepa2.settings import (
     EPSILON,
     VIT3D,
     VOLUME_CLASSIFIER,

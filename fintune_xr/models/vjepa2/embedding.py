@@ -15,7 +15,7 @@ from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.models.patch_batches import PatchLimit
 from fintune_xr.models.protocol import Maps, Plane, Scores
 from fintune_xr.models.vjepa2.adapter import VolumeEncoder, load_vjepa2_encoder, random_encoder
-from fintune_xr.models.vjepa2.kind import RandomEncoderSettings, Shape, VolumeEncoderSettings
+from fintune_xr.models.vjepa2.settings import RandomEncoderSettings, Shape, VolumeEncoderSettings
 from fintune_xr.pixels.volume_values import normalise
 from fintune_xr.provenance import file_sha256
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from fintune_xr.errors import CheckpointError
-from fintune_xr.models.vjepa2.kind import VJEPA2, VolumeArchitecture
+from fintune_xr.models.vjepa2.settings import VJEPA2, VolumeArchitecture
 
 if TYPE_CHECKING:
     import torch

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fintune_xr.errors import CheckpointError, MissingPackageError
-from fintune_xr.models.vjepa2.kind import VolumeArchitecture
+from fintune_xr.models.vjepa2.settings import VolumeArchitecture
 
 
 def rotary_encoder(size: VolumeArchitecture, *, epsilon: float, crop_px: int) -> nn.Module:

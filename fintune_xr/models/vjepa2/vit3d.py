@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
-from fintune_xr.models.vjepa2.kind import EPSILON, VIT3D, VolumeArchitecture
+from fintune_xr.models.vjepa2.settings import EPSILON, VIT3D, VolumeArchitecture
 
 
 class Attention(nn.Module):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fintune_xr import names as n
 from fintune_xr.models.protocol import Maps, Plane, Scores
-from fintune_xr.models.vjepa2.kind import VolumeSettings
+from fintune_xr.models.vjepa2.settings import VolumeSettings
 from fintune_xr.pixels.volume_values import normalise
 
 

@@ -9,7 +9,7 @@ from fintune_xr import names as n
 from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.models.kind import ModelKind
 from fintune_xr.models.protocol import Model
-from fintune_xr.models.vjepa2.kind import VolumeSettings
+from fintune_xr.models.vjepa2.settings import VolumeSettings
 from fintune_xr.tasks.product import SCORES
 
 

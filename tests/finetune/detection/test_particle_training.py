@@ -28,7 +28,7 @@ from fintune_xr.finetune.progress import EpochRecord
 from fintune_xr.finetune.settings import AugmentationSettings
 from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.models.particle_unet.adapter import UnetDetector
-from fintune_xr.models.particle_unet.kind import ParticleUnetSettings
+from fintune_xr.models.particle_unet.settings import ParticleUnetSettings
 from fintune_xr.models.registry import load_model, resolve_checkpoint
 from fintune_xr.pipelines.cli import app as cli
 from fintune_xr.pipelines.inference import block as infer_block

@@ -9,14 +9,12 @@ from scipy import ndimage
 
 from fintune_xr.models.protocol import Maps, Mask, Plane
 
-from .kind import ToySettings
-
 
 class ToySegmenter:
     """Connected pixels above a level."""
 
-    def __init__(self, settings: ToySettings) -> None:
-        self.settings = settings
+    def __init__(self, level: int) -> None:
+        self.level = level
 
     def normalise(self, tile: Plane) -> Maps:
         return tile[:1].astype(np.float32)
@@ -25,5 +23,5 @@ class ToySegmenter:
         return list(batch)
 
     def reconstruct(self, maps: Maps) -> Mask:
-        labels, _ = ndimage.label(maps[0] > self.settings.level)
+        labels, _ = ndimage.label(maps[0] > self.level)
         return labels.astype(np.uint32)

@@ -23,7 +23,7 @@ class ToySettings(Settings):
 def _load(checkpoint: Checkpoint, settings: Any, *, channels: Sequence[str], device: str) -> Segmenter:
     from .adapter import ToySegmenter
 
-    return ToySegmenter(settings)
+    return ToySegmenter(settings.level)
 
 
 TOY: Final = ModelKind("toy", INSTANCES, ToySettings, load=_load, has_weights=False)

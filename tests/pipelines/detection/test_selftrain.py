@@ -25,7 +25,7 @@ from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, RunBusyError, RunMismatchError, SettingsError, UnknownNameError
 from fintune_xr.finetune.steps import NetworkTraining
 from fintune_xr.models.particle_unet.adapter import UnetDetector, probability
-from fintune_xr.models.particle_unet.kind import ParticleUnetSettings
+from fintune_xr.models.particle_unet.settings import ParticleUnetSettings
 from fintune_xr.models.registry import load_model, resolve_checkpoint
 from fintune_xr.pipelines.cli import app as cli
 from fintune_xr.pipelines.detection.selftrain.plan import plan_study

@@ -15,7 +15,7 @@ from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, RunMismatchError, SplitError
 from fintune_xr.finetune.semantic.settings import Sam2TrainSettings
 from fintune_xr.models.semantic_unet.adapter import SemanticUnet, save_semantic_unet
-from fintune_xr.models.semantic_unet.kind import SemanticUnetArchitecture
+from fintune_xr.models.semantic_unet.settings import SemanticUnetArchitecture
 from fintune_xr.pipelines.cli.app import run
 from fintune_xr.pipelines.steps.infer import infer
 from fintune_xr.pipelines.steps.infer_plan import plan_run
