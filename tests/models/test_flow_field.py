@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import tifffile
 from cellpose import dynamics
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from fintune_xr.errors import FintuneValueError
+from fintune_xr.models.flows import field
 from fintune_xr.models.flows.dynamics import masks_from_flows
 from fintune_xr.models.flows.field import FLOW_SCALE, flow_errors, instance_flows
 from fintune_xr.models.flows.settings import DynamicsSettings
@@ -37,11 +38,28 @@ def maps_of(mask: NDArray[np.uint32], noise: float, seed: int = 0) -> NDArray[np
     return (maps + stream(seed, "maps").normal(0, noise, maps.shape)).astype(np.float32)
 
 
+def directions_of_rounding(mask: NDArray[np.uint32]) -> NDArray[np.bool_]:
+    """Pixels (y, x) at which two sums of the same heat, added in different orders, may point anywhere.
+
+    Where heat is even around a pixel, the middle of a square for one, its gradient is nothing but rounding. Torch adds
+    up the last pixels of a mask, those that do not fill its vector registers, in another order than all before them,
+    and from these the heat of their instance is rounded otherwise.
+    """
+    heat = field._heat(mask, field._boxes(mask))
+    rise = np.abs(heat[2:, 1:-1] - heat[:-2, 1:-1]) + np.abs(heat[1:-1, 2:] - heat[1:-1, :-2])
+    inside = mask[mask > 0]
+    last = np.unique(inside[len(inside) - len(inside) % 64 :])
+    return np.isin(mask, last) & (rise < 1e-12 * heat[1:-1, 1:-1])
+
+
 @given(st.integers(0, 10_000))
+@example(1667)
 def test_flows_are_those_of_cellpose(seed: int) -> None:
     mask = blobs(seed)
     expected = dynamics.masks_to_flows_gpu(mask.astype(np.int64))[0]
-    np.testing.assert_allclose(instance_flows(mask), expected, atol=1e-9)
+    told = ~directions_of_rounding(mask)
+    assert told.mean() > 0.99
+    np.testing.assert_allclose(instance_flows(mask)[:, told], expected[:, told], atol=1e-9)
 
 
 def test_training_targets_are_those_of_cellpose() -> None:
@@ -55,7 +73,8 @@ def test_flow_errors_are_those_of_cellpose(seed: int) -> None:
     mask = blobs(seed)
     flows = maps_of(mask, 1.0, seed)[:2]
     expected = dynamics.flow_error(mask.astype(np.int64), flows)[0]
-    np.testing.assert_allclose(flow_errors(mask, flows), expected, rtol=1e-6)
+    told = ~np.isin(np.arange(1, mask.max() + 1), mask[directions_of_rounding(mask)])
+    np.testing.assert_allclose(flow_errors(mask, flows)[told], expected[told], rtol=1e-6)
 
 
 def test_a_missing_label_has_no_error() -> None:
