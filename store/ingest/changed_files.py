@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -57,8 +58,11 @@ def find_changes(
 ) -> list[LeftOut]:
     """Those of `tiles` whose files no longer hold the bytes that were ingested; reads them whole."""
 
+    # A file may hold many tiles, and be as large as all of them.
+    digest_of = cache(lambda path: place_sha256(place_in(source, path)))
+
     def compare(tile: TileFiles) -> LeftOut | None:
-        return _compared(source, tile, list(stored[tile.tile].values()))
+        return _compared(digest_of, tile, list(stored[tile.tile].values()))
 
     with ThreadPoolExecutor(workers) as pool:
         return [item for item in pool.map(compare, tiles) if item is not None]
@@ -94,10 +98,10 @@ def _touched(source: Place, tile: TileFiles, since: float) -> bool:
         return True
 
 
-def _compared(source: Place, tile: TileFiles, digests: Sequence[str]) -> LeftOut | None:
+def _compared(digest_of: Callable[[str], str], tile: TileFiles, digests: Sequence[str]) -> LeftOut | None:
     for file, expected in zip(tile.planes, digests, strict=True):
         try:
-            digest = place_sha256(place_in(source, file.path))
+            digest = digest_of(file.path)
         except OSError as error:
             return tile_left_out(tile, file, f"unreadable: {error.strerror or error}")
         if digest != expected:

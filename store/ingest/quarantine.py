@@ -14,6 +14,7 @@ from fintune_xr import names as n
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.raw.layouts import Layout
 from fintune_xr.store.raw.pairing import LeftOut
+from fintune_xr.store.raw.readers.microscope import holds_fields
 
 COLUMNS = tuple(datasets.QUARANTINE.variables)
 
@@ -56,7 +57,8 @@ def _is_superseded(row: Row, root: str, layout: Layout, covers: Callable[[str], 
     path = row[COLUMNS.index(n.PATH)]
     if covers is not None:
         return row[COLUMNS.index(n.ROOT)] == root and covers(path)
-    named = re.sub(r"#\d+$", "", path) if layout.pages_are_tiles or layout.planes else path
+    file = re.sub(r"#\d+$", "", path)
+    named = file if layout.pages_are_tiles or layout.planes or holds_fields(file) else path
     return row[COLUMNS.index(n.ROOT)] == root and layout.parse(named) is not None
 
 

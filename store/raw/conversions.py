@@ -7,13 +7,15 @@ from types import MappingProxyType
 from typing import Final
 
 _BIO_FORMATS: Final = "convert with Bio-Formats, `bfconvert FILE FILE.ome.tif`, or save as TIFF in Fiji"
-_BY_PYTHON: Final = f"{_BIO_FORMATS}, or in Python: docs/reference/layouts.md#nd2-and-lif"
+_MICROSCOPE: Final = (
+    f"read by layout 'planes', 'custom' and --samples, with pip install 'fintune-xr[microscopes]'; else {_BIO_FORMATS}"
+)
 _SLIDE: Final = "a whole slide: export the fields that are meant as TIFF in QuPath"
 _PICTURE: Final = "save as TIFF or PNG, in Fiji or with `magick FILE FILE.tif`"
 
 _LINES: Final[Mapping[str, str]] = MappingProxyType(
     {
-        **dict.fromkeys((".lif", ".nd2"), _BY_PYTHON),
+        **dict.fromkeys((".lif", ".nd2"), _MICROSCOPE),
         **dict.fromkeys((".czi", ".vsi", ".lsm", ".oib", ".oif", ".oir", ".ims", ".zvi"), _BIO_FORMATS),
         **dict.fromkeys((".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".qptiff"), _SLIDE),
         **dict.fromkeys((".bmp", ".gif", ".webp", ".jp2"), _PICTURE),

@@ -30,10 +30,13 @@ from fintune_xr.names import (
 )
 from fintune_xr.pixels.z_projection import check_projection
 from fintune_xr.store.raw.readers import IMAGE_DTYPES, MICROGRAPH_DTYPES
+from fintune_xr.store.raw.readers.microscope import FIELD_SUFFIXES
 from fintune_xr.text import one_spelling
 
 TIFF_SUFFIXES: Final = (".tif", ".tiff")
 IMAGE_SUFFIXES: Final = (*TIFF_SUFFIXES, ".png", ".jpg", ".jpeg")
+# What may hold all channels of its tile.
+TILE_SUFFIXES: Final = (*IMAGE_SUFFIXES, *FIELD_SUFFIXES)
 MICROGRAPH_SUFFIXES: Final = (".mrc", *IMAGE_SUFFIXES)
 VOLUME_SUFFIXES: Final = (".dcm", ".dicom", ".nii", ".gz", ".npy", ".npz", ".vol")
 
@@ -302,7 +305,7 @@ def _with_pattern(base: Layout, pattern: str, channels: Mapping[str, str] | None
         captured = CHANNEL in _compiled(pattern, donor="").groupindex
         alone = base.channels if base.planes or list(base.channels) == [""] else {"": MARKER_CHANNEL}
         channels = base.channels if captured else alone
-    suffixes = IMAGE_SUFFIXES if base.name == "custom" else base.suffixes
+    suffixes = TILE_SUFFIXES if base.name == "custom" else base.suffixes
     donor = base.donor if _is_of_micrographs(base) else ""
     planes = base.planes and max(base.planes, len(channels))
     return replace(
@@ -358,11 +361,11 @@ LAYOUTS: Final[Mapping[str, Layout]] = MappingProxyType(
             ),
             Layout(
                 name="custom",
-                about="whatever --pattern says; TIFF, PNG or JPEG",
+                about="whatever --pattern says; TIFF, PNG, JPEG, ND2 or LIF",
                 # Without a pattern of the caller's: every image is a single-channel tile, its folder the donor.
                 patterns=(r"(?P<donor>[^/]+)/(?P<tile>.+)\.[^./]+",),
                 channels={"": MARKER_CHANNEL},
-                suffixes=IMAGE_SUFFIXES,
+                suffixes=TILE_SUFFIXES,
             ),
             Layout(
                 name="deepflash",
@@ -415,7 +418,7 @@ LAYOUTS: Final[Mapping[str, Layout]] = MappingProxyType(
                 about="DONOR/MARKER/TILE.tif, each file with all channels of its tile as planes, first or last",
                 patterns=(r"(?P<donor>[^/]+)/(?P<marker>[^/]+)/(?P<tile>.+)\.[^./]+",),
                 channels=_IF_CHANNELS,
-                suffixes=IMAGE_SUFFIXES,
+                suffixes=TILE_SUFFIXES,
                 planes=2,
             ),
             _micrographs(

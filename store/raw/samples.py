@@ -16,7 +16,7 @@ from fintune_xr.cohort_kinds import OCT
 from fintune_xr.errors import FintuneValueError, nearest
 from fintune_xr.store.raw.conversions import conversion
 from fintune_xr.store.raw.fetching import table_bytes
-from fintune_xr.store.raw.layouts import IMAGE_SUFFIXES, TIFF_SUFFIXES, Layout, Listed, PlaneName, channel_token
+from fintune_xr.store.raw.layouts import TIFF_SUFFIXES, TILE_SUFFIXES, Layout, Listed, PlaneName, channel_token
 from fintune_xr.store.raw.sources import Place, is_url
 from fintune_xr.text import one_spelling
 from fintune_xr.text_tables import check_ids, text_table
@@ -139,7 +139,7 @@ def _without_patterns(base: Layout, table: _Table) -> Layout:
             f"{table.place}: several channels ({', '.join(found)}) and no column tile, which says whose files belong "
             "together. Add it."
         )
-    suffixes = IMAGE_SUFFIXES if base.suffixes == TIFF_SUFFIXES else base.suffixes
+    suffixes = TILE_SUFFIXES if base.suffixes == TIFF_SUFFIXES else base.suffixes
     never = r"(?!)"
     channels = base.channels if base.planes else _channels(base, table, found)
     return replace(base, patterns=(), channels=channels, suffixes=suffixes, ignore=never, beside=never, quoted=False)

@@ -31,9 +31,12 @@ from fintune_xr.store.raw.pairing import (
     one_family,
     without_strays,
 )
-from fintune_xr.store.raw.readers import Header, Stack, read_header, read_stack
-from fintune_xr.store.raw.readers.header import axes_hint, shape_text
-from fintune_xr.store.raw.readers.plane_names import check_own_name, order_of_channels
+from fintune_xr.store.raw.readers import Field, Header, read_fields, read_header, read_stack
+from fintune_xr.store.raw.readers.fields import first_pages
+from fintune_xr.store.raw.readers.header import axes_hint, check_header, shape_text
+from fintune_xr.store.raw.readers.microscope import check_reader, holds_fields
+from fintune_xr.store.raw.readers.pixel_side import side_of_squares
+from fintune_xr.store.raw.readers.plane_names import check_own_name, order_of_channels, told_names
 from fintune_xr.store.raw.sources import Place, list_files, place_in
 
 __all__ = [
@@ -256,6 +259,9 @@ def _read_headers(
         read = _planes_of_pages
     elif layout.pages_are_depth:
         read = _volume_of_file
+    for path, _ in named:
+        if holds_fields(path):
+            check_reader(path)
     planes: list[FoundPlane] = []
     with ThreadPoolExecutor(max_workers=workers) as pool:
         found = pool.map(lambda item: _planes_or_fault(read, source, layout, *item), named)
@@ -274,14 +280,19 @@ def _planes_or_fault(
     name: PlaneName,
 ) -> list[FoundPlane]:
     try:
-        return read(source, layout, path, name)
+        return (_tiles_of_fields if holds_fields(path) else read)(source, layout, path, name)
     except TileReadError as error:
-        fault = FoundPlane(name, PlaneFile(path), None, error.reason)
-        if not layout.planes:
-            return [fault]
-        # A file of several channels lacks none of them, whatever is wrong with it.
-        named = [replace(fault, name=replace(name, channel=token)) for token in layout.channels]
-        return [named[0], *(replace(one, fault="") for one in named[1:])]
+        return _as_fault(layout, name, PlaneFile(path), error.reason)
+
+
+def _as_fault(layout: Layout, name: PlaneName, file: PlaneFile, reason: str) -> list[FoundPlane]:
+    """The planes of a tile of which `reason` makes none."""
+    fault = FoundPlane(name, file, None, reason)
+    if not layout.planes:
+        return [fault]
+    # A file of several channels lacks none of them, whatever is wrong with it.
+    named = [replace(fault, name=replace(name, channel=token)) for token in layout.channels]
+    return [named[0], *(replace(one, fault="") for one in named[1:])]
 
 
 def _binned(plane: FoundPlane, binning: int) -> FoundPlane:
@@ -309,13 +320,13 @@ def _plane_of_file(source: Place, layout: Layout, path: str, name: PlaneName) ->
 def _plane_of_stack(source: Place, layout: Layout, path: str, name: PlaneName) -> list[FoundPlane]:
     place = place_in(source, path)
     header = read_header(place, dtypes=layout.dtypes)
-    return [FoundPlane(name, PlaneFile(path), _in_one_plane(header, read_stack(place, channels=1), layout))]
+    return [FoundPlane(name, PlaneFile(path), _in_one_plane(header, read_stack(place, channels=1).depth, layout))]
 
 
 def _channels_of_stack(source: Place, layout: Layout, path: str, name: PlaneName) -> list[FoundPlane]:
     place = place_in(source, path)
     stack = read_stack(place, channels=layout.planes)
-    header = _in_one_plane(read_header(place, dtypes=layout.dtypes), stack, layout)
+    header = _in_one_plane(read_header(place, dtypes=layout.dtypes), stack.depth, layout)
     at = _positions(layout, replace(header, names=stack.names), name)
     return [
         FoundPlane(replace(name, channel=token), PlaneFile(path, position), header)
@@ -323,10 +334,71 @@ def _channels_of_stack(source: Place, layout: Layout, path: str, name: PlaneName
     ]
 
 
-def _in_one_plane(header: Header, stack: Stack, layout: Layout) -> Header:
-    if layout.z.isdigit() and int(layout.z) >= stack.depth:
-        raise TileReadError(f"wrong number of planes: expected a plane {layout.z}, from 0 on, found {stack.depth}")
-    return replace(header, pages=1, stack=stack.depth)
+def _in_one_plane(header: Header, depth: int, layout: Layout) -> Header:
+    if layout.z.isdigit() and int(layout.z) >= depth:
+        raise TileReadError(f"wrong number of planes: expected a plane {layout.z}, from 0 on, found {depth}")
+    return replace(header, pages=1, stack=depth)
+
+
+def _tiles_of_fields(source: Place, layout: Layout, path: str, name: PlaneName) -> list[FoundPlane]:
+    """A tile of each field of a microscope's file, by its position there; of a file of one field, the file's tile."""
+    fields = read_fields(place_in(source, path))
+    if not fields:
+        raise TileReadError("wrong shape: expected a field at least, found none")
+    planes: list[FoundPlane] = []
+    for at, (one, first) in enumerate(zip(fields, first_pages(fields), strict=True)):
+        own = name if len(fields) == 1 else replace(name, tile=f"{name.tile}_p{at}")
+        try:
+            planes += _planes_of_field(layout, PlaneFile(path, first), own, one)
+        except TileReadError as error:
+            planes += _as_fault(layout, own, PlaneFile(path, first), error.reason)
+    return planes
+
+
+def _planes_of_field(layout: Layout, first: PlaneFile, name: PlaneName, described: Field) -> list[FoundPlane]:
+    """The planes of a tile that is a field, whose first channel is the page of `first`."""
+    header = _header_of_field(described, layout)
+    if not layout.planes:
+        channel = layout.channels.get(name.channel, "")
+        own = header.names[0] if header.names else ""
+        check_own_name(own, channel, list(layout.channels.values()) if channel else [], marker=name.marker)
+        return [FoundPlane(name, first, header)]
+    if layout.empty_planes:
+        raise TileReadError(
+            f"wrong number of planes: layout {layout.name!r} leaves some of {layout.planes} planes empty, and a "
+            "microscope writes none that are. Name all: --channels 0=... 1=..."
+        )
+    return [
+        FoundPlane(replace(name, channel=token), replace(first, page=(first.page or 0) + at), header)
+        for token, at in zip(layout.channels, _positions(layout, header, name), strict=True)
+    ]
+
+
+def _header_of_field(described: Field, layout: Layout) -> Header:
+    if described.fault:
+        raise TileReadError(described.fault)
+    expected = layout.planes or 1
+    if described.channels != expected:
+        told = f" ({', '.join(described.names)})" if described.names else ""
+        how = "" if layout.planes else ". Layout 'planes' is of files that hold all channels of their tile"
+        raise TileReadError(
+            f"wrong number of planes: expected {expected} channel(s), found {described.channels}{told}{how}"
+        )
+    if described.depth > 1 and not layout.z:
+        raise TileReadError(
+            f"wrong number of planes: expected one plane of each channel, found {described.depth} along z. --z max, "
+            "mean, focus or N makes one plane of a stack"
+        )
+    side, doubt = side_of_squares(*described.side_um)
+    header = Header(
+        described.height,
+        described.width,
+        described.dtype,
+        pixel_size_a=side,
+        doubt=doubt,
+        names=told_names(described.names),
+    )
+    return _in_one_plane(check_header(header, layout.dtypes), described.depth, layout)
 
 
 def _planes_of_pages(source: Place, layout: Layout, path: str, name: PlaneName) -> list[FoundPlane]:

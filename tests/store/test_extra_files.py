@@ -147,7 +147,7 @@ def test_annotating_can_be_tried(raw: Path, tmp_path: Path, capsys: pytest.Captu
 @pytest.mark.parametrize(
     ("suffix", "remedy"),
     [
-        (".czi", "bfconvert"), (".lif", "bfconvert.*#nd2-and-lif"), (".nd2", "bfconvert.*#nd2-and-lif"),
+        (".czi", "bfconvert"), (".lif", "microscopes.*bfconvert"), (".nd2", "microscopes.*bfconvert"),
         (".vsi", "bfconvert"), (".svs", "QuPath"),
         (".ndpi", "QuPath"), (".dm4", "dm2mrc"), (".eer", "relion_run_motioncorr"), (".mrcs", "newstack"),
         (".gz", "gunzip"), (".bz2", "bunzip2"), (".cbox", "cryolo_predict"),

@@ -16,22 +16,25 @@ from numpy.typing import NDArray
 
 from fintune_xr.errors import TileReadError
 from fintune_xr.store.raw.readers import masks, mrc, raster, tiff
+from fintune_xr.store.raw.readers.fields import Field, field_of_page
 from fintune_xr.store.raw.readers.header import (
     IMAGE_DTYPES,
     LABEL_DTYPES,
     MICROGRAPH_DTYPES,
     Header,
+    check_header,
     checked_pixels,
     shape_text,
 )
+from fintune_xr.store.raw.readers.microscope import opened_fields
 from fintune_xr.store.raw.readers.z_planes import Stack, stack_of
 from fintune_xr.store.raw.sources import Place, open_place
 from fintune_xr.text import not_the_file
 
 __all__ = [
-    "IMAGE_DTYPES", "MICROGRAPH_DTYPES", "Header", "Stack", "joined_planes", "read_colours", "read_header",
-    "read_labels", "read_mask", "read_plane", "read_plane_with_digest", "read_planes_with_digest", "read_stack",
-    "read_stacks_with_digest",
+    "IMAGE_DTYPES", "MICROGRAPH_DTYPES", "Field", "Header", "Stack", "joined_planes", "read_colours",
+    "read_field_stacks", "read_fields", "read_header", "read_labels", "read_mask", "read_plane",
+    "read_plane_with_digest", "read_planes_with_digest", "read_stack", "read_stacks_with_digest",
 ]  # fmt: skip
 
 
@@ -134,6 +137,38 @@ def read_stacks_with_digest(
                 planes = raster.raster_planes(io.BytesIO(content), pages=pages, dtypes=dtypes, channels=False)
             found.append(joined_planes(planes))
         return found, hashlib.sha256(content).hexdigest()
+
+
+def read_fields(place: Place) -> tuple[Field, ...]:
+    """The fields of a file of a microscope's program, without decoding a pixel.
+
+    Raises TileReadError: no bytes, not the format of its name, or damaged; MissingPackageError where its reader is
+    not installed.
+    """
+    with _opened(place) as file, opened_fields(place, file) as opened:
+        return opened.fields
+
+
+def read_field_stacks(
+    place: Place, *, pages: Sequence[int], dtypes: Collection[str] = IMAGE_DTYPES
+) -> list[NDArray[Any]]:
+    """Pixels (z, y, x) of the channels `pages` of a file of a microscope's program, counted through all its fields.
+
+    Raises TileReadError as `read_fields` does, for fields that are no tiles, and for another dtype.
+    """
+    with _opened(place) as file, opened_fields(place, file) as opened:
+        found: list[NDArray[Any]] = []
+        pixels: dict[int, NDArray[Any]] = {}
+        for page in pages:
+            at, channel = field_of_page(opened.fields, page)
+            field = opened.fields[at]
+            if field.fault:
+                raise TileReadError(field.fault)
+            header = check_header(Header(field.height, field.width, field.dtype), dtypes)
+            if at not in pixels:
+                pixels[at] = opened.pixels(at)
+            found.append(np.ascontiguousarray(pixels[at][channel]).astype(header.dtype, copy=False))
+        return found
 
 
 def joined_planes(planes: Sequence[NDArray[Any]]) -> NDArray[Any]:

@@ -47,6 +47,14 @@ def stated_side(pages: Any, plane: Any) -> tuple[float, str]:
     return (round(values[0] * A_IN_UM, 6), "") if values else (0.0, "")
 
 
+def side_of_squares(x: float, y: float) -> tuple[float, str]:
+    """Side in angstrom of a pixel that the file says is `x` by `y` um, as `stated_side` gives it; 0 tells nothing."""
+    sides = _plausible(x, y, _MOST_UM)
+    if sides is None:
+        return 0.0, ""
+    return (round(x * A_IN_UM, 6), "") if alike(x, y) else (0.0, f"pixels are no squares: {x:.4g} x {y:.4g} um")
+
+
 def alike(one: float, other: float) -> bool:
     """Whether two sides are the same but for rounding."""
     return abs(one - other) <= SAME * max(one, other)

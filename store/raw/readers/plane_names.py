@@ -26,13 +26,13 @@ def channel_names(pages: Any) -> tuple[str, ...]:
     tif = pages.parent
     description = str(getattr(pages[0], "description", "") or "")
     if has_ome(description):
-        return _named(_of_ome(description))
+        return told_names(_of_ome(description))
     told = tif.imagej_metadata if tif.is_imagej else None
     if not told:
         return ()
     _check_axes(int(told.get("slices", 1) or 1), int(told.get("frames", 1) or 1))
     labels = told.get("Labels") or []
-    return _named([str(label).splitlines()[0] if str(label) else "" for label in labels])
+    return told_names([str(label).splitlines()[0] if str(label) else "" for label in labels])
 
 
 def own_name(pages: Any) -> str:
@@ -44,7 +44,7 @@ def own_name(pages: Any) -> str:
     pixels = pixels_of(description) if has_ome(description) else None
     if pixels is None:
         return ""
-    names = _named([node.get("Name", "") for node in pixels if tag_of(node) == "Channel"])
+    names = told_names([node.get("Name", "") for node in pixels if tag_of(node) == "Channel"])
     return names[0] if len(names) == 1 else ""
 
 
@@ -68,10 +68,10 @@ def names_of_stack(pages: Any, first: Sequence[int]) -> tuple[str, ...]:
     """Names of the channels of a stack, whose first planes are the pages `first`; empty where it names none."""
     description = str(getattr(pages[0], "description", "") or "")
     if has_ome(description):
-        return _named(_of_ome(description, has_depth=True))
+        return told_names(_of_ome(description, has_depth=True))
     told = pages.parent.imagej_metadata if pages.parent.is_imagej else None
     labels = [str(label) for label in (told or {}).get("Labels") or []]
-    return _named([(labels[at].splitlines() or [""])[0] for at in first]) if len(labels) == len(pages) else ()
+    return told_names([(labels[at].splitlines() or [""])[0] for at in first]) if len(labels) == len(pages) else ()
 
 
 def order_of_channels(names: Sequence[str], channels: Sequence[str], *, marker: str) -> list[int]:
@@ -140,6 +140,7 @@ def _check_axes(depth: int, times: int) -> None:
         )
 
 
-def _named(names: Sequence[str]) -> tuple[str, ...]:
+def told_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Names without blanks, where each says something; what programs write where nobody named anything says nothing."""
     stripped = [name.strip() for name in names]
     return () if not stripped or any(_NO_NAME.fullmatch(name) for name in stripped) else tuple(stripped)
