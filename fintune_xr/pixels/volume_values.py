@@ -32,10 +32,10 @@ def normalise(
     values = np.asarray(volume)
     if values.dtype != np.uint8 or values.size == 0:
         raise FintuneValueError(f"volume: expected voxels of uint8, got {values.dtype} {values.shape}")
-    # A function of 256 values: looked up, so that a large volume costs one pass. By numpy both would first make an index
-    # of eight bytes a voxel, which is more than all else that an encoder's volume takes.
+    # A function of 256 values: looked up, so that a large volume costs one pass. By numpy both would first make
+    # an index of eight bytes a voxel, which is more than all else that an encoder's volume takes.
     voxels = np.ascontiguousarray(values).reshape(-1)
-    counts = _counts(voxels).astype(np.float64)
+    counts = _counts(voxels).sum(axis=0).astype(np.float64)
     levels = np.arange(256, dtype=np.float64)
     if clip_percentile is not None:
         levels = np.minimum(levels, _percentile(counts, clip_percentile))
@@ -82,7 +82,7 @@ def _counts(voxels: NDArray[np.uint8]) -> NDArray[np.int64]:
     counts = np.zeros((4, 256), np.int64)
     for at in range(voxels.size):
         counts[at & 3, voxels[at]] += 1
-    return counts.sum(axis=0)
+    return counts
 
 
 @compile_kernel
