@@ -50,7 +50,13 @@ from fintune_xr.store.zarr_io.groups import (
 from fintune_xr.store.zarr_io.location import Location as Location
 from fintune_xr.store.zarr_io.location import explain_read_errors as explain_read_errors
 from fintune_xr.store.zarr_io.location import explain_write_errors
-from fintune_xr.store.zarr_io.locks import clear_if_alone, hold_lock, hold_tile_writes, recover_replaced
+from fintune_xr.store.zarr_io.locks import (
+    clear_if_alone,
+    hold_lock,
+    hold_replacement,
+    hold_tile_writes,
+    recover_replaced,
+)
 from fintune_xr.tasks.instance import POSITIVITY
 from fintune_xr.tasks.product import Product, product_named
 from fintune_xr.tasks.region_masks import REGION_MASKS
@@ -300,6 +306,13 @@ class Cohort:
         Raises RunBusyError where another process holds it.
         """
         return hold_lock(self.location, name, what=what)
+
+    def hold_storing(self, what: str) -> contextlib.AbstractContextManager[None]:
+        """Holds several groups, together called `what`, for the moment in which they are stored, once others have.
+
+        Raises RunBusyError where another process still holds them after 60 s.
+        """
+        return hold_replacement(self.location, f"all-{what}")
 
     def hold_tiles(self) -> contextlib.AbstractContextManager[None]:
         """Holds images, annotations and quarantine. Raises RunBusyError where another process holds them."""

@@ -51,18 +51,25 @@ def whole_file(path: Path, *, alone: bool = False) -> Iterator[Path]:
 def whole_folder(path: Path) -> Iterator[Path]:
     """As `whole_file` for a folder: what is made at the place takes the place of the folder `path`.
 
+    No system replaces a folder that is not empty: for a moment there is none at `path`, but never half of one.
+
     Raises StoreWriteError on a full disk, a read-only path or missing permission.
     """
     with write_errors(str(path)):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = place_beside(path)
+        partial, old = place_beside(path), place_beside(path)
         try:
             yield partial
             if path.exists():
-                shutil.rmtree(path)
+                path.rename(old)
             partial.rename(path)
+        except BaseException:
+            if old.exists() and not path.exists():
+                old.rename(path)
+            raise
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            for left in (partial, old):
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def place_beside(path: Path) -> Path:

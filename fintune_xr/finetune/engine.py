@@ -83,6 +83,9 @@ def train(
     facts = _facts(tiles, validation, settings, start, facts or {})
     with hold_folder(out):
         record = _read_record(out, facts)
+        if not record:
+            # The record is written before the first epoch: a state without one is of a training that nobody can name.
+            _clear(out)
         if record.get("state") != FINISHED:
             work = partial(_to_the_end, tiles, validation, settings, out, start=start, facts=facts)
             if settings.n_processes > 1:

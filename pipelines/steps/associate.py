@@ -145,9 +145,9 @@ def associate(
         **told,
         **joined.facts,
     )
-    joined.table.note(cohort)
-    cohort.write(n.CLINICAL, facts, datasets.CLINICAL)
-    cohort.write(n.ANALYSIS, result, datasets.ANALYSIS)
+    with joined.table.noted(cohort):
+        cohort.write(n.CLINICAL, facts, datasets.CLINICAL)
+        cohort.write(n.ANALYSIS, result, datasets.ANALYSIS)
     return result
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,18 @@ class ClinicalTable:
         )
         return {n.CLINICAL_COLUMNS: {name: self.digests[name] for name in dict.fromkeys(columns)}, n.PROVENANCE: made}
 
-    def note(self, cohort: Cohort) -> None:
-        """Stores that this table was given last: results that rest on columns with other values are out of date."""
+    @contextlib.contextmanager
+    def noted(self, cohort: Cohort) -> Iterator[None]:
+        """Stores that this table was given last: results that rest on columns with other values are out of date.
+
+        What rests on it is stored within the block, which other commands that were given a table wait for: what each of
+        them stores belongs together. Raises RunBusyError where they still hold it after 60 s.
+        """
+        with cohort.hold_storing(n.CLINICAL):
+            self._note(cohort)
+            yield
+
+    def _note(self, cohort: Cohort) -> None:
         before = _given_last(cohort)
         now = {**before, **{name: (digest, self.path.name) for name, digest in self.digests.items()}}
         if now == before:

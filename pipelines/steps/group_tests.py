@@ -78,8 +78,8 @@ def compare_groups(
             **table.facts(rests_on, groups=list(groups)),
         }
     )
-    table.note(cohort)
-    cohort.write(path, result, datasets.GROUP_TESTS)
+    with table.noted(cohort):
+        cohort.write(path, result, datasets.GROUP_TESTS)
     return result
 
 

@@ -87,8 +87,8 @@ def associate_readout(
             **joined.facts,
         }
     )
-    joined.table.note(cohort)
-    cohort.write(path, result, datasets.READOUTS)
+    with joined.table.noted(cohort):
+        cohort.write(path, result, datasets.READOUTS)
     return result
 
 

@@ -14,6 +14,7 @@ import xarray as xr
 from fintune_xr import names as n
 from fintune_xr.analysis.figures.selftrain_stage import STAGE_DPI, stage_figure
 from fintune_xr.analysis.figures.style import figure_bytes
+from fintune_xr.execution.whole_file import whole_file
 from fintune_xr.finetune.detection.tiles import ParticleTiles, PseudoLabels
 from fintune_xr.finetune.engine import train as fit
 from fintune_xr.finetune.registry import trainer_named
@@ -192,9 +193,8 @@ def _keep_best(study: SelfTrainPlan, records: Sequence[dict[str, Any]]) -> None:
     path = study.folder / FINAL_FILE
     # The record of the training goes along, the weights last: they are what others wait for.
     for what, where in ((record_file(source), record_file(path)), (source, path)):
-        partial = where.with_name(f".{where.name}.partial")
-        shutil.copyfile(what, partial)
-        partial.replace(where)
+        with whole_file(where, alone=True) as place:
+            shutil.copyfile(what, place)
     said = {"best_stage": study.stage(best), "chosen_by": "F1 of particles on val", "f1_val": scores}
     _write(study.folder / RECORD_FILE, (json.dumps(said, indent=2) + "\n").encode())
     say(f"{path}: weights of {study.stage(best)}, the best on val ({scores[best]:.3f})")
@@ -209,6 +209,5 @@ def _read_record(path: Path, facts: dict[str, str]) -> dict[str, Any] | None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)
+    with whole_file(path, alone=True) as place:
+        place.write_bytes(content)

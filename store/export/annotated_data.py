@@ -12,6 +12,7 @@ import xarray as xr
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, MissingPackageError
+from fintune_xr.execution.whole_file import whole_file
 from fintune_xr.pixels.pixel_side import sides_um
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.export.label_layers import Choice, chosen_tiles
@@ -48,10 +49,8 @@ def write_anndata(cohort: Cohort, folder: Path, choice: Choice) -> Iterator[Path
         cohort.require_run(run)
         table = run_table(anndata, cohort, run, rows)
         path = folder / f"{run}{SUFFIX}"
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}")
-        table.write_h5ad(partial)
-        partial.replace(path)
+        with whole_file(path) as place:
+            table.write_h5ad(place)
         yield path
 
 

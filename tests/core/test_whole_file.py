@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from fintune_xr.errors import StoreWriteError
 from fintune_xr.execution import whole_file as module
-from fintune_xr.execution.whole_file import PARTIAL_SUFFIX, whole_file
+from fintune_xr.execution.whole_file import PARTIAL_SUFFIX, whole_file, whole_folder
 
 WRITER = """
 import sys, time
@@ -66,3 +69,65 @@ def test_what_fails_leaves_the_file_of_before_and_nothing_beside(tmp_path: Path)
         raise RuntimeError("failed")
     assert [path.name for path in tmp_path.iterdir()] == ["one.txt"]
     assert file.read_text() == "before"
+
+
+REPLACER = """
+import os, sys
+from pathlib import Path
+from fintune_xr.execution.whole_file import whole_folder
+left = int(sys.argv[2])
+
+def dies(event, arguments):
+    global left
+    if event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir"):
+        left -= 1
+        if left < 0:
+            os._exit(77)
+
+sys.addaudithook(dies)
+with whole_folder(Path(sys.argv[1])) as place:
+    place.mkdir()
+    for name in ("a", "b"):
+        (place / name).write_text("after")
+"""
+
+
+def test_a_folder_is_never_half_of_what_it_was_or_will_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "folder"
+    after, found = {"a": "after", "b": "after"}, set()
+    for left in range(40):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        for name in ("a", "b", "c"):
+            (folder / name).write_text("before")
+        ended = subprocess.run([sys.executable, "-c", REPLACER, folder, str(left)], check=False).returncode
+        content = {file.name: file.read_text() for file in folder.iterdir()} if folder.exists() else {}
+        assert content in ({}, after, {"a": "before", "b": "before", "c": "before"}), left
+        found.add(len(content))
+        if ended == 0:
+            break
+    assert found == {0, 2, 3}
+    assert content == after
+    monkeypatch.setattr(module, "_SWEPT", set())
+    with whole_file(tmp_path / "other.txt") as place:
+        place.write_text("whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "other.txt"]
+
+
+def test_a_folder_that_fails_leaves_that_of_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a").write_text("before")
+    rename = Path.rename
+
+    def refused(self: Path, target: Path) -> Path:
+        if self != folder and Path(target) == folder and "after" in {file.read_text() for file in self.iterdir()}:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(StoreWriteError, match="No space left"), whole_folder(folder) as place:
+        place.mkdir()
+        (place / "a").write_text("after")
+    assert (folder / "a").read_text() == "before"
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]

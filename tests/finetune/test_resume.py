@@ -156,6 +156,16 @@ def test_what_is_frozen_is_right_after_a_kill(start: Path, tmp_path: Path, whole
     assert resumed.sha256 == whole.sha256
 
 
+def test_a_state_without_a_record_is_not_gone_on_from(start: Path, tmp_path: Path, whole: Whole) -> None:
+    """A training with other settings was interrupted, and its folder was being removed when that was killed."""
+    with pytest.raises(KilledError):
+        fit(start, tmp_path, SETTINGS.model_copy(update={"learning_rate": 1e-2, "seed": 4}), report=at_epoch(1))
+    assert (tmp_path / engine.LAST_FILE).is_file()
+    (tmp_path / engine.RECORD_FILE).unlink()
+    assert fit(start, tmp_path).sha256 == whole.sha256
+    assert logged(tmp_path) == whole.log
+
+
 @pytest.mark.slow
 def test_sigkill_in_the_middle_of_an_epoch(start: Path, tmp_path: Path, whole: Whole) -> None:
     call = f"import {Path(__file__).stem} as t; from pathlib import Path; "
