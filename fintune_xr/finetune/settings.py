@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -19,6 +20,9 @@ MIN_GAIN: Final = 0.001
 MOST_PROCESSES: Final = 1024
 _MOST_THREADS: Final = 4096
 _MOST_READY: Final = 1024
+# No optimiser learns by larger steps, and no memory takes larger batches.
+MOST_RATE: Final = 10.0
+MOST_AT_ONCE: Final = 65_536
 
 
 class AugmentationSettings(Settings):
@@ -53,7 +57,7 @@ class Unfreezing(Settings):
         default=None, min_length=1, description="Stages that learn, counted from 1: the last ones."
     )
     encoder_learning_rate: float | None = Field(
-        default=None, gt=0, description="Constant learning rate of the encoder; default: as without this."
+        default=None, gt=0, le=MOST_RATE, description="Constant learning rate of the encoder; default: as without this."
     )
 
     @model_validator(mode="after")
@@ -67,15 +71,17 @@ class FitSettings(ChannelSettings):
     """How any network is fitted to patches of annotated tiles."""
 
     epochs: int = Field(default=20, ge=1, description="Passes; the best one is kept.")
-    patches_per_epoch: int = Field(default=96, ge=0, description="Patches per epoch; 0: one of every tile.")
-    patch_px: int = Field(default=128, ge=32, multiple_of=16, description="Edge of a training patch.")
-    batch_size: int = Field(default=4, ge=1, description="Patches that the network is shown at once.")
-    accumulate_batches: int = Field(
-        default=1, ge=1, description="Batches to one step: as if the batch were so many times as large."
+    patches_per_epoch: int = Field(
+        default=96, ge=0, description="Patches per epoch, in whole steps; 0: one of every tile."
     )
-    learning_rate: float = Field(default=3e-3, gt=0, description="Largest learning rate.")
+    patch_px: int = Field(default=128, ge=32, multiple_of=16, description="Edge of a training patch.")
+    batch_size: int = Field(default=4, ge=1, le=MOST_AT_ONCE, description="Patches that the network is shown at once.")
+    accumulate_batches: int = Field(
+        default=1, ge=1, le=MOST_AT_ONCE, description="Batches to one step, as if the batch were that much larger."
+    )
+    learning_rate: float = Field(default=3e-3, gt=0, le=MOST_RATE, description="Largest learning rate.")
     encoder_learning_rate: float | None = Field(
-        default=None, gt=0, description="Largest learning rate of the encoder; default: learning_rate."
+        default=None, gt=0, le=MOST_RATE, description="Largest learning rate of the encoder; default: learning_rate."
     )
     freeze_encoder_blocks: Annotated[int, Field(ge=0)] | Literal["all"] = Field(
         default=0, description="First blocks of the encoder that do not learn, or all."
@@ -87,7 +93,7 @@ class FitSettings(ChannelSettings):
         default=(), description="What of the encoder learns from which epoch on, in more than two steps."
     )
     final_rate: float = Field(default=0.01, ge=0, le=1, description="Last learning rate as part of it.")
-    weight_decay: float = Field(default=1e-4, ge=0)
+    weight_decay: float = Field(default=1e-4, ge=0, le=MOST_RATE)
     warmup_epochs: float = Field(default=1, ge=0, description="Linear rise of the learning rate.")
     warmup_steps: int | None = Field(
         default=None, ge=0, description="Steps of that rise; default: as warmup_epochs says."
@@ -126,6 +132,26 @@ class FitSettings(ChannelSettings):
         """Processes that train together."""
         return 1
 
+    def no_part(self) -> Mapping[str, str]:
+        """Whole names of settings that change nothing in a training with these, and what does instead.
+
+        They are refused where they are others than by default; whatever a kind of training adds to this class has its
+        part, or is named here.
+        """
+        steps = {
+            "warmup_epochs": f"the rate rises for warmup_steps={self.warmup_steps}; warmup_steps=null counts epochs"
+        }
+        return {} if self.warmup_steps is None else steps
+
+    @model_validator(mode="after")
+    def _plays_a_part(self) -> Self:
+        idle, by_default = self.no_part(), dict(_flat(type(self).model_construct()))
+        for name, value in _flat(self):
+            instead = next((told for one, told in idle.items() if f"{name}.".startswith(f"{one}.")), "")
+            if instead and value != by_default[name]:
+                raise ValueError(f"{name} plays no part in this training: {instead}")
+        return self
+
     @model_serializer(mode="wrap")
     def _without_what_was_added(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leaves out what later releases added where it says nothing, so that digests stay, inside of others too."""
@@ -143,6 +169,15 @@ class FitSettings(ChannelSettings):
             if epochs and (epochs[0] != 0 or any(late <= early for early, late in pairwise(epochs))):
                 raise ValueError(f"{name}: expected from_epoch 0 first and then later ones, got {epochs}")
         return self
+
+
+def _flat(settings: Settings, above: str = "") -> list[tuple[str, Any]]:
+    """Whole names and values of all settings, those of records within with dots."""
+    found: list[tuple[str, Any]] = []
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        found += _flat(value, f"{above}{name}.") if isinstance(value, Settings) else [(above + name, value)]
+    return found
 
 
 _ADDED: Final[dict[str, Any]] = {

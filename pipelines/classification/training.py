@@ -100,7 +100,7 @@ def _tiles(cohort: Cohort, scans: Scans, image: Any, run: str) -> VolumeTiles:
 
 def _run_of(cohort: Cohort, settings: ClassTrainSettings, start: Checkpoint | None) -> str:
     """A finished run of embeddings by the same weights under the same settings; empty where there is none."""
-    wanted = settings.encoder.as_dict()
+    wanted = {**settings.encoder.as_dict(), "precision": settings.precision}
     for run in cohort.run_names() if start is not None and start.path else ():
         if not has_column(cohort, run, n.EMBEDDING):
             continue

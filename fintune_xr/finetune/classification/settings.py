@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
 from fintune_xr.finetune.classification.probe_settings import ClassWeights
-from fintune_xr.finetune.settings import MOST_PROCESSES, FitSettings
+from fintune_xr.finetune.settings import MOST_AT_ONCE, MOST_PROCESSES, MOST_RATE, FitSettings
 from fintune_xr.models.vjepa2.settings import VolumeEncoderSettings
 from fintune_xr.settings import Settings
 
@@ -35,6 +36,7 @@ _OF_PATCHES: Final = {
     "views": "volumes are shown whole",
     "filters": "the encoder's own weights say how it is made",
     "augmentation": "write volume_augmentation",
+    "encoder.precision": "write precision",
 }
 
 
@@ -42,9 +44,11 @@ class ClassTrainSettings(FitSettings, ClassWeights):
     """How an encoder of volumes and a head are fitted to labels; those of patches are refused, as they play no part."""
 
     epochs: int = Field(default=60, ge=1, description="Passes over the train scans; the best one is kept.")
-    batch_size: int = Field(default=2, ge=1, description="Volumes that the network is shown at once.")
-    learning_rate: float = Field(default=5e-4, gt=0, description="Largest learning rate of the head.")
-    encoder_learning_rate: float | None = Field(default=1e-5, gt=0, description="Largest learning rate of the encoder.")
+    batch_size: int = Field(default=2, ge=1, le=MOST_AT_ONCE, description="Volumes that the network is shown at once.")
+    learning_rate: float = Field(default=5e-4, gt=0, le=MOST_RATE, description="Largest learning rate of the head.")
+    encoder_learning_rate: float | None = Field(
+        default=1e-5, gt=0, le=MOST_RATE, description="Largest learning rate of the encoder."
+    )
     freeze_encoder_blocks: Annotated[int, Field(ge=0)] | Literal["all"] = Field(
         default="all",
         description="First blocks of the encoder, its last norm being the last, that do not learn; or all.",
@@ -80,12 +84,9 @@ class ClassTrainSettings(FitSettings, ClassWeights):
         """Processes that train together."""
         return self.devices
 
-    @model_validator(mode="after")
-    def _plays_a_part(self) -> Self:
-        for name, instead in _OF_PATCHES.items():
-            if getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True):
-                raise ValueError(f"{name} plays no part where volumes are learnt: {instead}")
-        return self
+    def no_part(self) -> Mapping[str, str]:
+        """As for any training, and whatever is about patches."""
+        return {**super().no_part(), **_OF_PATCHES}
 
     @model_validator(mode="after")
     def _can_be_shared(self) -> Self:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field
 
-from fintune_xr.finetune.settings import AugmentationSettings, FitSettings
+from fintune_xr.finetune.settings import MOST_AT_ONCE, AugmentationSettings, FitSettings
 
 
 class UnetTrainSettings(FitSettings):
@@ -15,7 +16,7 @@ class UnetTrainSettings(FitSettings):
     epochs: int = Field(default=60, ge=1, description="Passes; the best one is kept.")
     patches_per_epoch: int = Field(default=512, ge=0, description="Patches per epoch; 0: one of every tile.")
     patch_px: int = Field(default=256, ge=32, multiple_of=16, description="Edge of a training patch.")
-    batch_size: int = Field(default=8, ge=1, description="Patches that the network is shown at once.")
+    batch_size: int = Field(default=8, ge=1, le=MOST_AT_ONCE, description="Patches that the network is shown at once.")
     filters: tuple[int, ...] = Field(
         default=(32, 64, 128, 256), min_length=3, description="Feature maps per level of a new U-Net."
     )
@@ -38,3 +39,9 @@ class UnetTrainSettings(FitSettings):
     match_distance: float = Field(
         default=0.5, gt=0, description="Farthest that a pick may lie from its particle, in diameters; validation."
     )
+
+    def no_part(self) -> Mapping[str, str]:
+        """As for any training, and the parts of the combined loss where it is not learnt by."""
+        parts = ("focal_weight", "dice_weight", "focal_alpha", "focal_gamma")
+        told = dict.fromkeys(parts, "loss=cross_entropy has no such part") if self.loss == "cross_entropy" else {}
+        return {**super().no_part(), **told}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from collections.abc import Mapping
+from typing import Annotated, Final, Literal, TypeAlias
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from fintune_xr.finetune.settings import AugmentationSettings, FitSettings
+from fintune_xr.finetune.settings import MOST_AT_ONCE, MOST_RATE, AugmentationSettings, FitSettings
 from fintune_xr.models.mask2former.settings import Mask2FormerSize
 from fintune_xr.models.sam2.settings import Sam2Architecture
 from fintune_xr.settings import Settings
@@ -78,8 +79,16 @@ class SemanticTrainSettings(FitSettings):
     augmentation: ColourAugmentationSettings = ColourAugmentationSettings()
 
 
+# What only SAM 2's decoder gives.
+_OF_DECODER: Final = dict.fromkeys(("loss.iou", "loss.presence"), "the network predicts no such thing")
+
+
 class SemanticUnetTrainSettings(SemanticTrainSettings):
     """Training of the U-Net of classes; defaults suit small tiles and a CPU."""
+
+    def no_part(self) -> Mapping[str, str]:
+        """As for any training, and what only SAM 2's decoder gives."""
+        return {**super().no_part(), **_OF_DECODER}
 
 
 class Sam2TrainSettings(SemanticTrainSettings):
@@ -98,12 +107,16 @@ class Sam2TrainSettings(SemanticTrainSettings):
     epochs: int = Field(default=40, ge=1, description="Passes; the best one is kept.")
     patches_per_epoch: int = Field(default=512, ge=0, description="Patches per epoch; 0: one of every tile.")
     patch_px: int = Field(default=1024, ge=32, multiple_of=32, description="Edge of a training patch.")
-    batch_size: int = Field(default=6, ge=1, description="Patches that the network is shown at once.")
-    learning_rate: float = Field(default=8e-5, gt=0, description="Largest learning rate.")
+    batch_size: int = Field(default=6, ge=1, le=MOST_AT_ONCE, description="Patches that the network is shown at once.")
+    learning_rate: float = Field(default=8e-5, gt=0, le=MOST_RATE, description="Largest learning rate.")
     final_rate: float = Field(default=0.0125, ge=0, le=1, description="Last learning rate as part of it.")
-    weight_decay: float = Field(default=0.02, ge=0)
+    weight_decay: float = Field(default=0.02, ge=0, le=MOST_RATE)
     gradient_clip: float = Field(default=0.1, ge=0, description="Largest gradient norm; 0: any.")
-    warmup_steps: int | None = Field(default=250, ge=0, description="Steps of the rise; default: by warmup_epochs.")
+    warmup_steps: int | None = Field(default=250, ge=0, description="Steps of the rise; null: by warmup_epochs.")
+
+    def no_part(self) -> Mapping[str, str]:
+        """As for any training, and the sizes of a U-Net."""
+        return {**super().no_part(), "filters": "write sam2, as far as a network is new"}
 
 
 class SwinUnetrTrainSettings(SemanticTrainSettings):
@@ -111,22 +124,21 @@ class SwinUnetrTrainSettings(SemanticTrainSettings):
 
     features: int = Field(default=24, ge=4, description="Features of the first level of a new network.")
     heads: tuple[int, int, int, int] = Field(default=(3, 6, 12, 24), description="Attention heads of each level.")
-    learning_rate: float = Field(default=1e-3, gt=0, description="Largest learning rate.")
+    learning_rate: float = Field(default=1e-3, gt=0, le=MOST_RATE, description="Largest learning rate.")
+
+    def no_part(self) -> Mapping[str, str]:
+        """As for any training, the sizes of a U-Net, and what only SAM 2's decoder gives."""
+        return {**super().no_part(), "filters": "write features", **_OF_DECODER}
 
 
 class Mask2FormerTrainSettings(SemanticTrainSettings, Mask2FormerSize):
     """Training of Mask2Former, by its own loss, in which `class_weights` weigh the classes of its queries."""
 
-    learning_rate: float = Field(default=1e-4, gt=0, description="Largest learning rate.")
-    weight_decay: float = Field(default=0.05, ge=0)
+    learning_rate: float = Field(default=1e-4, gt=0, le=MOST_RATE, description="Largest learning rate.")
+    weight_decay: float = Field(default=0.05, ge=0, le=MOST_RATE)
     gradient_clip: float = Field(default=0.01, ge=0, description="Largest gradient norm; 0: any.")
 
-    @field_validator("loss")
-    @classmethod
-    def _its_own(cls, loss: LossSettings) -> LossSettings:
-        if loss != LossSettings():
-            raise ValueError(
-                "expected none: Mask2Former learns by its own matching loss, weighted as published. Leave loss out; "
-                "class_weights weigh its classes"
-            )
-        return loss
+    def no_part(self) -> Mapping[str, str]:
+        """As for any training, the sizes of a U-Net, and the losses of this package."""
+        its_own = "Mask2Former learns by its own matching loss, weighted as published; class_weights weigh its classes"
+        return {**super().no_part(), "filters": "write width and features", "loss": its_own}

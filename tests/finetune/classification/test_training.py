@@ -146,7 +146,7 @@ def test_the_saved_classifier_gives_what_training_saw(tmp_path: Path, start: Che
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"augmentation": {"gain": 0.5}}, "augmentation plays no part where volumes are learnt: write volume_augm"),
+        ({"augmentation": {"gain": 0.5}}, "augmentation.gain plays no part .*: write volume_augm"),
         ({"patches_per_epoch": 8}, "patches_per_epoch plays no part .*every train scan is shown once an epoch"),
         ({"patch_px": 64}, "patch_px plays no part"),
         ({"views": [{"from_epoch": 0, "patch_px": 64}]}, "views plays no part"),
