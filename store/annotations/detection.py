@@ -37,6 +37,7 @@ from fintune_xr.store.ingest.tiles import stored_binning
 from fintune_xr.store.lineage.unfinished_annotations import changing_annotations
 from fintune_xr.store.raw.binning import TOP_FIRST
 from fintune_xr.store.raw.coordinates import FRAME_OF, Frame, Particles, read_coordinates
+from fintune_xr.store.raw.coordinates.delimited_text import HEADERLESS
 from fintune_xr.store.raw.extra_files import PassedOver
 from fintune_xr.store.raw.layouts import Layout, PlaneName
 from fintune_xr.store.raw.pairing import LeftOut
@@ -301,7 +302,8 @@ def _tables(
     try:
         found, digest = read_coordinates(place_in(root, path))
     except TileReadError as error:
-        if path.lower().endswith(_OF_TEXT) and isinstance(ignored, PassedOver):
+        is_table = error.reason.startswith(HEADERLESS)
+        if path.lower().endswith(_OF_TEXT) and isinstance(ignored, PassedOver) and not is_table:
             # Notes lie beside coordinates and are called like tables of Topaz.
             ignored.add("text without coordinates", path)
         else:

@@ -29,6 +29,8 @@ ANGSTROM: Final = "angstrom"
 _CORNER: Final = 0.75
 # ... where so many that lay anywhere would do so by chance less often than this.
 _CHANCE: Final = 1e-4
+# Binning leaves out rows and columns that fill no block, so that ratios of sides may differ by so much.
+_SAME_RATIO: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,8 @@ def stored_micrographs(cohort: Cohort) -> dict[str, Micrograph]:
 def to_stored(particles: Particles, micrograph: Micrograph, reading: Reading, frame: Frame) -> Points:
     """Particles of a file in px of the stored tile; a diameter that is not known stays NaN.
 
-    Raises TileReadError for angstrom where the micrograph does not tell how many of them a pixel is.
+    Raises TileReadError for angstrom where the micrograph does not tell how many of them a pixel is, and for fractions
+    of a picture of another shape.
     """
     scale = reading.scale
     yx = in_larger_pixels(_in_px(particles, micrograph, reading), 1 / scale)
@@ -139,12 +142,25 @@ def close_together(points: Points) -> tuple[int, float]:
 def _in_px(particles: Particles, micrograph: Micrograph, reading: Reading) -> NDArray[np.float64]:
     """Positions in px of the picture that they were made in, out of fractions, angstrom or px."""
     if particles.is_fraction:
+        _check_picture(particles.picture, micrograph)
         return particles.yx * [micrograph.source_height, micrograph.source_width]
     if reading.unit != ANGSTROM:
         return particles.yx
     if not micrograph.pixel_size_a:
         raise TileReadError(f"--unit angstrom: {micrograph.tile} does not tell the size of its pixels")
     return particles.yx / micrograph.pixel_size_a
+
+
+def _check_picture(picture: tuple[int, int] | None, micrograph: Micrograph) -> None:
+    """Raises TileReadError where fractions are of a picture whose sides are of another ratio than the micrograph's."""
+    if picture is None:
+        return
+    (height, width), own = picture, (micrograph.source_height, micrograph.source_width)
+    if abs(height * own[1] / (width * own[0]) - 1) > _SAME_RATIO:
+        raise TileReadError(
+            f"wrong shape: the fractions are of micrographs of {height} x {width} px, {micrograph.tile} is "
+            f"{own[0]} x {own[1]}. Were its rows and columns swapped, or was it cropped since?"
+        )
 
 
 def to_file(yx: NDArray[np.float64], micrograph: Micrograph, frame: Frame) -> NDArray[np.float64]:

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from fintune_xr.errors import TileReadError
+from fintune_xr.store.annotations.micrograph_frames import Micrograph, Reading, to_stored
 from fintune_xr.store.raw.coordinates import Particles, read_coordinates
 from fintune_xr.store.raw.coordinates.delimited_text import parse_csv, parse_tabs
 from fintune_xr.store.raw.coordinates.json_lists import parse_json
 from fintune_xr.store.raw.coordinates.particles import CENTRES, CORNERS
-from fintune_xr.store.raw.coordinates.star import parse_star
+from fintune_xr.store.raw.coordinates.star import UNSHIFTED, parse_star
 from fintune_xr.store.raw.readers.drawings.json_documents import parse_json as parse_document
 
 
@@ -137,3 +138,98 @@ def test_all_blocks_of_a_star_are_read_and_names_are_text() -> None:
     block = "data_{}\n\nloop_\n_rlnCoordinateX #1\n_rlnCoordinateY #2\n_rlnMicrographName #3\n{}\n\n"
     found = parse_star(block.format("a", "1.0 2.0 007") + block.format("b", "3.0 4.0 007\n5.0 6.0 12"))
     assert {name: len(one) for name, one in found.items()} == {"007": 2, "12": 1}
+
+
+def test_the_last_two_axes_of_napari_are_rows_and_columns() -> None:
+    assert parse_csv("index,axis-0,axis-1\n0,5,7\n1,8,9\n")[""].yx.tolist() == [[5, 7], [8, 9]]
+    assert parse_csv("index,axis-0,axis-1,axis-2\n0,3.0,5,7\n1,3.0,8,9\n")[""].yx.tolist() == [[5, 7], [8, 9]]
+    with pytest.raises(TileReadError, match="several planes: 'plane' tells rows apart, 3, 4"):
+        parse_csv("index,axis-0,axis-1,axis-2\n0,3,5,7\n1,4,8,9\n")
+
+
+def test_corners_of_shapes_of_napari_are_no_particles() -> None:
+    with pytest.raises(TileReadError, match="corners of shapes that napari saved"):
+        parse_csv("index,shape-type,vertex-index,axis-0,axis-1\n0,ellipse,0,1,1\n0,ellipse,1,1,9\n")
+
+
+def test_imagej_tells_centroid_and_corner_beside_each_other() -> None:
+    head = " ,Area,X,Y,BX,BY,Width,Height"
+    assert parse_csv(f"{head}\n1,50,10,20,6,17,8,6\n")[""].yx.tolist() == [[20, 10]]
+
+
+@pytest.mark.parametrize("name", ["z", "Slice", "frame", "Z-Coordinate", "micrograph_id", "ImageNumber"])
+def test_particles_of_several_planes_or_pictures_do_not_share_a_micrograph(name: str) -> None:
+    with pytest.raises(TileReadError, match=f"several .*: '{name}' tells rows apart, 1, 2"):
+        parse_csv(f"x,y,{name}\n3,4,1\n5,6,2\n")
+    with pytest.raises(TileReadError, match=f"several .*: '{name}' tells rows apart, 1, 2"):
+        parse_json(json.dumps([{"x": 3, "y": 4, name: 1}, {"x": 5, "y": 6, name: 2}]))
+    assert len(parse_csv(f"x,y,{name}\n3,4,1\n5,6,1\n")[""]) == 2
+
+
+@pytest.mark.parametrize("name", ["micrograph", "filename", "Image", "image_name"])
+def test_a_column_of_files_says_whose_particles_are(name: str) -> None:
+    found = parse_csv(f"{name},x,y,image_id\na.mrc,1,2,1\nb.mrc,3,4,2\n")
+    assert {micrograph: one.yx.tolist() for micrograph, one in found.items()} == {"a.mrc": [[2, 1]], "b.mrc": [[4, 3]]}
+
+
+def star(columns: str, rows: str) -> str:
+    loop = "\n".join(f"_rln{name} #{at}" for at, name in enumerate(columns.split(), start=1))
+    return f"data_particles\n\nloop_\n{loop}\n{rows}\n"
+
+
+@pytest.mark.parametrize(
+    ("columns", "rows", "told"),
+    [
+        ("CoordinateX CoordinateY CoordinateZ", "1 2 3\n4 5 6", "several planes: 'rlnCoordinateZ'"),
+        ("CoordinateX CoordinateY TomoName", "1 2 TS_01\n4 5 TS_02", "several micrographs: 'rlnTomoName'"),
+        (
+            "CoordinateX CoordinateY ImageName",
+            "1 2 1@a.mrcs\n4 5 1@b.mrcs",
+            "several micrographs: particles are in 2 st",
+        ),
+    ],
+)
+def test_rows_of_a_star_are_of_one_picture(columns: str, rows: str, told: str) -> None:
+    with pytest.raises(TileReadError, match=told):
+        parse_star(star(columns, rows))
+
+
+def test_a_star_of_stacks_with_names_of_micrographs_is_read() -> None:
+    found = parse_star(
+        star("CoordinateX CoordinateY ImageName MicrographName", "1 2 1@a.mrcs a.mrc\n4 5 1@b.mrcs b.mrc")
+    )
+    assert {name: one.yx.tolist() for name, one in found.items()} == {"a.mrc": [[2, 1]], "b.mrc": [[5, 4]]}
+
+
+@pytest.mark.parametrize(("shift", "told"), [("0.0", CENTRES), ("15.5", UNSHIFTED)])
+def test_shifts_of_a_refinement_are_named(shift: str, told: str) -> None:
+    found = parse_star(star("CoordinateX CoordinateY OriginXAngst", f"1 2 0.0\n4 5 {shift}"))[""]
+    assert found.meaning == told
+
+
+@pytest.mark.parametrize("text", ["10.0\t20.0\n30.0\t40.0\n", "10.0 20.0\n30.0 40.0\n"])
+def test_numbers_without_names_of_columns_are_told_from_notes(text: str) -> None:
+    with pytest.raises(TileReadError, match="the first row holds numbers, expected names of columns, such as x and y"):
+        parse_tabs(text)
+
+
+def test_boxes_of_eman2_are_named() -> None:
+    with pytest.raises(TileReadError, match=r"as EMAN2 writes centres\. Save the boxes as BOX"):
+        parse_json(json.dumps({"boxes": [[20.0, 30.0, "manual"]]}))
+
+
+def cryosparc(tmp_path: Path, shape: tuple[int, int]) -> Particles:
+    kinds = [("location/micrograph_path", "S8"), ("location/micrograph_shape", "u4", (2,))]
+    kinds += [("location/center_x_frac", "f4"), ("location/center_y_frac", "f4")]
+    table = np.array([(b"a.mrc", shape, 0.25, 0.5)], kinds)
+    with (tmp_path / "a.cs").open("wb") as file:
+        np.save(file, table)
+    return read_coordinates(tmp_path / "a.cs")[0]["a.mrc"]
+
+
+def test_fractions_are_of_a_picture_of_the_same_shape(tmp_path: Path) -> None:
+    micrograph = Micrograph("a", "d", "m", 100, 200, 201, 402, False, 2)
+    points = to_stored(cryosparc(tmp_path, (200, 400)), micrograph, Reading(diameter=8.0), "image")
+    np.testing.assert_allclose(points.yx, [[(100.5 + 0.5) / 2 - 0.5, (100.5 + 0.5) / 2 - 0.5]], atol=1e-4)
+    with pytest.raises(TileReadError, match="fractions are of micrographs of 400 x 200 px, a is 201 x 402"):
+        to_stored(cryosparc(tmp_path, (400, 200)), micrograph, Reading(diameter=8.0), "image")

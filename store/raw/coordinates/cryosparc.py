@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections import defaultdict
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -15,6 +16,7 @@ from fintune_xr.store.raw.coordinates.particles import Particles, number, partic
 MICROGRAPH: Final = "location/micrograph_path"
 X: Final = "location/center_x_frac"
 Y: Final = "location/center_y_frac"
+SHAPE: Final = "location/micrograph_shape"
 
 
 def parse_cs(content: bytes) -> dict[str, Particles]:
@@ -33,7 +35,17 @@ def parse_cs(content: bytes) -> dict[str, Particles]:
     for place, (name, x, y) in enumerate(zip(table[MICROGRAPH], table[X], table[Y], strict=True), start=1):
         here = f"particle {place}"
         found[_text(name)].append((number(y, Y, here), number(x, X, here), math.nan))
-    return {name: particles(rows, is_fraction=True) for name, rows in found.items()}
+    pictures = _pictures(table)
+    made = {name: particles(rows, is_fraction=True) for name, rows in found.items()}
+    return {name: replace(one, picture=pictures.get(name)) for name, one in made.items()}
+
+
+def _pictures(table: np.ndarray[Any, Any]) -> dict[str, tuple[int, int]]:
+    """Height and width of each micrograph, where the table tells them."""
+    if SHAPE not in (table.dtype.names or ()) or table[SHAPE].shape[1:] != (2,):
+        return {}
+    sizes = zip(table[MICROGRAPH], table[SHAPE].tolist(), strict=True)
+    return {_text(name): (int(height), int(width)) for name, (height, width) in sizes if height > 0 < width}
 
 
 def _table(content: bytes) -> np.ndarray[Any, Any]:

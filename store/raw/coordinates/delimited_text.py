@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,12 +23,14 @@ from fintune_xr.store.raw.coordinates.particles import (
     LAST_NAMES,
     MICROGRAPH_NAMES,
     OF_SPECIMEN,
+    PLANE_NAMES,
     SCORE_NAMES,
     WIDTH_NAMES,
     X_NAMES,
     Y_NAMES,
     Particles,
     check_one_kind,
+    check_one_picture,
     number,
     particles,
     plain_name,
@@ -38,6 +41,13 @@ _AXES: Final = ("Y-Coordinate", "X-Coordinate")
 _KNOWN: Final = frozenset(
     (*X_NAMES, *Y_NAMES, *DIAMETER_NAMES, *MICROGRAPH_NAMES, *SCORE_NAMES, *HEIGHT_NAMES, *WIDTH_NAMES)
 ).union(*CENTRE_NAMES, *FIRST_NAMES, *LAST_NAMES)
+# How napari calls the axes of points, the last two being rows and columns, and what it saves of shapes besides.
+_NAPARI_AXIS: Final = re.compile(r"axis(\d+)")
+_NAPARI_SHAPES: Final = frozenset({"shapetype", "vertexindex"})
+# ImageJ's corner of a box, beside which X and Y are the centroid.
+_IMAGEJ_CORNER: Final = ("by", "bx")
+HEADERLESS: Final = "malformed: the first row holds numbers"
+"""How the refusal of a table without names of columns begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +76,16 @@ def parse_csv(text: str, *, separator: str = ",") -> dict[str, Particles]:
 
     `X-Coordinate, Y-Coordinate, Diameter`, in CryoPPP's short or long form, or `x, y`; other columns are left alone.
     With columns `width` and `height` (or `w` and `h`) and no diameter, x and y are the corner of a box, as in BOX;
-    `xmin, ymin, xmax, ymax` are two corners of one, and `x_center`, `y_center` the centre whatever stands beside.
+    `xmin, ymin, xmax, ymax` are two corners of one, and `x_center`, `y_center` the centre whatever stands beside. So
+    are ImageJ's X and Y beside BX and BY. Of napari's axes the last two are rows and columns.
 
     Raises TileReadError where columns are missing, there twice, or lengths in the specimen, where a row is malformed,
-    or where a column such as `label` tells several kinds of rows apart.
+    or where a column such as `label`, `z` or `image_id` tells several kinds of rows, planes or pictures apart.
     """
     rows = list(csv.reader(io.StringIO(text), delimiter=separator, skipinitialspace=True))
     if not rows:
         raise TileReadError("malformed: expected a row of column names, found nothing")
-    header = [plain_name(name) for name in rows[0]]
+    header = _of_napari([plain_name(name) for name in rows[0]])
     columns = _columns(header, rows[0])
     found: defaultdict[str, list[tuple[float, float, float]]] = defaultdict(list)
     scores: defaultdict[str, list[float]] = defaultdict(list)
@@ -88,8 +99,12 @@ def parse_csv(text: str, *, separator: str = ",") -> dict[str, Particles]:
         found[name].append(_particle(row, columns, here))
         if columns.score is not None:
             scores[name].append(_score(row[columns.score]))
+    filled = [row for row in rows[1:] if any(map(str.strip, row))]
     for at in columns.kinds:
-        check_one_kind([row[at] for row in rows[1:] if any(map(str.strip, row))], rows[0][at])
+        check_one_kind([row[at] for row in filled], rows[0][at])
+    for at, name in enumerate(header):
+        if columns.micrograph is None or name in PLANE_NAMES:
+            check_one_picture([row[at] for row in filled], rows[0][at] if name != "plane" else name)
     if not found and columns.micrograph is None:
         found[""] = []
     made = {name: particles(rows, meaning=columns.meaning) for name, rows in found.items()}
@@ -123,20 +138,41 @@ def parse_box(text: str) -> dict[str, Particles]:
     return {"": particles(found, meaning=CORNERS)}
 
 
+def _of_napari(header: list[str]) -> list[str]:
+    """Plain names of columns, in which the last two axes of napari's points are y and x, and those before are planes.
+
+    Raises TileReadError for napari's shapes, whose rows are corners.
+    """
+    if _NAPARI_SHAPES & set(header):
+        raise TileReadError(
+            "malformed: rows are corners of shapes that napari saved, and no particles. Save a layer of points."
+        )
+    axes = sorted((int(found[1]), at) for at, name in enumerate(header) if (found := _NAPARI_AXIS.fullmatch(name)))
+    if len(axes) < 3:
+        return header
+    named = list(header)
+    for place, (_, at) in enumerate(reversed(axes)):
+        named[at] = ("x", "y")[place] if place < 2 else "plane"
+    return named
+
+
 def _columns(header: Sequence[str], written: Sequence[str]) -> _Columns:
     _check_lengths(header, written)
     _check_once(header, written)
     centre, place = _pair(header, CENTRE_NAMES), _pair(header, (Y_NAMES, X_NAMES))
     first, last = _pair(header, FIRST_NAMES), _pair(header, LAST_NAMES)
     size = _pair(header, (HEIGHT_NAMES, WIDTH_NAMES))
+    is_of_imagej = _pair(header, ((_IMAGEJ_CORNER[0],), (_IMAGEJ_CORNER[1],))) is not None
     diameter, micrograph, score = (_column(header, one) for one in (DIAMETER_NAMES, MICROGRAPH_NAMES, SCORE_NAMES))
     others = (diameter, micrograph, score, tuple(at for at, name in enumerate(header) if name in KIND_NAMES))
     if centre is not None:
         return _Columns(centre, None, None, *others)
     if place is not None:
-        return _Columns(place, size if diameter is None else None, None, *others)
+        return _Columns(place, size if diameter is None and not is_of_imagej else None, None, *others)
     if first is not None and (last is not None or size is not None):
         return _Columns(first, None if last is not None else size, last, *others)
+    if all(map(_is_number, " ".join(written).split())):
+        raise TileReadError(f"{HEADERLESS}, expected names of columns, such as x and y. Write them above it.")
     raise TileReadError(f"malformed: expected columns X-Coordinate and Y-Coordinate, found {list(written)}"[:200])
 
 
@@ -166,6 +202,10 @@ def _particle(row: Sequence[str], columns: _Columns, here: str) -> tuple[float, 
         last_y, last_x = (number(row[at], name, here) for at, name in zip(columns.last, _AXES, strict=True))
         y, x = (y + last_y) / 2, (x + last_x) / 2
     return y, x, math.nan if columns.diameter is None else positive(row[columns.diameter], "Diameter", here)
+
+
+def _is_number(text: str) -> bool:
+    return not math.isnan(_score(text))
 
 
 def _score(text: str) -> float:

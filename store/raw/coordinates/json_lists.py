@@ -20,6 +20,7 @@ from fintune_xr.store.raw.coordinates.particles import (
     KIND_NAMES,
     Particles,
     check_one_kind,
+    check_one_picture,
     number,
     particles,
     plain_name,
@@ -75,6 +76,8 @@ def _rows(rows: Any, where: str) -> Sequence[Any]:
     records = [row for row in rows if isinstance(row, Mapping)]
     for key in sorted({str(key) for row in records for key in row if plain_name(str(key)) in KIND_NAMES}):
         check_one_kind([str(row.get(key, "")) for row in records], key)
+    for key in sorted({str(key) for row in records for key in row}):
+        check_one_picture([row.get(key, "") for row in records], key)
     return rows
 
 
@@ -89,6 +92,10 @@ def _particle(row: Any, usual: Any, here: str) -> tuple[float, float, float]:
 def _box(row: Any, here: str) -> tuple[float, float, float]:
     if isinstance(row, Mapping):
         row = [row.get(name) for name in ("x", "y", "width", "height")]
+    if isinstance(row, list) and len(row) > 2 and isinstance(row[2], str):
+        raise TileReadError(
+            f"malformed: {here}: found {row!r}, as EMAN2 writes centres. Save the boxes as BOX in e2boxer."[:200]
+        )
     if not isinstance(row, list) or len(row) < 4:
         raise TileReadError(f"malformed: {here}: expected [x, y, width, height], found {row!r}"[:200])
     x, y = number(row[0], "x", here), number(row[1], "y", here)

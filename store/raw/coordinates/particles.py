@@ -37,7 +37,12 @@ FRACTIONS: Final = "fractions of the micrograph's sides"
 
 # What tells the rows of a table apart: particles from noise, or one kind of them from another.
 KIND_NAMES: Final = ("label", "class", "classname", "category", "kind", "type", "isparticle", "particleclass")
-MICROGRAPH_NAMES: Final = ("micrograph", "micrographname", "imagename", "rlnmicrographname")
+MICROGRAPH_NAMES: Final = (
+    "micrograph", "micrographname", "imagename", "rlnmicrographname", "filename", "image", "imagefile",
+)  # fmt: skip
+# What tells planes of a volume or a movie apart, and micrographs by numbers or as tilt series: a table is of one.
+PLANE_NAMES: Final = ("z", "zcoordinate", "zcoord", "rlncoordinatez", "zpx", "slice", "frame", "plane", "section")
+NUMBER_NAMES: Final = ("micrographid", "imageid", "imagenumber", "rlntomoname", "rlnmicrographid")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,7 +51,8 @@ class Particles:
 
     Of particles that their file has twice there is one; `n_twice` are those that were left away. `meaning` is what the
     numbers in the file are; where `is_fraction`, `yx` are parts of the micrograph's height and width. `lowest_score` is
-    that of the file's particles, NaN where it has none.
+    that of the file's particles, NaN where it has none. `picture` are height and width of what the fractions are of,
+    where the file tells them.
     """
 
     yx: NDArray[np.float64]
@@ -55,6 +61,7 @@ class Particles:
     meaning: str = CENTRES
     is_fraction: bool = False
     lowest_score: float = math.nan
+    picture: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         return len(self.yx)
@@ -98,6 +105,26 @@ def check_one_kind(values: Sequence[str], column: str) -> None:
     listed = ", ".join(f"{kind or 'empty'} ({count})" for kind, count in kinds.most_common(4))
     raise TileReadError(
         f"several kinds: {column!r} tells rows apart, {listed}, and all would be particles. Keep those that are, and "
+        f"leave {column!r} out."
+    )
+
+
+def check_one_picture(values: Iterable[object], column: str) -> None:
+    """Raises TileReadError where `values`, one for each particle, are of several planes or pictures: a micrograph has
+    one, and all would come to lie on it. Columns of other names are left alone.
+    """
+    name = plain_name(column)
+    if name not in (*PLANE_NAMES, *NUMBER_NAMES):
+        return
+    told = list(dict.fromkeys(str(value).strip() for value in values))
+    if len(told) < 2:
+        return
+    listed = ", ".join(told[:4]) + (", …" if len(told) > 4 else "")
+    what, remedy = "planes", "Keep the rows of the plane that is meant"
+    if name in NUMBER_NAMES:
+        what, remedy = "micrographs", "Name the micrograph of each row in a column 'micrograph'"
+    raise TileReadError(
+        f"several {what}: {column!r} tells rows apart, {listed}, and all would lie on one micrograph. {remedy}, and "
         f"leave {column!r} out."
     )
 
