@@ -20,7 +20,7 @@ from fintune_xr.execution.read_ahead import ahead
 from fintune_xr.pixels.corrections import Corrections
 from fintune_xr.provenance import provenance
 from fintune_xr.store.annotations.corrected_masks import CorrectedRun
-from fintune_xr.store.annotations.instance_labels import Pieces, as_instances, refuse_whole_tile
+from fintune_xr.store.annotations.instance_labels import Pieces, as_instances, drawn_instances, refuse_whole_tile
 from fintune_xr.store.annotations.instance_layouts import COCO
 from fintune_xr.store.annotations.joined_masks import joined_masks
 from fintune_xr.store.annotations.tile_index import Fits, StoredTile, TileIndex
@@ -110,10 +110,11 @@ class Taken:
     def instances(self, labels: NDArray[Any], mask: MaskFile) -> tuple[NDArray[np.uint32], bool]:
         """Instances (y, x) of the label image of `mask`, and whether a binary one was cut up.
 
-        Raises TileReadError for labels that are no instances, as `as_instances` and `refuse_whole_tile` say.
+        Raises TileReadError for labels that are no instances, as `as_instances`, `drawn_instances` and
+        `refuse_whole_tile` say.
         """
         if mask.is_drawn:
-            found, is_binary = labels, False
+            found, is_binary = drawn_instances(labels, self.pieces), False
         else:
             is_one_each = self.join or len(mask.files) > 1
             found, is_binary = as_instances(labels, "keep" if is_one_each else self.pieces)

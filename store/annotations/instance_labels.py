@@ -25,6 +25,8 @@ _VOID_APART: Final = 64
 # A line round a cell is this thin at most, in px from its middle, and leaves so much of the cell open.
 _LINE_PX: Final = 2.0
 _OPEN_SHARE: Final = 0.35
+# Branches of a cell that leave the plane and come back make a few pieces of it, and not as many.
+_MOST_PIECES: Final = 4
 # No cell fills a tile; what covers this share of one is its frame, its background, or a mask of something else.
 _WHOLE_SHARE: Final = 0.95
 
@@ -63,6 +65,30 @@ def as_instances(labels: NDArray[Any], pieces: Pieces | None = None) -> tuple[ND
         _check_void(values)
         _check_pieces(labels, parts)
     return labels, False
+
+
+def drawn_instances(labels: NDArray[np.uint32], pieces: Pieces | None) -> NDArray[np.uint32]:
+    """Instances (y, x) of objects that were drawn, each piece one with `pieces` "split".
+
+    Raises TileReadError without `pieces` for an object of more pieces than one cell has: all cells of an image that
+    a program has joined into one.
+    """
+    if pieces == "keep":
+        return labels
+    parts = np.asarray(connected_components(labels, connectivity=2))
+    if pieces == "split":
+        return parts.astype(np.uint32)
+    sizes, (flat, first) = np.bincount(parts.ravel()), np.unique(parts.ravel(), return_index=True)
+    owners, counts = np.unique(labels.ravel()[first][flat > 0], return_counts=True)
+    for owner in owners[counts > _MOST_PIECES]:
+        own = sizes[flat[labels.ravel()[first] == owner]]
+        n_pieces = int(np.count_nonzero(own >= _STRAY_SHARE * own.max()))
+        if n_pieces > _MOST_PIECES:
+            raise TileReadError(
+                f"objects in pieces: object {owner} consists of {n_pieces} pieces. Are they cells that were joined "
+                "into one? Where each piece is a cell: --pieces split; where they are one: --pieces keep"
+            )
+    return labels
 
 
 def refuse_whole_tile(instances: NDArray[np.uint32]) -> None:

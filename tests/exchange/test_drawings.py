@@ -28,6 +28,7 @@ from fintune_xr.errors import FintuneValueError, TileReadError
 from fintune_xr.pipelines.steps.annotate import annotate
 from fintune_xr.pipelines.steps.check import check
 from fintune_xr.pipelines.steps.export import export
+from fintune_xr.store.annotations.instance_labels import drawn_instances
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.raw.readers.drawings import read_drawn
 from fintune_xr.store.raw.readers.drawings.cellpose_seg import segmentation_mask
@@ -165,6 +166,90 @@ def test_the_text_of_run_lengths_is_that_of_pycocotools(bits: list[int]) -> None
     text = theirs.encode(np.asfortranarray(mask))["counts"].decode()
     flat = np.repeat(np.arange(len(unpack_text(text))) % 2, unpack_text(text))
     np.testing.assert_array_equal(flat.reshape(mask.shape, order="F"), mask)
+
+
+TWO = [
+    {"id": 1, "file_name": "x.png", "height": 8, "width": 9},
+    {"id": 2, "file_name": "y.png", "height": 8, "width": 9},
+]
+CELL = {"image_id": 1, "segmentation": [[0, 0, 3, 0, 3, 3, 0, 3]]}
+
+
+@pytest.mark.parametrize(
+    ("images", "annotations", "told"),
+    [
+        (TWO, [], "not one annotation"),
+        (TWO, [{**CELL, "image_id": "1"}], "annotations are of images that it does not list .image_id '1'; ids of"),
+        (TWO, [CELL, {**CELL, "image_id": 5}], "does not list .image_id 5"),
+        ([TWO[0], {**TWO[1], "id": 1}], [CELL], "2 images of the COCO file have the id 1"),
+        (TWO, [{**CELL, "iscrowd": 1}], "a crowd of objects"),
+        (TWO, [{"image_id": 1}], "the key 'segmentation' is missing"),
+        (TWO, [{**CELL, "segmentation": [0, 0, 3, 0, 3, 3]}], "one list for each polygon"),
+        (TWO, [{**CELL, "segmentation": [[0, 0, 3, 0, 3]]}], "one list for each polygon"),
+    ],
+)
+def test_annotations_of_coco_that_are_lost_are_told(tmp_path: Path, images: Any, annotations: Any, told: str) -> None:
+    with pytest.raises(TileReadError, match=told):
+        drawn(tmp_path / "a.json", {"images": images, "annotations": annotations}, page=0)
+
+
+def test_pieces_of_an_object_that_overlap_are_joined(tmp_path: Path) -> None:
+    pieces = [{"label": "cell", "points": square(*ends), "group_id": 3} for ends in ((0, 4), (2, 6))]
+    expected = np.zeros((8, 9), np.uint32)
+    expected[:4, :4] = expected[2:6, 2:6] = 1
+    np.testing.assert_array_equal(drawn(tmp_path / "a.json", {"shapes": pieces}), expected)
+
+
+@pytest.mark.parametrize("label", ["_background_", "Background", "ignore", "Ignore*", "Region*"])
+def test_outlines_that_are_no_cells_are_refused(tmp_path: Path, label: str) -> None:
+    with pytest.raises(TileReadError, match="no cells: an outline of the class"):
+        drawn(tmp_path / "a.json", {"shapes": [{"label": label, "points": square(0, 3)}]})
+    ignored = feature([[*square(0, 3), [0, 0]]], classification={"name": label})
+    with pytest.raises(TileReadError, match="no cells: an outline of the class"):
+        drawn(tmp_path / "a.json", {"type": "FeatureCollection", "features": [ignored]})
+
+
+def test_objects_of_several_planes_do_not_share_a_tile(tmp_path: Path) -> None:
+    features = [feature([[*square(*ends), [ends[0]] * 2]]) for ends in ((0, 3), (4, 7))]
+    assert drawn(tmp_path / "a.json", {"features": features}).max() == 2
+    features[1]["geometry"]["plane"] = {"c": -1, "z": 3, "t": 0}
+    with pytest.raises(TileReadError, match=r"lie in 2 planes of a stack, a tile is one\. Export the objects"):
+        drawn(tmp_path / "a.json", {"features": features})
+
+
+@pytest.mark.parametrize("place", ["position", "z_position", "t_position"])
+def test_regions_of_several_planes_do_not_share_a_tile(tmp_path: Path, place: str) -> None:
+    def zipped(second: int) -> bytes:
+        regions = [roifile.ImagejRoi.frompoints(np.array(square(*ends), np.float32)) for ends in ((0, 3), (4, 7))]
+        memory = io.BytesIO()
+        with zipfile.ZipFile(memory, "w") as archive:
+            for at, region in enumerate(regions):
+                setattr(region, place, second if at else 1)
+                archive.writestr(f"{at}.roi", region.tobytes())
+        return memory.getvalue()
+
+    assert drawn(tmp_path / "a.zip", zipped(1)).max() == 2
+    with pytest.raises(TileReadError, match="lie in 2 planes of a stack"):
+        drawn(tmp_path / "a.zip", zipped(2))
+
+
+def test_words_of_imagej_are_no_cells(tmp_path: Path) -> None:
+    text = roifile.ImagejRoi(roitype=roifile.ROI_TYPE.RECT, left=1, top=2, right=8, bottom=6, name="t")
+    text.subtype = roifile.ROI_SUBTYPE.TEXT
+    with pytest.raises(TileReadError, match="a box around words or a picture"):
+        drawn(tmp_path / "a.roi", text.tobytes())
+
+
+def test_cells_that_were_joined_into_one_object_are_asked_about() -> None:
+    labels = np.zeros((12, 60), np.uint32)
+    for at in range(6):
+        labels[3:9, 10 * at + 2 : 10 * at + 8] = 1
+    with pytest.raises(TileReadError, match="object 1 consists of 6 pieces"):
+        drawn_instances(labels, None)
+    assert np.unique(drawn_instances(labels, "split")).tolist() == [0, 1, 2, 3, 4, 5, 6]
+    np.testing.assert_array_equal(drawn_instances(labels, "keep"), labels)
+    labels[:, 40:] = 0
+    np.testing.assert_array_equal(drawn_instances(labels, None), labels)
 
 
 def feature(points: Any, kind: str = "Polygon", **properties: Any) -> dict[str, Any]:

@@ -91,7 +91,8 @@ def _decoded(
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         if isinstance(error, TileReadError):
             raise
-        raise TileReadError(f"unreadable: {type(error).__name__}: {str(error)[:120]}") from error
+        what = f"the key {error} is missing" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
+        raise TileReadError(f"unreadable: {what[:140]}") from error
 
 
 def _drawn(content: bytes, suffix: str, shape: tuple[int, int], page: int | None) -> Iterator[Drawn]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,25 @@ def image_names(document: Any) -> list[str]:
     names = [str(image["file_name"]) for image in document["images"]]
     if len(set(names)) < len(names):
         raise TileReadError("unreadable: two images of the COCO file have one name")
+    _check_ids([image["id"] for image in document["images"]], [one["image_id"] for one in document["annotations"]])
     return names
+
+
+def _check_ids(images: Sequence[Any], owners: Sequence[Any]) -> None:
+    """Refuses images of one id, files without annotations, and images without any beside annotations of no image:
+    their tiles would hold no cells.
+    """
+    twice = [one for one, times in Counter(images).items() if times > 1]
+    if twice:
+        raise TileReadError(f"unreadable: {images.count(twice[0])} images of the COCO file have the id {twice[0]!r}")
+    lost = sorted(set(owners) - set(images), key=repr)
+    if lost and set(images) - set(owners):
+        raise TileReadError(
+            "unreadable: images of the COCO file have no annotation, and annotations are of images that it does not "
+            f"list (image_id {lost[0]!r}; ids of images {', '.join(map(repr, images[:3]))})"
+        )
+    if images and not owners:
+        raise TileReadError("no objects: the COCO file lists images and not one annotation. Was it exported whole?")
 
 
 def drawn_annotations(document: Any, at: int, shape: tuple[int, int]) -> Iterator[Drawn]:
@@ -39,13 +58,15 @@ def drawn_annotations(document: Any, at: int, shape: tuple[int, int]) -> Iterato
 
 def _drawn(one: Mapping[str, Any], shape: tuple[int, int]) -> Drawn:
     name, segmentation = str(one.get("label", "")), one["segmentation"]
-    if one.get("iscrowd") and isinstance(segmentation, dict) and "label" not in one:
+    if one.get("iscrowd") and "label" not in one:
         raise TileReadError("a crowd of objects (iscrowd) is no instance. Leave crowds out.")
     if isinstance(segmentation, dict):
         counts = segmentation["counts"]
         lengths = unpack_text(counts) if isinstance(counts, str) else counts
         return Drawn(name, mask=unpack_runs(lengths, segmentation["size"]))
     # Polygons of COCO are pieces of one object, and know no holes: a pixel of two of them is of the object.
+    if not all(isinstance(one, list) and len(one) % 2 == 0 for one in segmentation):
+        raise TileReadError("unreadable: expected polygons as lists [x, y, x, y, …], one list for each polygon")
     pieces = [Drawn("", (ring(np.reshape(one, (-1, 2))),)).pixels(shape) for one in segmentation]
     if not pieces:
         raise TileReadError("no area: an annotation has an empty segmentation")

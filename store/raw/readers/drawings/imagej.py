@@ -10,13 +10,16 @@ from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
-from roifile import ROI_TYPE, ImagejRoi
+from roifile import ROI_SUBTYPE, ROI_TYPE, ImagejRoi
 
 from fintune_xr.errors import TileReadError
-from fintune_xr.store.raw.readers.drawings.painting import Drawn, ellipse, rectangle, ring
+from fintune_xr.store.raw.readers.drawings.painting import Drawn, check_one_plane, ellipse, rectangle, ring
 
 # A region is some kilobytes; beyond this in all, a ZIP holds something else, or is meant to fill the memory.
 _MOST_BYTES: Final = 1 << 30
+# Boxes around words or pictures, which are drawn as rectangles.
+_NO_AREAS: Final = (ROI_SUBTYPE.TEXT, ROI_SUBTYPE.ARROW, ROI_SUBTYPE.IMAGE)
+_REMEDY: Final = "Save those of one plane, or take the planes away: ROI Manager, More, Remove Positions."
 _OUTLINED: Final = (ROI_TYPE.POLYGON, ROI_TYPE.FREEHAND, ROI_TYPE.TRACED)
 
 
@@ -25,10 +28,19 @@ def drawn_regions(content: bytes, suffix: str) -> Iterator[Drawn]:
 
     As in ImageJ, a region holds the pixels whose middles it encloses.
 
-    Raises TileReadError for lines, points and angles, which enclose nothing, and for what is no region.
+    Raises TileReadError for lines, points, angles and words, which enclose nothing, for regions in several planes of a
+    stack, and for what is no region.
     """
+    regions = [_region(one) for one in _stored(content, suffix)]
+    check_one_plane(((one.position, one.z_position, one.t_position) for one in regions), _REMEDY)
+    for one in regions:
+        yield Drawn(str(one.name), tuple(_rings(one)))
+
+
+def _stored(content: bytes, suffix: str) -> Iterator[bytes]:
+    """The bytes of each region of a file."""
     if suffix == ".roi":
-        yield _region(content)
+        yield content
         return
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -38,20 +50,21 @@ def drawn_regions(content: bytes, suffix: str) -> Iterator[Drawn]:
             if not entries and archive.namelist():
                 raise TileReadError("unreadable: expected regions (.roi) in the ZIP, found none")
             for entry in entries:
-                yield _region(archive.read(entry))
+                yield archive.read(entry)
     except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, NotImplementedError) as error:
         raise TileReadError(f"unreadable: {str(error)[:120]}") from error
 
 
-def _region(content: bytes) -> Drawn:
+def _region(content: bytes) -> ImagejRoi:
     try:
-        roi = ImagejRoi.frombytes(content)
+        return ImagejRoi.frombytes(content)
     except (ValueError, struct.error, IndexError, TypeError) as error:
         raise TileReadError(f"unreadable: no region of ImageJ ({str(error)[:80]})") from error
-    return Drawn(str(roi.name), tuple(_rings(roi)))
 
 
 def _rings(roi: ImagejRoi) -> Iterator[np.ndarray]:
+    if roi.subtype in _NO_AREAS:
+        raise TileReadError(f"no area: region {roi.name!r} is a box around words or a picture ({roi.subtype.name})")
     if roi.composite:
         for one in roi.coordinates(multi=True):
             yield ring(one)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fintune_xr.errors import TileReadError
-from fintune_xr.store.raw.readers.drawings.painting import Drawn, ellipse, rectangle, ring
+from fintune_xr.store.raw.readers.drawings.painting import Drawn, check_class, ellipse, rectangle, ring
 
 
 def drawn_shapes(document: Mapping[str, Any], shape: tuple[int, int]) -> Iterator[Drawn]:
@@ -29,10 +29,15 @@ def drawn_shapes(document: Mapping[str, Any], shape: tuple[int, int]) -> Iterato
         grouped.setdefault(("alone", at) if group is None else ("group", group), []).append(one)
     for pieces in grouped.values():
         name = str(pieces[0].get("label") or "")
-        if any(piece.get("shape_type") == "mask" for piece in pieces):
-            yield Drawn(name, mask=np.logical_or.reduce([_mask(piece, shape) for piece in pieces]))
-        else:
-            yield Drawn(name, tuple(_ring(piece) for piece in pieces))
+        check_class(name)
+        # A pixel of two pieces of an object is of the object.
+        yield Drawn(name, mask=np.logical_or.reduce([_pixels(piece, pieces, shape) for piece in pieces]))
+
+
+def _pixels(one: Mapping[str, Any], pieces: list[Mapping[str, Any]], shape: tuple[int, int]) -> np.ndarray:
+    if any(piece.get("shape_type") == "mask" for piece in pieces):
+        return _mask(one, shape)
+    return Drawn("", (_ring(one),)).pixels(shape)
 
 
 def _ring(one: Mapping[str, Any]) -> np.ndarray:
@@ -42,6 +47,8 @@ def _ring(one: Mapping[str, Any]) -> np.ndarray:
     if kind == "rectangle":
         return rectangle(*points.min(axis=0), *points.max(axis=0))
     if kind == "circle":
+        if len(points) != 2:
+            raise TileReadError(f"unreadable: expected a circle's middle and a point on it, found {len(points)} points")
         radius = math.dist(points[0], points[1])
         return ellipse((points[0][0], points[0][1]), (radius, radius))
     raise TileReadError(f"no area: a shape of the kind {kind!r} encloses nothing, or is not known here")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
@@ -17,6 +17,9 @@ Overlap: TypeAlias = Literal["first", "last"]
 """Whose a pixel is that two objects hold: of the one that was drawn first, or of the one that lies on top."""
 
 OVERLAPS: Final = ("first", "last")
+
+# What people call outlines that are no cells; QuPath leaves out whatever class ends in an asterisk.
+_NO_OBJECTS: Final = ("background", "ignore", "unlabeled", "unlabelled")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,6 +37,21 @@ class Drawn:
         if self.mask.shape != shape:
             raise TileReadError(f"wrong shape: expected {shape[0]} x {shape[1]} as the tile, found {self.mask.shape}")
         return self.mask
+
+
+def check_class(name: str) -> None:
+    """Raises TileReadError for an object of a class that says that it is none."""
+    if name.endswith("*") or name.strip("_ ").casefold() in _NO_OBJECTS:
+        raise TileReadError(
+            f"no cells: an outline of the class {name!r} would be stored as a cell. Leave such outlines out."
+        )
+
+
+def check_one_plane(planes: Iterable[Hashable], remedy: str) -> None:
+    """Raises TileReadError where objects lie in several `planes` of a stack: all would come to lie on one tile."""
+    n_planes = len(set(planes))
+    if n_planes > 1:
+        raise TileReadError(f"several planes: the objects lie in {n_planes} planes of a stack, a tile is one. {remedy}")
 
 
 def paint(objects: Iterable[Drawn], shape: tuple[int, int], overlap: Overlap | None) -> NDArray[np.uint32]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from fintune_xr.errors import TileReadError
-from fintune_xr.store.raw.readers.drawings.painting import Drawn, ring
+from fintune_xr.store.raw.readers.drawings.painting import Drawn, check_class, check_one_plane, ring
 
 # What is told apart in an export; whatever says nothing is an annotation, as QuPath takes it.
 _ANNOTATION: Final = "annotation"
@@ -18,15 +18,17 @@ def drawn_features(document: Any, _shape: tuple[int, int]) -> Iterator[Drawn]:
 
     Coordinates are px of the full resolution.
 
-    Raises TileReadError for other geometries, for objects that are no cells or annotations, and for both of them
-    in one file: then it must be said which of them are meant.
+    Raises TileReadError for other geometries, for objects that are no cells or annotations, of a class that QuPath
+    ignores or in several planes, and for both cells and annotations in one file: then it must be said which are meant.
     """
     features = _features(document)
     kinds = {_kind(one) for one in features}
     if len(kinds) > 1:
         raise TileReadError("both cells and annotations are in this file. Export those that are meant from QuPath.")
+    check_one_plane(map(_plane, features), "Export the objects of one plane.")
     for feature in features:
         name = str(_properties(feature).get("name") or "")
+        check_class(_class(feature))
         yield Drawn(name, tuple(ring(one) for one in _rings(feature["geometry"])))
 
 
@@ -36,7 +38,20 @@ def _features(document: Any) -> list[Mapping[str, Any]]:
     return list(document["features"]) if "features" in document else [document]
 
 
-def _rings(geometry: Mapping[str, Any]) -> Iterator[Any]:
+def _plane(feature: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The plane of a stack and the time that a feature lies in, as QuPath writes them."""
+    told = (feature.get("geometry") or {}).get("plane") or {}
+    return told.get("z", 0), told.get("t", 0)
+
+
+def _class(feature: Mapping[str, Any]) -> str:
+    told = _properties(feature).get("classification")
+    return str(told.get("name") or "") if isinstance(told, Mapping) else ""
+
+
+def _rings(geometry: Mapping[str, Any] | None) -> Iterator[Any]:
+    if geometry is None:
+        raise TileReadError("no area: a feature has no geometry. Leave it out.")
     kind = geometry["type"]
     if kind not in ("Polygon", "MultiPolygon"):
         raise TileReadError(f"no area: a {kind} encloses nothing")
