@@ -122,6 +122,9 @@ def test_grey_in_colours_polarity_and_floats(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "i.tif", ndimage.zoom(cells().astype(np.float32), 1.1, order=1))
     with pytest.raises(TileReadError, match="interpolated mask"):
         read_mask(tmp_path / "i.tif")
+    tifffile.imwrite(tmp_path / "s.tif", (RIGHT / 255).astype(np.float32))
+    with pytest.raises(TileReadError, match="scaled mask: all values lie between 0 and 1"):
+        read_mask(tmp_path / "s.tif")
     with pytest.raises(TileReadError, match="3 colours that differ"):
         read_mask(saved(tmp_path / "d.png", Image.fromarray(stack(RIGHT, 20 * ON, 0))))
     tifffile.imwrite(tmp_path / "j.tif", (RIGHT * 25).astype(np.uint8), compression="jpeg")

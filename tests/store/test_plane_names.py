@@ -125,3 +125,34 @@ def test_a_range_beyond_signed_bytes_has_no_sign(tmp_path: Path) -> None:
     struct.pack_into("<ff", content, 76, 0.0, 255.0)
     (tmp_path / "a.mrc").write_bytes(bytes(content))
     np.testing.assert_array_equal(read_plane(tmp_path / "a.mrc", dtypes=MICROGRAPH_DTYPES), pixels[::-1])
+
+
+def ome_of(order: tuple[int, int]) -> str:
+    """OME-XML of two channels, of which page k is the one at place `order[k]`."""
+    data = "".join(f'<TiffData IFD="{page}" FirstC="{at}" PlaneCount="1"/>' for page, at in enumerate(order))
+    names = "".join(f'<Channel ID="Channel:0:{at}" Name="{name}"/>' for at, name in enumerate(("DAPI", "GFAP")))
+    return (
+        '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0"><Pixels ID="Pixels:0" '
+        'DimensionOrder="XYCZT" Type="uint16" SizeX="32" SizeY="32" SizeC="2" SizeZ="1" SizeT="1">'
+        f"{names}{data}</Pixels></Image></OME>"
+    )
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_pages_in_another_order_than_ome_xml_has_channels_are_refused(tmp_path: Path, order: tuple[int, int]) -> None:
+    found = ingested(tmp_path, metadata=None, description=ome_of(order))
+    assert found == [10, 20] if order == (0, 1) else "planes in another order: OME-XML (TiffData)" in found
+
+
+@pytest.mark.parametrize("kind", [1, 4])
+def test_copies_and_masks_of_a_page_are_no_channels(tmp_path: Path, kind: int) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, PLANES, photometric="minisblack", metadata=None, subfiletype=2)
+    assert read_plane(path, page=1).tolist() == PLANES[1].tolist()
+    with tifffile.TiffFile(path) as tif:
+        at = tif.pages[1].tags["NewSubfileType"].valueoffset
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(struct.pack("<I", kind))
+    with pytest.raises(TileReadError, match="page 1 says that it is a reduced copy or a mask"):
+        read_plane(path, page=1)

@@ -162,6 +162,11 @@ def _whole(pixels: NDArray[Any]) -> NDArray[Any]:
     if not np.isfinite(pixels).all():
         raise TileReadError("wrong values: expected labels, found pixels that are NaN or infinite")
     between = pixels[pixels != np.round(pixels)]
+    if between.size and pixels.min() >= 0 and pixels.max() <= 1:
+        raise TileReadError(
+            f"scaled mask: all values lie between 0 and 1, such as {between[0]:.4g}: labels divided by a number, or "
+            "probabilities. Save the labels as whole numbers."
+        )
     if between.size:
         raise TileReadError(
             f"interpolated mask: {between.size:,} pixels lie between labels, such as {between[0]:g}. "

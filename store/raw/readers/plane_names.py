@@ -127,9 +127,34 @@ def _of_ome(description: str, *, has_depth: bool = False) -> list[str]:
     pixels = pixels_of(description)
     if pixels is None:
         return []
+    _check_order(pixels)
     if not has_depth:
         _check_axes(int(pixels.get("SizeZ", 1)), int(pixels.get("SizeT", 1)))
     return [node.get("Name", "") for node in pixels if tag_of(node) == "Channel"]
+
+
+def _check_order(pixels: Any) -> None:
+    """Refuses pages that OME-XML (TiffData) puts in another order than that of its channels, planes and times.
+
+    Elements without a page, and those of several files, whose pages count anew in each, say nothing of it.
+    """
+    told = [node.attrib for node in pixels if tag_of(node) == "TiffData" and "IFD" in node.attrib]
+    sizes = [int(pixels.get(f"Size{axis}", 1)) for axis in "ZCT"]
+    order = [axis for axis in pixels.get("DimensionOrder", "XYZCT") if axis in "ZCT"]
+    found = []
+    for one in told:
+        place, step = 0, 1
+        for axis in order:
+            place += step * int(one.get(f"First{axis}", 0))
+            step *= sizes["ZCT".index(axis)]
+        found.append((int(one["IFD"]), place))
+    found.sort()
+    pages, places = [page for page, _ in found], [place for _, place in found]
+    if len(set(pages)) == len(pages) and places != sorted(places):
+        raise TileReadError(
+            "planes in another order: OME-XML (TiffData) says that the file's pages do not follow each other as its "
+            "channels do. Save them in order: `bfconvert FILE FILE.ome.tif`"
+        )
 
 
 def _check_axes(depth: int, times: int) -> None:

@@ -25,6 +25,8 @@ _PALETTE: Final = 3
 _OPACITY: Final = (1, 2)
 # Red, green and blue; or their luminance and chroma, which tifffile turns back where JPEG compressed them.
 _COLOURS: Final = (2, 6)
+# Bits of NewSubfileType: a reduced copy of another page, and its mask of transparency.
+_COPY_OR_MASK: Final = 1 | 4
 # How the channels of a page are stored: one after the other, not pixel by pixel.
 _SEPARATE: Final = 2
 
@@ -159,6 +161,7 @@ def _header(pages: Any, index: int, size: int, dtypes: Collection[str], *, chann
     if channels:
         check_orientations(pages)
     plane = pages[0 if is_joined else index]
+    _check_is_picture(pages, plane)
     _check_samples(plane, dtypes)
     _check_one_plane(pages, plane, shape=_shape(plane) if is_joined else plane.shape)
     height, width = _shape(plane) if is_joined else plane.shape
@@ -194,6 +197,15 @@ def _shape(page: Any) -> tuple[int, ...]:
     return tuple(length for at, length in enumerate(page.shape) if at != axis)
 
 
+def _check_is_picture(pages: Any, plane: Any) -> None:
+    """Refuses a page that says it is a smaller copy or a mask of transparency of another page."""
+    if len(pages) > 1 and int(plane.subfiletype) & _COPY_OR_MASK:
+        raise TileReadError(
+            f"wrong number of planes: page {plane.index} says that it is a reduced copy or a mask of another page "
+            "(NewSubfileType), and no plane of its own. Save the file without it."
+        )
+
+
 def _check_samples(plane: Any, dtypes: Collection[str]) -> None:
     """Refuses opacity beside a channel, and numbers of a palette, in images; labels and class masks may be numbers."""
     if any(int(kind) in _OPACITY for kind in plane.extrasamples):
@@ -210,7 +222,10 @@ def _check_one_plane(pages: Any, plane: Any, *, shape: tuple[int, ...]) -> None:
     if len(shape) != 2:
         raise TileReadError(f"wrong shape: expected one grey plane (y, x), found {plane.shape}")
     if int(plane.photometric) == _MINISWHITE and np.dtype(plane.dtype) != bool:
-        raise TileReadError("wrong dtype: expected black as zero, found an inverted image (white is zero)")
+        raise TileReadError(
+            "wrong dtype: expected black as zero, found an inverted image (white is zero). "
+            "Save it with black as zero: in ImageJ, Image, Lookup Tables, Grays, once cells are the bright ones."
+        )
     stack = (pages.parent.imagej_metadata or {}).get("images", 1) if pages.parent.is_imagej else 1
     if stack > 1 and len(pages) == 1:
         # ImageJ writes stacks over 4 GB behind a single directory, which would read as one plane.
