@@ -30,7 +30,7 @@ from fintune_xr.pipelines.steps.check import check
 from fintune_xr.pipelines.steps.export import export
 from fintune_xr.store.annotations.instance_labels import drawn_instances
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.raw.readers.drawings import read_drawn
+from fintune_xr.store.raw.readers.drawings import coco_images, read_drawn
 from fintune_xr.store.raw.readers.drawings.cellpose_seg import segmentation_mask
 from fintune_xr.store.raw.readers.drawings.coco import unpack_text
 from fintune_xr.text import texts
@@ -193,6 +193,14 @@ def test_annotations_of_coco_that_are_lost_are_told(tmp_path: Path, images: Any,
         drawn(tmp_path / "a.json", {"images": images, "annotations": annotations}, page=0)
 
 
+@pytest.mark.parametrize("images", [[{"id": 1}], [{"file_name": "x.png"}], [{"id": [], "file_name": "x.png"}], [3], 3])
+def test_images_of_coco_that_are_none_are_told(tmp_path: Path, images: Any) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"images": images, "annotations": [CELL]}))
+    with pytest.raises(TileReadError, match="unreadable"):
+        coco_images(path)
+
+
 def test_pieces_of_an_object_that_overlap_are_joined(tmp_path: Path) -> None:
     pieces = [{"label": "cell", "points": square(*ends), "group_id": 3} for ends in ((0, 4), (2, 6))]
     expected = np.zeros((8, 9), np.uint32)
@@ -286,7 +294,7 @@ def test_geojson_of_others(tmp_path: Path) -> None:
         ("a.json", b"{", "expected JSON"),
         ("a.json", b"[" * 100_000, "expected JSON"),
         ("a.json", b"{}", "expected GeoJSON .* found an empty record"),
-        ("a.geojson", b'{"features": [{"geometry": null}]}', "unreadable"),
+        ("a.geojson", b'{"features": [{"geometry": null}]}', "a feature has no geometry"),
         ("a.zip", b"PK\x03\x04rubbish", "unreadable"),
         ("a.roi", b"Iout", "no region of ImageJ"),
         ("a.roi", b"", "no region of ImageJ"),

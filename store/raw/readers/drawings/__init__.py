@@ -21,6 +21,9 @@ _Answer = TypeVar("_Answer")
 JSON_SUFFIXES: Final = (".json", ".geojson")
 DRAWN_SUFFIXES: Final = (".npy", ".zip", ".roi", *JSON_SUFFIXES)
 
+# What lists and records of another form than expected raise.
+_MALFORMED: Final = (KeyError, TypeError, ValueError, IndexError, AttributeError)
+
 # What reads files of JSON that are of one tile.
 _OF_JSON: Final[Mapping[JsonKind, Callable[[Any, tuple[int, int]], Iterator[Drawn]]]] = {
     "labelme": labelme.drawn_shapes,
@@ -76,6 +79,8 @@ def _of_document(place: Place, ask: Callable[[Any], _Answer]) -> _Answer:
             return ask(parse_json(file.read()))
     except TileReadError as error:
         raise TileReadError(error.reason, str(place)) from error
+    except _MALFORMED as error:
+        raise TileReadError(_malformed(error), str(place)) from error
     except OSError as error:
         raise TileReadError(f"unreadable: {error.strerror or error}", str(place)) from error
 
@@ -88,11 +93,15 @@ def _decoded(
         return cellpose_seg.segmentation_mask(content)
     try:
         return paint(_drawn(content, suffix, shape, page), shape, overlap)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        if isinstance(error, TileReadError):
-            raise
-        what = f"the key {error} is missing" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
-        raise TileReadError(f"unreadable: {what[:140]}") from error
+    except TileReadError:
+        raise
+    except _MALFORMED as error:
+        raise TileReadError(_malformed(error)) from error
+
+
+def _malformed(error: Exception) -> str:
+    what = f"the key {error} is missing" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
+    return f"unreadable: {what[:140]}"
 
 
 def _drawn(content: bytes, suffix: str, shape: tuple[int, int], page: int | None) -> Iterator[Drawn]:
