@@ -14,7 +14,7 @@ from pathlib import Path
 
 NAMES = (
     "startup", "scan", "ingest", "volumes", "measurement", "flows", "matching", "bootstrap", "inference",
-    "cellpose_sam", "tissue", "oct_encoders", "cell_files",
+    "cellpose_sam", "tissue", "oct_encoders", "cell_files", "consolidated",
 )  # fmt: skip
 
 CALIBRATION = ("false_alarms", "interval_coverage", "rho_coverage", "effect_coverage")

@@ -21,8 +21,8 @@ Codes = tuple[NDArray[np.int64], dict[str, int]]
 
 # xarray shows an index where it refuses to part it, and says no more; adding an array by `assign` is such a case.
 REMEDY: Final = (
-    "Labels of one index stay together: add an array with .assign(name=array.variable); to leave labels out, "
-    ".drop_indexes() of all of them first."
+    "Labels of one index stay together: add an array with .assign(name=array.variable); in place of .query() choose by "
+    ".sel(), which takes labels and booleans; to leave labels out, .drop_indexes() of all of them first."
 )
 
 

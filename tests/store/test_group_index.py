@@ -136,6 +136,14 @@ def test_where_xarray_will_not_part_labels_it_says_what_does() -> None:
     assert "assign" not in repr(dataset)
 
 
+def test_of_a_query_it_is_said_that_sel_takes_its_place_and_it_does() -> None:
+    tiles = labelled([0, 1, 2], [0, 0, 1])
+    with pytest.raises(ValueError, match=r"in place of \.query\(\) choose by \.sel\(\)"):
+        tiles.query(tile="donor == '7'")
+    chosen = tiles.sel(tile=tiles.image.sel(channel="DAPI") > 1)
+    assert list(chosen.tile.values) == ["t1", "t2"]
+
+
 def test_a_label_that_is_added_is_asked_for_with_the_others() -> None:
     dataset = with_labels(labelled([0, 1, 2], [0, 0, 1]), region=["cortex", "white", "white"])
     assert dataset.sel(region="white", marker="GFAP").tile.values.tolist() == ["t1"]
