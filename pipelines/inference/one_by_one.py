@@ -152,7 +152,8 @@ def _answer(plan: ShardPlan, context: BlockContext) -> Any:
         (encoded,) = Block(plan, context).encoded_one_by_one(results)
     except Exception as error:  # noqa: BLE001 - the worker that asked raises it
         return error
-    return results[0], encoded
+    # Views of memory do not travel.
+    return results[0], tuple(bytes(chunk) for chunk in encoded)
 
 
 if __name__ == "__main__":

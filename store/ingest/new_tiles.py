@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.execution.read_ahead import ahead
+from fintune_xr.execution.recycled_memory import release_idle
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.raw.pairing import LeftOut
 from fintune_xr.store.raw.scan import Progress
@@ -88,6 +89,7 @@ def append_here(new: NewTiles[T], left_out: list[LeftOut], *, workers: int, prog
         results = ahead(pool, new.reader(workers), new.items, depth=2 * workers)
         for _ in growing.append(new.target, _good(results, left_out, len(new.items), progress)):
             pass
+    release_idle()
     return new.target.n_tiles - before
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +19,8 @@ from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.cohort_kinds import KINDS, kind_named
 from fintune_xr.errors import FintuneValueError, TileReadError
-from fintune_xr.pixels.pixel_digest import pixel_labels
+from fintune_xr.execution.recycled_memory import recycled
+from fintune_xr.pixels.pixel_digest import holds_one_value, pixel_labels
 from fintune_xr.pixels.z_projection import JOINED, projection
 from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import Cohort, create_cohort, open_cohort
@@ -298,7 +300,6 @@ def _tile_reader(scanned: Scan, grid: shards.ShardGrid, readers: int) -> Callabl
 
 
 def _read_tile(scanned: Scan, grid: shards.ShardGrid, planes: LastPlanes, tile: TileFiles) -> Labelled | LeftOut:
-    pixels = np.full(grid.shard[1:], grid.filler, grid.dtype)
     found = _planes(scanned, tile, planes)
     if isinstance(found, LeftOut):
         return found
@@ -306,6 +307,7 @@ def _read_tile(scanned: Scan, grid: shards.ShardGrid, planes: LastPlanes, tile: 
     z_plane = JOINED
     if scanned.layout.z:
         wholes, z_plane = projection(wholes, scanned.layout.z)
+    pixels = _room(grid, tile)
     for channel, (file, whole) in enumerate(zip(tile.planes, wholes, strict=True)):
         plane = bin_plane(whole, scanned.binning)
         top, left = tile.origin
@@ -324,6 +326,15 @@ def _read_tile(scanned: Scan, grid: shards.ShardGrid, planes: LastPlanes, tile: 
     return labels, shards.encode_tile(pixels, grid)
 
 
+def _room(grid: shards.ShardGrid, tile: TileFiles) -> NDArray[Any]:
+    """A tile of the array, whose pixels are still to be written; the filler around them is there."""
+    whole, dtype = grid.shard[1:], np.dtype(grid.dtype)
+    room = recycled(math.prod(whole) * dtype.itemsize).view(dtype).reshape(whole)
+    if whole[1:] != tile.shape:
+        room[...] = grid.filler
+    return room
+
+
 def _same_channels(pixels: NDArray[Any], layout: Layout) -> str:
     """Which two channels of a tile (channel, y, x) hold the same counts, as where one file was copied under both names;
     empty where none do, or where they show nothing. Colours of grey pictures are the same by right.
@@ -331,12 +342,17 @@ def _same_channels(pixels: NDArray[Any], layout: Layout) -> str:
     names = [] if layout.colour else list(layout.channels.values())
     for at, first in enumerate(names):
         for other in range(at + 1, len(names)):
-            if np.array_equal(pixels[at], pixels[other]) and pixels[at].min() != pixels[at].max():
+            if _are_alike(pixels[at], pixels[other]) and not holds_one_value(pixels[at]):
                 return (
                     f"same plane: channels {first} and {names[other]} hold the same pixels. Is one file there under "
                     "both names? Put the right one in its place."
                 )
     return ""
+
+
+def _are_alike(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    """Whether two planes hold the same; of most planes the first row tells that they do not."""
+    return np.array_equal(one[0], other[0]) and np.array_equal(one, other)
 
 
 def _planes(scanned: Scan, tile: TileFiles, planes: LastPlanes) -> tuple[list[NDArray[Any]], list[str]] | LeftOut:

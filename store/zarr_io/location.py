@@ -27,6 +27,8 @@ from fintune_xr.execution.whole_file import PARTIAL_SUFFIX, write_errors
 from fintune_xr.store.zarr_io.object_storage import check_url, environment_number, file_system, options
 from fintune_xr.store.zarr_io.refusals import explain_refusals, is_refusal, unreachable
 
+Bytes = bytes | memoryview
+
 # What goes to object storage at once. S3 takes parts from 5 MiB on, 10,000 of them: shards of up to 160 GiB.
 PART_BYTES = 16 << 20
 # What zarr and its codecs raise for bytes that are not what was written; numbers read as lengths of texts ask for any
@@ -257,7 +259,7 @@ class Location:
             file.seek(start or 0)
             return file.read() if end is None else file.read(end - (start or 0))
 
-    def write_whole(self, key: str, parts: Iterable[bytes]) -> int:
+    def write_whole(self, key: str, parts: Iterable[Bytes]) -> int:
         """Number of bytes written: all of `parts` under `key`, durable, or nothing at all.
 
         Locally the bytes go to a neighbouring `.partial` file that is synced and renamed. To object storage few bytes
@@ -271,7 +273,7 @@ class Location:
             with self.remote() as (system, root):
                 return _send(system, f"{root}/{key}", iter(parts))
 
-    def write_aside(self, key: str, parts: Iterable[bytes]) -> str:
+    def write_aside(self, key: str, parts: Iterable[Bytes]) -> str:
         """Key of a durable `.partial` file beside `key` that holds all of `parts`; `put_in_place` makes it `key`.
 
         Raises FintuneValueError for object storage, which cannot rename, StoreWriteError as `write_whole` does.
@@ -397,7 +399,7 @@ def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
     return os.walk(folder, onerror=refuse)
 
 
-def _replace_file(file: Path, parts: Iterable[bytes]) -> int:
+def _replace_file(file: Path, parts: Iterable[Bytes]) -> int:
     partial = _write_partial(file, parts)
     try:
         size = partial.stat().st_size
@@ -409,7 +411,7 @@ def _replace_file(file: Path, parts: Iterable[bytes]) -> int:
     return size
 
 
-def _write_partial(file: Path, parts: Iterable[bytes]) -> Path:
+def _write_partial(file: Path, parts: Iterable[Bytes]) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f"{file.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
     try:
@@ -424,8 +426,8 @@ def _write_partial(file: Path, parts: Iterable[bytes]) -> Path:
     return partial
 
 
-def _send(system: Any, path: str, parts: Iterator[bytes]) -> int:
-    first: list[bytes] = []
+def _send(system: Any, path: str, parts: Iterator[Bytes]) -> int:
+    first: list[Bytes] = []
     size = 0
     for part in parts:
         first.append(part)
@@ -436,7 +438,7 @@ def _send(system: Any, path: str, parts: Iterator[bytes]) -> int:
     return size
 
 
-def _send_in_parts(system: Any, path: str, parts: Iterable[bytes]) -> int:
+def _send_in_parts(system: Any, path: str, parts: Iterable[Bytes]) -> int:
     """The object appears with the commit; an error aborts the upload, so that no part of it is kept.
 
     A transaction of the file system would do the same, but all threads share it: each would commit the others' parts.
@@ -452,7 +454,7 @@ def _send_in_parts(system: Any, path: str, parts: Iterable[bytes]) -> int:
     return size
 
 
-def _given_away(parts: list[bytes]) -> Iterator[bytes]:
+def _given_away(parts: list[Bytes]) -> Iterator[Bytes]:
     """Each of `parts`, which is held here no longer than it takes."""
     parts.reverse()
     while parts:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import google_crc32c
+import imagecodecs
 import numpy as np
 import zarr
 from numcodecs import blosc
@@ -23,16 +24,21 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from fintune_xr.errors import StoreDamagedError
+from fintune_xr.execution.recycled_memory import recycled
 from fintune_xr.store.zarr_io.location import Location
 
 CODEC: Final = "zstd"
 LEVEL = 1
+# What Blosc compresses at once. Its own choice, 32 KiB, takes a fifth longer and saves no byte.
+BLOCK_BYTES = 1 << 18
+# What Blosc may need beyond the pixels, and the bytes of a checksum.
+_OVERHEAD, _CHECKSUM = 16, 4
 MAX_CHUNK_EDGE_PX = 2048
 TARGET_SHARD_BYTES = 2 << 30
 MAX_TILES_PER_SHARD = 256
 ABSENT = 0xFFFF_FFFF_FFFF_FFFF
 
-Encoded = tuple[bytes, ...]
+Encoded = tuple[bytes | memoryview, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +102,7 @@ def create_sharded(
         dtype=grid.dtype,
         chunks=grid.chunk,
         shards=grid.shard,
-        compressors=[BloscCodec(cname=CODEC, clevel=LEVEL, shuffle="shuffle"), Crc32cCodec()],
+        compressors=[BloscCodec(cname=CODEC, clevel=LEVEL, shuffle="shuffle", blocksize=BLOCK_BYTES), Crc32cCodec()],
         chunk_key_encoding={"name": "default", "separator": "."},
         dimension_names=dims,
         fill_value=grid.filler,
@@ -181,7 +187,7 @@ def read_index(location: Location, grid: ShardGrid, shard: int) -> NDArray[np.ui
     return np.frombuffer(raw[:-4], "<u8").reshape(grid.tiles_per_shard, grid.chunks_per_tile, 2)
 
 
-def _shard_parts(grid: ShardGrid, tiles: Iterable[Encoded]) -> Iterator[bytes]:
+def _shard_parts(grid: ShardGrid, tiles: Iterable[Encoded]) -> Iterator[bytes | memoryview]:
     index = np.full((grid.tiles_per_shard, grid.chunks_per_tile, 2), ABSENT, "<u8")
     offset = 0
     for slot, tile in enumerate(tiles):
@@ -200,7 +206,16 @@ def chunks_of(tile: NDArray[Any], grid: ShardGrid) -> Iterator[NDArray[Any]]:
         yield tile[tuple(slice(i * c, (i + 1) * c) for i, c in zip(place, grid.chunk[1:], strict=True))]
 
 
-def _encode_chunk(chunk: NDArray[Any]) -> bytes:
+def _encode_chunk(chunk: NDArray[Any]) -> memoryview:
     raw = np.ascontiguousarray(chunk, chunk.dtype.newbyteorder("<"))
-    packed = bytes(blosc.compress(raw, CODEC.encode(), LEVEL, blosc.SHUFFLE))
-    return packed + struct.pack("<I", google_crc32c.value(packed))
+    # Its types know bytes alone, and tell less than it takes.
+    compress: Any = imagecodecs.blosc_encode
+    packed = compress(
+        raw, level=LEVEL, compressor=CODEC, shuffle=blosc.SHUFFLE, typesize=raw.itemsize, blocksize=BLOCK_BYTES,
+        numthreads=1, out=recycled(raw.nbytes + _OVERHEAD),
+    )  # fmt: skip
+    # Into a place of its own size: chunks wait to be written, and most are far smaller than their pixels.
+    encoded = recycled(len(packed) + _CHECKSUM)
+    encoded[:-_CHECKSUM] = packed
+    encoded[-_CHECKSUM:] = np.frombuffer(struct.pack("<I", google_crc32c.value(packed)), np.uint8)
+    return encoded.data

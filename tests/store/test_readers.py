@@ -5,18 +5,22 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import os
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from fintune_xr.errors import TileReadError
 from fintune_xr.store.raw.readers import Header, read_header, read_labels, read_plane, read_plane_with_digest, tiff
+from fintune_xr.store.raw.readers.contents import read_contents
 
 RNG = np.random.default_rng(5)
 PLANE = RNG.integers(0, 4000, (50, 70)).astype(np.uint16)
@@ -240,3 +244,33 @@ def test_what_stands_in_the_place_of_an_image_is_named(tmp_path: Path, suffix: s
     (tmp_path / f"a{suffix}").write_bytes(content)
     with pytest.raises(TileReadError, match=f"unreadable: {what}"):
         read_header(tmp_path / f"a{suffix}")
+
+
+@given(
+    hnp.arrays(st.sampled_from([np.uint8, np.uint16]), hnp.array_shapes(min_dims=2, max_dims=2, max_side=40)),
+    st.sampled_from("<>"), st.binary(max_size=9),
+)  # fmt: skip
+def test_pixels_that_are_stored_as_they_are_are_those_that_were_saved(
+    pixels: np.ndarray, order: Any, description: bytes
+) -> None:
+    """They are a view of the file's bytes, wherever in it they begin."""
+    file = io.BytesIO()
+    tifffile.imwrite(file, pixels, byteorder=order, photometric="minisblack", description=description)
+    found = tiff.tiff_plane(read_contents(io.BytesIO(file.getvalue())), page=None, dtypes=("uint8", "uint16"))
+    np.testing.assert_array_equal(found, pixels)
+    assert found.dtype == pixels.dtype
+
+
+def test_what_is_stored_as_it_is_is_not_decoded(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(2).integers(0, 2**16, (30, 20), np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="minisblack")
+    with mock.patch.object(tifffile.TiffPage, "asarray", side_effect=AssertionError):
+        np.testing.assert_array_equal(read_plane(tmp_path / "a.tif"), pixels)
+
+
+def test_a_file_that_grows_while_it_is_read_is_read_to_its_end() -> None:
+    class Growing(io.BytesIO):
+        def seek(self, offset: int, whence: int = 0, /) -> int:
+            return 4 if whence == os.SEEK_END else super().seek(offset, whence)
+
+    assert read_contents(Growing(b"0123456789")).content.tobytes() == b"0123456789"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from fintune_xr.errors import TileReadError
 from fintune_xr.store.raw.readers import masks, mrc, raster, tiff
+from fintune_xr.store.raw.readers.contents import read_contents
 from fintune_xr.store.raw.readers.fields import Field, field_of_page
 from fintune_xr.store.raw.readers.header import (
     IMAGE_DTYPES,
@@ -98,16 +98,14 @@ def read_plane_with_digest(
     The file is read once; `channels` as in `read_header`. Raises TileReadError as `read_plane` does.
     """
     with _opened(place) as file:
-        content = file.read()
-        memory = io.BytesIO(content)
-        kind = _format(place)
+        memory, kind = read_contents(file), _format(place)
         if kind is tiff:
             plane = tiff.tiff_plane(memory, page=page, dtypes=dtypes, channels=channels)
         elif kind is mrc:
             plane = mrc.mrc_plane(memory, page=page, dtypes=dtypes)
         else:
             plane = raster.raster_plane(memory, page=page, dtypes=dtypes, channels=channels)
-        return checked_pixels(plane), hashlib.sha256(content).hexdigest()
+        return checked_pixels(plane), memory.sha256
 
 
 def read_stack(place: Place, *, channels: int) -> Stack:
@@ -127,16 +125,16 @@ def read_stacks_with_digest(
     Raises TileReadError as `read_stack` and `read_plane` do, and where planes differ in size or dtype.
     """
     with _opened(place) as file:
-        content = file.read()
-        stack, found = _stack(place, io.BytesIO(content), channels), []
+        memory = read_contents(file)
+        stack, found = _stack(place, memory, channels), []
         for position in positions:
             pages = stack.pages[position]
             if _format(place) is tiff:
-                planes = tiff.tiff_planes(io.BytesIO(content), pages=pages, dtypes=dtypes, channels=False)
+                planes = tiff.tiff_planes(memory, pages=pages, dtypes=dtypes, channels=False)
             else:
-                planes = raster.raster_planes(io.BytesIO(content), pages=pages, dtypes=dtypes, channels=False)
+                planes = raster.raster_planes(memory, pages=pages, dtypes=dtypes, channels=False)
             found.append(joined_planes(planes))
-        return found, hashlib.sha256(content).hexdigest()
+        return found, memory.sha256
 
 
 def read_fields(place: Place) -> tuple[Field, ...]:
@@ -198,15 +196,14 @@ def read_planes_with_digest(
     The file is read once and its image decoded once. Raises TileReadError as `read_plane` does.
     """
     with _opened(place) as file:
-        content = file.read()
-        kind = _format(place)
+        memory, kind = read_contents(file), _format(place)
         if kind is mrc:
-            planes = [mrc.mrc_plane(io.BytesIO(content), page=page, dtypes=dtypes) for page in pages]
+            planes = [mrc.mrc_plane(memory, page=page, dtypes=dtypes) for page in pages]
         elif kind is tiff:
-            planes = tiff.tiff_planes(io.BytesIO(content), pages=pages, dtypes=dtypes, channels=True)
+            planes = tiff.tiff_planes(memory, pages=pages, dtypes=dtypes, channels=True)
         else:
-            planes = raster.raster_planes(io.BytesIO(content), pages=pages, dtypes=dtypes, channels=True)
-        return [checked_pixels(plane) for plane in planes], hashlib.sha256(content).hexdigest()
+            planes = raster.raster_planes(memory, pages=pages, dtypes=dtypes, channels=True)
+        return [checked_pixels(plane) for plane in planes], memory.sha256
 
 
 def _format(place: Place) -> ModuleType:

@@ -14,6 +14,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from fintune_xr.errors import TileReadError
+from fintune_xr.store.raw.readers.contents import Contents
 from fintune_xr.store.raw.readers.grey import ORIENTATION_TAG, UPRIGHT, is_on_its_side, upright
 from fintune_xr.store.raw.readers.header import Header, check_header, page_index
 from fintune_xr.store.raw.readers.pixel_side import stated_side
@@ -65,7 +66,7 @@ def tiff_plane(file: BinaryIO, *, page: int | None, dtypes: Collection[str], cha
     with open_tiff(file) as pages:
         index = page_index(page, _n_channels(pages) if channels else len(pages))
         plane, header = _header(pages, index, _size(file), dtypes, channels=channels)
-        pixels = _upright(plane, np.asarray(plane.asarray(maxworkers=1)), index)
+        pixels = _upright(plane, _pixels(plane, file), index)
     return _checked_shape(pixels, header)
 
 
@@ -93,9 +94,18 @@ def orientation(plane: Any) -> int:
     return UPRIGHT if tag is None else int(tag.value)
 
 
-def _decoded(plane: Any, decoded: dict[int, NDArray[Any]]) -> NDArray[Any]:
+def _pixels(plane: Any, file: BinaryIO) -> NDArray[Any]:
+    """All pixels of a page; of a file in memory, those that are stored as they are are a view of its bytes."""
+    if isinstance(file, Contents) and plane.is_final and plane.dataoffsets[0] % plane.dtype.itemsize == 0:
+        stored = plane.dtype.newbyteorder(plane.parent.byteorder)
+        flat = np.frombuffer(file.content, stored, math.prod(plane.shape), plane.dataoffsets[0])
+        return flat.reshape(plane.shape)
+    return np.asarray(plane.asarray(maxworkers=1))
+
+
+def _decoded(plane: Any, file: BinaryIO, decoded: dict[int, NDArray[Any]]) -> NDArray[Any]:
     there = decoded.get(plane.index)
-    return np.asarray(plane.asarray(maxworkers=1)) if there is None else there
+    return _pixels(plane, file) if there is None else there
 
 
 def _checked_shape(pixels: NDArray[Any], header: Header) -> NDArray[Any]:
@@ -117,7 +127,7 @@ def tiff_planes(file: BinaryIO, *, pages: Sequence[int], dtypes: Collection[str]
         decoded: dict[int, NDArray[Any]] = {}
         for page in pages:
             plane, header = _header(stored, page_index(page, count), _size(file), dtypes, channels=channels)
-            pixels = decoded.setdefault(plane.index, _decoded(plane, decoded))
+            pixels = decoded.setdefault(plane.index, _decoded(plane, file, decoded))
             found.append(_checked_shape(_upright(plane, pixels, page), header))
     return found
 
@@ -126,6 +136,7 @@ def tiff_planes(file: BinaryIO, *, pages: Sequence[int], dtypes: Collection[str]
 def open_tiff(file: BinaryIO) -> Iterator[Any]:
     """The pages of a TIFF; raises TileReadError for anything that goes wrong inside."""
     try:
+        file.seek(0)
         # OME metadata may send the reader to other files; one plane of this file is all that is wanted.
         with tifffile.TiffFile(file, is_ome=False) as tif:
             if len(tif.pages) > 1:
