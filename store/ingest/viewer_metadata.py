@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from fintune_xr import names as n
-from fintune_xr.pixels.real_part import tile_pixels
+from fintune_xr.pixels.real_part import real_part
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.labels.ome_zarr import (
     describe,
     image_ome,
     pixel_sides,
+    ranges_of,
     sample_positions,
     shown_channels,
-    shown_ranges,
     stored_ome,
+    thinned,
 )
+from fintune_xr.store.zarr_io.tile_reader import TileReader
 from fintune_xr.text import texts
 
 
@@ -33,15 +38,22 @@ def describe_images(cohort: Cohort) -> None:
         return
     ome = image_ome(cohort.title, [str(dim) for dim in images[n.IMAGE].dims], pixel_sides(images))
     ome["multiscales"][0]["metadata"] = {n.N_TILES: n_tiles}
-    channels = shown_channels(texts(images[n.CHANNEL]), _ranges(images), np.dtype(images[n.IMAGE].dtype))
+    channels = shown_channels(texts(images[n.CHANNEL]), _ranges(cohort, images), np.dtype(images[n.IMAGE].dtype))
     describe(cohort.location, n.IMAGES, {**ome, "omero": {"channels": channels}})
 
 
-def _ranges(images: xr.Dataset) -> list[tuple[float, float]]:
+def _ranges(cohort: Cohort, images: xr.Dataset) -> list[tuple[float, float]]:
     """Shown values of each channel: all of a byte, and of wider pixels those that some tiles hold."""
     if images[n.IMAGE].dtype == np.uint8:
         return [(0.0, 255.0)] * images.sizes[n.CHANNEL]
-    return shown_ranges(tile_pixels(images, at) for at in sample_positions(images.sizes[n.TILE]))
+    reader, dims = TileReader(cohort.location, f"{n.IMAGES}/{n.IMAGE}"), images[n.IMAGE].dims[1:]
+
+    def looked_at(at: int) -> NDArray[Any]:
+        real = real_part(images, dims, at)
+        return thinned(reader[at][tuple(real.get(str(dim), slice(None)) for dim in dims)])
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        return ranges_of(list(pool.map(looked_at, sample_positions(images.sizes[n.TILE]))))
 
 
 def _n_described(cohort: Cohort) -> int:

@@ -7,6 +7,7 @@ that are longer than the array; the next append cuts them back and reads those t
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import Any
@@ -30,6 +31,9 @@ from fintune_xr.store.zarr_io.groups import (
 from fintune_xr.store.zarr_io.location import Location, explain_write_errors, sync_array
 
 Labels = Mapping[str, Any]
+
+# Columns that are forced to the disk at a time.
+_SYNCING = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,13 +176,18 @@ def _noting(items: Iterable[tuple[Labels, shards.Encoded]], batch: list[Labels])
 def commit(target: Growing, committed: int, batch: list[Labels]) -> None:
     """Writes the labels of the tiles after the first `committed`, then the array's length."""
     length = committed + len(batch)
+    touched = range(committed // ROWS_PER_CHUNK, (length - 1) // ROWS_PER_CHUNK + 1)
     with explain_write_errors(f"{target.location.url}/{target.path}"):
-        for name, spec in target.labels.items():
-            values = _values([_label(labels, name, spec) for labels in batch], spec.dtype)
-            write_rows(target.location, f"{target.path}/{name}", committed, values)
-            # Labels must be on the disk before the array's length says that the tiles exist.
-            touched = range(committed // ROWS_PER_CHUNK, (length - 1) // ROWS_PER_CHUNK + 1)
-            sync_array(target.location, f"{target.path}/{name}", touched)
+        # A column is forced to the disk while the next ones are written.
+        with ThreadPoolExecutor(_SYNCING) as pool:
+            syncing = []
+            for name, spec in target.labels.items():
+                values = _values([_label(labels, name, spec) for labels in batch], spec.dtype)
+                write_rows(target.location, f"{target.path}/{name}", committed, values)
+                syncing.append(pool.submit(sync_array, target.location, f"{target.path}/{name}", touched))
+        # Labels must be on the disk before the array's length says that the tiles exist.
+        for one in syncing:
+            one.result()
         array = open_column(target.location, f"{target.path}/{target.variable}")
         array.resize((length, *array.shape[1:]))
 

@@ -11,6 +11,7 @@ import shutil
 import stat
 import uuid
 from collections.abc import AsyncIterator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -31,6 +32,8 @@ Bytes = bytes | memoryview
 
 # What goes to object storage at once. S3 takes parts from 5 MiB on, 10,000 of them: shards of up to 160 GiB.
 PART_BYTES = 16 << 20
+# How much of a local file is written before it is forced to the disk, while more is written.
+SYNC_BYTES = 64 << 20
 # What zarr and its codecs raise for bytes that are not what was written; numbers read as lengths of texts ask for any
 # amount of memory.
 _DECODING_ERRORS = (ValueError, RuntimeError, OSError, KeyError, TypeError, ArithmeticError, MemoryError)
@@ -416,14 +419,44 @@ def _write_partial(file: Path, parts: Iterable[Bytes]) -> Path:
     partial = file.with_name(f"{file.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
     try:
         with partial.open("wb") as out:
-            for part in parts:
-                out.write(part)
+            with _SyncedBehind(out.fileno()) as behind:
+                for part in parts:
+                    behind.note(out.write(part))
             out.flush()
             os.fsync(out.fileno())
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
     return partial
+
+
+class _SyncedBehind:
+    """Forces a long file to the disk while it is still written, so that little of it is left for the end."""
+
+    def __init__(self, handle: int) -> None:
+        self._handle, self._n_bytes = handle, 0
+        self._pool = ThreadPoolExecutor(1)
+        self._syncing: Future[None] | None = None
+
+    def note(self, n_bytes: int) -> None:
+        """Tells of so many bytes more; raises OSError where those before could not be forced to the disk."""
+        self._n_bytes += n_bytes
+        if self._n_bytes >= SYNC_BYTES and (self._syncing is None or self._syncing.done()):
+            self._ended()
+            self._syncing, self._n_bytes = self._pool.submit(os.fsync, self._handle), 0
+
+    def __enter__(self) -> _SyncedBehind:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._pool.shutdown()
+        if kind is None:
+            # The system tells of a fault once, and may have told it there.
+            self._ended()
+
+    def _ended(self) -> None:
+        if self._syncing is not None:
+            self._syncing.result()
 
 
 def _send(system: Any, path: str, parts: Iterator[Bytes]) -> int:

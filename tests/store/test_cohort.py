@@ -9,6 +9,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -585,3 +586,26 @@ def test_unassigned_tiles_are_no_part_that_anything_is_learned_from_or_scored_on
         with pytest.raises((FintuneValueError, SplitError), match=r"no annotated tile"):
             of_part(cohort, n.UNASSIGNED)
     assert sorted(split_table(cohort)[n.SPLIT]) == [n.TRAIN, *[n.UNASSIGNED] * (len(split_table(cohort)) - 1)]
+
+
+def test_labels_are_on_the_disk_before_the_length_tells_of_their_tiles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Columns are forced there on threads, however long that takes."""
+    cohort = create_cohort(tmp_path / "a.zarr", kind="if", channels=CHANNELS, tile_shape=(64, 64), dtype="uint16")
+    target, done = cohort.images_group(), []
+
+    def slowly(_location: Location, path: str, _chunks: object) -> None:
+        time.sleep(0.02)
+        done.append(path)
+
+    def opening(location: Location, path: str) -> object:
+        done.append(path)
+        return tables.open_column(location, path)
+
+    monkeypatch.setattr(growing, "sync_array", slowly)
+    monkeypatch.setattr(growing, "open_column", opening)
+    for _ in growing.append(target, [item("d/m/t", 64, target.grid)]):
+        pass
+    assert set(done[:-1]) == {f"{n.IMAGES}/{name}" for name in target.labels}
+    assert done[-1] == f"{n.IMAGES}/{n.IMAGE}"

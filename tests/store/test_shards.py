@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
+import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from zarr.core.sync import sync
 
 from fintune_xr.errors import FintuneError, StoreDamagedError, StoreWriteError
 from fintune_xr.execution.whole_file import PARTIAL_SUFFIX
+from fintune_xr.store.zarr_io import location as location_module
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.store.zarr_io.groups import open_column, read_column, write_rows
 from fintune_xr.store.zarr_io.location import Location, explain_read_errors, is_chunk_key, sync_array
@@ -323,3 +327,43 @@ def test_what_another_process_wrote_meanwhile_is_not_written_over(tmp_path: Path
 def test_errors_meant_for_people_pass_through_reading() -> None:
     with pytest.raises(FintuneError, match="as it was"), explain_read_errors("x"):
         raise FintuneError("as it was")
+
+
+def test_a_long_file_is_forced_to_the_disk_while_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was written is forced before the rest is, and all of it before the file takes its place."""
+    sizes: list[int] = []
+    is_forced = threading.Event()
+
+    def forced(handle: int) -> None:
+        sizes.append(os.fstat(handle).st_size)
+        is_forced.set()
+
+    def parts() -> Iterator[bytes]:
+        yield part
+        assert is_forced.wait(60)
+        yield from [part] * 4
+
+    part = b"x" * (1 << 18)
+    monkeypatch.setattr(location_module, "SYNC_BYTES", 10)
+    monkeypatch.setattr(os, "fsync", forced)
+    assert Location.of(tmp_path).write_whole("a", parts()) == 5 * len(part)
+    assert sizes[0] == len(part)
+    # The last one is of the folder.
+    assert sizes[-2] == 5 * len(part)
+    assert (tmp_path / "a").read_bytes() == part * 5
+
+
+def test_a_fault_of_forcing_what_was_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system tells of it once, while the file is still written; the last forcing goes well."""
+
+    def full_once(_: int) -> None:
+        if not failed:
+            failed.append(True)
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    failed: list[bool] = []
+    monkeypatch.setattr(location_module, "SYNC_BYTES", 10)
+    monkeypatch.setattr(os, "fsync", full_once)
+    with pytest.raises(StoreWriteError, match="No space left"):
+        Location.of(tmp_path).write_whole("a", [b"x" * (1 << 18)] * 5)
+    assert list(tmp_path.iterdir()) == []
