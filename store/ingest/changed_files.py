@@ -45,6 +45,8 @@ def suspects(
     That is: touched since this folder was last compared with the store, of other names than the stored ones,
     from a folder never compared, or already quarantined as changed.
     """
+    if not present:
+        return
     checked = group_attrs_of(cohort).get(n.CHECKED, {}).get(root)
     flagged = quarantined_tiles(cohort, root)
     for tile in present:

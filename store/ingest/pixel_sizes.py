@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from fintune_xr import names as n
 from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.ingest.same_bytes import tile_column
 from fintune_xr.store.raw.pairing import TileFiles
 
 # Columns that tell the side of a stored pixel, with their unit in words.
@@ -26,10 +27,13 @@ def doubt_lines(tiles: Sequence[TileFiles]) -> list[str]:
 
 def size_lines(cohort: Cohort) -> list[str]:
     """Lines about stored tiles of several sizes of pixels, and about tiles of which none is known beside others."""
-    images = cohort.images(lazy=False)
+    group = cohort.images_group()
+    n_tiles = group.n_tiles
     for column, unit in _COLUMNS.items():
-        if column in images.coords:
-            return _told(images[column].values, unit)
+        # Alone: to open the images is to read all their labels.
+        sides = tile_column(group, column, n_tiles)
+        if sides.size:
+            return _told(sides, unit)
     return []
 
 

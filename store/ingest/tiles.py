@@ -132,6 +132,7 @@ def ingest_tiles(
         left_out = [*found.left_out, *unfit, *find_changes(found.source, doubtful, stored, workers)]
         # Before the first tile is read: what is found changed must not be forgotten if this run is killed.
         replace_quarantine(cohort, left_out, root=root, layout=found.layout)
+        n_told = len(left_out)
         note_checked(cohort, root, began)
         update_attr(
             cohort,
@@ -139,7 +140,8 @@ def ingest_tiles(
             lambda before: {**(before or {}), root: [*extra_lines(found.ignored), *doubt_lines(found.tiles)]},
         )
         n_added = _append(cohort, found, fresh, left_out, ReadOn(workers, progress, mapper))
-        replace_quarantine(cohort, left_out, root=root, layout=found.layout)
+        if len(left_out) > n_told:
+            replace_quarantine(cohort, left_out, root=root, layout=found.layout)
         if n_added:
             _note_ingest(cohort, found, root, n_added)
         describe_images(cohort)

@@ -153,13 +153,15 @@ def ingest_volumes(
         covers = found.looked_at.__contains__
         # Before the first volume is read: what is found changed must not be forgotten if this run is killed.
         replace_quarantine(cohort, left_out, root=root, layout=found.layout, covers=covers)
+        n_told = len(left_out)
         note_checked(cohort, root, began)
         target = cohort.images_group()
         reader = partial(
             _volume_reader, replace(found, files=(), left_out=(), ignored={}, looked_at=frozenset()), how, target.grid
         )
         n_added = append_new(NewTiles(cohort, fresh, reader), left_out, ReadOn(how.n_workers, progress, mapper))
-        replace_quarantine(cohort, left_out, root=root, layout=found.layout, covers=covers)
+        if len(left_out) > n_told:
+            replace_quarantine(cohort, left_out, root=root, layout=found.layout, covers=covers)
         if n_added:
             _note_ingest(cohort, found, root, n_added)
         describe_images(cohort)
