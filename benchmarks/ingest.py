@@ -34,6 +34,7 @@ from tiles_on_disk import SIDE, link_tiles, tile_pairs, write_tiles
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from fintune_xr.pipelines.steps.ingest import ingest
+from fintune_xr.store.zarr_io.shards import BLOCK_BYTES
 
 N_FILES = 32
 N_LZW = 16
@@ -108,7 +109,7 @@ def threads_zarr(pairs: Pairs, out: Path, *, checked: bool = False) -> None:
 
 def decoded_and_encoded(pair: tuple[Path, Path]) -> None:
     """What no way can leave out, for one tile on one core: decode the files, compress the pixels."""
-    blosc.compress(_read(pair), b"zstd", 1, blosc.SHUFFLE)
+    blosc.compress(_read(pair), b"zstd", 1, blosc.SHUFFLE, BLOCK_BYTES)
 
 
 def _speed(kind: str, source: Path, out: Path) -> list[Row | Fact]:

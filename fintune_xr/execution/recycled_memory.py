@@ -24,7 +24,7 @@ _returned: Final[deque[NDArray[np.uint8]]] = deque()
 _lock: Final = Lock()
 
 
-def recycled(n_bytes: int) -> NDArray[np.uint8]:
+def spare_bytes(n_bytes: int) -> NDArray[np.uint8]:
     """An array of `n_bytes` uint8 that hold anything, in memory that was used before where some lies idle."""
     if not _LEAST_BYTES <= n_bytes <= _MOST_BYTES:
         return np.empty(n_bytes, np.uint8)

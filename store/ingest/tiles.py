@@ -19,7 +19,7 @@ from fintune_xr import datasets
 from fintune_xr import names as n
 from fintune_xr.cohort_kinds import KINDS, kind_named
 from fintune_xr.errors import FintuneValueError, TileReadError
-from fintune_xr.execution.recycled_memory import recycled
+from fintune_xr.execution.recycled_memory import spare_bytes
 from fintune_xr.pixels.pixel_digest import holds_one_value, pixel_labels
 from fintune_xr.pixels.z_projection import JOINED, projection
 from fintune_xr.provenance import provenance
@@ -331,7 +331,7 @@ def _read_tile(scanned: Scan, grid: shards.ShardGrid, planes: LastPlanes, tile: 
 def _room(grid: shards.ShardGrid, tile: TileFiles) -> NDArray[Any]:
     """A tile of the array, whose pixels are still to be written; the filler around them is there."""
     whole, dtype = grid.shard[1:], np.dtype(grid.dtype)
-    room = recycled(math.prod(whole) * dtype.itemsize).view(dtype).reshape(whole)
+    room = spare_bytes(math.prod(whole) * dtype.itemsize).view(dtype).reshape(whole)
     if whole[1:] != tile.shape:
         room[...] = grid.filler
     return room

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from fintune_xr.errors import StoreDamagedError
-from fintune_xr.execution.recycled_memory import recycled
+from fintune_xr.execution.recycled_memory import spare_bytes
 from fintune_xr.store.zarr_io.location import Location
 
 CODEC: Final = "zstd"
@@ -212,10 +212,10 @@ def _encode_chunk(chunk: NDArray[Any]) -> memoryview:
     compress: Any = imagecodecs.blosc_encode
     packed = compress(
         raw, level=LEVEL, compressor=CODEC, shuffle=blosc.SHUFFLE, typesize=raw.itemsize, blocksize=BLOCK_BYTES,
-        numthreads=1, out=recycled(raw.nbytes + _OVERHEAD),
+        numthreads=1, out=spare_bytes(raw.nbytes + _OVERHEAD),
     )  # fmt: skip
     # Into a place of its own size: chunks wait to be written, and most are far smaller than their pixels.
-    encoded = recycled(len(packed) + _CHECKSUM)
+    encoded = spare_bytes(len(packed) + _CHECKSUM)
     encoded[:-_CHECKSUM] = packed
     encoded[-_CHECKSUM:] = np.frombuffer(struct.pack("<I", google_crc32c.value(packed)), np.uint8)
     return encoded.data

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fintune_xr.execution import recycled_memory
-from fintune_xr.execution.recycled_memory import recycled, release_idle
+from fintune_xr.execution.recycled_memory import release_idle, spare_bytes
 
 SIZE = 3 << 20
 
@@ -20,34 +20,34 @@ def _nothing_idle() -> None:
 
 
 def test_memory_is_used_again_once_its_last_view_is_gone() -> None:
-    lent = recycled(SIZE)
+    lent = spare_bytes(SIZE)
     where, view = lent.ctypes.data, lent[5:].view(np.uint8)[::2]
     del lent
-    assert recycled(SIZE).ctypes.data != where
+    assert spare_bytes(SIZE).ctypes.data != where
     release_idle()
     del view
-    assert recycled(SIZE - 1000).ctypes.data == where
+    assert spare_bytes(SIZE - 1000).ctypes.data == where
 
 
 def test_a_buffer_of_it_keeps_it() -> None:
-    lent = recycled(SIZE)
+    lent = spare_bytes(SIZE)
     where, buffer = lent.ctypes.data, lent.data
     del lent
-    held = recycled(SIZE)
+    held = spare_bytes(SIZE)
     assert held.ctypes.data != where
     del buffer
-    assert recycled(SIZE).ctypes.data == where
+    assert spare_bytes(SIZE).ctypes.data == where
 
 
 def test_little_memory_is_not_taken_from_much() -> None:
-    where = recycled(20 * SIZE).ctypes.data
-    small = recycled(SIZE)
+    where = spare_bytes(20 * SIZE).ctypes.data
+    small = spare_bytes(SIZE)
     assert small.nbytes == SIZE
     assert small.ctypes.data != where
 
 
 def test_what_lies_idle_goes_back() -> None:
-    lent = recycled(SIZE)
+    lent = spare_bytes(SIZE)
     block = weakref.ref(lent)
     del lent
     assert recycled_memory._returned
@@ -58,16 +58,16 @@ def test_what_lies_idle_goes_back() -> None:
 
 
 def test_no_more_than_a_bound_lies_idle() -> None:
-    lent = [recycled(20 * SIZE) for _ in range(4)]
+    lent = [spare_bytes(20 * SIZE) for _ in range(4)]
     lent.clear()
-    recycled(SIZE)
+    spare_bytes(SIZE)
     assert sum(one.nbytes for one in recycled_memory._idle) <= 1 << 27
 
 
 def test_threads_never_share_it() -> None:
     def fill(value: int) -> None:
         for _ in range(30):
-            mine = recycled(SIZE)
+            mine = spare_bytes(SIZE)
             mine[:] = value
             wrong.append(int(np.count_nonzero(mine != value)))
 

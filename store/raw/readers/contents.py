@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from fintune_xr.execution.recycled_memory import recycled
+from fintune_xr.execution.recycled_memory import spare_bytes
 
 
 class Contents(io.BufferedReader):
@@ -56,7 +56,7 @@ def read_contents(file: BinaryIO) -> Contents:
     """All bytes of an opened file, which is read once."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
-    content = recycled(size)
+    content = spare_bytes(size)
     found = _filled(file, content)
     rest = file.read()
     if rest:
