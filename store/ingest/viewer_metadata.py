@@ -15,13 +15,13 @@ from fintune_xr.pixels.real_part import real_part
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.labels.ome_zarr import (
     describe,
+    few_pixels,
     image_ome,
     pixel_sides,
     ranges_of,
     sample_positions,
     shown_channels,
     stored_ome,
-    thinned,
 )
 from fintune_xr.store.zarr_io.tile_reader import TileReader
 from fintune_xr.text import texts
@@ -50,7 +50,7 @@ def _ranges(cohort: Cohort, images: xr.Dataset) -> list[tuple[float, float]]:
 
     def looked_at(at: int) -> NDArray[Any]:
         real = real_part(images, dims, at)
-        return thinned(reader[at][tuple(real.get(str(dim), slice(None)) for dim in dims)])
+        return few_pixels(reader[at][tuple(real.get(str(dim), slice(None)) for dim in dims)])
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         return ranges_of(list(pool.map(looked_at, sample_positions(images.sizes[n.TILE]))))

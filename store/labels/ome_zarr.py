@@ -97,11 +97,11 @@ def shown_ranges(tiles: Iterable[NDArray[Any]]) -> list[tuple[float, float]]:
     """Lowest and highest shown value of each channel of `tiles`, each (channel, …, y, x): all but a thousandth of the
     pixels lie above, and all but a thousandth below. Of large tiles some rows and columns are looked at.
     """
-    return ranges_of([thinned(tile) for tile in tiles])
+    return ranges_of([few_pixels(tile) for tile in tiles])
 
 
 def ranges_of(looked_at: Sequence[NDArray[Any]]) -> list[tuple[float, float]]:
-    """The same of tiles that were `thinned`."""
+    """The same of what `few_pixels` gives of each tile."""
     found = []
     for channel in range(len(looked_at[0])):
         pixels = np.concatenate([tile[channel].ravel() for tile in looked_at])
@@ -110,7 +110,7 @@ def ranges_of(looked_at: Sequence[NDArray[Any]]) -> list[tuple[float, float]]:
     return found
 
 
-def thinned(tile: NDArray[Any]) -> NDArray[Any]:
+def few_pixels(tile: NDArray[Any]) -> NDArray[Any]:
     """Every n-th row and column, so that a plane has some `_PIXELS_LOOKED_AT`; the tile itself is not kept."""
     step = max(1, math.isqrt(tile.shape[-2] * tile.shape[-1] // _PIXELS_LOOKED_AT))
     return tile[..., ::step, ::step].copy()
