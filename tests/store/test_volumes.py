@@ -205,7 +205,8 @@ def test_a_file_of_several_planes_is_read_once_and_decoded_once(
 ) -> None:
     path = tmp_path / "d1" / "GFAP" / "t.tif"
     path.parent.mkdir(parents=True)
-    tifffile.imwrite(path, np.ones((9, 11, 3), np.uint8), photometric="rgb")
+    # What is not compressed is not decoded at all.
+    tifffile.imwrite(path, np.ones((9, 11, 3), np.uint8), photometric="rgb", compression="zlib")
     decoded, opened = [], []
     original, opens = tifffile.TiffPage.asarray, readers.open_place
 
