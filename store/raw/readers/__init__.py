@@ -157,9 +157,10 @@ def read_field_stacks(
     with _opened(place) as file, opened_fields(place, file) as opened:
         found: list[NDArray[Any]] = []
         pixels: dict[int, NDArray[Any]] = {}
+        fields = opened.fields
         for page in pages:
-            at, channel = field_of_page(opened.fields, page)
-            field = opened.fields[at]
+            at, channel = field_of_page(fields, page)
+            field = fields[at]
             if field.fault:
                 raise TileReadError(field.fault)
             header = check_header(Header(field.height, field.width, field.dtype), dtypes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, BinaryIO, Final
 
 import numpy as np
@@ -31,7 +32,7 @@ class _Lif:
     def __init__(self, opened: Any, size: int) -> None:
         self._images, self._size = list(opened.images), size
 
-    @property
+    @cached_property
     def fields(self) -> tuple[Field, ...]:
         return tuple(_field_of(image, self._size) for image in self._images)
 

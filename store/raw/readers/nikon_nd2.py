@@ -7,6 +7,7 @@ import os
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, BinaryIO, Final
 
 import numpy as np
@@ -41,11 +42,11 @@ class _Nd2:
         self._opened, self._file = opened, file
         self._loops = {name: int(length) for name, length in opened.sizes.items() if name not in _OF_FRAMES}
         # Before there is a list of them: what a damaged file says of their number may be anything.
-        n_frames, there = math.prod(self._loops.values()), len(self._chunks())
+        n_frames, there = math.prod(self._loops.values()), len(self._chunks)
         if n_frames > 2 * max(there, 1):
             raise TileReadError(f"truncated: expected {n_frames:,} frames, found {there:,}")
 
-    @property
+    @cached_property
     def fields(self) -> tuple[Field, ...]:
         one = _field_of(self._opened, self._loops)
         return tuple(self._with_frames(one, at) for at in range(self._loops.get(_POSITION, 1)))
@@ -72,6 +73,7 @@ class _Nd2:
         axis = list(self._loops).index(_POSITION) if _POSITION in self._loops else None
         return [int(frame) for frame in (every if axis is None else every.take(position, axis)).ravel()]
 
+    @cached_property
     def _chunks(self) -> Mapping[bytes, tuple[int, int]]:
         """Where the frames lie in the file, by their names there."""
         chunks = self._opened._rdr.chunkmap
@@ -79,7 +81,7 @@ class _Nd2:
 
     def _is_there(self, frame: int, field: Field) -> bool:
         name = f"ImageDataSeq|{frame}!".encode()
-        start = self._chunks().get(name, (-1, 0))[0]
+        start = self._chunks.get(name, (-1, 0))[0]
         size = self._file.seek(0, os.SEEK_END)
         if not 0 <= start <= size - _HEAD.size:
             return False
