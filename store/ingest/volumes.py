@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, Final
 
 from fintune_xr import names as n
-from fintune_xr.errors import FintuneValueError, TileReadError
+from fintune_xr.errors import FintuneValueError, StoreUnreachableError, TileReadError, UnreadableFileError
 from fintune_xr.execution.read_ahead import ahead
 from fintune_xr.pixels.pixel_digest import pixel_labels
 from fintune_xr.provenance import provenance
@@ -52,7 +52,7 @@ from fintune_xr.store.raw.volume_scan import VolumeFile, VolumeScan
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.store.zarr_io.location import Location
 from fintune_xr.store.zarr_io.locks import hold_tile_writes
-from fintune_xr.store.zarr_io.refusals import is_refusal
+from fintune_xr.store.zarr_io.refusals import explain_refusals, is_refusal
 from fintune_xr.tasks.task import CLASSIFICATION
 
 Grid = tuple[int, int, int]
@@ -263,12 +263,21 @@ def _turning(cohort: Cohort, found: VolumeScan, fresh: Sequence[VolumeFile], how
 
 
 def _own_orientation(found: VolumeScan, file: VolumeFile, how: VolumeIngest) -> str:
-    """Where the axes of a file point to; empty where it does not tell, or cannot be read."""
+    """Where the axes of a file point to; empty where it does not tell, or is damaged, gone or forbidden itself.
+
+    Raises StoreUnreachableError where its storage does not answer: by the next file, all volumes might be turned
+    otherwise than by this one.
+    """
     place = place_in(found.source, file.path)
     try:
-        return with_file(place, lambda opened: volume_header(opened, file.path, how.reading)).orientation
-    except (TileReadError, OSError):
+        with explain_refusals(str(place)):
+            return with_file(place, lambda opened: volume_header(opened, file.path, how.reading)).orientation
+    except (TileReadError, UnreadableFileError, FileNotFoundError):
         return ""
+    except StoreUnreachableError as error:
+        if isinstance(error.__cause__, PermissionError):
+            return ""
+        raise
 
 
 def _volume_reader(

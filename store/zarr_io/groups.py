@@ -64,7 +64,7 @@ def open_writable(location: Location, path: str) -> zarr.Group:
 def read_attrs(location: Location, path: str = "") -> dict[str, Any]:
     """Attributes of a group, of the store itself by default. Raises StoreDamagedError where no group can be read."""
     with explain_read_errors(f"{location.url}/{path}".rstrip("/")):
-        return zarr.open_group(location.zarr(), path=path, mode="r").attrs.asdict()
+        return location.group_attributes(path)
 
 
 def open_column(location: Location, path: str) -> zarr.Array[Any]:

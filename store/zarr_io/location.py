@@ -147,7 +147,7 @@ def _without_repeated(content: bytes) -> bytes:
     return b""
 
 
-def _require_description(key: str, content: bytes, store: Store) -> None:
+def _require_description(key: str, content: bytes, store: Store | str) -> None:
     """Raises StoreDamagedError for bytes that describe no array and no group; zarr says of some of them anything."""
     try:
         told = json.loads(content)
@@ -261,6 +261,24 @@ class Location:
         with explain_refusals(f"{self.url}/{key}"), (self.path / key).open("rb") as file:
             file.seek(start or 0)
             return file.read() if end is None else file.read(end - (start or 0))
+
+    def group_attributes(self, path: str) -> dict[str, Any]:
+        """Attributes of the group at `path`, the store itself where that is empty.
+
+        A worker asks before each shard, and zarr's event loop takes milliseconds for what a file of a few lines says.
+
+        Raises FileNotFoundError where nothing is described, StoreDamagedError where it is no group.
+        """
+        key = f"{path}/{_DESCRIPTION}".lstrip("/")
+        content = self.read(key)
+        _require_description(key, content, self.url)
+        told = json.loads(content)
+        if told["node_type"] != "group":
+            raise StoreDamagedError(
+                f"{key} in {self.url} describes an array where a group was expected. Run `fintune-xr check` to list "
+                "what is damaged and how to repair it."
+            )
+        return dict(told.get("attributes") or {})
 
     def write_whole(self, key: str, parts: Iterable[Bytes]) -> int:
         """Number of bytes written: all of `parts` under `key`, durable, or nothing at all.

@@ -66,9 +66,25 @@ def environment_number() -> int:
 
 
 def endpoint() -> str:
-    """Where object storage is asked, as the environment has it; empty for the provider's own."""
-    words = (ENDPOINT, "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
-    return next((os.environ[word] for word in words if os.environ.get(word)), "")
+    """Where S3 is asked, as environment and AWS profile have it; empty for the provider's own.
+
+    Of a profile that does not exist its name, which is no endpoint: nothing that was asked elsewhere is taken for it.
+    """
+    if os.environ.get(ENDPOINT):
+        return os.environ[ENDPOINT]
+    try:
+        from botocore.configprovider import ConfiguredEndpointProvider
+        from botocore.exceptions import ProfileNotFound
+        from botocore.session import Session
+    except ImportError:
+        # Without it no S3 is read.
+        return ""
+    session = Session()
+    try:
+        asked = ConfiguredEndpointProvider(session.full_config, session.get_scoped_config(), "s3").provide()
+    except ProfileNotFound:
+        return f"profile {session.get_config_variable('profile')}"
+    return str(asked or "")
 
 
 def once_options(url: str) -> dict[str, Any]:

@@ -175,6 +175,32 @@ def test_a_listing_is_of_the_endpoint_that_gave_it(
     assert listings.listing(URL).age_s is not None
 
 
+def test_a_listing_is_of_the_endpoint_of_the_profile(
+    door: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    config, here = tmp_path / "config", os.environ["S3_ENDPOINT_URL"]
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    monkeypatch.delenv("S3_ENDPOINT_URL")
+    config.write_text(
+        f"[profile near]\nendpoint_url = {here}\n[profile same]\nservices = lab\n[services lab]\ns3 =\n"
+        f"  endpoint_url = {here}\n[profile far]\nendpoint_url = http://elsewhere.invalid\n[profile bare]\n"
+    )
+
+    def is_known(profile: str) -> bool:
+        monkeypatch.setenv("AWS_PROFILE", profile)
+        return listings._kept(listings.listing_file(URL), URL) is not None
+
+    monkeypatch.setenv("AWS_PROFILE", "near")
+    listings.listing(URL)
+    known = {one: is_known(one) for one in ("near", "same", "far", "bare", "missing")}
+    assert known == {"near": True, "same": True, "far": False, "bare": False, "missing": False}
+    # Named by the environment or by a profile, it is the same place.
+    monkeypatch.setenv("AWS_ENDPOINT_URL", here)
+    assert is_known("far")
+    assert "elsewhere" not in listings.listing_file(URL).read_text()
+
+
 def test_a_bucket_is_listed_once(door: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     first = listings.listing(URL)

@@ -28,6 +28,7 @@ from fintune_xr.pipelines.steps.annotate import annotate
 from fintune_xr.pipelines.steps.ingest import ingest, plan_ingest
 from fintune_xr.pipelines.steps.split import split
 from fintune_xr.store.cohort import open_cohort
+from fintune_xr.store.ingest import volumes
 from fintune_xr.store.ingest.participants import parts_not_recommended, stored_participants
 from fintune_xr.store.ingest.volume_summary import unusual_volumes, volume_summary
 from fintune_xr.store.raw import fetching
@@ -475,3 +476,30 @@ def test_volumes_that_lie_otherwise_are_turned_and_named(tmp_path: Path, capsys:
     images = open_cohort(where).images(lazy=False)
     assert n.ORIENTATION not in images
     assert np.abs(images[n.IMAGE].values[4, 0].astype(int) - expected(5)[:, ::-1, ::-1]).max() <= 1
+
+
+@pytest.mark.parametrize("stays_away", [False, True])
+def test_a_lost_connection_does_not_turn_a_store(
+    stays_away: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    folder, where = tmp_path / "raw", tmp_path / "oct.zarr"
+    for seed, turned in ((1, False), (2, True)):
+        (folder / f"p{seed}").mkdir(parents=True)
+        (folder / f"p{seed}" / "v.nii").write_bytes(lying(seed, turned=turned))
+    real = volumes.volume_header
+
+    def lost(opened: Any, path: str, reading: Any) -> Any:
+        if path.startswith("p1"):
+            raise PermissionError(13, "Permission denied") if stays_away else TimeoutError(110, "Connection timed out")
+        return real(opened, path, reading)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(volumes, "volume_header", lost)
+        if stays_away:
+            ingest(folder, where, layout="volumes", volumes=VolumeRequest(grid=GRID))
+        else:
+            with pytest.raises(StoreUnreachableError, match=r"p1.*timed out"):
+                ingest(folder, where, layout="volumes", volumes=VolumeRequest(grid=GRID))
+    ingest(folder, where, layout="volumes", volumes=VolumeRequest(grid=GRID))
+    # What the store decided once holds; before that, the first file that can be had decides.
+    assert open_cohort(where).images().attrs[n.ORIENTATION] == ("SPL" if stays_away else "SAR")

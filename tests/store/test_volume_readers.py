@@ -373,3 +373,50 @@ def test_dicom_tells_its_orientation() -> None:
         assert header.orientation == letters
     assert read(v.dicom_bytes(volume, positions=up), "a.dcm")[0].orientation == ""
     assert read(v.dicom_bytes(volume, **told), "a.dcm")[0].orientation == ""
+
+
+def scans_at(places: np.ndarray, *, length: float = 6.0) -> list[tuple[float, float, float, float]]:
+    """Horizontal B-scans from left to right at heights `places` on the fundus, in mm from its upper edge."""
+    return [(1.0, float(y), 1.0 + length, float(y)) for y in places]
+
+
+@given(st.permutations(range(5)), st.integers(0, 3), st.booleans())
+def test_vol_scans_are_ordered_by_their_places(order: list[int], quarters: int, turned_round: bool) -> None:
+    volume = v.volume_of((5, 32, 33), "float32") / np.float32(255)
+    centres = np.array([[4.0, 7.0 - 0.24 * frame] for frame in range(5)])
+    half = np.array([3.0, 0.0])
+    ends = np.stack([centres - half, centres + half], axis=1)
+    # Turned on the fundus, the same scans are the same volume; scanned the other way, one of the other order.
+    turn = np.linalg.matrix_power(np.array([[0, -1], [1, 0]]), quarters)
+    ends = ends @ turn.T + 20
+    if turned_round:
+        ends = ends[:, ::-1]
+    content = v.vol_bytes(volume[order], ends=[tuple(ends[frame].ravel()) for frame in order])
+    _, found = read(content, "a.vol")
+    wanted = volume[::-1] if turned_round else volume
+    np.testing.assert_allclose(found, wanted.astype(np.float64) ** 0.25, rtol=1e-6)
+
+
+def test_vol_scans_that_are_no_volume_are_refused() -> None:
+    volume = v.volume_of((4, 32, 33), "float32") / np.float32(255)
+    angles = np.arange(4) * np.pi / 4
+    star = [(4 - 3 * np.cos(a), 4 - 3 * np.sin(a), 4 + 3 * np.cos(a), 4 + 3 * np.sin(a)) for a in angles]
+    back_and_forth = scans_at(np.arange(4.0))
+    back_and_forth[1] = (7.0, 1.0, 1.0, 1.0)
+    for settings, said in (
+        ({"pattern": 2}, "found 4 circles"),
+        ({"ends": star}, "at an angle to the first"),
+        ({"ends": back_and_forth}, "at an angle to the first"),
+        ({"ends": scans_at(np.array([1.0, 1.2, 1.4, 1.8]))}, "steps from 0.2 to 0.4 mm"),
+        ({"ends": scans_at(np.array([1.0, 1.2, 1.2, 1.4]))}, "steps from 0 to 0.2 mm"),
+        ({"ends": scans_at(np.arange(4.0), length=0.0)}, "some without length"),
+        ({"ends": [(np.nan,) * 4, *scans_at(np.arange(3.0))]}, "some without length"),
+    ):
+        with pytest.raises(TileReadError, match=said):
+            read(v.vol_bytes(volume, **settings), "a.vol")
+
+
+def test_vol_scans_that_tell_no_place_stay_as_they_lie() -> None:
+    volume = v.volume_of((4, 32, 33), "float32") / np.float32(255)
+    _, found = read(v.vol_bytes(volume), "a.vol")
+    np.testing.assert_allclose(found, volume.astype(np.float64) ** 0.25, rtol=1e-6)

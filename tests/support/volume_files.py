@@ -89,15 +89,20 @@ def npy_bytes(volume: NDArray[Any]) -> bytes:
     return file.getvalue()
 
 
-def vol_bytes(reflectivity: NDArray[np.float32], *, version: bytes = b"HSF-OCT-103", side: bytes = b"OD") -> bytes:
-    """A raw export of Spectralis with these B-scans (z, y, x)."""
+def vol_bytes(
+    reflectivity: NDArray[np.float32], *, version: bytes = b"HSF-OCT-103", side: bytes = b"OD", pattern: int = 3,
+    ends: Any = (),
+) -> bytes:  # fmt: skip
+    """A raw export of Spectralis with these B-scans (z, y, x), which tell `ends`: x, y of begin and end of each."""
     depth, height, width = reflectivity.shape
     head = bytearray(2048)
     head[: len(version)] = version
     struct.pack_into("<iii3dii", head, 12, width, depth, height, 0.011, 0.12, 0.0039, 4, 4)
     head[84 : 84 + len(side)] = side
-    struct.pack_into("<i", head, 100, 256)
-    blocks = b"".join(bytes(256) + plane.astype("<f4").tobytes() for plane in reflectivity)
+    struct.pack_into("<ii", head, 96, pattern, 256)
+    told = [*ends] or [(0.0,) * 4] * depth
+    heads = [struct.pack("<12si4d", b"HSF-BS-103", 256, *one).ljust(256, b"\0") for one in told]
+    blocks = b"".join(one + plane.astype("<f4").tobytes() for one, plane in zip(heads, reflectivity, strict=True))
     return bytes(head) + bytes(16) + blocks + bytes(132)
 
 

@@ -34,7 +34,7 @@ from fintune_xr.models.vjepa2.settings import (
     check_patches,
 )
 from fintune_xr.models.vjepa2.vit3d import Vit3d, random_vit3d
-from fintune_xr.pixels.volume_values import IMAGENET
+from fintune_xr.pixels.normalisations import IMAGENET
 
 LOGGER = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from fintune_xr.models.dynunet import save_own
 from fintune_xr.models.patch_batches import PatchLimit
 from fintune_xr.models.protocol import Maps, Plane, Scores
 from fintune_xr.models.vjepa2.adapter import VolumeEncoder
-from fintune_xr.models.vjepa2.embedding import embed
+from fintune_xr.models.vjepa2.embedding import as_batch, embed
 from fintune_xr.models.vjepa2.settings import (
     EPSILON,
     VIT3D,
@@ -83,7 +83,7 @@ class ClassifierModel:
 
     def predict(self, batch: Sequence[Maps]) -> list[Maps]:
         """Embeddings and logits, one after the other, (feature + class,) of each volume."""
-        return list(self._limit.run(self._run, np.stack(batch)))
+        return list(self._limit.run(self._run, as_batch(batch)))
 
     def reconstruct(self, maps: Maps) -> Scores:
         """Embedding and logits apart."""

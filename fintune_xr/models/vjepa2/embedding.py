@@ -35,7 +35,7 @@ class EmbeddingModel:
 
     def predict(self, batch: Sequence[Maps]) -> list[Maps]:
         """Embeddings (feature,) of volumes of one grid; fewer at once from the moment on when memory was full."""
-        return list(self._limit.run(self._embeddings, np.stack(batch)))
+        return list(self._limit.run(self._embeddings, as_batch(batch)))
 
     def reconstruct(self, maps: Maps) -> Scores:
         """The embedding as it is stored."""
@@ -45,6 +45,11 @@ class EmbeddingModel:
         depth, height, width = volumes.shape[2:]
         encoder = self.encoder_for((depth, height, width))
         return embed(encoder, volumes, self.settings.precision)
+
+
+def as_batch(volumes: Sequence[Maps]) -> Maps:
+    """Volumes of one grid as (volume, 1, z, y, x); a single one, which is large enough, is not copied."""
+    return volumes[0][None] if len(volumes) == 1 else np.stack(volumes)
 
 
 def embed(network: torch.nn.Module, volumes: Maps, precision: str) -> Maps:

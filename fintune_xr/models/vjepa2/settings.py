@@ -8,7 +8,7 @@ from typing import Final, Literal
 from pydantic import Field, model_validator
 
 from fintune_xr.errors import SettingsError
-from fintune_xr.pixels.volume_values import NORMALISATIONS, ZSCORE
+from fintune_xr.pixels.normalisations import NORMALISATIONS, ZSCORE
 from fintune_xr.settings import Settings
 
 VIT3D: Final = "vit3d"
