@@ -69,10 +69,12 @@ def test_training_takes_stored_embeddings(
     train(done / "oct.zarr", run_name="rest", model=str(done / "w.pt"), out=tmp_path, overrides=told)
     assert "are those of run enc" in capsys.readouterr().err
     assert f"{n.IMAGES}/{n.IMAGE}" not in read
-    # With another normalisation they are others, and volumes are read.
-    other = [*told, "encoder.normalisation=percentile_gamma"]
-    train(done / "oct.zarr", run_name="other", model=str(done / "w.pt"), out=tmp_path, overrides=other)
-    assert f"{n.IMAGES}/{n.IMAGE}" in read
+    # With another normalisation or precision they are others, and volumes are read.
+    for other in ("encoder.normalisation=percentile_gamma", "precision=bfloat16"):
+        read.clear()
+        name = other.partition("=")[2]
+        train(done / "oct.zarr", run_name=name, model=str(done / "w.pt"), out=tmp_path, overrides=[*told, other])
+        assert f"{n.IMAGES}/{n.IMAGE}" in read, other
 
 
 def test_a_fine_tuned_classifier_stores_embeddings_and_logits(done: Path) -> None:
