@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, Final
 
 from fintune_xr import names as n
-from fintune_xr.errors import FintuneValueError, StoreUnreachableError, TileReadError, UnreadableFileError
+from fintune_xr.errors import FintuneValueError, TileReadError
 from fintune_xr.execution.read_ahead import ahead
 from fintune_xr.pixels.pixel_digest import pixel_labels
 from fintune_xr.provenance import provenance
@@ -32,7 +32,7 @@ from fintune_xr.store.ingest.new_tiles import Labelled, Mapper, NewTiles, ReadOn
 from fintune_xr.store.ingest.quarantine import replace_quarantine
 from fintune_xr.store.ingest.tiles import IngestReport, clear_stillborn, is_stillborn, root_of
 from fintune_xr.store.ingest.viewer_metadata import describe_images
-from fintune_xr.store.raw.fetching import Staging, fetch_tile, in_few_words, with_file
+from fintune_xr.store.raw.fetching import Staging, fetch_tile, in_few_words, with_file, with_tile
 from fintune_xr.store.raw.layouts import UNKNOWN_MARKER
 from fintune_xr.store.raw.pairing import LeftOut
 from fintune_xr.store.raw.readers.volume_header import VolumeHeader
@@ -52,7 +52,7 @@ from fintune_xr.store.raw.volume_scan import VolumeFile, VolumeScan
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.store.zarr_io.location import Location
 from fintune_xr.store.zarr_io.locks import hold_tile_writes
-from fintune_xr.store.zarr_io.refusals import explain_refusals, is_refusal
+from fintune_xr.store.zarr_io.refusals import is_refusal
 from fintune_xr.tasks.task import CLASSIFICATION
 
 Grid = tuple[int, int, int]
@@ -268,16 +268,13 @@ def _own_orientation(found: VolumeScan, file: VolumeFile, how: VolumeIngest) -> 
     Raises StoreUnreachableError where its storage does not answer: by the next file, all volumes might be turned
     otherwise than by this one.
     """
-    place = place_in(found.source, file.path)
     try:
-        with explain_refusals(str(place)):
-            return with_file(place, lambda opened: volume_header(opened, file.path, how.reading)).orientation
-    except (TileReadError, UnreadableFileError, FileNotFoundError):
+        header = with_tile(
+            place_in(found.source, file.path), lambda opened: volume_header(opened, file.path, how.reading)
+        )
+    except TileReadError:
         return ""
-    except StoreUnreachableError as error:
-        if isinstance(error.__cause__, PermissionError):
-            return ""
-        raise
+    return header.orientation
 
 
 def _volume_reader(

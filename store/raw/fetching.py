@@ -25,7 +25,7 @@ from fintune_xr.errors import FintuneError, FintuneValueError, TileReadError
 from fintune_xr.execution.whole_file import whole_file
 from fintune_xr.store.raw.sources import Place, is_url
 from fintune_xr.store.zarr_io.object_storage import check_url, environment_number, once_options
-from fintune_xr.store.zarr_io.refusals import unreachable
+from fintune_xr.store.zarr_io.refusals import is_refusal, unreachable
 
 DELAYS_S: Final = (0.5, 1.0, 2.0, 4.0)
 # Waiting times of many workers are spread, so that they do not come back all at once.
@@ -169,6 +169,30 @@ def with_file(place: Place, use: Callable[[BinaryIO], T]) -> T:
             return use(cast(BinaryIO, file))
 
     return with_retries(attempt, url)
+
+
+def with_tile(place: Place, use: Callable[[BinaryIO], T]) -> T:
+    """The same as `with_file`, for a tile: raises TileReadError where the file itself is gone or cannot be had.
+
+    Raises StoreUnreachableError where its storage does not answer, which tells nothing of the file.
+    """
+    try:
+        return with_file(place, use)
+    except FintuneError:
+        raise
+    except Exception as error:
+        if is_refusal(error) and not _is_of_one_file(error, place):
+            raise unreachable(str(place), error) from error
+        if not isinstance(error, OSError):
+            raise
+        raise TileReadError(f"not fetched: {in_few_words(error)}", str(place)) from error
+
+
+def _is_of_one_file(error: Exception, place: Place) -> bool:
+    """Whether what was refused says something of that file alone: it is forbidden, or on a bad sector."""
+    return isinstance(error, PermissionError) or (
+        not is_url(place) and isinstance(error, OSError) and error.errno == errno.EIO
+    )
 
 
 def with_retries(attempt: Callable[[], T], what: str) -> T:
