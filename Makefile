@@ -12,7 +12,12 @@ WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 # Minutes of `make fuzz`.
 MINUTES ?= 10
 
-.PHONY: demo test properties lint bench fuzz site clean
+# Of `make crash-points`: a verb as `pytest --collect-only tests/faults/test_crash_points.py` names it, all where none is
+# named; and at how many of its points it is killed, or `all`.
+VERB ?=
+POINTS ?= 20
+
+.PHONY: demo test properties lint bench fuzz crash-points site clean
 
 demo: $(STAMP)
 	$(BIN)/fintune-xr demo demo $(if $(QUICK),--quick)
@@ -35,6 +40,11 @@ bench: $(STAMP)
 
 fuzz: $(STAMP)
 	$(BIN)/python -m benchmarks.fuzz --minutes $(MINUTES)
+
+# Verbs killed at their changes of files, and run again: make crash-points VERB=cells-train POINTS=all
+crash-points: $(STAMP)
+	CRASH_POINTS=$(POINTS) $(BIN)/python -m pytest -s --timeout 0 \
+	  'tests/faults/test_crash_points.py$(if $(VERB),::test_dead_at_a_point_and_run_again[$(VERB)])'
 
 # The documentation as a site: site/index.html.
 site: $(STAMP)

@@ -39,7 +39,7 @@ class Problem:
     tiles: tuple[int, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.what}. {self.remedy}"
+        return f"{self.where}: {self.what.removesuffix('.')}. {self.remedy}"
 
 
 def first_few(what: Sequence[Any], most: int = 5) -> str:

@@ -93,6 +93,7 @@ def check_store(cohort: Cohort, nodes: Nodes, *, advance: Callable[[int], None] 
         (n.ANNOTATIONS, _check_unfinished(cohort)),
         (n.IMAGES, _check_labels(cohort)),
         (n.IMAGES, (Problem(n.IMAGES, what, REMEDY) for what in _twins(cohort, nodes))),
+        *((f"{n.RUNS}/{run}", _check_tiles_of(cohort, run)) for run in cohort.run_names()),
         *((path.rpartition("/")[0], _check_pixels(cohort, nodes.by_path[path], advance)) for path in nodes.pixels),
         *((f"{n.RUNS}/{run}", _check_counts(cohort, run)) for run in cohort.run_names()),
         *((n.ANNOTATIONS, (Problem(*fault) for fault in check(cohort))) for check in _annotation_checks(cohort)),
@@ -113,7 +114,7 @@ def check_store(cohort: Cohort, nodes: Nodes, *, advance: Callable[[int], None] 
                 yield unchecked
         except AnswerError as error:
             # What stops a later stage is mostly what an earlier one has named.
-            if not any(problem.where.startswith(where) for problem in found):
+            if not any(f"{problem.where}/".startswith(f"{where}/") for problem in found):
                 yield problem_of(error, where, where, "cannot be checked")
 
 
@@ -230,12 +231,13 @@ def _check_labels(cohort: Cohort) -> Iterator[Problem]:
     for tile, count in Counter(tiles.tolist()).items():
         if count > 1:
             yield Problem(f"{n.IMAGES}/{n.TILE}", f"tile {tile} is there {count} times", "Ingest into a new store")
-    for run in cohort.run_names():
-        stored = text_array(cohort.run(run, lazy=False)[n.TILE])
-        if (stored != tiles[: stored.size]).any():
-            yield Problem(
-                f"{n.RUNS}/{run}", "tiles are not those of the images", f"Make run {run} again with --restart"
-            )
+
+
+def _check_tiles_of(cohort: Cohort, run: str) -> Iterator[Problem]:
+    """The tiles of a run are the first of the images."""
+    stored, tiles = (text_array(one[n.TILE]) for one in (cohort.run(run, lazy=False), cohort.images(lazy=False)))
+    if (stored != tiles[: stored.size]).any():
+        yield Problem(f"{n.RUNS}/{run}", "tiles are not those of the images", f"Make run {run} again with --restart")
 
 
 def _check_pixels(cohort: Cohort, array: Node, advance: Callable[[int], None]) -> Iterator[Problem]:

@@ -1,46 +1,52 @@
-"""Every verb that writes, dead at any of its changes to files: the same command again ends as if nothing had been.
+"""Every verb that writes, dead at any of its changes of files: the same command again ends as if nothing had been.
 
-A point is a rename, link, removal or new folder under the working folder; the process ends just before it. By default
-a seeded point of some verbs is tried. `CRASH_POINTS=all pytest tests/faults/test_crash_points.py` tries all points of
-all verbs, which takes hours; `CRASH_POINTS=20` tries every twentieth. `-k cells-train` chooses a verb.
+A command runs once, and what a kill at each point would have left is kept (`crash_points`). A seeded sample of the
+points of each verb is tried by the suite. `make crash-points VERB=cells-train POINTS=all` tries all of one verb,
+`POINTS=20` twenty of them; without `VERB` all verbs are tried, which takes long.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import killing
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from crash_points import Point, Record, empty, recorded
 from micrographs import make_micrographs
 from stores import OF_THE_MAKING, differences, stored_values
 
 from fintune_xr import names as n
 from fintune_xr.errors import StoreNotFoundError
 from fintune_xr.models.sam.adapter import SamSize, empty_sam
+from fintune_xr.pipelines.cli import app as cli
 from fintune_xr.pipelines.steps.check import check
 from fintune_xr.seeds import stream
 from fintune_xr.simulation.if_cohort import CohortSettings, simulate_cohort
+from fintune_xr.store.runs import create
+from fintune_xr.store.zarr_io import shards
 from fintune_xr.store.zarr_io.location import Location
 from fintune_xr.store.zarr_io.recovery import LOG, leftovers
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Object at:zarr.errors.ZarrUserWarning")]
 
 ASKED = os.environ.get("CRASH_POINTS", "")
-POINTS = 1
+POINTS = 2
 STORE = "a.zarr"
 
 SMALL = CohortSettings(
-    n_donors=5, markers=("GFAP", "IBA1"), tiles_per_donor=(1, 2), tile_px=96, n_annotated=12, n_clinical_only=0, seed=5
+    n_donors=5, markers=("GFAP", "IBA1"), tiles_per_donor=(1, 1), tile_px=64, n_annotated=12, n_clinical_only=0, seed=5
 )
 TRAINING = (
     "dynamics.cellprob_threshold=-6", "dynamics.flow_threshold=0", "dynamics.min_size_px=1",
@@ -64,10 +70,10 @@ THRESHOLD = ("--model", "threshold", "model.background_px=0", "model.min_area_px
 
 # What is run, each after those before it. Of the verbs that are tried by default, some need others to be run before.
 CELLS = {
-    "ingest": ["ingest", "raw", STORE, "--workers", "1"],
-    "ingest-more": ["ingest", "more", STORE, "--workers", "1"],
-    "annotate": ["annotate", "masks", STORE],
-    "annotate-restart": ["annotate", "masks", STORE, "--restart"],
+    "ingest": ["ingest", "../raw", STORE, "--workers", "1"],
+    "ingest-more": ["ingest", "../more", STORE, "--workers", "1"],
+    "annotate": ["annotate", "../masks", STORE],
+    "annotate-restart": ["annotate", "../masks", STORE, "--restart"],
     "split": ["split", STORE, "--seed", "1"],
     "split-force": ["split", STORE, "--seed", "2", "--force"],
     "infer": ["infer", STORE, *THRESHOLD, "--run", "a"],
@@ -78,15 +84,15 @@ CELLS = {
     "evaluate": ["evaluate", STORE, "--resamples", "20"],
     "hybrid": ["hybrid", STORE, "--run-name", "h", "--run", "a", "--run", "b"],
     "gate": ["gate", STORE, "--run", "a", "--resamples", "20", "min_areas=[0,60]"],
-    "associate": ["associate", STORE, "--clinical", "clinical.csv"],
+    "associate": ["associate", STORE, "--clinical", "../clinical.csv"],
     "bootstrap": ["bootstrap", STORE, "--resamples", "20"],
     "bootstrap-more": ["bootstrap", STORE, "--resamples", "30"],
-    "readout": ["associate", STORE, "--clinical", "clinical.csv", "--readout", "count"],
-    "groups": ["associate", STORE, "--clinical", "clinical.csv", "--group", "ceradsc"],
+    "readout": ["associate", STORE, "--clinical", "../clinical.csv", "--readout", "count"],
+    "groups": ["associate", STORE, "--clinical", "../clinical.csv", "--group", "ceradsc"],
     "qc": ["qc", STORE, "--run", "a", "--exclude", "focus"],
-    "import-run": ["import-run", "masks", STORE, "--run", "m", "--made-by", "somebody 1.0"],
+    "import-run": ["import-run", "../masks", STORE, "--run", "m", "--made-by", "somebody 1.0"],
     "export": ["export", STORE, "--to", "tables", "--run", "a", "--out", "tables"],
-    "sweep": ["sweep", STORE, *SWEEP, "--model", "sam.pth", "--device", "cpu"],
+    "sweep": ["sweep", STORE, *SWEEP, "--model", "../sam.pth", "--device", "cpu"],
     "train": ["train", STORE, *TRAINING, "--run-name", "t", "--out", "models"],
     "infer-trained": ["infer", STORE, *INFER, "--run", "t", "--model", "models/t", "--part", "test"],
     "budget": ["budget", STORE, *TRAINING, "epochs=1", "--budgets", "1", "2", "--seeds", "1", "--out", "models"],
@@ -99,7 +105,7 @@ CELLS = {
     "repair": ["check", STORE, "--repair"],
 }  # fmt: skip
 PARTICLES = {
-    "points": ["annotate", "more.csv", STORE, "--diameter", "12"],
+    "points": ["annotate", "../more.csv", STORE, "--diameter", "12"],
     "pick": ["pick", STORE, "--run", "log", "--model", "log"],
     "selftrain": ["selftrain", STORE, *SELFTRAINING, "--run-name", "s", "--out", "models"],
     "infer": ["infer", STORE, *INFER, "--run", "p", "--model", "models/s/final_model.pt"],
@@ -112,6 +118,15 @@ DONE, DONE_IN_PART = 0, 3
 
 # What makes what the command before it has left to be made.
 THEN = {"repair": CELLS["infer"]}
+# What a command is asked to throw away before it makes it anew.
+THROWN_AWAY = {
+    "annotate-restart": (n.ANNOTATIONS,),
+    "infer-restart": tuple(f"{group}/a" for group in (n.RUNS, n.CELLS, n.POSITIVITY, n.MEASUREMENTS)),
+}
+TILES_PER_SHARD = 3
+TILES_PER_RUN_SHARD = 2
+# What is stored piece by piece, and says after each that it is whole.
+GROWING = (n.QUARANTINE,)
 TRIED = (
     "ingest", "annotate", "split", "infer", "positivity-other", "evaluate", "associate", "bootstrap-more", "train",
     "report", "infer-restart",
@@ -121,41 +136,47 @@ NEEDED = ("positivity", "bootstrap")
 
 @dataclass(frozen=True)
 class Step:
-    """A command, the folder before and after it, its exit status and how often it changed files."""
+    """A command, its exit status, the folder before and after it, and at its changes of files."""
 
+    name: str
     tokens: list[str]
+    status: int
     before: Path
     after: Path
-    status: int
-    n_changes: int
+    record: Record
+
+    @cached_property
+    def values(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What the store holds before and after."""
+        before, after = (
+            stored_values(one / STORE) if (one / STORE).exists() else {} for one in (self.before, self.after)
+        )
+        return before, after
+
+    @cached_property
+    def known(self) -> set[str]:
+        """Problems that are there before or after."""
+        stores = [one / STORE for one in (self.before, self.after) if (one / STORE).exists()]
+        return {str(problem).replace(str(store), STORE) for store in stores for problem in check(store)}
 
 
-def run(tokens: list[str], work: Path, *, dies_at: int = 0) -> tuple[int, int]:
-    """Exit status, and changes of files under `work`, where the command is run."""
-    seen = killing.FORKS.Value("i", 0, lock=False)
-    process = killing.FORKS.Process(target=killing.run_command, args=(tokens, str(work), dies_at, seen))
-    process.start()
-    process.join()
-    return process.exitcode, seen.value
-
-
-def prepare_cells(work: Path) -> None:
-    made = simulate_cohort(work / "simulated", settings=SMALL)
-    made.source.rename(work / "raw")
-    made.annotations.rename(work / "masks")
-    made.clinical.rename(work / "clinical.csv")
-    donor = sorted((work / "raw").iterdir())[-1]
-    (work / "more").mkdir()
-    donor.rename(work / "more" / donor.name)
+def prepare_cells(_: Path, beside: Path) -> None:
+    made = simulate_cohort(beside / "simulated", settings=SMALL)
+    made.source.rename(beside / "raw")
+    made.annotations.rename(beside / "masks")
+    made.clinical.rename(beside / "clinical.csv")
+    donor = sorted((beside / "raw").iterdir())[-1]
+    (beside / "more").mkdir()
+    donor.rename(beside / "more" / donor.name)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = empty_sam(SamSize(width=64, depth=2, heads=4, global_blocks=(1,), image_px=256))
-    torch.save(network.state_dict(), work / "sam.pth")
+    torch.save(network.state_dict(), beside / "sam.pth")
 
 
-def prepare_particles(work: Path) -> None:
+def prepare_particles(work: Path, beside: Path) -> None:
     make_micrographs(work / STORE, contrast=20)
-    (work / "more.csv").write_text("micrograph,y,x\ngrid/m5,20,30\ngrid/m5,60,50\n")
+    (beside / "more.csv").write_text("micrograph,y,x\ngrid/m5,20,30\ngrid/m5,60,50\n")
 
 
 def damage(work: Path) -> None:
@@ -169,7 +190,7 @@ class Chain:
 
     folder: Path
     commands: dict[str, list[str]]
-    prepare: Callable[[Path], None]
+    prepare: Callable[[Path, Path], None]
     steps: dict[str, Step]
 
     @property
@@ -179,7 +200,7 @@ class Chain:
     def step(self, wanted: str) -> Step:
         if not self.steps:
             self.work.mkdir(parents=True)
-            self.prepare(self.work)
+            self.prepare(self.work, self.folder)
         elif wanted not in self.steps:
             copy(list(self.steps.values())[-1].after, self.work)
         for name, tokens in self.commands.items():
@@ -194,34 +215,36 @@ class Chain:
             damage(self.work)
         before, after = self.folder / f"{name}-before", self.folder / f"{name}-after"
         copy(self.work, before)
-        status, n_changes = run(tokens, self.work)
+        n_points = POINTS if not ASKED else None if ASKED == "all" else int(ASKED)
+        record = Record(self.work, self.folder / f"{name}-kept", n_points, stream(7, "crash", name))
+        with recorded(record), contextlib.chdir(self.work):
+            status = cli.run(tokens)
         # A command that is refused writes nothing, and all its points would pass.
         assert status in (DONE, DONE_IN_PART) or name in THEN, f"{name}: ended with {status}"
         if name in THEN:
-            run(THEN[name], self.work)
+            with contextlib.chdir(self.work):
+                assert cli.run(THEN[name]) == DONE
         copy(self.work, after)
-        return Step(tokens, before, after, status, n_changes)
+        return Step(name, tokens, status, before, after, record)
 
 
 def copy(source: Path, target: Path) -> None:
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(source, target)
+    """`target`, which may be the current folder and stays, holds what `source` does."""
+    empty(target)
+    shutil.copytree(source, target, dirs_exist_ok=True)
 
 
 @pytest.fixture(scope="module")
-def chains(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Chain]:
+def chains(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Chain]]:
     folder = tmp_path_factory.mktemp("crash")
-    return {
-        "cells": Chain(folder / "cells", CELLS, prepare_cells, {}),
-        "particles": Chain(folder / "particles", PARTICLES, prepare_particles, {}),
-    }
-
-
-def points_of(name: str, n_changes: int) -> list[int]:
-    if not ASKED:
-        chosen = stream(7, "crash", name).choice(n_changes, size=min(POINTS, n_changes), replace=False)
-        return sorted(1 + int(point) for point in chosen)
-    return list(range(1, n_changes + 1, 1 if ASKED == "all" else int(ASKED)))
+    with pytest.MonkeyPatch.context() as patched:
+        # Several shards of everything, so that some are written and others not.
+        patched.setattr(shards, "MAX_TILES_PER_SHARD", TILES_PER_SHARD)
+        patched.setattr(create, "tiles_per_shard", lambda _: TILES_PER_RUN_SHARD)
+        yield {
+            "cells": Chain(folder / "cells", CELLS, prepare_cells, {}),
+            "particles": Chain(folder / "particles", PARTICLES, prepare_particles, {}),
+        }
 
 
 TRIALS = [("cells", name) for name in CELLS if ASKED or name in TRIED]
@@ -232,50 +255,127 @@ TRIALS += [("particles", name) for name in PARTICLES if ASKED]
 def test_dead_at_a_point_and_run_again(chains: dict[str, Chain], kind: str, name: str) -> None:
     chain = chains[kind]
     step = chain.step(name)
-    for point in points_of(name, step.n_changes):
-        copy(step.before, chain.work)
-        died, _ = run(step.tokens, chain.work, dies_at=point)
-        # Threads may make a change less.
-        assert died in (killing.DIED, step.status), point
-        assert wrong_values(step, chain.work / STORE) == [], point
-        status, _ = run(step.tokens, chain.work)
-        if name in THEN:
-            # All that was to be repaired may have been when the first one died.
-            assert status in (0, step.status), point
-            status, _ = run(THEN[name], chain.work)
-            assert status == 0, point
-        else:
-            assert status == step.status, point
-        assert differences(stored_values(step.after / STORE), stored_values(chain.work / STORE)) == [], point
-        assert models(step.after) == models(chain.work), point
-        assert files_beside(step.after) == files_beside(chain.work), point
-        assert leftovers(Location.of(chain.work / STORE)) == [], point
-        assert logs(step.after) == logs(chain.work), point
-        assert not list(chain.work.rglob("*.partial")), point
-        problems = [problem.where for problem in check(chain.work / STORE)]
-        assert problems == [problem.where for problem in check(step.after / STORE)], point
+    with contextlib.chdir(chain.work):
+        faults = [f"{one.number} {one.change}: {fault}" for one in step.record.points if (fault := fault_of(step, one))]
+    # Shown with -s, or where it fails.
+    sys.stdout.write(
+        f"{name}: {len(step.record.points)} points of {step.record.n_changes} changes, {len(faults)} faults\n"
+    )
+    assert not faults, "\n".join(faults)
 
 
-def wrong_values(step: Step, store: Path) -> list[str]:
-    """Groups that say that they are whole, or tiles that are said to be done, and are neither as before nor as after.
+def test_points_are_the_folder_before_each_change(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    record = Record(root, tmp_path / "kept", None, stream(1, "crash"))
 
-    `check` finds nothing that stops it, either.
+    def put_and_read(point: Point) -> dict[str, str]:
+        record.put(point)
+        return {file.name: file.read_text() for file in root.rglob("*") if file.is_file()}
+
+    with recorded(record):
+        (root / "a").write_text("1")
+        # Of the same size, and within the same tick of the system's clock.
+        (root / "a").write_text("2")
+        (root / "a").rename(root / "b")
+        (root / "folder").mkdir()
+        (root / "folder" / "c").write_text("3")
+        (tmp_path / "beside").write_text("no change of the folder")
+        (root / "b").unlink()
+    (root / "d").write_text("after the end")
+    trees = [put_and_read(point) for point in record.points]
+    assert trees == [{}, {"a": "1"}, {"a": "2"}, {"b": "2"}, {"b": "2"}, {"b": "2", "c": "3"}]
+    assert [point.change.split()[0] for point in record.points] == [
+        "open", "open", "os.rename", "os.mkdir", "open", "os.remove",
+    ]  # fmt: skip
+
+
+def fault_of(step: Step, point: Point) -> str:
+    """What is not as it should be after a kill at this point, and after the same command once more; else empty.
+
+    In between every second store is repaired.
+    """
+    step.record.put(point)
+    work, store = step.record.root, step.record.root / STORE
+    try:
+        repair = point.number % 2 == 0
+        if left := left_by_a_kill(step, store, repair=repair):
+            return f"after the kill{' and repair' if repair else ''}: {left}"
+        status = cli.run(step.tokens)
+        # All that was to be repaired may have been when the command died.
+        if status not in (step.status, DONE if step.name in THEN else step.status):
+            return f"again: ended with {status}"
+        if step.name in THEN and (status := cli.run(THEN[step.name])):
+            return f"then: ended with {status}"
+    except Exception as error:  # noqa: BLE001 - of many points each is to be told
+        return f"{type(error).__name__}: {error}"
+    return " ".join(f"again: {what} {told}" for what, told in left_in_the_end(step, work) if told)
+
+
+def left_by_a_kill(step: Step, store: Path, *, repair: bool) -> list[str]:
+    """What of the store is neither as before nor as after, or is gone that was there and will be; and its problems.
+
+    Those that say to run the command again are none, as long as it has not been run.
     """
     try:
-        check(store)
+        problems = {f"{problem}".replace(str(store), STORE) for problem in check(store, repair=repair)} - step.known
+        if repair and problems:
+            problems = {f"{problem}".replace(str(store), STORE) for problem in check(store)} - step.known
     except StoreNotFoundError:
-        return []
-    stores = (store, step.before / STORE, step.after / STORE)
-    now, *known = (stored_values(one) if one.exists() else {} for one in stores)
+        return sorted(step.values[0])
+    now = stored_values(store)
+    again = (
+        f"fintune-xr {step.tokens[0]} ",
+        "Run the step that writes it again",
+        *(("Harmless",) if not repair else ()),
+    )
+    left = {problem for problem in problems if not any(words in problem for words in again)}
+    return sorted({*wrong_values(step, now), *lost_values(step, now), *left})
+
+
+def left_in_the_end(step: Step, work: Path) -> Iterator[tuple[str, Any]]:
+    """What differs from a run that nobody killed."""
+    yield "values", differences(step.values[1], stored_values(work / STORE))
+    yield "models", differences(models(step.after), models(work))
+    yield "files", sorted({*files_beside(step.after)} ^ {*files_beside(work)})
+    yield "leftovers", leftovers(Location.of(work / STORE))
+    yield "logs", sorted({*logs(step.after)} ^ {*logs(work)})
+    yield "partial", [str(file) for file in work.rglob("*.partial")]
+
+
+def wrong_values(step: Step, now: dict[str, Any]) -> list[str]:
+    """Groups said to be whole, or with tiles said to be done, that are neither as before nor as after."""
     whole = [path for path, attrs in now.items() if path.endswith(":") and attrs.get(n.COMPLETE)]
     wrong = []
     for path in (path.removesuffix(":") for path in whole):
-        here, *others = ({k: v for k, v in one.items() if f"{k}/".startswith(f"{path}/")} for one in (now, *known))
+        here, *others = (
+            {k: v for k, v in one.items() if f"{k}/".startswith(f"{path}/")} for one in (now, *step.values)
+        )
         if path.startswith(f"{n.RUNS}/"):
             wrong += [] if any(same_where_done(here, other, path) for other in others) else [path]
-        elif all(differences(here, other) for other in others):
+        elif all(differences(here, other) for other in others) and not (path in GROWING and begins(others[1], here)):
             wrong.append(path)
     return wrong
+
+
+def lost_values(step: Step, now: dict[str, Any]) -> list[str]:
+    """What is stored before and after, be it with more behind it, and is not there now."""
+    before, after = step.values
+    thrown = tuple(f"{path}/" for path in THROWN_AWAY.get(step.name, ()))
+    kept = [path for path in before if path in after and not f"{path.removesuffix(':')}/".startswith(thrown or "//")]
+    return [path for path in kept if holds(after[path], before[path]) and not holds(now.get(path), before[path])]
+
+
+def begins(values: dict[str, Any], first: dict[str, Any]) -> bool:
+    """Whether there is as much of everything in `values` as in `first`, or more behind it."""
+    return values.keys() == first.keys() and all(holds(values[path], first[path]) for path in first)
+
+
+def holds(values: Any, first: Any) -> bool:
+    """Whether `values` are `first`, or begin with them."""
+    if isinstance(values, np.ndarray) and isinstance(first, np.ndarray) and first.ndim:
+        values = values[: len(first)]
+    return differences({"": values}, {"": first}) == []
 
 
 def same_where_done(here: dict[str, Any], other: dict[str, Any], path: str) -> bool:

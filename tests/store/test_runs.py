@@ -23,6 +23,8 @@ from stores import add_tiles, assert_same_run, make_store, run_values, tile_name
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, RunBusyError, RunMismatchError, StoreDamagedError, UnknownNameError
 from fintune_xr.pipelines.steps.check import check
+from fintune_xr.store.check import store as whole_store
+from fintune_xr.store.check.problem import Problem
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.runs import columns as run_columns
 from fintune_xr.store.runs import create
@@ -557,6 +559,31 @@ def test_check_tells_of_broken_metadata_and_goes_on(done: Cohort, what: str) -> 
     found = check(done.url)
     assert any(p.where == "runs/s/mask/c.2.0.0" for p in found), [str(p) for p in found]
     assert any(p.where.startswith((what, what.rpartition("/")[0], "store")) for p in found)
+
+
+def test_a_half_written_run_puts_no_blame_on_images_or_other_runs(done: Cohort) -> None:
+    do_all(done, "s")
+    tables.open_writable(done.location, f"{n.RUNS}/r").attrs[n.COMPLETE] = False
+    grid = run_grid(done.location, "s")
+    (done.location.path / grid.key(2)).unlink()
+    found = check(done.url)
+    assert {problem.where for problem in found} == {f"{n.RUNS}/r", f"{n.RUNS}/s/{n.MASK}/c.2.0.0"}
+    assert not any("Ingest" in problem.remedy or ".." in str(problem) for problem in found), [str(p) for p in found]
+
+
+def test_what_stops_a_check_is_told_though_a_run_of_a_longer_name_is_damaged(
+    done: Cohort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    do_all(done, "r2")
+    (done.location.path / run_grid(done.location, "r2").key(2)).unlink()
+
+    def stopped(_: Cohort, run: str) -> Iterator[Problem]:
+        if run == "r":
+            raise StoreDamagedError("something else")
+        yield from ()
+
+    monkeypatch.setattr(whole_store, "_check_counts", stopped)
+    assert f"{n.RUNS}/r: cannot be checked: something else" in " ".join(map(str, check(done.url)))
 
 
 def test_check_names_damaged_images_and_does_not_promise_a_repair(cohort: Cohort) -> None:
