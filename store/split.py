@@ -205,6 +205,16 @@ def default_part(cohort: Cohort) -> str:
     return n.VAL if n.VAL in parts and n.TEST not in parts else n.TEST
 
 
+def part_asked(cohort: Cohort, part: str) -> tuple[str, list[str]]:
+    """The `part` that runs are scored on, by default `default_part`, and sentences on what must be known of it."""
+    lines = []
+    if not part:
+        part = default_part(cohort)
+        if part != n.TEST:
+            lines = [f"on part {part}, because the split has no test part; what was chosen on {part} is flattered"]
+    return part, [*lines, *([] if part == ALL else without_part_lines(cohort))]
+
+
 def stored_by(cohort: Cohort) -> By:
     """What the stored split keeps together: the tiles of a donor, or nothing beyond a tile."""
     return "tile" if _split_facts(cohort).get(n.SPLIT_BY) == n.TILE else "donor"

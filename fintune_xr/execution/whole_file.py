@@ -30,7 +30,8 @@ def whole_file(path: Path, *, alone: bool = False) -> Iterator[Path]:
 
     The place has another name each time, for several may write `path` at once. Where one writer is `alone`, it is
     named after `path`: torch writes the name of a file into it, and equal weights shall be equal bytes. Places that
-    processes of this machine left in the folder when they were killed are removed.
+    processes of this machine left in the folder when they were killed are removed. What was written is forced to the
+    disk first: a machine that loses its power leaves the file of before or the whole new one, never an empty one.
 
     Raises StoreWriteError on a full disk, a read-only path or missing permission.
     """
@@ -42,7 +43,9 @@ def whole_file(path: Path, *, alone: bool = False) -> Iterator[Path]:
         partial = path.with_name(f".{path.name}{PARTIAL_SUFFIX}") if alone else beside
         try:
             yield partial
+            sync(partial)
             partial.replace(path)
+            sync(path.parent)
         finally:
             partial.unlink(missing_ok=True)
 
@@ -60,9 +63,11 @@ def whole_folder(path: Path) -> Iterator[Path]:
         partial, old = place_beside(path), place_beside(path)
         try:
             yield partial
+            _sync_tree(partial)
             if path.exists():
                 path.rename(old)
             partial.rename(path)
+            sync(path.parent)
         except BaseException:
             if old.exists() and not path.exists():
                 old.rename(path)
@@ -70,6 +75,30 @@ def whole_folder(path: Path) -> Iterator[Path]:
         finally:
             for left in (partial, old):
                 shutil.rmtree(left, ignore_errors=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Removes the folder `path` and all in it: it vanishes at once, then its files are deleted."""
+    with write_errors(str(path)):
+        gone = place_beside(path)
+        path.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+def _sync_tree(folder: Path) -> None:
+    for inside, _, files in os.walk(folder):
+        for name in files:
+            sync(Path(inside) / name)
+        sync(Path(inside))
+
+
+def sync(path: Path) -> None:
+    """Forces a file to the disk, or of a folder the names that lie in it."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def place_beside(path: Path) -> Path:

@@ -57,7 +57,8 @@ class AssociationRequest:
 class Joined:
     """What is correlated: `runs`, their `counts` of tiles, and the `outcomes` of their donors, from the `table`.
 
-    `facts` are attributes of the result: what of the table it rests on, and how it was asked for.
+    `facts` are attributes of the result: what of the table it rests on, and how it was asked for. `refuse` raises where
+    stored associations would be lost.
     """
 
     runs: list[str]
@@ -65,6 +66,7 @@ class Joined:
     outcomes: xr.Dataset
     table: ClinicalTable
     facts: Mapping[str, Any]
+    refuse: Callable[[], None]
 
 
 def join_outcomes(
@@ -86,14 +88,19 @@ def join_outcomes(
         table.rows, sorted(set(text_array(counts[n.DONOR]))), donor_column=asked.donor_column,
         outcomes=chosen, covariates=asked.covariates,
     )  # fmt: skip
-    if not asked.replace:
-        refuse_narrower(cohort, path, names, outcomes=texts(facts[n.OUTCOME]), covariates=asked.covariates)
+    wanted = texts(facts[n.OUTCOME])
+
+    def refuse() -> None:
+        if not asked.replace:
+            refuse_narrower(cohort, path, names, outcomes=wanted, covariates=asked.covariates)
+
+    refuse()
     facts = facts.assign_attrs({n.OTHERWISE_SPELT: [] if asked.outcomes else outcome_lines(table.rows, chosen)})
     for line in [*join_lines(facts), *facts.attrs[n.OTHERWISE_SPELT]]:
         say(f"associate: {line}")
     rests_on = [*map(source_column, chosen), *asked.covariates]
     made = table.facts(rests_on, outcomes=list(asked.outcomes), covariates=list(asked.covariates))
-    return Joined(names, counts, facts, table, made)
+    return Joined(names, counts, facts, table, made, refuse)
 
 
 def associate(
@@ -145,7 +152,7 @@ def associate(
         **told,
         **joined.facts,
     )
-    with joined.table.noted(cohort):
+    with joined.table.noted(cohort, refuse=joined.refuse):
         cohort.write(n.CLINICAL, facts, datasets.CLINICAL)
         cohort.write(n.ANALYSIS, result, datasets.ANALYSIS)
     return result

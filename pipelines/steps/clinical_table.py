@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,13 +45,16 @@ class ClinicalTable:
         return {n.CLINICAL_COLUMNS: {name: self.digests[name] for name in dict.fromkeys(columns)}, n.PROVENANCE: made}
 
     @contextlib.contextmanager
-    def noted(self, cohort: Cohort) -> Iterator[None]:
+    def noted(self, cohort: Cohort, *, refuse: Callable[[], None]) -> Iterator[None]:
         """Stores that this table was given last: results that rest on columns with other values are out of date.
 
         What rests on it is stored within the block, which other commands that were given a table wait for: what each of
-        them stores belongs together. Raises RunBusyError where they still hold it after 60 s.
+        them stores belongs together. `refuse` raises, before anything is stored, where that would throw away what is
+        there, which another command may have stored since this one looked. Raises RunBusyError where they still hold it
+        after 60 s.
         """
         with cohort.hold_storing(n.CLINICAL):
+            refuse()
             self._note(cohort)
             yield
 

@@ -17,7 +17,7 @@ from fintune_xr.pipelines.task_parts.seen_apart import of_exposures, seen_lines
 from fintune_xr.pipelines.tasks import STEPS, TaskSteps, steps_of
 from fintune_xr.store.cohort import open_cohort
 from fintune_xr.store.lineage.unfinished_annotations import unfinished_lines
-from fintune_xr.store.split import allowed_facts, allowed_pairs, default_part
+from fintune_xr.store.split import allowed_facts, allowed_pairs, part_asked
 from fintune_xr.tasks.coarser import Stated
 from fintune_xr.tasks.task import DETECTION, INSTANCE, SEMANTIC
 
@@ -46,9 +46,10 @@ def evaluate(
     Tiles that one of the runs has in quarantine are left out for all of them, and named in the attribute LEFT_OUT.
     """
     cohort = open_cohort(store).opened_once()
-    for line in unfinished_lines(cohort):
+    unfinished = unfinished_lines(cohort)
+    split, lines = part_asked(cohort, split)
+    for line in [*unfinished, *lines]:
         say(f"evaluate: {line}")
-    split = split or _said(default_part(cohort))
     if coarser:
         cohort.require("evaluate --coarser", tasks=(SEMANTIC,))
     request = EvaluateRequest(runs=tuple(runs), split=split, resamples=resamples, seed=seed, coarser=coarser or {})
@@ -87,10 +88,3 @@ def _steps_behind(scores: xr.Dataset) -> TaskSteps:
     """The task whose steps made the scores; older ones do not say it, and only those of masks are by threshold."""
     older = INSTANCE if n.THRESHOLD in scores.dims else DETECTION
     return STEPS[scores.attrs.get(n.TASK, older)]
-
-
-def _said(part: str) -> str:
-    """`part` itself, once it is said why it is not test."""
-    if part != n.TEST:
-        say(f"evaluate: on part {part}, because the split has no test part; what was chosen on {part} is flattered")
-    return part

@@ -63,9 +63,13 @@ def compare_groups(
         table.rows, texts(values[n.DONOR]), donor_column=donor_column, groups=groups, subject=subject
     )
     path = f"{n.GROUP_TESTS}/{RATIO if asked is None else asked.name}"
-    if not replace:
-        refuse_narrower(cohort, path, names, outcomes=texts(labels[n.OUTCOME]))
-        _refuse_other_subjects(cohort, path, subject)
+
+    def refuse() -> None:
+        if not replace:
+            refuse_narrower(cohort, path, names, outcomes=texts(labels[n.OUTCOME]))
+            _refuse_other_subjects(cohort, path, subject)
+
+    refuse()
     for line in [*join_lines(labels), *group_lines(labels)]:
         say(f"associate: {line}")
     rests_on = [*(parse_groups(one)[0] for one in groups), *([subject] if subject else [])]
@@ -78,7 +82,7 @@ def compare_groups(
             **table.facts(rests_on, groups=list(groups)),
         }
     )
-    with table.noted(cohort):
+    with table.noted(cohort, refuse=refuse):
         cohort.write(path, result, datasets.GROUP_TESTS)
     return result
 

@@ -87,7 +87,7 @@ def associate_readout(
             **joined.facts,
         }
     )
-    with joined.table.noted(cohort):
+    with joined.table.noted(cohort, refuse=joined.refuse):
         cohort.write(path, result, datasets.READOUTS)
     return result
 

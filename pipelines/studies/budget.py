@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from fintune_xr.analysis.learning_curve import budget_spread, learning_curve
 from fintune_xr.analysis.report.studies.budget import curve_of, curve_score
 from fintune_xr.cluster.profile import Profile
 from fintune_xr.errors import FintuneValueError
+from fintune_xr.execution.whole_file import remove_folder
 from fintune_xr.finetune.engine import hold_folder
 from fintune_xr.finetune.engine import train as fit
 from fintune_xr.finetune.registry import train_settings
@@ -173,7 +173,7 @@ def _remove(plan: _Plan, fits: Sequence[tuple[int, int]]) -> None:
         folder = _folder(plan, size, seed)
         if (folder / RECORD_FILE).is_file():
             with hold_folder(folder):
-                shutil.rmtree(folder)
+                remove_folder(folder)
 
 
 def _fits(

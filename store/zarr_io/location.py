@@ -24,7 +24,7 @@ from zarr.core.group import GroupMetadata
 from zarr.core.metadata import ArrayV3Metadata
 
 from fintune_xr.errors import FintuneError, FintuneValueError, StoreDamagedError, StoreUnreachableError, StoreWriteError
-from fintune_xr.execution.whole_file import PARTIAL_SUFFIX, write_errors
+from fintune_xr.execution.whole_file import PARTIAL_SUFFIX, sync, write_errors
 from fintune_xr.store.zarr_io.object_storage import check_url, environment_number, file_system, options
 from fintune_xr.store.zarr_io.refusals import explain_refusals, is_refusal, unreachable
 
@@ -308,7 +308,7 @@ class Location:
         """Renames what `write_aside` wrote to `key`, durably."""
         with explain_write_errors(f"{self.url}/{key}"):
             (self.path / aside).replace(self.path / key)
-            _sync_folder((self.path / key).parent)
+            sync((self.path / key).parent)
 
     def discard(self, aside: str) -> None:
         """Removes what `write_aside` wrote; nothing happens where it is gone."""
@@ -403,9 +403,8 @@ def sync_array(location: Location, path: str, chunks: Iterable[int]) -> None:
     folder = location.path / path
     files = [file for chunk in sorted(set(chunks)) for file in folder.glob(f"c.{chunk}*") if _is_chunk(file, chunk)]
     for file in [*files, folder / "zarr.json"]:
-        with file.open("rb") as opened:
-            os.fsync(opened.fileno())
-    _sync_folder(folder)
+        sync(file)
+    sync(folder)
 
 
 def _is_chunk(file: Path, chunk: int) -> bool:
@@ -428,7 +427,7 @@ def _replace_file(file: Path, parts: Iterable[Bytes]) -> int:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    _sync_folder(file.parent)
+    sync(file.parent)
     return size
 
 
@@ -510,11 +509,3 @@ def _given_away(parts: list[Bytes]) -> Iterator[Bytes]:
     parts.reverse()
     while parts:
         yield parts.pop()
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -14,7 +14,7 @@ import pytest
 
 from fintune_xr.errors import StoreWriteError
 from fintune_xr.execution import whole_file as module
-from fintune_xr.execution.whole_file import PARTIAL_SUFFIX, whole_file, whole_folder
+from fintune_xr.execution.whole_file import PARTIAL_SUFFIX, remove_folder, whole_file, whole_folder
 
 WRITER = """
 import sys, time
@@ -131,3 +131,70 @@ def test_a_folder_that_fails_leaves_that_of_before(tmp_path: Path, monkeypatch: 
         (place / "a").write_text("after")
     assert (folder / "a").read_text() == "before"
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def events_on_disk(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """What is forced to the disk and what is renamed from now on, by the name that it has then, in this order."""
+    events: list[tuple[str, str]] = []
+    fsync, replace, rename = os.fsync, Path.replace, Path.rename
+
+    def synced(handle: int) -> None:
+        events.append(("fsync", Path(f"/proc/self/fd/{handle}").readlink().name))
+        fsync(handle)
+
+    def replaced(self: Path, target: Path) -> Path:
+        events.append(("rename", self.name))
+        return replace(self, target)
+
+    def renamed(self: Path, target: Path) -> Path:
+        events.append(("rename", self.name))
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", replaced)
+    monkeypatch.setattr(Path, "rename", renamed)
+    return events
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_file_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: bool
+) -> None:
+    events = events_on_disk(monkeypatch)
+    with whole_file(tmp_path / "one.txt", alone=alone) as place:
+        place.write_text("whole")
+    assert events == [("fsync", place.name), ("rename", place.name), ("fsync", tmp_path.name)]
+
+
+def test_a_folder_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events = events_on_disk(monkeypatch)
+    with whole_folder(tmp_path / "folder") as place:
+        (place / "inside").mkdir(parents=True)
+        for file in ("a", "inside/b"):
+            (place / file).write_text("whole")
+    synced = [name for event, name in events if event == "fsync"]
+    assert sorted(synced[:4]) == sorted(["a", "b", "inside", place.name])
+    assert events[4:] == [("rename", place.name), ("fsync", tmp_path.name)]
+
+
+def test_a_folder_that_is_removed_is_never_half_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in ("a", "b"):
+        (folder / name).write_text("before")
+
+    def killed(path: Path, **_: object) -> None:
+        assert not folder.exists()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        remove_folder(folder)
+    monkeypatch.undo()
+    assert not folder.exists()
+    # This process lives, so what it left would be kept for it.
+    monkeypatch.setattr(module, "_SWEPT", set())
+    monkeypatch.setattr(module, "_is_alive", lambda process: False)
+    with whole_file(tmp_path / "other.txt") as place:
+        place.write_text("whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["other.txt"]

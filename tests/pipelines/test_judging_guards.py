@@ -73,6 +73,10 @@ def test_annotations_that_came_after_the_split_are_named(
     fx.annotate(tmp_path / "more", later)
     said = "1 of 5 annotated tiles are in no part of the split, and neither learnt from nor scored (d4/GFAP/t)"
     assert f"annotate: {said}" in capsys.readouterr().err
+    fx.evaluate(later, runs=["loose"])
+    assert f"evaluate: {said}" in capsys.readouterr().err
+    fx.evaluate(later, runs=["loose"], split="all")
+    assert said not in capsys.readouterr().err
     small = ["epochs=1", "patches_per_epoch=2", "patch_px=64", "batch_size=2", "device=cpu"]
     fx.train(later, run_name="m", model="flow_unet", out=tmp_path / "models", overrides=small)
     assert f"train: {said}" in capsys.readouterr().err
