@@ -33,12 +33,18 @@ REASONS: Final = (
     "too few donors have cells, the outcome and all covariates",
     "the outcome is the same in all donors, or the covariates explain it",
     "no cell, or every cell, is positive",
-    "the fit did not converge: the outcome separates donors with positive cells from those without",
+    "the outcome or a covariate separates donors without positive cells, or without others, from the rest",
+    "all donors lie on the fitted curve, so that nothing tells how far it may be wrong",
+    "the fit did not converge",
 )
-_OK, _TOO_FEW, _CONSTANT, _ONE_SIDED, _DIVERGED = range(len(REASONS))
+_OK, _TOO_FEW, _CONSTANT, _ONE_SIDED, _SEPARATED, _NO_SPREAD, _DIVERGED = range(len(REASONS))
 _REASON_DTYPE = np.asarray(REASONS).dtype
-_LARGEST: Final = 30.0
-"""Log odds per standard deviation of the outcome; a larger one stands for infinity."""
+_ALIKE: Final = 1e-7
+"""Columns whose independent part is this small beside them say the same, as in R's fits."""
+_ROUNDING: Final = 1e-12
+"""A spread of a column this small beside its values is none."""
+_LEAST: Final = 1e-6
+"""A dispersion below it is that of counts which were rounded to whole ones: chance alone makes one."""
 
 
 def count_association(
@@ -55,9 +61,11 @@ def count_association(
     (donor, covariate) is left out. Binomial regression with a logit whose variance is the binomial one times a
     dispersion (Pearson's chi-squared over its degrees of freedom), p from Student's t: R's `glm(cbind(positive, all -
     positive) ~ outcome + covariates, family = quasibinomial)`. q as in `associate`, over the same family; none below
-    MIN_DONORS_FOR_Q donors. Where there is no fit, the reason says why.
+    MIN_DONORS_FOR_Q donors. Where there is no fit, the reason says why; so it does where the largest likelihood lies at
+    infinity, for which R prints numbers.
 
-    Reference: McCullagh & Nelder 1989, Generalized Linear Models, section 4.5.
+    References: McCullagh & Nelder 1989, Generalized Linear Models, section 4.5; Konis 2007, Linear programming
+    algorithms for detecting separated data in binary logistic regression models.
     """
     donors = n_all[DONOR]
     sides = [n_positive.astype(np.float64), n_all.astype(np.float64), of_donors(outcomes, donors)]
@@ -85,7 +93,7 @@ def quasibinomial(positive: Floats, total: Floats, design: Floats) -> tuple[Floa
     from statsmodels.genmod.generalized_linear_model import GLM
 
     with warnings.catch_warnings():
-        # Separation and overflow are told by the coefficients, which are looked at below.
+        # What they are about is told by what comes back.
         warnings.simplefilter("ignore")
         # Shares weighed by the cells: of two columns of counts, statsmodels' X2 leaves the numbers of cells out.
         fit = GLM(positive / total, design, family=Binomial(), var_weights=total).fit(scale="X2", use_t=True)
@@ -103,26 +111,65 @@ def _fits(n_positive: Floats, n_all: Floats, outcome: Floats, covariates: Floats
 
 
 def _fit(positive: Floats, total: Floats, outcome: Floats, covariates: Floats) -> tuple[Floats, int, int]:
-    has = (total > 0) & ~np.isnan(outcome) & ~np.isnan(covariates).any(axis=1)
-    positive, total, n = positive[has], total[has], int(has.sum())
-    nothing = np.full(4, np.nan)
-    if n < 3 + covariates.shape[1]:
+    has = (total > 0) & np.isfinite(outcome) & np.isfinite(covariates).all(axis=1)
+    positive, total, outcome, covariates = positive[has], total[has], outcome[has], covariates[has]
+    nothing, n = np.full(4, np.nan), int(has.sum())
+    if n < 3:
         return nothing, n, _TOO_FEW
-    table = np.column_stack([outcome[has], covariates[has]])
-    spread = table.std(axis=0)
-    if spread[0] == 0:
-        return nothing, n, _CONSTANT
+    others = np.column_stack([np.ones(n), _independent(covariates)])
+    # Columns of one size keep the fit well conditioned, whatever their units.
+    unit = float(outcome.std())
+    if unit <= _ROUNDING * np.abs(outcome).max() or _rank(_joined(others, outcome)) == others.shape[1]:
+        return nothing, n, _CONSTANT if n > others.shape[1] else _TOO_FEW
+    design = _joined(others, outcome)
+    if n <= design.shape[1]:
+        return nothing, n, _TOO_FEW
     if positive.sum() == 0 or positive.sum() == total.sum():
         return nothing, n, _ONE_SIDED
-    # Columns of one size keep the fit well conditioned, whatever their units; constant covariates add nothing.
-    scaled = ((table - table.mean(axis=0)) / np.where(spread > 0, spread, 1.0))[:, spread > 0]
-    design = np.column_stack([np.ones(n), scaled])
-    rank = np.linalg.matrix_rank(design)
-    if np.linalg.matrix_rank(np.delete(design, 1, axis=1)) == rank:
-        return nothing, n, _CONSTANT
-    if n - rank < 1 or rank < design.shape[1]:
-        return nothing, n, _TOO_FEW
+    if is_separated(positive, total, design):
+        return nothing, n, _SEPARATED
     slopes, errors, dispersion, p, converged = quasibinomial(positive, total, design)
-    if not converged or not np.isfinite(slopes).all() or abs(slopes[1]) > _LARGEST:
+    if dispersion < _LEAST:
+        return nothing, n, _NO_SPREAD
+    if not converged or not np.isfinite([slopes[-1], errors[-1]]).all():
         return nothing, n, _DIVERGED
-    return np.array([slopes[1] / spread[0], errors[1] / spread[0], dispersion, p[1]]), n, _OK
+    return np.array([slopes[-1] / unit, errors[-1] / unit, dispersion, p[-1]]), n, _OK
+
+
+def is_separated(positive: Floats, total: Floats, design: Floats) -> bool:
+    """Whether the likelihood has no largest value: one direction of `design` (donor, k) never fits worse.
+
+    Along it donors with positive cells and others keep their odds, those without positive cells only lose odds and
+    those with nothing else only gain them. Then a fit ends where its steps do, with any numbers.
+    """
+    from scipy.optimize import linprog
+
+    none, every = positive == 0, positive == total
+    mixed = design[~(none | every)]
+    if mixed.size and np.linalg.matrix_rank(mixed) == design.shape[1]:
+        return False
+    gains = np.concatenate([design[every], -design[none]])
+    # The equal sides may be missing; HiGHS takes no empty ones.
+    equal = {"A_eq": mixed, "b_eq": np.zeros(len(mixed))} if len(mixed) else {}
+    best = linprog(-gains.sum(axis=0), A_ub=-gains, b_ub=np.zeros(len(gains)), bounds=(-1, 1), **equal)
+    return bool(-best.fun > _ALIKE)
+
+
+def _joined(others: Floats, outcome: Floats) -> Floats:
+    return np.column_stack([others, (outcome - outcome.mean()) / (outcome.std() or 1.0)])
+
+
+def _rank(design: Floats) -> int:
+    return int(np.linalg.matrix_rank(design, rtol=_ALIKE))
+
+
+def _independent(covariates: Floats) -> Floats:
+    """Columns (donor, k) that span what the centred covariates do, each once; constant ones add nothing."""
+    centred = covariates - covariates.mean(axis=0)
+    spread = centred.std(axis=0)
+    varies = spread > _ROUNDING * np.abs(covariates).max(axis=0, initial=0.0)
+    scaled = centred[:, varies] / spread[varies]
+    if not scaled.size:
+        return np.empty((len(covariates), 0))
+    left, sizes, _ = np.linalg.svd(scaled, full_matrices=False)
+    return np.asarray(left[:, sizes > _ALIKE * sizes[0]] * np.sqrt(len(covariates)))

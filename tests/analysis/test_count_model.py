@@ -8,9 +8,11 @@ import scipy.optimize
 import scipy.stats
 import statsmodels.api as sm
 import xarray as xr
+from hypothesis import given
+from hypothesis import strategies as st
 from statsmodels.stats.multitest import multipletests
 
-from fintune_xr.analysis.count_model import REASONS, count_association
+from fintune_xr.analysis.count_model import REASONS, count_association, is_separated
 
 DONORS = [f"d{i}" for i in range(12)]
 
@@ -101,3 +103,91 @@ def test_separation_is_no_slope() -> None:
     found = count_association(positive, total, outcomes)
     assert (found.count_reason == REASONS[4]).all()
     assert found.count_p.isnull().all()
+
+
+def one_fit(positive: object, total: object, outcome: object, covariates: object = None) -> xr.Dataset:
+    """The fit of one run, marker and outcome; `covariates` (donor, k)."""
+    names = [f"d{i}" for i in range(len(np.asarray(positive)))]
+    counts = [
+        xr.DataArray(np.asarray(part)[None, :, None], dims=("run", "donor", "marker"),
+                     coords={"run": ["r"], "donor": names, "marker": ["m"]})
+        for part in (positive, total)
+    ]  # fmt: skip
+    sides = [
+        None if part is None else xr.DataArray(np.asarray(part, float).reshape(len(names), -1), dims=("donor", dim))
+        for part, dim in ((outcome, "outcome"), (covariates, "covariate"))
+    ]
+    labelled = [
+        part if part is None else part.assign_coords({"donor": names, dim: [f"{dim}{i}" for i in range(part.shape[1])]})
+        for part, dim in zip(sides, ("outcome", "covariate"), strict=True)
+    ]
+    return count_association(*counts, labelled[0], covariates=labelled[1]).squeeze()
+
+
+X = np.arange(12) - 5.5
+HUNDRED = np.full(12, 100)
+SOME = np.random.default_rng(0).binomial(100, 0.3, 12)
+CASES, EVEN = X > 0, np.arange(12) % 2 == 0
+# What is asked of, and the position of the reason.
+NO_FIT = {
+    "no positive cell in controls": (np.where(CASES, SOME, 0), HUNDRED, CASES, None, 4),
+    "positive cells alone in cases": (np.where(CASES, 100, SOME), HUNDRED, CASES, None, 4),
+    "all or none": (np.where(CASES, 100, 0), HUNDRED, X, None, 4),
+    "a covariate separates": (np.where(EVEN, SOME, 0), HUNDRED, X, EVEN, 4),
+    "one donor has them all": (np.where(X.max() == X, 3, 0), HUNDRED, X, None, 4),
+    "one ratio": (np.full(12, 30), HUNDRED, X, None, 5),
+    "one ratio in each group": (np.where(CASES, 40, 20), HUNDRED, CASES, None, 5),
+    "rounded to the curve": (np.round(1e6 / (1 + np.exp(-0.3 * X))), np.full(12, 10**6), X, None, 5),
+    "the outcome among the covariates": (SOME, HUNDRED, X, 2 * X + 1, 2),
+    "rounding of a constant": (SOME, HUNDRED, 1 + 1e-14 * X, None, 2),
+    "more covariates than donors": (SOME, HUNDRED, X, np.random.default_rng(1).normal(size=(12, 11)), 1),
+}
+
+
+@pytest.mark.parametrize("case", NO_FIT)
+def test_what_has_no_finite_fit_has_no_number(case: str) -> None:
+    *given_, reason = NO_FIT[case]
+    found = one_fit(*given_)
+    assert str(found.count_reason.values) == REASONS[reason]
+    assert np.isnan([float(found[name]) for name in ("log_odds", "log_odds_se", "dispersion", "count_p")]).all()
+
+
+def test_covariates_that_say_the_same_count_once() -> None:
+    age = np.random.default_rng(2).normal(60, 9, 12)
+    months = np.column_stack([age, 12 * age, np.ones(12)])
+    for name in ("log_odds", "log_odds_se", "dispersion", "count_p"):
+        expected, found = (float(one_fit(SOME, HUNDRED, X, one)[name]) for one in (age, months))
+        assert found == pytest.approx(expected, rel=1e-9)
+
+
+def test_values_that_are_not_finite_are_missing() -> None:
+    outcome, age = X.copy(), np.random.default_rng(2).normal(60, 9, 12)
+    outcome[0], age[1] = np.inf, -np.inf
+    expected = one_fit(SOME[2:], HUNDRED[2:], X[2:], age[2:])
+    xr.testing.assert_allclose(one_fit(SOME, HUNDRED, outcome, age), expected)
+
+
+def grows_for_ever(positive: np.ndarray, total: np.ndarray, x: np.ndarray) -> bool:
+    """Whether some line over `x` (donor,) that is 0 at all mixed donors is on the right side of the others, by trying
+    all lines that are 0 at a donor, and those between two of them."""
+    zeros = np.concatenate([np.arctan2(1, -x), np.arctan2(-1, x)])
+    angles = np.sort(np.concatenate([zeros, [0.0, np.pi]]))
+    angles = np.concatenate([angles, (angles + np.roll(angles, -1)) / 2, [(angles[0] + angles[-1]) / 2 + np.pi]])
+    side = np.where(positive == total, 1.0, np.where(positive == 0, -1.0, 0.0))
+    for angle in angles:
+        values = np.cos(angle) + np.sin(angle) * x
+        values[np.abs(values) < 1e-9] = 0.0
+        if (values[side == 0] == 0).all() and (values * side >= 0).all() and values.any():
+            return True
+    return False
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_separation_is_found_by_trying_all_lines(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(4, 9))
+    x = np.concatenate([[0.0, 1.0], rng.integers(0, 3, n - 2)]) + (0.0 if seed % 2 else 0.01 * rng.integers(0, 90, n))
+    x = (x - x.mean()) / x.std()
+    total = np.full(n, 4.0)
+    positive = np.clip(rng.integers(-6, 11, n) - 5 * (seed % 3 == 0) * (x > 0), 0, 4).astype(float)
+    assert is_separated(positive, total, np.column_stack([np.ones(n), x])) == grows_for_ever(positive, total, x)
