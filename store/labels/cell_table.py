@@ -18,7 +18,7 @@ from xarray.indexes import Index
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.store.labels.group_index import REMEDY, GroupIndex, as_slice, booleans_along, is_booleans
-from fintune_xr.store.zarr_io.groups import CELLS_PER_CHUNK
+from fintune_xr.store.zarr_io.groups import CELLS_PER_CHUNK, with_dim_indexes
 from fintune_xr.store.zarr_io.portable import AS_VARIABLE_TEXT
 from fintune_xr.tasks.cell_measures import column_in_um
 
@@ -63,7 +63,7 @@ class CellIndex(Index):
 
         Cells that are wanted may also be said by a boolean for each of them, tiles by an array along `tile`.
 
-        Raises UnknownNameError, a LookupError, for a label that no tile has, FintuneValueError for numbers of cells
+        Raises UnknownNameError, a KeyError, for a label that no tile has, FintuneValueError for numbers of cells
         and for booleans of another number.
         """
         if n.CELL in labels:
@@ -107,7 +107,7 @@ class CellIndex(Index):
         return type(self)(self.tiles, self.tile_index, self.rows)
 
     def __repr__(self) -> str:
-        return f"{self._short()}\n{REMEDY}"
+        return f"{self._short()}\n{REMEDY.format(dim=n.CELL)}"
 
     def _repr_inline_(self, max_width: int) -> str:
         return self._short()[:max_width]
@@ -167,7 +167,7 @@ def labelled_cells(
     lazy = lazy.assign(columns_in_um(lazy, sides)).assign_coords(cell_regions(cells))
     if rules is not None:
         lazy = lazy.merge(positive_cells(lazy, tiles, rules))
-    return lazy.assign_coords(xr.Coordinates(labels, dict.fromkeys(labels, of_cells)))
+    return with_dim_indexes(lazy.assign_coords(xr.Coordinates(labels, dict.fromkeys(labels, of_cells))))
 
 
 def positive_cells(cells: xr.Dataset, tiles: xr.Dataset, rules: xr.Dataset) -> xr.Dataset:
@@ -257,4 +257,5 @@ def _looked_up(tile: xr.DataArray, values: NDArray[Any]) -> xr.DataArray:
 def _stacked(parts: list[xr.DataArray], names: xr.Variable, meaning: str) -> xr.DataArray:
     rows: xr.DataArray = xr.concat(parts, n.RULE, coords="minimal", compat="override")
     # Only assigned as it is does the coordinate keep how its text is stored.
-    return rows.assign_coords({n.RULE: names}).assign_attrs({"long_name": meaning, "units": "1"})
+    named = rows.assign_coords(xr.Coordinates({n.RULE: names}, indexes={}))
+    return named.assign_attrs({"long_name": meaning, "units": "1"})

@@ -19,10 +19,13 @@ from fintune_xr.store.zarr_io.portable import AS_VARIABLE_TEXT, plain_text
 Labels = NDArray[Any]
 Codes = tuple[NDArray[np.int64], dict[str, int]]
 
-# xarray shows an index where it refuses to part it, and says no more; adding an array by `assign` is such a case.
+# xarray shows an index where it refuses to part it, or to align it with another, and says no more; adding an array by
+# `assign` is such a case.
 REMEDY: Final = (
     "Labels of one index stay together: add an array with .assign(name=array.variable); in place of .query() choose by "
-    ".sel(), which takes labels and booleans; to leave labels out, .drop_indexes() of all of them first."
+    ".sel(), which takes labels and booleans; in place of .drop_attrs() take .drop_attrs(deep=False); to leave labels "
+    "out, .drop_indexes() of all of them first. An array of your own along {dim} that has some of its ids, or has them "
+    "in another order, is brought into the order here by .reindex({dim}=dataset.{dim}.values)."
 )
 
 
@@ -68,7 +71,7 @@ class GroupIndex(Index):
 
         Entries that are wanted may also be said by a boolean for each of them.
 
-        Raises UnknownNameError, a LookupError, for a label that no entry has, and FintuneValueError for an id that
+        Raises UnknownNameError, a KeyError, for a label that no entry has, and FintuneValueError for an id that
         does not have the other labels that are asked for with it, and for a `method` or `tolerance`, as texts have no
         nearest ones. Warns of a label that is asked for twice, as a selection holds each entry once.
         """
@@ -143,7 +146,7 @@ class GroupIndex(Index):
         return {"dim": self.dim, "columns": self.columns, "_codes": {}}
 
     def __repr__(self) -> str:
-        return f"{self._short()}\n{REMEDY}"
+        return f"{self._short()}\n{REMEDY.format(dim=self.dim)}"
 
     def _repr_inline_(self, max_width: int) -> str:
         return self._short()[:max_width]

@@ -17,6 +17,7 @@ from zarr.core.dtype import VariableLengthUTF8
 from fintune_xr import names as n
 from fintune_xr.errors import StoreDamagedError
 from fintune_xr.schema import DatasetSchema, VariableSpec, check_dataset
+from fintune_xr.store.zarr_io.label_index import LabelIndex
 from fintune_xr.store.zarr_io.location import Location, explain_read_errors, explain_write_errors
 from fintune_xr.store.zarr_io.locks import hold_replacement
 from fintune_xr.store.zarr_io.portable import guard_decoding, portable, stored_attributes
@@ -145,7 +146,7 @@ def with_dim_indexes(dataset: xr.Dataset) -> xr.Dataset:
     """`dataset` with an index for every dim that has labels and no index yet."""
     bare = [name for name in dataset.dims if name in dataset.coords and name not in dataset.xindexes]
     for name in bare:
-        dataset = dataset.set_xindex([name])
+        dataset = dataset.set_xindex([name], LabelIndex if dataset[name].dtype.kind in "OU" else None)
     return dataset
 
 

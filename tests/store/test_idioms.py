@@ -17,6 +17,7 @@ import pytest
 import xarray as xr
 
 from fintune_xr import names as n
+from fintune_xr.errors import UnknownNameError
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.zarr_io.portable import Record, plain_text
 
@@ -162,6 +163,69 @@ def test_idiom(cohort: Cohort, tmp_path: Path, name: str, idiom: Callable[[xr.Da
     assert found == meant
     # Of the archive no file was left out: its table of them has no line to draw and no row.
     assert found or name == "quarantine"
+
+
+# Labels that xarray selects by: those of each dim, and those that the entries along it share.
+NAMED = [
+    *[(name, label) for name in ("images", "annotations", "run", "cells", "positivity", "metrics") for label in (
+        "tile", "donor", "marker", "split")],
+    *[(name, "channel") for name in ("images", "run", "cells")],
+    *[(name, "rule") for name in ("cells", "positivity", "analysis")],
+    *[(name, label) for name in ("analysis", "bootstrap") for label in ("run", "donor", "marker", "outcome")],
+    *[("metrics", "run"), ("metrics", "group")],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "label"), NAMED)
+def test_a_label_that_is_not_there_says_which_are_and_which_is_near(cohort: Cohort, name: str, label: str) -> None:
+    dataset = GIVEN[name](cohort)
+    known = sorted(set(dataset[label].values.tolist()))
+    unlike = [*known[0].swapcase(), "x"] if known[0].swapcase() == known[0] else known[0].swapcase()
+    wrong, near = "".join(unlike), f"Did you mean {known[0]!r}?"
+    for asked in (wrong, [known[0], wrong], np.array([wrong])):
+        with pytest.raises(KeyError) as told:
+            dataset.sel({label: asked})
+        assert isinstance(told.value, UnknownNameError)
+        assert str(told.value).startswith(f"no {label} {wrong!r}; known: {', '.join(known)}.")
+        assert near in str(told.value)
+    with pytest.raises(KeyError, match=f"no {label} 'nonsense'; known: "):
+        dataset.sel({label: slice(known[0], "nonsense")} if label == "tile" else {label: "nonsense"})
+
+
+def test_all_labels_of_all_datasets_are_tried(cohort: Cohort) -> None:
+    for name, given in GIVEN.items():
+        dataset = given(cohort)
+        texts = {label for label in dataset.xindexes if dataset[label].dtype.kind in "OU"}
+        assert texts == {label for of, label in NAMED if of == name}, name
+
+
+def test_a_table_of_ones_own_meets_named_labels_in_any_order(cohort: Cohort) -> None:
+    found = cohort.analysis()
+    donors = found.donor.values.tolist()
+    table = pd.DataFrame({"age": [70.0, 80.0]}, index=pd.Index([donors[3], donors[0]], name="donor"))
+    joined = found.merge(table.to_xarray(), join="left")
+    assert joined.age.to_series().equals(table.age.reindex(pd.Index(donors, name="donor")))
+    assert (found.ratio * table.age.to_xarray()).sel(donor=donors[0], run="a", marker="GFAP") == (
+        found.ratio.sel(donor=donors[0], run="a", marker="GFAP") * 80
+    )
+    with pytest.raises(KeyError, match=f"no donor 'nobody'; known: {donors[0]}"):
+        joined.isel(donor=[0, 1]).sel(donor="nobody")
+    images = cohort.images()
+    gain = xr.DataArray([10, 1], {"channel": images.channel.values[::-1]}, "channel")
+    assert (images.image * gain).sel(channel="DAPI").equals(images.image.sel(channel="DAPI") * 1)
+
+
+def test_what_xarray_refuses_on_labels_of_one_index_says_what_to_do(cohort: Cohort) -> None:
+    images = cohort.images()
+    with pytest.raises(ValueError, match=r"take \.drop_attrs\(deep=False\)"):
+        images.drop_attrs()
+    assert not images.drop_attrs(deep=False).attrs
+    own = pd.Series(np.arange(7.0), pd.Index(images.tile.values[::-1], name="tile"), name="score").to_xarray()
+    with pytest.raises(ValueError, match=r"\.reindex\(tile=dataset\.tile\.values\)"):
+        images.assign(score=own)
+    there = images.assign(score=own.reindex(tile=images.tile.values))
+    assert there.score.values.tolist() == list(range(6, -1, -1))
+    assert there.sel(donor="02517043").score.values.tolist() == [6, 5]
 
 
 def test_what_is_stored_does_not_change_when_it_is_read_and_written_again(cohort: Cohort) -> None:
