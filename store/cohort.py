@@ -267,16 +267,12 @@ class Cohort:
     def metrics(self, name: str) -> xr.Dataset:
         """Scores or a study stored under `metrics/<name>`, checked against the schema that is declared for it.
 
-        Where it has tiles, they are selected by `tile`, `donor`, `marker` and `split`, as those of `images` are.
-
         Raises UnknownNameError naming those there are, SchemaError where arrays are not what is declared.
         """
         known = subgroups(self.location, n.METRICS)
         if name not in known:
             raise unknown_name("metrics", name, known)
-        found = self.read(f"{n.METRICS}/{name}")
-        of_tiles = [label for label in (n.TILE, *INDEXED) if label in found.coords and found[label].dims == (n.TILE,)]
-        return with_tile_index(found) if n.TILE in of_tiles and len(of_tiles) > 1 else found
+        return self.read(f"{n.METRICS}/{name}")
 
     def read(self, path: str, schema: DatasetSchema | None = None) -> xr.Dataset:
         """The small dataset stored under `path`, checked against `schema` or the one that is declared for scores.
