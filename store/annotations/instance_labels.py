@@ -22,6 +22,8 @@ _STRAY_SHARE: Final = 0.1
 # Values that programs give to pixels of which nothing is known, and how far those stand from labels that count cells.
 _VOID: Final = (255, 65535)
 _VOID_APART: Final = 64
+# Labels that were spread over all greys lie at least so far from each other, or nobody can tell that they were.
+_LEAST_STEP: Final = 16
 # A line round a cell is this thin at most, in px from its middle, and leaves so much of the cell open.
 _LINE_PX: Final = 2.0
 _OPEN_SHARE: Final = 0.35
@@ -130,9 +132,25 @@ def _check_void(values: NDArray[np.uint32]) -> None:
     """Refuses the highest value of a dtype far above all other labels: it says mostly that nothing is known there."""
     highest, below = int(values[-1]), int(values[-2])
     if highest in _VOID and highest - below > max(2 * values.size, _VOID_APART):
+        _check_stretched(values)
         raise TileReadError(
             f"wrong values: {highest} stands far above the other labels, {values[0]} to {below}. Is it for pixels of "
             "which nothing is known? Save them as 0; where it is a cell: --pieces keep"
+        )
+
+
+def _check_stretched(values: NDArray[np.uint32]) -> None:
+    """Refuses labels that a program has spread over all greys of their dtype: all are multiples of its highest value
+    over a whole number.
+    """
+    highest = int(values[-1])
+    n_labels = round(highest / max(_LEAST_STEP, int(np.diff(values, prepend=0).min())))
+    numbers = np.round(values * (n_labels / highest))
+    if np.abs(values - numbers * (highest / n_labels)).max() <= 1:
+        raise TileReadError(
+            f"stretched labels: all values are multiples of {highest / n_labels:.6g}, which is {highest} / {n_labels}, "
+            f"as programs make them of labels 1 to {n_labels} that shall be seen. Save the labels as they are; where "
+            "the values do tell cells apart: --pieces keep"
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from fintune_xr.pipelines.steps.ingest import ingest
 from fintune_xr.store.annotations.instance_labels import as_instances, refuse_whole_tile
 from fintune_xr.store.cohort import open_cohort
 from fintune_xr.store.raw.layouts import choose_layout
-from fintune_xr.store.raw.readers import read_header, read_mask, read_plane
+from fintune_xr.store.raw.readers import read_colours, read_header, read_mask, read_plane
 
 PX = 64
 
@@ -130,6 +132,59 @@ def test_grey_in_colours_polarity_and_floats(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "j.tif", (RIGHT * 25).astype(np.uint8), compression="jpeg")
     with pytest.raises(TileReadError, match="lossy mask"):
         read_mask(tmp_path / "j.tif")
+
+
+def grey_png(path: Path, bits: int, numbers: Any) -> Path:
+    """A PNG of `bits` a pixel, as the specification has it, whatever Pillow writes."""
+    rows = [np.unpackbits(row.astype(np.uint8)[:, None], axis=1)[:, 8 - bits :].ravel() for row in numbers]
+    packed = b"".join(b"\0" + np.packbits(row).tobytes() for row in rows)
+    head = struct.pack(">IIBBBBB", *numbers.shape[::-1], bits, 0, 0, 0, 0)
+    parts = ((b"IHDR", head), (b"IDAT", zlib.compress(packed)), (b"IEND", b""))
+    chunks = [struct.pack(">I", len(x)) + kind + x + struct.pack(">I", zlib.crc32(kind + x)) for kind, x in parts]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    return path
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_labels_of_few_bits_are_what_the_file_says(tmp_path: Path, bits: int) -> None:
+    labels = np.where(2**bits > RIGHT, RIGHT, 0)
+    np.testing.assert_array_equal(read_mask(grey_png(tmp_path / "m.png", bits, labels))[0], labels)
+
+
+@pytest.mark.parametrize("top", [255, 65535])
+@pytest.mark.parametrize("kept", [(1, 2, 3), (1, 2, 7), (1, 3, 5)])
+def test_labels_that_were_stretched_are_called_so(top: int, kept: tuple[int, ...]) -> None:
+    stretched = np.round(np.where(np.isin(RIGHT, kept), RIGHT, 0) * (top / kept[-1])).astype(int)
+    with pytest.raises(TileReadError, match=f"stretched labels.* {top} / {kept[-1]}, as"):
+        as_instances(stretched)
+    with pytest.raises(TileReadError, match="stands far above"):
+        as_instances(np.where(RIGHT == 9, top, RIGHT))
+
+
+@pytest.mark.parametrize("form", ["imagej", "shaped"])
+def test_stacks_behind_one_directory_are_no_plane(tmp_path: Path, form: str) -> None:
+    for name, pixels in (("m", np.stack([RIGHT] * 5)), ("c", np.zeros((5, PX, PX, 3), np.uint8))):
+        tifffile.imwrite(tmp_path / f"{name}.tif", pixels, truncate=True, imagej=form == "imagej")
+    for read, name in ((read_mask, "m"), (read_plane, "m"), (read_header, "m"), (read_colours, "c")):
+        with pytest.raises(TileReadError, match=r"ImageJ stack of 5|5 x 64 x 64.* directory of one page"):
+            read(tmp_path / f"{name}.tif")
+    tifffile.imwrite(tmp_path / "whole.tif", RIGHT[None], truncate=True)
+    np.testing.assert_array_equal(read_mask(tmp_path / "whole.tif")[0], RIGHT)
+
+
+def test_a_refusal_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", RIGHT, metadata=None)
+    content = (tmp_path / "a.tif").read_bytes()
+    (tmp_path / "cut.tif").write_bytes(content[: len(content) // 2])
+    with tifffile.TiffFile(tmp_path / "a.tif") as tif:
+        tag = tif.pages[0].tags["Software"]  # type: ignore[union-attr]
+    # Of a kind that no program knows: tifffile leaves it out and says so, and the pixels are read.
+    (tmp_path / "odd.tif").write_bytes(content[: tag.offset + 2] + b"\x63" + content[tag.offset + 3 :])
+    with pytest.raises(TileReadError, match="truncated"):
+        read_mask(tmp_path / "cut.tif")
+    assert not caplog.records
+    np.testing.assert_array_equal(read_mask(tmp_path / "odd.tif")[0], RIGHT)
+    assert {record.name for record in caplog.records} == {"tifffile"}
 
 
 SEEN = np.random.default_rng(3).integers(0, 255, (20, 30)).astype(np.uint8)

@@ -20,6 +20,8 @@ _PALETTE: Final = 3
 _LOSSY: Final = (6, 7, 34892)
 _FLOATS: Final = ("float16", "float32", "float64")
 _GREY: Final = ("1", "L", "I;16", "I;16B", "I")
+# What Pillow multiplies greys of two and of four bits by, so that the highest is white.
+_TIMES: Final = {"L;2": 85, "L;4": 17}
 
 
 def decoded_mask(content: bytes, path: str, page: int | None = None) -> NDArray[Any]:
@@ -98,6 +100,7 @@ def _eight_bits(colours: NDArray[Any]) -> NDArray[np.uint8]:
 
 def _of_raster(file: io.BytesIO) -> NDArray[Any]:
     with raster.open_raster(file) as image:
+        times = max((_TIMES.get(form, 1) for form in raster.stored_forms(image)), default=1)
         orientation = raster.orientation(image)
         if image.mode == "P":
             palette = np.asarray(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
@@ -107,7 +110,8 @@ def _of_raster(file: io.BytesIO) -> NDArray[Any]:
             return upright(pixels, orientation)
         if image.mode not in _GREY:
             raise TileReadError(f"wrong shape: expected one grey plane (y, x), found {image.mode} pixels")
-        return upright(np.asarray(image), orientation)
+        pixels = np.asarray(image)
+        return upright(pixels if times == 1 else pixels // times, orientation)
 
 
 def _of_tiff(file: io.BytesIO, page: int | None) -> NDArray[Any]:

@@ -143,13 +143,18 @@ def _header(image: Image.Image, page: int | None, dtypes: Collection[str], *, ch
     return check_header(Header(height, width, _DTYPES[mode], is_palette=mode == "P"), dtypes)
 
 
+def stored_forms(image: Image.Image) -> list[str]:
+    """Pillow's names of the forms that pixels are stored in, such as `L;2`; none once the image is decoded."""
+    coded = image.tile if isinstance(image, ImageFile.ImageFile) else []
+    return [str(part) for tile in coded for part in np.atleast_1d(np.asarray(tile[3], object)).ravel()]
+
+
 def check_colours(image: Image.Image) -> None:
     """Pillow gives 16-bit colours as their upper 8 bits, and a transparent colour as any other, and says neither.
 
     Raises TileReadError for both.
     """
-    coded = image.tile if isinstance(image, ImageFile.ImageFile) else []
-    if any("16" in str(part) for tile in coded for part in np.atleast_1d(np.asarray(tile[3], object)).ravel()):
+    if any("16" in form for form in stored_forms(image)):
         raise TileReadError("wrong dtype: expected red, green and blue of 8 bits each, found 16 bits")
     if "transparency" in image.info:
         raise TileReadError("wrong shape: expected red, green and blue, found a transparent colour beside them")

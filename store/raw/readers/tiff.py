@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
 import os
 import struct
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, BinaryIO, Final
 
 import numpy as np
@@ -16,7 +19,7 @@ from numpy.typing import NDArray
 from fintune_xr.errors import TileReadError
 from fintune_xr.store.raw.readers.contents import Contents
 from fintune_xr.store.raw.readers.grey import ORIENTATION_TAG, UPRIGHT, is_on_its_side, upright
-from fintune_xr.store.raw.readers.header import Header, check_header, page_index
+from fintune_xr.store.raw.readers.header import Header, check_header, page_index, shape_text
 from fintune_xr.store.raw.readers.pixel_side import stated_side
 from fintune_xr.store.raw.readers.plane_names import channel_names, own_name
 
@@ -138,9 +141,11 @@ def open_tiff(file: BinaryIO) -> Iterator[Any]:
     try:
         file.seek(0)
         # OME metadata may send the reader to other files; one plane of this file is all that is wanted.
-        with tifffile.TiffFile(file, is_ome=False) as tif:
+        with _warnings_unless_refused(), tifffile.TiffFile(file, is_ome=False) as tif:
             if len(tif.pages) > 1:
                 _check_last_page(tif)
+            elif len(tif.pages) == 1:
+                _check_no_stack(tif)
             yield tif.pages
     except TileReadError:
         raise
@@ -149,6 +154,35 @@ def open_tiff(file: BinaryIO) -> Iterator[Any]:
     except _DAMAGE as error:
         reason = f"{type(error).__name__}: {error}"
         raise TileReadError(f"unreadable: truncated or damaged TIFF ({reason[:120]})") from error
+
+
+# What tifffile has warned of in this thread, while it is not known whether the file is refused.
+_HELD: ContextVar[list[logging.LogRecord] | None] = ContextVar("held", default=None)
+
+
+@contextmanager
+def _warnings_unless_refused() -> Iterator[None]:
+    """Lets tifffile warn when the block has ended, and not where it ends with an error, which says what is wrong."""
+    _hold_warnings()
+    held: list[logging.LogRecord] = []
+    token = _HELD.set(held)
+    try:
+        yield
+    finally:
+        _HELD.reset(token)
+    for record in held:
+        tifffile.logger().handle(record)
+
+
+@functools.cache
+def _hold_warnings() -> None:
+    def hold(record: logging.LogRecord) -> bool:
+        held = _HELD.get()
+        if held is not None:
+            held.append(record)
+        return held is None
+
+    tifffile.logger().addFilter(hold)
 
 
 def _check_last_page(tif: tifffile.TiffFile) -> None:
@@ -163,6 +197,22 @@ def _check_last_page(tif: tifffile.TiffFile) -> None:
         raise TileReadError(f"truncated: expected a page behind the {len(tif.pages)} found, at byte {following:,}")
 
 
+def _check_no_stack(tif: tifffile.TiffFile) -> None:
+    """Refuses a stack behind a single directory, of which one plane alone would be read.
+
+    ImageJ writes those of more than 4 GB so, tifffile those that it was asked to write without their directories.
+    """
+    told = (tif.imagej_metadata or {}).get("images", 1) if tif.is_imagej else 1
+    if told > 1:
+        raise TileReadError(f"wrong shape: expected one plane, found an ImageJ stack of {told}")
+    shaped: dict[str, Any] = dict((tif.shaped_metadata or ({},))[0]) if tif.is_shaped else {}
+    if math.prod(shaped.get("shape", ())) > tif.pages[0].size:
+        raise TileReadError(
+            f"wrong shape: the file says that it holds {shape_text(shaped['shape'])} values behind the directory of "
+            "one page alone (tifffile's truncate). Write it with all of its pages, or as the plane that is meant."
+        )
+
+
 def _header(pages: Any, index: int, size: int, dtypes: Collection[str], *, channels: bool) -> tuple[Any, Header]:
     if len(pages) == 0:
         raise TileReadError("truncated: expected at least one image directory, found none")
@@ -174,7 +224,7 @@ def _header(pages: Any, index: int, size: int, dtypes: Collection[str], *, chann
     plane = pages[0 if is_joined else index]
     _check_is_picture(pages, plane)
     _check_samples(plane, dtypes)
-    _check_one_plane(pages, plane, shape=_shape(plane) if is_joined else plane.shape)
+    _check_one_plane(plane, shape=_shape(plane) if is_joined else plane.shape)
     height, width = _shape(plane) if is_joined else plane.shape
     if is_on_its_side(orientation(plane)):
         height, width = width, height
@@ -227,7 +277,7 @@ def _check_samples(plane: Any, dtypes: Collection[str]) -> None:
         )
 
 
-def _check_one_plane(pages: Any, plane: Any, *, shape: tuple[int, ...]) -> None:
+def _check_one_plane(plane: Any, *, shape: tuple[int, ...]) -> None:
     if plane.dtype is None:
         raise TileReadError(f"wrong dtype: {plane.bitspersample} bits per sample are not supported")
     if len(shape) != 2:
@@ -237,10 +287,6 @@ def _check_one_plane(pages: Any, plane: Any, *, shape: tuple[int, ...]) -> None:
             "wrong dtype: expected black as zero, found an inverted image (white is zero). "
             "Save it with black as zero: in ImageJ, Image, Lookup Tables, Grays, once cells are the bright ones."
         )
-    stack = (pages.parent.imagej_metadata or {}).get("images", 1) if pages.parent.is_imagej else 1
-    if stack > 1 and len(pages) == 1:
-        # ImageJ writes stacks over 4 GB behind a single directory, which would read as one plane.
-        raise TileReadError(f"wrong shape: expected one plane, found an ImageJ stack of {stack}")
 
 
 def _check_complete(plane: Any, size: int) -> None:
