@@ -23,6 +23,10 @@ class CellMasks:
         Literal["first", "last"] | None,
         Parameter(help="Drawn objects: whose pixels of two are, of the first drawn or of the last; default: refused."),
     ] = None
+    classes: Annotated[
+        list[str] | None,
+        Parameter(help="Drawn objects: the classes that are cells; others are left away.", consume_multiple=True),
+    ] = None
     join: Annotated[
         bool, Parameter(help="Masks: each file or page is one cell, and those of a tile are its mask.", negative="")
     ] = False
@@ -50,7 +54,23 @@ class TrueMasks(CellMasks):
 
 
 @dataclass(frozen=True)
-class Coordinates:
+class Lengths:
+    """What coordinates of drawn objects and of particles are."""
+
+    scale: Annotated[
+        float, Parameter(help="Particles, drawn objects: pixels of the image's file per pixel of the coordinates.")
+    ] = 1.0
+    unit: Annotated[
+        Literal["px", "um", "angstrom"] | None,
+        Parameter(
+            help="Particles, drawn objects: unit of the coordinates. Default: what the file says, else px, refused "
+            "where it can hardly be."
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class Coordinates(Lengths):
     """How coordinates of particles are meant."""
 
     diameter: Annotated[
@@ -59,13 +79,6 @@ class Coordinates:
     frame: Annotated[
         Literal["image", "file"] | None,
         Parameter(help="Particles: rows count from the top of the picture, or as the file stores them."),
-    ] = None
-    scale: Annotated[
-        float, Parameter(help="Particles: pixels of the micrograph's file per pixel of the coordinates.")
-    ] = 1.0
-    unit: Annotated[
-        Literal["px", "angstrom"] | None,
-        Parameter(help="Particles: unit of the coordinates. Default: px, refused where it can hardly be."),
     ] = None
     drop_outside: Annotated[
         bool, Parameter(help="Particles: leave away points that lie outside their micrograph.", negative="")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from fintune_xr.pipelines.cli import candidates
-from fintune_xr.pipelines.cli.annotations import CellMasks, Codes, Coordinates, TrueMasks
+from fintune_xr.pipelines.cli.annotations import CellMasks, Codes, Coordinates, Lengths, TrueMasks
 from fintune_xr.pipelines.cli.arguments import (
     DONE,
     WITH_QUARANTINE,
@@ -135,6 +135,7 @@ def import_run(
     ] = None,
     pattern: Annotated[str | None, Parameter(help="Regular expression with groups donor, marker, tile.")] = None,
     masks: Annotated[CellMasks | None, Parameter(name="*")] = None,
+    lengths: Annotated[Lengths | None, Parameter(name="*")] = None,
     rest_lost: Annotated[bool, Parameter(help="Quarantine tiles that have no mask.", negative="")] = False,
     restart: Annotated[bool, Parameter(help="Throw the stored run away first.", negative="")] = False,
 ) -> int:
@@ -144,10 +145,11 @@ def import_run(
     """
     from fintune_xr.pipelines.steps.import_run import Masks
     from fintune_xr.pipelines.steps.import_run import import_run as step
+    from fintune_xr.pipelines.task_parts.requests import MaskReading
     from fintune_xr.store.annotations.instance import Taken
 
-    how = masks or CellMasks()
-    read = Masks(layout=layout, pattern=pattern, join=how.join, taken=Taken(how.pieces, how.overlap))
+    how = MaskReading(**keywords(masks, lengths))
+    read = Masks(layout=layout, pattern=pattern, join=how.join, taken=Taken(how.pieces, how.drawn))
     report = step(source, store, run=run, made_by=made_by, masks=read, rest_lost=rest_lost, restart=restart)
     show(f"{report.n_done} tiles done, {report.n_quarantined} quarantined, {report.n_pending} pending")
     show(*_left_out_lines(report.left_out))

@@ -53,6 +53,8 @@ def annotate(cohort: Cohort, source: str | Path, request: AnnotateRequest) -> An
             note_marks(cohort, marks)
     if report.from_components:
         say(f"annotate: {len(report.from_components)} binary masks became instances by 8-connected components")
+    for line in report.told:
+        say(f"annotate: {line}")
     for line in _correction_lines(report, request.masks.corrects):
         say(f"annotate: {line}")
     return report
@@ -64,7 +66,7 @@ def _taken(cohort: Cohort, how: MaskReading) -> Taken:
         raise FintuneValueError("--accept-unchanged is about masks of a run: name it with --corrects")
     if how.corrects is not None:
         corrects = CorrectedRun.of(cohort, how.corrects, accepts_unchanged=how.accept_unchanged)
-    return Taken(how.pieces, how.overlap, how.join, corrects)
+    return Taken(how.pieces, how.drawn, how.join, corrects)
 
 
 def _correction_lines(report: AnnotateReport, run: str | None) -> list[str]:

@@ -15,13 +15,14 @@ from fintune_xr.pipelines.instance.annotate_regions import annotate_tissue_regio
 from fintune_xr.pipelines.task_parts.requests import Annotated, AnnotateRequest, CodeReading, MaskReading
 from fintune_xr.pipelines.tasks import steps_of
 from fintune_xr.store.annotations.instance_labels import Pieces
-from fintune_xr.store.annotations.micrograph_frames import Reading, Unit
-from fintune_xr.store.annotations.unused_files import note_unused, unused_lines
+from fintune_xr.store.annotations.micrograph_frames import Reading
+from fintune_xr.store.annotations.unused_files import empty_lines, note_unused, unused_lines
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.ingest.tiles import root_of
 from fintune_xr.store.lineage.same_annotations import same_annotations
 from fintune_xr.store.raw.coordinates import Frame
 from fintune_xr.store.raw.extra_files import extra_lines
+from fintune_xr.store.raw.length_units import Unit
 from fintune_xr.store.raw.readers.drawings.painting import Overlap
 from fintune_xr.store.split import without_part_lines
 from fintune_xr.tasks.task import DETECTION, INSTANCE, SEMANTIC
@@ -43,7 +44,8 @@ class AnnotateOptions(TypedDict, total=False):
     together. `marks` says whether the masks outline all cells of a tile or its marker-positive cells alone, without
     which no share is held against them. They are masks of the run that it `corrects`, corrected by somebody: the store
     records what was changed, and such tiles are no test of that run; those that came back as they were are left out,
-    unless `accept_unchanged`.
+    unless `accept_unchanged`. Of drawn objects those of `classes` are cells, which must be said where there are several
+    of them; `unit` and `scale` say what their coordinates are.
 
     Particles: `diameter` in the `unit` of the coordinates where they tell none, `frame` image or file where rows are
     not counted as usual for the format, `scale` pixels of the micrograph's file per pixel of the coordinates; with
@@ -61,6 +63,7 @@ class AnnotateOptions(TypedDict, total=False):
     marks: Literal["all", "positive"] | None
     corrects: str | None
     accept_unchanged: bool
+    classes: Sequence[str] | None
     diameter: float | None
     frame: Frame | None
     scale: float
@@ -106,13 +109,15 @@ def annotate(
     report = steps_of(cohort).annotate(cohort, source, request)
     # Not every task looks through a folder: labels of scans come from a table.
     ignored = getattr(report, "ignored", {})
-    for line in extra_lines(ignored, products=True):
+    empty = empty_lines(getattr(report, "empty", ()), report.n_added + report.n_present)
+    for line in [*extra_lines(ignored, products=True), *empty]:
         say(f"annotate: {line}")
     if not dry_run:
         twins = same_annotations(cohort)
         for line in [*twins, *without_part_lines(cohort)]:
             say(f"annotate: {line}")
-        note_unused(cohort, source, [*unused_lines(ignored, report.left_out), *twins])
+        told = [*getattr(report, "told", ()), *empty, *twins]
+        note_unused(cohort, source, [*unused_lines(ignored, report.left_out), *told])
     return report
 
 
@@ -154,9 +159,12 @@ def _records(options: Mapping[str, Any]) -> dict[str, Any]:
 def _check_options(cohort: Cohort, records: Mapping[str, Any], *, dry_run: bool) -> None:
     """Refuses options that the cohort's task does not know, rather than leave them without effect."""
     task = cohort.task.name
-    for name, (kind, own, about) in _RECORDS.items():
-        if records[name] != kind() and task != own:
-            words = [_option(field.name) for field in fields(kind)]
+    # Some words are about annotations of two tasks.
+    known = {field.name for kind, own, _ in _RECORDS.values() for field in fields(kind) if own == task}
+    for name, (kind, _, about) in _RECORDS.items():
+        words = [field.name for field in fields(kind) if field.name not in known]
+        if any(getattr(records[name], word) != getattr(kind(), word) for word in words):
+            words = [_option(word) for word in words]
             raise FintuneValueError(
                 f"{', '.join(words[:-1])} and {words[-1]} are about {about}; this cohort is of the task {task!r}"
             )

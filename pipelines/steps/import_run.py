@@ -24,7 +24,7 @@ from fintune_xr.pipelines.steps.positivity import apply_positivity, is_counted, 
 from fintune_xr.pixels.cell_measurement import measure_cells
 from fintune_xr.pixels.real_part import tile_pixels
 from fintune_xr.provenance import provenance
-from fintune_xr.store.annotations.instance import MaskFile, Taken, checked_mask, found_masks
+from fintune_xr.store.annotations.instance import MaskFile, Taken, checked_mask, drawn_lines, found_masks
 from fintune_xr.store.annotations.instance_layouts import choose_mask_layout, layout_of_folder
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.ingest.tiles import root_of
@@ -41,7 +41,7 @@ NO_MASK = "no mask was imported"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Masks:
-    """How a folder of masks is read: its layout and pattern, and what becomes of pieces and of overlaps."""
+    """How a folder of masks is read: its layout and pattern, and what becomes of pieces and of drawn objects."""
 
     layout: str | None = None
     pattern: str | None = None
@@ -50,8 +50,12 @@ class Masks:
 
     def as_dict(self, layout: str) -> dict[str, Any]:
         """All of it in plain values, with the `layout` that was found where none was named."""
-        how = {"pattern": self.pattern, "pieces": self.taken.pieces, "overlap": self.taken.overlap}
-        return {"layout": layout, "join": self.join, **{name: value or "" for name, value in how.items()}}
+        drawn = self.taken.drawn
+        how = {"pattern": self.pattern, "pieces": self.taken.pieces, "overlap": drawn.overlap}
+        # Runs of before know no more words than these.
+        more: dict[str, Any] = {} if drawn.classes is None else {"classes": sorted(drawn.classes)}
+        more |= {"unit": drawn.unit or "", "scale": drawn.scale} if drawn.is_told else {}
+        return {"layout": layout, "join": self.join, **{name: value or "" for name, value in how.items()}, **more}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +96,8 @@ def import_run(
     how = masks or Masks()
     layout = how.layout or layout_of_folder(source).name
     found = found_masks(cohort, source, choose_mask_layout(layout, pattern=how.pattern, join=how.join))
+    for line in drawn_lines(source, found.masks, how.taken.drawn):
+        say(f"import-run: {line}")
     settings, taken = how.as_dict(layout), replace(how.taken, join=how.join)
     identity = {n.IMPORTED: made_by, "settings": settings, "schema_version": SCHEMA_VERSION}
     facts = provenance(**{n.IMPORTED: made_by}, source=root_of(str(source)), settings=settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +14,9 @@ from fintune_xr.store.annotations.instance_labels import PIECES, Pieces
 from fintune_xr.store.annotations.micrograph_frames import Reading
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.raw.coordinates import Frame
+from fintune_xr.store.raw.length_units import UNITS, Unit
 from fintune_xr.store.raw.pairing import LeftOut
-from fintune_xr.store.raw.readers.drawings.painting import OVERLAPS, Overlap
+from fintune_xr.store.raw.readers.drawings.painting import OVERLAPS, DrawnReading, Overlap
 from fintune_xr.tasks.coarser import Stated
 from fintune_xr.tasks.validation import MARKS
 
@@ -42,7 +44,9 @@ class Annotated(Protocol):
 class MaskReading:
     """How masks of cells are read.
 
-    `pieces` says what becomes of labels in several pieces, `overlap` whose the pixels of two drawn objects are; with
+    `pieces` says what becomes of labels in several pieces, `overlap` whose the pixels of two drawn objects are, and
+    `classes` which classes of drawn objects are cells, all where it is not said; their coordinates are in `unit`, else
+    px, `scale` px of the tile for each. With
     `join` each file of masks, or each page of it, is one cell; `marks` says which cells the masks outline, all or the
     positive ones. They are corrected masks of the run that it `corrects`; with `accept_unchanged` those that came back
     as they were are taken for looked at, and right.
@@ -56,11 +60,21 @@ class MaskReading:
     marks: Literal["all", "positive"] | None = None
     corrects: str | None = None
     accept_unchanged: bool = False
+    classes: Sequence[str] | None = None
+    unit: Unit | None = None
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
-        for name, known in (("pieces", PIECES), ("overlap", OVERLAPS), ("marks", MARKS)):
+        for name, known in (("pieces", PIECES), ("overlap", OVERLAPS), ("marks", MARKS), ("unit", UNITS)):
             if (word := getattr(self, name)) not in (None, *known):
                 raise FintuneValueError(f"--{name}: expected {' or '.join(known)}, got {word!r}")
+        if not 0 < self.scale < math.inf:
+            raise FintuneValueError(f"--scale: expected a number above 0, got {self.scale}")
+
+    @property
+    def drawn(self) -> DrawnReading:
+        """How drawn objects are read."""
+        return DrawnReading(self.overlap, None if self.classes is None else tuple(self.classes), self.unit, self.scale)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, TileReadError
+from fintune_xr.store.annotations.corner import only_in_corner
 from fintune_xr.store.annotations.detection_layouts import micrograph_candidates
 from fintune_xr.store.annotations.micrograph_frames import (
     AS_USUAL,
@@ -25,7 +26,7 @@ from fintune_xr.store.annotations.micrograph_frames import (
     close_together,
     first_of_close,
     is_outside,
-    only_in_corner,
+    merge_limit,
     outside,
     stored_micrographs,
     to_stored,
@@ -69,7 +70,7 @@ class PointsReport:
     so were `n_merged` that lie too close to another. `n_close` that are stored lie closer to another than half their
     diameter, the closest ones `closest` diameters.
     `meanings` counts what the numbers of the tables were taken for, and `lowest_score` is that of all particles, NaN
-    where no file tells scores.
+    where no file tells scores. Files of `empty` micrographs hold no particle.
     """
 
     n_added: int
@@ -85,6 +86,7 @@ class PointsReport:
     n_merged: int = 0
     n_close: int = 0
     closest: float = math.inf
+    empty: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +158,7 @@ def annotate_points(
         collected.n_merged,
         collected.n_close,
         collected.closest,
+        tuple(collected.empty),
     )
 
 
@@ -185,6 +188,7 @@ class _Collected:
     n_close: int = 0
     closest: float = math.inf
     reach: list[NDArray[np.float64]] = field(default_factory=list)
+    empty: list[str] = field(default_factory=list)
     folders: dict[str, set[str]] = field(default_factory=dict)
 
     def path_of(self, tile: str) -> str:
@@ -216,11 +220,13 @@ def _add(
             "coordinates."
         )
     inside = _inside(points, micrograph) if reading.drop_outside else points
-    kept = first_of_close(inside, micrograph, reading)
+    kept = first_of_close(inside, merge_limit(table.particles, micrograph, reading))
     reason = outside(kept, micrograph) or _difference(collected.before.get(micrograph.tile), kept, table)
     if reason:
         collected.left_out.append(table.left_out(reason))
-    elif micrograph.tile in collected.before:
+        return
+    collected.empty += [] if len(kept) else [micrograph.tile]
+    if micrograph.tile in collected.before:
         collected.present.add(micrograph.tile)
     else:
         collected.n_outside += len(points) - len(inside)
@@ -244,14 +250,15 @@ def _keep(collected: _Collected, table: _Table, points: Points, micrograph: Micr
     collected.closest = min(collected.closest, closest)
     collected.lowest_score = float(np.fmin(collected.lowest_score, particles.lowest_score))
     collected.meanings[f"{particles.meaning}, rows counted {_ROWS[frame]}"] += 1
-    if not particles.is_fraction:
+    if not (particles.is_fraction or particles.unit):
         collected.reach.append(particles.yx / [micrograph.source_height, micrograph.source_width])
     collected.fresh[micrograph.tile] = _Annotated(kept, table.path, table.sha256)
 
 
 def _check_reach(collected: _Collected, reading: Reading) -> None:
     """Raises FintuneValueError where nobody said what the numbers are, and they can hardly be px."""
-    reason = only_in_corner(collected.reach) if reading.unit is None and reading.scale == 1 else ""
+    is_told = reading.unit is not None or reading.scale != 1
+    reason = "" if is_told else only_in_corner(collected.reach, "points", "angstrom")
     if reason:
         raise FintuneValueError(reason)
 

@@ -18,8 +18,10 @@ from fintune_xr import names as n
 from fintune_xr.errors import TileReadError
 from fintune_xr.execution.read_ahead import ahead
 from fintune_xr.pixels.corrections import Corrections
+from fintune_xr.pixels.pixel_side import sides_um
 from fintune_xr.provenance import provenance
 from fintune_xr.store.annotations.corrected_masks import CorrectedRun
+from fintune_xr.store.annotations.drawn_objects import check_drawn
 from fintune_xr.store.annotations.instance_labels import Pieces, as_instances, drawn_instances, refuse_whole_tile
 from fintune_xr.store.annotations.instance_layouts import COCO
 from fintune_xr.store.annotations.joined_masks import joined_masks
@@ -33,8 +35,8 @@ from fintune_xr.store.lineage.unfinished_annotations import changing_annotations
 from fintune_xr.store.raw.layouts import TIFF_SUFFIXES, Layout, PlaneName
 from fintune_xr.store.raw.pairing import LeftOut, PlaneFile, natural_key
 from fintune_xr.store.raw.readers import read_header, read_mask
-from fintune_xr.store.raw.readers.drawings import JSON_SUFFIXES, coco_images, is_drawn, json_kind, read_drawn
-from fintune_xr.store.raw.readers.drawings.painting import Overlap
+from fintune_xr.store.raw.readers.drawings import AS_DRAWN, JSON_SUFFIXES, coco_images, is_drawn, json_kind, read_drawn
+from fintune_xr.store.raw.readers.drawings.painting import DrawnReading
 from fintune_xr.store.raw.readers.header import LABEL_DTYPES
 from fintune_xr.store.raw.scan import Progress, named_files
 from fintune_xr.store.raw.sources import Place, place_in
@@ -51,7 +53,8 @@ from fintune_xr.text import one_spelling
 class AnnotateReport:
     """Masks added and there before, what was left out and why, and tiles whose binary mask was cut up.
 
-    `corrected` is, by tile, what was changed in the masks of the run that was corrected.
+    `corrected` is, by tile, what was changed in the masks of the run that was corrected. `empty` tiles have masks
+    without an object, and `told` are lines on what drawn objects were taken for.
     """
 
     n_added: int
@@ -60,11 +63,15 @@ class AnnotateReport:
     from_components: tuple[str, ...]
     ignored: Mapping[str, int]
     corrected: Mapping[str, Corrections] = field(default_factory=dict)
+    empty: tuple[str, ...] = ()
+    told: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class MaskFile:
     """One mask and the stored tile that it belongs to; height and width in px are the tile's.
+
+    `side_um` is the side of the tile's pixels in um, 0 where it is not known.
 
     Several `files` hold one cell each, and together they are the tile's mask.
     """
@@ -75,6 +82,7 @@ class MaskFile:
     marker: str
     height: int
     width: int
+    side_um: float = 0.0
 
     @property
     def is_drawn(self) -> bool:
@@ -85,25 +93,26 @@ class MaskFile:
         """This mask as one that cannot be used."""
         return LeftOut(str(self.files[0]), self.donor, self.marker, reason, self.tile)
 
-    def read(self, source: Place, overlap: Overlap | None) -> tuple[NDArray[Any], str]:
+    def read(self, source: Place, drawn: DrawnReading) -> tuple[NDArray[Any], str]:
         """Its label image (y, x) and the SHA-256 of its file; that of the SHA-256 of all where there are several."""
         if len(self.files) > 1:
             return joined_masks(source, self.files)
         place, page = place_in(source, self.files[0].path), self.files[0].page
         if self.is_drawn:
-            return read_drawn(place, (self.height, self.width), page=page, overlap=overlap)
+            how = replace(drawn, side_um=self.side_um)
+            return read_drawn(place, (self.height, self.width), page=page, how=how)
         return read_mask(place, page=page)
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """How masks are taken: what becomes of labels in `pieces`, and of pixels of two objects that `overlap`.
+    """How masks are taken: what becomes of labels in `pieces`, and how those that were `drawn` are read.
 
     With `join` a file is one cell, in however many pieces. `corrects` is the run whose masks they were.
     """
 
     pieces: Pieces | None = None
-    overlap: Overlap | None = None
+    drawn: DrawnReading = AS_DRAWN
     join: bool = False
     corrects: CorrectedRun | None = None
 
@@ -160,10 +169,12 @@ class _Noted:
     left_out: list[LeftOut]
     binary: list[str] = field(default_factory=list)
     corrected: dict[str, Corrections] = field(default_factory=dict)
+    empty: list[str] = field(default_factory=list)
 
     def add(self, tile: str, checked: CheckedMask) -> None:
         """Notes a mask that can be used."""
         self.binary += [tile] if checked.is_binary else []
+        self.empty += [] if checked.instances.any() else [tile]
         self.corrected |= {} if checked.changes is None else {tile: checked.changes}
 
 
@@ -195,14 +206,28 @@ def annotate_tiles(
     """
     with hold_tile_writes(cohort.location):
         found = found_masks(cohort, source, layout)
+        taken = taken or Taken()
+        told = drawn_lines(source, found.masks, taken.drawn)
         with changing_annotations(cohort, source, command, restart=restart):
             if restart or not cohort.has(f"{n.ANNOTATIONS}/{n.MASK}"):
                 remove_group(cohort.location, n.ANNOTATIONS)
             workers = workers or len(os.sched_getaffinity(0))
-            report = _stored(cohort, source, found, taken or Taken(), workers, progress)
+            report = _stored(cohort, source, found, taken, workers, progress)
             if report.n_added:
                 _note_source(cohort, source, layout, report.n_added)
-    return report
+    return replace(report, told=told)
+
+
+def drawn_lines(source: Place, masks: Iterable[MaskFile], how: DrawnReading) -> tuple[str, ...]:
+    """Lines on what the drawn ones of `masks` are taken for, after one look at all of them.
+
+    Raises as `check_drawn` does.
+    """
+    pictures: defaultdict[str, list[tuple[int | None, tuple[int, int]]]] = defaultdict(list)
+    for mask in masks:
+        if mask.is_drawn:
+            pictures[mask.files[0].path].append((mask.files[0].page, (mask.height, mask.width)))
+    return tuple(check_drawn(source, pictures, how))
 
 
 def _stored(
@@ -231,7 +256,8 @@ def _stored(
 
 def _report(n_added: int, n_present: int, noted: _Noted, found: FoundMasks) -> AnnotateReport:
     return AnnotateReport(
-        n_added, n_present, tuple(noted.left_out), tuple(noted.binary), found.ignored, noted.corrected
+        n_added, n_present, tuple(noted.left_out), tuple(noted.binary), found.ignored, noted.corrected,
+        tuple(noted.empty),
     )  # fmt: skip
 
 
@@ -318,7 +344,7 @@ def _images_of_coco(source: Place, path: str) -> Iterator[_Found | LeftOut]:
 def _matched(cohort: Cohort, layout: Layout, found: Iterable[_Found | LeftOut]) -> tuple[list[MaskFile], list[LeftOut]]:
     images = cohort.images(lazy=False)
     columns = (images[name].values.tolist() for name in (n.TILE, n.DONOR, n.MARKER, n.HEIGHT, n.WIDTH))
-    tiles = {str(row[0]): row[1:] for row in zip(*columns, strict=True)}
+    tiles = {str(row[0]): row[1:] for row in zip(*columns, sides_um(images).tolist(), strict=True)}
     index = TileIndex.of(StoredTile(tile, *map(str, row[:2])) for tile, row in tiles.items())
     claims: defaultdict[str, list[_Found]] = defaultdict(list)
     left_out: list[LeftOut] = []
@@ -390,7 +416,7 @@ def checked_mask(source: Place, stored: Mapping[str, str], taken: Taken, mask: M
     `stored` are digests of masks that are stored already, by tile: another one is a reason.
     """
     try:
-        labels, digest = mask.read(source, taken.overlap)
+        labels, digest = mask.read(source, taken.drawn)
         if stored.get(mask.tile, digest) != digest:
             return mask.left_out(_CHANGED)
         if labels.shape != (mask.height, mask.width):
@@ -409,20 +435,20 @@ def checked_mask(source: Place, stored: Mapping[str, str], taken: Taken, mask: M
 
 def plan_masks(cohort: Cohort, source: Place, layout: Layout, *, taken: Taken | None = None) -> AnnotateReport:
     """What `annotate_tiles` would do, nothing being written: every mask is read and looked at."""
-    found = found_masks(cohort, source, layout)
-    stored = {}
+    found, taken = found_masks(cohort, source, layout), taken or Taken()
+    told, stored = drawn_lines(source, found.masks, taken.drawn), {}
     if cohort.has(f"{n.ANNOTATIONS}/{n.MASK}"):
         stored = {t: next(iter(d.values())) for t, d in stored_digests(cohort.annotations_group()).items()}
     noted, n_present = _Noted([*found.left_out]), 0
     for mask in found.masks:
-        checked = checked_mask(source, stored, taken or Taken(), mask)
+        checked = checked_mask(source, stored, taken, mask)
         if isinstance(checked, LeftOut):
             noted.left_out.append(checked)
             continue
         n_present += mask.tile in stored
         noted.add(mask.tile, checked)
     n_added = len(found.masks) + len(found.left_out) - len(noted.left_out) - n_present
-    return _report(n_added, n_present, noted, found)
+    return replace(_report(n_added, n_present, noted, found), told=told)
 
 
 def _read_mask(

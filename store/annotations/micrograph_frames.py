@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 import numpy as np
 import xarray as xr
@@ -18,17 +17,13 @@ from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.ingest.tiles import stored_binning
 from fintune_xr.store.raw.binning import counts_from_bottom, in_larger_pixels
 from fintune_xr.store.raw.coordinates import Frame, Particles
+from fintune_xr.store.raw.length_units import UNITS, Unit, agreed_um, px_per_unit
+from fintune_xr.store.raw.readers.pixel_side import A_IN_UM
 from fintune_xr.tasks.detection import Points
 from fintune_xr.text import texts
 
-Unit: TypeAlias = Literal["px", "angstrom"]
-PX: Final = "px"
-ANGSTROM: Final = "angstrom"
-
-# Points that all lie within this share of height and width, from the upper left, hardly fill pictures of this size ...
-_CORNER: Final = 0.75
-# ... where so many that lay anywhere would do so by chance less often than this.
-_CHANCE: Final = 1e-4
+# Sizes of pixels that were measured anew differ by some per cent, those of a binned copy by a factor.
+_OTHER_SIZE: Final = 1.1
 # Binning leaves out rows and columns that fill no block, so that ratios of sides may differ by so much.
 _SAME_RATIO: Final = 0.02
 
@@ -99,32 +94,60 @@ def to_stored(particles: Particles, micrograph: Micrograph, reading: Reading, fr
     of a picture of another shape.
     """
     scale = reading.scale
+    _check_scale(particles, micrograph, reading)
     yx = in_larger_pixels(_in_px(particles, micrograph, reading), 1 / scale)
     if frame == "file":
         yx = _turned(yx, micrograph)
     told = particles.diameter
     usual = np.nan if reading.diameter is None else reading.diameter
-    diameter = np.where(np.isnan(told), usual, told) * _stored_px(micrograph, reading)
+    diameter = np.where(np.isnan(told), usual, told) * _stored_px(particles, micrograph, reading)
     return Points(in_larger_pixels(yx, micrograph.binning), diameter)
 
 
-def _stored_px(micrograph: Micrograph, reading: Reading) -> float:
+def _stored_px(particles: Particles, micrograph: Micrograph, reading: Reading) -> float:
     """How many stored px a length of 1 in the unit of the coordinates is."""
-    in_px = reading.scale / micrograph.pixel_size_a if reading.unit == ANGSTROM else reading.scale
-    return in_px / micrograph.binning
+    return reading.scale * _px_per_unit(particles, micrograph, reading) / micrograph.binning
 
 
-def first_of_close(points: Points, micrograph: Micrograph, reading: Reading) -> Points:
-    """`points` without those that lie closer than `merge_closer` to one before them that is kept; in their order."""
-    if reading.merge_closer is None or len(points) < 2:
+def _px_per_unit(particles: Particles, micrograph: Micrograph, reading: Reading) -> float:
+    """How many px of the picture that the coordinates count in a length of 1 in their unit is."""
+    um = agreed_um(reading.unit, particles.unit)
+    if um and not micrograph.pixel_size_a:
+        unit = reading.unit or particles.unit
+        raise TileReadError(f"--unit {unit}: {micrograph.tile} does not tell the size of its pixels")
+    return px_per_unit(um, micrograph.pixel_size_a / A_IN_UM)
+
+
+def _check_scale(particles: Particles, micrograph: Micrograph, reading: Reading) -> None:
+    """Raises TileReadError where the file counts in pixels of another size than the micrograph's, and nobody said what
+    becomes of that.
+    """
+    own, theirs = micrograph.pixel_size_a, particles.pixel_size_a
+    if not own or not theirs or reading.unit is not None or reading.scale != 1:
+        return
+    if max(own, theirs) > _OTHER_SIZE * min(own, theirs):
+        raise TileReadError(
+            f"pixels of another size: the file counts in pixels of {theirs:g} A, those of {micrograph.tile} are of "
+            f"{own:g} A. Were the particles picked on a binned micrograph? --scale {theirs / own:.4g} reads them so; "
+            "--unit px takes them as they are"
+        )
+
+
+def merge_limit(particles: Particles, micrograph: Micrograph, reading: Reading) -> float:
+    """`merge_closer` in stored px, 0 where nothing is to be merged."""
+    return 0.0 if reading.merge_closer is None else reading.merge_closer * _stored_px(particles, micrograph, reading)
+
+
+def first_of_close(points: Points, limit_px: float) -> Points:
+    """`points` without those that lie closer than `limit_px` to one before them that is kept; in their order."""
+    if not limit_px or len(points) < 2:
         return points
-    limit = reading.merge_closer * _stored_px(micrograph, reading)
     tree, kept = KDTree(points.yx), np.ones(len(points), bool)
-    for at in np.flatnonzero(tree.query(points.yx, k=2)[0][:, 1] < limit):
+    for at in np.flatnonzero(tree.query(points.yx, k=2)[0][:, 1] < limit_px):
         if kept[at]:
-            near = np.array(tree.query_ball_point(points.yx[at], limit))
+            near = np.array(tree.query_ball_point(points.yx[at], limit_px))
             apart = np.linalg.norm(points.yx[near] - points.yx[at], axis=1)
-            kept[near[(near > at) & (apart < limit)]] = False
+            kept[near[(near > at) & (apart < limit_px)]] = False
     return Points(points.yx[kept], points.diameter_px[kept])
 
 
@@ -144,11 +167,7 @@ def _in_px(particles: Particles, micrograph: Micrograph, reading: Reading) -> ND
     if particles.is_fraction:
         _check_picture(particles.picture, micrograph)
         return particles.yx * [micrograph.source_height, micrograph.source_width]
-    if reading.unit != ANGSTROM:
-        return particles.yx
-    if not micrograph.pixel_size_a:
-        raise TileReadError(f"--unit angstrom: {micrograph.tile} does not tell the size of its pixels")
-    return particles.yx / micrograph.pixel_size_a
+    return particles.yx * _px_per_unit(particles, micrograph, reading)
 
 
 def _check_picture(picture: tuple[int, int] | None, micrograph: Micrograph) -> None:
@@ -191,23 +210,6 @@ def outside(points: Points, micrograph: Micrograph) -> str:
     )
 
 
-def only_in_corner(reach: Sequence[NDArray[np.float64]]) -> str:
-    """Why points of some micrographs are hardly in px of them; empty where they can be.
-
-    `reach` holds, of each micrograph, its points (point, 2) as shares of height and width, as their file counts rows.
-    """
-    points = np.concatenate([np.empty((0, 2)), *reach])
-    if not len(points):
-        return ""
-    y, x = np.clip(points.max(axis=0), 1e-9, None)
-    if max(y, x) >= _CORNER or (y * x) ** len(points) > _CHANCE:
-        return ""
-    return (
-        f"all {len(points)} points lie in the first {100 * y:.0f}% of the rows and {100 * x:.0f}% of the columns. Are "
-        "they angstrom (--unit angstrom), or px of a smaller picture (--scale)? --unit px takes them as they are."
-    )
-
-
 def with_pixels(points: Points, micrograph: Micrograph) -> Points:
     """Those of `points` that lie on stored pixels, not on rows and columns that binning left out."""
     size = np.array([micrograph.height, micrograph.width])
@@ -223,8 +225,8 @@ def check_reading(reading: Reading) -> None:
         raise FintuneValueError(f"--diameter: expected a length above 0 px, got {reading.diameter}")
     if reading.merge_closer is not None and not 0 < reading.merge_closer < np.inf:
         raise FintuneValueError(f"--merge-closer: expected a length above 0, got {reading.merge_closer}")
-    if reading.unit not in (None, PX, ANGSTROM):
-        raise FintuneValueError(f"--unit: expected px or angstrom, got {reading.unit!r}")
+    if reading.unit not in (None, *UNITS):
+        raise FintuneValueError(f"--unit: expected {', '.join(UNITS)}, got {reading.unit!r}")
     if reading.frame not in (None, "image", "file"):
         raise FintuneValueError(f"--frame: expected image or file, got {reading.frame!r}")
 

@@ -22,6 +22,7 @@ from fintune_xr.store.ingest.changed_files import stored_digests
 from fintune_xr.store.ingest.tiles import root_of
 from fintune_xr.store.raw.layouts import Layout
 from fintune_xr.store.raw.pairing import LeftOut
+from fintune_xr.store.raw.readers.drawings import AS_DRAWN
 from fintune_xr.store.raw.sources import Place
 from fintune_xr.store.zarr_io import appendable as growing
 from fintune_xr.store.zarr_io import shards
@@ -134,7 +135,7 @@ def _read(
     source: Place, grid: shards.ShardGrid, stored: Mapping[str, str], legend: Legend, mask: MaskFile
 ) -> _Read | LeftOut:
     try:
-        codes, digest = mask.read(source, None)
+        codes, digest = mask.read(source, AS_DRAWN)
     except TileReadError as error:
         return mask.left_out(error.reason)
     reason = _fault(codes, mask, [code for code, _ in legend.rows])

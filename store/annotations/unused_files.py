@@ -23,6 +23,16 @@ def unused_lines(ignored: Mapping[str, int], left_out: Sequence[LeftOut]) -> lis
     return [*lines, f"and {len(left_out) - _MOST} left out more"] if len(left_out) > _MOST else lines
 
 
+def empty_lines(empty: Sequence[str], n_tiles: int) -> list[str]:
+    """A line on tiles, of `n_tiles` annotated ones, whose annotations hold no object: what is made of that."""
+    if not empty:
+        return []
+    return [
+        f"{len(empty)} of {n_tiles} annotated tiles have annotations without an object, e.g. {empty[0]}: they count as "
+        "tiles in which there is none"
+    ]
+
+
 def note_unused(cohort: Cohort, source: Place, lines: Sequence[str]) -> None:
     """Stores `lines` in place of what was said of `source` before, as the last change of its `annotate`."""
     with hold_tile_writes(cohort.location):

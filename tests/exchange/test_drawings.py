@@ -33,6 +33,7 @@ from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.raw.readers.drawings import coco_images, read_drawn
 from fintune_xr.store.raw.readers.drawings.cellpose_seg import segmentation_mask
 from fintune_xr.store.raw.readers.drawings.coco import unpack_text
+from fintune_xr.store.raw.readers.drawings.painting import DrawnReading
 from fintune_xr.text import texts
 
 
@@ -208,7 +209,7 @@ def test_pieces_of_an_object_that_overlap_are_joined(tmp_path: Path) -> None:
     np.testing.assert_array_equal(drawn(tmp_path / "a.json", {"shapes": pieces}), expected)
 
 
-@pytest.mark.parametrize("label", ["_background_", "Background", "ignore", "Ignore*", "Region*"])
+@pytest.mark.parametrize("label", ["_background_", "Background", "ignore", "Unlabeled"])
 def test_outlines_that_are_no_cells_are_refused(tmp_path: Path, label: str) -> None:
     with pytest.raises(TileReadError, match="no cells: an outline of the class"):
         drawn(tmp_path / "a.json", {"shapes": [{"label": label, "points": square(0, 3)}]})
@@ -275,8 +276,8 @@ def test_geojson_of_others(tmp_path: Path) -> None:
     overlapping = {"features": [feature([one]), feature([other])]}
     with pytest.raises(TileReadError, match="overlap: 1 px belong to two objects"):
         drawn(tmp_path / "a.geojson", overlapping)
-    assert drawn(tmp_path / "a.geojson", overlapping, overlap="first")[2, 2] == 1
-    assert drawn(tmp_path / "a.geojson", overlapping, overlap="last")[2, 2] == 2
+    assert drawn(tmp_path / "a.geojson", overlapping, how=DrawnReading("first"))[2, 2] == 1
+    assert drawn(tmp_path / "a.geojson", overlapping, how=DrawnReading("last"))[2, 2] == 2
     for wrong, told in (
         ([feature([1, 2], "Point")], "a Point encloses nothing"),
         ([feature([one], objectType="tile")], "of the kind 'tile'"),

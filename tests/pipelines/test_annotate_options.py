@@ -13,6 +13,7 @@ from fintune_xr.pipelines.cli import app
 from fintune_xr.pipelines.steps.annotate import AnnotateOptions, annotate
 from fintune_xr.store.cohort import create_cohort
 
+# By option: the kinds of cohorts that know it, and a value.
 OPTIONS: dict[str, tuple[str, Any]] = {
     "pieces": ("if", "keep"),
     "overlap": ("if", "last"),
@@ -22,8 +23,9 @@ OPTIONS: dict[str, tuple[str, Any]] = {
     "accept_unchanged": ("if", True),
     "diameter": ("em", 5.0),
     "frame": ("em", "file"),
-    "scale": ("em", 2.0),
-    "unit": ("em", "px"),
+    "classes": ("if", ["cell"]),
+    "scale": ("if em", 2.0),
+    "unit": ("if em", "px"),
     "drop_outside": ("em", True),
     "merge_closer": ("em", 2.0),
     "legend": ("he", "legend.tsv"),
@@ -49,7 +51,7 @@ def test_every_option_is_looked_at() -> None:
 def test_options_of_one_task_are_refused_for_others(option: str, stores: dict[str, Path], tmp_path: Path) -> None:
     own, value = OPTIONS[option]
     assert len(stores) == 4
-    for kind in set(stores) - {own}:
+    for kind in set(stores) - set(own.split()):
         with pytest.raises(FintuneValueError, match=f"--{option.replace('_', '-')}.* of the task"):
             annotate(tmp_path, stores[kind], **{option: value})  # type: ignore[misc]
 
@@ -58,8 +60,9 @@ def test_options_arrive_from_the_command_line(
     stores: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for option, (own, value) in OPTIONS.items():
-        words = [f"--{option.replace('_', '-')}", *([] if value is True else ["0" if value == [0] else str(value)])]
-        other = "em" if own == "if" else "if"
+        values = [] if value is True else value if isinstance(value, list) else [value]
+        words = [f"--{option.replace('_', '-')}", *map(str, values)]
+        other = "he" if own == "if em" else "em" if own == "if" else "if"
         assert app.run(["annotate", str(tmp_path), str(stores[other]), *words]) != 0
         assert "of the task" in capsys.readouterr().err, option
 

@@ -22,9 +22,9 @@ from fintune_xr.errors import FintuneValueError, TileReadError, UnknownNameError
 from fintune_xr.pipelines.steps.annotate import annotate
 from fintune_xr.pipelines.steps.ingest import ingest
 from fintune_xr.pixels.discs import disc_target
-from fintune_xr.store.annotations.micrograph_frames import Micrograph, Reading, first_of_close
+from fintune_xr.store.annotations.micrograph_frames import Micrograph, Reading, first_of_close, merge_limit
 from fintune_xr.store.cohort import Cohort, open_cohort
-from fintune_xr.store.raw.coordinates import read_coordinates
+from fintune_xr.store.raw.coordinates import Particles, read_coordinates
 from fintune_xr.tasks.detection import Points, tile_points
 
 SHAPE = (64, 80)
@@ -230,7 +230,6 @@ def test_rows_of_an_mrc_count_from_the_bottom(tmp_path: Path, kind: str, turned:
 @given(st.sampled_from([1, 2, 3, 5, 8]), st.sampled_from([0.25, 1.0, 2.0]), st.integers(0, 1000))
 def test_discs_stay_on_their_pixels_when_pixels_are_joined(binning: int, scale: float, seed: int) -> None:
     from fintune_xr.store.annotations.micrograph_frames import Micrograph, Reading, to_file, to_stored
-    from fintune_xr.store.raw.coordinates import Particles
 
     rng = np.random.default_rng(seed)
     micrograph = Micrograph("a", "s", "p", 96 // binning, 96 // binning, 96, 96, True, binning)
@@ -388,7 +387,8 @@ def test_of_points_closer_than_asked_the_first_is_kept(
     """By hand, one by one: a point stays where no earlier one that stays is nearer. Lengths are those of the file."""
     frame = Micrograph("t", "d", "m", 64 // binning, 80 // binning, 64, 80, is_turned=False, binning=binning)
     points = Points(np.array(places, float).reshape(-1, 2) / binning, np.full(len(places), 9.0 / binning))
-    found = first_of_close(points, frame, Reading(merge_closer=limit))
+    told = Particles(points.yx * binning, points.diameter_px * binning)
+    found = first_of_close(points, merge_limit(told, frame, Reading(merge_closer=limit)))
     kept: list[tuple[int, int]] = []
     for one in places:
         if all(np.hypot(*np.subtract(one, other)) >= limit for other in kept):
@@ -412,3 +412,14 @@ def test_fractions_of_cryosparc_are_parts_of_the_sides(tmp_path: Path, capsys: p
     np.testing.assert_allclose(stored(cohort), sorted(XYD))
     said = " ".join(capsys.readouterr().err.split())
     assert "1 table holds fractions of the micrograph's sides, rows counted as the micrograph's file has them" in said
+
+
+def test_micrographs_without_a_particle_are_named(
+    cohort: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "points/b.csv", csv_text([]))
+    folder = write(tmp_path / "points/a.csv", csv_text()).parent
+    assert annotate(folder, cohort.url).n_added == 2
+    assert "1 of 2 annotated tiles have annotations without an object, e.g. " in capsys.readouterr().err
+    unused = open_cohort(cohort.url).images(lazy=False).attrs[n.UNUSED_ANNOTATIONS]
+    assert any("without an object" in line for lines in unused.values() for line in lines)

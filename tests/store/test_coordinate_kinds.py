@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -233,3 +234,85 @@ def test_fractions_are_of_a_picture_of_the_same_shape(tmp_path: Path) -> None:
     np.testing.assert_allclose(points.yx, [[(100.5 + 0.5) / 2 - 0.5, (100.5 + 0.5) / 2 - 0.5]], atol=1e-4)
     with pytest.raises(TileReadError, match="fractions are of micrographs of 400 x 200 px, a is 201 x 402"):
         to_stored(cryosparc(tmp_path, (400, 200)), micrograph, Reading(diameter=8.0), "image")
+
+
+def star_of(rows: str, *, optics: str = "", columns: str = "") -> str:
+    names = "_rlnMicrographName\n_rlnCoordinateX\n_rlnCoordinateY\n" + columns
+    return f"{optics}\ndata_particles\n\nloop_\n{names}{rows}\n"
+
+
+OPTICS = (
+    "data_optics\n\nloop_\n_rlnOpticsGroup #1\n_rlnMicrographPixelSize #2\n_rlnImagePixelSize #3\n1 2.5 5\n2 1.25 5\n"
+)
+OF_GROUP = "_rlnOpticsGroup\n"
+
+
+@pytest.mark.parametrize("name", ["mic#1.mrc", "#1.mrc", "donor's_1.mrc", "a'b'c.mrc", "mic#1#.mrc"])
+@pytest.mark.parametrize("is_last", [False, True])
+def test_signs_within_a_name_of_a_star_are_letters(name: str, is_last: bool) -> None:
+    text = star_of(f"Micrographs/{name} 10 20\nMicrographs/b.mrc 30 40")
+    if is_last:
+        text = "data_\n\nloop_\n_rlnCoordinateX #1\n_rlnCoordinateY #2 # a comment\n_rlnMicrographName #3\n"
+        text += f"10 20 Micrographs/{name}\n30 40 Micrographs/b.mrc # and one here\n"
+    found = parse_star(text)
+    assert {name: one.yx.tolist() for name, one in found.items()} == {
+        f"Micrographs/{name}": [[20, 10]], "Micrographs/b.mrc": [[40, 30]],
+    }  # fmt: skip
+
+
+def test_a_star_tells_the_pixels_that_it_counts_in() -> None:
+    found = parse_star(star_of("a.mrc 1 2 1\na.mrc 3 4 1\nb.mrc 5 6 2", optics=OPTICS, columns=OF_GROUP))
+    assert {name: one.pixel_size_a for name, one in found.items()} == {"a.mrc": 2.5, "b.mrc": 1.25}
+    with pytest.raises(TileReadError, match=r"pixels of a.mrc are of several sizes, 1.25 and 2.5 A"):
+        parse_star(star_of("a.mrc 1 2 1\na.mrc 3 4 2", optics=OPTICS, columns=OF_GROUP))
+    only_images = OPTICS.replace("_rlnMicrographPixelSize", "_rlnVoltage")
+    assert parse_star(star_of("a.mrc 1 2 1", optics=only_images, columns=OF_GROUP))["a.mrc"].pixel_size_a == 0
+    assert parse_star(star_of("a.mrc 1 2"))["a.mrc"].pixel_size_a == 0
+
+
+def micrograph(pixel_size_a: float = 1.25) -> Micrograph:
+    return Micrograph("t", "d", "m", 64, 80, 64, 80, is_turned=False, binning=1, pixel_size_a=pixel_size_a)
+
+
+def test_pixels_of_another_size_are_asked_about() -> None:
+    found = parse_star(star_of("a.mrc 10 20 1", optics=OPTICS, columns=OF_GROUP))["a.mrc"]
+    with pytest.raises(TileReadError, match=r"pixels of 2.5 A, those of t are of 1.25 A.* --scale 2 reads them so"):
+        to_stored(found, micrograph(), Reading(diameter=9), "image")
+    # Pixels of a binned picture are blocks of pixels, whose centres lie half a pixel further on.
+    np.testing.assert_allclose(to_stored(found, micrograph(), Reading(scale=2, diameter=9), "image").yx, [[40.5, 20.5]])
+    for own, how in ((1.25, Reading(unit="px")), (2.4, Reading()), (0, Reading())):
+        assert to_stored(found, micrograph(own), how, "image").yx.tolist() == [[20, 10]]
+
+
+IN_UNIT = [
+    ('{"unit": "%s", "particles": [{"x": 25, "y": 50, "diameter": 10}]}', parse_json),
+    ('{"particles": [{"x": 25, "y": 50, "diameter": 10, "unit": "%s"}]}', parse_json),
+    ('{"units": "%s", "a": {"boxes": [[20, 45, 10, 10]]}}', parse_json),
+    ("x,y,diameter,unit\n25,50,10,%s\n", parse_csv),
+]
+
+
+@pytest.mark.parametrize(("form", "parse"), IN_UNIT)
+@pytest.mark.parametrize(
+    ("unit", "times"), [("px", 1), ("pixels", 1), ("angstrom", 0.8), ("Å", 0.8), ("nm", 8), ("µm", 8000)]
+)
+def test_a_unit_that_a_file_of_particles_states_is_obeyed(form: str, parse: Any, unit: str, times: float) -> None:
+    (found,) = parse(form % unit).values()
+    points = to_stored(found, micrograph(), Reading(diameter=10), "image")
+    np.testing.assert_allclose(points.yx, [[50 * times, 25 * times]])
+    np.testing.assert_allclose(points.diameter_px, 10 * times)
+    other: Any = "angstrom" if times == 1 else "px"
+    with pytest.raises(TileReadError, match=f"--unit says {other}"):
+        to_stored(found, micrograph(), Reading(unit=other, diameter=10), "image")
+    if times != 1:
+        with pytest.raises(TileReadError, match="does not tell the size of its pixels"):
+            to_stored(found, micrograph(0), Reading(), "image")
+
+
+def test_units_that_are_unknown_or_several_are_refused() -> None:
+    (found,) = parse_csv("x,y,unit\n1,2,cubit\n").values()
+    with pytest.raises(TileReadError, match=r"in 'cubit'. Say what that is"):
+        to_stored(found, micrograph(), Reading(diameter=1), "image")
+    assert to_stored(found, micrograph(), Reading(unit="px", diameter=1), "image").yx.tolist() == [[2, 1]]
+    with pytest.raises(TileReadError, match="rows are in several units, px, nm"):
+        parse_csv("x,y,unit\n1,2,px\n1,3,nm\n")

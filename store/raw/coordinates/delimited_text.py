@@ -25,6 +25,7 @@ from fintune_xr.store.raw.coordinates.particles import (
     OF_SPECIMEN,
     PLANE_NAMES,
     SCORE_NAMES,
+    UNIT_NAMES,
     WIDTH_NAMES,
     X_NAMES,
     Y_NAMES,
@@ -32,6 +33,7 @@ from fintune_xr.store.raw.coordinates.particles import (
     check_one_kind,
     check_one_picture,
     number,
+    one_unit,
     particles,
     plain_name,
     positive,
@@ -77,7 +79,8 @@ def parse_csv(text: str, *, separator: str = ",") -> dict[str, Particles]:
     `X-Coordinate, Y-Coordinate, Diameter`, in CryoPPP's short or long form, or `x, y`; other columns are left alone.
     With columns `width` and `height` (or `w` and `h`) and no diameter, x and y are the corner of a box, as in BOX;
     `xmin, ymin, xmax, ymax` are two corners of one, and `x_center`, `y_center` the centre whatever stands beside. So
-    are ImageJ's X and Y beside BX and BY. Of napari's axes the last two are rows and columns.
+    are ImageJ's X and Y beside BX and BY. Of napari's axes the last two are rows and columns. A column `unit` says what
+    lengths are in.
 
     Raises TileReadError where columns are missing, there twice, or lengths in the specimen, where a row is malformed,
     or where a column such as `label`, `z` or `image_id` tells several kinds of rows, planes or pictures apart.
@@ -108,7 +111,8 @@ def parse_csv(text: str, *, separator: str = ",") -> dict[str, Particles]:
     if not found and columns.micrograph is None:
         found[""] = []
     made = {name: particles(rows, meaning=columns.meaning) for name, rows in found.items()}
-    return {name: replace(one, lowest_score=_lowest(scores[name])) for name, one in made.items()}
+    unit = one_unit(row[at] for at, name in enumerate(header) if name in UNIT_NAMES for row in filled)
+    return {name: replace(one, lowest_score=_lowest(scores[name]), unit=unit) for name, one in made.items()}
 
 
 def parse_tabs(text: str) -> dict[str, Particles]:

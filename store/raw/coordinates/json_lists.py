@@ -5,6 +5,8 @@ Three forms, and the same three by micrograph in an object whose keys are names 
     [{"x": 3752, "y": 693, "diameter": 108}, …]                 centres; the diameter may be left out
     {"diameter": 108, "particles": [{"x": 3752, "y": 693}, …]}   with a diameter for those that tell none
     {"boxes": [[3698, 639, 108, 108], …]}                        corner, width and height, as in BOX
+
+A key `unit` says what all lengths are in: px where it is not there.
 """
 
 from __future__ import annotations
@@ -12,16 +14,19 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from fintune_xr.errors import TileReadError
 from fintune_xr.store.raw.coordinates.particles import (
     CORNERS,
     KIND_NAMES,
+    UNIT_NAMES,
     Particles,
     check_one_kind,
     check_one_picture,
     number,
+    one_unit,
     particles,
     plain_name,
     positive,
@@ -48,26 +53,41 @@ def parse_json(text: str) -> dict[str, Particles]:
             f"malformed: this is a file of {program}. Known are lists of {{x, y, diameter}}, and objects with "
             "particles or boxes; convert it to one of these, or to CSV."
         )
-    if isinstance(content, Mapping) and not _is_one(content) and content:
-        return {str(name): _one(part, f"{name}: ") for name, part in content.items()}
-    return {"": _one(content, "")}
+    if not isinstance(content, Mapping) or _is_one(content) or not content:
+        return {"": _one(content, "", [])}
+    units = [content[key] for key in content if _tells_unit(key, content[key])]
+    micrographs = {name: part for name, part in content.items() if not _tells_unit(name, part)}
+    return {str(name): _one(part, f"{name}: ", units) for name, part in micrographs.items()}
+
+
+def _tells_unit(key: Any, value: Any) -> bool:
+    return isinstance(value, str) and plain_name(str(key)) in UNIT_NAMES
 
 
 def _is_one(content: Mapping[str, Any]) -> bool:
     return BOXES in content or any(name in content for name in _LISTS)
 
 
-def _one(content: Any, where: str) -> Particles:
+def _one(content: Any, where: str, units: Sequence[str]) -> Particles:
+    """Particles of one micrograph; `units` are those that the file states for all of them."""
+    records = [content] if isinstance(content, Mapping) else []
     if isinstance(content, Mapping) and BOXES in content:
-        boxes = enumerate(_rows(content[BOXES], where), start=1)
-        return particles((_box(row, f"{where}box {i}") for i, row in boxes), meaning=CORNERS)
+        rows = _rows(content[BOXES], where)
+        boxes = enumerate(rows, start=1)
+        found = particles((_box(row, f"{where}box {i}") for i, row in boxes), meaning=CORNERS)
+        return replace(found, unit=_unit([*records, *rows], units))
     usual: Any = math.nan
     if isinstance(content, Mapping) and _is_one(content):
         usual = content.get("diameter", math.nan)
         content = next(content[name] for name in _LISTS if name in content)
-    return particles(
-        _particle(row, usual, f"{where}particle {i}") for i, row in enumerate(_rows(content, where), start=1)
-    )
+    rows = _rows(content, where)
+    found = particles(_particle(row, usual, f"{where}particle {i}") for i, row in enumerate(rows, start=1))
+    return replace(found, unit=_unit([*records, *rows], units))
+
+
+def _unit(records: Sequence[Any], stated: Sequence[str]) -> str:
+    keys = [(row, key) for row in records if isinstance(row, Mapping) for key in row]
+    return one_unit([*stated, *(row[key] for row, key in keys if _tells_unit(key, row[key]))])
 
 
 def _rows(rows: Any, where: str) -> Sequence[Any]:

@@ -35,6 +35,9 @@ CENTRES: Final = "centres of particles"
 CORNERS: Final = "corners of boxes, whose centres are stored"
 FRACTIONS: Final = "fractions of the micrograph's sides"
 
+UNIT_NAMES: Final = ("unit", "units", "lengthunit", "coordinateunit")
+"""Columns, and keys of JSON, that say what lengths are in."""
+
 # What tells the rows of a table apart: particles from noise, or one kind of them from another.
 KIND_NAMES: Final = ("label", "class", "classname", "category", "kind", "type", "isparticle", "particleclass")
 MICROGRAPH_NAMES: Final = (
@@ -52,7 +55,8 @@ class Particles:
     Of particles that their file has twice there is one; `n_twice` are those that were left away. `meaning` is what the
     numbers in the file are; where `is_fraction`, `yx` are parts of the micrograph's height and width. `lowest_score` is
     that of the file's particles, NaN where it has none. `picture` are height and width of what the fractions are of,
-    where the file tells them.
+    where the file tells them. `unit` is what the file says that its lengths are in, empty where it says nothing, and
+    `pixel_size_a` the side in angstrom of the pixels that it counts in, 0 where it does not tell.
     """
 
     yx: NDArray[np.float64]
@@ -62,6 +66,8 @@ class Particles:
     is_fraction: bool = False
     lowest_score: float = math.nan
     picture: tuple[int, int] | None = None
+    unit: str = ""
+    pixel_size_a: float = 0.0
 
     def __len__(self) -> int:
         return len(self.yx)
@@ -83,6 +89,7 @@ def check_pixels(found: Particles) -> Particles:
     """`found` itself, once its centres can be pixels; raises TileReadError where they are fractions of the picture."""
     if (
         not found.is_fraction
+        and not found.unit
         and len(found) > 1
         and found.yx.min() >= 0
         and found.yx.max() <= 1
@@ -107,6 +114,14 @@ def check_one_kind(values: Sequence[str], column: str) -> None:
         f"several kinds: {column!r} tells rows apart, {listed}, and all would be particles. Keep those that are, and "
         f"leave {column!r} out."
     )
+
+
+def one_unit(values: Iterable[object]) -> str:
+    """The unit that all of `values` name, empty where none does. Raises TileReadError where they name several."""
+    told = list(dict.fromkeys(text for value in values if value is not None and (text := str(value).strip())))
+    if len(told) > 1:
+        raise TileReadError(f"unit: rows are in several units, {', '.join(told[:4])}. Write all of them in one.")
+    return told[0] if told else ""
 
 
 def check_one_picture(values: Iterable[object], column: str) -> None:

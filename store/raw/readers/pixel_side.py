@@ -5,18 +5,13 @@ from __future__ import annotations
 from typing import Any, Final, TypeAlias
 
 from fintune_xr.errors import TileReadError
+from fintune_xr.store.raw.length_units import UM_OF
 from fintune_xr.store.raw.readers.ome_xml import has_ome, pixels_of
 
 A_IN_UM: Final = 1e4
 # Sides closer than this are the same: resolutions are stored as fractions of whole numbers.
 SAME: Final = 0.02
 
-_UM_OF: Final = {
-    "m": 1e6, "cm": 1e4, "mm": 1e3, "nm": 1e-3, "pm": 1e-6, "å": 1e-4, "angstrom": 1e-4, "inch": 25400.0,
-    **dict.fromkeys(("µm", "μm", "um", "\\u00b5m", "micron", "microns", "micrometer", "micrometre"), 1.0),
-    **dict.fromkeys(("millimeter", "millimetre"), 1e3), **dict.fromkeys(("nanometer", "nanometre"), 1e-3),
-    **dict.fromkeys(("centimeter", "centimetre"), 1e4),
-}  # fmt: skip
 _INCH_OR_CM: Final = {2: "inch", 3: "cm"}
 # A resolution for printing (72 to 1200 dots per inch are 353 to 21 um) says nothing of the specimen.
 _MOST_UM_OF_PRINT: Final = 10.0
@@ -98,7 +93,7 @@ def _pixels_per_unit(tags: Any, name: str) -> float:
 
 def _in_um(side: float, unit: str) -> float:
     """`side` in um; 0 for units of which nothing is known, such as pixels."""
-    return side * _UM_OF.get(unit.strip().casefold(), 0.0)
+    return side * UM_OF.get(unit.strip().casefold(), 0.0)
 
 
 def _plausible(x: float, y: float, most: float) -> Sides | None:

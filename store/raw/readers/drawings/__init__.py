@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any, Final, TypeVar
 
@@ -11,12 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fintune_xr.errors import TileReadError
+from fintune_xr.store.raw.length_units import stated_unit
 from fintune_xr.store.raw.readers.drawings import cellpose_seg, coco, imagej, labelme, qupath
 from fintune_xr.store.raw.readers.drawings.json_documents import JsonKind, document_kind, parse_json
-from fintune_xr.store.raw.readers.drawings.painting import Drawn, Overlap, paint
+from fintune_xr.store.raw.readers.drawings.painting import Drawn, DrawnReading, paint
 from fintune_xr.store.raw.sources import Place, open_place
 
 _Answer = TypeVar("_Answer")
+
+AS_DRAWN: Final = DrawnReading()
 
 JSON_SUFFIXES: Final = (".json", ".geojson")
 DRAWN_SUFFIXES: Final = (".npy", ".zip", ".roi", *JSON_SUFFIXES)
@@ -24,11 +29,15 @@ DRAWN_SUFFIXES: Final = (".npy", ".zip", ".roi", *JSON_SUFFIXES)
 # What lists and records of another form than expected raise.
 _MALFORMED: Final = (KeyError, TypeError, ValueError, IndexError, AttributeError)
 
-# What reads files of JSON that are of one tile.
-_OF_JSON: Final[Mapping[JsonKind, Callable[[Any, tuple[int, int]], Iterator[Drawn]]]] = {
-    "labelme": labelme.drawn_shapes,
-    "geojson": qupath.drawn_features,
-}
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DrawnLook:
+    """How many objects of each class a tile's file holds, and how far those that are taken reach, (object, 2) as shares
+    of height and width; of files that state a unit nothing, and of pictures of objects neither.
+    """
+
+    classes: Counter[str]
+    reach: NDArray[np.float64]
 
 
 def is_drawn(path: str) -> bool:
@@ -37,22 +46,46 @@ def is_drawn(path: str) -> bool:
 
 
 def read_drawn(
-    place: Place, shape: tuple[int, int], *, page: int | None = None, overlap: Overlap | None = None
+    place: Place, shape: tuple[int, int], *, page: int | None = None, how: DrawnReading = AS_DRAWN
 ) -> tuple[NDArray[np.uint32], str]:
     """The label image (y, x) of a tile of `shape` that was drawn in a file, and the SHA-256 of its bytes.
 
     Objects keep the numbers that they are called by where all are called by different ones, and are 1, 2, … in their
-    order else. `page` is the place of the tile's image in a COCO file. What becomes of pixels of two objects says
-    `overlap`.
+    order else. `page` is the place of the tile's image in a COCO file.
 
-    Raises TileReadError: not what its name says, damaged, of another size, without areas, or objects that overlap.
+    Raises TileReadError: not what its name says, damaged, of another size, without areas, objects that overlap, or
+    numbers that are hardly px.
     """
     try:
         with open_place(place) as file:
             content = file.read()
-        return _decoded(content, str(place), shape, page, overlap), hashlib.sha256(content).hexdigest()
+        return _decoded(content, str(place), shape, page, how), hashlib.sha256(content).hexdigest()
     except TileReadError as error:
         raise TileReadError(error.reason, str(place)) from error
+    except OSError as error:
+        raise TileReadError(f"unreadable: {error.strerror or error}", str(place)) from error
+
+
+def look_at_drawn(
+    place: Place, pictures: Sequence[tuple[int | None, tuple[int, int]]], how: DrawnReading
+) -> list[DrawnLook]:
+    """What a file holds of each of its `pictures`, given by page and shape, nothing being painted.
+
+    Nothing is said of a file that has no classes. Raises TileReadError as `read_drawn` does.
+    """
+    suffix = PurePosixPath(str(place)).suffix.lower()
+    if suffix == ".npy":
+        return []
+    try:
+        with open_place(place) as file:
+            held = _parsed(file.read(), suffix)
+        is_told = how.is_told or bool(held.unit)
+        looks = [_looked_at(_drawn(held, shape, page, how), how, shape) for page, shape in pictures]
+        return [replace(one, reach=one.reach[:0]) if is_told else one for one in looks]
+    except TileReadError as error:
+        raise TileReadError(error.reason, str(place)) from error
+    except _MALFORMED as error:
+        raise TileReadError(_malformed(error), str(place)) from error
     except OSError as error:
         raise TileReadError(f"unreadable: {error.strerror or error}", str(place)) from error
 
@@ -86,13 +119,14 @@ def _of_document(place: Place, ask: Callable[[Any], _Answer]) -> _Answer:
 
 
 def _decoded(
-    content: bytes, path: str, shape: tuple[int, int], page: int | None, overlap: Overlap | None
+    content: bytes, path: str, shape: tuple[int, int], page: int | None, how: DrawnReading
 ) -> NDArray[np.uint32]:
     suffix = PurePosixPath(path).suffix.lower()
     if suffix == ".npy":
         return cellpose_seg.segmentation_mask(content)
     try:
-        return paint(_drawn(content, suffix, shape, page), shape, overlap)
+        held = _parsed(content, suffix)
+        return paint(_drawn(held, shape, page, how), shape, how, held.unit)
     except TileReadError:
         raise
     except _MALFORMED as error:
@@ -104,13 +138,39 @@ def _malformed(error: Exception) -> str:
     return f"unreadable: {what[:140]}"
 
 
-def _drawn(content: bytes, suffix: str, shape: tuple[int, int], page: int | None) -> Iterator[Drawn]:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Held:
+    """What a file holds: regions of ImageJ, or a parsed document of JSON; and the unit that it states, if any."""
+
+    regions: Sequence[Drawn] | None = None
+    document: Any = None
+    kind: JsonKind | None = None
+    unit: str = ""
+
+
+def _parsed(content: bytes, suffix: str) -> _Held:
     if suffix in (".zip", ".roi"):
-        return imagej.drawn_regions(content, suffix)
+        return _Held(regions=list(imagej.drawn_regions(content, suffix)))
     document = parse_json(content)
-    if page is not None:
-        return coco.drawn_annotations(document, page, shape)
     kind = document_kind(document)
-    if kind not in _OF_JSON:
+    unit = qupath.unit_of_features(document) if kind == "geojson" else stated_unit(document)
+    return _Held(document=document, kind=kind, unit=unit)
+
+
+def _drawn(held: _Held, shape: tuple[int, int], page: int | None, how: DrawnReading) -> Iterator[Drawn]:
+    if held.regions is not None:
+        return iter(held.regions)
+    if page is not None:
+        return coco.drawn_annotations(held.document, page, shape, how.scale)
+    if held.kind == "coco":
         raise TileReadError("unreadable: a file of COCO, which names its images itself. Read it with --layout coco")
-    return _OF_JSON[kind](document, shape)
+    if held.kind == "labelme":
+        return labelme.drawn_shapes(held.document, shape, how.scale)
+    return qupath.drawn_features(held.document)
+
+
+def _looked_at(objects: Iterator[Drawn], how: DrawnReading, shape: tuple[int, int]) -> DrawnLook:
+    found = list(objects)
+    taken = [one for one in found if how.takes(one.of_class)]
+    reach = np.array([one.reach for one in taken if one.reach != (0.0, 0.0)], np.float64).reshape(-1, 2) / shape
+    return DrawnLook(Counter(one.of_class for one in found), reach)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fintune_xr.errors import TileReadError
-from fintune_xr.store.raw.readers.drawings.painting import Drawn, ring
+from fintune_xr.store.raw.readers.drawings.painting import Drawn, check_size, ring
 
 
 def image_names(document: Any) -> list[str]:
@@ -41,22 +42,24 @@ def _check_ids(images: Sequence[Any], owners: Sequence[Any]) -> None:
         raise TileReadError("no objects: the COCO file lists images and not one annotation. Was it exported whole?")
 
 
-def drawn_annotations(document: Any, at: int, shape: tuple[int, int]) -> Iterator[Drawn]:
-    """The annotations of the image at this place, called by the key `label` where they have one.
+def drawn_annotations(document: Any, at: int, shape: tuple[int, int], scale: float) -> Iterator[Drawn]:
+    """The annotations of the image at this place, called by the key `label`, if any; their categories are classes.
+
+    `scale` px of the tile are one of the picture that was drawn in.
 
     Raises TileReadError where the image was of another size, and for crowds, which are no instances.
     """
     image_names(document)
     image = document["images"][at]
-    said = (int(image["height"]), int(image["width"]))
-    if said != shape:
-        raise TileReadError(f"wrong shape: expected {shape[0]} x {shape[1]} as the tile, found {said[0]} x {said[1]}")
+    check_size((int(image["height"]), int(image["width"])), shape, scale)
+    names = {one["id"]: str(one.get("name") or one["id"]) for one in document.get("categories") or []}
     for one in document["annotations"]:
         if one["image_id"] == image["id"]:
-            yield _drawn(one, shape)
+            category = one.get("category_id")
+            yield replace(_drawn(one), of_class="" if category is None else names.get(category, str(category)))
 
 
-def _drawn(one: Mapping[str, Any], shape: tuple[int, int]) -> Drawn:
+def _drawn(one: Mapping[str, Any]) -> Drawn:
     name, segmentation = str(one.get("label", "")), one["segmentation"]
     if one.get("iscrowd") and "label" not in one:
         raise TileReadError("a crowd of objects (iscrowd) is no instance. Leave crowds out.")
@@ -64,13 +67,12 @@ def _drawn(one: Mapping[str, Any], shape: tuple[int, int]) -> Drawn:
         counts = segmentation["counts"]
         lengths = unpack_text(counts) if isinstance(counts, str) else counts
         return Drawn(name, mask=unpack_runs(lengths, segmentation["size"]))
-    # Polygons of COCO are pieces of one object, and know no holes: a pixel of two of them is of the object.
+    # Polygons of COCO are pieces of one object, and know no holes.
     if not all(isinstance(one, list) and len(one) % 2 == 0 for one in segmentation):
         raise TileReadError("unreadable: expected polygons as lists [x, y, x, y, …], one list for each polygon")
-    pieces = [Drawn("", (ring(np.reshape(one, (-1, 2))),)).pixels(shape) for one in segmentation]
-    if not pieces:
+    if not segmentation:
         raise TileReadError("no area: an annotation has an empty segmentation")
-    return Drawn(name, mask=np.logical_or.reduce(pieces))
+    return Drawn(name, parts=tuple(Drawn("", (ring(np.reshape(one, (-1, 2))),)) for one in segmentation))
 
 
 def unpack_runs(counts: Sequence[int], size: Sequence[int]) -> NDArray[np.bool_]:

@@ -26,7 +26,7 @@ _OUTLINED: Final = (ROI_TYPE.POLYGON, ROI_TYPE.FREEHAND, ROI_TYPE.TRACED)
 def drawn_regions(content: bytes, suffix: str) -> Iterator[Drawn]:
     """The regions in the bytes of a `.roi` or `.zip`, called by their names, in the order of the file.
 
-    As in ImageJ, a region holds the pixels whose middles it encloses.
+    As in ImageJ, a region holds the pixels whose middles it encloses. Groups are classes.
 
     Raises TileReadError for lines, points, angles and words, which enclose nothing, for regions in several planes of a
     stack, and for what is no region.
@@ -34,7 +34,8 @@ def drawn_regions(content: bytes, suffix: str) -> Iterator[Drawn]:
     regions = [_region(one) for one in _stored(content, suffix)]
     check_one_plane(((one.position, one.z_position, one.t_position) for one in regions), _REMEDY)
     for one in regions:
-        yield Drawn(str(one.name), tuple(_rings(one)))
+        # Groups, counted from 1 on, are how ImageJ tells kinds of regions apart.
+        yield Drawn(str(one.name), tuple(_rings(one)), of_class=f"group {one.group}" if one.group else "")
 
 
 def _stored(content: bytes, suffix: str) -> Iterator[bytes]:

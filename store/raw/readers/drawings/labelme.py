@@ -6,38 +6,48 @@ import base64
 import binascii
 import io
 import math
+import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from fintune_xr.errors import TileReadError
-from fintune_xr.store.raw.readers.drawings.painting import Drawn, check_class, ellipse, rectangle, ring
+from fintune_xr.store.raw.readers.drawings.painting import Drawn, check_size, ellipse, rectangle, ring
+
+_NUMBERED: Final = re.compile(r"(.*?)[\s_#.-]*\d+")
 
 
-def drawn_shapes(document: Mapping[str, Any], shape: tuple[int, int]) -> Iterator[Drawn]:
-    """The shapes of a file; those with the same `group_id` are pieces of one object.
+def drawn_shapes(document: Mapping[str, Any], shape: tuple[int, int], scale: float) -> Iterator[Drawn]:
+    """The shapes of a file; those with the same `group_id` are pieces of one object, and labels are classes.
+
+    Labels that number the objects, `cell 1`, `cell 2` and so on, are the class before the number. `scale` px of the
+    tile are one of the picture that was drawn in.
 
     Raises TileReadError where the image was of another size, and for lines and points, which enclose nothing.
     """
-    said = (document.get("imageHeight"), document.get("imageWidth"))
-    if None not in said and (int(said[0]), int(said[1])) != shape:  # type: ignore[arg-type]
-        raise TileReadError(f"wrong shape: expected {shape[0]} x {shape[1]} as the tile, found {said[0]} x {said[1]}")
+    check_size((document.get("imageHeight"), document.get("imageWidth")), shape, scale)
     grouped: dict[Any, list[Mapping[str, Any]]] = {}
     for at, one in enumerate(document["shapes"]):
         group = one.get("group_id")
         grouped.setdefault(("alone", at) if group is None else ("group", group), []).append(one)
-    for pieces in grouped.values():
-        name = str(pieces[0].get("label") or "")
-        check_class(name)
-        # A pixel of two pieces of an object is of the object.
-        yield Drawn(name, mask=np.logical_or.reduce([_pixels(piece, pieces, shape) for piece in pieces]))
+    labels = [str(pieces[0].get("label") or "") for pieces in grouped.values()]
+    for pieces, label, of_class in zip(grouped.values(), labels, _classes(labels), strict=True):
+        yield Drawn(label, parts=tuple(_part(piece, pieces, shape) for piece in pieces), of_class=of_class)
 
 
-def _pixels(one: Mapping[str, Any], pieces: list[Mapping[str, Any]], shape: tuple[int, int]) -> np.ndarray:
+def _classes(labels: list[str]) -> list[str]:
+    """The class of each object, without the number behind it where all have one, and no two the same."""
+    bare = [_NUMBERED.fullmatch(label) for label in labels]
+    if len(set(labels)) == len(labels) and all(bare):
+        return [found[1] for found in bare if found]
+    return labels
+
+
+def _part(one: Mapping[str, Any], pieces: list[Mapping[str, Any]], shape: tuple[int, int]) -> Drawn:
     if any(piece.get("shape_type") == "mask" for piece in pieces):
-        return _mask(one, shape)
-    return Drawn("", (_ring(one),)).pixels(shape)
+        return Drawn("", mask=_mask(one, shape))
+    return Drawn("", (_ring(one),))
 
 
 def _ring(one: Mapping[str, Any]) -> np.ndarray:

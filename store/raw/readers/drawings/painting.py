@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
@@ -12,39 +12,132 @@ from numpy.typing import NDArray
 from fintune_xr.errors import TileReadError
 from fintune_xr.pixels.instance_labels import MAX_LABEL
 from fintune_xr.pixels.outlines import Ring, fill_rings
+from fintune_xr.store.raw.length_units import Unit, agreed_um, px_per_unit
+from fintune_xr.text import one_spelling
 
 Overlap: TypeAlias = Literal["first", "last"]
 """Whose a pixel is that two objects hold: of the one that was drawn first, or of the one that lies on top."""
 
 OVERLAPS: Final = ("first", "last")
 
-# What people call outlines that are no cells; QuPath leaves out whatever class ends in an asterisk.
+# What people call outlines that are no cells.
 _NO_OBJECTS: Final = ("background", "ignore", "unlabeled", "unlabelled")
+# How QuPath calls cells of one class that are stained or not.
+_INTENSITIES: Final = ("positive", "negative", "1+", "2+", "3+")
+UNCLASSIFIED: Final = "unclassified"
+"""How objects without a class are called where classes are named."""
+
+# Where all objects lie within this share of a tile's sides, um that were taken for px may be why.
+_SMALLER: Final = 0.75
+# How far they reach then, as a share of where um would end, and how rarely so many would by chance lie there.
+_REACH: Final = (0.6, 1.02)
+_CHANCE: Final = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnReading:
+    """How drawn objects are read: whose pixels of two are, which `classes` are objects, and what the numbers are.
+
+    Without `classes` all are. Coordinates are in the `unit` that is said here or in the file, else px, `scale` px of
+    the tile for each; `side_um` is the side of those, 0 where it is not known.
+    """
+
+    overlap: Overlap | None = None
+    classes: tuple[str, ...] | None = None
+    unit: Unit | None = None
+    scale: float = 1.0
+    side_um: float = 0.0
+
+    def takes(self, of_class: str) -> bool:
+        """Whether objects of a class are taken: all that were asked for, else all but those that say they are none.
+
+        QuPath makes no objects of classes whose names end in an asterisk (`PathClassTools.isIgnoredClass`).
+        """
+        if self.classes is not None:
+            return class_key(of_class) in map(class_key, self.classes)
+        return not of_class.endswith("*")
+
+    def px_per_unit(self, stated: str) -> float:
+        """How many px of the tile a coordinate of 1 is, in a file that states the unit `stated`."""
+        return self.scale * px_per_unit(agreed_um(self.unit, stated), self.side_um)
+
+    @property
+    def is_told(self) -> bool:
+        """Whether it was said what the numbers are."""
+        return self.unit is not None or self.scale != 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Drawn:
-    """One object: its name in the file, and its pixels (y, x) or the rings around them."""
+    """One object: its name in the file, and its pixels (y, x) or the rings around them; or `parts`, all of which it is.
+
+    `of_class` is the class that the file gives it, empty where it gives none.
+    """
 
     name: str
     rings: tuple[Ring, ...] = ()
     mask: NDArray[np.bool_] | None = None
+    parts: tuple[Drawn, ...] = ()
+    of_class: str = ""
 
     def pixels(self, shape: tuple[int, int]) -> NDArray[np.bool_]:
         """Its pixels in an image of `shape`. Raises TileReadError where it was drawn in one of another size."""
+        if self.parts:
+            # A pixel of two parts of an object is of the object.
+            return np.asarray(np.logical_or.reduce([one.pixels(shape) for one in self.parts]))
         if self.mask is None:
             return fill_rings(self.rings, shape)
         if self.mask.shape != shape:
             raise TileReadError(f"wrong shape: expected {shape[0]} x {shape[1]} as the tile, found {self.mask.shape}")
         return self.mask
 
+    def scaled(self, factor: float) -> Drawn:
+        """The same object in px of which a coordinate of 1 is `factor`. Raises TileReadError for pictures of one."""
+        if factor == 1:
+            return self
+        if self.mask is not None:
+            raise TileReadError(
+                "unit: an object is a picture of its pixels, and those are px of the tile. Leave --unit and --scale out"
+            )
+        parts = tuple(one.scaled(factor) for one in self.parts)
+        return replace(self, rings=tuple(factor * ring for ring in self.rings), parts=parts)
+
+    @property
+    def reach(self) -> tuple[float, float]:
+        """How far it reaches down and to the right, in px; 0 where it is a picture of itself."""
+        corners = [ring.max(axis=0)[::-1] for ring in self.rings] + [np.array(one.reach) for one in self.parts]
+        y, x = np.max(corners, axis=0) if corners else (0.0, 0.0)
+        return float(y), float(x)
+
+
+def class_key(of_class: str) -> str:
+    """What two spellings of one class share."""
+    return one_spelling(of_class).strip().casefold() or UNCLASSIFIED
+
+
+def base_class(names: Sequence[str]) -> str:
+    """The class out of QuPath's names of it and of those derived from it, whether it is stained or not left away."""
+    kept = [name.strip() for one in names for name in one.split(":")]
+    return ": ".join(name for name in kept if name.casefold() not in _INTENSITIES)
+
 
 def check_class(name: str) -> None:
     """Raises TileReadError for an object of a class that says that it is none."""
-    if name.endswith("*") or name.strip("_ ").casefold() in _NO_OBJECTS:
+    if name.strip("_ ").casefold() in _NO_OBJECTS:
         raise TileReadError(
-            f"no cells: an outline of the class {name!r} would be stored as a cell. Leave such outlines out."
+            f"no cells: an outline of the class {name!r} would be stored as a cell. Leave such outlines out, or name "
+            "the classes that are cells: --classes"
         )
+
+
+def check_size(said: Sequence[Any], shape: tuple[int, int], scale: float) -> None:
+    """Raises TileReadError where height or width of the image that was drawn in are not those of a tile of `shape`."""
+    for length, own in zip(said, shape, strict=True):
+        if length is not None and abs(float(length) * scale - own) >= max(scale, 1):
+            raise TileReadError(
+                f"wrong shape: expected {shape[0]} x {shape[1]} as the tile, found {said[0]} x {said[1]}. Where it was "
+                "drawn in a smaller or larger copy of the tile: --scale"
+            )
 
 
 def check_one_plane(planes: Iterable[Hashable], remedy: str) -> None:
@@ -54,15 +147,21 @@ def check_one_plane(planes: Iterable[Hashable], remedy: str) -> None:
         raise TileReadError(f"several planes: the objects lie in {n_planes} planes of a stack, a tile is one. {remedy}")
 
 
-def paint(objects: Iterable[Drawn], shape: tuple[int, int], overlap: Overlap | None) -> NDArray[np.uint32]:
-    """Labels (y, x) of the objects.
+def paint(objects: Iterable[Drawn], shape: tuple[int, int], how: DrawnReading, stated: str = "") -> NDArray[np.uint32]:
+    """Labels (y, x) of the objects that are taken, whose file states the unit `stated`.
 
-    Raises TileReadError for an object without a pixel in the image, and without `overlap` for pixels of two objects.
+    Raises TileReadError for an object without a pixel in the image, without `how.overlap` for pixels of two objects,
+    and for objects that lie where they would if um had been taken for px.
     """
-    found = list(objects)
+    factor = how.px_per_unit(stated)
+    found = [one.scaled(factor) for one in objects if how.takes(one.of_class)]
+    if not (how.is_told or stated):
+        _check_corner(found, shape, how.side_um)
     labels: NDArray[np.uint32] = np.zeros(shape, np.uint32)
     n_twice = 0
     for one, number in zip(found, numbers([one.name for one in found]), strict=True):
+        if how.classes is None:
+            check_class(one.of_class)
         inside = one.pixels(shape)
         if not inside.any():
             raise TileReadError(
@@ -70,12 +169,25 @@ def paint(objects: Iterable[Drawn], shape: tuple[int, int], overlap: Overlap | N
                 "Was it drawn in another image, or in one of another size?"
             )
         n_twice += int(np.count_nonzero(labels[inside]))
-        labels[inside & (labels == 0) if overlap == "first" else inside] = number
-    if n_twice and overlap is None:
+        labels[inside & (labels == 0) if how.overlap == "first" else inside] = number
+    if n_twice and how.overlap is None:
         raise TileReadError(
             f"overlap: {n_twice} px belong to two objects. Say whose they are: --overlap first, or last (that on top)"
         )
     return labels
+
+
+def _check_corner(objects: Sequence[Drawn], shape: tuple[int, int], side_um: float) -> None:
+    """Refuses objects that end where those of the whole tile do in um, and that hardly lie there by chance."""
+    if not objects or not 0 < side_um < _SMALLER or any(one.mask is not None for one in objects):
+        return
+    y, x = np.max([one.reach for one in objects], axis=0) / shape
+    in_um = [share / side_um for share in (y, x)]
+    if all(_REACH[0] <= share <= _REACH[1] for share in in_um) and (y * x) ** len(objects) < _CHANCE:
+        raise TileReadError(
+            f"unit: all {len(objects)} objects lie in the first {y:.0%} of the rows and {x:.0%} of the columns, as "
+            f"they do in um, of which a pixel is {side_um:.4g}. Say what the coordinates are: --unit um, or --unit px"
+        )
 
 
 def numbers(names: list[str]) -> list[int]:

@@ -6,20 +6,21 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from fintune_xr.errors import TileReadError
-from fintune_xr.store.raw.readers.drawings.painting import Drawn, check_class, check_one_plane, ring
+from fintune_xr.store.raw.length_units import stated_unit
+from fintune_xr.store.raw.readers.drawings.painting import Drawn, base_class, check_one_plane, ring
 
 # What is told apart in an export; whatever says nothing is an annotation, as QuPath takes it.
 _ANNOTATION: Final = "annotation"
 _KINDS: Final = {"detection": "cells", "cell": "cells", _ANNOTATION: "annotations"}
 
 
-def drawn_features(document: Any, _shape: tuple[int, int]) -> Iterator[Drawn]:
+def drawn_features(document: Any) -> Iterator[Drawn]:
     """The polygons of a feature, a list or a collection of features, called by their names.
 
     Coordinates are px of the full resolution.
 
-    Raises TileReadError for other geometries, for objects that are no cells or annotations, of a class that QuPath
-    ignores or in several planes, and for both cells and annotations in one file: then it must be said which are meant.
+    Raises TileReadError for other geometries, for objects that are no cells or annotations or in several planes, and
+    for both cells and annotations in one file: then it must be said which are meant.
     """
     features = _features(document)
     kinds = {_kind(one) for one in features}
@@ -28,8 +29,12 @@ def drawn_features(document: Any, _shape: tuple[int, int]) -> Iterator[Drawn]:
     check_one_plane(map(_plane, features), "Export the objects of one plane.")
     for feature in features:
         name = str(_properties(feature).get("name") or "")
-        check_class(_class(feature))
-        yield Drawn(name, tuple(ring(one) for one in _rings(feature["geometry"])))
+        yield Drawn(name, tuple(ring(one) for one in _rings(feature["geometry"])), of_class=_class(feature))
+
+
+def unit_of_features(document: Any) -> str:
+    """The unit of the coordinates, where the file states one; QuPath states none, and writes px."""
+    return stated_unit(document, _features(document))
 
 
 def _features(document: Any) -> list[Mapping[str, Any]]:
@@ -46,7 +51,10 @@ def _plane(feature: Mapping[str, Any]) -> tuple[Any, Any]:
 
 def _class(feature: Mapping[str, Any]) -> str:
     told = _properties(feature).get("classification")
-    return str(told.get("name") or "") if isinstance(told, Mapping) else ""
+    if not isinstance(told, Mapping):
+        return str(told or "")
+    # Classes that are derived from others are written as all of their names.
+    return base_class([str(name) for name in told.get("names") or [told.get("name") or ""]])
 
 
 def _rings(geometry: Mapping[str, Any] | None) -> Iterator[Any]:
