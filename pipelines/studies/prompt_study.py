@@ -63,7 +63,9 @@ def prompted_study(
     """Pixels right and wrong of the mask for each prompt, as PROMPTED_STUDY declares, stored in `metrics/prompts`.
 
     The largest piece of each class and tile is prompted for, and its mask is held against all of the class in the tile.
-    A tile is embedded once for all prompts, with `tta` once for each orientation. Scores have intervals over donors.
+    A tile is embedded once for all prompts and both choices of `tta`, with it once for each orientation. Scores have
+    intervals over donors.
+
     `model` is SAM 2 as published, or fine-tuned to classes, whose mask decoder is then asked by points and boxes.
 
     Raises CheckpointError for weights that cannot be asked so, RunMismatchError where another study is stored,
@@ -110,17 +112,25 @@ def prompted_table(found: xr.Dataset) -> pd.DataFrame:
 
 
 def masks_of_prompts(
-    network: Any, image: NDArray[np.uint8], prompts: Sequence[Prompt], *, tta: bool
-) -> list[NDArray[np.bool_]]:
-    """The mask (y, x) for each prompt in a colour image (colour, y, x); with `tta` by the mean of eight logits."""
+    network: Any, image: NDArray[np.uint8], prompts: Sequence[Prompt], *, tta: Sequence[bool]
+) -> list[list[NDArray[np.bool_]]]:
+    """For each of `tta`, the mask (y, x) for each prompt in a colour image (colour, y, x).
+
+    Without `tta` it is that of the image as it lies, with it that by the mean of the logits of eight orientations, of
+    which the image as it lies is one: each of them is embedded once, whichever is asked for.
+    """
     colours = image.astype(np.float32)
     sums = [np.zeros(image.shape[1:], np.float32) for _ in prompts]
-    for turns, mirrored in ORIENTATIONS if tta else ORIENTATIONS[:1]:
+    as_it_lies: list[NDArray[np.bool_]] = []
+    for turns, mirrored in ORIENTATIONS if any(tta) else ORIENTATIONS[:1]:
         embedded = network.embed(np.moveaxis(orient(colours, turns, mirrored), 0, -1))
         turned = [turned_prompt(prompt, (image.shape[1], image.shape[2]), turns, mirrored) for prompt in prompts]
         for total, logits in zip(sums, network.asked(embedded, turned), strict=True):
             total += restore(logits[None], turns, mirrored)[0]
-    return [total > 0 for total in sums]
+        # The first orientation is none.
+        as_it_lies = as_it_lies or [total > 0 for total in sums]
+    of_all = [total > 0 for total in sums]
+    return [of_all if one else as_it_lies for one in tta]
 
 
 def turned_prompt(prompt: Prompt, shape: tuple[int, int], turns: int, mirrored: bool) -> Prompt:
@@ -170,8 +180,8 @@ def _counted(
                 for p, kind in enumerate(settings.prompts)
                 for k, piece in pieces.items()
             ]
-            for t, tta in enumerate(settings.tta):
-                masks = masks_of_prompts(network, patches.read(at)[0], [one for _, _, one in asked], tta=tta)
+            found = masks_of_prompts(network, patches.read(at)[0], [one for _, _, one in asked], tta=settings.tta)
+            for t, masks in enumerate(found):
                 for (p, k, _), mask in zip(asked, masks, strict=True):
                     for m, made in enumerate((mask, close_mask(mask))):
                         counts[:, p, t, m, at, k] = _right_and_wrong(labels, made, k + 1)

@@ -104,10 +104,37 @@ class BoxNetwork:
 @pytest.mark.parametrize("tta", [False, True])
 def test_masks_come_back_to_the_image(tta: bool) -> None:
     prompt = Prompt(np.zeros((0, 2)), np.zeros(0, np.int64), np.array([2, 3, 7, 5], float))
-    (found,) = masks_of_prompts(BoxNetwork(), np.zeros((3, 12, 20), np.uint8), [prompt], tta=tta)
+    ((found,),) = masks_of_prompts(BoxNetwork(), np.zeros((3, 12, 20), np.uint8), [prompt], tta=[tta])
     expected = np.zeros((12, 20), bool)
     expected[3:6, 2:8] = True
     np.testing.assert_array_equal(found, expected)
+
+
+class SeenNetwork:
+    """Logits that say what was seen where; counts how often an image is embedded."""
+
+    def __init__(self) -> None:
+        self.n_embedded = 0
+
+    def embed(self, image: np.ndarray) -> np.ndarray:
+        self.n_embedded += 1
+        # Not the same whichever way it is turned: the mean differs from what the image as it lies gives.
+        return image[..., 0] - np.linspace(100, 160, image.shape[0], dtype=np.float32)[:, None]
+
+    def asked(self, embedded: np.ndarray, prompts: Sequence[Prompt]) -> list[np.ndarray]:
+        return [embedded - np.float32(at) for at in range(len(prompts))]
+
+
+def test_each_orientation_is_embedded_once_and_masks_are_those_of_each_choice_alone() -> None:
+    image = stream(3).integers(0, 256, (3, 12, 20), dtype=np.uint8)
+    prompts = [Prompt(np.array([[4.0, 5.0]]), np.ones(1, np.int64))] * 2
+    both, network = [False, True], SeenNetwork()
+    together = masks_of_prompts(network, image, prompts, tta=both)
+    assert network.n_embedded == 8
+    alone = [masks_of_prompts(SeenNetwork(), image, prompts, tta=[one])[0] for one in both]
+    np.testing.assert_array_equal(together, alone)
+    assert (together[0][0] != together[1][0]).any()
+    np.testing.assert_array_equal(masks_of_prompts(SeenNetwork(), image, prompts, tta=both[::-1]), alone[::-1])
 
 
 @pytest.fixture(scope="module")
