@@ -215,7 +215,7 @@ def _tile(group: Sequence[FoundPlane], layout: Layout) -> TileFiles:
     planes = sorted(group, key=lambda plane: order.index(plane.name.channel))
     headers = [(str(plane.file), plane.header) for plane in planes if plane.header is not None]
     header, name = headers[0][1], planes[0].name
-    side, doubt = side_of_tile(headers, name.mpp)
+    side, doubt = side_of_tile(headers, name.mpp, layout.kind)
     files = tuple(plane.file for plane in planes)
     return TileFiles(
         name.tile_id,

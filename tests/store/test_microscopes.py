@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,16 @@ def test_each_field_is_a_tile_with_its_pixels_channels_size_and_digest(source: P
     np.testing.assert_allclose(images[n.MPP], [0.325] * 3 + [0.25] + [0.5] * 2, rtol=1e-6)
     whole = hashlib.sha256((source / "d1/GFAP/plate.nd2").read_bytes()).hexdigest()
     assert set(images[n.SHA256].sel(tile="d1/GFAP/plate_p1").values) == {whole}
+
+
+@pytest.mark.parametrize(("side_um", "told"), [(1.0, "1 um is what programs write"), (325.0, r"Is it 325 nm\?")])
+def test_sizes_that_can_hardly_be_meant_are_asked_about(tmp_path: Path, side_um: float, told: str) -> None:
+    raw = tmp_path / "raw"
+    write_nd2(raw / "d1/GFAP/a.nd2", Recording(counts(1, *SHAPE, 2), {}, ("GFAP", "DAPI"), side_um))
+    write_lif(raw / "d2/GFAP/b.lif", [Series("a", counts(2, *SHAPE), step_um=(side_um, side_um))])
+    for tile in scan(raw, LAYOUTS["planes"]).tiles:
+        assert tile.mpp == 0
+        assert re.search(told, tile.doubt)
 
 
 def test_it_is_the_same_whatever_the_workers_and_again(source: Path, tmp_path: Path) -> None:

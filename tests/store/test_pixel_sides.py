@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fintune_xr import names as n
 from fintune_xr.analysis.figures.scale_bar import bar_um
 from fintune_xr.pipelines.steps.ingest import ingest
 from fintune_xr.pixels.pixel_side import resolution
 from fintune_xr.store.cohort import open_cohort
-from fintune_xr.store.raw.readers import read_header
+from fintune_xr.store.raw.pixel_sides import side_of_tile
+from fintune_xr.store.raw.readers import Header, read_header
 
 How = dict[str, Any]
 
@@ -92,6 +96,51 @@ def test_a_name_and_a_file_of_two_sizes_tell_none(tmp_path: Path) -> None:
         tifffile.imwrite(place, colours, photometric="rgb", **per_cm(side))
     ingest(tmp_path / "raw", tmp_path / "c.zarr", layout="bcss")
     assert open_cohort(tmp_path / "c.zarr").images(lazy=False)[n.MPP].values.tolist() == [0.25, 0]
+
+
+@pytest.mark.parametrize(
+    ("how", "um", "told"),
+    [
+        (ome(1.0), 0, "1 um is what programs write where nobody told them"),
+        (imagej(1.0, "micron"), 0, "1 um is what programs write"), (per_cm(1.0), 0, "1 um is what programs write"),
+        (ome(325.0), 0, r"325 um is no size of a pixel here, expected 0.005 to 20 um. Is it 325 nm\?"),
+        (imagej(325.0, "um"), 0, r"Is it 325 nm\?"), (ome(3250.0), 0, r"Is it 3250 nm\?"),
+        (ome(3.25e-7), 0, r"Is it 3.25e-07 m\?"), (ome(3.25e-4), 0, r"Is it 0.000325 mm\?"),
+        (ome(0.325), 0.325, ""), (ome(1.02), 1.02, ""), (ome(0.98), 0.98, ""), (ome(12.0), 12.0, ""), ({}, 0, ""),
+    ],
+)  # fmt: skip
+def test_sizes_that_can_hardly_be_meant_are_asked_about(
+    tmp_path: Path, how: How, um: float, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    planes(tmp_path / "raw", "1", how, how)
+    planes(tmp_path / "raw", "2", {}, {})
+    ingest(tmp_path / "raw", tmp_path / "c.zarr")
+    assert open_cohort(tmp_path / "c.zarr").images(lazy=False)[n.MPP].values.tolist() == pytest.approx([um, 0])
+    said = " ".join(capsys.readouterr().err.split())
+    assert ("size of pixels not taken from 1 of 2 tiles" in said) == bool(told)
+    assert re.search(told, said)
+
+
+def header(side_um: float, doubt: str = "") -> Header:
+    return Header(8, 8, "uint16", pixel_size_a=side_um * 1e4, doubt=doubt)
+
+
+@given(st.floats(0.005, 20).filter(lambda side: abs(side - 1) > 1e-5), st.sampled_from(["if", "he"]))
+def test_sizes_of_microscopes_are_taken(side_um: float, kind: str) -> None:
+    assert side_of_tile([("a", header(side_um))], 0.0, kind) == (pytest.approx(side_um * 1e4), "")
+    assert side_of_tile([("a", header(side_um))], side_um, kind) == (pytest.approx(side_um * 1e4), "")
+
+
+@given(st.floats(0.05, 1000))
+def test_sizes_of_micrographs_are_taken(side_a: float) -> None:
+    assert side_of_tile([("a", header(side_a / 1e4))], 0.0, "em") == (pytest.approx(side_a), "")
+    assert side_of_tile([("a", header(side_a))], 0.0, "oct")[1] == ""
+
+
+@given(st.floats(1e-9, 1e9).filter(lambda side: not 0.005 <= side <= 20) | st.just(1.0), st.sampled_from([0.0, 0.5]))
+def test_a_name_overrules_sizes_that_can_hardly_be_meant(side_um: float, named_um: float) -> None:
+    side, doubt = side_of_tile([("a", header(side_um)), ("b", header(side_um))], named_um, "if")
+    assert (side, bool(doubt)) == (named_um * 1e4, not named_um)
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:

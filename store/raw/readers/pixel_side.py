@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final, TypeAlias
 
 from fintune_xr.errors import TileReadError
@@ -15,8 +16,6 @@ SAME: Final = 0.02
 _INCH_OR_CM: Final = {2: "inch", 3: "cm"}
 # A resolution for printing (72 to 1200 dots per inch are 353 to 21 um) says nothing of the specimen.
 _MOST_UM_OF_PRINT: Final = 10.0
-_MOST_UM: Final = 1000.0
-_LEAST_UM: Final = 1e-6
 
 Sides: TypeAlias = tuple[float, float]
 """Width and height of a pixel in um."""
@@ -44,7 +43,7 @@ def stated_side(pages: Any, plane: Any) -> tuple[float, str]:
 
 def side_of_squares(x: float, y: float) -> tuple[float, str]:
     """Side in angstrom of a pixel that the file says is `x` by `y` um, as `stated_side` gives it; 0 tells nothing."""
-    sides = _plausible(x, y, _MOST_UM)
+    sides = _sides(x, y)
     if sides is None:
         return 0.0, ""
     return (round(x * A_IN_UM, 6), "") if alike(x, y) else (0.0, f"pixels are no squares: {x:.4g} x {y:.4g} um")
@@ -64,7 +63,7 @@ def _of_ome(pages: Any) -> Sides | None:
     for axis in "XY":
         told, unit = pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", "um")
         sides.append(_in_um(float(told), unit) if told else 0.0)
-    return _plausible(sides[0], sides[1], _MOST_UM)
+    return _sides(sides[0], sides[1])
 
 
 def _of_resolution(pages: Any, plane: Any) -> Sides | None:
@@ -74,8 +73,8 @@ def _of_resolution(pages: Any, plane: Any) -> Sides | None:
     x, y = (_pixels_per_unit(tags, f"{axis}Resolution") for axis in "XY")
     if not (unit and x and y):
         return None
-    most = _MOST_UM_OF_PRINT if unit in _INCH_OR_CM.values() else _MOST_UM
-    return _plausible(_in_um(1 / x, unit), _in_um(1 / y, unit), most)
+    most = _MOST_UM_OF_PRINT if unit in _INCH_OR_CM.values() else math.inf
+    return _sides(_in_um(1 / x, unit), _in_um(1 / y, unit), most)
 
 
 def _unit_tag(tags: Any) -> str:
@@ -96,5 +95,6 @@ def _in_um(side: float, unit: str) -> float:
     return side * UM_OF.get(unit.strip().casefold(), 0.0)
 
 
-def _plausible(x: float, y: float, most: float) -> Sides | None:
-    return (x, y) if all(_LEAST_UM <= side <= most for side in (x, y)) else None
+def _sides(x: float, y: float, most: float = math.inf) -> Sides | None:
+    """Both sides, None where one is no length, or more than `most`."""
+    return (x, y) if all(0 < side <= most and math.isfinite(side) for side in (x, y)) else None
