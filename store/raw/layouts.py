@@ -42,6 +42,8 @@ VOLUME_SUFFIXES: Final = (".dcm", ".dicom", ".nii", ".gz", ".npy", ".npz", ".vol
 
 # `part` is text after the channel that still belongs to the tile's name, as in scan_b0c0x0-1388y0-1040.tif.
 PART: Final = "part"
+# Of a file of a microscope, the field that a row of a table is about.
+SERIES: Final = "series"
 GROUPS: Final = (DONOR, MARKER, TILE, CHANNEL, PART, SPLIT, MPP, FIELD)
 
 UNKNOWN_MARKER: Final = "unknown"
@@ -55,7 +57,7 @@ NOT_TILES: Final = r"(?i).*([_-](cp_)?masks?|-labelmasks|_pred|_seg|_flows|_cp_o
 
 @dataclass(frozen=True, slots=True)
 class PlaneName:
-    """What a file's path says about the plane that it holds."""
+    """What a file's path says about the plane that it holds; `series` is the one of its fields that is meant, if so."""
 
     donor: str
     marker: str
@@ -64,6 +66,7 @@ class PlaneName:
     split: str = ""
     mpp: float = 0.0
     field: str = ""
+    series: str = ""
 
     @property
     def tile_id(self) -> str:
@@ -73,12 +76,13 @@ class PlaneName:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """What a table says of files, by their path relative to the source; `table` is its place, `sha256` its digest.
+    """What a table says of files, by their path relative to the source, of one several times where rows tell its series
+    apart; `table` is its place, `sha256` its digest.
 
     `own` is its own path relative to the source, empty where it lies elsewhere.
     """
 
-    files: Mapping[str, PlaneName]
+    files: Mapping[str, tuple[PlaneName, ...]]
     table: str
     sha256: str
     own: str = ""
@@ -143,12 +147,19 @@ class Layout:
     def parse(self, path: str) -> PlaneName | None:
         """Parts of a relative path, or None where no pattern fits it, or no table lists it."""
         if self.listed is not None:
-            return self.listed.files.get(one_spelling(path))
+            return next(iter(self.rows(path)), None)
         for pattern in self._compiled:
             found = pattern.fullmatch(path)
             if found is not None:
                 return self.named({key: value or "" for key, value in found.groupdict().items()})
         return None
+
+    def rows(self, path: str) -> tuple[PlaneName, ...]:
+        """What each row of the table says of a path; without a table what `parse` does."""
+        if self.listed is not None:
+            return self.listed.files.get(one_spelling(path), ())
+        name = self.parse(path)
+        return () if name is None else (name,)
 
     def readings(self, path: str) -> tuple[PlaneName, ...]:
         """What each pattern that fits makes of a path, in their order; `parse` gives the first."""
@@ -170,13 +181,14 @@ class Layout:
             split=parts.get(SPLIT, ""),
             mpp=_number(parts.get(MPP, "")),
             field=parts.get(FIELD, ""),
+            series=parts.get(SERIES, ""),
         )
 
     @property
     def tells_fields(self) -> bool:
         """Whether it says of files which field they show."""
         if self.listed is not None:
-            return any(name.field for name in self.listed.files.values())
+            return any(name.field for names in self.listed.files.values() for name in names)
         return any(FIELD in pattern.groupindex for pattern in self._compiled)
 
     @property

@@ -16,7 +16,16 @@ from fintune_xr.cohort_kinds import OCT
 from fintune_xr.errors import FintuneValueError, nearest
 from fintune_xr.store.raw.conversions import conversion
 from fintune_xr.store.raw.fetching import table_bytes
-from fintune_xr.store.raw.layouts import TIFF_SUFFIXES, TILE_SUFFIXES, Layout, Listed, PlaneName, channel_token
+from fintune_xr.store.raw.layouts import (
+    SERIES,
+    TIFF_SUFFIXES,
+    TILE_SUFFIXES,
+    Layout,
+    Listed,
+    PlaneName,
+    channel_token,
+)
+from fintune_xr.store.raw.readers.microscope import holds_fields
 from fintune_xr.store.raw.sources import Place, is_url
 from fintune_xr.text import one_spelling
 from fintune_xr.text_tables import check_ids, text_table
@@ -25,7 +34,7 @@ NEEDED: Final = (n.PATH, n.DONOR)
 # May be left out; where they are there, each row says something.
 TOLD: Final = (n.MARKER, n.TILE, n.CHANNEL)
 # May be empty in a row.
-OPTIONAL: Final = (n.SPLIT, n.MPP, n.FIELD)
+OPTIONAL: Final = (n.SPLIT, n.MPP, n.FIELD, SERIES)
 COLUMNS: Final = (*NEEDED, *TOLD, *OPTIONAL)
 # Parts of an id of a tile, between slashes.
 _OF_ID: Final = (n.DONOR, n.MARKER)
@@ -52,11 +61,12 @@ class _Table:
 def listed_layout(base: Layout, place: Place, source: Place) -> Layout:
     """`base` with the table of samples at `place` in place of its patterns.
 
-    Columns are path and donor, and marker, tile, channel, split, mpp and field as needed. Relative paths count from the
-    table's folder, and lie in `source`. Without the column tile, a tile is called as its file.
+    Columns are path and donor, and marker, tile, channel, split, mpp, field and series as needed. Relative paths count
+    from the table's folder, and lie in `source`. Without the column tile, a tile is called as its file, and as the
+    series that is meant of it.
 
     Raises FintuneValueError for a table that is not there, unknown or missing columns, values that are missing or no
-    such values, a file that is listed twice, and two files for the same tile and channel.
+    such values, a file or a series of it that is listed twice, and two files for the same tile and channel.
     """
     table, digest = _read(place)
     if base.kind == OCT.name:
@@ -69,7 +79,10 @@ def listed_layout(base: Layout, place: Place, source: Place) -> Layout:
     names = [base.named(_parts(row, path)) for row, path in zip(table.rows, paths, strict=True)]
     _check_twice(table, paths, names)
     own = _inside(str(place).rpartition("/")[2], place, source) or ""
-    return replace(base, listed=Listed(dict(zip(paths, names, strict=True)), table.place, digest, own))
+    files: defaultdict[str, tuple[PlaneName, ...]] = defaultdict(tuple)
+    for path, name in zip(paths, names, strict=True):
+        files[path] += (name,)
+    return replace(base, listed=Listed(dict(files), table.place, digest, own))
 
 
 def _read(place: Place) -> tuple[_Table, str]:
@@ -107,6 +120,11 @@ def _check_values(table: _Table) -> None:
     parts = ("", *n.SPLITS)
     table.refuse(
         _rows(table, n.SPLIT, lambda value: value not in parts), "an unknown split", f"Known: {', '.join(n.SPLITS)}."
+    )
+    table.refuse(
+        (at for at, row in enumerate(table.rows) if row.get(SERIES) and not holds_fields(row[n.PATH])),
+        "a series of a file that is no ND2 or LIF",
+        "Leave it empty; save series of other files as files of their own: `bfconvert -series N FILE FILE_sN.ome.tif`.",
     )
     table.refuse(
         _rows(table, n.MPP, lambda value: not _is_side(value)),
@@ -195,12 +213,23 @@ def _check_suffixes(table: _Table, layout: Layout) -> None:
 
 
 def _parts(row: Mapping[str, str], path: str) -> dict[str, str]:
-    return {n.TILE: PurePosixPath(path).stem, **{name: value for name, value in row.items() if name != n.PATH}}
+    series = row.get(SERIES, "")
+    of_series = f"_p{series}" if series.isdecimal() else f"_{series}" if series else ""
+    told = {name: value for name, value in row.items() if name != n.PATH}
+    return {n.TILE: f"{PurePosixPath(path).stem}{of_series}", **told}
 
 
 def _check_twice(table: _Table, paths: Sequence[str], names: Sequence[PlaneName]) -> None:
     tiles = [f"{name.tile_id}, channel {name.channel!r}" for name in names]
-    _refuse_equal(table, paths, "file", "Take one of the rows out.")
+    series = [name.series for name in names]
+    bare = {path for path, one in zip(paths, series, strict=True) if not one}
+    table.refuse(
+        (at for at, (path, one) in enumerate(zip(paths, series, strict=True)) if one and path in bare),
+        "a series of a file that another row lists without one",
+        "Give each row of the file its series, or list the file once, for all of them.",
+    )
+    same = [f"{path}, series {one}" if one else path for path, one in zip(paths, series, strict=True)]
+    _refuse_equal(table, same, "file", "Take one of the rows out.")
     _refuse_equal(table, tiles, "tile and channel", "Tell them apart by the columns tile and channel.")
 
 

@@ -13,7 +13,7 @@ from typing import Final
 import pandas as pd
 
 from fintune_xr.cohort_kinds import IF
-from fintune_xr.errors import FintuneValueError, TileReadError
+from fintune_xr.errors import FintuneValueError, TileReadError, nearest
 from fintune_xr.names import DONOR, HEIGHT, MARKER, REASON, TILE, WIDTH
 from fintune_xr.store.raw.binning import binned_header, check_binning
 from fintune_xr.store.raw.conversions import conversion_lines
@@ -38,6 +38,7 @@ from fintune_xr.store.raw.readers.microscope import check_reader, holds_fields
 from fintune_xr.store.raw.readers.pixel_side import side_of_squares
 from fintune_xr.store.raw.readers.plane_names import check_own_name, order_of_channels, told_names
 from fintune_xr.store.raw.sources import Place, list_files, place_in
+from fintune_xr.text import with_numbers
 
 __all__ = [
     "LeftOut",
@@ -104,7 +105,9 @@ def scan(
     check_binning(binning)
     check_cut(cut)
     named, unusable, ignored = named_files(source, layout)
-    planes = [_binned(plane, binning) for plane in _read_headers(source, named, layout, workers, progress)]
+    found = _read_headers(source, named, layout, workers, progress)
+    _check_once(found)
+    planes = [_binned(plane, binning) for plane in found]
     planes = [part for plane in planes for part in cut_planes(plane, cut)]
     tiles, left_out = assemble(planes, layout, dtype=dtype)
     tiles, strays = without_strays(tiles)
@@ -179,19 +182,19 @@ def _named(paths: Iterable[str], layout: Layout) -> tuple[list[tuple[str, PlaneN
     ignored = PassedOver()
     for path in sorted(paths, key=natural_key):
         what = _what_else(path, layout)
-        name = None if what else layout.parse(path)
+        names = () if what else layout.rows(path)
         if layout.listed is not None and path == layout.listed.own:
             continue
         if what:
             ignored.add(what, path)
-        elif name is None:
+        elif not names:
             ignored.add(_not_of(layout, path), path)
-        elif not layout.planes and name.channel not in layout.channels:
-            ignored.add(f"channel {name.channel!r}{_OTHER_CHANNEL}", path)
+        elif not layout.planes and names[0].channel not in layout.channels:
+            ignored.add(f"channel {names[0].channel!r}{_OTHER_CHANNEL}", path)
         elif not _is_text(path):
             unusable.append(_unreadable_name(path))
         else:
-            named.append((path, name))
+            named += [(path, name) for name in names]
     return named, unusable, ignored
 
 
@@ -341,18 +344,59 @@ def _in_one_plane(header: Header, depth: int, layout: Layout) -> Header:
 
 
 def _tiles_of_fields(source: Place, layout: Layout, path: str, name: PlaneName) -> list[FoundPlane]:
-    """A tile of each field of a microscope's file, by its position there; of a file of one field, the file's tile."""
+    """A tile of each field of a microscope's file, by its position there; of a file of one field, the file's tile.
+
+    Raises FintuneValueError where the table of samples asks for a field that is not there.
+    """
     fields = read_fields(place_in(source, path))
     if not fields:
         raise TileReadError("wrong shape: expected a field at least, found none")
+    if name.series:
+        at = _position_of(name.series, fields, layout, path)
+        return _tile_of_field(layout, PlaneFile(path, first_pages(fields)[at]), name, fields[at])
     planes: list[FoundPlane] = []
     for at, (one, first) in enumerate(zip(fields, first_pages(fields), strict=True)):
         own = name if len(fields) == 1 else replace(name, tile=f"{name.tile}_p{at}")
-        try:
-            planes += _planes_of_field(layout, PlaneFile(path, first), own, one)
-        except TileReadError as error:
-            planes += _as_fault(layout, own, PlaneFile(path, first), error.reason)
+        planes += _tile_of_field(layout, PlaneFile(path, first), own, one)
     return planes
+
+
+def _position_of(series: str, fields: Sequence[Field], layout: Layout, path: str) -> int:
+    """Where the field of this name, or else of this number, stands in its file."""
+    names = [one.name for one in fields]
+    called = [at for at, name in enumerate(names) if name == series]
+    if len(called) == 1:
+        return called[0]
+    if not called and series.isdecimal() and int(series) < len(fields):
+        return int(series)
+    table = "" if layout.listed is None else f"{layout.listed.table}: "
+    told = f"{len(called)} series are called {series!r}" if called else f"no series {series!r}"
+    remedy = "Give their numbers" if called else "Give a name or a number"
+    raise FintuneValueError(
+        f"{table}{told} in {path}; there are {with_numbers([name or '(no name)' for name in names])}. {remedy}."
+        f"{'' if called else nearest(series, filter(None, names))}"
+    )
+
+
+def _tile_of_field(layout: Layout, first: PlaneFile, name: PlaneName, described: Field) -> list[FoundPlane]:
+    try:
+        return _planes_of_field(layout, first, name, described)
+    except TileReadError as error:
+        return _as_fault(layout, name, first, error.reason)
+
+
+def _check_once(planes: Iterable[FoundPlane]) -> None:
+    """Refuses a field that two rows ask for, by its name and by its number."""
+    tile_of: dict[PlaneFile, str] = {}
+    for plane in planes:
+        name = plane.name
+        # Of a file that cannot be read no field is known.
+        is_known = name.series and plane.file.page is not None
+        if is_known and tile_of.setdefault(plane.file, name.tile_id) != name.tile_id:
+            raise FintuneValueError(
+                f"{plane.file.path}: series {name.series!r} is that of {tile_of[plane.file]!r} too, by its name and by "
+                "its number. Take one of the rows out of the table of samples."
+            )
 
 
 def _planes_of_field(layout: Layout, first: PlaneFile, name: PlaneName, described: Field) -> list[FoundPlane]:

@@ -112,6 +112,90 @@ def test_stacks_of_a_lif_are_projected_and_refused_without_a_rule(tmp_path: Path
     np.testing.assert_array_equal(images_of(tmp_path / "c.zarr").image[0], counts(4, 2, *SHAPE)[2])
 
 
+def series_table(raw: Path, *rows: str, header: str = "path,series,donor,marker") -> Path:
+    (raw / "samples.csv").write_text("\n".join([header, *rows]) + "\n")
+    return raw / "samples.csv"
+
+
+def test_rows_of_a_table_point_to_series_by_name_or_number(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    series = [Series(k, counts(2, *SHAPE, seed=at)) for at, k in enumerate(("cortex", "s/2", "9"))]
+    write_lif(raw / "slide.lif", series)
+    write_nd2(raw / "plate.nd2", Recording(counts(3, *SHAPE, 2), {"P": 3}, positions="abc"))
+    listed = series_table(
+        raw, "slide.lif,9,d2,IBA1", "slide.lif,cortex,d1,GFAP", "plate.nd2,2,d3,GFAP", "plate.nd2,a,d1,GFAP"
+    )
+    report = ingest(raw, tmp_path / "c.zarr", layout="planes", samples=listed)
+    assert (report.n_added, report.left_out) == (4, ())
+    images = images_of(tmp_path / "c.zarr")
+    expected = {
+        "d2/IBA1/slide_p9": series[2].pixels, "d1/GFAP/slide_cortex": series[0].pixels,
+        "d3/GFAP/plate_p2": counts(3, *SHAPE, 2)[2].transpose(2, 0, 1),
+        "d1/GFAP/plate_a": counts(3, *SHAPE, 2)[0].transpose(2, 0, 1),
+    }  # fmt: skip
+    assert sorted(expected) == list(images[n.TILE].values)
+    for tile, pixels in expected.items():
+        np.testing.assert_array_equal(images.image.sel(tile=tile), pixels)
+    assert list(images[n.SOURCE].sel(tile="d1/GFAP/plate_a").values) == ["plate.nd2#0", "plate.nd2#1"]
+    again = ingest(raw, tmp_path / "c.zarr", layout="planes", samples=listed, verify=True)
+    assert (again.n_added, again.n_present) == (0, 4)
+
+
+def test_channels_of_a_tile_may_be_series_of_their_own(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    write_lif(raw / "a.lif", [Series(k, counts(*SHAPE, seed=at), "YX") for at, k in enumerate(("405", "488"))])
+    rows = ("a.lif,488,d1,GFAP,a,marker", "a.lif,405,d1,GFAP,a,DAPI")
+    ingest(raw, tmp_path / "c.zarr", samples=series_table(raw, *rows, header="path,series,donor,marker,tile,channel"))
+    images = images_of(tmp_path / "c.zarr")
+    np.testing.assert_array_equal(images.image.sel(channel="DAPI", tile="d1/GFAP/a"), counts(*SHAPE))
+    np.testing.assert_array_equal(images.image.sel(channel="marker", tile="d1/GFAP/a"), counts(*SHAPE, seed=1))
+
+
+THERE = "there are 0 cortex, 1 x, 2 y"
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        (["a.lif,cortx,d,M"], rf"samples.csv: no series 'cortx' in a.lif; {THERE}. Give a name .* mean 'cortex'\?"),
+        (["a.lif,3,d,M"], f"no series '3' in a.lif; {THERE}"),
+        (["a.lif,-1,d,M"], "no series '-1' in a.lif"),
+        (["p.nd2,well,d,M"], "2 series are called 'well' in p.nd2; there are 0 well, 1 well. Give their numbers"),
+        (["p.nd2,2,d,M"], "no series '2' in p.nd2; there are 0 well, 1 well"),
+        (["q.nd2,2,d,M"], r"no series '2' in q.nd2; there are 0 \(no name\), 1 \(no name\)"),
+        (["a.lif,cortex,d,M", "a.lif,0,d,M"], "series '0' is that of 'd/M/a_cortex' too, by its name and by its"),
+        (["a.lif,0,d,M", "a.lif,,e,M"], "row 2: a series of a file that another row lists without one"),
+        (["a.lif,0,d,M", "a.lif,0,e,M"], r"row 2, 3: the same file in each of these rows \(a.lif, series 0\)"),
+        (["b.tif,0,d,M"], r"row 2: a series of a file that is no ND2 or LIF. Leave it empty; .*bfconvert -series N"),
+    ],
+)
+def test_series_that_are_not_there_or_told_twice_are_refused(tmp_path: Path, rows: list[str], told: str) -> None:
+    raw = tmp_path / "raw"
+    write_lif(raw / "a.lif", [Series(k, counts(*SHAPE, seed=at), "YX") for at, k in enumerate(("cortex", "x", "y"))])
+    write_nd2(raw / "p.nd2", Recording(counts(2, *SHAPE, 1), {"P": 2}, positions=("well", "well")))
+    write_nd2(raw / "q.nd2", Recording(counts(2, *SHAPE, 1), {"P": 2}))
+    (raw / "b.tif").write_bytes(b"")
+    with pytest.raises(FintuneValueError, match=told):
+        ingest(raw, tmp_path / "c.zarr", samples=series_table(raw, *rows))
+    assert not (tmp_path / "c.zarr").exists()
+
+
+def test_series_of_one_name_are_refused_of_which_the_library_gives_the_last(tmp_path: Path) -> None:
+    path = write_lif(tmp_path / "a.lif", [Series("x", counts(*SHAPE, seed=at), "YX") for at in range(2)])
+    with pytest.raises(TileReadError, match="series: 2 are called 'project/x', of which one alone could be read"):
+        read_fields(path)
+
+
+def test_of_a_damaged_file_each_row_is_left_out_with_the_reason(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    write_lif(raw / "good.lif", [Series("a", counts(*SHAPE), "YX")])
+    (raw / "bad.lif").write_bytes(b"p" * 100)
+    ingest(raw, tmp_path / "c.zarr", samples=series_table(raw, "bad.lif,0,d,M", "bad.lif,k,e,M", "good.lif,a,d,M"))
+    left = open_cohort(tmp_path / "c.zarr").quarantine()
+    assert sorted(left.donor.values.tolist()) == ["d", "e"]
+    assert all("unreadable" in reason for reason in left.reason.values.tolist())
+
+
 def test_a_table_says_donor_and_marker_and_one_channel_is_enough(tmp_path: Path) -> None:
     write_lif(tmp_path / "raw/slide.lif", [Series(k, counts(*SHAPE, seed=at), "YX") for at, k in enumerate("ab")])
     (tmp_path / "raw/samples.csv").write_text("path,donor,marker\nslide.lif,d7,IBA1\n")

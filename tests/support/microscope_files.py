@@ -78,7 +78,9 @@ _LOOPS = {"T": 1, "P": 2, "Z": 4}
 
 @dataclass(frozen=True)
 class Recording:
-    """What an ND2 holds: `frames` (frame, y, x, channel), loops around them, the outer first, names of channels."""
+    """What an ND2 holds: `frames` (frame, y, x, channel), loops around them, the outer first, names of channels, and of
+    positions.
+    """
 
     frames: NDArray[np.uint16]
     loops: Mapping[str, int]
@@ -87,6 +89,7 @@ class Recording:
     is_calibrated: bool = True
     is_colour: bool = False
     missing: Sequence[int] = ()
+    positions: Sequence[str] = ()
 
 
 def write_nd2(path: Path, made: Recording) -> Path:
@@ -117,7 +120,7 @@ def write_nd2(path: Path, made: Recording) -> Path:
         b"ImageMetadataSeqLV|0!": _lite({"SLxPictureMetadata": metadata}),
     }
     if made.loops:
-        chunks[b"ImageMetadataLV!"] = _lite({"SLxExperiment": _loop(list(made.loops.items()))})
+        chunks[b"ImageMetadataLV!"] = _lite({"SLxExperiment": _loop(list(made.loops.items()), made.positions)})
     for at, frame in enumerate(made.frames):
         if at not in made.missing:
             chunks[f"ImageDataSeq|{at}!".encode()] = struct.pack("<d", float(at)) + frame.tobytes()
@@ -140,13 +143,15 @@ def _chunk(name: bytes, data: bytes, room: int) -> bytes:
     return struct.pack("<IIQ", 0x0ABECEDA, room, len(data)) + name.ljust(room, b"\0") + data
 
 
-def _loop(loops: Sequence[tuple[str, int]]) -> dict[str, Any]:
+def _loop(loops: Sequence[tuple[str, int]], names: Sequence[str] = ()) -> dict[str, Any]:
     (kind, count), *inner = loops
     told: dict[str, Any] = {"uiCount": count, "dStart": 0.0, "dPeriod": 1.0, "dDuration": 1.0, "dZStep": 0.5}
     if kind == "P":
-        told = {"Points": {f"i{at:010}": {"dPosX": 1.0 * at, "dPosY": 0.0, "dPosZ": 0.0} for at in range(count)}}
+        points = [{"dPosX": 1.0 * at, "dPosY": 0.0, "dPosZ": 0.0} for at in range(count)]
+        named = [{**point, "dPosName": name} for point, name in zip(points, names, strict=False)] or points
+        told = {"Points": {f"i{at:010}": point for at, point in enumerate(named)}}
     made: dict[str, Any] = {"eType": _LOOPS[kind], "uLoopPars": told}
-    return {**made, "ppNextLevelEx": {"i0000000000": _loop(inner)}} if inner else made
+    return {**made, "ppNextLevelEx": {"i0000000000": _loop(inner, names)}} if inner else made
 
 
 def _lite(values: Mapping[str, Any]) -> bytes:

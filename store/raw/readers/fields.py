@@ -18,8 +18,9 @@ BY_HAND: Final = "Save it as OME-TIFF: `bfconvert FILE FILE.ome.tif`, or in Fiji
 class Field:
     """One field as its file describes it, of `channels` channels with `depth` planes along z each; sizes in px.
 
-    `names` are those of all channels, empty where the file does not name each. `side_um` are width and height of a
-    pixel in um, 0 where they are not told. `fault` is why the field is no tile, empty where it may be one.
+    `name` is its own, empty where it has none. `names` are those of all channels, empty where the file does not name
+    each. `side_um` are width and height of a pixel in um, 0 where they are not told. `fault` is why the field is no
+    tile, empty where it may be one.
     """
 
     height: int
@@ -30,6 +31,7 @@ class Field:
     names: tuple[str, ...] = ()
     side_um: tuple[float, float] = (0.0, 0.0)
     fault: str = ""
+    name: str = ""
 
 
 class FieldFile(Protocol):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, BinaryIO, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fintune_xr.errors import TileReadError
 from fintune_xr.store.raw.readers.fields import BY_HAND, COLOURS, Field, FieldFile, are_times, not_planes
 
 _UM_IN_M: Final = 1e6
@@ -21,11 +24,32 @@ _CHANNELS: Final = "./Data/Image/ImageDescription/Channels/ChannelDescription"
 
 @contextmanager
 def opened_lif(file: BinaryIO) -> Iterator[FieldFile]:
-    """The fields of a LIF."""
+    """The fields of a LIF. Raises TileReadError where two of them have one name in one folder of its project."""
     import liffile
 
     with liffile.LifFile(file) as opened:
+        _check_names(opened.xml_element)
         yield _Lif(opened, file.seek(0, os.SEEK_END))
+
+
+def _check_names(project: Any) -> None:
+    """Of series of one name the library would give the last alone."""
+    times = Counter(_paths(project))
+    twice = [path for path, found in times.items() if found > 1]
+    if twice:
+        raise TileReadError(
+            f"series: {times[twice[0]]} are called {twice[0]!r}, of which one alone could be read. Give each a name of "
+            f"its own in LAS X. {BY_HAND}"
+        )
+
+
+def _paths(folder: Any, above: str = "") -> Iterator[str]:
+    """Names of all series under a folder of the project, with those of the folders that they lie in."""
+    for element in folder.findall("./Children/Element") or folder.findall("./Element"):
+        path = f"{above}{element.get('Name')}"
+        if element.find("./Data/Image") is not None:
+            yield path
+        yield from _paths(element, f"{path}/")
 
 
 class _Lif:
@@ -34,7 +58,7 @@ class _Lif:
 
     @cached_property
     def fields(self) -> tuple[Field, ...]:
-        return tuple(_field_of(image, self._size) for image in self._images)
+        return tuple(replace(_field_of(image, self._size), name=str(image.path)) for image in self._images)
 
     def pixels(self, field: int) -> NDArray[Any]:
         image = self._images[field]

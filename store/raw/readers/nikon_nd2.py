@@ -7,6 +7,7 @@ import os
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, BinaryIO, Final
 
@@ -49,7 +50,16 @@ class _Nd2:
     @cached_property
     def fields(self) -> tuple[Field, ...]:
         one = _field_of(self._opened, self._loops)
-        return tuple(self._with_frames(one, at) for at in range(self._loops.get(_POSITION, 1)))
+        named = [replace(one, name=name) for name in self._names_of_positions()]
+        return tuple(self._with_frames(own, at) for at, own in enumerate(named))
+
+    def _names_of_positions(self) -> list[str]:
+        """What the program calls each position of the stage; empty where it was given no name."""
+        points = [
+            point for loop in self._opened.experiment if loop.type == "XYPosLoop" for point in loop.parameters.points
+        ]
+        n_positions = self._loops.get(_POSITION, 1)
+        return [str(point.name or "") for point in points] if len(points) == n_positions else [""] * n_positions
 
     def pixels(self, field: int) -> NDArray[Any]:
         one = self.fields[field]
@@ -65,7 +75,7 @@ class _Nd2:
         if not missing:
             return field
         reason = f"truncated: frame {missing[0]} of the file is not there; was its recording stopped?"
-        return Field(field.height, field.width, field.dtype, field.channels, fault=reason)
+        return Field(field.height, field.width, field.dtype, field.channels, fault=reason, name=field.name)
 
     def _frames(self, position: int) -> list[int]:
         """Numbers of the frames of a position, along z."""
