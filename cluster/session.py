@@ -33,6 +33,10 @@ _CONFIG = {
     "distributed.worker.memory.terminate": 0.97,
     # Looks at every worker's stack a hundred times a second, for a page of the dashboard that nobody reads.
     "distributed.worker.profile.enabled": False,
+    # It looks fifty times a second whether each of its servers still answers, and twice at the machine, which takes a
+    # twentieth of a core for as long as the session lasts.
+    "distributed.admin.tick.interval": "500ms",
+    "distributed.admin.system-monitor.interval": "5s",
     "distributed.comm.timeouts.connect": "60s",
     # Dask would take a worker for lost, and its name for free, that starts again slowly.
     "distributed.deploy.lost-worker-timeout": "1h",

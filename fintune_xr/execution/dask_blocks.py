@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import dask.array as da
@@ -181,8 +182,12 @@ def _n_threads(client: Client) -> int:
 
 
 def _room(n_threads: int, in_flight: Collection[Future]) -> int:
-    """Tasks that may still go to the scheduler."""
-    return max(0, TASKS_PER_WORKER_THREAD * n_threads - len(in_flight))
+    """Tasks that go to the scheduler now, none before there is room for one of each thread.
+
+    To send one costs as much as to send a few, and every thread has another one waiting until then.
+    """
+    room = TASKS_PER_WORKER_THREAD * n_threads - len(in_flight)
+    return room if room >= min(n_threads, _MAX_BATCH) else 0
 
 
 def _submit(
@@ -194,13 +199,17 @@ def _submit(
     # Were the plans an array of Dask's, a second task would only pass the result of each on, and wait on its worker for
     # the end of the next one: what is done would be committed that much later, or be lost.
     done = da.map_blocks(  # type: ignore[no-untyped-call]
-        _on_blocks, groups, function, context, chunks=((1,) * len(tasks),), dtype=object, meta=np.empty(0, object),
-        name=name,
+        # As one function, since Dask looks into arguments, and all that they hold, for arrays of its own.
+        partial(_on_blocks, function=function, context=context), groups, chunks=((1,) * len(tasks),), dtype=object,
+        meta=np.empty(0, object), name=name,
     )  # fmt: skip
-    return list(client.compute(list(done.to_delayed().ravel()), optimize_graph=False))
+    futures = client.persist(done, optimize_graph=False).__dask_graph__()
+    return [futures[name, at] for at in range(len(tasks))]
 
 
-def _on_blocks(groups: NDArray[Any], function: Callable[..., R], context: Any, block_id: tuple[int]) -> NDArray[Any]:
+def _on_blocks(
+    groups: NDArray[Any], *, function: Callable[..., R], context: Any, block_id: tuple[int]
+) -> NDArray[Any]:  # fmt: skip
     began = time.monotonic()
     results = [function(plan, context) for plan in groups[block_id[0]]]
     done = np.empty(1, object)

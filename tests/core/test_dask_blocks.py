@@ -350,13 +350,13 @@ def test_what_travels_with_a_block_is_small(client: Client, monkeypatch: pytest.
     assert len(pickle.dumps(context)) < 2000
     assert len(pickle.dumps(plan)) < 2000
     sizes = []
-    compute = client.compute
+    persist = client.persist
 
-    def weighed(collections: Any, **options: Any) -> Any:
-        sizes.append(sum(len(pickle.dumps(dict(one.dask), protocol=5)) for one in collections) / len(collections))
-        return compute(collections, **options)
+    def weighed(tasks: Any, **options: Any) -> Any:
+        sizes.append(len(pickle.dumps(dict(tasks.dask), protocol=5)) / tasks.npartitions)
+        return persist(tasks, **options)
 
-    monkeypatch.setattr(client, "compute", weighed)
+    monkeypatch.setattr(client, "persist", weighed)
     found = flat(map_plans(client, _slots, [plan] * 3, context=context, name="weighed"))
     assert found == [256, 256, 256]
     assert max(sizes) < 30_000
@@ -364,6 +364,29 @@ def test_what_travels_with_a_block_is_small(client: Client, monkeypatch: pytest.
 
 def _slots(plan: ShardPlan, _: BlockContext) -> int:
     return len(plan.todo)
+
+
+def test_futures_are_those_of_their_tasks_in_order(client: Client) -> None:
+    tasks = [(number,) for number in range(12)]
+    futures = blocks._submit(client, multiply, tasks, 3, "ordered")
+    assert [future.result()[0].results for future in futures] == [[3 * number] for number in range(12)]
+
+
+@pytest.mark.parametrize(("n_in_flight", "room"), [(0, 6), (4, 2), (5, 0), (6, 0), (9, 0)])
+def test_a_task_of_each_thread_goes_at_a_time(n_in_flight: int, room: int) -> None:
+    assert blocks._room(THREADS, range(n_in_flight)) == room  # type: ignore[arg-type]
+
+
+def test_of_a_thousand_threads_no_more_tasks_wait_to_be_sent_than_go_at_a_time() -> None:
+    assert blocks._room(1000, range(2999 - blocks._MAX_BATCH)) == blocks._MAX_BATCH + 1  # type: ignore[arg-type]
+
+
+def test_servers_that_have_nothing_to_do_do_little(client: Client) -> None:
+    cluster: Any = client.cluster
+    for server in (cluster.scheduler, *cluster.workers.values()):
+        looks = {name: server.periodic_callbacks[name].callback_time for name in ("tick", "monitor")}
+        assert looks["tick"] >= 500
+        assert looks["monitor"] >= 5000
 
 
 def test_more_workers_widen_the_window() -> None:
