@@ -13,6 +13,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
+from fintune_xr.analysis.missing_codes import ages_of_none, codes_apart, negative_codes
 from fintune_xr.analysis.outcomes import DEFAULT_OUTCOMES, KNOWN_OUTCOMES, outcome
 from fintune_xr.datasets import CLINICAL
 from fintune_xr.errors import FintuneValueError, unknown_name
@@ -333,12 +334,13 @@ def refuse_codes(name: str, values: NDArray[np.float64], donors: Sequence[str]) 
 def _doubtful_values(
     columns: Mapping[str, NDArray[np.float64]], covariates: Sequence[str], donors: Sequence[str]
 ) -> list[str]:
-    """Lines on a whole negative number beside none but positive ones, on one that is a million times as large as all
-    others, and on covariates that adjust nothing.
+    """Lines on numbers that may be codes for missing values, on one that is a million times as large as all others, and
+    on covariates that adjust nothing.
     """
     lines = []
     for name, values in columns.items():
         lines += _one_far_beyond(name, values, donors)
+        lines += _code_lines(name, values, donors)
         negative = values[values < 0]
         if negative.size and np.ptp(negative) == 0 and float(negative[0]).is_integer() and (values >= 0).any():
             who = [donor for donor, value in zip(donors, values, strict=True) if value < 0]
@@ -348,6 +350,21 @@ def _doubtful_values(
             )
         if name in covariates and np.nanmin(values, initial=np.inf) == np.nanmax(values, initial=-np.inf):
             lines.append(f"covariate {name!r} is the same in all donors that have it, and adjusts nothing")
+    return lines
+
+
+def _code_lines(name: str, values: NDArray[np.float64], donors: Sequence[str]) -> list[str]:
+    codes, negative = codes_apart(values), negative_codes(values)
+    if ages_of_none(name, values) and 0.0 not in codes:
+        codes = [0.0, *codes]
+    lines = []
+    for found, why in ((codes, "lies apart from all other values"), (negative, "is beside no other negative value")):
+        for code in found:
+            who = [donor for donor, value in zip(donors, values, strict=True) if value == code]
+            lines.append(
+                f"{code:g} of donor {_some(who)} {why} in column {name!r}: where it is a code for a missing one, leave "
+                "it empty"
+            )
     return lines
 
 

@@ -7,7 +7,7 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -40,6 +40,7 @@ def text_table(content: bytes, name: str, what: str) -> pd.DataFrame:
     """
     separator = separator_of(name, what)
     text = _decoded(content, name)
+    _check_quotes(text, separator, name)
     try:
         table = pd.read_csv(io.StringIO(text, newline=""), sep=separator, dtype=str, keep_default_na=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
@@ -86,6 +87,35 @@ def _decoded(content: bytes, name: str) -> str:
         fault = f"{name}: cannot be read as a table of text: expected UTF-8, found {found}"
         raise FintuneValueError(f"{fault}. Save the table as CSV in UTF-8 (Excel: CSV UTF-8).")
     return text
+
+
+def _check_quotes(text: str, separator: str, name: str) -> None:
+    """Refuses quotes that open and do not close where their cell ends: rows behind them would be one cell."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    fault, width, line = "", 0, 1
+    try:
+        for row in reader:
+            width = width or len(row)
+            if any(_holds_rows(row, at, separator, width) for at in range(len(row))):
+                fault = f"a quote opens in line {line} and closes in line {reader.line_num}, with whole rows in it"
+                break
+            line = reader.line_num + 1
+    except csv.Error as error:
+        fault = f"line {line}: {error}"
+    if fault:
+        raise FintuneValueError(
+            f"{name}: cannot be read as a table of text: {fault}. Quotes stand round whole cells, and twice within "
+            'one: write "5"" long", or leave them out.'
+        )
+
+
+def _holds_rows(row: Sequence[str], at: int, separator: str, width: int) -> bool:
+    """Whether a cell holds the end of its row and the beginning of another, rather than words in several lines."""
+    lines = row[at].splitlines()
+    if len(lines) < 2 or width < 3:
+        return False
+    first, *inner, last = (len(line.split(separator)) for line in lines)
+    return width in inner or (at + first == width and last + len(row) - 1 - at == width)
 
 
 def _check_rows(text: str, separator: str, name: str) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import unicodedata
 
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fintune_xr import names as n
 from fintune_xr.analysis.clinical import clinical_outcomes, join_lines, outcome_lines
@@ -175,3 +179,27 @@ def test_ids_are_one_in_both_spellings() -> None:
             table(text), [unicodedata.normalize(stored, name)], donor_column="projid", outcomes=["nft"]
         )
         assert found["outcome_value"].values.tolist() == [[1.0]]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'id,a,b\n"1,2,3\n4,5,6\n', 'id,a,b\n"1,2,3\n4",5,6\n7,8,9\n', 'id,a,b\n1,"x,3\n4,y",6\n',
+        'id,a,b\n1,"x,3\n4,y,6\n7,z",9\n', 'id,a,b\n1,"x" y,3\n', 'id,a,b\n1,2,"3\n',
+        'id,a,b\n1,"say \\"hi\\"",3\n',
+    ],
+)  # fmt: skip
+def test_quotes_that_do_not_close_where_their_cell_ends(text: str) -> None:
+    with pytest.raises(FintuneValueError, match=r"t.csv: cannot be read as a table of text: .*Quotes stand round"):
+        text_table(text.encode(), "t.csv", "clinical table")
+
+
+CELLS = st.text(st.sampled_from("ab1\"' .;\n"), max_size=6).filter(lambda cell: cell.count("\n") < 2)
+
+
+@given(st.lists(st.tuples(CELLS, CELLS, CELLS), min_size=1, max_size=6))
+def test_whatever_a_writer_of_csv_quotes_is_read_again(rows: list[tuple[str, str, str]]) -> None:
+    written = io.StringIO()
+    csv.writer(written).writerows([("id", "a", "b"), *rows])
+    found = text_table(written.getvalue().encode(), "t.csv", "clinical table")
+    assert [tuple(row) for row in found.to_numpy().tolist()] == rows
