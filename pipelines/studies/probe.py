@@ -14,6 +14,7 @@ from fintune_xr import names as n
 from fintune_xr.datasets import SCHEMA_VERSION
 from fintune_xr.errors import FintuneValueError, StoreDamagedError
 from fintune_xr.finetune.classification.features import (
+    check_class_weights,
     folds_of,
     named_class,
     participants_balanced_accuracy,
@@ -85,6 +86,10 @@ def probe(
         require_column(cohort, run, n.EMBEDDING)
     scans = labelled_scans(cohort, n.TRAIN, n.VAL)
     _check_classes(scans)
+    # Before the first head is fitted.
+    check_class_weights(settings.class_weights, len(scans.classes), scans.classes)
+    if settings.folds:
+        folds_of(scans.label, scans.participant, settings.folds, settings.seed, scans.classes)
     work = _Work(cohort, settings, scans, digest, restart, None if out is None else Path(out))
     made = [_probed(work, run, head) for run in runs for head in settings.head]
     if settings.folds:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,12 @@ from fintune_xr.finetune.engine import train
 from fintune_xr.finetune.instance.tiles import AnnotatedTiles
 from fintune_xr.finetune.registry import TRAINERS, train_settings
 from fintune_xr.finetune.settings import FitSettings
+from fintune_xr.finetune.trainable import late_steps
 from fintune_xr.models.checkpoints import Checkpoint
+from fintune_xr.models.flow_unet.adapter import FlowUnet, save_flow_unet
+from fintune_xr.models.flow_unet.settings import FlowUnetArchitecture
+from fintune_xr.models.particle_unet.adapter import ParticleUnet, save_unet
+from fintune_xr.models.particle_unet.settings import ParticleUnetArchitecture
 from fintune_xr.models.registry import resolve_checkpoint
 from fintune_xr.seeds import stream
 from fintune_xr.settings import Settings, dotted_names, load_settings
@@ -175,6 +181,9 @@ def test_what_plays_no_part_is_refused_with_what_does(kind: str) -> None:
         ("mask2former", ["filters=[8,16,32]"], "filters"),
         ("sam2_semantic", ["filters=[8,16,32]"], "filters"),
         ("sam2_semantic", ["warmup_epochs=3"], "warmup_epochs"),
+        ("sam2_semantic", ["head=dense", "tokens=3"], "tokens"),
+        ("sam2_semantic", ["head=dense", "loss.iou=0.5"], "loss.iou"),
+        ("sam2_semantic", ["head=dense", "loss.presence=0.5"], "loss.presence"),
         ("semantic_unet", ["loss.presence=3"], "loss.presence"),
         ("particle_unet", ["loss=cross_entropy", "focal_gamma=3"], "focal_gamma"),
         ("volume_classifier", ["encoder.precision=bfloat16"], "encoder.precision"),
@@ -184,6 +193,44 @@ def test_what_plays_no_part_is_refused_with_what_does(kind: str) -> None:
 def test_settings_that_were_once_ignored(kind: str, asked: list[str], idle: str) -> None:
     with pytest.raises(SettingsError, match=f"{idle} plays no part in this training: "):
         load_settings(train_settings(kind), None, asked)
+
+
+def _flow_weights(path: Path) -> Path:
+    save_flow_unet(FlowUnet(FlowUnetArchitecture(channels=("DAPI", "marker"), filters=(4, 8, 8))), {}, path)
+    return path
+
+
+def _unet_weights(path: Path) -> Path:
+    made = ParticleUnetArchitecture(channels=("micrograph",), filters=(4, 8, 8), diameter_px=12.0, disc_fraction=0.6)
+    save_unet(ParticleUnet(made), {}, path)
+    return path
+
+
+WEIGHTS = {"flow_unet": (_flow_weights, ("DAPI", "marker")), "particle_unet": (_unet_weights, ("micrograph",))}
+
+
+@pytest.mark.parametrize("kind", WEIGHTS)
+def test_sizes_of_trained_weights_are_not_asked_for_otherwise_without_a_word(kind: str, tmp_path: Path) -> None:
+    write, channels = WEIGHTS[kind]
+    start = resolve_checkpoint(write(tmp_path / "w.pt"))
+    begin = partial(TRAINERS[kind].build, start=start, channels=channels, device="cpu")
+    made = begin(load_settings(train_settings(kind), None, ["filters=[4,8,8]"]))
+    assert made.settings.filters == (4, 8, 8)
+    # What is a default was not asked for.
+    begin(load_settings(train_settings(kind)))
+    with pytest.raises(SettingsError, match=r"is a network with filters=\(4, 8, 8\), which cannot be changed"):
+        begin(load_settings(train_settings(kind), None, ["filters=[8,16,16]"]))
+
+
+def test_steps_after_the_last_epoch_are_told() -> None:
+    few = ["epochs=3", "freeze_encoder_blocks=all", "unfreeze_at_epoch=3"]
+    assert late_steps(load_settings(train_settings("flow_unet"), None, few)) == [
+        "unfreeze_at_epoch: epoch 3 does not come, as epochs=3 are counted from 0; what it says is not done"
+    ]
+    assert not late_steps(load_settings(train_settings("flow_unet"), None, ["epochs=4", *few[1:]]))
+    staged = load_settings(train_settings("sam2_semantic"), "he_v3", ["epochs=12"])
+    assert [line.split(":")[0] for line in late_steps(staged)] == ["unfreezing"]
+    assert not late_steps(load_settings(train_settings("sam2_semantic"), "he_v3"))
 
 
 def test_settings_come_back_as_they_were_stored() -> None:

@@ -72,6 +72,7 @@ def scan_weights(
     Raises FintuneValueError for a class without scans, or another number of weights than classes.
     """
     require_every_class(label, n_classes, classes)
+    check_class_weights(class_weights, n_classes, classes)
     names, first, of_scan, n_own = np.unique(participant, return_index=True, return_inverse=True, return_counts=True)
     n_of_class = np.bincount(label[first], minlength=n_classes)
     if class_weights == AUTO:
@@ -80,11 +81,15 @@ def scan_weights(
         of_class = np.ones(n_classes)
     else:
         of_class = np.asarray(class_weights, np.float64)
-    if of_class.shape != (n_classes,):
-        of = f", of {with_numbers(classes)}" if classes else ""
-        raise FintuneValueError(f"class_weights: expected {n_classes} numbers{of}, got {of_class.size}")
     weights = of_class[label] / n_own[of_scan]
     return np.asarray(weights / weights.mean())
+
+
+def check_class_weights(class_weights: str | tuple[float, ...], n_classes: int, classes: Sequence[str] = ()) -> None:
+    """Raises FintuneValueError for another number of weights than classes."""
+    if not isinstance(class_weights, str) and len(class_weights) != n_classes:
+        of = f", of {with_numbers(classes)}" if classes else ""
+        raise FintuneValueError(f"class_weights: expected {n_classes} numbers{of}, got {len(class_weights)}")
 
 
 def first_scans(participant: NDArray[Any], tile: NDArray[Any]) -> NDArray[np.bool_]:

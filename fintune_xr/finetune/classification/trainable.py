@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fintune_xr.errors import FintuneValueError, SettingsError
+from fintune_xr.finetune.classification.features import check_class_weights
 from fintune_xr.finetune.classification.objective import ClassObjective
 from fintune_xr.finetune.classification.settings import ClassTrainSettings
 from fintune_xr.finetune.encoders import Encoder
@@ -32,10 +33,13 @@ def volume_classifier(
 ) -> Trainable:
     """The encoder of `start` with a new head, or the classifier that `start` is, to be trained on these `channels`.
 
-    Raises SettingsError where nothing says the classes, or a trained classifier has others.
+    Raises SettingsError where nothing says the classes, or a trained classifier has others, FintuneValueError for
+    another number of weights than classes.
     """
     if start is None or not settings.classes:
         raise SettingsError("a classifier of volumes needs an encoder to begin with, and the names of its classes")
+    # Before all scans are embedded, which may take hours.
+    check_class_weights(settings.class_weights, len(settings.classes), settings.classes)
     choice = choose_channels(channels, settings, n_inputs=1)
     network = (
         _trained(settings, start, device) if start.kind == VOLUME_CLASSIFIER else _new(settings, start, choice, device)

@@ -9,7 +9,7 @@ from fintune_xr.errors import SettingsError
 from fintune_xr.finetune.detection.objective import ParticleObjective
 from fintune_xr.finetune.detection.settings import UnetTrainSettings
 from fintune_xr.finetune.encoders import unet_encoder
-from fintune_xr.finetune.trainable import Trainable
+from fintune_xr.finetune.trainable import Trainable, require_same_network
 from fintune_xr.models.channels import choose_channels
 from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.models.particle_unet.adapter import ParticleUnet, UnetDetector, load_unet, save_unet
@@ -21,12 +21,15 @@ def particle_unet(
 ) -> Trainable:
     """The particle U-Net of `start`, or a new one, to be trained on these `channels`.
 
-    Raises SettingsError for discs that a trained network was not taught, or for a new one without a diameter.
+    Raises SettingsError for discs that a trained network was not taught, `filters` that it does not have, or for a new
+    one without a diameter.
     """
     detector = _detector(settings, start, channels, device)
     network = detector.network
     network.train()
     _require_same_discs(settings, network.architecture)
+    if start is not None:
+        require_same_network(network.architecture, settings, start.name)
     objective = ParticleObjective(settings, detector)
     encoder = unet_encoder(network.unet)
     model = Trainable(settings, network, encoder, detector, objective, lambda path: save_unet(network, stored, path))

@@ -9,7 +9,7 @@ from fintune_xr.errors import SettingsError
 from fintune_xr.finetune.encoders import Encoder, unet_encoder
 from fintune_xr.finetune.instance.objective import FlowObjective
 from fintune_xr.finetune.instance.settings import CpsamTrainSettings, TrainSettings
-from fintune_xr.finetune.trainable import Trainable
+from fintune_xr.finetune.trainable import Trainable, require_same_network
 from fintune_xr.models.cellpose.kind import CPSAM
 from fintune_xr.models.cellpose.settings import CpsamSettings
 from fintune_xr.models.channels import choose_channels
@@ -22,11 +22,14 @@ from fintune_xr.models.flows.segmenter import FlowSegmenter
 def flow_unet(settings: TrainSettings, start: Checkpoint | None, channels: Sequence[str], device: str) -> Trainable:
     """The small U-Net of `start`, or a new one, to be trained on these `channels`.
 
-    Raises CheckpointError for weights that do not fit, UnknownNameError for a plane that the tiles lack.
+    Raises CheckpointError for weights that do not fit, SettingsError for `filters` that they do not have,
+    UnknownNameError for a plane that the tiles lack.
     """
     if start is None:
         return _new_flow_unet(settings, channels, device)
     segmenter = load_flow_unet(start, FlowUnetSettings(**_applied(settings)), channels=channels, device=device)
+    network: Any = segmenter.network
+    require_same_network(network.architecture, settings, start.name)
     return _trainable_flow_unet(settings, segmenter)
 
 

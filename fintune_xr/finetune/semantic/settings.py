@@ -115,8 +115,10 @@ class Sam2TrainSettings(SemanticTrainSettings):
     warmup_steps: int | None = Field(default=250, ge=0, description="Steps of the rise; null: by warmup_epochs.")
 
     def no_part(self) -> Mapping[str, str]:
-        """As for any training, and the sizes of a U-Net."""
-        return {**super().no_part(), "filters": "write sam2, as far as a network is new"}
+        """As for any training, the sizes of a U-Net, and what only the prompts have where there are none."""
+        bare = "head=dense has no prompts, and does not ask the mask decoder"
+        dense = dict.fromkeys(("tokens", *_OF_DECODER), bare) if self.head == "dense" else {}
+        return {**super().no_part(), "filters": "write sam2, as far as a network is new", **dense}
 
 
 class SwinUnetrTrainSettings(SemanticTrainSettings):

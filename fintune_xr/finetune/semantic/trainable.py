@@ -20,11 +20,11 @@ from fintune_xr.finetune.semantic.settings import (
     SemanticUnetTrainSettings,
     SwinUnetrTrainSettings,
 )
-from fintune_xr.finetune.trainable import Trainable
+from fintune_xr.finetune.trainable import Trainable, require_same_network
 from fintune_xr.models.channels import choose_channels
 from fintune_xr.models.checkpoints import Checkpoint, load_strictly, read_state
 from fintune_xr.models.classes.mapper import ClassMapper
-from fintune_xr.models.classes.settings import ClassArchitecture, ClassSettings
+from fintune_xr.models.classes.settings import ClassSettings
 from fintune_xr.models.colours import N_COLOURS
 from fintune_xr.models.sam2.kind import SAM2
 from fintune_xr.settings import validate
@@ -75,6 +75,7 @@ def sam2_semantic(
     network: Any
     if start is not None and start.kind == SAM2.name:
         network = adapter.from_published(start, **own, **_chosen(settings, channels))
+        require_same_network(network.architecture, settings, start.name)
     else:
         network = _network(Sam2Semantic, Sam2SemanticArchitecture, settings, start, channels, sam2=settings.sam2, **own)
     blocks = tuple(network.sam2.vision_encoder.backbone.blocks)
@@ -145,7 +146,7 @@ def _network(
     entries = read_state(start)
     built = validate(architecture, entries["architecture"], where=start.path)
     _require_same_classes(built.class_map, chosen["class_map"], start.name)
-    _require_same_network(built, settings, start.name)
+    require_same_network(built, settings, start.name)
     found = network(built)
     load_strictly(found, entries["state"], source=start.path)
     return found
@@ -166,17 +167,6 @@ def _require_same_classes(found: ClassMap, wanted: ClassMap, name: str) -> None:
         raise RunMismatchError(
             f"{name} was trained on other classes than these (there and here: {told}). Give it the same classes, or "
             "begin with weights that know no classes yet."
-        )
-
-
-def _require_same_network(built: ClassArchitecture, settings: SemanticTrainSettings, name: str) -> None:
-    """What was asked for and a trained network is not made of would otherwise be ignored."""
-    asked = settings.model_fields_set & set(type(built).model_fields) - {"channels"}
-    other = [key for key in sorted(asked) if getattr(settings, key) != getattr(built, key)]
-    if other:
-        told = ", ".join(f"{key}={getattr(built, key)!r}" for key in other)
-        raise SettingsError(
-            f"{name} is a network with {told}, which cannot be changed. Leave it out, or train a new one."
         )
 
 

@@ -143,6 +143,17 @@ def test_the_saved_classifier_gives_what_training_saw(tmp_path: Path, start: Che
             engine.train(TRAIN, VAL, settings=settings(**other), out=tmp_path / "o", start=made)
 
 
+def test_a_wrong_number_of_weights_is_told_before_a_scan_is_embedded(
+    tmp_path: Path, start: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a scan was embedded")
+
+    monkeypatch.setattr("fintune_xr.finetune.classification.objective.embed", refused)
+    with pytest.raises(FintuneValueError, match="class_weights: expected 4 numbers, of 0 healthy, .*, got 3"):
+        engine.train(TRAIN, VAL, settings=settings(class_weights=[1, 2, 3]), out=tmp_path / "w", start=start)
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [

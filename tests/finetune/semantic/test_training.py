@@ -199,6 +199,9 @@ def test_published_sam2_becomes_a_classifier_of_pixels(tmp_path: Path, monkeypat
         Sam2TrainSettings, tiles, **SMALL, warmup_steps=1, gradient_clip=0, learning_rate=1e-3,
         unfreezing=[{"from_epoch": 0, "blocks": "all"}],
     )  # fmt: skip
+    larger = settings.model_copy(update={"sam2": SMALL_SAM2.model_copy(update={"width": 32})})
+    with pytest.raises(SettingsError, match=r"is a network with sam2=.*'width': 16.*which cannot be changed"):
+        trainable(larger, start=start, channels=RGB_CHANNELS, device="cpu")
     made = train(tiles, tiles, settings=settings, out=tmp_path / "out", start=start)
     assert made.kind == "sam2_semantic"
     begun = [

@@ -178,6 +178,19 @@ def test_folds_are_stored_apart(store: Path) -> None:
     np.testing.assert_allclose(found["balanced_accuracy_mean"], found[n.BALANCED_ACCURACY].mean(n.FOLD))
 
 
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (["folds=50"], r"50 folds: class 0 \w+ has \d+ participant\(s\), and each fold needs one"),
+        (["class_weights=[1,2]", "head=knn,logistic"], "class_weights: expected 4 numbers, of 0 .*, got 2"),
+    ],
+)
+def test_what_cannot_be_is_told_before_a_head_is_fitted(store: Path, asked: list[str], told: str) -> None:
+    with pytest.raises(FintuneValueError, match=told):
+        probe(store, runs=["profile"], overrides=[*QUICK, *asked])
+    assert open_cohort(store).run_names() == ["profile", "random"]
+
+
 def test_one_process_fits_a_head_and_one_compares(store: Path, tmp_path: Path) -> None:
     cohort = open_cohort(store)
     with cohort.hold("part-profile-logistic", what="fitting"), pytest.raises(RunBusyError, match="profile-logistic"):
