@@ -241,6 +241,16 @@ def test_another_grid_is_refused_with_those_that_fit(tmp_path: Path) -> None:
         encoder(torch.zeros(1, 3, *GRID))
 
 
+def test_a_square_for_rotary_positions_is_told_to_change_nothing_elsewhere(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = saved(tmp_path / "w.pt", learned_state())
+    load_vjepa2_encoder(path, settings=THREE_HEADS)
+    assert "crop_px" not in caplog.text
+    load_vjepa2_encoder(path, settings=VolumeEncoderSettings(heads=HEADS, crop_px=64))
+    assert "crop_px=64 changes nothing: this encoder has learned positions" in caplog.text
+
+
 def test_sizes_of_the_published_networks() -> None:
     def size(width: int, depth: int, positions: int = 0, patch: tuple[int, ...] = (2, 16, 16)) -> Any:
         shapes = {"patch_embed.proj.weight": (width, 3, *patch), "blocks.0.mlp.fc1.weight": (4 * width, width)}

@@ -121,6 +121,8 @@ def load_vjepa2_encoder(
         taken=found.taken, offered=found.offered,
     )  # fmt: skip
     _say(encoder, found, source)
+    if "crop_px" in chosen.model_fields_set and size.kind != VJEPA2:
+        LOGGER.warning("%s: crop_px=%d changes nothing: this encoder has learned positions", source, chosen.crop_px)
     return frozen(encoder) if freeze else encoder
 
 

@@ -150,7 +150,7 @@ def test_a_wrong_number_of_weights_is_told_before_a_scan_is_embedded(
         raise AssertionError("a scan was embedded")
 
     monkeypatch.setattr("fintune_xr.finetune.classification.objective.embed", refused)
-    with pytest.raises(FintuneValueError, match="class_weights: expected 4 numbers, of 0 healthy, .*, got 3"):
+    with pytest.raises(FintuneValueError, match=r"class_weights: expected 4 numbers, of 0 healthy, .*, got 3"):
         engine.train(TRAIN, VAL, settings=settings(class_weights=[1, 2, 3]), out=tmp_path / "w", start=start)
 
 
