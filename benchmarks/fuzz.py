@@ -48,7 +48,7 @@ Rng = np.random.Generator
 # Files that are sound, by name of the door and suffix; made once in a process.
 @functools.cache
 def seeds() -> dict[str, list[tuple[str, bytes]]]:
-    """Sound files for each door: images, masks, coordinates, tables, volumes."""
+    """Sound files for each door: images, masks, coordinates, tables, volumes, files of microscopes."""
     from volume_files import dicom_bytes, nifti_bytes, npy_bytes, vol_bytes, volume_of
 
     volume = volume_of((4, 16, 12))
@@ -63,7 +63,23 @@ def seeds() -> dict[str, list[tuple[str, bytes]]]:
             ("a.tsv", "projid\tnft\n00123\t1,5\n00124\tä\n".encode()),
         ],
         "volume": volumes,
+        "microscope": _microscopes(),
     }
+
+
+def _microscopes() -> list[tuple[str, bytes]]:
+    from microscope_files import Recording, Series, write_lif, write_nd2
+
+    planes = np.arange(2 * 16 * 18, dtype=np.uint16).reshape(2, 16, 18)
+    frames = np.stack([planes, planes + 1]).transpose(0, 2, 3, 1)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        made = [
+            write_lif(folder / "a.lif", [Series("a", planes, dyes=("DAPI", "GFAP")), Series("b", planes, "ZYX")]),
+            write_nd2(folder / "a.nd2", Recording(frames, {"P": 2}, ("DAPI", "GFAP"), positions=("x", "y"))),
+            write_nd2(folder / "b.nd2", Recording(frames, {"Z": 2}, ("DAPI", "GFAP"))),
+        ]
+        return [(path.name, path.read_bytes()) for path in made]
 
 
 def _images(plane: np.ndarray) -> list[tuple[str, bytes]]:
@@ -146,7 +162,8 @@ def doors() -> dict[str, Callable[[Path], Any]]:
     """What reads a file of each kind, as the verbs do."""
     from fintune_xr.analysis.clinical import clinical_outcomes, read_clinical
     from fintune_xr.store.raw.coordinates import read_coordinates
-    from fintune_xr.store.raw.readers import read_header, read_mask, read_plane
+    from fintune_xr.store.raw.readers import read_field_stacks, read_fields, read_header, read_mask, read_plane
+    from fintune_xr.store.raw.readers.fields import first_pages
     from fintune_xr.store.raw.readers.volumes import Reading, volume_frames, volume_header
 
     def image(path: Path) -> None:
@@ -163,7 +180,16 @@ def doors() -> dict[str, Callable[[Path], Any]]:
     def table(path: Path) -> None:
         clinical_outcomes(read_clinical(path), ["123", "124"], donor_column="projid", outcomes=["nft"])
 
-    return {"image": image, "mask": read_mask, "coordinates": read_coordinates, "table": table, "volume": volume}
+    def microscope(path: Path) -> None:
+        fields = read_fields(path)
+        for field, page in zip(fields, first_pages(fields), strict=True):
+            if not field.fault:
+                read_field_stacks(path, pages=range(page, page + field.channels))
+
+    return {
+        "image": image, "mask": read_mask, "coordinates": read_coordinates, "table": table, "volume": volume,
+        "microscope": microscope,
+    }  # fmt: skip
 
 
 VERBS: Final = (

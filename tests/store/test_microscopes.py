@@ -180,6 +180,15 @@ def test_series_that_are_not_there_or_told_twice_are_refused(tmp_path: Path, row
     assert not (tmp_path / "c.zarr").exists()
 
 
+def test_an_nd2_that_its_library_has_no_answer_to_is_left_out(tmp_path: Path) -> None:
+    content = write_nd2(tmp_path / "a.nd2", Recording(counts(1, *SHAPE, 1), {})).read_bytes()
+    there, other = ("pFluorescentProbe".encode("utf-16-le"), "pFluorescentProb_".encode("utf-16-le"))
+    assert there in content
+    (tmp_path / "a.nd2").write_bytes(content.replace(there, other))
+    with pytest.raises(TileReadError, match=r"truncated or damaged ND2 \(UnboundLocalError: "):
+        read_fields(tmp_path / "a.nd2")
+
+
 def test_series_of_one_name_are_refused_of_which_the_library_gives_the_last(tmp_path: Path) -> None:
     path = write_lif(tmp_path / "a.lif", [Series("x", counts(*SHAPE, seed=at), "YX") for at in range(2)])
     with pytest.raises(TileReadError, match="series: 2 are called 'project/x', of which one alone could be read"):

@@ -37,7 +37,7 @@ FIELD_SUFFIXES: Final = tuple(_FORMATS)
 # What these libraries are seen to raise on damaged files, beside OSError for those that end too early.
 _DAMAGE: Final = (
     ValueError, RuntimeError, struct.error, LookupError, TypeError, AttributeError, ArithmeticError, EOFError,
-    MemoryError, AssertionError, zlib.error, ParseError,
+    MemoryError, AssertionError, NameError, zlib.error, ParseError,
 )  # fmt: skip
 
 
