@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -14,11 +15,15 @@ from fintune_xr.errors import SplitError
 from fintune_xr.provenance import settings_digest
 from fintune_xr.seeds import stream
 from fintune_xr.splits.image_hash import N_BITS, Looks
+from fintune_xr.splits.shared_fields import Shared, Windows
 
 # Copies of real fields (gain, 8 bit, JPEG, noise, turned) differ in up to 14 bits, different fields in 40 and more.
 NEAR_DUPLICATE_BITS = 24
 # Between these and the above a second look at the pixels decides: small crops with one cell in the middle get there.
 SURE_BITS = 14
+
+# So many windows of a pair of tiles are held against each other.
+_MOST_LOOKS = 3
 
 SecondLook: TypeAlias = Callable[[int, int, Sequence[int]], bool]
 """Whether two tiles, by position, hold copies in one of these channels, by position."""
@@ -121,6 +126,38 @@ def find_leaks(
                 why = f"same donor {donor[i]}"
             first, second = (f"{tile[k]} ({split[k]})" for k in (i, j))
             leaks.append(Leak(first, second, why, (tile[i], tile[j]), by_looks))
+    return leaks
+
+
+def find_shared_fields(
+    tile: Sequence[str],
+    split: Sequence[str],
+    *,
+    donor: Sequence[str],
+    windows: Windows,
+    shown_by_both: Callable[[Shared], str],
+) -> list[Leak]:
+    """Pairs of tiles of two donors on two sides of a split that show a part of the same field, moved or cropped.
+
+    Arguments are as those of `find_leaks`. `shown_by_both` looks at the pixels of windows that are alike, and says what
+    both tiles show, nothing where that is not the same; of a pair it is asked about the most alike ones.
+    """
+    placed = np.flatnonzero([part != n.UNASSIGNED for part in split])
+    parts, donors = _codes(split), _codes(donor)
+    leaks = []
+    for place, i in enumerate(placed.tolist()):
+        others = placed[place + 1 :]
+        others = others[(parts[others] != parts[i]) & (donors[others] != donors[i])]
+        looked: Counter[int] = Counter()
+        for shared in windows.shared(i, others):
+            j = shared.tiles[1]
+            if looked[j] >= _MOST_LOOKS:
+                continue
+            why = shown_by_both(shared)
+            looked[j] += _MOST_LOOKS if why else 1
+            if why:
+                first, second = (f"{tile[k]} ({split[k]})" for k in (i, j))
+                leaks.append(Leak(first, second, why, (tile[i], tile[j]), by_looks=True))
     return leaks
 
 

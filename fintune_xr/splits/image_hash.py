@@ -50,8 +50,14 @@ def looks(tiles: Iterable[NDArray[np.generic]], channels: Sequence[str]) -> Look
 
 def shrunk(plane: NDArray[np.generic], side: int = HASH_SIDE) -> Floats:
     """Means (side, side) of a plane (y, x) over equal areas; the mirrored plane gives the mirrored means."""
+    edges = [np.linspace(0, length, side + 1) for length in plane.shape]
+    return area_means(plane, *edges)
+
+
+def area_means(plane: NDArray[np.generic], y: Floats, x: Floats) -> Floats:
+    """Means of a plane (y, x) over the areas between neighbours of the edges `y` and `x`, in px from its corner."""
     height, width = plane.shape
-    means: Floats = _areas(height, side) @ plane.astype(np.float64) @ _areas(width, side).T
+    means: Floats = _areas(height, y) @ plane.astype(np.float64) @ _areas(width, x).T
     return means
 
 
@@ -77,8 +83,8 @@ def has_contrast(small: Floats) -> bool:
     return int((np.abs(small - np.median(small)) > rounding).sum()) >= FEWEST_PLACES
 
 
-def _areas(length: int, side: int) -> Floats:
-    """Share (place, pixel) of each of `length` pixels in the mean of each of `side` places along an axis."""
-    edges, pixel = np.linspace(0, length, side + 1), np.arange(length)
+def _areas(length: int, edges: Floats) -> Floats:
+    """Share (place, pixel) of each of `length` pixels in the mean of what lies between two edges along an axis."""
+    pixel = np.arange(length)
     covered = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
-    return covered.clip(0) * (side / length)
+    return covered.clip(0) / np.diff(edges)[:, None]

@@ -30,6 +30,11 @@ def likeness(one: NDArray[np.generic], other: NDArray[np.generic]) -> float:
     return max(_best_shift(first, plane) for plane in turned)
 
 
+def likeness_in_place(one: NDArray[np.generic], other: NDArray[np.generic]) -> float:
+    """As `likeness`, of planes that are not turned against each other."""
+    return _best_shift(_details(one), _details(other))
+
+
 def _details(plane: NDArray[np.generic]) -> Floats:
     from scipy.ndimage import gaussian_filter
 

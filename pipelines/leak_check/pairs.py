@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
@@ -14,14 +14,18 @@ from numpy.typing import NDArray
 from fintune_xr import names as n
 from fintune_xr.errors import SplitError
 from fintune_xr.pipelines.leak_check.pictures import picture_of, show_leaks
-from fintune_xr.splits.assignment import Leak, SecondLook, find_leaks
-from fintune_xr.splits.image_hash import looks
-from fintune_xr.splits.second_look import COPY, likeness
+from fintune_xr.splits.assignment import Leak, SecondLook, find_leaks, find_shared_fields
+from fintune_xr.splits.image_hash import Looks, looks
+from fintune_xr.splits.second_look import COPY, likeness, likeness_in_place
+from fintune_xr.splits.shared_fields import Shared, Windows, shared_part, windows_of, windows_together
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.split import Allowed, By, allowed_pairs, annotated_tiles, stored_by, unit_of
 from fintune_xr.text import text_array, texts
 
 _OTHERS: Final = "without a part"
+# Two tiles that share less, as neighbours of a mosaic do, are not called one field.
+_LEAST_SHARE: Final = 0.25
+_FEWEST_PX: Final = 32
 
 
 def refuse_leaks(
@@ -41,14 +45,19 @@ def refuse_leaks(
     if parts is None:
         parts = texts(tiles[n.SPLIT])
         by, allowed = stored_by(cohort), allowed_pairs(cohort)
+    names, donors = texts(tiles[n.TILE]), texts(tiles[unit_of(by)])
+    seen, shown = _looked_at(tiles)
     leaks = find_leaks(
-        texts(tiles[n.TILE]),
+        names,
         parts,
-        donor=texts(tiles[unit_of(by)]),
+        donor=donors,
         digest=[" ".join(row) for row in text_array(tiles[n.SHA256])],
-        seen=looks(_pictures(tiles), texts(tiles[n.CHANNEL])),
+        seen=seen,
         second_look=_second_look(tiles),
     )
+    shared = find_shared_fields(names, parts, donor=donors, windows=shown, shown_by_both=_shown_by_both(tiles))
+    found = {leak.tiles for leak in leaks}
+    leaks += [leak for leak in shared if leak.tiles not in found]
     known = {frozenset((one.first, one.second)) for one in allowed}
     leaks = [leak for leak in leaks if not (leak.by_looks and frozenset(leak.tiles) in known)]
     if leaks:
@@ -82,6 +91,39 @@ def _second_look(tiles: xr.Dataset) -> SecondLook:
         return any(likeness(picture(one)[at], picture(other)[at]) >= COPY for at in channels)
 
     return is_copy
+
+
+def _looked_at(tiles: xr.Dataset) -> tuple[Looks, Windows]:
+    """Hashes of whole tiles, and of windows in them; each picture is read once."""
+    sides = np.concatenate([tiles[name].values for name in (n.HEIGHT, n.WIDTH)])
+    windows: list[Windows] = []
+
+    def noted() -> Iterator[NDArray[np.generic]]:
+        for planes in _pictures(tiles):
+            windows.append(windows_of(planes, (int(sides.min()), int(sides.max()))))
+            yield planes
+
+    return looks(noted(), texts(tiles[n.CHANNEL])), windows_together(windows)
+
+
+def _shown_by_both(tiles: xr.Dataset) -> Callable[[Shared], str]:
+    """Reads two tiles again and says what both show, as they lie; nothing where that is not the same."""
+    channels = texts(tiles[n.CHANNEL])
+
+    @lru_cache(maxsize=8)
+    def picture(at: int) -> NDArray[np.generic]:
+        return picture_of(tiles, at)
+
+    def shown(shared: Shared) -> str:
+        planes = [picture(at)[channel] for at, channel in zip(shared.tiles, shared.channels, strict=True)]
+        one, other = shared_part(*planes, shared)
+        share = one.size / min(plane.size for plane in planes)
+        if min(one.shape) < _FEWEST_PX or share < _LEAST_SHARE or likeness_in_place(one, other) < COPY:
+            return ""
+        what = " as ".join(dict.fromkeys(channels[channel] for channel in shared.channels))
+        return f"show the same field ({what}, {share:.0%} of the smaller tile)"
+
+    return shown
 
 
 def copies_of_judges(cohort: Cohort, among: NDArray[np.bool_]) -> dict[str, str]:

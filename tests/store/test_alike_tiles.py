@@ -79,3 +79,28 @@ def test_pairs_of_tiles_that_are_not_there_are_refused(made: Cohort, tmp_path: P
     (tmp_path / "pairs.csv").write_text(f"first,second,reason\n{FIRST},d9/GFAP/t,x\n")
     with pytest.raises(UnknownNameError, match="d9/GFAP/t"):
         split(made.url, allow_alike=tmp_path / "pairs.csv", force=True)
+
+
+@pytest.mark.parametrize("how", ["cropped", "swapped"])
+def test_parts_of_a_field_and_swapped_channels_are_refused_with_their_share(tmp_path: Path, how: str) -> None:
+    rng = np.random.default_rng(4)
+    one, other = (ndimage.gaussian_filter(rng.normal(size=(2, 96, 96)), (0, 3, 3)) * 2000 + 3000 for _ in range(2))
+    copy = {"cropped": 0.5 * one[:, 10:, :-14], "swapped": one[::-1]}[how]
+    for at, field in enumerate([one, other, copy]):
+        folder = tmp_path / f"raw/d{at}/GFAP"
+        folder.mkdir(parents=True)
+        for c, plane in enumerate(field):
+            tifffile.imwrite(folder / f"t_b0c{c}.tif", plane.astype(np.uint16))
+        mask = tmp_path / f"masks/d{at}/GFAP/t_masks.tif"
+        mask.parent.mkdir(parents=True)
+        tifffile.imwrite(mask, np.eye(*field.shape[1:], k=at).astype(np.uint16))
+    ingest(tmp_path / "raw", tmp_path / "c.zarr")
+    annotate(tmp_path / "masks", tmp_path / "c.zarr")
+    cohort = open_cohort(tmp_path / "c.zarr")
+    refuse_leaks(cohort, [n.TRAIN, n.TEST, n.TRAIN])
+    told = {
+        "cropped": r"d2/GFAP/t \(test\): show the same field \((DAPI|marker), 100% of the smaller tile\)",
+        "swapped": r"show the same field \((DAPI as marker|marker as DAPI), 100%",
+    }
+    with pytest.raises(SplitError, match=rf"1 pair\(s\)[\s\S]*{told[how]}[\s\S]*--allow-alike"):
+        refuse_leaks(cohort, [n.TRAIN, n.VAL, n.TEST])
