@@ -57,10 +57,10 @@ class Windows:
             near = bits <= WINDOW_BITS
             alike = zip(bits[near].tolist(), theirs[at[near]].tolist(), turned[near].tolist(), strict=True)
             found += [(count, int(one), other, turn) for count, other, turn in alike]
-        for _, one, other, turned in sorted(found):
+        for _, ours, other, turn in sorted(found):
             yield Shared(
-                (tile, int(self.tile[other])), (int(self.channel[one]), int(self.channel[other])),
-                (self._centre(one), self._centre(other)), turned,
+                (tile, int(self.tile[other])), (int(self.channel[ours]), int(self.channel[other])),
+                (self._centre(ours), self._centre(other)), turn,
             )  # fmt: skip
 
     def _centre(self, window: int) -> tuple[float, float]:
@@ -99,8 +99,9 @@ def _of_plane(
     height, width = (int(length / factor) for length in plane.shape)
     if min(height, width) < side:
         return
-    small = area_means(plane, np.arange(height + 1) * factor, np.arange(width + 1) * factor)
-    half = np.linspace(-side / 2, side / 2, HASH_SIDE + 1)
+    y_edges, x_edges = (np.asarray(np.arange(length + 1) * factor, np.float64) for length in (height, width))
+    small = area_means(plane, y_edges, x_edges)
+    half: Floats = np.linspace(-side / 2, side / 2, HASH_SIDE + 1, dtype=np.float64)
     for y, x in _conspicuous(small, side / 2):
         window = area_means(small, y + half, x + half)
         if has_contrast(window):

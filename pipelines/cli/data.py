@@ -143,8 +143,9 @@ def import_run(
 
     Example: fintune-xr import-run stardist/ cohort.zarr --run stardist --made-by "StarDist 0.9 2D_versatile_fluo"
     """
-    from fintune_xr.pipelines.steps.import_run import Masks
+    from fintune_xr.pipelines.steps.import_run import NO_MASK, Masks
     from fintune_xr.pipelines.steps.import_run import import_run as step
+    from fintune_xr.pipelines.steps.infer import quarantined_of
     from fintune_xr.pipelines.task_parts.requests import MaskReading
     from fintune_xr.store.annotations.instance import Taken
 
@@ -152,6 +153,7 @@ def import_run(
     read = Masks(layout=layout, pattern=pattern, join=how.join, taken=Taken(how.pieces, how.drawn))
     report = step(source, store, run=run, made_by=made_by, masks=read, rest_lost=rest_lost, restart=restart)
     show(f"{report.n_done} tiles done, {report.n_quarantined} quarantined, {report.n_pending} pending")
+    show(*(f"  quarantined {tile}: {why}" for tile, why in quarantined_of(store, run) if why != NO_MASK))
     show(*_left_out_lines(report.left_out))
     return WITH_QUARANTINE if report.left_out or report.n_quarantined else DONE
 

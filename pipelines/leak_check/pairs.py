@@ -46,7 +46,7 @@ def refuse_leaks(
         parts = texts(tiles[n.SPLIT])
         by, allowed = stored_by(cohort), allowed_pairs(cohort)
     names, donors = texts(tiles[n.TILE]), texts(tiles[unit_of(by)])
-    seen, shown = _looked_at(tiles)
+    seen, windows = _looked_at(tiles)
     leaks = find_leaks(
         names,
         parts,
@@ -55,7 +55,7 @@ def refuse_leaks(
         seen=seen,
         second_look=_second_look(tiles),
     )
-    shared = find_shared_fields(names, parts, donor=donors, windows=shown, shown_by_both=_shown_by_both(tiles))
+    shared = find_shared_fields(names, parts, donor=donors, windows=windows, shown_by_both=_shown_by_both(tiles))
     found = {leak.tiles for leak in leaks}
     leaks += [leak for leak in shared if leak.tiles not in found]
     known = {frozenset((one.first, one.second)) for one in allowed}
@@ -115,9 +115,9 @@ def _shown_by_both(tiles: xr.Dataset) -> Callable[[Shared], str]:
         return picture_of(tiles, at)
 
     def shown(shared: Shared) -> str:
-        planes = [picture(at)[channel] for at, channel in zip(shared.tiles, shared.channels, strict=True)]
-        one, other = shared_part(*planes, shared)
-        share = one.size / min(plane.size for plane in planes)
+        ours, theirs = (picture(at)[channel] for at, channel in zip(shared.tiles, shared.channels, strict=True))
+        one, other = shared_part(ours, theirs, shared)
+        share = one.size / min(ours.size, theirs.size)
         if min(one.shape) < _FEWEST_PX or share < _LEAST_SHARE or likeness_in_place(one, other) < COPY:
             return ""
         what = " as ".join(dict.fromkeys(channels[channel] for channel in shared.channels))

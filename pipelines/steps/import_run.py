@@ -20,6 +20,7 @@ from fintune_xr.datasets import SCHEMA_VERSION
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.execution.read_ahead import ahead
 from fintune_xr.pipelines.console import progress, say
+from fintune_xr.pipelines.instance.mask_placement import placement, placement_lines
 from fintune_xr.pipelines.steps.positivity import apply_positivity, is_counted, last_rule
 from fintune_xr.pixels.cell_measurement import measure_cells
 from fintune_xr.pixels.real_part import tile_pixels
@@ -105,15 +106,18 @@ def import_run(
     wanted = np.array([rest_lost or tile in of_tile for tile in tiles])
     with writing_run(cohort, run, identity=identity, facts=facts, restart=restart) as writer:
         plans = list(writer.plans(wanted))
+        placed: dict[str, Any] = {}
         with progress(f"import {run}", sum(len(plan.todo) for plan in plans)) as advance:
             for plan in plans:
                 todo = [of_tile.get(tiles[plan.first + slot]) for slot in plan.todo]
-                writer.commit([_write_shard(cohort, run, plan, _Source(source, taken, todo))])
+                writer.commit([_write_shard(cohort, run, plan, _Source(source, taken, todo), placed)])
                 advance(len(plan.todo))
         has_ended = writer.finish()
         states = writer.states()
     if has_ended:
         _count_positive(cohort, run)
+    for line in placement_lines(placed):
+        say(f"import-run: {line}")
     return _told(states, found.left_out)
 
 
@@ -150,12 +154,16 @@ class _Source:
         return f"{found.path}: {found.reason}" if isinstance(found, LeftOut) else found.instances
 
 
-def _write_shard(cohort: Cohort, run: str, plan: ShardPlan, source: _Source) -> ShardReceipt:
+def _write_shard(cohort: Cohort, run: str, plan: ShardPlan, source: _Source, placed: dict[str, Any]) -> ShardReceipt:
+    """Writes a shard, and notes in `placed` how the mask of each tile lies on its image."""
     grid, images = run_grid(cohort.location, run), cohort.images(lazy=False)
     results: list[TileResult] = []
 
     def made(at: int) -> tuple[Encoded, TileResult]:
-        return _tile(grid, images, plan.first + plan.todo[at], source.read(at))
+        index, instances = plan.first + plan.todo[at], source.read(at)
+        if not isinstance(instances, str):
+            placed[str(images[n.TILE].values[index])] = placement(instances, tile_pixels(images, index))
+        return _tile(grid, images, index, instances)
 
     def encoded() -> Iterator[Encoded]:
         workers = len(os.sched_getaffinity(0))

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import tifffile
 from exchange import IMAGES, MASKS, RUN, TILES, exchange_store
+from stores import make_store
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, RunMismatchError
@@ -110,3 +111,36 @@ def test_another_maker_is_another_run(cohort: Cohort, tmp_path: Path) -> None:
         import_run(folder, cohort.url, run="other", made_by=" ")
     with pytest.raises(FintuneValueError, match="was not made by a model"):
         infer(cohort.url, run="theirs", overrides=("device=cpu",))
+
+
+def test_reasons_of_masks_that_cannot_be_used_are_shown(
+    cohort: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = masks(tmp_path / "m", range(3))
+    wrong = folder / f"{safe_name(TILES[0])}_masks.tif"
+    tifffile.imwrite(wrong, MASKS[0].astype(np.float32) / 2)
+    arguments = ["import-run", str(folder), cohort.url, "--run", "theirs", "--made-by", "x", "--rest-lost"]
+    assert command(arguments) == 3
+    said = capsys.readouterr().out
+    assert f"quarantined {TILES[0]}: {wrong.name}: " in said.replace(f"{folder}/", "")
+    assert TILES[3] not in said, "it was given up on purpose"
+
+
+@pytest.mark.parametrize("how", ["right", "upside down", "of other tiles"])
+def test_masks_that_do_not_lie_on_the_images_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    store = make_store(tmp_path / "c.zarr", donors=6, tiles=1)
+    infer(store.url, run="base", model="threshold", overrides=("device=cpu", "cluster.dashboard=false"))
+    run = store.run("base", lazy=False)
+    found = dict(zip(run[n.TILE].values.tolist(), run[n.MASK].values, strict=True))
+    others = [*list(found.values())[1:], next(iter(found.values()))]
+    (tmp_path / "m").mkdir()
+    for (tile, mask), other in zip(found.items(), others, strict=True):
+        saved = {"right": mask, "upside down": mask[::-1], "of other tiles": other}[how]
+        tifffile.imwrite(tmp_path / f"m/{safe_name(tile)}_masks.tif", saved)
+    capsys.readouterr()
+    import_run(tmp_path / "m", store.url, run="x", made_by="x")
+    said = capsys.readouterr().err
+    assert ("lie on what the image shows only once they are mirrored upside down" in said) == (how == "upside down")
+    assert ("Are they masks of other tiles" in said) == (how == "of other tiles")
