@@ -129,7 +129,7 @@ def apply_positivity(cohort: Cohort, run: str, rule: PositivityRule, *, normalis
     if isinstance(rule, DetectedRule):
         require_known_run(cohort, [rule.nuclei_run])
         require_finished(cohort, rule.nuclei_run)
-    rules = _in_order([*_stored_rules(cohort, run), *SENSITIVITY, rule])
+    rules = _in_order([*SENSITIVITY, *_stored_rules(cohort, run), rule])
     intensity = [one for one in rules if not isinstance(one, DetectedRule)]
     result = apply_rules(
         cell_blocks(cohort, run, [n.TILE_INDEX, n.MEAN_INTENSITY]), tiles, rules=intensity, doubts=True

@@ -22,6 +22,7 @@ _UNREAD: Final = (
     "`--repair` leaves it as it is. See `dmesg`, or ask after the file server, and check again. If that file is lost, "
     "remove it, and check says what to do"
 )
+WRITTEN_AGAIN: Final = "Run the step that writes it again"
 
 Fault: TypeAlias = tuple[str, str, str]
 """Group, what is wrong with it, and what to do."""
@@ -61,7 +62,7 @@ def remedy_of(path: str) -> str:
         return f"Set the tiles back with `fintune-xr check --repair`, then `fintune-xr infer --run {run}`"
     if path.startswith(n.IMAGES):
         return "Ingest the raw files into a new store; results of this one cannot be trusted for these tiles"
-    return "Run the step that writes it again"
+    return WRITTEN_AGAIN
 
 
 @contextlib.contextmanager

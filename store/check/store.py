@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -22,6 +22,7 @@ from fintune_xr.store.check.classification import check_labels, check_scores
 from fintune_xr.store.check.detection import check_picks, check_points
 from fintune_xr.store.check.instance import CellRows, check_masks, check_regions
 from fintune_xr.store.check.problem import (
+    WRITTEN_AGAIN,
     Fault,
     Problem,
     TileFault,
@@ -166,10 +167,12 @@ def _check_groups(cohort: Cohort, nodes: Mapping[str, Node]) -> Iterator[Problem
             with explain_faults(cohort, f"{cohort.url}/{name}"):
                 door()
         except (AnswerError, UnreadableFileError) as error:
-            yield problem_of(error, name, name)
+            is_to_be_finished = name in (n.IMAGES, n.ANNOTATIONS) and _is_written_in_part(nodes, name)
+            found = problem_of(error, name, name)
+            yield replace(found, remedy=WRITTEN_AGAIN) if is_to_be_finished else found
     for path, member in nodes.items():
         if isinstance(member, zarr.Group) and member.attrs.get(n.COMPLETE) is False:
-            yield Problem(path, "left half-written", "Run the step that writes it again")
+            yield Problem(path, "left half-written", WRITTEN_AGAIN)
     left = leftovers(cohort.location)
     if left:
         yield Problem(
@@ -177,6 +180,22 @@ def _check_groups(cohort: Cohort, nodes: Mapping[str, Node]) -> Iterator[Problem
             f"{len(left)} unfinished file(s) or group(s), {left[0]} among them, of a killed writer or of one at work",
             "Harmless; the next step that writes while no other does removes them, or `fintune-xr check --repair`",
         )
+
+
+def _is_written_in_part(nodes: Mapping[str, Node], group: str) -> bool:
+    """Whether a killed writer left it so, whose command goes on: labels beyond the pixels, or no tile at all yet."""
+    inside = [node for path, node in nodes.items() if path.rpartition("/")[0] == group]
+    arrays = [node for node in inside if isinstance(node, zarr.Array) and node.ndim]
+    pixels = [node.shape[0] for node in arrays if node.shards is not None]
+    labels = [node.shape[0] for node in arrays if node.shards is None and _dims(node)[0] == n.TILE]
+    if not pixels:
+        # The array of pixels is made last.
+        return not any(labels)
+    return all(label >= pixels[0] for label in labels) and any(label > pixels[0] for label in labels)
+
+
+def _dims(array: zarr.Array[Any]) -> tuple[str | None, ...]:
+    return getattr(array.metadata, "dimension_names", None) or (None,)
 
 
 def _check_unfinished(cohort: Cohort) -> Iterator[Problem]:

@@ -128,10 +128,10 @@ TILES_PER_RUN_SHARD = 2
 # What is stored piece by piece, and says after each that it is whole.
 GROWING = (n.QUARANTINE,)
 TRIED = (
-    "ingest", "annotate", "split", "infer", "positivity-other", "evaluate", "associate", "bootstrap-more", "train",
-    "report", "infer-restart",
+    "ingest", "ingest-more", "annotate", "annotate-restart", "split", "infer", "positivity",
+    "positivity-other", "evaluate", "associate", "bootstrap-more", "train", "report", "infer-restart",
 )  # fmt: skip
-NEEDED = ("positivity", "bootstrap")
+NEEDED = ("bootstrap",)
 
 
 @dataclass(frozen=True)
@@ -330,7 +330,7 @@ def left_by_a_kill(step: Step, store: Path, *, repair: bool) -> list[str]:
         *(("Harmless",) if not repair else ()),
     )
     left = {problem for problem in problems if not any(words in problem for words in again)}
-    return sorted({*wrong_values(step, now), *lost_values(step, now), *left})
+    return sorted({*wrong_values(step, now), *lost_values(step, now), *unnoted(step, now), *left})
 
 
 def left_in_the_end(step: Step, work: Path) -> Iterator[tuple[str, Any]]:
@@ -351,6 +351,8 @@ def wrong_values(step: Step, now: dict[str, Any]) -> list[str]:
         here, *others = (
             {k: v for k, v in one.items() if f"{k}/".startswith(f"{path}/")} for one in (now, *step.values)
         )
+        if path.startswith(f"{n.MEASUREMENTS}/") and (here.get(f"{path}/{n.STATE}", np.zeros(0)) == n.PENDING).any():
+            continue
         if path.startswith(f"{n.RUNS}/"):
             wrong += [] if any(same_where_done(here, other, path) for other in others) else [path]
         elif all(differences(here, other) for other in others) and not (path in GROWING and begins(others[1], here)):
@@ -366,14 +368,30 @@ def lost_values(step: Step, now: dict[str, Any]) -> list[str]:
     return [path for path in kept if holds(after[path], before[path]) and not holds(now.get(path), before[path])]
 
 
+def unnoted(step: Step, now: dict[str, Any]) -> list[str]:
+    """Annotations that are neither as before nor as after, where no note tells so."""
+    note = now.get(f"{n.IMAGES}:", {}).get(n.UNFINISHED_ANNOTATIONS)
+    here, *others = (
+        {
+            path: value
+            for path, value in one.items()
+            if f"{path}/".startswith((f"{n.ANNOTATIONS}/", f"{n.ANNOTATIONS}:"))
+        }
+        for one in (now, *step.values)
+    )
+    return [] if note or not all(differences(here, other) for other in others) else [f"{n.ANNOTATIONS}: no note"]
+
+
 def begins(values: dict[str, Any], first: dict[str, Any]) -> bool:
     """Whether there is as much of everything in `values` as in `first`, or more behind it."""
     return values.keys() == first.keys() and all(holds(values[path], first[path]) for path in first)
 
 
 def holds(values: Any, first: Any) -> bool:
-    """Whether `values` are `first`, or begin with them."""
-    if isinstance(values, np.ndarray) and isinstance(first, np.ndarray) and first.ndim:
+    """Whether `values` are `first`, or begin with them; a note of what is unfinished comes and goes."""
+    if isinstance(values, dict) and isinstance(first, dict):
+        values, first = ({k: v for k, v in one.items() if k != n.UNFINISHED_ANNOTATIONS} for one in (values, first))
+    elif isinstance(values, np.ndarray) and isinstance(first, np.ndarray) and first.ndim:
         values = values[: len(first)]
     return differences({"": values}, {"": first}) == []
 

@@ -89,6 +89,10 @@ def test_what_is_stored_is_that_of_the_store_as_it_is_now(cohort: Cohort) -> Non
     again = stored_validation(cohort, "a")
     assert again is not None
     assert "fixed_400" in texts(again[n.RULE])
+    # The order of rules does not tell how often, or in which order, they were asked for.
+    ordered = texts(fx.open_cohort(cohort.url).positivity("a")[n.RULE])
+    fx.positivity(cohort.url, run="a", rule="fixed", threshold=400)
+    assert texts(fx.open_cohort(cohort.url).positivity("a")[n.RULE]) == ordered
     assert first is not None
     note_marks(cohort, "positive")
     assert stored_validation(cohort, "a") is None
