@@ -86,8 +86,7 @@ def ingest(
     chosen = _chosen(layout, samples, source, options.get("z", ""))
     with shards_on(profile) as mapper:
         if chosen.kind == OCT.name:
-            asked = replace(volumes or VolumeRequest(), workers=workers, verify=verify, title=title)
-            return ingest_study(source, store, chosen, asked, mapper=mapper)
+            return ingest_study(source, store, chosen, _asked(volumes or VolumeRequest(), options), mapper=mapper)
         _refuse_volumes(chosen, volumes)
         found = scan(source, chosen, binning=options.get("binning", 1), cut=options.get("cut", 0))
         for line in _levels(found):
@@ -108,6 +107,16 @@ def _check(options: IngestOptions) -> None:
     workers = options.get("workers")
     if workers is not None and workers < 0:
         raise FintuneValueError(f"--workers: expected 0 (one for each processor) or more, got {workers}")
+
+
+def _asked(volumes: VolumeRequest, options: IngestOptions) -> VolumeRequest:
+    """`volumes` with those of `options` that were given; what only `volumes` says stays."""
+    return replace(
+        volumes,
+        workers=options.get("workers", volumes.workers),
+        verify=options.get("verify", volumes.verify),
+        title=options.get("title", volumes.title),
+    )
 
 
 def _chosen(layout: str | Layout, samples: str | Path, source: str | Path, z: str) -> Layout:

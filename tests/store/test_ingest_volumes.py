@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,20 @@ def store(study: Path) -> Path:
     where = study.parent / "oct.zarr"
     stored(study, where)
     return where
+
+
+def test_what_a_request_says_of_threads_digests_and_title_is_obeyed(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[VolumeRequest] = []
+    monkeypatch.setattr("fintune_xr.pipelines.steps.ingest.ingest_study", lambda *told, **_: asked.append(told[3]))
+    request = VolumeRequest(grid=GRID, workers=1, verify=True, title="Eyes")
+    where = tmp_path / "oct.zarr"
+    ingest(study, where, layout="ai-readi", volumes=request)
+    ingest(study, where, layout="ai-readi", volumes=request, workers=3, verify=False, title="Others")
+    ingest(study, where, layout="ai-readi", title="Others")
+    others = replace(request, workers=3, verify=False, title="Others")
+    assert asked == [request, others, VolumeRequest(title="Others")]
 
 
 def expected(donor: int) -> Any:
