@@ -61,12 +61,13 @@ class CellIndex(Index):
     def sel(self, labels: Mapping[Any, Any]) -> IndexSelResult:
         """Positions of the cells of the tiles that have all the wanted labels, in stored order.
 
-        Cells that are wanted may also be said by a boolean for each of them, tiles by an array along `tile`.
+        Cells that are wanted may also be said by a boolean for each of them, under any name, tiles by an array along
+        `tile`.
 
         Raises UnknownNameError, a KeyError, for a label that no tile has, FintuneValueError for numbers of cells
         and for booleans of another number.
         """
-        if n.CELL in labels:
+        if n.CELL in labels and not _is_of_cells(labels[n.CELL]):
             raise FintuneValueError("cell: rows of the table are chosen with .isel(cell=…); .sel takes labels of tiles")
         of_cells = {name: wanted for name, wanted in labels.items() if _is_of_cells(wanted)}
         positions = self._cells_of(self.tiles.having({k: v for k, v in labels.items() if k not in of_cells}))

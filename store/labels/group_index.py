@@ -24,8 +24,8 @@ Codes = tuple[NDArray[np.int64], dict[str, int]]
 REMEDY: Final = (
     "Labels of one index stay together: add an array with .assign(name=array.variable); in place of .query() choose by "
     ".sel(), which takes labels and booleans; in place of .drop_attrs() take .drop_attrs(deep=False); to leave labels "
-    "out, .drop_indexes() of all of them first. An array of your own along {dim} that has some of its ids, or has them "
-    "in another order, is brought into the order here by .reindex({dim}=dataset.{dim}.values)."
+    "out, .drop_indexes() of all of them first; in place of .reindex({dim}=…) take .isel() or .reindex_like(). An array "
+    "of your own along {dim} that has some of its ids, or has them in another order, is brought into the order here by .reindex({dim}=dataset.{dim}.values)."
 )
 
 
@@ -69,7 +69,8 @@ class GroupIndex(Index):
     def sel(self, labels: Mapping[Any, Any], method: str | None = None, tolerance: Any = None) -> IndexSelResult:
         """Positions of the entries that have all the wanted labels; of each label one, a list, or a slice of ids.
 
-        Entries that are wanted may also be said by a boolean for each of them.
+        Entries that are wanted may also be said by a boolean for each of them. Ids in an array along other dims give
+        the entry of each, in their order and along their dims, as xarray has it.
 
         Raises UnknownNameError, a KeyError, for a label that no entry has, and FintuneValueError for an id that
         does not have the other labels that are asked for with it, and for a `method` or `tolerance`, as texts have no
@@ -77,12 +78,31 @@ class GroupIndex(Index):
         """
         if method is not None or tolerance is not None:
             raise FintuneValueError(f"{', '.join(map(str, labels))}: labels are texts, of which none is near another")
+        if _names_points(labels.get(self.dim), self.dim):
+            return IndexSelResult({self.dim: self._points(labels)})
         positions = np.flatnonzero(self.having(labels))
         if self.dim not in labels or isinstance(labels[self.dim], slice) or np.ndim(_plain(labels[self.dim])) > 0:
             return IndexSelResult({self.dim: as_slice(positions)})
         if positions.size != 1:
             raise FintuneValueError(f"{dict(labels)}: {positions.size} entries have these labels; expected one")
         return IndexSelResult({self.dim: int(positions[0])})
+
+    def _points(self, labels: Mapping[Any, Any]) -> xr.Variable | xr.DataArray:
+        """Position of each of the ids, along their dims and with their coordinates."""
+        wanted = labels[self.dim]
+        if len(labels) > 1:
+            others = ", ".join(str(name) for name in labels if name != self.dim)
+            raise FintuneValueError(
+                f"{self.dim}: ids along {', '.join(map(str, wanted.dims))} stand for the entry of each, in their order, "
+                f"and {others} for all that have it. Ask for one after the other."
+            )
+        ids, names = pd.Index(self._ids()), [str(value) for value in wanted.values.ravel().tolist()]
+        if not ids.is_unique:
+            raise FintuneValueError(f"{self.dim}: some ids stand here several times; choose entries with .isel")
+        at = ids.get_indexer(pd.Index(names, dtype=ids.dtype))
+        if (at < 0).any():
+            raise unknown_name(str(self.dim), names[int(np.argmin(at))], map(str, ids))
+        return wanted.copy(data=at.reshape(wanted.shape))
 
     def having(self, labels: Mapping[Any, Any]) -> NDArray[np.bool_]:
         """Whether each entry has all the wanted labels. Raises UnknownNameError for a label that no entry has."""
@@ -223,6 +243,11 @@ def _plain(wanted: Any) -> Any:
         wanted = wanted.get_level_values(0)
     values = getattr(wanted, "values", wanted)
     return values if isinstance(values, str) else np.asarray(values, dtype=object)
+
+
+def _names_points(wanted: Any, dim: Hashable) -> bool:
+    """Whether ids are asked for by an array that lies along other dims than they."""
+    return isinstance(wanted, (xr.DataArray, xr.Variable)) and wanted.dims not in ((), (dim,)) and wanted.dtype != bool
 
 
 def is_booleans(wanted: Any) -> bool:

@@ -66,6 +66,30 @@ def test_any_combination_is_that_of_boolean_masks(tiles: list[tuple[int, int]], 
     assert isinstance(found.xindexes["donor"], GroupIndex)
 
 
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=9), st.booleans())
+def test_ids_along_another_dim_give_the_entry_of_each_as_of_a_plain_index(asked: list[int], is_named: bool) -> None:
+    dataset = labelled([0, 0, 1, 1, 2, 2], [0, 1, 0, 1, 0, 1])
+    plain = dataset.drop_indexes(NAMES).drop_vars(["donor", "marker"]).set_xindex("tile")
+    coords = {"best": [f"b{at}" for at in range(len(asked))]} if is_named else {}
+    ids = xr.DataArray([f"t{at}" for at in asked], coords, ["best"])
+    found = dataset.sel(tile=ids)
+    assert found.image.identical(plain.sel(tile=ids).image.assign_coords(found.image.coords))
+    assert found.image.dims == ("best", "channel")
+    assert found.donor.values.tolist() == [DONORS[at // 2] for at in asked]
+    table = ids.values.reshape(1, -1)
+    assert dataset.sel(tile=xr.Variable(("a", "b"), table)).image.dims == ("a", "b", "channel")
+
+
+def test_ids_along_another_dim_that_are_not_there_or_asked_for_with_others_are_refused() -> None:
+    dataset = labelled([0, 1, 2], [0, 0, 1])
+    with pytest.raises(KeyError, match="no tile 't7'; known: t0, t1, t2"):
+        dataset.sel(tile=xr.DataArray(["t1", "t7"], dims="k"))
+    with pytest.raises(FintuneValueError, match="tile: ids along k stand for the entry of each"):
+        dataset.sel(tile=xr.DataArray(["t1"], dims="k"), donor="7")
+    with pytest.raises(FintuneValueError, match="several times"):
+        xr.concat([dataset, dataset], "tile", data_vars="all").sel(tile=xr.DataArray(["t1"], dims="k"))
+
+
 def test_one_id_gives_one_entry_and_names_are_no_numbers() -> None:
     dataset = labelled([0, 1, 2], [0, 0, 1])
     assert dataset.sel(tile="t1").image.dims == ("channel",)
