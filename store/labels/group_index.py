@@ -23,9 +23,10 @@ Codes = tuple[NDArray[np.int64], dict[str, int]]
 # `assign` is such a case.
 REMEDY: Final = (
     "Labels of one index stay together: add an array with .assign(name=array.variable); in place of .query() choose by "
-    ".sel(), which takes labels and booleans; in place of .drop_attrs() take .drop_attrs(deep=False); to leave labels "
-    "out, .drop_indexes() of all of them first; in place of .reindex({dim}=…) take .isel() or .reindex_like(). An array "
-    "of your own along {dim} that has some of its ids, or has them in another order, is brought into the order here by .reindex({dim}=dataset.{dim}.values)."
+    ".sel(), which takes labels and booleans; in place of .drop_attrs() take .drop_attrs(deep=False), of "
+    ".reindex({dim}=…) .isel() or .reindex_like(); to leave labels out, .drop_indexes() of all of them first. An array "
+    "of your own along {dim} that has some of its ids, or has them in another order, is brought into the order here "
+    "by .reindex({dim}=dataset.{dim}.values)."
 )
 
 
@@ -93,8 +94,8 @@ class GroupIndex(Index):
         if len(labels) > 1:
             others = ", ".join(str(name) for name in labels if name != self.dim)
             raise FintuneValueError(
-                f"{self.dim}: ids along {', '.join(map(str, wanted.dims))} stand for the entry of each, in their order, "
-                f"and {others} for all that have it. Ask for one after the other."
+                f"{self.dim}: ids along {', '.join(map(str, wanted.dims))} stand for the entry of each, in their "
+                f"order, and {others} for all that have it. Ask for one after the other."
             )
         ids, names = pd.Index(self._ids()), [str(value) for value in wanted.values.ravel().tolist()]
         if not ids.is_unique:

@@ -196,8 +196,8 @@ def small_of(dataset: xr.Dataset) -> Names:
 
 
 IDIOMS = (
-    to_netcdf, to_zarr, as_text, plot, to_dataframe, first_and_last, join, travel, look, copy, choose_by_booleans, group,
-    sort, by_blocks,
+    to_netcdf, to_zarr, as_text, plot, to_dataframe, first_and_last, join, travel, look, copy, choose_by_booleans,
+    group, sort, by_blocks,
 )  # fmt: skip
 # What an idiom is for, where that is not all variables.
 MEANT: dict[Callable[[xr.Dataset, Path], Names], Callable[[xr.Dataset], Names]] = {
