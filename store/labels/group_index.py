@@ -103,7 +103,8 @@ class GroupIndex(Index):
         at = ids.get_indexer(pd.Index(names, dtype=ids.dtype))
         if (at < 0).any():
             raise unknown_name(str(self.dim), names[int(np.argmin(at))], map(str, ids))
-        return wanted.copy(data=at.reshape(wanted.shape))
+        points: xr.Variable | xr.DataArray = wanted.copy(data=at.reshape(wanted.shape))
+        return points
 
     def having(self, labels: Mapping[Any, Any]) -> NDArray[np.bool_]:
         """Whether each entry has all the wanted labels. Raises UnknownNameError for a label that no entry has."""
