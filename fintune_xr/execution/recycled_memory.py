@@ -45,11 +45,15 @@ def release_idle() -> None:
 
 
 def _taken(n_bytes: int) -> NDArray[np.uint8] | None:
-    """The smallest idle block that holds `n_bytes` and is not twice as large."""
+    """The smallest idle block that holds `n_bytes` and little more.
+
+    Files, tiles and packed tiles are of different sizes: were blocks of one lent to the next, all would be of the
+    largest in the end.
+    """
     with _lock:
         while _returned:
             _idle.append(_returned.popleft())
         while sum(one.nbytes for one in _idle) > _MOST_IDLE_BYTES:
             _idle.pop(0)
-        fitting = [at for at, one in enumerate(_idle) if n_bytes <= one.nbytes < 2 * n_bytes + _LEAST_BYTES]
+        fitting = [at for at, one in enumerate(_idle) if n_bytes <= one.nbytes <= n_bytes * 9 // 8 + _LEAST_BYTES]
         return _idle.pop(min(fitting, key=lambda at: _idle[at].nbytes)) if fitting else None

@@ -46,6 +46,12 @@ def test_little_memory_is_not_taken_from_much() -> None:
     assert small.ctypes.data != where
 
 
+def test_a_block_half_as_large_again_waits_for_those_that_need_it() -> None:
+    where = spare_bytes(SIZE + SIZE // 2).ctypes.data
+    assert spare_bytes(SIZE).ctypes.data != where
+    assert spare_bytes(SIZE + SIZE // 2).ctypes.data == where
+
+
 def test_what_lies_idle_goes_back() -> None:
     lent = spare_bytes(SIZE)
     block = weakref.ref(lent)
