@@ -28,7 +28,7 @@ def annotate_tissue(cohort: Cohort, source: str | Path, request: AnnotateRequest
     if report.legend is not None and not report.legend.is_named:
         codes = ", ".join(str(code) for code, _ in report.legend.rows)
         say(f"annotate: no legend, so classes cannot be checked by name; codes: {codes}. Give one: --legend FILE.tsv")
-    for line in _doubts(report.legend):
+    for line in [*report.told, *_doubts(report.legend)]:
         say(f"annotate: {line}")
     if report.from_palette:
         say(f"annotate: of {len(report.from_palette)} masks with a palette its numbers are the codes, not its colours")

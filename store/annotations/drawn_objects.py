@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
@@ -21,12 +22,15 @@ Pictures: TypeAlias = Mapping[str, Sequence[tuple[int | None, tuple[int, int]]]]
 
 @dataclass(slots=True)
 class _Seen:
-    """Objects of each class over all files, how a class is written and where it is met first, and reaches."""
+    """Objects of each class over all files, how a class is written and where it is met first, reaches, and files that
+    name the image of another tile.
+    """
 
     counts: Counter[str] = field(default_factory=Counter)
     written: dict[str, str] = field(default_factory=dict)
     first: dict[str, str] = field(default_factory=dict)
     reach: list[NDArray[Any]] = field(default_factory=list)
+    of_others: list[str] = field(default_factory=list)
 
     def listed(self, keys: Sequence[str]) -> str:
         """Classes with how many objects each has, and where the first of them is."""
@@ -61,6 +65,8 @@ def _seen(source: Place, pictures: Pictures, how: DrawnReading) -> _Seen:
             continue
         for look in looks:
             seen.reach.append(look.reach)
+            if look.picture and _stem(look.picture) != _stem(path):
+                seen.of_others.append(f"{path} of {look.picture}")
             for name, count in look.classes.items():
                 key = class_key(name)
                 seen.counts[key] += count
@@ -92,7 +98,16 @@ def _lines(seen: _Seen, how: DrawnReading) -> list[str]:
     if left:
         why = "" if how.classes is not None else "; by QuPath's convention no class that ends in * is one of objects"
         lines.append(f"drawn objects left away are of the class {seen.listed(left)}{why}")
+    if seen.of_others:
+        lines.append(
+            f"{len(seen.of_others)} file(s) say that they were drawn in an image of another name, e.g. "
+            f"{seen.of_others[0]}: they are taken for the tiles that the files are named after"
+        )
     return lines
+
+
+def _stem(path: str) -> str:
+    return PurePosixPath(path.replace("\\", "/")).stem
 
 
 def _quoted(name: str) -> str:

@@ -66,6 +66,7 @@ def as_instances(labels: NDArray[Any], pieces: Pieces | None = None) -> tuple[ND
     if pieces is None:
         _check_void(values)
         _check_pieces(labels, parts)
+        _check_nested(labels)
     return labels, False
 
 
@@ -202,6 +203,33 @@ def _check_outlines(parts: NDArray[Any]) -> None:
             f"outlines: thin lines enclose {opened:.0%} of what they are drawn round. Fill the outlines, and save "
             "each cell as a label of its own."
         )
+
+
+def _check_nested(labels: NDArray[np.uint32]) -> None:
+    """Refuses labels of which every second lies wholly within one other: rings of a scale, or nuclei within cells."""
+    padded = np.pad(labels, 1)
+    sides = [(padded[1:], padded[:-1]), (padded[:, 1:], padded[:, :-1])]
+    pairs = np.concatenate([np.stack([one[one != other], other[one != other]], axis=1) for one, other in sides])
+    pairs = np.unique(np.concatenate([pairs, pairs[:, ::-1]]), axis=0)
+    n_labels = np.unique(pairs[pairs[:, 0] != 0, 0]).size
+    # Labels beside one other alone; without them, those around them are perhaps as well.
+    nested: NDArray[Any] = np.empty((0, 2), np.uint32)
+    while (inner := _beside_one(pairs)).size:
+        nested = np.concatenate([nested, inner])
+        pairs = pairs[~np.isin(pairs, inner[:, 0]).any(axis=1)]
+    if len(nested) * 2 >= n_labels:
+        raise TileReadError(
+            f"nested labels: {len(nested)} of {n_labels} labels lie wholly within one other, such as {nested[0, 0]} in "
+            f"{nested[0, 1]}. Are these nuclei within cells, classes, or values of a map that falls off from a middle? "
+            "Save one label for each cell; where they are cells: --pieces keep"
+        )
+
+
+def _beside_one(pairs: NDArray[Any]) -> NDArray[Any]:
+    """Labels that touch one other alone, and that one, (label, 2), out of `pairs` of labels that touch."""
+    _, first, counts = np.unique(pairs[:, 0], return_index=True, return_counts=True)
+    one = pairs[first[counts == 1]]
+    return np.asarray(one[(one != 0).all(axis=1)])
 
 
 def _check_pieces(labels: NDArray[np.uint32], parts: NDArray[Any]) -> None:

@@ -38,7 +38,7 @@ _Pairs: TypeAlias = Mapping[str, Sequence[MaskPart]]
 class ClassMasksReport:
     """Tiles annotated now and before, what was left out and why, masks of a palette, and files of other kinds.
 
-    `legend` is what the codes mean, as it is stored.
+    `legend` is what the codes mean, as it is stored; `told` are lines on masks that say nothing.
     """
 
     n_added: int
@@ -47,6 +47,7 @@ class ClassMasksReport:
     from_palette: tuple[str, ...]
     ignored: Mapping[str, int]
     legend: Legend | None
+    told: tuple[str, ...] = ()
 
 
 def annotate_classes(
@@ -86,7 +87,19 @@ def annotate_classes(
                 pass
         n_added = target.n_tiles - len(before)
         legend = _ended(cohort, target, noted, legend)
-    return ClassMasksReport(n_added, noted.n_present, tuple(noted.left_out), tuple(noted.palettes), ignored, legend)
+    told = _unknown_lines(noted, legend)
+    return ClassMasksReport(
+        n_added, noted.n_present, tuple(noted.left_out), tuple(noted.palettes), ignored, legend, told
+    )
+
+
+def _unknown_lines(noted: _Noted, legend: Legend | None) -> tuple[str, ...]:
+    """A line on masks in which every pixel is of an ignored code, so that nothing is known of their image."""
+    ignored = set() if legend is None else set(legend.ignored)
+    unknown = [path for path, codes in noted.codes_of.items() if codes <= ignored]
+    if not unknown:
+        return ()
+    return (f"{len(unknown)} of {len(noted.codes_of)} masks hold nothing but ignored codes, e.g. {unknown[0]}",)
 
 
 class _Noted:
@@ -96,6 +109,7 @@ class _Noted:
         self.left_out = left_out
         self.palettes: list[str] = []
         self.codes: set[int] = set()
+        self.codes_of: dict[str, frozenset[int]] = {}
         self.n_present = 0
 
     def good(
@@ -109,6 +123,7 @@ class _Noted:
                 self.left_out.append(result)
                 continue
             self.codes |= result.codes
+            self.codes_of[result.path] = result.codes
             self.n_present += result.n_present
             if result.is_palette:
                 self.palettes.append(result.path)

@@ -39,6 +39,8 @@ def side_of_tile(headers: Iterable[tuple[str, Header]], named_um: float, kind: s
         return 0.0, doubts[0]
     told = [(file, header.pixel_size_a) for file, header in planes if header.pixel_size_a > 0]
     hardly = {file: _doubt(side / A_IN_UM, kind) for file, side in told}
+    if named_um > 0 and (doubt := _out_of_range(named_um, kind)):
+        return 0.0, f"{doubt} (its name)"
     if named_um > 0:
         told = [("its name", named_um * A_IN_UM), *(one for one in told if not hardly[one[0]])]
     for where, side in told[1:]:
@@ -54,13 +56,16 @@ def side_of_tile(headers: Iterable[tuple[str, Header]], named_um: float, kind: s
 
 def _doubt(side_um: float, kind: str) -> str:
     """Why a side can hardly be that of a pixel, empty where it can."""
-    if kind not in _PLAUSIBLE:
-        return ""
-    low, high = _PLAUSIBLE[kind]
+    is_default = _PLAUSIBLE.get(kind) == _OF_CELLS and math.isclose(side_um, _DEFAULT_UM, rel_tol=_EXACTLY)
+    if is_default:
+        return f"1 um is what programs write where nobody told them the size of a pixel. {_SAY_IT}"
+    return _out_of_range(side_um, kind)
+
+
+def _out_of_range(side_um: float, kind: str) -> str:
+    low, high = _PLAUSIBLE.get(kind, (0.0, math.inf))
     if not low <= side_um <= high:
         meant = next((f"{side_um:.4g} {unit}" for unit, um in _MEANT.items() if low <= side_um * um <= high), "")
         hint = f" Is it {meant}?" if meant else ""
         return f"{side_um:.4g} um is no size of a pixel here, expected {low:g} to {high:g} um.{hint} {_SAY_IT}"
-    if low == _OF_CELLS[0] and math.isclose(side_um, _DEFAULT_UM, rel_tol=_EXACTLY):
-        return f"1 um is what programs write where nobody told them the size of a pixel. {_SAY_IT}"
     return ""

@@ -224,7 +224,7 @@ def test_um_that_are_taken_for_px_are_asked_about(cohort: Cohort, tmp_path: Path
 
 
 @given(
-    st.lists(st.tuples(st.integers(0, 58), st.integers(0, 58)), min_size=1, max_size=8),
+    st.lists(st.tuples(*[st.integers(0, 8).map(lambda at: 7 * at)] * 2), min_size=1, max_size=8, unique=True),
     st.sampled_from([0.0, 0.1, 0.3]),
 )
 def test_a_few_cells_anywhere_are_taken(places: list[tuple[int, int]], side_um: float) -> None:
@@ -301,3 +301,50 @@ def test_what_is_about_drawn_objects_is_refused_for_label_images(cohort: Cohort,
     for how in ({"classes": ["cell"]}, {"unit": "um"}, {"scale": 2.0}):
         with pytest.raises(FintuneValueError, match="--classes, --unit and --scale are about drawn objects"):
             annotate(tmp_path / "m", cohort.url, **how)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("overlap", ["first", "last"])
+def test_an_object_of_which_nothing_is_left_is_no_loss_without_a_word(tmp_path: Path, overlap: Any) -> None:
+    document = geojson([""] * 12)
+    inner = geojson([""])["features"][0] | {"geometry": {"type": "Polygon", "coordinates": [square(24, 32, 2)]}}
+    for more in (document["features"][3:5], [inner], [inner, *document["features"][:1]]):
+        features = [*document["features"], *more]
+        path = write(tmp_path / "m", a={**document, "features": features if overlap == "first" else features[::-1]})
+        with pytest.raises(TileReadError, match=f"hidden: nothing is left of {len(more)} of {len(features)} objects"):
+            read_drawn(path / "a.json", SHAPE, how=DrawnReading(overlap))
+
+
+def test_fractions_of_a_tile_are_no_px(tmp_path: Path) -> None:
+    for times, count in ((1 / PX, 12), (1 / 64, 1)):
+        path = write(tmp_path / "m", a=geojson([""] * count, times=times)) / "a.json"
+        with pytest.raises(TileReadError, match="fractions: all coordinates lie between 0 and 1"):
+            read_drawn(path, SHAPE)
+
+
+@pytest.mark.parametrize("key", ["class", "class_name", "category", "label", "type"])
+def test_classes_of_other_programs(cohort: Cohort, tmp_path: Path, key: str) -> None:
+    document = geojson([""] * 12)
+    for at, feature in enumerate(document["features"]):
+        feature["properties"][key] = ("cell", "debris")[at % 2]
+    with pytest.raises(FintuneValueError, match=r"2 classes: 'cell' .6.*'debris' .6"):
+        annotate(write(tmp_path / "m", a=document), cohort.url)
+
+
+def test_an_annotation_that_coco_ignores_is_no_cell(tmp_path: Path) -> None:
+    document = coco(["cell"] * 12)
+    document["annotations"][3]["ignore"] = 1
+    with pytest.raises(TileReadError, match="to be ignored"):
+        read_drawn(write(tmp_path / "m", a=document) / "a.json", SHAPE, page=0)
+
+
+def test_a_file_that_names_another_picture_is_told(
+    cohort: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write(
+        tmp_path / "m",
+        a=labelme(["cell"] * 12, imagePath="..\\raw\\b.tif"),
+        b=labelme(["cell"] * 12, imagePath="x/b.png"),
+    )
+    assert annotate(folder, cohort.url).n_added == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "1 file(s) say that they were drawn in an image of another name, e.g. a.json of ..\\raw\\b.tif" in told

@@ -316,3 +316,20 @@ def test_units_that_are_unknown_or_several_are_refused() -> None:
     assert to_stored(found, micrograph(), Reading(unit="px", diameter=1), "image").yx.tolist() == [[2, 1]]
     with pytest.raises(TileReadError, match="rows are in several units, px, nm"):
         parse_csv("x,y,unit\n1,2,px\n1,3,nm\n")
+
+
+def test_pixels_and_binning_that_a_file_of_particles_states() -> None:
+    for text, parse in (
+        ('{"apix": 2.5, "particles": [{"x": 10, "y": 20}]}', parse_json),
+        ('{"pixel_size": 2.5, "boxes": [[5, 15, 10, 10]]}', parse_json), ("x,y,pixel_size_A\n10,20,2.5\n", parse_csv),
+    ):  # fmt: skip
+        (found,) = parse(text).values()
+        with pytest.raises(TileReadError, match=r"--scale 2 reads them so"):
+            to_stored(found, micrograph(), Reading(diameter=9), "image")
+        assert to_stored(found, micrograph(2.5), Reading(diameter=9), "image").yx.tolist() == [[20, 10]]
+    for text, parse in (
+        ('{"binning": 4, "particles": [{"x": 10, "y": 20}]}', parse_json), ("x,y,bin\n10,20,4\n", parse_csv),
+    ):  # fmt: skip
+        with pytest.raises(TileReadError, match="counts in a picture binned by 4"):
+            parse(text)
+        assert len(next(iter(parse(text.replace("4", "1")).values()))) == 1

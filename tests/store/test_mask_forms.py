@@ -22,7 +22,7 @@ from fintune_xr.pipelines.steps.ingest import ingest
 from fintune_xr.store.annotations.instance_labels import as_instances, refuse_whole_tile
 from fintune_xr.store.cohort import open_cohort
 from fintune_xr.store.raw.layouts import choose_layout
-from fintune_xr.store.raw.readers import read_colours, read_header, read_mask, read_plane
+from fintune_xr.store.raw.readers import read_colours, read_header, read_labels, read_mask, read_plane
 
 PX = 64
 
@@ -75,6 +75,19 @@ def test_labels_in_pieces_are_kept_or_split_when_asked() -> None:
     np.testing.assert_array_equal(as_instances(shared, "keep")[0], shared)
     assert np.unique(as_instances(shared, "split")[0]).size == 10
     np.testing.assert_array_equal(as_instances(ON * 255, "keep")[0], ON * 255)
+
+
+def test_labels_within_labels_are_asked_about() -> None:
+    y, x = np.mgrid[:PX, :PX]
+    fall = np.clip(20 - np.hypot(y - 30, x - 30), 0, None).round().astype(int)
+    nuclei = np.where(INNER, RIGHT + 9, RIGHT)
+    for nested, count in ((fall, "19 of 20"), (np.minimum(fall, 2), "1 of 2"), (nuclei, "9 of 18")):
+        with pytest.raises(TileReadError, match=f"nested labels: {count} labels lie wholly within one other"):
+            as_instances(nested)
+        np.testing.assert_array_equal(as_instances(nested, "keep")[0], nested)
+    # Cells that touch each other, fill the tile, or of which a few lie in a hole of another are none of that.
+    for plain in (x // 8 + 8 * (y // 8) + 1, np.where(x < 40, 1, 2) * (y > 9), np.where(nuclei > 13, RIGHT, nuclei)):
+        np.testing.assert_array_equal(as_instances(np.asarray(plain))[0], plain)
 
 
 def test_a_stray_pixel_is_no_piece() -> None:
@@ -148,7 +161,8 @@ def grey_png(path: Path, bits: int, numbers: Any) -> Path:
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_labels_of_few_bits_are_what_the_file_says(tmp_path: Path, bits: int) -> None:
     labels = np.where(2**bits > RIGHT, RIGHT, 0)
-    np.testing.assert_array_equal(read_mask(grey_png(tmp_path / "m.png", bits, labels))[0], labels)
+    for read in (read_mask, read_labels):
+        np.testing.assert_array_equal(read(grey_png(tmp_path / "m.png", bits, labels))[0], labels)
 
 
 @pytest.mark.parametrize("top", [255, 65535])

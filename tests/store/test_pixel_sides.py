@@ -143,6 +143,11 @@ def test_a_name_overrules_sizes_that_can_hardly_be_meant(side_um: float, named_u
     assert (side, bool(doubt)) == (named_um * 1e4, not named_um)
 
 
+def test_a_name_says_no_size_that_no_microscope_has() -> None:
+    assert side_of_tile([("a", header(0.325))], 325, "if")[1].startswith("325 um is no size of a pixel here")
+    assert side_of_tile([], 1.0, "if") == (1e4, "")
+
+
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((8, 8), np.uint16), **resolution(0.325))
     assert read_header(tmp_path / "a.tif").pixel_size_a == pytest.approx(3250, rel=1e-4)

@@ -33,6 +33,7 @@ from fintune_xr.store.raw.coordinates.particles import (
     check_one_kind,
     check_one_picture,
     number,
+    one_side,
     one_unit,
     particles,
     plain_name,
@@ -112,7 +113,11 @@ def parse_csv(text: str, *, separator: str = ",") -> dict[str, Particles]:
         found[""] = []
     made = {name: particles(rows, meaning=columns.meaning) for name, rows in found.items()}
     unit = one_unit(row[at] for at, name in enumerate(header) if name in UNIT_NAMES for row in filled)
-    return {name: replace(one, lowest_score=_lowest(scores[name]), unit=unit) for name, one in made.items()}
+    side = one_side({name: [row[at] for row in filled] for at, name in enumerate(header)})
+    return {
+        name: replace(one, lowest_score=_lowest(scores[name]), unit=unit, pixel_size_a=side)
+        for name, one in made.items()
+    }
 
 
 def parse_tabs(text: str) -> dict[str, Particles]:

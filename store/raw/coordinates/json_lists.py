@@ -26,6 +26,7 @@ from fintune_xr.store.raw.coordinates.particles import (
     check_one_kind,
     check_one_picture,
     number,
+    one_side,
     one_unit,
     particles,
     plain_name,
@@ -60,6 +61,13 @@ def parse_json(text: str) -> dict[str, Particles]:
     return {str(name): _one(part, f"{name}: ", units) for name, part in micrographs.items()}
 
 
+def _told(content: Any, unit: str, found: Particles) -> Particles:
+    """`found` with the unit and the side of pixels that the record around the particles tells."""
+    records = content if isinstance(content, Mapping) else {}
+    side = one_side({plain_name(str(key)): [value] for key, value in records.items()})
+    return replace(found, unit=unit, pixel_size_a=side)
+
+
 def _tells_unit(key: Any, value: Any) -> bool:
     return isinstance(value, str) and plain_name(str(key)) in UNIT_NAMES
 
@@ -75,14 +83,14 @@ def _one(content: Any, where: str, units: Sequence[str]) -> Particles:
         rows = _rows(content[BOXES], where)
         boxes = enumerate(rows, start=1)
         found = particles((_box(row, f"{where}box {i}") for i, row in boxes), meaning=CORNERS)
-        return replace(found, unit=_unit([*records, *rows], units))
-    usual: Any = math.nan
+        return _told(content, _unit([*records, *rows], units), found)
+    around, usual = content, math.nan
     if isinstance(content, Mapping) and _is_one(content):
         usual = content.get("diameter", math.nan)
         content = next(content[name] for name in _LISTS if name in content)
     rows = _rows(content, where)
     found = particles(_particle(row, usual, f"{where}particle {i}") for i, row in enumerate(rows, start=1))
-    return replace(found, unit=_unit([*records, *rows], units))
+    return _told(around, _unit([*records, *rows], units), found)
 
 
 def _unit(records: Sequence[Any], stated: Sequence[str]) -> str:

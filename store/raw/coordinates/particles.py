@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -37,6 +37,11 @@ FRACTIONS: Final = "fractions of the micrograph's sides"
 
 UNIT_NAMES: Final = ("unit", "units", "lengthunit", "coordinateunit")
 """Columns, and keys of JSON, that say what lengths are in."""
+
+SIDE_NAMES: Final = ("apix", "angpix", "pixelsize", "pixelsizea", "pixelsizeangstrom", "pixelsizeang")
+"""Columns, and keys of JSON, that say how many angstrom the pixels are that are counted in."""
+BINNING_NAMES: Final = ("binning", "bin", "binfactor", "binningfactor", "downsampling", "downsample")
+"""The same of the picture that was picked on, as a whole number of pixels of another."""
 
 # What tells the rows of a table apart: particles from noise, or one kind of them from another.
 KIND_NAMES: Final = ("label", "class", "classname", "category", "kind", "type", "isparticle", "particleclass")
@@ -116,12 +121,32 @@ def check_one_kind(values: Sequence[str], column: str) -> None:
     )
 
 
+_ONE: Final = ("1", "1.0", "")
+
+
 def one_unit(values: Iterable[object]) -> str:
     """The unit that all of `values` name, empty where none does. Raises TileReadError where they name several."""
     told = list(dict.fromkeys(text for value in values if value is not None and (text := str(value).strip())))
     if len(told) > 1:
         raise TileReadError(f"unit: rows are in several units, {', '.join(told[:4])}. Write all of them in one.")
     return told[0] if told else ""
+
+
+def one_side(told: Mapping[str, Iterable[object]]) -> float:
+    """Side in angstrom of the pixels that are counted in, out of values by plain name; 0 where none tells it.
+
+    Raises TileReadError where values differ, or say that the picture was binned, and not what its pixels are.
+    """
+    sides = {number(value, name, "a row") for name, values in told.items() if name in SIDE_NAMES for value in values}
+    if len(sides) > 1:
+        raise TileReadError(f"pixels of several sizes: {', '.join(f'{side:g}' for side in sorted(sides)[:4])} A")
+    binned = {str(v) for name, values in told.items() if name in BINNING_NAMES for v in values if str(v) not in _ONE}
+    if binned and not sides:
+        raise TileReadError(
+            f"binned: the file says that it counts in a picture binned by {', '.join(sorted(binned)[:4])}. Multiply "
+            "its lengths by that, and leave the word out; or leave it out alone, and read it with --scale"
+        )
+    return max(sides, default=0.0)
 
 
 def check_one_picture(values: Iterable[object], column: str) -> None:

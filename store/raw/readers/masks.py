@@ -20,8 +20,6 @@ _PALETTE: Final = 3
 _LOSSY: Final = (6, 7, 34892)
 _FLOATS: Final = ("float16", "float32", "float64")
 _GREY: Final = ("1", "L", "I;16", "I;16B", "I")
-# What Pillow multiplies greys of two and of four bits by, so that the highest is white.
-_TIMES: Final = {"L;2": 85, "L;4": 17}
 
 
 def decoded_mask(content: bytes, path: str, page: int | None = None) -> NDArray[Any]:
@@ -100,7 +98,7 @@ def _eight_bits(colours: NDArray[Any]) -> NDArray[np.uint8]:
 
 def _of_raster(file: io.BytesIO) -> NDArray[Any]:
     with raster.open_raster(file) as image:
-        times = max((_TIMES.get(form, 1) for form in raster.stored_forms(image)), default=1)
+        times = raster.spread(image)
         orientation = raster.orientation(image)
         if image.mode == "P":
             palette = np.asarray(image.getpalette("RGB"), np.uint8).reshape(-1, 3)

@@ -24,6 +24,7 @@ from fintune_xr.store.raw.readers.header import Header, check_header, page_index
 
 _DTYPES: Final = {"1": "bool", "L": "uint8", "P": "uint8", "I;16": "uint16", "I;16B": "uint16", "I": "int32"}
 _COLOURS: Final = "RGB"
+_TIMES: Final = {"L;2": 85, "L;4": 17}
 _GREY_IN_COLOURS: Final = ("RGB", "RGBA", "LA")
 # Bytes of a PNG before its first chunk, and of a chunk before and behind its content; chunks that may hold words.
 _PNG_SIGNATURE, _CHUNK_HEAD, _CHUNK_SUM = 8, 8, 4
@@ -46,8 +47,10 @@ def raster_planes(
 ) -> list[NDArray[Any]]:
     """Pixels (y, x) of each of `pages`, the image decoded once. Raises TileReadError as `raster_plane` does."""
     with open_raster(file) as image:
+        times = spread(image) if _are_labels(dtypes) else 1
         headers = [_header(image, page, dtypes, channels=channels) for page in pages]
         pixels = _pixels(image, dtypes, channels=channels)
+        pixels = pixels if times == 1 else pixels // times
         planes = [pixels[..., page_index(page, pixels.shape[2])] if pixels.ndim == 3 else pixels for page in pages]
         return [np.ascontiguousarray(plane).astype(headers[0].dtype, copy=False) for plane in planes]
 
@@ -141,6 +144,11 @@ def _header(image: Image.Image, page: int | None, dtypes: Collection[str], *, ch
         expected = "grey, or red, green and blue" if channels else "one grey plane (y, x)"
         raise TileReadError(f"wrong shape: expected {expected}, found {mode} pixels")
     return check_header(Header(height, width, _DTYPES[mode], is_palette=mode == "P"), dtypes)
+
+
+def spread(image: Image.Image) -> int:
+    """What Pillow multiplies greys of two and of four bits by, so that the highest is white; to be asked first."""
+    return max((_TIMES.get(form, 1) for form in stored_forms(image)), default=1)
 
 
 def stored_forms(image: Image.Image) -> list[str]:

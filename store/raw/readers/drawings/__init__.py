@@ -33,11 +33,13 @@ _MALFORMED: Final = (KeyError, TypeError, ValueError, IndexError, AttributeError
 @dataclass(frozen=True, slots=True, eq=False)
 class DrawnLook:
     """How many objects of each class a tile's file holds, and how far those that are taken reach, (object, 2) as shares
-    of height and width; of files that state a unit nothing, and of pictures of objects neither.
+    of height and width; of files that state a unit nothing, and of pictures of objects neither. `picture` is the name
+    of the image that it was drawn in, where one is told.
     """
 
     classes: Counter[str]
     reach: NDArray[np.float64]
+    picture: str = ""
 
 
 def is_drawn(path: str) -> bool:
@@ -81,7 +83,8 @@ def look_at_drawn(
             held = _parsed(file.read(), suffix)
         is_told = how.is_told or bool(held.unit)
         looks = [_looked_at(_drawn(held, shape, page, how), how, shape) for page, shape in pictures]
-        return [replace(one, reach=one.reach[:0]) if is_told else one for one in looks]
+        picture = str(held.document.get("imagePath") or "") if held.kind == "labelme" else ""
+        return [replace(one, reach=one.reach[: 0 if is_told else None], picture=picture) for one in looks]
     except TileReadError as error:
         raise TileReadError(error.reason, str(place)) from error
     except _MALFORMED as error:

@@ -63,6 +63,8 @@ def _drawn(one: Mapping[str, Any]) -> Drawn:
     name, segmentation = str(one.get("label", "")), one["segmentation"]
     if one.get("iscrowd") and "label" not in one:
         raise TileReadError("a crowd of objects (iscrowd) is no instance. Leave crowds out.")
+    if one.get("ignore"):
+        raise TileReadError("an annotation that is to be ignored (ignore) would be stored as a cell. Leave it out.")
     if isinstance(segmentation, dict):
         counts = segmentation["counts"]
         lengths = unpack_text(counts) if isinstance(counts, str) else counts

@@ -157,6 +157,7 @@ def paint(objects: Iterable[Drawn], shape: tuple[int, int], how: DrawnReading, s
     found = [one.scaled(factor) for one in objects if how.takes(one.of_class)]
     if not (how.is_told or stated):
         _check_corner(found, shape, how.side_um)
+    _check_fractions(found)
     labels: NDArray[np.uint32] = np.zeros(shape, np.uint32)
     n_twice = 0
     for one, number in zip(found, numbers([one.name for one in found]), strict=True):
@@ -174,7 +175,20 @@ def paint(objects: Iterable[Drawn], shape: tuple[int, int], how: DrawnReading, s
         raise TileReadError(
             f"overlap: {n_twice} px belong to two objects. Say whose they are: --overlap first, or last (that on top)"
         )
+    n_hidden = len(found) - np.count_nonzero(np.unique(labels))
+    if n_hidden:
+        raise TileReadError(
+            f"hidden: nothing is left of {n_hidden} of {len(found)} objects, which lie wholly in others. Were some "
+            "drawn twice, or nuclei within their cells? Leave in those that are meant"
+        )
     return labels
+
+
+def _check_fractions(objects: Sequence[Drawn]) -> None:
+    if objects and all(one.mask is None and max(one.reach) <= 1 for one in objects):
+        raise TileReadError(
+            "fractions: all coordinates lie between 0 and 1. Multiply them by the width and height of the tile."
+        )
 
 
 def _check_corner(objects: Sequence[Drawn], shape: tuple[int, int], side_um: float) -> None:

@@ -13,6 +13,9 @@ from fintune_xr.store.raw.readers.drawings.painting import Drawn, base_class, ch
 _ANNOTATION: Final = "annotation"
 _KINDS: Final = {"detection": "cells", "cell": "cells", _ANNOTATION: "annotations"}
 
+# Under which keys other programs write the class of an object.
+_OTHER_CLASSES: Final = ("class", "class_name", "className", "category", "label", "type")
+
 
 def drawn_features(document: Any) -> Iterator[Drawn]:
     """The polygons of a feature, a list or a collection of features, called by their names.
@@ -50,7 +53,11 @@ def _plane(feature: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 def _class(feature: Mapping[str, Any]) -> str:
-    told = _properties(feature).get("classification")
+    """The class of a feature: QuPath's classification, or what other programs have in its place."""
+    properties = _properties(feature)
+    told = properties.get("classification")
+    if told is None:
+        told = next((properties[key] for key in _OTHER_CLASSES if isinstance(properties.get(key), str)), None)
     if not isinstance(told, Mapping):
         return str(told or "")
     # Classes that are derived from others are written as all of their names.
