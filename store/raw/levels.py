@@ -24,6 +24,8 @@ _FOLDERS: Final = re.compile(
     re.IGNORECASE,
 )
 _NUMBER: Final = re.compile(r"\D{0,4}\d{3,}\w?")
+_WHOLE: Final = re.compile(r"0*(\d+)(?:\.0+)?")
+_NO_NAME: Final = re.compile(r"na|nan|n/a|null|none|unknown", re.IGNORECASE)
 _SHOWN: Final = 3
 
 
@@ -64,6 +66,9 @@ def _doubts(tiles: Sequence[Named], donors: Mapping[str, int], markers: Mapping[
     if told:
         stains = [name for name in told if _STAINS.fullmatch(name)]
         folders = [name for name in told if _FOLDERS.fullmatch(name)]
+        nobody = [name for name in told if _NO_NAME.fullmatch(name)]
+        if nobody:
+            found.append(f"donors that are called as a missing value is: {', '.join(nobody[:_SHOWN])}")
         if stains:
             found.append(f"donors that look like markers: {', '.join(stains[:_SHOWN])}")
         if folders:
@@ -80,10 +85,11 @@ def _doubts(tiles: Sequence[Named], donors: Mapping[str, int], markers: Mapping[
 
 
 def _alike(names: Iterable[str], what: str) -> list[str]:
-    """A line for names that differ in capitals, blanks or signs alone: they are kept apart, and may be meant as one."""
+    """A line for names that differ in capitals, blanks, signs or zeros alone: they are kept apart, and may be one."""
     spelt: defaultdict[str, list[str]] = defaultdict(list)
     for name in names:
-        spelt[re.sub(r"[\s_.-]", "", name).casefold()].append(name)
+        number = _WHOLE.fullmatch(name)
+        spelt[number[1] if number else re.sub(r"[\s_.-]", "", name).casefold()].append(name)
     return [f"{what} spelt nearly alike, and kept apart: {', '.join(map(repr, same))}" for same in spelt.values()
             if len(same) > 1]  # fmt: skip
 
