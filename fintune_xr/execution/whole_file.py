@@ -17,6 +17,7 @@ from fintune_xr.errors import StoreWriteError
 
 PARTIAL_SUFFIX: Final = ".partial"
 _CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
+_NO_PLACE = {errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP}
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}
 
 # Numbers of processes mean something on their machine alone, and say nothing after it has started anew.
@@ -35,9 +36,9 @@ def whole_file(path: Path, *, alone: bool = False) -> Iterator[Path]:
 
     Raises StoreWriteError on a full disk, a read-only path or missing permission.
     """
-    if path.is_dir():
-        raise StoreWriteError(f"cannot write {path}: it is a folder. Name a file.")
     with write_errors(str(path)):
+        if path.is_dir():
+            raise StoreWriteError(f"cannot write {path}: it is a folder. Name a file.")
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = place_beside(path)
         partial = path.with_name(f".{path.name}{PARTIAL_SUFFIX}") if alone else beside
@@ -143,6 +144,8 @@ def write_errors(what: str) -> Iterator[None]:
                 f"{what} cannot be locked: {error.strerror}, and without locks two writers could not be kept apart. "
                 "Mount the file system with them (Lustre: flock), or keep the store on another one."
             ) from error
+        if error.errno in _NO_PLACE:
+            raise StoreWriteError(f"cannot write {what}: {error.strerror}. Name another place.") from error
         if error.errno not in _CANNOT_WRITE:
             raise
         raise StoreWriteError(

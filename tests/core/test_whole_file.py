@@ -198,3 +198,11 @@ def test_a_folder_that_is_removed_is_never_half_there(tmp_path: Path, monkeypatc
     with whole_file(tmp_path / "other.txt") as place:
         place.write_text("whole")
     assert [path.name for path in tmp_path.iterdir()] == ["other.txt"]
+
+
+def test_a_path_through_a_file_or_of_too_long_a_name_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    there = {"file/one.txt": "File exists", "file/a/one.txt": "Not a directory", "x" * 300: "File name too long"}
+    for path, said in there.items():
+        with pytest.raises(StoreWriteError, match=f"{said}. Name another place"), whole_file(tmp_path / path) as place:
+            place.write_text("whole")

@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import roifile
-from exchange import IMAGES, LOST, MASKS, RUN, TILES, TRUTH, exchange_store
+from exchange import IMAGES, LOST, MASKS, RUN, TILES, TRUTH, exchange_store, store_run
 from numpy.typing import NDArray
+from stores import CHANNELS, add_tiles
 
 from fintune_xr import names as n
-from fintune_xr.errors import FintuneValueError, MissingPackageError, TileReadError, UnknownNameError
+from fintune_xr.errors import FintuneValueError, MissingPackageError, StoreWriteError, TileReadError, UnknownNameError
 from fintune_xr.pipelines.steps.export import export
 from fintune_xr.pipelines.steps.positivity import positivity
 from fintune_xr.pixels.outlines import fill_rings
-from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.cohort import Cohort, create_cohort
 from fintune_xr.store.export import annotated_data
 from fintune_xr.store.export.coco import runs
 from fintune_xr.store.export.geojson import object_id
@@ -266,3 +267,28 @@ def test_spatialdata_is_of_some_tiles_and_says_what_it_needs(
     with pytest.raises(MissingPackageError, match=r"fintune-xr\[spatialdata\]"):
         export(cohort.url, to="spatialdata", out=tmp_path, donors=["d1"])
     assert not list(tmp_path.glob("*.sdata.zarr"))
+
+
+def test_names_that_differ_in_case_alone_are_told_and_refused_where_they_are_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cohort = create_cohort(tmp_path / "c.zarr", kind="if", channels=CHANNELS, tile_shape=(64, 80), dtype="uint16")
+    add_tiles(cohort, ["d0/GFAP/a", "d0/GFAP/A", "d0/GFAP/b"])
+    store_run(cohort, RUN, MASKS[:3])
+    assert len(export(cohort.url, to="masks", out=tmp_path / "masks")) == 3
+    said = capsys.readouterr().err
+    assert "1 name(s) are there in several spellings" in said
+    assert "d0__GFAP__a_pred.tif and d0__GFAP__A_pred.tif" in said
+    export(cohort.url, to="tables", out=tmp_path / "tables")
+    assert "spellings" not in capsys.readouterr().err
+    monkeypatch.setattr(Path, "samefile", lambda one, other: str(one).lower() == str(other).lower())
+    with pytest.raises(StoreWriteError, match="are one file to this system"):
+        export(cohort.url, to="masks", out=tmp_path / "masks")
+
+
+@pytest.mark.parametrize("inside", ["", "runs", "a/b"])
+def test_nothing_is_exported_into_the_store(cohort: Cohort, inside: str) -> None:
+    before = sorted(cohort.location.path.rglob("*"))
+    with pytest.raises(FintuneValueError, match=r"lies in the store .*\. Name a folder beside it"):
+        export(cohort.url, to="masks", out=cohort.location.path / inside)
+    assert sorted(cohort.location.path.rglob("*")) == before
