@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fintune_xr import names as n
 from fintune_xr.errors import SplitError
+from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.leak_check.pictures import picture_of, show_leaks
 from fintune_xr.splits.assignment import Leak, SecondLook, find_leaks, find_shared_fields
 from fintune_xr.splits.image_hash import Looks, looks
@@ -26,6 +27,7 @@ _OTHERS: Final = "without a part"
 # Two tiles that share less, as neighbours of a mosaic do, are not called one field.
 _LEAST_SHARE: Final = 0.25
 _FEWEST_PX: Final = 32
+_LISTED: Final = 20
 
 
 def refuse_leaks(
@@ -39,7 +41,8 @@ def refuse_leaks(
     """Raises SplitError naming annotated tiles that leak across `parts`, by default the stored split and its `by`.
 
     Pairs that are `allowed`, by default those of the stored split, may look alike. With `pictures`, those that are
-    refused are shown in this folder, with a table of them that `allowed` can be made of.
+    refused are shown in this folder, with a table of them that `allowed` can be made of. Pairs that may show parts of
+    one field are told, and shown likewise; sparse fields of cells that are all alike are taken for such, too.
     """
     tiles = annotated_tiles(cohort)
     if parts is None:
@@ -56,17 +59,28 @@ def refuse_leaks(
         second_look=_second_look(tiles),
     )
     shared = find_shared_fields(names, parts, donor=donors, windows=windows, shown_by_both=_shown_by_both(tiles))
-    found = {leak.tiles for leak in leaks}
-    leaks += [leak for leak in shared if leak.tiles not in found]
     known = {frozenset((one.first, one.second)) for one in allowed}
     leaks = [leak for leak in leaks if not (leak.by_looks and frozenset(leak.tiles) in known)]
+    found = {frozenset(leak.tiles) for leak in leaks}
+    shared = [leak for leak in shared if frozenset(leak.tiles) not in known | found]
+    shown = show_leaks(tiles, [*leaks, *shared], pictures) if pictures is not None and (leaks or shared) else ""
+    if shared:
+        say(_told(shared, "" if leaks else shown))
     if leaks:
-        shown = "" if pictures is None else show_leaks(tiles, leaks, pictures)
         raise SplitError(_refusal(cohort.url, leaks, shown))
 
 
+def _told(shared: Sequence[Leak], shown: str) -> str:
+    listed = "\n  ".join(str(leak) for leak in shared[:_LISTED])
+    return (
+        f"{len(shared)} pair(s) of tiles on two sides of the split may show parts of one field:\n  {listed}\nLook at "
+        "them: split --show-leaks FOLDER. Where they do, give both tiles the same donor (names or --pattern of a new "
+        f"ingest), or leave one out.{shown}"
+    )
+
+
 def _refusal(url: str, leaks: Sequence[Leak], shown: str) -> str:
-    listed = "\n  ".join(str(leak) for leak in leaks[:20])
+    listed = "\n  ".join(str(leak) for leak in leaks[:_LISTED])
     alike = any(leak.by_looks for leak in leaks)
     look = (
         "\nTo see pairs that look alike: --show-leaks FOLDER, which writes pictures and pairs.tsv. Where they are "
