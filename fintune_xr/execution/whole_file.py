@@ -18,6 +18,7 @@ from fintune_xr.errors import StoreWriteError
 PARTIAL_SUFFIX: Final = ".partial"
 _CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
 _NO_PLACE = {errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP}
+_NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}
 
 # Numbers of processes mean something on their machine alone, and say nothing after it has started anew.
@@ -94,10 +95,14 @@ def _sync_tree(folder: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Forces a file to the disk, or of a folder the names that lie in it."""
+    """Forces a file to the disk, or of a folder the names that lie in it, as far as its file system can do that."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        # Shares of other systems know it of files, and often not of folders.
+        if error.errno not in _NO_SYNC:
+            raise
     finally:
         os.close(handle)
 

@@ -75,7 +75,8 @@ def _told(shared: Sequence[Leak], shown: str) -> str:
     return (
         f"{len(shared)} pair(s) of tiles on two sides of the split may show parts of one field:\n  {listed}\nLook at "
         "them: split --show-leaks FOLDER. Where they do, give both tiles the same donor (names or --pattern of a new "
-        f"ingest), or leave one out.{shown}"
+        "ingest), or leave one out; where not, say why in the column `reason` of pairs.tsv, and give it by "
+        f"--allow-alike.{shown}"
     )
 
 

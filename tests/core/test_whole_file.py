@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -206,3 +207,17 @@ def test_a_path_through_a_file_or_of_too_long_a_name_is_told(tmp_path: Path) -> 
     for path, said in there.items():
         with pytest.raises(StoreWriteError, match=f"{said}. Name another place"), whole_file(tmp_path / path) as place:
             place.write_text("whole")
+
+
+@pytest.mark.parametrize(("number", "is_written"), [(errno.EINVAL, True), (errno.ENOTSUP, True), (errno.EIO, False)])
+def test_a_system_that_cannot_force_names_to_the_disk_is_no_failed_write(
+    number: int, is_written: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_handle: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refused)
+    told = contextlib.nullcontext() if is_written else pytest.raises(StoreWriteError)
+    with told, whole_file(tmp_path / "one.txt") as place:
+        place.write_text("whole")
+    assert (tmp_path / "one.txt").exists() is is_written
