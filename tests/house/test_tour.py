@@ -28,7 +28,7 @@ def overrides_of(verb: str) -> list[str]:
 
 def test_the_trainings_of_the_tour_are_those_of_the_demo() -> None:
     assert load_settings(TrainSettings, None, overrides_of("train")) == load_settings(TrainSettings, demo.TRAINING)
-    assert load_settings(TrainSettings, None, overrides_of("budget")) == load_settings(TrainSettings, demo.FEWER_STEPS)
+    assert load_settings(TrainSettings, None, overrides_of("budget")) == load_settings(TrainSettings, demo.QUICK)
     compared = {"train": demo.QUICK, "markers": ["GFAP"], "marker_only": []}
     found = load_settings(BenchmarkSettings, None, overrides_of("benchmark"))
     assert found == load_settings(BenchmarkSettings, compared)
