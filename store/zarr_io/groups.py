@@ -167,8 +167,15 @@ def open_unindexed(location: Location, path: str, schema: DatasetSchema | None, 
     if schema is not None:
         check_dataset(dataset, schema)
     with explain_read_errors(f"{location.url}/{path}"):
-        plain = portable(guard_decoding(dataset, f"{location.url}/{path}"))
+        plain = _in_order(portable(guard_decoding(dataset, f"{location.url}/{path}")), schema)
     return in_blocks(plain) if lazy else plain
+
+
+def _in_order(dataset: xr.Dataset, schema: DatasetSchema | None) -> xr.Dataset:
+    """`dataset` with its variables as the schema lists them, others after them by name: a folder has no order."""
+    declared = [*schema.coords, *schema.variables] if schema is not None else []
+    place = {name: at for at, name in enumerate(declared)}
+    return dataset[sorted(dataset.variables, key=lambda name: (place.get(str(name), len(place)), str(name)))]
 
 
 def replace_group(location: Location, path: str, dataset: xr.Dataset, schema: DatasetSchema | None) -> None:
@@ -239,16 +246,21 @@ def is_complete(location: Location, path: str) -> bool:
 
 
 def in_blocks(dataset: xr.Dataset) -> xr.Dataset:
-    """Dask-backed variables; pixels in chunks of one tile, because a shard of tiles may not fit in memory."""
-    lazy = {}
-    for name, array in dataset.data_vars.variables.items():
-        pixels = n.TILE in array.dims and n.Y in array.dims
-        if array.dtype.kind == "O":
-            # Text is small, and what is written needs to be looked at: left to xarray's own laziness.
-            continue
-        # The variable alone: to chunk a data array would make a graph of each of its coordinates too.
-        lazy[name] = array.chunk({n.TILE: 1, n.Y: -1, n.X: -1} if pixels else {})
-    return dataset.assign(lazy)
+    """Dask-backed variables, cut alike along each dim, as functions over blocks of a dataset ask for.
+
+    Pixels are in chunks of one tile, because a shard of tiles may not fit in memory; columns alone in as many rows as
+    are stored together. Columns beside pixels are left to xarray's own laziness: cut as those are, each would be a task
+    for every tile. So is text, which needs to be looked at when it is written.
+    """
+    numbers = {name: array for name, array in dataset.data_vars.variables.items() if array.dtype.kind != "O"}
+    along_tiles = {name for name, array in numbers.items() if n.TILE in array.dims}
+    pixels = {name for name in along_tiles if n.Y in numbers[name].dims}
+    beside = along_tiles - pixels if pixels else set()
+    rows = 1 if pixels else ROWS_PER_CHUNK
+    # The variables alone: to chunk data arrays would make a graph of each of their coordinates too.
+    return dataset.assign(
+        {k: v.chunk({n.TILE: rows} if k in along_tiles else {}) for k, v in numbers.items() if k not in beside}
+    )
 
 
 def _write(location: Location, path: str, dataset: xr.Dataset, schema: DatasetSchema | None) -> None:

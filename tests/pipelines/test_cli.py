@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import io
 import json
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,14 @@ def test_the_verbs_of_the_contract_are_there() -> None:
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["--version"]) == 0
     assert capsys.readouterr().out.strip().count(".") == 2
+
+
+def test_python_runs_the_package(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["fintune_xr", "infr"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("fintune_xr", run_name="__main__")
+    assert ended.value.code == 2
+    assert 'Did you mean "infer"' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,10 @@ import pytest
 import xarray as xr
 
 from fintune_xr import names as n
+from fintune_xr.datasets import ANALYSIS
 from fintune_xr.errors import UnknownNameError
 from fintune_xr.store.cohort import Cohort, open_cohort
+from fintune_xr.store.zarr_io.groups import ROWS_PER_CHUNK, in_blocks
 from fintune_xr.store.zarr_io.portable import Record, plain_text
 
 mpl.use("Agg")
@@ -145,6 +147,12 @@ def by_blocks(dataset: xr.Dataset, _: Path) -> Names:
     return found
 
 
+def whole_by_blocks(dataset: xr.Dataset, _: Path) -> Names:
+    """A function over blocks of the whole dataset, whose variables are therefore cut alike."""
+    assert dataset.unify_chunks().chunksizes == dataset.chunksizes
+    return same_values(dataset.map_blocks(lambda block: block, template=dataset), dataset)
+
+
 def copy(dataset: xr.Dataset, _: Path) -> Names:
     return same_values(dataset.copy(deep=True), dataset)
 
@@ -197,7 +205,7 @@ def small_of(dataset: xr.Dataset) -> Names:
 
 IDIOMS = (
     to_netcdf, to_zarr, as_text, plot, to_dataframe, first_and_last, join, travel, look, copy, choose_by_booleans,
-    group, sort, by_blocks,
+    group, sort, by_blocks, whole_by_blocks,
 )  # fmt: skip
 # What an idiom is for, where that is not all variables.
 MEANT: dict[Callable[[xr.Dataset, Path], Names], Callable[[xr.Dataset], Names]] = {
@@ -330,3 +338,19 @@ def test_annotations_have_the_labels_of_their_tiles_and_meet_a_run(cohort: Cohor
     stored = cohort.run("a", lazy=False).mask.values, cohort.annotations(lazy=False).mask.values[some]
     at = [run.tile.values.tolist().index(one) for one in ids]
     assert shared == ((stored[0][at] > 0) & (stored[1] > 0)).sum((1, 2)).tolist()
+
+
+def test_columns_alone_come_in_the_rows_that_are_stored_together_and_beside_pixels_uncut() -> None:
+    rows = ROWS_PER_CHUNK + 1
+    columns = xr.Dataset({"a": ("tile", np.arange(rows)), "b": (("tile", "feature"), np.zeros((rows, 2)))})
+    assert in_blocks(columns).chunksizes == {"tile": (ROWS_PER_CHUNK, 1), "feature": (2,)}
+    beside = in_blocks(columns.assign(mask=(("tile", "y", "x"), np.zeros((rows, 1, 1), "u4"))))
+    assert beside.mask.chunks == ((1,) * rows, (1,), (1,))
+    assert beside.a.chunks is None
+    assert beside.b.chunks is None
+
+
+def test_variables_come_in_the_order_of_the_schema_whatever_that_of_the_folder(cohort: Cohort) -> None:
+    for found, schema in ((cohort.run("a"), cohort.run_product("a").run), (cohort.analysis(), ANALYSIS)):
+        declared = [*schema.coords, *schema.variables]
+        assert list(found.data_vars) == [name for name in declared if name in found.data_vars]
