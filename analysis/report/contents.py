@@ -19,6 +19,7 @@ _HEADERS: Final = {
     n.N_TILES: "tiles",
     n.N: "donors",
 }
+UNFINISHED_STUDY: Final = "The study is not finished; run the same command again."
 ROWS_SHOWN: Final = 12
 # Beyond this a page is no place to read them: the rest is in the TSV alone.
 ROWS_FOLDED: Final = 150

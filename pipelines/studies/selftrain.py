@@ -78,11 +78,14 @@ def selftrain(
     records: list[dict[str, Any]] = []
 
     def stages(_: xr.Dataset | None) -> Iterator[xr.Dataset]:
-        checkpoint = None
-        for number in range(len(study.settings.positive) + 1):
+        checkpoint, last = None, len(study.settings.positive)
+        for number in range(last + 1):
+            is_made = (study.folder / study.stage(number) / METRICS_FILE).is_file()
             checkpoint, record = _stage(study, number, checkpoint)
             records.append(record)
-            yield stage_dataset(study, records)
+            # Stages that were made before are not stored one by one: those that follow them may be stored, too.
+            if number == last or not is_made:
+                yield stage_dataset(study, records)
         _keep_best(study, records)
 
     frame = Study(

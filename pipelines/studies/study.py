@@ -13,6 +13,7 @@ from fintune_xr.errors import RunMismatchError
 from fintune_xr.provenance import differences
 from fintune_xr.schema import DatasetSchema
 from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.lineage.unfinished_studies import note_study_end
 
 LONGEST: Final = 200
 """Characters of a value in a message."""
@@ -47,13 +48,16 @@ class Study:
 def carry_out(study: Study, growth: Growth, *, restart: bool = False) -> xr.Dataset:
     """The study at its end; all that is known is stored after each part, so that a kill costs the part in work.
 
+    What is stored before the end is noted to be unfinished, until the last step of `growth` has been taken.
+
     Raises RunMismatchError where the store holds another study of this kind, unless it is thrown away by `restart`;
     RunBusyError where another process is at it.
     """
     with study.cohort.hold(study.lock, what=study.what):
         for whole in growth(None if restart else _stored(study)):
             told = {} if study.identity is None else {n.IDENTITY: study.identity}
-            study.cohort.write(study.path, whole.assign_attrs(told), study.schema)
+            study.cohort.write(study.path, whole.assign_attrs({**told, n.UNFINISHED: True}), study.schema)
+        note_study_end(study.cohort, study.path)
         return study.cohort.read(study.path, study.schema).load()
 
 

@@ -345,7 +345,8 @@ def left_in_the_end(step: Step, work: Path) -> Iterator[tuple[str, Any]]:
 
 def wrong_values(step: Step, now: dict[str, Any]) -> list[str]:
     """Groups said to be whole, or with tiles said to be done, that are neither as before nor as after."""
-    whole = [path for path, attrs in now.items() if path.endswith(":") and attrs.get(n.COMPLETE)]
+    said = {path: attrs for path, attrs in now.items() if path.endswith(":")}
+    whole = [path for path, attrs in said.items() if attrs.get(n.COMPLETE) and not attrs.get(n.UNFINISHED)]
     wrong = []
     for path in (path.removesuffix(":") for path in whole):
         here, *others = (

@@ -143,7 +143,9 @@ def test_a_killed_study_has_stored_what_ended_before(copy: Path, monkeypatch: py
     (study,) = stored_studies(cohort)["budget"]
     assert "The study is not finished" in study.text
     assert len(study.page) == 3
-    run(copy, budgets=(1, 2))
+    assert cohort.metrics(n.BUDGET).attrs[n.UNFINISHED]
+    assert n.UNFINISHED not in run(copy, budgets=(1, 2)).attrs
+    assert n.UNFINISHED not in cohort.metrics(n.BUDGET).attrs
     assert calls == [1, 3]
 
 

@@ -11,6 +11,7 @@ import xarray as xr
 from segment_anything import SamAutomaticMaskGenerator
 
 from fintune_xr import names as n
+from fintune_xr.analysis.report.contents import UNFINISHED_STUDY
 from fintune_xr.analysis.report.render import page_of, tables_of
 from fintune_xr.analysis.report.studies.sweep import GRID, best_setting, sweep_study, sweep_table
 from fintune_xr.errors import CheckpointError, RunBusyError, RunMismatchError, SettingsError
@@ -226,6 +227,10 @@ def test_the_best_setting_comes_first() -> None:
     assert "points_per_side 16, pred_iou_thresh 0.8" in study.text
     assert "64 points per side" in study.text
     assert study.figure is not None
+    assert UNFINISHED_STUDY not in f"{study.text} {study.finding}"
+    unfinished = sweep_study(stored.assign_attrs({n.UNFINISHED: True}))
+    assert UNFINISHED_STUDY in unfinished.text
+    assert UNFINISHED_STUDY in unfinished.finding.text
     empty = scored({(16, 0.7): np.nan})
     assert sweep_study(empty).figure is None
 

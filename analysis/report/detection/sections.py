@@ -12,7 +12,7 @@ import xarray as xr
 from fintune_xr import names as n
 from fintune_xr.analysis.figures.detection import micrograph_figure, precision_recall_curves, stages_figure
 from fintune_xr.analysis.figures.style import PICTURE_DPI, data_uri
-from fintune_xr.analysis.report.contents import Note, Part, Picture, Section, Stale, Table, fold
+from fintune_xr.analysis.report.contents import UNFINISHED_STUDY, Note, Part, Picture, Section, Stale, Table, fold
 from fintune_xr.analysis.report.detection.contents import ExampleMicrograph, PickScores
 from fintune_xr.analysis.report.detection.intervals import RESAMPLED, interval_line
 from fintune_xr.analysis.report.numbers import count_text, decimals, with_interval
@@ -186,7 +186,7 @@ def _stage_parts(name: str, study: xr.Dataset) -> list[Part]:
             row: dict[str, object] = {"stage": stage, "part": part}
             row |= {one: float(study[one].sel({n.PART: part}).values[at]) for one in scores}
             rows.append(row)
-    parts: list[Part] = []
+    parts: list[Part] = [Note(f"{name}: {UNFINISHED_STUDY}", tone="doubtful")] if study.attrs.get(n.UNFINISHED) else []
     shown = {"Particle-level F1": "particle_f1", "Pixel-wise F1": "pixel_f1"}
     drawn = {title: study[one] for title, one in shown.items() if one in study}
     if drawn:

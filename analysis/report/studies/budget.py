@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from fintune_xr import names as n
 from fintune_xr.analysis import learning_curve as curves
 from fintune_xr.analysis.figures.studies import learning_curve_figure
-from fintune_xr.analysis.report.contents import Note, Study, Table
+from fintune_xr.analysis.report.contents import UNFINISHED_STUDY, Note, Study, Table
 from fintune_xr.analysis.report.numbers import MISSING, count_text, decimals, whole, with_interval
 from fintune_xr.metrics.counts import AP50, IOU, SCORES, score_name
 
@@ -179,7 +179,7 @@ def _text(found: xr.Dataset) -> str:
 def _found(found: xr.Dataset) -> str:
     """What the study says, or that it is not finished."""
     if n.ASYMPTOTE not in found:
-        return "The study is not finished; run the same command again."
+        return UNFINISHED_STUDY
     return f"{_saturates(found)} {_which_marker(found)}".strip()
 
 

@@ -11,7 +11,7 @@ import xarray as xr
 from fintune_xr import names as n
 from fintune_xr.analysis.figures.studies import grid_figure
 from fintune_xr.analysis.reference_figures import PUBLISHED_CHOICES
-from fintune_xr.analysis.report.contents import Note, Study
+from fintune_xr.analysis.report.contents import UNFINISHED_STUDY, Note, Study
 from fintune_xr.analysis.report.numbers import with_interval
 from fintune_xr.metrics.counts import AP50, IOU, score_name
 
@@ -66,15 +66,17 @@ def best_line(stored: xr.Dataset) -> str:
 def sweep_study(stored: xr.Dataset) -> Study:
     """The section of the report, from the stored SWEEP dataset with its attributes."""
     identity = stored.attrs[n.IDENTITY]
+    unfinished = f" {UNFINISHED_STUDY}" if stored.attrs.get(n.UNFINISHED) else ""
     text = (
         f"SAM weights {identity['model']} on {stored.sizes[n.TILE]} of {len(identity['tiles'])} tiles drawn from part "
         f"{identity[n.SPLIT]!r}: {best_line(stored)}. A tile is embedded once and each grid of points decoded once for "
         "the whole sweep. The setting was chosen on the tiles that it is scored on, so its score flatters it. "
-        f"The original study, on its own images, found {PUBLISHED_CHOICES['micro-SAM']} best."
+        f"The original study, on its own images, found {PUBLISHED_CHOICES['micro-SAM']} best.{unfinished}"
     )
     score = _by_points_and_filters(stored)
     figure = grid_figure(score) if score.notnull().any() else None
-    finding = Note(f"{best_line(stored)}, chosen on the tiles that it is scored on.")
+    told = f"{best_line(stored)}, chosen on the tiles that it is scored on.{unfinished}"
+    finding = Note(told, tone="doubtful" if unfinished else "plain")
     return Study(n.SWEEP, text, sweep_table(stored), figure, finding=finding)
 
 

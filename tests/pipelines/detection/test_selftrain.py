@@ -22,6 +22,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from fintune_xr import names as n
+from fintune_xr.analysis.report.contents import UNFINISHED_STUDY, Note
 from fintune_xr.errors import FintuneValueError, RunBusyError, RunMismatchError, SettingsError, UnknownNameError
 from fintune_xr.finetune.steps import NetworkTraining
 from fintune_xr.models.particle_unet.adapter import UnetDetector, probability
@@ -30,6 +31,7 @@ from fintune_xr.models.registry import load_model, resolve_checkpoint
 from fintune_xr.pipelines.cli import app as cli
 from fintune_xr.pipelines.detection.selftrain.plan import plan_study
 from fintune_xr.pipelines.detection.selftrain.settings import SelfTrainSettings
+from fintune_xr.pipelines.report.report import report_sections
 from fintune_xr.pipelines.steps.check import check
 from fintune_xr.pipelines.steps.infer import infer
 from fintune_xr.pipelines.studies import selftrain as module
@@ -259,6 +261,11 @@ def kill_in_the_first_round(url: str, out: str) -> None:
     selftrain(url, run_name="s", out=out, config=SETTINGS)
 
 
+def told_unfinished(cohort: Cohort) -> list[str]:
+    (parts,) = (one.parts for one in report_sections(cohort) if one.key == "selftrain")
+    return [part.text for part in parts if isinstance(part, Note)]
+
+
 @pytest.mark.slow
 def test_sigkill_in_a_round(done: tuple[Cohort, Path], tmp_path: Path) -> None:
     _, whole = done
@@ -271,7 +278,9 @@ def test_sigkill_in_a_round(done: tuple[Cohort, Path], tmp_path: Path) -> None:
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert (tmp_path / "s" / STAGES[0] / "metrics.json").is_file()
     assert not (tmp_path / "s" / STAGES[1] / "model.pt").exists()
+    assert told_unfinished(cohort) == [f"s: {UNFINISHED_STUDY}"]
     selftrain(cohort.url, run_name="s", out=tmp_path, config=SETTINGS)
+    assert told_unfinished(cohort) == []
     assert digests(tmp_path / "s") == digests(whole)
 
 
