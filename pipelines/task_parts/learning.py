@@ -42,9 +42,9 @@ class Learning:
     all of `train`, `settings_on` those of one on a part of it.
     """
 
-    train: Any
-    val: Any
-    test: Any
+    train: Learnable
+    val: Learnable
+    test: Learnable
     turns: Mapping[str, str]
     settings: FitSettings
     settings_on: Callable[[Any], FitSettings]
