@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,11 +29,19 @@ SecondLook: TypeAlias = Callable[[int, int, Sequence[int]], bool]
 """Whether two tiles, by position, hold copies in one of these channels, by position."""
 
 
+class BothShow(NamedTuple):
+    """What two tiles both show, in words, and whether that is certain."""
+
+    what: str
+    is_certain: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Leak:
     """Two tiles that must not lie on two sides of a split, named with their parts, and as they are stored in `tiles`.
 
-    `by_looks` tells pairs that look alike, and nothing more, from those of one donor or file.
+    `by_looks` tells pairs that look alike, and nothing more, from those of one donor or file. A pair that `is_likely`
+    may be no leak.
     """
 
     first: str
@@ -41,6 +49,7 @@ class Leak:
     why: str
     tiles: tuple[str, str]
     by_looks: bool = False
+    is_likely: bool = False
 
     def __str__(self) -> str:
         return f"{self.first} and {self.second}: {self.why}"
@@ -135,12 +144,12 @@ def find_shared_fields(
     *,
     donor: Sequence[str],
     windows: Windows,
-    shown_by_both: Callable[[Shared], str],
+    shown_by_both: Callable[[Shared], BothShow | None],
 ) -> list[Leak]:
     """Pairs of tiles of two donors on two sides of a split that show a part of the same field, moved or cropped.
 
     Arguments are as those of `find_leaks`. `shown_by_both` looks at the pixels of windows that are alike, and says what
-    both tiles show, nothing where that is not the same; of a pair it is asked about the most alike ones.
+    both tiles show, None where that is not the same; of a pair it is asked about the most alike ones.
     """
     placed = np.flatnonzero([part != n.UNASSIGNED for part in split])
     parts, donors = _codes(split), _codes(donor)
@@ -153,11 +162,13 @@ def find_shared_fields(
             j = shared.tiles[1]
             if looked[j] >= _MOST_LOOKS:
                 continue
-            why = shown_by_both(shared)
-            looked[j] += _MOST_LOOKS if why else 1
-            if why:
+            both = shown_by_both(shared)
+            looked[j] += _MOST_LOOKS if both else 1
+            if both:
                 first, second = (f"{tile[k]} ({split[k]})" for k in (i, j))
-                leaks.append(Leak(first, second, why, (tile[i], tile[j]), by_looks=True))
+                leaks.append(
+                    Leak(first, second, both.what, (tile[i], tile[j]), by_looks=True, is_likely=not both.is_certain)
+                )
     return leaks
 
 

@@ -15,8 +15,9 @@ from fintune_xr import names as n
 from fintune_xr.errors import SplitError
 from fintune_xr.pipelines.console import say
 from fintune_xr.pipelines.leak_check.pictures import picture_of, show_leaks
-from fintune_xr.splits.assignment import Leak, SecondLook, find_leaks, find_shared_fields
+from fintune_xr.splits.assignment import BothShow, Leak, SecondLook, find_leaks, find_shared_fields
 from fintune_xr.splits.image_hash import Looks, looks
+from fintune_xr.splits.noise import SAME_NOISE, noise_likeness
 from fintune_xr.splits.second_look import COPY, likeness, likeness_in_place
 from fintune_xr.splits.shared_fields import Shared, Windows, shared_part, windows_of, windows_together
 from fintune_xr.store.cohort import Cohort
@@ -41,8 +42,9 @@ def refuse_leaks(
     """Raises SplitError naming annotated tiles that leak across `parts`, by default the stored split and its `by`.
 
     Pairs that are `allowed`, by default those of the stored split, may look alike. With `pictures`, those that are
-    refused are shown in this folder, with a table of them that `allowed` can be made of. Pairs that may show parts of
-    one field are told, and shown likewise; sparse fields of cells that are all alike are taken for such, too.
+    refused are shown in this folder, with a table of them that `allowed` can be made of. Parts of one field leak where
+    they hold the same noise. Where they do not, the pair is told and shown likewise: sparse fields of cells that are
+    all alike are taken for such, too.
     """
     tiles = annotated_tiles(cohort)
     if parts is None:
@@ -63,6 +65,8 @@ def refuse_leaks(
     leaks = [leak for leak in leaks if not (leak.by_looks and frozenset(leak.tiles) in known)]
     found = {frozenset(leak.tiles) for leak in leaks}
     shared = [leak for leak in shared if frozenset(leak.tiles) not in known | found]
+    leaks += [leak for leak in shared if not leak.is_likely]
+    shared = [leak for leak in shared if leak.is_likely]
     shown = show_leaks(tiles, [*leaks, *shared], pictures) if pictures is not None and (leaks or shared) else ""
     if shared:
         say(_told(shared, "" if leaks else shown))
@@ -121,22 +125,24 @@ def _looked_at(tiles: xr.Dataset) -> tuple[Looks, Windows]:
     return looks(noted(), texts(tiles[n.CHANNEL])), windows_together(windows)
 
 
-def _shown_by_both(tiles: xr.Dataset) -> Callable[[Shared], str]:
-    """Reads two tiles again and says what both show, as they lie; nothing where that is not the same."""
+def _shown_by_both(tiles: xr.Dataset) -> Callable[[Shared], BothShow | None]:
+    """Reads two tiles again and says what both show, as they lie; None where that is not the same."""
     channels = texts(tiles[n.CHANNEL])
 
     @lru_cache(maxsize=8)
     def picture(at: int) -> NDArray[np.generic]:
         return picture_of(tiles, at)
 
-    def shown(shared: Shared) -> str:
+    def shown(shared: Shared) -> BothShow | None:
         ours, theirs = (picture(at)[channel] for at, channel in zip(shared.tiles, shared.channels, strict=True))
         one, other = shared_part(ours, theirs, shared)
         share = one.size / min(ours.size, theirs.size)
         if min(one.shape) < _FEWEST_PX or share < _LEAST_SHARE or likeness_in_place(one, other) < COPY:
-            return ""
+            return None
         what = " as ".join(dict.fromkeys(channels[channel] for channel in shared.channels))
-        return f"show the same field ({what}, {share:.0%} of the smaller tile)"
+        is_certain = noise_likeness(one, other) >= SAME_NOISE
+        noise = ", down to its noise" if is_certain else ""
+        return BothShow(f"show the same field{noise} ({what}, {share:.0%} of the smaller tile)", is_certain)
 
     return shown
 

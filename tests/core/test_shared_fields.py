@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from fintune_xr.seeds import stream
 from fintune_xr.simulation.phantoms import phantom_tile
-from fintune_xr.splits.assignment import find_leaks, find_shared_fields
+from fintune_xr.splits.assignment import BothShow, find_leaks, find_shared_fields
 from fintune_xr.splits.image_hash import looks
 from fintune_xr.splits.second_look import COPY, likeness_in_place
 from fintune_xr.splits.shared_fields import Shared, shared_part, windows_of, windows_together
@@ -47,10 +47,10 @@ def likeness_of(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
     windows = windows_together([windows_of(tile, sides) for tile in tiles])
     found = [0.0]
 
-    def look(shared: Shared) -> str:
+    def look(shared: Shared) -> BothShow | None:
         planes = [tiles[at][channel] for at, channel in zip(shared.tiles, shared.channels, strict=True)]
         found.append(likeness_in_place(*shared_part(*planes, shared)))
-        return "alike" if found[-1] >= COPY else ""
+        return BothShow("alike", is_certain=True) if found[-1] >= COPY else None
 
     find_shared_fields(["a", "b"], ["train", "test"], donor=["1", "2"], windows=windows, shown_by_both=look)
     return max(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -83,13 +84,16 @@ def test_pairs_of_tiles_that_are_not_there_are_refused(made: Cohort, tmp_path: P
 
 
 @pytest.mark.parametrize("how", ["cropped", "swapped"])
-def test_parts_of_a_field_and_swapped_channels_are_told_with_their_share(
-    tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("is_one_exposure", [True, False])
+def test_parts_of_a_field_and_swapped_channels_are_refused_by_their_noise_or_told(
+    tmp_path: Path, how: str, is_one_exposure: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rng = np.random.default_rng(4)
     one, other = (ndimage.gaussian_filter(rng.normal(size=(2, 96, 96)), (0, 3, 3)) * 2000 + 3000 for _ in range(2))
-    copy = {"cropped": 0.5 * one[:, 10:, :-14], "swapped": one[::-1]}[how]
-    for at, field in enumerate([one, other, copy]):
+    noise, another = rng.normal(0, 20, (2, *one.shape))
+    seen, again = one + noise, one + (noise if is_one_exposure else another)
+    copy = {"cropped": 0.5 * again[:, 10:, :-14], "swapped": again[::-1]}[how]
+    for at, field in enumerate([seen, other, copy]):
         folder = tmp_path / f"raw/d{at}/GFAP"
         folder.mkdir(parents=True)
         for c, plane in enumerate(field):
@@ -102,10 +106,13 @@ def test_parts_of_a_field_and_swapped_channels_are_told_with_their_share(
     cohort = open_cohort(tmp_path / "c.zarr")
     refuse_leaks(cohort, [n.TRAIN, n.TEST, n.TRAIN])
     assert "one field" not in capsys.readouterr().err
+    noise_too = ", down to its noise" if is_one_exposure else ""
     told = {
-        "cropped": r"d2/GFAP/t \(test\): show the same field \((DAPI|marker), 100% of the smaller tile\)",
-        "swapped": r"show the same field \((DAPI as marker|marker as DAPI), 100%",
-    }
-    refuse_leaks(cohort, [n.TRAIN, n.VAL, n.TEST], pictures=tmp_path / "leaks")
-    assert re.search(rf"1 pair\(s\)[\s\S]*{told[how]}[\s\S]*--show-leaks", capsys.readouterr().err)
+        "cropped": rf"d2/GFAP/t \(test\): show the same field{noise_too} \((DAPI|marker), 100% of the smaller tile\)",
+        "swapped": rf"show the same field{noise_too} \((DAPI as marker|marker as DAPI), 100%",
+    }[how]
+    with pytest.raises(SplitError, match=told) if is_one_exposure else nullcontext():
+        refuse_leaks(cohort, [n.TRAIN, n.VAL, n.TEST], pictures=tmp_path / "leaks")
+    said = capsys.readouterr().err
+    assert is_one_exposure or re.search(rf"1 pair\(s\)[\s\S]*{told}[\s\S]*--show-leaks", said)
     assert (tmp_path / "leaks/001.png").exists()
