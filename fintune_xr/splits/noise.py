@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fintune_xr.splits.image_hash import Floats
 
-# Copies of real images (gain, 8 bit, gamma, cropped) reach 0.8 and more, different images 0.05, of 32 px 0.32.
+# Different images reach 0.03, simulated ones of 32 px 0.32; copies that were not rounded coarsely 0.8 and more.
 SAME_NOISE: Final = 0.6
 # Second differences along both axes leave noise and next to nothing of what is smooth (Immerkaer 1996).
 _NOISE: Final = np.outer([1.0, -2.0, 1.0], [1.0, -2.0, 1.0])
