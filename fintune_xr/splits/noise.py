@@ -1,4 +1,4 @@
-"""Whether two planes hold the same noise: no exposure repeats that of another, so that those which do are one exposure."""
+"""Whether two planes hold the same noise: no exposure repeats that of another, so those that do are one exposure."""
 
 from __future__ import annotations
 
