@@ -123,11 +123,19 @@ def _annotated(cohort: Cohort) -> tuple[xr.Dataset, NDArray[np.int64]]:
     return images.isel({n.TILE: at}), at
 
 
+def check_part(part: str, known: Sequence[str] = n.SPLITS) -> None:
+    """Raises UnknownNameError where `part` is none of the `known` parts of a split."""
+    if part not in known:
+        raise unknown_name("part of the split", part, known)
+
+
 def part_to_score(cohort: Cohort, part: str) -> AnnotatedPart:
     """The annotated tiles of `part` that runs are scored on, or all annotated tiles where it is `all`.
 
-    Raises FintuneValueError where there is none, SplitError without a valid split unless all are meant.
+    Raises UnknownNameError for a part that no split has, FintuneValueError where there is no tile in it, SplitError
+    without a valid split unless all are meant.
     """
+    check_part(part, (*n.SPLITS, ALL))
     digest = require_split(cohort) if part != ALL else ""
     tiles, at = _annotated(cohort)
     parts = text_array(tiles[n.SPLIT])
@@ -239,7 +247,7 @@ def _split_facts(cohort: Cohort) -> Mapping[Any, Any]:
 
 
 def unit_of(by: str) -> str:
-    """Name of the coordinate that a split by `by` keeps together. Raises SplitError for any other word."""
+    """Name of the coordinate that a split by `by` keeps together. Raises UnknownNameError for any other word."""
     if by not in (n.DONOR, n.TILE):
-        raise SplitError(f"--by {by!r}: expected donor or tile")
+        raise unknown_name("unit to split by", by, (n.DONOR, n.TILE))
     return by

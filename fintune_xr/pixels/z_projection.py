@@ -10,7 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from fintune_xr import names as n
-from fintune_xr.errors import FintuneValueError
+from fintune_xr.errors import FintuneValueError, unknown_name
 
 MAX: Final = "max"
 MEAN: Final = "mean"
@@ -24,11 +24,11 @@ _WORDS: Final = {MAX: "the maximum", MEAN: "the mean", FOCUS: "the sharpest plan
 def check_projection(how: str) -> str:
     """`how` itself, once it is max, mean, focus, or the number of a plane from 0 on.
 
-    Raises FintuneValueError otherwise.
+    Raises UnknownNameError otherwise.
     """
     if how in _WORDS or (how.isascii() and how.isdigit()):
         return how
-    raise FintuneValueError(f"--z {how}: expected {MAX}, {MEAN}, {FOCUS}, or the number of a plane, from 0 on")
+    raise unknown_name("way to make one plane for --z", how, _WORDS, "Or give the number of a plane, from 0 on.")
 
 
 def projection(stacks: Sequence[NDArray[Any]], how: str) -> tuple[list[NDArray[Any]], int]:

@@ -62,19 +62,21 @@ def show(*what: object) -> None:
         console.print(one, markup=False)
 
 
-def show_tables(tables: Mapping[str, Any], *, as_json: bool, lines: Sequence[object] = ()) -> None:
+def show_tables(tables: Mapping[str, Any], *, as_json: bool, lines: Sequence[str] | None = None) -> None:
     """Prints data frames one below the other, then `lines`; or one JSON object with a list of rows for each.
 
-    In JSON numbers keep all their digits, and what is missing is null.
+    In JSON numbers keep all their digits, what is missing is null, and `said` holds the lines of a verb that has any.
     """
     if as_json:
+        parts = {name: _rows(frame) for name, frame in tables.items()}
+        parts |= {} if lines is None else {"said": json.dumps([line for line in lines if line])}
         # Printed as it is: a console would wrap lines and read brackets as colours.
-        print("{" + ", ".join(f"{json.dumps(name)}: {_rows(frame)}" for name, frame in tables.items()) + "}")  # noqa: T201
+        print("{" + ", ".join(f"{json.dumps(name)}: {rows}" for name, rows in parts.items()) + "}")  # noqa: T201
         return
-    parts: list[object] = []
+    texts: list[object] = []
     for frame in tables.values():
-        parts += [*([""] if parts else []), table(frame)]
-    show(*parts, *lines)
+        texts += [*([""] if texts else []), table(frame)]
+    show(*texts, *(lines or ()))
 
 
 def _rows(frame: Any) -> str:

@@ -29,7 +29,10 @@ from fintune_xr.pipelines.cli.tiles import Alike, Draw, Naming, Pixels, Storing,
 from fintune_xr.pipelines.cli.volumes import Volumes, volume_request
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from fintune_xr.pipelines.steps.ingest import Planned
+    from fintune_xr.store.ingest.tiles import IngestReport
     from fintune_xr.store.raw.pairing import LeftOut
 
 
@@ -64,6 +67,7 @@ def ingest(
     storing: Annotated[Storing | None, Parameter(name="*")] = None,
     pixels: Annotated[Pixels | None, Parameter(name="*")] = None,
     volumes: Annotated[Volumes | None, Parameter(name="*")] = None,
+    as_json: Json = False,
 ) -> int:
     """Store the tiles of a folder; run again to resume or to add donors.
 
@@ -76,11 +80,18 @@ def ingest(
         "layout": layout_of(told), "samples": told.samples, "volumes": volume_request(volumes), **keywords(pixels),
     }  # fmt: skip
     if dry_run:
-        show(*_planned_lines(step.plan_ingest(source, **asked)))
+        planned = step.plan_ingest(source, **asked)
+        if as_json:
+            show_tables(_planned_tables(planned), as_json=True, lines=planned.said)
+        else:
+            show(*_planned_lines(planned))
         return DONE
     report = step.ingest(source, store, **asked, **keywords(storing))
-    show(f"{report.n_added} tiles added, {report.n_present} there before, {len(report.left_out)} left out")
-    show(*(f"  quarantined {item.path}: {item.reason}" for item in report.left_out))
+    if as_json:
+        show_tables(_ingested_tables(report), as_json=True)
+    else:
+        show(f"{report.n_added} tiles added, {report.n_present} there before, {len(report.left_out)} left out")
+        show(*(f"  quarantined {item.path}: {item.reason}" for item in report.left_out))
     return WITH_QUARANTINE if report.left_out else DONE
 
 
@@ -300,6 +311,23 @@ def _planned_lines(planned: Planned) -> list[str]:
         table(planned.tiles), "", *(left_out or ["nothing would be left out"]),
         *(f"ignored: {count} x {what}" for what, count in planned.ignored.items()), *planned.said,
     ]  # fmt: skip
+
+
+def _planned_tables(planned: Planned) -> dict[str, pd.DataFrame]:
+    """The same as tables."""
+    import pandas as pd
+
+    ignored = pd.DataFrame(planned.ignored.items(), columns=["what", "count"])
+    return {"tiles": planned.tiles, "left_out": planned.left_out, "ignored": ignored}
+
+
+def _ingested_tables(report: IngestReport) -> dict[str, pd.DataFrame]:
+    """What an ingest did, as tables."""
+    import pandas as pd
+
+    counts = {"n_added": report.n_added, "n_present": report.n_present, "n_left_out": len(report.left_out)}
+    left_out = pd.DataFrame([(item.path, item.reason) for item in report.left_out], columns=["path", "reason"])
+    return {"ingest": pd.DataFrame([counts]), "left_out": left_out}
 
 
 def _left_out_lines(left_out: Sequence[LeftOut]) -> list[str]:

@@ -15,7 +15,6 @@ from fintune_xr import names as n
 from fintune_xr.analysis.positivity.rules import PositivityRule
 from fintune_xr.cluster.profile import Profile
 from fintune_xr.cluster.session import session
-from fintune_xr.errors import unknown_name
 from fintune_xr.execution.dask_blocks import GATHERING_S, gather_batches, map_plans
 from fintune_xr.models.checkpoints import training_facts
 from fintune_xr.models.registry import kind_named
@@ -39,7 +38,7 @@ from fintune_xr.settings import Config
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.runs.run import run_creation
 from fintune_xr.store.runs.writer import RunWriter, writing_run
-from fintune_xr.store.split import require_split
+from fintune_xr.store.split import check_part, require_split
 from fintune_xr.tasks.product import INSTANCES
 from fintune_xr.text import text_array
 
@@ -93,12 +92,14 @@ def infer(
         **pretraining_facts(context.settings),
     )
     rule = _rule(cohort, run, settings, restart=restart)
+    # Before a run is made or thrown away: nothing is left behind by a word that is no part.
+    wanted = in_parts(cohort, parts)
     kind = kind_named(checkpoint.kind)
     with writing_run(
         cohort, run, identity=identity, facts=facts, product=kind.product, restart=restart, retry=retry_quarantined,
         sizes=run_sizes(cohort, checkpoint, context.settings), attrs=run_array_attrs(checkpoint),
     ) as writer:  # fmt: skip
-        n_new = _segment_pending(writer, context, profile, in_parts(cohort, parts))
+        n_new = _segment_pending(writer, context, profile, wanted)
         has_ended = writer.finish()
         summary = _summary(run, writer.states(), n_new)
     has_cells = kind_named(checkpoint.kind).product is INSTANCES and tells_positives(cohort)
@@ -130,8 +131,7 @@ def in_parts(cohort: Cohort, parts: Sequence[str]) -> NDArray[np.bool_] | None:
     if not parts:
         return None
     for part in parts:
-        if part not in n.SPLITS:
-            raise unknown_name("part of the split", part, n.SPLITS)
+        check_part(part)
     require_split(cohort)
     return np.isin(text_array(cohort.images(lazy=False)[n.SPLIT]), list(parts))
 

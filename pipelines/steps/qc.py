@@ -54,6 +54,8 @@ def qc(
     cohort = open_cohort(store).opened_once()
     cohort.require("qc")
     _check_measures(exclude)
+    if run:
+        cohort.require_run(run)
     with cohort.hold(n.QC, what="measuring tiles"):
         stored = cohort.read(n.QC, QUALITY).load() if cohort.has(n.QC) else None
         measured = _measured(cohort, None if restart else stored)

@@ -7,7 +7,7 @@ from typing import Literal
 
 import pandas as pd
 
-from fintune_xr.errors import SettingsError
+from fintune_xr.errors import SettingsError, unknown_name
 from fintune_xr.models.registry import published_named, published_weights
 from fintune_xr.models.weights_cache import fetch_weights, weights_file
 
@@ -15,10 +15,10 @@ from fintune_xr.models.weights_cache import fetch_weights, weights_file
 def weights(action: Literal["list", "fetch"] = "list", name: str | None = None) -> pd.DataFrame | Path:
     """The published weights as a table, or the path of those that are to be fetched by `name`.
 
-    Raises SettingsError for a fetch without a name or another action, UnknownNameError for a name that is not known.
+    Raises SettingsError for a fetch without a name, UnknownNameError for another action, or a name that is not known.
     """
     if action not in ("list", "fetch"):
-        raise SettingsError(f"weights {action!r}: expected list or fetch")
+        raise unknown_name("action of weights", action, ("list", "fetch"))
     return weights_table() if action == "list" else fetch(name)
 
 

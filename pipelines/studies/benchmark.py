@@ -22,7 +22,7 @@ from fintune_xr.analysis.report.studies.benchmark import (
     hybrid_choice,
     specific_name,
 )
-from fintune_xr.errors import SettingsError
+from fintune_xr.errors import SettingsError, unknown_name
 from fintune_xr.execution.whole_file import whole_file
 from fintune_xr.finetune.registry import train_settings
 from fintune_xr.metrics.intervals import instance_scores
@@ -191,8 +191,20 @@ def _plan(cohort: Cohort, model: str, settings: BenchmarkSettings) -> _Plan:
     for checkpoint in (baseline, *([] if start is None else [start])):
         for part in (n.VAL, n.TEST):
             require_unseen_by(cohort, checkpoint, part_to_score(cohort, part).names)
+    _check_labels(cohort, settings)
     members, left_out = _members(cohort, settings)
     return _Plan(cohort, settings, model, baseline, tuple(members), left_out)
+
+
+def _check_labels(cohort: Cohort, settings: BenchmarkSettings) -> None:
+    """Raises UnknownNameError for a marker or a plane that was asked for and that the cohort does not have."""
+    images = cohort.images(lazy=False)
+    planes = settings.marker_only if "marker_only" in settings.model_fields_set else ()
+    for label, asked in ((n.MARKER, settings.markers or ()), (n.CHANNEL, planes)):
+        known = set(texts(images[label]))
+        for name in asked:
+            if name not in known:
+                raise unknown_name(f"{label} in the cohort", name, known)
 
 
 def _members(cohort: Cohort, settings: BenchmarkSettings) -> tuple[list[_Member], dict[str, str]]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fintune_xr import names as n
 from fintune_xr.analysis.positivity.rules import PositivityRule
 from fintune_xr.datasets import SCHEMA_VERSION
-from fintune_xr.errors import FintuneValueError
+from fintune_xr.errors import FintuneValueError, unknown_name
 from fintune_xr.metrics.counts import AP50
 from fintune_xr.pipelines.console import progress, say
 from fintune_xr.pipelines.steps.evaluate import evaluate
@@ -44,13 +44,14 @@ def hybrid(
     copied as they are stored, nothing is segmented again. Positive cells are counted with the rule of the chosen runs,
     or with the rule that was chosen for `run_name` since. `restart` makes the run anew, from runs that have been.
 
-    Raises FintuneValueError for fewer than two runs, for the test part, for runs that are not finished or were
-    counted with different rules; UnknownNameError for a run that is not there.
+    Raises FintuneValueError for fewer than two runs, for runs that are not finished or were counted with different
+    rules; UnknownNameError for a run that is not there, and for another part.
     """
-    if len(set(runs)) < 2 or part not in (n.VAL, n.TRAIN):
-        raise FintuneValueError(
-            f"a hybrid of {list(runs)} chosen on {part!r}: give two runs or more, and part val or train, not test"
-        )
+    if len(set(runs)) < 2:
+        raise FintuneValueError(f"a hybrid of {list(runs)}: give two runs or more with --run")
+    if part not in (n.VAL, n.TRAIN):
+        remedy = "On test tiles it would be scored by what chose it."
+        raise unknown_name("part that chooses a hybrid", part, (n.VAL, n.TRAIN), remedy)
     cohort = open_cohort(store).opened_once()
     cohort.require("hybrid")
     scores, markers = evaluate(store, runs=runs, split=part), texts(cohort.images(lazy=False)[n.MARKER])

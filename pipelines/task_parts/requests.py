@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
-from fintune_xr.errors import FintuneValueError
+from fintune_xr.errors import FintuneValueError, unknown_name
 from fintune_xr.finetune.settings import FitSettings
 from fintune_xr.store.annotations.instance_labels import PIECES, Pieces
 from fintune_xr.store.annotations.micrograph_frames import Reading
@@ -67,7 +67,7 @@ class MaskReading:
     def __post_init__(self) -> None:
         for name, known in (("pieces", PIECES), ("overlap", OVERLAPS), ("marks", MARKS), ("unit", UNITS)):
             if (word := getattr(self, name)) not in (None, *known):
-                raise FintuneValueError(f"--{name}: expected {' or '.join(known)}, got {word!r}")
+                raise unknown_name(f"word for --{name}", word, known)
         if not 0 < self.scale < math.inf:
             raise FintuneValueError(f"--scale: expected a number above 0, got {self.scale}")
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from fintune_xr import names as n
-from fintune_xr.errors import FintuneValueError, TileReadError
+from fintune_xr.errors import FintuneValueError, TileReadError, unknown_name
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.store.ingest.tiles import stored_binning
 from fintune_xr.store.raw.binning import counts_from_bottom, in_larger_pixels
@@ -226,9 +226,9 @@ def check_reading(reading: Reading) -> None:
     if reading.merge_closer is not None and not 0 < reading.merge_closer < np.inf:
         raise FintuneValueError(f"--merge-closer: expected a length above 0, got {reading.merge_closer}")
     if reading.unit not in (None, *UNITS):
-        raise FintuneValueError(f"--unit: expected {', '.join(UNITS)}, got {reading.unit!r}")
+        raise unknown_name("unit of lengths for --unit", reading.unit, UNITS)
     if reading.frame not in (None, "image", "file"):
-        raise FintuneValueError(f"--frame: expected image or file, got {reading.frame!r}")
+        raise unknown_name("frame for --frame", reading.frame, ("image", "file"))
 
 
 def _turned(yx: NDArray[np.float64], micrograph: Micrograph) -> NDArray[np.float64]:

@@ -24,7 +24,7 @@ from PIL import Image
 from stores import make_store
 
 from fintune_xr import names as n
-from fintune_xr.errors import FintuneValueError, TileReadError
+from fintune_xr.errors import FintuneValueError, TileReadError, UnknownNameError
 from fintune_xr.pipelines.steps.annotate import annotate
 from fintune_xr.pipelines.steps.check import check
 from fintune_xr.pipelines.steps.export import export
@@ -512,7 +512,7 @@ def test_floats_and_opacity(tmp_path: Path) -> None:
 
 def test_doors(tmp_path: Path) -> None:
     cohort = make_store(tmp_path / "c.zarr", donors=1, tiles=1)
-    with pytest.raises(FintuneValueError, match="--overlap: expected first or last, got 'both'"):
+    with pytest.raises(UnknownNameError, match="no word for --overlap 'both'; known: first, last"):
         annotate(tmp_path, cohort.url, overlap="both")  # type: ignore[arg-type]
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "d0__GFAP__000.geojson").write_text('{"features": []}')

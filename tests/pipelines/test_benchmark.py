@@ -22,7 +22,7 @@ from fintune_xr import names as n
 from fintune_xr.analysis.report.contents import Note, Stale, Study
 from fintune_xr.analysis.report.studies.benchmark import benchmark_study
 from fintune_xr.cluster.profile import Profile
-from fintune_xr.errors import DeviceError, RunMismatchError, SettingsError
+from fintune_xr.errors import DeviceError, RunMismatchError, SettingsError, UnknownNameError
 from fintune_xr.models.checkpoints import RECORD_FILE
 from fintune_xr.models.registry import resolve_checkpoint
 from fintune_xr.pipelines.report import stored_studies as studies
@@ -276,6 +276,21 @@ def test_on_workers_models_are_trained_there_and_are_the_same(
         np.testing.assert_array_equal(*[run[n.STATE].values for run in runs])
         done = np.flatnonzero(runs[0][n.STATE].values == n.DONE)
         np.testing.assert_array_equal(*[run[n.MASK].isel({n.TILE: done}).values for run in runs])
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"markers": ["GFPA"]}, "no marker in the cohort 'GFPA'; known: .* Did you mean 'GFAP'"),
+        ({"marker_only": ["DAPPI"]}, "no channel in the cohort 'DAPPI'; known: .* Did you mean 'DAPI'"),
+    ],
+)
+def test_markers_and_planes_that_the_cohort_lacks_are_refused_before_a_training(
+    plain: Path, tmp_path: Path, asked: dict[str, list[str]], said: str
+) -> None:
+    with pytest.raises(UnknownNameError, match=said):
+        benchmark(plain, out=tmp_path / "models", config=asked)
+    assert not (tmp_path / "models").exists()
 
 
 def test_models_that_the_tiles_do_not_allow_are_left_out_with_the_reason(plain: Path, tmp_path: Path) -> None:

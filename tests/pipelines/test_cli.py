@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from fintune_xr import names as n
 from fintune_xr.pipelines.cli import app as cli
 from fintune_xr.pipelines.cli import verbs
 from fintune_xr.pipelines.cli.old_words import NEW_WORDS
@@ -21,6 +22,7 @@ from fintune_xr.pipelines.steps.infer import infer
 from fintune_xr.pipelines.steps.ingest import ingest
 from fintune_xr.settings import load_settings
 from fintune_xr.simulation.if_cohort import CohortSettings, SimulatedCohort, simulate_cohort
+from fintune_xr.store.cohort import open_cohort
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +92,15 @@ def test_python_runs_the_package(monkeypatch: pytest.MonkeyPatch, capsys: pytest
         ("infer {store}x --run x", 2, "no cohort store at"),
         ("evaluate {store} --run basline --split all", 2, "Did you mean 'baseline'?"),
         ("evaluate {store} --split test", 1, "has no split yet"),
+        (
+            "evaluate {store} --split tset",
+            2,
+            "no part of the split 'tset'; known: all, test, train, val. Did you mean 't",
+        ),
+        ("gate {store} --run baseline --split tset", 2, "Did you mean 'test'?"),
+        ("infer {store} --run y --model threshold --split tset", 2, "Did you mean 'test'?"),
+        ("hybrid {store} --name y --run baseline --run x --split vall", 2, "Did you mean 'val'?"),
+        ("qc {store} --run basline", 2, "Did you mean 'baseline'?"),
         ("train {store} --run-name m", 1, "has no split yet"),
         ("split {store} --fractions 0.5 0.5 0.5", 1, "add up to 1"),
         ("positivity {store} --run baseline --rule otso", 2, "Did you mean 'otsu'?"),
@@ -101,6 +112,7 @@ def test_python_runs_the_package(monkeypatch: pytest.MonkeyPatch, capsys: pytest
         ("bootstrap {store}", 2, "holds no analysis yet"),
         ("bootstrap {store} --scheme tile", 2, "tiles_80"),
         ("ingest {raw} {store} --layout rosmapp", 2, "Did you mean 'rosmap'?"),
+        ("ingest {raw} {store} --z meen", 2, "Did you mean 'mean'?"),
         ("ingest {raw}x {store}", 2, "expected a folder of images"),
         ("ingest {raw} {store} --pattern (?P<donor>", 2, "is not a regular expression"),
         ("ingest {raw} {store} --channels b0c0", 2, "expected token=name"),
@@ -122,6 +134,9 @@ def test_mistakes(
     told = " ".join(capsys.readouterr().err.split())
     assert message in told
     assert "Traceback" not in told
+    cohort = open_cohort(store)
+    assert cohort.run_names() == ["baseline"], "nothing is begun by a mistake"
+    assert not cohort.has(n.QC)
 
 
 def test_quarantine_is_told_by_the_exit_status(

@@ -15,7 +15,7 @@ from fintune_xr.analysis.positivity.counting import apply_rules
 from fintune_xr.analysis.positivity.rules import OtsuRule
 from fintune_xr.analysis.report.contents import Note, Stale
 from fintune_xr.analysis.report.studies.gate import AP50, gate_study
-from fintune_xr.errors import FintuneValueError, UnknownNameError
+from fintune_xr.errors import UnknownNameError
 from fintune_xr.metrics.instance import match_masks
 from fintune_xr.pipelines.report.stored_studies import stored_studies
 from fintune_xr.pipelines.steps.annotate import annotate
@@ -195,8 +195,8 @@ def test_blocks_of_tiles_do_not_change_anything(
 def test_runs_that_are_not_there_and_parts_without_tiles_are_named(store: Path) -> None:
     with pytest.raises(UnknownNameError, match=r"no run 'cell'.*Did you mean 'cells'"):
         gate(store, run="cell")
-    with pytest.raises(FintuneValueError, match="no annotated tile in part 'none' of the split"):
-        gate(store, run="cells", split="none")
+    with pytest.raises(UnknownNameError, match=r"no part of the split 'tset'; .* Did you mean 'test'"):
+        gate(store, run="cells", split="tset")
 
 
 def test_the_report_shows_stored_numbers_and_says_when_they_are_old(

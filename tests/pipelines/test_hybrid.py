@@ -131,8 +131,18 @@ def test_a_run_that_is_not_there_is_named(store: Path) -> None:
         hybrid(store, run_name="no", runs=["fin", "coarse"])
 
 
-@pytest.mark.parametrize(("runs", "part"), [(["fine"], "val"), (["fine", "fine"], "val"), (["fine", "coarse"], "test")])
-def test_one_candidate_or_the_test_part_is_refused(store: Path, runs: list[str], part: str) -> None:
-    with pytest.raises(FintuneValueError, match="two runs or more, and part val or train, not test"):
+@pytest.mark.parametrize(
+    ("runs", "part", "error", "said"),
+    [
+        (["fine"], "val", FintuneValueError, "two runs or more"),
+        (["fine", "fine"], "val", FintuneValueError, "two runs or more"),
+        (["fine", "coarse"], "test", UnknownNameError, "no part that chooses a hybrid 'test'; known: train, val"),
+        (["fine", "coarse"], "vall", UnknownNameError, "Did you mean 'val'"),
+    ],
+)
+def test_one_candidate_or_the_test_part_is_refused(
+    store: Path, runs: list[str], part: str, error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
         hybrid(store, run_name="no", runs=runs, part=part)
     assert "no" not in open_cohort(store).run_names()

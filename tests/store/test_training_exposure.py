@@ -13,7 +13,7 @@ import zarr
 from labelled_volumes import GRID, make_volumes
 
 from fintune_xr import names as n
-from fintune_xr.errors import FintuneValueError, SplitError
+from fintune_xr.errors import FintuneValueError, SplitError, UnknownNameError
 from fintune_xr.models.registry import resolve_checkpoint
 from fintune_xr.pipelines.steps.annotate import annotate
 from fintune_xr.pipelines.steps.evaluate import evaluate, score_lines, score_table
@@ -123,7 +123,7 @@ def test_a_hybrid_has_seen_the_tiles_that_chose_it(store: Path) -> None:
     val = [tile for tile, part in tiles.items() if part == n.VAL]
     facts = seen.choice_exposure(cohort, ["threshold"], val)
     assert facts == seen.training_exposure(cohort, learned=[], judged=val, start=None)
-    with pytest.raises(FintuneValueError, match="part val or train, not test"):
+    with pytest.raises(UnknownNameError, match="no part that chooses a hybrid 'all'; known: train, val"):
         hybrid(store, run_name="x", runs=["first", "threshold"], part="all")
 
 

@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter
 
 from fintune_xr import names as n
 from fintune_xr.analysis.report.sections.cohort import cohort_sentence
-from fintune_xr.errors import FintuneValueError
+from fintune_xr.errors import FintuneValueError, UnknownNameError
 from fintune_xr.pipelines.cli.app import run as command
 from fintune_xr.pipelines.steps.ingest import ingest, plan_ingest
 from fintune_xr.pixels.z_projection import focus_plane, projection, sharpness
@@ -145,7 +145,7 @@ def test_pages_that_are_no_depth_are_refused(tmp_path: Path, layout: str, option
 
 @pytest.mark.parametrize("how", ["min", "-1", "1.5", "²"])
 def test_unknown_projections_are_refused(source: Path, how: str) -> None:
-    with pytest.raises(FintuneValueError, match="expected max, mean, focus, or the number of a plane"):
+    with pytest.raises(UnknownNameError, match=f"'{how}'; known: focus, max, mean.* number of a plane, from 0 on"):
         plan_ingest(source, z=how)
 
 

@@ -137,7 +137,7 @@ def test_names_and_parts_that_are_not_there(cohort: Cohort) -> None:
         pick(cohort.url, run="x", model="dog")
     with pytest.raises(FintuneValueError, match=r"'unet' is a run .* a name of their own"):
         pick(cohort.url, run="unet", model="log")
-    with pytest.raises(FintuneValueError, match="no annotated tile in part 'tset'"):
+    with pytest.raises(UnknownNameError, match=r"no part of the split 'tset'; .* Did you mean 'test'"):
         pick(cohort.url, run="unet", part="tset")
     with pytest.raises(FintuneValueError, match="--distance and --border"):
         pick(cohort.url, run="unet", distance=-1)

@@ -11,7 +11,7 @@ from em_files import centres, picture
 from micrographs import make_micrographs
 
 from fintune_xr import names as n
-from fintune_xr.errors import SplitError
+from fintune_xr.errors import SplitError, UnknownNameError
 from fintune_xr.pipelines.cli.app import run
 from fintune_xr.pipelines.leak_check.pairs import refuse_leaks
 from fintune_xr.pipelines.steps.annotate import annotate
@@ -111,5 +111,5 @@ def test_the_same_micrograph_twice_is_still_a_leak(
 
 def test_another_unit_is_refused(tmp_path: Path) -> None:
     cohort = make_micrographs(tmp_path / "c.zarr", parts=("train",) * 3, px=64)
-    with pytest.raises(SplitError, match="--by 'grid': expected donor or tile"):
+    with pytest.raises(UnknownNameError, match="no unit to split by 'grid'; known: donor, tile"):
         split(cohort.url, force=True, by="grid")  # type: ignore[arg-type]
