@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
+from sources import nodes
 
 ROOT = Path(__file__).resolve().parents[2]
 WINGS = ("store", "analysis", "cluster", "pipelines")
@@ -37,10 +39,11 @@ def sources() -> list[Path]:
     return core + [file for wing in WINGS for file in (ROOT / wing).rglob("*.py")]
 
 
+@cache
 def imported(file: Path) -> list[tuple[str, int]]:
     """Absolute names of imported modules, with the number of leading dots."""
     found = []
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in nodes(file):
         if isinstance(node, ast.Import):
             found += [(alias.name, 0) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -99,7 +102,7 @@ def test_nothing_but_pipelines_computes() -> None:
         f"{file.relative_to(ROOT)}:{node.lineno}"
         for file in sources()
         if not str(file.relative_to(ROOT)).startswith("pipelines")
-        for node in ast.walk(ast.parse(file.read_text()))
+        for node in nodes(file)
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
         and node.func.attr == "compute"

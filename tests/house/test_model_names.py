@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
+from sources import nodes
+
 from fintune_xr.models.registry import KINDS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,7 +32,7 @@ def test_no_model_is_named_outside_its_folder() -> None:
         f"{file.relative_to(ROOT)}:{node.lineno} {node.value}"
         for file in files()
         if str(file.relative_to(ROOT)) not in ALLOWED
-        for node in ast.walk(ast.parse(file.read_text()))
+        for node in nodes(file)
         if isinstance(node, ast.Constant) and node.value in words
     ]
     assert named == []

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
+from sources import nodes, tree
 
 ROOT = Path(__file__).resolve().parents[2]
 WINGS = ("store", "analysis", "cluster", "pipelines")
@@ -57,7 +58,7 @@ IRREGULAR = {
 def test_no_participle_names_a_module_or_a_public_function() -> None:
     """Names say what a thing is or does; `stored_columns` is a noun, `stored` alone says nothing."""
     files = [path for wing in (*WINGS, "fintune_xr") for path in (ROOT / wing).rglob("*.py")]
-    functions = [node.name for file in files for node in ast.parse(file.read_text()).body if isinstance(node, Function)]
+    functions = [node.name for file in files for node in tree(file).body if isinstance(node, Function)]
     named = {name for name in (*functions, *(file.stem for file in files)) if _is_participle(name)}
     assert not named, f"participles: {', '.join(sorted(named))}"
 
@@ -65,7 +66,7 @@ def test_no_participle_names_a_module_or_a_public_function() -> None:
 def test_what_is_public_says_what_it_is() -> None:
     """Functions, classes and methods have a docstring; not those inside of functions, nor those that begin with _."""
     files = [path for wing in (*WINGS, "fintune_xr") for path in (ROOT / wing).rglob("*.py")]
-    public = [(file, *one) for file in files for one in _public(ast.parse(file.read_text()))]
+    public = [(file, *one) for file in files for one in _public(tree(file))]
     assert len(public) > 1000, "they were looked at"
     bare = [f"{file.relative_to(ROOT)}: {name}" for file, name, node in public if not ast.get_docstring(node)]
     assert not bare, f"without a docstring: {', '.join(bare)}"
@@ -97,7 +98,7 @@ def _functions() -> Iterator[tuple[str, Function]]:
             where = path.relative_to(ROOT)
             if where.parts[:1] == ("fintune_xr",) and where.parts[1] in WINGS:
                 continue
-            for node in ast.walk(ast.parse(path.read_text())):
+            for node in nodes(path):
                 if isinstance(node, Function):
                     yield f"{where}:{node.name}", node
 

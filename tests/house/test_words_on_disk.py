@@ -6,6 +6,8 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+from sources import nodes, tree
+
 import fintune_xr
 from fintune_xr import names as n
 
@@ -36,8 +38,8 @@ def test_paths_of_groups_are_made_of_names() -> None:
 
 
 def test_words_are_defined_once() -> None:
-    tree = ast.parse((ROOT / "names.py").read_text())
-    defined = [ast.unparse(node.target) for node in tree.body if isinstance(node, ast.AnnAssign)]
+    names = tree(ROOT / "names.py").body
+    defined = [ast.unparse(node.target) for node in names if isinstance(node, ast.AnnAssign)]
     assert len(defined) == len(set(defined))
 
 
@@ -45,7 +47,7 @@ def _literals() -> Iterator[tuple[str, str]]:
     """Module and text of every literal that is not a docstring."""
     for path in sorted(one for part in (ROOT, *_linked()) for one in part.rglob("*.py")):
         where = path.relative_to(ROOT).as_posix()
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes(path):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 yield where, node.value
 
