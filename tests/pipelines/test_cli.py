@@ -150,19 +150,37 @@ def test_quarantine_is_told_by_the_exit_status(
 
 
 @pytest.mark.parametrize(
-    ("line", "table", "columns"),
+    ("line", "status", "columns"),
     [
-        ("positivity {store} --run baseline", "rules", {"rule", "n_positive", "n_all"}),
-        ("check {store}", "problems", set()),
-        ("weights list", "weights", {"name", "state", "path", "sha256"}),
+        ("positivity {store} --run baseline", 0, {"rules": {"rule", "n_positive", "n_all"}}),
+        ("check {store}", 0, {"problems": set()}),
+        ("weights list", 0, {"weights": {"name", "state", "path", "sha256"}}),
+        (
+            "ingest {raw} {store} --dry-run", 0,
+            {
+                "tiles": {"donor", "marker", "tiles", "left_out", "height_min", "height_max", "width_min", "width_max"},
+                "left_out": {"path", "donor", "marker", "tile", "reason"}, "ignored": {"what", "count"},
+            },
+        ),
+        (
+            "ingest {raw} {store}", 3,
+            {"ingest": {"n_added", "n_present", "n_left_out"}, "left_out": {"path", "reason"}},
+        ),
     ],
-)
-def test_tables_as_json(
-    line: str, table: str, columns: set[str], store: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert cli.run([*line.format(store=store).split(), "--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)[table]
-    assert [set(row) for row in rows[:1]] == ([columns] if columns else [])
+)  # fmt: skip
+def test_tables_as_json_hold_what_is_printed(
+    line: str, status: int, columns: dict[str, set[str]], store: Path, made: SimulatedCohort,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    tokens = line.format(store=store, raw=made.source).split()
+    assert cli.run([*tokens, "--json"]) == status
+    tables = json.loads(capsys.readouterr().out)
+    lines = tables.pop("said", [])
+    assert {name: {key for row in rows for key in row} for name, rows in tables.items()} == columns
+    assert cli.run(tokens) == status
+    printed = capsys.readouterr().out
+    facts = [value for rows in tables.values() for row in rows for value in row.values() if type(value) in (int, str)]
+    assert [fact for fact in [*map(str, facts), *lines] if fact not in printed] == []
 
 
 def test_every_verb_that_prints_a_table_prints_it_as_json() -> None:
