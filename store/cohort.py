@@ -30,8 +30,8 @@ from fintune_xr.pixels.real_part import SIDES
 from fintune_xr.pixels.z_projection import projection_words
 from fintune_xr.schema import DatasetSchema
 from fintune_xr.store.labels.cell_table import labelled_cells
-from fintune_xr.store.labels.group_index import GroupIndex
 from fintune_xr.store.labels.measurements import with_measurements
+from fintune_xr.store.labels.named_labels import INDEXED, with_named_labels, with_tile_index
 from fintune_xr.store.labels.overview import RunState, overview_html, states_of
 from fintune_xr.store.labels.pending import guard_pending, has_pending
 from fintune_xr.store.labels.split_parts import with_part_names
@@ -45,7 +45,6 @@ from fintune_xr.store.zarr_io.groups import (
     read_attrs,
     replace_group,
     subgroups,
-    with_dim_indexes,
 )
 from fintune_xr.store.zarr_io.location import Location as Location
 from fintune_xr.store.zarr_io.location import explain_read_errors as explain_read_errors
@@ -63,8 +62,6 @@ from fintune_xr.tasks.region_masks import REGION_MASKS
 from fintune_xr.tasks.scores import declared_schema
 from fintune_xr.tasks.task import Task
 from fintune_xr.text import texts
-
-INDEXED = (n.DONOR, n.MARKER, n.SPLIT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +269,7 @@ class Cohort:
         known = subgroups(self.location, n.METRICS)
         if name not in known:
             raise unknown_name("metrics", name, known)
-        return self.read(f"{n.METRICS}/{name}")
+        return with_named_labels(self.read(f"{n.METRICS}/{name}"))
 
     def read(self, path: str, schema: DatasetSchema | None = None) -> xr.Dataset:
         """The small dataset stored under `path`, checked against `schema` or the one that is declared for scores.
@@ -381,14 +378,6 @@ def _rows_of(images: xr.Dataset, some: xr.Dataset) -> NDArray[np.int64]:
     if unknown:
         raise StoreDamagedError(f"tile {unknown[0]!r} is annotated, and the store has no such image")
     return np.array([place[tile] for tile in wanted], np.int64)
-
-
-def with_tile_index(dataset: xr.Dataset) -> xr.Dataset:
-    """`dataset` with one index over tile, donor, marker, split, field: `.sel(donor=…, marker=…)` takes any of them."""
-    if any(isinstance(index, GroupIndex) for index in dataset.xindexes.values()):
-        return dataset
-    names = [name for name in (n.TILE, *INDEXED, n.FIELD) if name in dataset.coords]
-    return with_dim_indexes(dataset.drop_indexes(names, errors="ignore").set_xindex(names, GroupIndex))
 
 
 def product_at(location: Location, path: str) -> Product:

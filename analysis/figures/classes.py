@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from fintune_xr import names as n
@@ -43,6 +44,7 @@ def balance_figure(share: xr.DataArray) -> Figure:
         axes.set_yticks(range(len(classes)), classes)
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.set_xlabel("share of the annotated pixels that count")
         legend_above(figure, axes.get_legend_handles_labels()[0])
     return figure

@@ -47,14 +47,14 @@ def percent(value: Any) -> str:
 
 
 def probability(value: Any) -> str:
-    """A p- or q-value: three decimals, below 0.001 one significant digit in powers of ten."""
+    """A p- or q-value: three decimals, below 0.001 two significant digits and a power of ten, which stay together."""
     number = float(value)
     if number == 0:
         return "0"
     if number >= 0.001:
         return f"{number:.3f}"
     digits, power = f"{number:.1e}".split("e")
-    return f"{digits} × 10{_raised(int(power))}"
+    return f"{digits}\u00a0×\u00a010{_raised(int(power))}"
 
 
 def with_interval(value: float, low: float, high: float, *, digits: int = 2, signed: bool = False) -> str:
@@ -65,6 +65,11 @@ def with_interval(value: float, low: float, high: float, *, digits: int = 2, sig
     if math.isnan(low) or math.isnan(high):
         return text(value)
     return f"{text(value)} [{text(low)}, {text(high)}]"
+
+
+def share_interval(value: float, low: float, high: float, *, signed: bool = False) -> str:
+    """A share with its interval, or a difference of shares, in per cent: `38.2 [29.3, 47.2]`."""
+    return with_interval(100 * value, 100 * low, 100 * high, digits=1, signed=signed)
 
 
 def count_text(number: int, one: str, many: str) -> str:

@@ -27,6 +27,7 @@ from fintune_xr.pipelines.steps.missing_ratios import with_missing_ratios
 from fintune_xr.pipelines.steps.positivity import require_marker
 from fintune_xr.pipelines.steps.rule_history import by_first_rule, rule_history
 from fintune_xr.store.cohort import Cohort, open_cohort
+from fintune_xr.store.labels.named_labels import gives_named_labels
 from fintune_xr.store.lineage.depends_on import require_sources, source_doubt
 from fintune_xr.store.lineage.exclusion import drifting_tiles, excluded_tiles, exclusion_rule
 from fintune_xr.store.lineage.tile_counts import (
@@ -103,6 +104,7 @@ def join_outcomes(
     return Joined(names, counts, facts, table, made, refuse)
 
 
+@gives_named_labels
 def associate(
     store: str | Path,
     *,

@@ -27,11 +27,13 @@ from fintune_xr.pipelines.steps.associate import association_inputs, covariates_
 from fintune_xr.pipelines.steps.positivity import signal_tiles
 from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import Cohort, open_cohort
+from fintune_xr.store.labels.named_labels import gives_named_labels
 from fintune_xr.store.lineage.tile_counts import active_rule, tile_counts
 
 _T = "Student t"
 
 
+@gives_named_labels
 def bootstrap(
     store: str | Path,
     *,

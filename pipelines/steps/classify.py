@@ -32,6 +32,7 @@ from fintune_xr.pipelines.semantic.regions_run import require_instances, write_c
 from fintune_xr.provenance import provenance
 from fintune_xr.settings import Config, load_settings
 from fintune_xr.store.cohort import Cohort, open_cohort
+from fintune_xr.store.labels.named_labels import gives_named_labels
 from fintune_xr.store.lineage.depends_on import rests_on
 from fintune_xr.store.runs.run import check_run_name
 from fintune_xr.store.split import annotated_tiles
@@ -43,6 +44,7 @@ from fintune_xr.text import text_array, texts
 _MODEL_DIGEST: Final = "model_sha256"
 
 
+@gives_named_labels
 def classify(
     store: str | Path,
     *,

@@ -16,6 +16,7 @@ from fintune_xr.pipelines.task_parts.requests import EvaluateRequest
 from fintune_xr.pipelines.task_parts.seen_apart import of_exposures, seen_lines
 from fintune_xr.pipelines.tasks import STEPS, TaskSteps, steps_of
 from fintune_xr.store.cohort import open_cohort
+from fintune_xr.store.labels.named_labels import gives_named_labels
 from fintune_xr.store.lineage.unfinished_annotations import unfinished_lines
 from fintune_xr.store.split import allowed_facts, allowed_pairs, part_asked
 from fintune_xr.tasks.coarser import Stated
@@ -24,6 +25,7 @@ from fintune_xr.tasks.task import DETECTION, INSTANCE, SEMANTIC
 _ALL_TILES: Final = "all of them"
 
 
+@gives_named_labels
 def evaluate(
     store: str | Path, *, runs: Sequence[str] = (), split: str = "", resamples: int = 1000, seed: int = 0,
     coarser: Stated | None = None,

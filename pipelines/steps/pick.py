@@ -17,11 +17,13 @@ from fintune_xr.pipelines.detection.picking import (
 )
 from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import open_cohort
+from fintune_xr.store.labels.named_labels import gives_named_labels
 from fintune_xr.store.runs.picks import CANDIDATES_SHA256, candidates_digest, open_candidates, picks_table
 from fintune_xr.store.runs.run import check_run_name
 from fintune_xr.tasks.detection import PICKS
 
 
+@gives_named_labels
 def pick(
     store: str | Path,
     *,

@@ -28,6 +28,7 @@ from fintune_xr.pipelines.console import progress, say
 from fintune_xr.pipelines.instance.cell_blocks import cell_blocks
 from fintune_xr.pipelines.instance.validation import validate_rules
 from fintune_xr.store.cohort import Cohort, open_cohort
+from fintune_xr.store.labels.named_labels import gives_named_labels
 from fintune_xr.store.lineage.depends_on import run_digests, runs_doubt
 from fintune_xr.store.lineage.tile_counts import require_finished
 from fintune_xr.store.runs.run import require_known_run
@@ -44,6 +45,7 @@ TILES_AT_ONCE = 256
 SENSITIVITY: tuple[PositivityRule, ...] = (OtsuRule(), OtsuDonorRule(), MixtureRule())
 
 
+@gives_named_labels
 def positivity(
     store: str | Path,
     *,

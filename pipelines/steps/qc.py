@@ -21,6 +21,7 @@ from fintune_xr.pipelines.instance.cell_blocks import cell_blocks
 from fintune_xr.pixels.tile_quality import MEASURES
 from fintune_xr.provenance import provenance
 from fintune_xr.store.cohort import Cohort, open_cohort
+from fintune_xr.store.labels.named_labels import gives_named_labels
 from fintune_xr.store.lineage.depends_on import run_digests
 from fintune_xr.store.lineage.tile_counts import require_finished
 from fintune_xr.tasks.quality import QUALITY
@@ -33,6 +34,7 @@ INCLUDE: Final = "nothing"
 """Given in place of measures, it takes the stored rule back."""
 
 
+@gives_named_labels
 def qc(
     store: str | Path,
     *,

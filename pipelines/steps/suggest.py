@@ -29,6 +29,7 @@ from fintune_xr.settings import load_settings, validate
 from fintune_xr.splits.spread import spread_order
 from fintune_xr.store.cohort import Cohort, open_cohort
 from fintune_xr.store.export.cellpose import write_tiles_to_annotate
+from fintune_xr.store.labels.named_labels import gives_named_labels
 from fintune_xr.store.lineage.depends_on import run_digests
 from fintune_xr.store.lineage.exclusion import excluded_tiles
 from fintune_xr.store.runs.run import require_known_run
@@ -44,6 +45,7 @@ Masks: TypeAlias = Callable[[int], list[NDArray[Any]]]
 """Masks (y, x) of one tile, by its position in the cohort, that should agree."""
 
 
+@gives_named_labels
 def suggest(
     store: str | Path,
     *,

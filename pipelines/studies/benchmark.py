@@ -46,6 +46,7 @@ from fintune_xr.pipelines.workers.devices import HERE, THREADS, of_cluster
 from fintune_xr.provenance import provenance
 from fintune_xr.settings import Config, Settings, load_settings, validate
 from fintune_xr.store.cohort import Cohort, open_cohort
+from fintune_xr.store.labels.named_labels import gives_named_labels
 from fintune_xr.store.lineage.depends_on import rests_on, tiles_in
 from fintune_xr.store.lineage.training_exposure import require_unseen_by
 from fintune_xr.store.runs.run import quarantined_of_runs
@@ -107,6 +108,7 @@ class _Plan:
     left_out: dict[str, str] = field(default_factory=dict)
 
 
+@gives_named_labels
 def benchmark(
     store: str | Path,
     *,

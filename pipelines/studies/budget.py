@@ -34,6 +34,7 @@ from fintune_xr.provenance import provenance
 from fintune_xr.settings import Config, load_settings
 from fintune_xr.splits.nested_subsets import nested_order
 from fintune_xr.store.cohort import Cohort, open_cohort
+from fintune_xr.store.labels.named_labels import gives_named_labels
 from fintune_xr.store.lineage.depends_on import tiles_in, truth_digest
 from fintune_xr.store.lineage.training_exposure import require_unseen_by, training_exposure
 from fintune_xr.store.split import annotated_tiles, require_split
@@ -53,6 +54,7 @@ LEARNING: Final[Mapping[str, Callable[[Cohort, Any, Checkpoint | None], Learning
 """By task: what fits of a budget learn from, and how they are measured."""
 
 
+@gives_named_labels
 def budget(
     store: str | Path,
     *,

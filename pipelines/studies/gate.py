@@ -30,6 +30,7 @@ from fintune_xr.pixels.cell_gates import UNGATED, Gate, GateSettings, intensity_
 from fintune_xr.provenance import provenance
 from fintune_xr.settings import load_settings
 from fintune_xr.store.cohort import Cohort, open_cohort
+from fintune_xr.store.labels.named_labels import gives_named_labels
 from fintune_xr.store.lineage.depends_on import part_rests_on, require_sources
 from fintune_xr.store.lineage.exclusion import excluded_tiles
 from fintune_xr.store.lineage.tile_counts import active_rule, inputs_digest, tile_counts, without_tiles
@@ -41,6 +42,7 @@ from fintune_xr.text import texts
 CELLS_AT_ONCE: Final = 1 << 20
 
 
+@gives_named_labels
 def gate(
     store: str | Path,
     *,

@@ -34,6 +34,7 @@ from fintune_xr.provenance import provenance
 from fintune_xr.seeds import stream
 from fintune_xr.settings import load_settings
 from fintune_xr.store.cohort import Cohort, open_cohort
+from fintune_xr.store.labels.named_labels import gives_named_labels
 from fintune_xr.store.split import part_to_score
 from fintune_xr.tasks.instance import SWEEP
 from fintune_xr.tasks.task import SEMANTIC
@@ -44,6 +45,7 @@ _COUNTS: Final = (n.TP, n.FP, n.FN)
 _FILTERS: Final = (n.PRED_IOU_THRESH, n.STABILITY_SCORE_THRESH, n.BOX_NMS_THRESH)
 
 
+@gives_named_labels
 def sweep(
     store: str | Path,
     *,

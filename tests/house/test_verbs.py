@@ -35,3 +35,15 @@ def test_every_module_of_a_verb_defines_its_function() -> None:
 
 def test_every_verb_is_in_a_group_of_the_help() -> None:
     assert {verb.group for verb in VERBS.values()} == set(GROUPS)
+
+
+def test_verbs_that_give_a_dataset_give_its_labels() -> None:
+    """What is selected of it is asked for, and refused, as it is of the datasets of a cohort."""
+    giving = {}
+    for name, verb in VERBS.items():
+        source = (ROOT / "pipelines" / f"{verb.module.replace('.', '/')}.py").read_text()
+        for node in ast.parse(source).body:
+            if isinstance(node, ast.FunctionDef) and node.name == name and ast.unparse(node.returns) == "xr.Dataset":
+                giving[name] = [ast.unparse(one) for one in node.decorator_list]
+    assert {"evaluate", "associate", "bootstrap", "positivity", "qc", "gate"} <= set(giving)
+    assert {name for name, decorators in giving.items() if decorators != ["gives_named_labels"]} == set()

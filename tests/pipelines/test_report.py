@@ -582,10 +582,15 @@ def test_provenance_has_a_column_per_run_and_packages_apart(sections: tuple[Sect
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.0, "0"), (0.04999, "0.050"), (0.001, "0.001"), (2.94e-9, "2.9 × 10⁻⁹"), (1.0, "1.000")],
+    [(0.0, "0"), (0.04999, "0.050"), (0.001, "0.001"), (2.94e-9, "2.9\u00a0×\u00a010⁻⁹"), (1.0, "1.000")],
 )
 def test_probabilities_keep_the_digits_that_mean_something(value: float, text: str) -> None:
     assert numbers.probability(value) == text
+
+
+def test_shares_and_their_intervals_are_in_one_unit() -> None:
+    assert numbers.share_interval(0.3816, 0.2927, 0.4719) == "38.2 [29.3, 47.2]"
+    assert numbers.share_interval(-0.0332, float("nan"), float("nan"), signed=True) == "−3.3"
 
 
 @pytest.mark.parametrize(

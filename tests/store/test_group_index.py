@@ -13,9 +13,11 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, UnknownNameError
 from fintune_xr.store.labels import group_index
 from fintune_xr.store.labels.group_index import GroupIndex, with_labels
+from fintune_xr.store.labels.named_labels import with_named_labels
 
 DONORS, MARKERS = ("007", "7", "d-3"), ("GFAP", "IBA1")
 NAMES = ["tile", "donor", "marker"]
@@ -205,3 +207,19 @@ def test_pandas_is_shown_each_run_of_labels_once(monkeypatch: pytest.MonkeyPatch
     codes, _ = group_index._factorized(np.repeat(np.array(["b", "a", "b"]), 50))
     assert seen == [3]
     np.testing.assert_array_equal(codes, np.repeat([0, 1, 0], 50))
+
+
+def test_labels_of_tiles_and_of_dims_answer_for_any_dataset() -> None:
+    plain = xr.Dataset(
+        {"tp": (("run", "tile"), [[1, 2, 3]])},
+        {"run": ["a"], "tile": ["t0", "t1", "t2"], "donor": ("tile", ["d0", "d1", "d1"]), "size": ("tile", [1, 2, 3])},
+    )
+    found = with_named_labels(plain)
+    assert found.sel(donor="d1", run="a")["tp"].values.tolist() == [2, 3]
+    for label, wrong in ((n.DONOR, "d2"), (n.TILE, "t3"), (n.RUN, "b")):
+        with pytest.raises(UnknownNameError, match=f"no {label} '{wrong}'; known: "):
+            found.sel({label: wrong})
+    xr.testing.assert_identical(with_named_labels(found), found)
+    assert found.size.values.tolist() == [1, 2, 3]
+    numbers = xr.Dataset({"a": ("seed", [1.0])}, {"seed": [0]})
+    assert with_named_labels(numbers) is numbers

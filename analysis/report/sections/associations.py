@@ -16,7 +16,15 @@ from fintune_xr.analysis.figures.statistics import SIGNIFICANT, association_figu
 from fintune_xr.analysis.figures.style import data_uri
 from fintune_xr.analysis.ratio_intervals import mean_ratio, ratio_differences
 from fintune_xr.analysis.report.contents import Fold, Note, Part, Picture, Section, Table, fold
-from fintune_xr.analysis.report.numbers import Format, decimals, percent, probability, whole, with_interval
+from fintune_xr.analysis.report.numbers import (
+    Format,
+    decimals,
+    percent,
+    probability,
+    share_interval,
+    whole,
+    with_interval,
+)
 from fintune_xr.analysis.report.sections.findings import ALPHA, covariates_of, findings
 from fintune_xr.analysis.report.sections.first_rule import by_first_rules, rule_notes
 from fintune_xr.analysis.report.sections.scatters import scatter_parts
@@ -79,9 +87,10 @@ def _mean_table(key: str, caption: str, means: xr.Dataset, *, signed: bool) -> T
     rows = data[[n.MARKER, n.RUN]]
     ends = zip(data[ratio_intervals.MEAN], data[ratio_intervals.LOW], data[ratio_intervals.HIGH], strict=True)
     page = rows.copy()
-    page["mean [interval]"] = [with_interval(*one, digits=3, signed=signed) for one in ends]
+    mean = f"mean [interval], {'% points' if signed else '%'}"
+    page[mean] = [share_interval(*one, signed=signed) for one in ends]
     page[n.N] = data[n.N]
-    formats: dict[str, Format] = {"mean [interval]": str}
+    formats: dict[str, Format] = {mean: str}
     if n.P in data:
         page, formats = page.assign(**{n.P: data[n.P]}), {**formats, n.P: probability}
     return Table(key, caption, data, formats, page)

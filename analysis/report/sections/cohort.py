@@ -65,7 +65,7 @@ def quarantine_section(
         names = ("path", n.DONOR, n.MARKER, n.REASON)
         table = pd.DataFrame({name: [str(value) for value in quarantine[name].values] for name in names})
         count = count_text(len(table), "file or tile", "files or tiles")
-        parts.append(Note(f"{count} could not be used and count in no result below.", "doubtful"))
+        parts.append(Note(f"{count} could not be used; no result below counts any.", "doubtful"))
         parts.append(Table("quarantine", "Quarantine, with the reason", table, code=("path", n.DONOR)))
     elif not others:
         parts.append(Note("Every file that was found could be used.", "good"))

@@ -121,7 +121,7 @@ def _caption(row: _Row) -> str:
     ends = (float(row.get(name, np.nan)) for name in (comparison.LOW, comparison.HIGH))
     rho = with_interval(float(row[n.RHO]), *ends, signed=True)
     parts = [f"rho {rho}", count_text(int(row[n.N]), "donor", "donors")]
-    parts += [f"{name} {probability(row[name])}" for name in (n.P, n.Q) if np.isfinite(row[name])]
+    parts += [f"{name}\u00a0{probability(row[name])}" for name in (n.P, n.Q) if np.isfinite(row[name])]
     return ", ".join(parts)
 
 

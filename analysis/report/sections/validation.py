@@ -11,7 +11,7 @@ import xarray as xr
 from fintune_xr import names as n
 from fintune_xr.analysis.prediction_powered import LEAST_RELIABILITY
 from fintune_xr.analysis.report.contents import Note, Part, Table
-from fintune_xr.analysis.report.numbers import Format, decimals, percent, whole, with_interval
+from fintune_xr.analysis.report.numbers import Format, decimals, percent, share_interval, whole, with_interval
 from fintune_xr.analysis.report.sections.statistics import Statistics
 from fintune_xr.metrics.donor_tests import MIN_DONORS, jackknife_interval
 from fintune_xr.tasks.validation import POSITIVE_CELLS
@@ -33,9 +33,9 @@ def validation_parts(contents: Statistics) -> list[Part]:
     silent = [name for name in (n.PRECISION, n.RECALL) if table[name].isna().all()]
     page = table.drop(columns=[*bias, *silent])
     ends = zip(*(table[name] for name in bias), strict=True)
-    page["counted less true share"] = [with_interval(*one, digits=3, signed=True) for one in ends]
+    page["counted less true, % points"] = [share_interval(*one, signed=True) for one in ends]
     formats: dict[str, Format] = dict.fromkeys(["counted_share", "true_share"], percent)
-    formats |= {**dict.fromkeys([n.PRECISION, n.RECALL], decimals(2)), "counted less true share": str}
+    formats |= {**dict.fromkeys([n.PRECISION, n.RECALL], decimals(2)), "counted less true, % points": str}
     caption = (
         "Rules held against annotated tiles that the model has not seen; the bias with its 95 % interval over donors, "
         f"none below {MIN_DONORS}"
@@ -116,10 +116,11 @@ def corrected_parts(analysis: xr.Dataset) -> list[Part]:
     data = means.reset_coords(drop=True).to_dataframe().reset_index()
     page = data[[n.MARKER, n.RUN]].copy()
     ends = zip(data[n.MEAN_CORRECTED], data[n.MEAN_CORRECTED_LOW], data[n.MEAN_CORRECTED_HIGH], strict=True)
-    page["corrected mean [interval]"] = [with_interval(*one, digits=3) for one in ends]
-    page[[n.RECTIFIER, n.RELIABILITY, "annotated donors"]] = data[[n.RECTIFIER, n.RELIABILITY, n.N_ANNOTATED]]
-    formats: dict[str, Format] = {"corrected mean [interval]": str, "annotated donors": whole}
-    formats |= {n.RECTIFIER: decimals(3, signed=True), n.RELIABILITY: decimals(2)}
+    page["corrected mean [interval], %"] = [share_interval(*one) for one in ends]
+    page["correction, % points"] = 100 * data[n.RECTIFIER]
+    page[[n.RELIABILITY, "annotated donors"]] = data[[n.RELIABILITY, n.N_ANNOTATED]]
+    formats: dict[str, Format] = {"corrected mean [interval], %": str, "annotated donors": whole}
+    formats |= {"correction, % points": decimals(1, signed=True), n.RELIABILITY: decimals(2)}
     caption = (
         "Corrected mean of the donor ratios, 95 % interval; the correction, and the reliability of the donor ratios"
     )
@@ -132,8 +133,8 @@ def _donors(analysis: xr.Dataset) -> Table:
     data = data[data[n.RATIO_CORRECTED].notna()].sort_values([n.MARKER, n.DONOR, n.RUN]).reset_index(drop=True)
     page = data[[n.MARKER, n.DONOR, n.RUN, n.RATIO]].copy()
     ends = zip(*(data[name] for name in names[1:]), strict=True)
-    page["corrected [interval]"] = [with_interval(*one, digits=3) for one in ends]
-    formats: dict[str, Format] = {n.RATIO: percent, "corrected [interval]": str}
+    page["corrected [interval], %"] = [share_interval(*one) for one in ends]
+    formats: dict[str, Format] = {n.RATIO: percent, "corrected [interval], %": str}
     return Table("ratios_corrected", "Corrected ratio of each donor, 95 % interval", data, formats, page, (n.DONOR,))
 
 

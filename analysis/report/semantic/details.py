@@ -39,7 +39,7 @@ def balance_section(balance: xr.Dataset | None) -> Section:
     figure = balance_figure(balance[n.SHARE])
     caption = (
         "Pixels of each class that count, and weights: the largest share of a class in train over that of the class, "
-        "and its square root"
+        "and its square root; 1 for what is none of them"
     )
     rare = _rare(balance)
     return Section(
