@@ -168,7 +168,7 @@ def test_quarantine_is_told_by_the_exit_status(
         ),
     ],
 )  # fmt: skip
-def test_tables_as_json_hold_what_is_printed(
+def test_tables_as_json(
     line: str, status: int, columns: dict[str, set[str]], store: Path, made: SimulatedCohort,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
