@@ -41,10 +41,11 @@ bench: $(STAMP)
 fuzz: $(STAMP)
 	$(BIN)/python -m benchmarks.fuzz --minutes $(MINUTES)
 
-# Verbs killed at their changes of files, and run again: make crash-points VERB=cells-train POINTS=all
+# Verbs killed at their changes of files, or refused to write, and run again: make crash-points VERB=cells-train POINTS=all
 crash-points: $(STAMP)
 	CRASH_POINTS=$(POINTS) $(BIN)/python -m pytest -s --timeout 0 \
-	  'tests/faults/test_crash_points.py$(if $(VERB),::test_dead_at_a_point_and_run_again[$(VERB)])'
+	  $(if $(VERB),$(foreach how,dead_at_a_point refused_writes,\
+	  'tests/faults/test_crash_points.py::test_$(how)_and_run_again[$(VERB)]'),tests/faults/test_crash_points.py)
 
 # The documentation as a site: site/index.html.
 site: $(STAMP)

@@ -140,10 +140,15 @@ def _is_alive(process: int) -> bool:
 
 @contextlib.contextmanager
 def write_errors(what: str) -> Iterator[None]:
-    """Turns the operating system's refusals to write or lock `what` into a StoreWriteError that says what to do."""
+    """Turns the operating system's refusals to write or lock `what` into a StoreWriteError that says what to do.
+
+    An error that names another file, such as one that is read meanwhile, is none of them and stays what it is.
+    """
     try:
         yield
     except OSError as error:
+        if _names_another_file(error, what):
+            raise
         if error.errno in _NO_LOCKS:
             raise StoreWriteError(
                 f"{what} cannot be locked: {error.strerror}, and without locks two writers could not be kept apart. "
@@ -157,3 +162,21 @@ def write_errors(what: str) -> Iterator[None]:
             f"cannot write {what}: {error.strerror}. Everything stored before is intact. "
             "Make room (df -h, quota) or make the path writable, then run the same command again."
         ) from error
+
+
+def _names_another_file(error: OSError, what: str) -> bool:
+    """Whether the system said it of files that lie neither where `what` is written, nor on the way there.
+
+    A store is written as a whole: what is staged in it lies in another of its folders than what it becomes.
+    """
+    named = [os.path.realpath(os.fsdecode(one)) for one in (error.filename, error.filename2) if _is_path(one)]
+    if not named or "://" in what:
+        return False
+    written = Path(os.path.realpath(what))
+    above = [folder for folder in written.parents if os.access(folder / "zarr.json", os.F_OK)]
+    whole = above[-1] if above else written.parent
+    return not any(Path(one).is_relative_to(whole) or written.is_relative_to(one) for one in named)
+
+
+def _is_path(named: object) -> bool:
+    return isinstance(named, str | bytes)

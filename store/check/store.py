@@ -220,14 +220,25 @@ def _check_columns(cohort: Cohort, nodes: Mapping[str, Node]) -> Iterator[Proble
         if fault := codecs_fault(member):
             yield Problem(path, f"nothing can be written with the codecs of its description: {fault}", remedy_of(path))
         rows = max(1, member.chunks[0])
-        for first in range(0, member.shape[0], rows):
-            last = min(first + rows, member.shape[0])
+        n_rows = _committed_rows(nodes, path, member)
+        for first in range(0, n_rows, rows):
+            last = min(first + rows, n_rows)
             try:
                 with explain_faults(cohort, str(member.store_path)):
                     member[first:last]
             except (StoreDamagedError, UnreadableFileError) as error:
                 hit = range(first, last) if is_state_of_run(path) else ()
                 yield problem_of(error, path, path, f"rows from {first} cannot be read", hit)
+
+
+def _committed_rows(nodes: Mapping[str, Node], path: str, column: zarr.Array[Any]) -> int:
+    """Rows of a small array, and of a label of tiles those that are committed: a killed writer left the others."""
+    group = path.rpartition("/")[0]
+    if _dims(column)[0] != n.TILE:
+        return int(column.shape[0])
+    inside = [node for other, node in nodes.items() if other.rpartition("/")[0] == group]
+    pixels = [node.shape[0] for node in inside if isinstance(node, zarr.Array) and node.shards is not None]
+    return min([int(column.shape[0]), *pixels])
 
 
 def _tells_of_too_many(array: zarr.Array[Any]) -> str:

@@ -15,7 +15,7 @@ import pytest
 
 from fintune_xr.errors import StoreWriteError
 from fintune_xr.execution import whole_file as module
-from fintune_xr.execution.whole_file import PARTIAL_SUFFIX, remove_folder, whole_file, whole_folder
+from fintune_xr.execution.whole_file import PARTIAL_SUFFIX, remove_folder, whole_file, whole_folder, write_errors
 
 WRITER = """
 import sys, time
@@ -207,6 +207,25 @@ def test_a_path_through_a_file_or_of_too_long_a_name_is_told(tmp_path: Path) -> 
     for path, said in there.items():
         with pytest.raises(StoreWriteError, match=f"{said}. Name another place"), whole_file(tmp_path / path) as place:
             place.write_text("whole")
+
+
+@pytest.mark.parametrize("number", [errno.ENOTDIR, errno.EEXIST, errno.EACCES, errno.EIO, errno.ENOSPC])
+def test_an_error_that_names_another_file_is_no_failed_write(number: int, tmp_path: Path) -> None:
+    def refused(what: str, *named: Path) -> type[BaseException]:
+        with pytest.raises(OSError) as told, write_errors(str(tmp_path / what)):
+            raise OSError(number, os.strerror(number), *(str(one) for one in named))
+        return told.type
+
+    (tmp_path / "a.zarr/runs").mkdir(parents=True)
+    (tmp_path / "a.zarr/zarr.json").write_text("{}")
+    (tmp_path / "b.zarr").symlink_to("a.zarr")
+    staged = tmp_path / "a.zarr/staging/runs+r"
+    for what, named in (("a.zarr/runs/r", staged), ("b.zarr/runs/r", staged), ("out/x/y.txt", tmp_path / "out")):
+        assert refused(what, named) is StoreWriteError
+    assert refused("out/y.txt", tmp_path / "out/.partial") is StoreWriteError
+    assert refused("out/y.txt") is StoreWriteError
+    for what, named in (("a.zarr/runs/r", tmp_path / "raw/x.tif"), ("out/y.txt", staged)):
+        assert refused(what, named) is type(OSError(number, ""))
 
 
 @pytest.mark.parametrize(("number", "is_written"), [(errno.EINVAL, True), (errno.ENOTSUP, True), (errno.EIO, False)])

@@ -2,18 +2,21 @@
 
 A command runs once, and what a kill at each point would have left is kept (`crash_points`). A seeded sample of the
 points of each verb is tried by the suite. `make crash-points VERB=cells-train POINTS=all` tries all of one verb,
-`POINTS=20` twenty of them; without `VERB` all verbs are tried, which takes long.
+`POINTS=20` twenty of them; without `VERB` all verbs are tried, which takes long. In the same way the system refuses all
+changes from one of them on: a full disk or quota, a read-only mount, no permission, a disk in trouble.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
+import itertools
 import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,18 +25,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from crash_points import Point, Record, empty, recorded
-from micrographs import make_micrographs
+from crash_commands import CELLS, CHAINS, STORE, Prepare
+from crash_points import Point, Record, Refusal, empty, recorded, refused
 from stores import OF_THE_MAKING, differences, stored_values
 
 from fintune_xr import names as n
 from fintune_xr.errors import StoreNotFoundError
-from fintune_xr.models.sam.adapter import SamSize, empty_sam
 from fintune_xr.pipelines.cli import app as cli
 from fintune_xr.pipelines.steps.check import check
 from fintune_xr.seeds import stream
-from fintune_xr.simulation.if_cohort import CohortSettings, simulate_cohort
 from fintune_xr.store.runs import create
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.store.zarr_io.location import Location
@@ -43,78 +43,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Object at:zar
 
 ASKED = os.environ.get("CRASH_POINTS", "")
 POINTS = 2
-STORE = "a.zarr"
-
-SMALL = CohortSettings(
-    n_donors=5, markers=("GFAP", "IBA1"), tiles_per_donor=(1, 1), tile_px=64, n_annotated=12, n_clinical_only=0, seed=5
-)
-TRAINING = (
-    "dynamics.cellprob_threshold=-6", "dynamics.flow_threshold=0", "dynamics.min_size_px=1",
-    "epochs=2", "patches_per_epoch=8", "patch_px=32", "filters=[4,8,8]", "validate_every=1", "threads=1",
-    "learning_rate=0.02", "batch_size=4",
-)  # fmt: skip
-SELFTRAINING = (
-    "labelled=1", "positive=[0.9]", "negative=[0.1]", "train.patch_px=64", "train.batch_size=4",
-    "train.patches_per_epoch=8", "train.filters=[4,8,8]", "train.threads=1", "train.epochs=1",
-    "train.validate_every=1", "rounds.epochs=1",
-)  # fmt: skip
-SWEEP = (
-    "points_per_side=[4]",
-    "pred_iou_thresh=[0.0]",
-    "stability_score_thresh=[0.0]",
-    "max_area_fraction=1.0",
-    "n_tiles=2",
-)
-INFER = ("device=cpu", "cluster.dashboard=false")
-THRESHOLD = ("--model", "threshold", "model.background_px=0", "model.min_area_px=20", *INFER)
-
-# What is run, each after those before it. Of the verbs that are tried by default, some need others to be run before.
-CELLS = {
-    "ingest": ["ingest", "../raw", STORE, "--workers", "1"],
-    "ingest-more": ["ingest", "../more", STORE, "--workers", "1"],
-    "annotate": ["annotate", "../masks", STORE],
-    "annotate-restart": ["annotate", "../masks", STORE, "--restart"],
-    "split": ["split", STORE, "--seed", "1"],
-    "split-force": ["split", STORE, "--seed", "2", "--force"],
-    "infer": ["infer", STORE, *THRESHOLD, "--run", "a"],
-    "infer-other": ["infer", STORE, "model.sigma_px=4", *THRESHOLD, "--run", "b"],
-    "positivity": ["positivity", STORE, "--run", "a", "--rule", "fixed", "--threshold", "50"],
-    "measure": ["measure", STORE, "cluster.dashboard=false", "--run", "a", "--columns", "solidity", "distance:b"],
-    "positivity-other": ["positivity", STORE, "--run", "a", "--rule", "mixture"],
-    "evaluate": ["evaluate", STORE, "--resamples", "20"],
-    "hybrid": ["hybrid", STORE, "--run-name", "h", "--run", "a", "--run", "b"],
-    "gate": ["gate", STORE, "--run", "a", "--resamples", "20", "min_areas=[0,60]"],
-    "associate": ["associate", STORE, "--clinical", "../clinical.csv"],
-    "bootstrap": ["bootstrap", STORE, "--resamples", "20"],
-    "bootstrap-more": ["bootstrap", STORE, "--resamples", "30"],
-    "readout": ["associate", STORE, "--clinical", "../clinical.csv", "--readout", "count"],
-    "groups": ["associate", STORE, "--clinical", "../clinical.csv", "--group", "ceradsc"],
-    "qc": ["qc", STORE, "--run", "a", "--exclude", "focus"],
-    "import-run": ["import-run", "../masks", STORE, "--run", "m", "--made-by", "somebody 1.0"],
-    "export": ["export", STORE, "--to", "tables", "--run", "a", "--out", "tables"],
-    "sweep": ["sweep", STORE, *SWEEP, "--model", "../sam.pth", "--device", "cpu"],
-    "train": ["train", STORE, *TRAINING, "--run-name", "t", "--out", "models"],
-    "infer-trained": ["infer", STORE, *INFER, "--run", "t", "--model", "models/t", "--part", "test"],
-    "budget": ["budget", STORE, *TRAINING, "epochs=1", "--budgets", "1", "2", "--seeds", "1", "--out", "models"],
-    "benchmark": [
-        "benchmark", STORE, *(f"train.{one}" for one in TRAINING), "train.epochs=1", "markers=[GFAP]",
-        "marker_only=[]", "resamples=20", "infer.device=cpu", "--out", "models",
-    ],
-    "report": ["report", STORE, "--out", "report.html"],
-    "infer-restart": ["infer", STORE, *THRESHOLD, "--run", "a", "--restart"],
-    "repair": ["check", STORE, "--repair"],
-}  # fmt: skip
-PARTICLES = {
-    "points": ["annotate", "../more.csv", STORE, "--diameter", "12"],
-    "pick": ["pick", STORE, "--run", "log", "--model", "log"],
-    "selftrain": ["selftrain", STORE, *SELFTRAINING, "--run-name", "s", "--out", "models"],
-    "infer": ["infer", STORE, *INFER, "--run", "p", "--model", "models/s/final_model.pt"],
-    "pick-run": ["pick", STORE, "--run", "p"],
-    "evaluate": ["evaluate", STORE],
-}
-
-
-DONE, DONE_IN_PART = 0, 3
+# So many refusals are tried where all points are asked for: each is a run of its own.
+MANY = 20
+DONE, FAILED, DONE_IN_PART = 0, 1, 3
+REFUSALS = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EIO, errno.EDQUOT)
 
 # What makes what the command before it has left to be made.
 THEN = {"repair": CELLS["infer"]}
@@ -127,11 +59,17 @@ TILES_PER_SHARD = 3
 TILES_PER_RUN_SHARD = 2
 # What is stored piece by piece, and says after each that it is whole.
 GROWING = (n.QUARANTINE,)
+# What is compared of the tiles of a run that are said to be done.
+OF_TILES = (n.MASK, n.PROBABILITY, n.CLASSES, n.EMBEDDING, n.N_CELLS, n.BACKGROUND)
 TRIED = (
-    "ingest", "ingest-more", "annotate", "annotate-restart", "split", "infer", "positivity",
-    "positivity-other", "evaluate", "associate", "bootstrap-more", "train", "report", "infer-restart",
+    *(f"cells-{name}" for name in (
+        "ingest", "ingest-more", "annotate", "annotate-restart", "split", "infer", "positivity",
+        "positivity-other", "evaluate", "associate", "bootstrap-more", "train", "report", "infer-restart",
+    )),
+    "micrographs-ingest", "micrographs-annotate", "tissue-ingest", "tissue-annotate", "study-ingest",
 )  # fmt: skip
-NEEDED = ("bootstrap",)
+NEEDED = ("cells-bootstrap",)
+REFUSED_BY_DEFAULT = ("cells-positivity", "cells-associate", "cells-bootstrap-more", "cells-report", "cells-infer")
 
 
 @dataclass(frozen=True)
@@ -160,25 +98,6 @@ class Step:
         return {str(problem).replace(str(store), STORE) for store in stores for problem in check(store)}
 
 
-def prepare_cells(_: Path, beside: Path) -> None:
-    made = simulate_cohort(beside / "simulated", settings=SMALL)
-    made.source.rename(beside / "raw")
-    made.annotations.rename(beside / "masks")
-    made.clinical.rename(beside / "clinical.csv")
-    donor = sorted((beside / "raw").iterdir())[-1]
-    (beside / "more").mkdir()
-    donor.rename(beside / "more" / donor.name)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = empty_sam(SamSize(width=64, depth=2, heads=4, global_blocks=(1,), image_px=256))
-    torch.save(network.state_dict(), beside / "sam.pth")
-
-
-def prepare_particles(work: Path, beside: Path) -> None:
-    make_micrographs(work / STORE, contrast=20)
-    (beside / "more.csv").write_text("micrograph,y,x\ngrid/m5,20,30\ngrid/m5,60,50\n")
-
-
 def damage(work: Path) -> None:
     shard = work / STORE / n.RUNS / "a" / n.MASK / "c.1.0.0"
     shard.write_bytes(shard.read_bytes()[:-9])
@@ -188,9 +107,10 @@ def damage(work: Path) -> None:
 class Chain:
     """Commands that are run to their ends one after another in `folder/work`, as far as they are asked for."""
 
+    kind: str
     folder: Path
     commands: dict[str, list[str]]
-    prepare: Callable[[Path, Path], None]
+    prepare: Prepare
     steps: dict[str, Step]
 
     @property
@@ -206,7 +126,7 @@ class Chain:
         for name, tokens in self.commands.items():
             if wanted in self.steps:
                 break
-            if name not in self.steps and (ASKED or name in TRIED + NEEDED):
+            if name not in self.steps and (ASKED or f"{self.kind}-{name}" in TRIED + NEEDED):
                 self.steps[name] = self._whole(name, tokens)
         return self.steps[wanted]
 
@@ -241,14 +161,14 @@ def chains(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Chain
         # Several shards of everything, so that some are written and others not.
         patched.setattr(shards, "MAX_TILES_PER_SHARD", TILES_PER_SHARD)
         patched.setattr(create, "tiles_per_shard", lambda _: TILES_PER_RUN_SHARD)
-        yield {
-            "cells": Chain(folder / "cells", CELLS, prepare_cells, {}),
-            "particles": Chain(folder / "particles", PARTICLES, prepare_particles, {}),
-        }
+        yield {kind: Chain(kind, folder / kind, commands, prepare, {}) for kind, (commands, prepare) in CHAINS.items()}
 
 
-TRIALS = [("cells", name) for name in CELLS if ASKED or name in TRIED]
-TRIALS += [("particles", name) for name in PARTICLES if ASKED]
+TRIALS = [
+    (kind, name) for kind, (commands, _) in CHAINS.items() for name in commands if ASKED or f"{kind}-{name}" in TRIED
+]
+
+REFUSED = [trial for trial in TRIALS if ASKED or "-".join(trial) in REFUSED_BY_DEFAULT]
 
 
 @pytest.mark.parametrize(("kind", "name"), TRIALS, ids=["-".join(trial) for trial in TRIALS])
@@ -262,6 +182,41 @@ def test_dead_at_a_point_and_run_again(chains: dict[str, Chain], kind: str, name
         f"{name}: {len(step.record.points)} points of {step.record.n_changes} changes, {len(faults)} faults\n"
     )
     assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize(("kind", "name"), REFUSED, ids=["-".join(trial) for trial in REFUSED])
+def test_refused_writes_and_run_again(
+    chains: dict[str, Chain], kind: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chain = chains[kind]
+    step = chain.step(name)
+    rng = stream(8, "refused", name)
+    n_points = min(step.record.n_changes, int(ASKED) if ASKED.isdigit() else 1 if not ASKED else MANY)
+    at = 1 + rng.permutation(step.record.n_changes)[:n_points]
+    faults = []
+    with contextlib.chdir(chain.work):
+        for one, number in zip(at.tolist(), itertools.cycle(rng.permutation(REFUSALS).tolist()), strict=False):
+            refusal = Refusal(chain.work, one, number)
+            if fault := fault_of_refusal(step, refusal, capsys):
+                faults.append(f"{one} {os.strerror(number)} {refusal.refused[:1]}: {fault}")
+    sys.stdout.write(f"{name}: {len(at)} refusals of {step.record.n_changes} changes, {len(faults)} faults\n")
+    assert not faults, "\n".join(faults)
+
+
+def fault_of_refusal(step: Step, refusal: Refusal, capsys: pytest.CaptureFixture[str]) -> str:
+    """What is not as it should be after writes were refused, and after the same command once more; else empty."""
+    copy(step.before, step.record.root)
+    capsys.readouterr()
+    try:
+        with refused(refusal):
+            status = cli.run(step.tokens)
+        told = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("error:", "Traceback"))]
+        # With threads there may be fewer changes than there were.
+        if refusal.refused and (status != FAILED or len(told) != 1 or "cannot write" not in told[0]):
+            return f"ended with {status}: {told}"
+        return fault_after(step, repair=False)
+    except Exception as error:  # noqa: BLE001 - of many points each is to be told
+        return f"{type(error).__name__}: {error}"
 
 
 def test_points_are_the_folder_before_each_change(tmp_path: Path) -> None:
@@ -296,19 +251,23 @@ def fault_of(step: Step, point: Point) -> str:
     In between every second store is repaired.
     """
     step.record.put(point)
-    work, store = step.record.root, step.record.root / STORE
     try:
-        repair = point.number % 2 == 0
-        if left := left_by_a_kill(step, store, repair=repair):
-            return f"after the kill{' and repair' if repair else ''}: {left}"
-        status = cli.run(step.tokens)
-        # All that was to be repaired may have been when the command died.
-        if status not in (step.status, DONE if step.name in THEN else step.status):
-            return f"again: ended with {status}"
-        if step.name in THEN and (status := cli.run(THEN[step.name])):
-            return f"then: ended with {status}"
+        return fault_after(step, repair=point.number % 2 == 0)
     except Exception as error:  # noqa: BLE001 - of many points each is to be told
         return f"{type(error).__name__}: {error}"
+
+
+def fault_after(step: Step, *, repair: bool) -> str:
+    """What is not as it should be in the folder as it is, and after the command; it is put right with `repair`."""
+    work, store = step.record.root, step.record.root / STORE
+    if left := left_by_a_kill(step, store, repair=repair):
+        return f"after the kill{' and repair' if repair else ''}: {left}"
+    status = cli.run(step.tokens)
+    # All that was to be repaired may have been when the command died.
+    if status not in (step.status, DONE if step.name in THEN else step.status):
+        return f"again: ended with {status}"
+    if step.name in THEN and (status := cli.run(THEN[step.name])):
+        return f"then: ended with {status}"
     return " ".join(f"again: {what} {told}" for what, told in left_in_the_end(step, work) if told)
 
 
@@ -401,7 +360,7 @@ def same_where_done(here: dict[str, Any], other: dict[str, Any], path: str) -> b
     if f"{path}/{n.STATE}" not in here or f"{path}/{n.STATE}" not in other:
         return False
     done = np.flatnonzero(here[f"{path}/{n.STATE}"] == n.DONE)
-    names = [f"{path}/{name}" for name in (n.MASK, n.PROBABILITY, n.N_CELLS, n.BACKGROUND) if f"{path}/{name}" in here]
+    names = [f"{path}/{name}" for name in OF_TILES if f"{path}/{name}" in here]
     return all(
         done.max(initial=-1) < len(other[name]) and np.array_equal(here[name][done], other[name][done], equal_nan=True)
         for name in names

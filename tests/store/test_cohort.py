@@ -35,7 +35,9 @@ from fintune_xr.errors import (
     UnknownNameError,
 )
 from fintune_xr.execution.whole_file import PARTIAL_SUFFIX
+from fintune_xr.pipelines.steps.check import check
 from fintune_xr.splits.assignment import split_digest
+from fintune_xr.store.check.problem import WRITTEN_AGAIN
 from fintune_xr.store.cohort import Cohort, create_cohort, empty_quarantine, open_cohort, set_root_attrs
 from fintune_xr.store.labels.split_parts import with_part_names
 from fintune_xr.store.split import annotated_part, part_to_score, require_split, split_column, split_table
@@ -395,6 +397,16 @@ def test_a_half_written_group_is_named(tmp_path: Path) -> None:
     tables.open_writable(cohort.location, "metrics/test").attrs[n.COMPLETE] = False
     with pytest.raises(StoreDamagedError, match=r"metrics/test in .* left half-written\. Run the step"):
         cohort.metrics("test")
+
+
+@pytest.mark.parametrize("donors", [0, 1])
+def test_labels_of_tiles_that_were_not_committed_are_no_damage(tmp_path: Path, donors: int) -> None:
+    """A writer killed in a commit has made columns longer, whose rows are not written yet."""
+    cohort = make_store(tmp_path / "a.zarr", donors=donors)
+    for name in cohort.images_group().labels:
+        column = tables.open_column(cohort.location, f"{n.IMAGES}/{name}")
+        column.resize((growing.ROWS_PER_CHUNK + 1, *column.shape[1:]))
+    assert {(problem.where, problem.remedy) for problem in check(cohort.url)} == {(n.IMAGES, WRITTEN_AGAIN)}
 
 
 def test_removing_and_sweeping(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ before is read.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sys
@@ -38,6 +39,8 @@ _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _TICK_NS = 50_000_000
 _TRIES = 50
 _FOLDER = -1
+# With no room left files can still be removed.
+_LEAVE_ROOM_TO_REMOVE = (errno.ENOSPC, errno.EDQUOT)
 # A number that no process has.
 _NOBODY = (1 << 22) + 1
 
@@ -74,10 +77,8 @@ class Record:
 
     def note(self, event: str, arguments: tuple[Any, ...]) -> None:
         """Copies the folder before the change that an event of Python tells of, where it is one of the folder."""
-        if event not in _PATHS or (event == "open" and not int(arguments[2] or 0) & _WRITES):
-            return
-        changed = [path for path in _paths(event, arguments) if path.is_relative_to(self.root)]
-        if not changed or (event == "os.mkdir" and changed[0].is_dir()):
+        changed = _changed(self.root, event, arguments)
+        if not changed:
             return
         # Other threads wait with theirs, so that a copy is of one moment.
         with self._turn:
@@ -142,7 +143,7 @@ def empty(folder: Path) -> None:
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
-_RECORDS: list[Record] = []
+_RECORDS: list[Record | Refusal] = []
 _INSTALLED: list[bool] = []
 
 
@@ -150,22 +151,64 @@ _INSTALLED: list[bool] = []
 def recorded(record: Record) -> Iterator[Record]:
     """While this lasts, changes of the record's folder by this process are kept in it."""
     record.kept.mkdir(parents=True, exist_ok=True)
-    if not _INSTALLED:
-        # A hook cannot be taken back: this one does nothing as long as there is no record.
-        sys.addaudithook(_hear)
-        _INSTALLED.append(True)
-    _RECORDS.append(record)
-    try:
+    with _heard(record):
         yield record
-    finally:
-        _RECORDS.remove(record)
     if record.faults:
         raise record.faults[0]
+
+
+@contextmanager
+def refused(refusal: Refusal) -> Iterator[Refusal]:
+    """While this lasts, changes of the folder of `refusal` by this process are refused as it says."""
+    with _heard(refusal):
+        yield refusal
+
+
+@contextmanager
+def _heard(listener: Record | Refusal) -> Iterator[None]:
+    if not _INSTALLED:
+        # A hook cannot be taken back: this one does nothing as long as nobody listens.
+        sys.addaudithook(_hear)
+        _INSTALLED.append(True)
+    _RECORDS.append(listener)
+    try:
+        yield
+    finally:
+        _RECORDS.remove(listener)
+
+
+@dataclass
+class Refusal:
+    """From the `first`-th change of files under `root` on, the system refuses them all with the error `number`."""
+
+    root: Path
+    first: int
+    number: int
+    n_changes: int = 0
+    refused: list[str] = field(default_factory=list)
+
+    def note(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """Raises OSError in place of the change that an event of Python tells of, where it is one to be refused."""
+        changed = _changed(self.root, event, arguments)
+        if not changed or (event == "os.remove" and self.number in _LEAVE_ROOM_TO_REMOVE):
+            return
+        self.n_changes += 1
+        if self.n_changes >= self.first:
+            self.refused.append(f"{event} {' '.join(str(path.relative_to(self.root)) for path in changed)}")
+            raise OSError(self.number, os.strerror(self.number), *map(str, changed[:1]))
 
 
 def _hear(event: str, arguments: tuple[Any, ...]) -> None:
     for record in _RECORDS:
         record.note(event, arguments)
+
+
+def _changed(root: Path, event: str, arguments: tuple[Any, ...]) -> list[Path]:
+    """The paths under `root` that an event of Python is to change."""
+    if event not in _PATHS or (event == "open" and not int(arguments[2] or 0) & _WRITES):
+        return []
+    changed = [path for path in _paths(event, arguments) if path.is_relative_to(root)]
+    return [] if event == "os.mkdir" and changed and changed[0].is_dir() else changed
 
 
 def _paths(event: str, arguments: tuple[Any, ...]) -> Iterator[Path]:
