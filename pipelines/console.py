@@ -17,8 +17,12 @@ Advance = Callable[[int], None]
 
 
 def console() -> Console:
-    """Where people read what happens: standard error, so that standard output stays clean."""
-    return Console(stderr=True, highlight=False)
+    """Where people read what happens: standard error, so that standard output stays clean.
+
+    A notebook shows that in red, and what is made for notebooks as lines that end where the page does: there it is
+    standard output, as plain text.
+    """
+    return Console(stderr=not Console().is_jupyter, highlight=False, force_jupyter=False)
 
 
 def say(text: str) -> None:

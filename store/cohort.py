@@ -343,7 +343,8 @@ class Cohort:
 
     def _questions(self) -> list[str]:
         """Lines of Python that this store can answer."""
-        asks = ["cohort.images()", *(f"cohort.run({run!r})" for run in self.run_names())]
+        asks = ["cohort.images()", *(["cohort.annotations()"] if self.has(n.ANNOTATIONS) else [])]
+        asks += [f"cohort.run({run!r})" for run in self.run_names()]
         asks += [f"cohort.cells({run!r})" for run in subgroups(self.location, n.CELLS)]
         asks += [f"cohort.positivity({run!r})" for run in subgroups(self.location, n.POSITIVITY)]
         asks += [f"cohort.metrics({name!r})" for name in subgroups(self.location, n.METRICS)]

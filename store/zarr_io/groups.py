@@ -172,8 +172,11 @@ def open_unindexed(location: Location, path: str, schema: DatasetSchema | None, 
 
 
 def _in_order(dataset: xr.Dataset, schema: DatasetSchema | None) -> xr.Dataset:
-    """`dataset` with its variables as the schema lists them, others after them by name: a folder has no order."""
-    declared = [*schema.coords, *schema.variables] if schema is not None else []
+    """`dataset` with its variables as the schema lists them, others after them by name: a folder has no order.
+
+    Coordinates come last: dims have the order in which variables name them, outer ones first.
+    """
+    declared = [*schema.variables, *schema.coords] if schema is not None else []
     place = {name: at for at, name in enumerate(declared)}
     return dataset[sorted(dataset.variables, key=lambda name: (place.get(str(name), len(place)), str(name)))]
 

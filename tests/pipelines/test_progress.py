@@ -9,12 +9,23 @@ import numpy as np
 import pytest
 import tifffile
 
-from fintune_xr.pipelines.console import steps
+from fintune_xr.pipelines.console import say, steps
 from fintune_xr.pipelines.steps.ingest import ingest
 
 
 def counted(printed: str) -> list[tuple[int, int]]:
     return [(int(done), int(total)) for done, total in re.findall(r"ingest: (\d+)/(\d+) tiles", printed)]
+
+
+def test_a_notebook_gets_plain_lines_that_it_wraps(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = "a sentence that must be known to read what follows, " * 9
+    say(line)
+    assert tuple(capsys.readouterr()) == ("", f"{line}\n")
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    say(line)
+    assert tuple(capsys.readouterr()) == (f"{line}\n", "")
 
 
 def test_an_ingest_that_goes_on_counts_what_is_new(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

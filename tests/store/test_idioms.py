@@ -351,6 +351,7 @@ def test_columns_alone_come_in_the_rows_that_are_stored_together_and_beside_pixe
 
 
 def test_variables_come_in_the_order_of_the_schema_whatever_that_of_the_folder(cohort: Cohort) -> None:
+    assert list(cohort.images().sizes) == ["tile", "channel", "y", "x"]
     for found, schema in ((cohort.run("a"), cohort.run_product("a").run), (cohort.analysis(), ANALYSIS)):
         declared = [name for name in (*schema.coords, *schema.variables) if name in found.data_vars]
         assert list(found.data_vars) == [*declared, *sorted(set(found.data_vars) - set(declared))]

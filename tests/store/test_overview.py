@@ -49,6 +49,7 @@ def test_tiles_are_counted_by_donor_and_marker_and_runs_by_state(cohort: Cohort)
     at = len(cells) - cells[::-1].index("quarantined") - 1
     assert cells[cells.index("a", at) + 2] == str(int((run[n.STATE] == n.DONE).sum()))
     assert "cohort.cells('a')" in cells[-1]
+    assert "cohort.annotations()" in cells[-1]
 
 
 def test_a_name_is_never_markup() -> None:
