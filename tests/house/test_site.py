@@ -22,6 +22,9 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     first = (tmp_path / "site" / "index.html").read_text()
     assert "how-to/tissue.html" in first
     assert 'href="docs/' not in first
+    assert 'href="site.css"' in first, "wide tables are cut without it"
+    assert (tmp_path / "site" / "site.css").is_file()
+    assert not (tmp_path / "site" / "__pycache__").exists()
     python = (tmp_path / "site" / "reference" / "python.html").read_text()
     described = set(re.findall(r'<h2 id="([a-z0-9_]+)"', python.lower()))
     assert described == {name.lower() for name in fintune_xr.__all__}
