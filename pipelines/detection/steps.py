@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import xarray as xr
 from fintune_xr import names as n
 from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.pipelines.console import say
+from fintune_xr.pipelines.detection.point_placement import annotated_point_placements, point_placement_lines
 from fintune_xr.pipelines.task_parts.requests import AnnotateRequest, EvaluateRequest, Export, TrainingTiles
 from fintune_xr.store.annotations.detection import PointsReport, annotate_points
 from fintune_xr.store.annotations.detection_layouts import choose_point_layout
@@ -43,7 +45,12 @@ def annotate(cohort: Cohort, source: str | Path, request: AnnotateRequest) -> Po
         )
     if report.n_cut:
         say(f"annotate: {report.n_cut} points lie on rows or columns that binning left out, and are not stored")
-    return report
+    if request.dry_run or not cohort.has(n.ANNOTATIONS):
+        return report
+    placed = point_placement_lines(annotated_point_placements(cohort))
+    for line in placed:
+        say(f"annotate: {line}")
+    return replace(report, told=tuple(placed))
 
 
 def training_tiles(

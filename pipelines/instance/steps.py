@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError
 from fintune_xr.models.checkpoints import Checkpoint
 from fintune_xr.pipelines.console import say
+from fintune_xr.pipelines.instance.mask_placement import annotated_placements, placement_lines
 from fintune_xr.pipelines.task_parts.requests import (
     AnnotateRequest,
     EvaluateRequest,
@@ -51,6 +53,9 @@ def annotate(cohort: Cohort, source: str | Path, request: AnnotateRequest) -> An
         report = annotate_tiles(cohort, source, chosen, restart=request.restart, taken=taken, command=request.command)
         if marks and cohort.has(n.ANNOTATIONS):
             note_marks(cohort, marks)
+        if cohort.has(n.ANNOTATIONS):
+            placed = placement_lines(annotated_placements(cohort))
+            report = replace(report, told=(*report.told, *placed))
     if report.from_components:
         say(f"annotate: {len(report.from_components)} binary masks became instances by 8-connected components")
     for line in report.told:

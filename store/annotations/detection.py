@@ -70,7 +70,8 @@ class PointsReport:
     so were `n_merged` that lie too close to another. `n_close` that are stored lie closer to another than half their
     diameter, the closest ones `closest` diameters.
     `meanings` counts what the numbers of the tables were taken for, and `lowest_score` is that of all particles, NaN
-    where no file tells scores. Files of `empty` micrographs hold no particle.
+    where no file tells scores. Files of `empty` micrographs hold no particle, and `told`
+    are lines on what was found strange.
     """
 
     n_added: int
@@ -87,6 +88,7 @@ class PointsReport:
     n_close: int = 0
     closest: float = math.inf
     empty: tuple[str, ...] = ()
+    told: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

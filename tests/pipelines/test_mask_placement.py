@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import tifffile
 
+import fintune_xr as fx
 from fintune_xr.pipelines.instance.mask_placement import placement, placement_lines
 from fintune_xr.seeds import stream
 from fintune_xr.simulation.phantoms import phantom_tile
@@ -50,5 +54,30 @@ def test_masks_of_other_tiles_are_asked_about_and_one_tile_alone_is_not() -> Non
     masks = [tile.mask for tile in TILES]
     [line] = lines([*masks[1:], masks[0]])
     assert "masks of other tiles" in line
-    assert lines([masks[1], *masks[1:]]) == []
     assert lines(masks[1:2], [TILES[0].image]) == []
+
+
+def test_a_mask_of_another_tile_among_others_that_lie_on_theirs_is_named() -> None:
+    masks = [tile.mask for tile in TILES]
+    [line] = lines([masks[1], *masks[1:]])
+    assert "in 1 of 5 tiles no channel tells" in line
+    assert line.split(": ")[1].startswith("t0.")
+    [line] = lines([masks[0], masks[1].T, *masks[2:]])
+    assert "t1 (mirrored, rows for columns)" in line
+    assert "t0" not in line
+
+
+def test_annotated_masks_are_held_against_their_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for at, tile in enumerate(TILES):
+        raw, masks = (tmp_path / kind / f"d{at}" / "GFAP" for kind in ("raw", "masks"))
+        raw.mkdir(parents=True)
+        masks.mkdir(parents=True)
+        for channel, plane in enumerate(tile.image):
+            tifffile.imwrite(raw / f"t_b0c{channel}.tif", plane, photometric="minisblack")
+        mask = tile.mask[::-1] if at == 3 else tile.mask
+        tifffile.imwrite(masks / "t_masks.tif", mask.astype(np.uint16), photometric="minisblack")
+    fx.ingest(tmp_path / "raw", tmp_path / "s.zarr")
+    fx.annotate(tmp_path / "masks", tmp_path / "s.zarr")
+    said = "".join(capsys.readouterr())
+    assert "d3/GFAP/t (mirrored upside down)" in said
+    assert "d1/GFAP/t" not in said

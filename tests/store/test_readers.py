@@ -274,3 +274,12 @@ def test_a_file_that_grows_while_it_is_read_is_read_to_its_end() -> None:
             return 4 if whence == os.SEEK_END else super().seek(offset, whence)
 
     assert read_contents(Growing(b"0123456789")).content.tobytes() == b"0123456789"
+
+
+def test_signed_numbers_that_imagej_stores_higher_are_no_counts(tmp_path: Path) -> None:
+    signed = {"cf": 0, "c0": -32768.0, "c1": 1.0}
+    path = write(tmp_path / "a.tif", PLANE, imagej=True, metadata=signed)
+    with pytest.raises(TileReadError, match="signed ones that ImageJ has stored 32768 higher"):
+        read_plane(path)
+    assert read_header(path, dtypes=("uint16", "int16")).dtype == "uint16"
+    np.testing.assert_array_equal(read_plane(write(tmp_path / "b.tif", PLANE, imagej=True)), PLANE)

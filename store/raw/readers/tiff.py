@@ -25,6 +25,7 @@ from fintune_xr.store.raw.readers.plane_names import channel_names, own_name
 
 _MINISWHITE: Final = 0
 _PALETTE: Final = 3
+_SIGNED_OFFSET: Final = -32768
 # Kinds of extra samples that are opacity.
 _OPACITY: Final = (1, 2)
 # Red, green and blue; or their luminance and chroma, which tifffile turns back where JPEG compressed them.
@@ -224,6 +225,7 @@ def _header(pages: Any, index: int, size: int, dtypes: Collection[str], *, chann
     plane = pages[0 if is_joined else index]
     _check_is_picture(pages, plane)
     _check_samples(plane, dtypes)
+    _check_calibration(plane, dtypes)
     _check_one_plane(plane, shape=_shape(plane) if is_joined else plane.shape)
     height, width = _shape(plane) if is_joined else plane.shape
     if is_on_its_side(orientation(plane)):
@@ -274,6 +276,16 @@ def _check_samples(plane: Any, dtypes: Collection[str]) -> None:
     if int(plane.photometric) == _PALETTE and "bool" not in dtypes:
         raise TileReadError(
             "palette: its numbers name colours, and are no counts. Save the image in grey, without a palette."
+        )
+
+
+def _check_calibration(plane: Any, dtypes: Collection[str]) -> None:
+    """Refuses signed numbers of ImageJ where signed ones are refused: it stores them 32768 higher, as it says aside."""
+    told = (plane.parent.imagej_metadata or {}) if plane.parent.is_imagej else {}
+    if "int16" not in dtypes and "bool" not in dtypes and told.get("c0") == _SIGNED_OFFSET:
+        raise TileReadError(
+            "wrong dtype: the numbers are signed ones that ImageJ has stored 32768 higher (calibration c0 = -32768). "
+            "Save them as counts from 0 on: in ImageJ, Image, Type, 32-bit, then 16-bit without Scale When Converting."
         )
 
 
