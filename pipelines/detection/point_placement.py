@@ -11,19 +11,18 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from fintune_xr import names as n
-from fintune_xr.pixels.orientations import TURNS, orientations
+from fintune_xr.pipelines.task_parts.placements import Floats, Placements, Words, spread, without_none
+from fintune_xr.pixels.orientations import orientations
 from fintune_xr.pixels.real_part import tile_pixels
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.tasks.detection import Points, tile_points
 from fintune_xr.text import texts
 
-Floats = NDArray[np.float64]
-
 # What a micrograph shows is looked for between these shares of a diameter, and where its pixels end.
 _FINE, _COARSE = 0.25, 1.0
 _ENDS: Final = (0.005, 0.995)
-# Fewer points of a micrograph say nothing; so many are looked at, evenly spread, and so many named.
-_FEWEST, _MOST, _NAMED = 10, 200, 5
+# Fewer points of a micrograph say nothing.
+_FEWEST: Final = 20
 # Standard errors by which points are brighter or darker than anywhere: from the first on they lie there, up to the
 # second they do not.
 _LIES, _LIES_NOT = 6.0, 3.0
@@ -31,12 +30,19 @@ _LIES, _LIES_NOT = 6.0, 3.0
 _BACK: Final = (0, 1, 2, 3, 4, 6, 5, 7)
 # Points lie beside what is shown where that is so many diameters away on average.
 _ASIDE: Final = 0.3
+_WORDS: Final = Words(
+    what="points",
+    tiles="micrographs",
+    turned="Are rows counted from the other side (--frame image, --frame file), or x and y exchanged? They are stored "
+    "as they came",
+    lost="Are they points of other micrographs?",
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PointPlacement:
-    """How much brighter `n_points` are than anywhere, in standard errors (orientation,), as they are first, and the
-    mean of what is `around` them (y, x), as many pixels to each side as `reach`, which is a diameter.
+    """By how many standard errors `n_points` are brighter or darker than anywhere (orientation,), as they are first,
+    and the mean of what is `around` them (y, x), as many pixels to each side as `reach`, which is a diameter.
     """
 
     n_points: int
@@ -47,23 +53,25 @@ class PointPlacement:
 
 def point_placement(plane: NDArray[Any], points: Points) -> PointPlacement | None:
     """The placement of the points of a micrograph (y, x); None of few points, and where it shows nothing at all."""
-    if len(points.yx) < _FEWEST:
+    if len(points) < _FEWEST:
         return None
     diameter = float(np.median(points.diameter_px))
-    shown = np.clip(plane.astype(np.float64), *np.quantile(plane, _ENDS))
-    shown = ndimage.gaussian_filter(shown, _FINE * diameter) - ndimage.gaussian_filter(shown, _COARSE * diameter)
-    spread = float(shown.std())
-    if spread == 0:
-        return None
-    shown = (shown - shown.mean()) / spread
-    y, x = (np.round(place).astype(np.int64) for place in points.yx.T)
-    root = np.sqrt(y.size)
+    shown = _shown(plane, diameter)
+    y, x = np.round(points.yx.T).astype(np.int64)
     turned = orientations(shown)
-    excess = [_at(turned[at], y, x).mean() * root if turned[at].shape == shown.shape else 0.0 for at in _BACK]
+    means = [_at(turned[at], y, x).mean() if turned[at].shape == shown.shape else 0.0 for at in _BACK]
     reach = max(1, round(diameter))
     steps = np.arange(-reach, reach + 1)
     around = _at(shown, y[:, None, None] + steps[:, None], x[:, None, None] + steps).mean(axis=0)
-    return PointPlacement(y.size, np.array(excess), around, reach)
+    return PointPlacement(y.size, np.abs(means) * np.sqrt(y.size), around, reach) if shown.any() else None
+
+
+def _shown(plane: NDArray[Any], diameter: float) -> Floats:
+    """What is as large as particles, with mean 0 and standard deviation 1; 0 throughout where there is nothing."""
+    pixels = np.clip(plane.astype(np.float64), *np.quantile(plane, _ENDS))
+    found = ndimage.gaussian_filter(pixels, _FINE * diameter) - ndimage.gaussian_filter(pixels, _COARSE * diameter)
+    spread_of = float(found.std())
+    return np.asarray((found - found.mean()) / spread_of) if spread_of else np.zeros_like(found)
 
 
 def _at(shown: Floats, y: NDArray[np.int64], x: NDArray[np.int64]) -> Floats:
@@ -75,7 +83,7 @@ def annotated_point_placements(cohort: Cohort) -> dict[str, PointPlacement | Non
     truth, images = cohort.annotations().load(), cohort.images(lazy=False)
     place = {tile: at for at, tile in enumerate(texts(images[n.TILE]))}
     tiles = texts(truth[n.TILE])
-    chosen = tiles[:: -(-len(tiles) // _MOST) or 1]
+    chosen = [tiles[row] for row in spread(len(tiles))]
     return {tile: point_placement(tile_pixels(images, place[tile])[0], tile_points(truth, tile)) for tile in chosen}
 
 
@@ -84,46 +92,25 @@ def point_placement_lines(found: Mapping[str, PointPlacement | None]) -> list[st
 
     Of single micrographs something is said where the points of most others lie there.
     """
-    looked = {tile: one for tile, one in found.items() if one is not None}
-    turned = {tile: int(np.abs(one.excess).argmax()) for tile, one in looked.items() if _is_turned(one.excess)}
-    lost = [tile for tile, one in looked.items() if np.abs(one.excess).max() < _LIES_NOT]
-    lying = [tile for tile, one in looked.items() if abs(one.excess[0]) >= _LIES and tile not in turned]
-    lines = []
-    if turned:
-        told = [f"{tile} ({TURNS[turn]})" for tile, turn in turned.items()]
-        lines.append(
-            f"in {len(turned)} of {len(looked)} micrographs the points lie on what is shown only once they are turned: "
-            f"{', '.join(told[:_NAMED])}. Are rows counted from the other side (--frame image, --frame file), or x and "
-            "y exchanged? They are stored as they came"
-        )
-    if lost and 2 * len(lying) > len(looked):
-        lines.append(
-            f"in {len(lost)} of {len(looked)} micrographs it is no brighter or darker at the points than anywhere, as "
-            f"it is in the others: {', '.join(lost[:_NAMED])}. Are these points of other micrographs?"
-        )
-    return lines + _aside([looked[tile] for tile in looked if tile not in turned])
-
-
-def _is_turned(excess: Floats) -> bool:
-    best = float(np.abs(excess).max())
-    return best >= _LIES and float(abs(excess[0])) < best / 2
+    looked = without_none(found)
+    placed = Placements({tile: one.excess for tile, one in looked.items()}, _LIES, _LIES_NOT)
+    turned = placed.turned
+    return _aside([one for tile, one in looked.items() if tile not in turned]) or placed.lines(_WORDS)
 
 
 def _aside(looked: list[PointPlacement]) -> list[str]:
     """A line where what is shown lies to one side of all points, as where corners of boxes are taken for centres."""
-    sizes = {one.reach for one in looked}
-    if len(sizes) != 1:
+    if len({one.reach for one in looked}) != 1:
         return []
-    reach = sizes.pop()
-    weights = np.array([one.n_points for one in looked], np.float64)
+    reach, weights = looked[0].reach, [one.n_points for one in looked]
     around = np.average([one.around for one in looked], axis=0, weights=weights)
     strength = np.abs(around)
     down, right = np.subtract(np.unravel_index(strength.argmax(), around.shape), reach).tolist()
-    if np.hypot(down, right) < _ASIDE * reach or strength.max() * np.sqrt(weights.sum()) < _LIES:
+    if np.hypot(down, right) < _ASIDE * reach or strength.max() * np.sqrt(sum(weights)) < _LIES:
         return []
     rows, columns = "below" if down > 0 else "above", "right" if right > 0 else "left"
     return [
         f"what the micrographs show lies {abs(down)} px {rows} and {abs(right)} px to the {columns} of the points on "
-        "average. Are they corners of boxes that are taken for "
-        "centres, or of a picture that was cut or binned (--scale)?"
+        "average. Are they corners of boxes that are taken for centres, or of a picture that was cut or binned "
+        "(--scale)?"
     ]

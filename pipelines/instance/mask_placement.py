@@ -11,22 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fintune_xr import names as n
-from fintune_xr.pixels.orientations import TURNS, orientations
+from fintune_xr.pipelines.task_parts.placements import Floats, Placements, Words, spread, without_none
+from fintune_xr.pixels.orientations import orientations
 from fintune_xr.pixels.real_part import tile_pixels
 from fintune_xr.store.cohort import Cohort
 from fintune_xr.text import texts
-
-Floats = NDArray[np.float64]
 
 # Looked at this small.
 _SIDE: Final = 256
 # Correlation with an image from which on a mask lies on it, and below which it does not.
 _LIES: Final = 0.3
 _LIES_NOT: Final = 0.15
-# A mask that lies on nothing among others that do: not so many times as like its image as it is when it is turned.
-_AS_CHANCE: Final = 1.5
-# So many tiles are looked at, evenly spread, where there are more, and so many named.
-_MOST, _NAMED = 500, 5
+_WORDS: Final = Words(
+    what="masks",
+    tiles="tiles",
+    turned="They are stored as they came: turn the files, and take them anew with --restart",
+    lost="Are they masks of other tiles, or of another scale that were cut to this size?",
+)
 
 
 def placement(instances: NDArray[Any], image: NDArray[Any]) -> Floats | None:
@@ -53,7 +54,6 @@ def annotated_placements(cohort: Cohort) -> dict[str, Floats | None]:
     """The placement of the annotated tiles by their ids; of very many, of some that are evenly spread over them."""
     truth, images = cohort.annotations(lazy=False), cohort.images(lazy=False)
     place = {tile: at for at, tile in enumerate(texts(images[n.TILE]))}
-    rows = range(0, truth.sizes[n.TILE], -(-truth.sizes[n.TILE] // _MOST) or 1)
     tiles = texts(truth[n.TILE])
 
     def look(row: int) -> Floats | None:
@@ -61,6 +61,7 @@ def annotated_placements(cohort: Cohort) -> dict[str, Floats | None]:
         high, wide = image.shape[1:]
         return placement(truth[n.MASK].isel({n.TILE: row}).values[:high, :wide], image)
 
+    rows = spread(len(tiles))
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         return dict(zip((tiles[row] for row in rows), pool.map(look, rows), strict=True))
 
@@ -70,58 +71,7 @@ def placement_lines(found: Mapping[str, Floats | None]) -> list[str]:
 
     Of single tiles something is said where most of the others lie on theirs.
     """
-    looked = {tile: values for tile, values in found.items() if values is not None}
-    wrong = {tile: int(values.argmax()) for tile, values in looked.items() if _is_turned(values)}
-    for turn in sorted(set(wrong.values())):
-        tiles = [tile for tile, own in wrong.items() if own == turn]
-        if _are_most(tiles, looked):
-            return [
-                f"in {len(tiles)} of {len(looked)} tiles the masks lie on what the image shows only once they are "
-                f"{TURNS[turn]}, {tiles[0]} among them. They are stored as they came: turn the files, and take them "
-                "anew with --restart"
-            ]
-    nowhere = [tile for tile, values in looked.items() if values[0] < _LIES_NOT]
-    if _are_most(nowhere, looked):
-        return [
-            f"in {len(nowhere)} of {len(looked)} tiles no channel tells the inside of the masks from the outside, "
-            f"{nowhere[0]} among them. Are they masks of other tiles, or of another scale that were cut to this size?"
-        ]
-    return _lines_of_few(looked, wrong)
-
-
-def _lines_of_few(looked: Mapping[str, Floats], wrong: Mapping[str, int]) -> list[str]:
-    """What is to be said of single tiles whose masks lie otherwise than most of the others."""
-    lying = [tile for tile, values in looked.items() if values[0] >= _LIES and tile not in wrong]
-    if not _are_most(lying, looked):
-        return []
-    lost = [
-        tile
-        for tile, values in looked.items()
-        if tile not in wrong and values[0] < min(_LIES_NOT, _AS_CHANCE * values[1:].max(initial=0))
-    ]
-    turned = [f"{tile} ({TURNS[turn]})" for tile, turn in wrong.items()]
-    lines = []
-    if turned:
-        lines.append(
-            f"in {len(turned)} of {len(looked)} tiles the masks lie on what the image shows only once they are turned, "
-            f"in the others as they are: {', '.join(turned[:_NAMED])}. Turn these files, and take them anew with "
-            "--restart"
-        )
-    if lost:
-        lines.append(
-            f"in {len(lost)} of {len(looked)} tiles no channel tells the inside of the masks from the outside, as it "
-            f"does in the others: {', '.join(lost[:_NAMED])}. Are these masks of other tiles?"
-        )
-    return lines
-
-
-def _is_turned(values: Floats) -> bool:
-    best = float(values.max())
-    return best >= _LIES and float(values[0]) < best / 2
-
-
-def _are_most(tiles: list[str], of: Mapping[str, Any]) -> bool:
-    return len(tiles) >= 2 and 2 * len(tiles) > len(of)
+    return Placements(without_none(found), _LIES, _LIES_NOT).lines(_WORDS)
 
 
 def _scaled(plane: Floats) -> Floats:

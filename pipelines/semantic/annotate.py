@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from fintune_xr import names as n
 from fintune_xr.errors import SettingsError
 from fintune_xr.pipelines.console import say
+from fintune_xr.pipelines.semantic.class_placement import class_placement_lines
 from fintune_xr.pipelines.task_parts.requests import AnnotateRequest, CodeReading
 from fintune_xr.store.annotations.semantic import ClassMasksReport, annotate_classes
 from fintune_xr.store.annotations.semantic_layouts import choose_class_layout
@@ -28,6 +30,8 @@ def annotate_tissue(cohort: Cohort, source: str | Path, request: AnnotateRequest
     if report.legend is not None and not report.legend.is_named:
         codes = ", ".join(str(code) for code, _ in report.legend.rows)
         say(f"annotate: no legend, so classes cannot be checked by name; codes: {codes}. Give one: --legend FILE.tsv")
+    placed = class_placement_lines(cohort) if cohort.has(n.ANNOTATIONS) else []
+    report = replace(report, told=(*report.told, *placed))
     for line in [*report.told, *_doubts(report.legend)]:
         say(f"annotate: {line}")
     if report.from_palette:

@@ -283,3 +283,12 @@ def test_signed_numbers_that_imagej_stores_higher_are_no_counts(tmp_path: Path) 
         read_plane(path)
     assert read_header(path, dtypes=("uint16", "int16")).dtype == "uint16"
     np.testing.assert_array_equal(read_plane(write(tmp_path / "b.tif", PLANE, imagej=True)), PLANE)
+
+
+def test_luminance_and_chroma_are_no_colours_unless_jpeg_turns_them_back(tmp_path: Path) -> None:
+    colours = RNG.integers(0, 255, (20, 30, 3)).astype(np.uint8)
+    raw = write(tmp_path / "a.tif", colours, photometric="ycbcr")
+    with pytest.raises(TileReadError, match="luminance and chroma"):
+        read_header(raw, channels=True, dtypes=("uint8",))
+    jpeg = write(tmp_path / "b.tif", np.full_like(colours, (200, 40, 90)), photometric="rgb", compression="jpeg")
+    assert read_header(jpeg, channels=True, dtypes=("uint8",)).is_colour

@@ -28,8 +28,10 @@ _PALETTE: Final = 3
 _SIGNED_OFFSET: Final = -32768
 # Kinds of extra samples that are opacity.
 _OPACITY: Final = (1, 2)
-# Red, green and blue; or their luminance and chroma, which tifffile turns back where JPEG compressed them.
-_COLOURS: Final = (2, 6)
+# Red, green and blue; or their luminance and chroma, which are turned back where JPEG compressed them alone.
+_YCBCR: Final = 6
+_COLOURS: Final = (2, _YCBCR)
+_JPEG: Final = (6, 7)
 # Bits of NewSubfileType: a reduced copy of another page, and its mask of transparency.
 _COPY_OR_MASK: Final = 1 | 4
 # How the channels of a page are stored: one after the other, not pixel by pixel.
@@ -273,6 +275,11 @@ def _check_samples(plane: Any, dtypes: Collection[str]) -> None:
     """Refuses opacity beside a channel, and numbers of a palette, in images; labels and class masks may be numbers."""
     if any(int(kind) in _OPACITY for kind in plane.extrasamples):
         raise TileReadError("wrong number of planes: one of them is opacity (alpha), which is no channel")
+    if int(plane.photometric) == _YCBCR and int(plane.compression) not in _JPEG:
+        raise TileReadError(
+            "colours: the pixels are luminance and chroma (YCbCr), which JPEG alone turns back into red, green and "
+            "blue. Save the image as RGB."
+        )
     if int(plane.photometric) == _PALETTE and "bool" not in dtypes:
         raise TileReadError(
             "palette: its numbers name colours, and are no counts. Save the image in grey, without a palette."

@@ -52,7 +52,7 @@ def test_turned_points_are_named_with_what_turns_them_back(turn: str) -> None:
 
 def test_points_of_another_micrograph_are_named() -> None:
     [line] = lines({**POINTS, "m2": POINTS["m0"]})
-    assert "in 1 of 4 micrographs it is no brighter" in line
+    assert "in 1 of 4 micrographs no channel tells points" in line
     assert ": m2." in line
 
 
