@@ -88,9 +88,11 @@ def _package_versions() -> dict[str, str]:
     return versions
 
 
+@functools.cache
 def _git_revision() -> str:
     """Revision of the checkout this package runs from, with `+changes` where it has any.
 
+    Asked once: a process runs what it has imported, whatever becomes of the files later.
     Installed into somebody else's checkout, as a virtual environment often is, it has none.
     """
     here = Path(__file__).resolve()

@@ -94,7 +94,7 @@ def problem_of(error: Exception, where: str, path: str, said: str = "", tiles: S
 def array_at(cohort: Cohort, path: str) -> zarr.Array[Any]:
     """The array under `path`, as plain zarr reads it. Raises StoreDamagedError where it cannot be opened."""
     with explain_read_errors(f"{cohort.url}/{path}", BARE):
-        return zarr.open_array(cohort.location.zarr(), path=path, mode="r")
+        return cohort.location.array(path)
 
 
 def values_at(array: zarr.Array[Any] | xr.Variable, place: Any) -> NDArray[Any] | None:

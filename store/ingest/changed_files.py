@@ -8,7 +8,6 @@ from functools import cache
 from typing import Any, TypeAlias
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from fintune_xr import names as n
@@ -88,7 +87,7 @@ def update_attr(cohort: Cohort, name: str, change: Callable[[Any], Any]) -> None
 
 
 def _column(target: growing.Growing, name: str) -> NDArray[Any]:
-    column = zarr.open_array(target.location.zarr(), path=f"{target.path}/{name}", mode="r")
+    column = target.location.array(f"{target.path}/{name}")
     return np.asarray(column[:])
 
 

@@ -6,7 +6,6 @@ from collections import defaultdict
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from fintune_xr import names as n
@@ -99,7 +98,7 @@ def tile_column(group: Growing, name: str, n_tiles: int) -> NDArray[Any]:
     path = f"{group.path}/{name}"
     if group.location.size(f"{path}/zarr.json") is None:
         return np.empty(0)
-    return np.asarray(zarr.open_array(group.location.zarr(), path=path, mode="r")[:n_tiles])
+    return np.asarray(group.location.array(path)[:n_tiles])
 
 
 def _pixel_digests(cohort: Cohort, n_tiles: int) -> dict[str, str]:

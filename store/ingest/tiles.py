@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from fintune_xr import datasets
@@ -151,7 +150,7 @@ def ingest_tiles(
 def stored_channels(cohort: Cohort) -> list[str]:
     """Names of the channels in stored order; readable after a kill, when xarray refuses the images."""
     group = cohort.images_group()
-    column = zarr.open_array(group.location.zarr(), path=f"{group.path}/{n.CHANNEL}", mode="r")
+    column = group.location.array(f"{group.path}/{n.CHANNEL}")
     return [str(name) for name in np.asarray(column[:])]
 
 
@@ -162,7 +161,7 @@ def is_stillborn(location: Location) -> bool:
         return False
     if location.size(f"{array}/zarr.json") is None:
         return True
-    return int(zarr.open_array(location.zarr(), path=array, mode="r").shape[0]) == 0
+    return int(location.array(array).shape[0]) == 0
 
 
 def clear_stillborn(location: Location) -> None:

@@ -11,7 +11,6 @@ from fintune_xr.errors import AnswerError
 from fintune_xr.store.zarr_io.groups import (
     group_exists,
     is_complete,
-    open_readable,
     open_unindexed,
     read_attrs,
     read_column,
@@ -38,7 +37,7 @@ def region_facts(location: Location) -> dict[str, Any]:
     if not is_complete(location, n.REGION_MASKS):
         return {}
     with explain_read_errors(f"{location.url}/{n.REGION_MASKS}"):
-        told = open_readable(location, f"{n.REGION_MASKS}/{n.REGION_MASK}").attrs.asdict()
+        told = location.array(f"{n.REGION_MASKS}/{n.REGION_MASK}").attrs.asdict()
         digest = read_attrs(location, n.REGION_MASKS)[n.DIGEST]
     return {n.DIGEST: digest, **{name: told[name] for name in (n.FLAG_VALUES, n.FLAG_MEANINGS)}}
 

@@ -14,7 +14,7 @@ from fintune_xr.errors import FintuneValueError, RunMismatchError
 from fintune_xr.provenance import differences
 from fintune_xr.schema import DatasetSchema
 from fintune_xr.store.zarr_io.groups import ROWS_PER_CHUNK, create_column, open_column, read_column, write_rows
-from fintune_xr.store.zarr_io.location import Location, sync_array
+from fintune_xr.store.zarr_io.location import Location, sync_arrays
 from fintune_xr.tasks.product import Product
 
 Sizes: TypeAlias = Mapping[str, int | Sequence[str]]
@@ -31,8 +31,8 @@ def stored_columns(location: Location, path: str, product: Product) -> tuple[str
     )
 
 
-def create_columns(location: Location, group: zarr.Group, product: Product, sizes: Sizes) -> None:
-    """Makes the empty columns of a run, and the coordinates that do not grow with the cohort.
+def create_columns(location: Location, group: zarr.Group, product: Product, sizes: Sizes, tiles: NDArray[Any]) -> None:
+    """Makes the columns of a run of `tiles` (tile,), of which nothing is known, and what does not grow with them.
 
     A column that is not required is made where `sizes` tells the length of each of its dims.
 
@@ -43,11 +43,13 @@ def create_columns(location: Location, group: zarr.Group, product: Product, size
         spec = schema[name]
         unknown = [dim for dim in spec.dims[1:] if dim not in lengths]
         if not unknown:
-            create_column(group, name, spec, shape=(0, *(lengths[dim] for dim in spec.dims[1:])))
+            column = create_column(group, name, spec, shape=(len(tiles), *(lengths[dim] for dim in spec.dims[1:])))
+            column[:] = _unknown(product, name, tiles, column)
         elif spec.required:
             raise FintuneValueError(f"a run of {schema.name}: {name} needs the size of {', '.join(unknown)}")
     group[n.STATE].attrs["flag_meanings"] = " ".join(n.STATE_MEANINGS.values())
     _create_labels(location, group, schema, sizes)
+    _sync_rows(location, group.path, stored_columns(location, group.path, product), range(len(tiles)))
 
 
 def _create_labels(location: Location, group: zarr.Group, schema: DatasetSchema, sizes: Sizes) -> None:
@@ -61,9 +63,11 @@ def _create_labels(location: Location, group: zarr.Group, schema: DatasetSchema,
             raise FintuneValueError(f"a run of {schema.name}: expected the names along {name}")
 
 
-def require_same_sizes(location: Location, path: str, product: Product, sizes: Sizes) -> None:
-    """Raises RunMismatchError where the run under `path` was made with other sizes."""
-    stored = _stored_sizes(location, path, product)
+def require_same_sizes(
+    location: Location, path: str, product: Product, sizes: Sizes, columns: Mapping[str, zarr.Array[Any]]
+) -> None:
+    """Raises RunMismatchError where the run under `path`, of these opened `columns`, was made with other sizes."""
+    stored = _stored_sizes(location, path, product, columns)
     now = {dim: size if isinstance(size, int) else list(map(str, size)) for dim, size in sizes.items()}
     differing = differences(stored, now)
     if differing:
@@ -74,12 +78,13 @@ def require_same_sizes(location: Location, path: str, product: Product, sizes: S
         )
 
 
-def _stored_sizes(location: Location, path: str, product: Product) -> dict[str, int | list[str]]:
+def _stored_sizes(
+    location: Location, path: str, product: Product, columns: Mapping[str, zarr.Array[Any]]
+) -> dict[str, int | list[str]]:
     """Sizes as they were given when the run was made, but for those of the cohort."""
     found: dict[str, int | list[str]] = {}
-    for name in stored_columns(location, path, product):
-        shape = open_column(location, f"{path}/{name}").shape
-        found |= dict(zip(product.run[name].dims[1:], shape[1:], strict=True))
+    for name, column in columns.items():
+        found |= dict(zip(product.run[name].dims[1:], column.shape[1:], strict=True))
     labelled = [name for name in _labelled(product.run) if location.size(f"{path}/{name}/zarr.json") is not None]
     found |= {name: list(map(str, read_column(location, f"{path}/{name}").tolist())) for name in labelled}
     found.pop(n.CHANNEL, None)
@@ -88,13 +93,24 @@ def _stored_sizes(location: Location, path: str, product: Product) -> dict[str, 
 
 def grow_columns(location: Location, path: str, product: Product, tiles: NDArray[Any], *, before: int) -> None:
     """Adds rows from `before` on for these `tiles` (tile,), each with what stands where nothing is known."""
-    for name in (n.TILE, *stored_columns(location, path, product)):
-        array = open_column(location, f"{path}/{name}")
-        fresh = np.empty((len(tiles), *array.shape[1:]), array.dtype)
-        fresh[:] = tiles if name == n.TILE else product.initial(name)
-        write_rows(location, f"{path}/{name}", before, fresh)
-        touched = range(before // ROWS_PER_CHUNK, (before + len(tiles)) // ROWS_PER_CHUNK + 1)
-        sync_array(location, f"{path}/{name}", touched)
+    names = stored_columns(location, path, product)
+    for name in (n.TILE, *names):
+        column = open_column(location, f"{path}/{name}")
+        write_rows(location, f"{path}/{name}", before, _unknown(product, name, tiles, column))
+    _sync_rows(location, path, names, range(before, before + len(tiles)))
+
+
+def _unknown(product: Product, name: str, tiles: NDArray[Any], column: zarr.Array[Any]) -> NDArray[Any]:
+    """Rows of a column for these `tiles` (tile,), of which nothing is known yet."""
+    rows = np.empty((len(tiles), *column.shape[1:]), column.dtype)
+    rows[:] = tiles if name == n.TILE else product.initial(name)
+    return rows
+
+
+def _sync_rows(location: Location, path: str, names: Sequence[str], rows: range) -> None:
+    """Forces these rows of columns, and of the ids of the tiles, to the disk."""
+    touched = range(rows.start // ROWS_PER_CHUNK, rows.stop // ROWS_PER_CHUNK + 1)
+    sync_arrays(location, {f"{path}/{name}": touched for name in (n.TILE, *names)})
 
 
 def set_back(location: Location, path: str, rows: NDArray[np.int64], value: Any) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
+import numpy as np
 import xarray as xr
 import zarr
 
@@ -44,17 +45,18 @@ def create_run(
     array_attrs: Mapping[str, Mapping[str, Any]],
     stated: Mapping[str, Any],
 ) -> None:
-    """Makes the empty run `name` with the attributes `stated`, and `array_attrs` on its arrays; whole at the end.
+    """Makes the run `name` of the tiles of now, all of them pending; whole at the end.
 
-    `sizes` tells what lies along the further dims of columns. A run without pixels is settled how many tiles are one
-    task, and counts the tiles that it has grown to.
+    The run has the attributes `stated`, and its arrays `array_attrs`. `sizes` tells what lies along the further dims of
+    columns. A run without pixels is settled how many tiles are one task, and counts the tiles that it has grown to.
 
     Raises FintuneValueError where `sizes` does not fit the product.
     """
     images = cohort.images(lazy=False)
     path = f"{n.RUNS}/{name}"
-    per_shard = tiles_per_shard(images.sizes[n.TILE])
-    settled = {n.TILES_PER_SHARD: per_shard, n.N_TILES: 0} if product.array is None else {}
+    tiles = np.asarray(texts(images[n.TILE]), np.dtypes.StringDType())
+    per_shard = tiles_per_shard(tiles.size)
+    settled = {n.TILES_PER_SHARD: per_shard, n.N_TILES: tiles.size} if product.array is None else {}
     ensure_group(cohort.location, n.RUNS)
     with explain_write_errors(f"{cohort.url}/{path}"):
         attrs = group_attrs(product.run, **{**stated, n.CREATION: uuid4().hex, **settled, n.COMPLETE: False})
@@ -62,7 +64,7 @@ def create_run(
         if product.array is not None:
             _create_pixels(group, product, images, per_shard)
         planes: Sizes = {n.CHANNEL: texts(images[n.CHANNEL])} if n.CHANNEL in product.run.coords else {}
-        create_columns(cohort.location, group, product, {**planes, **sizes})
+        create_columns(cohort.location, group, product, {**planes, **sizes}, tiles)
         _set_attrs(group, array_attrs)
         open_writable(cohort.location, path).attrs[n.COMPLETE] = True
 
@@ -74,23 +76,27 @@ def _set_attrs(group: zarr.Group, array_attrs: Mapping[str, Mapping[str, Any]]) 
 
 def _create_pixels(group: zarr.Group, product: Product, images: xr.Dataset, per_shard: int) -> None:
     name, spec = str(product.array), product.pixels
-    shape = tuple(images.sizes[dim] for dim in spec.dims[1:])
-    grid = shards.plan_grid(f"{group.path}/{name}", spec.dtype, shape, per_shard)
+    shape = tuple(images.sizes[dim] for dim in spec.dims)
+    grid = shards.plan_grid(f"{group.path}/{name}", spec.dtype, shape[1:], per_shard)
     grid = replace(grid, filler=product.initial(name))
-    shards.create_sharded(group, name, grid, shape=(0, *shape), dims=spec.dims, attrs=spec.attrs)
+    shards.create_sharded(group, name, grid, shape=shape, dims=spec.dims, attrs=spec.attrs)
 
 
-def grow_run(cohort: Cohort, name: str) -> None:
-    """Adds the tiles that the cohort has gained; what tells how many there are last, so that a kill is mended."""
+def grow_run(cohort: Cohort, name: str, product: Product) -> dict[str, zarr.Array[Any]]:
+    """Adds the tiles that the cohort has gained; what tells how many there are last, so that a kill is mended.
+
+    Returns the columns of the run for writing, `state` last.
+    """
     path = f"{n.RUNS}/{name}"
-    product = cohort.run_product(name)
-    names = (n.TILE, *stored_columns(cohort.location, path, product), *filter(None, [product.array]))
-    lengths = [open_column(cohort.location, f"{path}/{c}").shape[0] for c in names]
+    names = stored_columns(cohort.location, path, product)
+    columns = {c: open_column(cohort.location, f"{path}/{c}") for c in names}
+    others = [cohort.location.array(f"{path}/{c}") for c in (n.TILE, product.array) if c is not None]
+    lengths = [array.shape[0] for array in (*columns.values(), *others)]
     if product.array is None:
         lengths.append(int(cohort.run_attrs(name)[n.N_TILES]))
     before, after = min(lengths), cohort.images_group().n_tiles
     if before == after:
-        return
+        return columns
     tiles = read_column(cohort.location, f"{n.IMAGES}/{n.TILE}", slice(before, after))
     with explain_write_errors(f"{cohort.url}/{path}"):
         grow_columns(cohort.location, path, product, tiles, before=before)
@@ -99,6 +105,7 @@ def grow_run(cohort: Cohort, name: str) -> None:
         else:
             pixels = open_column(cohort.location, f"{path}/{product.array}")
             pixels.resize((after, *pixels.shape[1:]))
+    return {c: open_column(cohort.location, f"{path}/{c}") for c in names}
 
 
 def remove_run(cohort: Cohort, name: str) -> None:

@@ -26,7 +26,6 @@ from fintune_xr.store.zarr_io.groups import (
     group_attrs,
     is_complete,
     open_column,
-    open_readable,
     open_writable,
     read_attrs,
     read_column,
@@ -73,7 +72,7 @@ class MeasurementWriter:
         lacking: dict[tuple[int, int], list[str]] = {}
         for measure in self.measures:
             path = measurement_path(self.run, measure.column)
-            value = open_readable(self.cohort.location, f"{path}/{n.VALUE}")
+            value = self.cohort.location.array(f"{path}/{n.VALUE}")
             states = read_column(self.cohort.location, f"{path}/{n.STATE}")
             for block in np.flatnonzero(states == n.PENDING).tolist():
                 first = block * value.chunks[0]
@@ -90,7 +89,7 @@ class MeasurementWriter:
         for column, firsts in by_column.items():
             path = measurement_path(self.run, column)
             with explain_write_errors(f"{self.cohort.url}/{path}"):
-                size = open_readable(self.cohort.location, f"{path}/{n.VALUE}").chunks[0]
+                size = self.cohort.location.array(f"{path}/{n.VALUE}").chunks[0]
                 states = read_column(self.cohort.location, f"{path}/{n.STATE}")
                 states[[first // size for first in firsts]] = n.DONE
                 _write_states(self.cohort.location, path, states)
@@ -168,7 +167,7 @@ def _was_damaged(location: Location, path: str) -> bool:
     try:
         states = read_column(location, f"{path}/{n.STATE}")
         with explain_read_errors(f"{location.url}/{path}"):
-            value = open_readable(location, f"{path}/{n.VALUE}")
+            value = location.array(f"{path}/{n.VALUE}")
         bad = [block for block in range(states.size) if not _is_readable(value, block)]
     except UnreadableFileError:
         # It may be sound. `check`, which calls this, has named it.
@@ -223,7 +222,7 @@ def _reason_to_remake(location: Location, run: str, measure: CellMeasure, *, res
 def _create(cohort: Cohort, run: str, measure: CellMeasure) -> None:
     """An empty column; whole at the end."""
     location, path = cohort.location, measurement_path(run, measure.column)
-    n_rows = open_readable(location, f"{n.CELLS}/{run}/{n.LABEL}").shape[0]
+    n_rows = location.array(f"{n.CELLS}/{run}/{n.LABEL}").shape[0]
     rows = int(np.clip(math.ceil(n_rows / BLOCKS_WANTED), LEAST_ROWS, CELLS_PER_CHUNK))
     channels = read_column(location, f"{n.IMAGES}/{n.CHANNEL}")
     shape = (n_rows, channels.size)[: 1 + measure.by_channel]

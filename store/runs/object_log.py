@@ -36,7 +36,7 @@ from fintune_xr.store.zarr_io.groups import (
     remove_group,
     write_rows,
 )
-from fintune_xr.store.zarr_io.location import Location, explain_read_errors, sync_array
+from fintune_xr.store.zarr_io.location import Location, explain_read_errors, sync_arrays
 from fintune_xr.store.zarr_io.recovery import LOG, ordering_prefix
 from fintune_xr.tasks.product import INSTANCES, Product
 from fintune_xr.tasks.records import ObjectTable, ShardReceipt
@@ -162,8 +162,7 @@ class CellLog:
 
     def _rows(self, path: str, rows: slice) -> dict[str, NDArray[Any]]:
         with explain_read_errors(f"{self.location.url}/{path}"):
-            store = self.location.zarr()
-            columns = {name: zarr.open_array(store, path=f"{path}/{name}", mode="r") for name in self.columns}
+            columns = {name: self.location.array(f"{path}/{name}") for name in self.columns}
             return {name: np.asarray(column[rows]) for name, column in columns.items()}
 
     def _channels(self) -> NDArray[Any]:
@@ -200,10 +199,10 @@ class CellLog:
 
     def _sync(self, first: int, last: int, tiles: Iterable[int]) -> None:
         """The log must be on the disk before `state` says that its tiles are done."""
-        for name in self.columns:
-            touched = range(first // CELLS_PER_CHUNK, last // CELLS_PER_CHUNK + 1)
-            sync_array(self.location, f"{self.path}/{name}", touched)
-        sync_array(self.location, f"{self.path}/{n.FIRST_CELL}", {tile // ROWS_PER_CHUNK for tile in tiles})
+        touched = range(first // CELLS_PER_CHUNK, last // CELLS_PER_CHUNK + 1)
+        chunks: dict[str, Iterable[int]] = {f"{self.path}/{name}": touched for name in self.columns}
+        chunks[f"{self.path}/{n.FIRST_CELL}"] = {tile // ROWS_PER_CHUNK for tile in tiles}
+        sync_arrays(self.location, chunks)
 
 
 class RowsDigest:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Final
 
 import xarray as xr
-import zarr
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, unknown_name
@@ -56,7 +55,7 @@ def run_grid(location: Location, run: str) -> shards.ShardGrid:
     product = product_at(location, path)
     if product.array is None:
         raise FintuneValueError(f"run {run!r} of {location.url} stores no pixels, only columns ({product.name})")
-    return shards.grid_of(zarr.open_array(location.zarr(), path=f"{path}/{product.array}", mode="r"))
+    return shards.grid_of(location.array(f"{path}/{product.array}"))
 
 
 def run_tiles_per_shard(location: Location, run: str) -> int:

@@ -14,7 +14,6 @@ from fintune_xr import names as n
 from fintune_xr.store.cohort import product_at
 from fintune_xr.store.runs.run import run_grid
 from fintune_xr.store.zarr_io import shards
-from fintune_xr.store.zarr_io.groups import open_readable
 from fintune_xr.store.zarr_io.location import Location
 from fintune_xr.store.zarr_io.tile_reader import TileReader
 from fintune_xr.tasks.product import Product
@@ -59,5 +58,5 @@ def _opened(location: Location, run: str, creation: str) -> OpenedRun:  # noqa: 
     sides = (n.DEPTH, n.HEIGHT, n.WIDTH)[-(len(images.shape) - 2) :]
     # Of tiles that the images do not count yet, whoever appends them may still write others.
     known = slice(0, images.shape[0])
-    columns = tuple(np.asarray(open_readable(location, f"{n.IMAGES}/{side}")[known]) for side in sides)
+    columns = tuple(np.asarray(location.array(f"{n.IMAGES}/{side}")[known]) for side in sides)
     return OpenedRun(images, columns, product, run_grid(location, run) if product.array is not None else None)

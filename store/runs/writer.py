@@ -24,7 +24,7 @@ from fintune_xr.store.runs.object_log import CellLog
 from fintune_xr.store.runs.run import check_run_name, run_grid, run_tiles_per_shard
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.store.zarr_io.groups import ROWS_PER_CHUNK, is_complete, open_column, read_column
-from fintune_xr.store.zarr_io.location import explain_write_errors, sync_array
+from fintune_xr.store.zarr_io.location import explain_write_errors, sync_arrays
 from fintune_xr.store.zarr_io.locks import hold_lock
 from fintune_xr.store.zarr_io.recovery import ordering_prefix, sweep_staging
 from fintune_xr.tasks.product import INSTANCES, Product
@@ -152,9 +152,8 @@ class RunWriter:
 
     def _sync(self, names: Sequence[str], receipts: Sequence[ShardReceipt]) -> None:
         rows = [row for r in receipts for row in (r.plan.first, r.plan.first + r.plan.n_slots - 1)]
-        for name in names:
-            path = f"{n.RUNS}/{self.name}/{name}"
-            sync_array(self.cohort.location, path, {row // ROWS_PER_CHUNK for row in rows})
+        touched = {row // ROWS_PER_CHUNK for row in rows}
+        sync_arrays(self.cohort.location, {f"{n.RUNS}/{self.name}/{name}": touched for name in names})
 
 
 @contextlib.contextmanager
@@ -190,13 +189,11 @@ def writing_run(
         _check_identity(cohort, name, identity)
         cohort.location.sweep(path)
         sweep_staging(cohort.location, ordering_prefix(name))
-        grow_run(cohort, name)
         stored = cohort.run_product(name)
+        columns = grow_run(cohort, name, stored)
         _describe(cohort, name, stored)
         if sizes is not None:
-            require_same_sizes(cohort.location, path, stored, sizes)
-        names = stored_columns(cohort.location, path, stored)
-        columns = {c: open_column(cohort.location, f"{path}/{c}") for c in names}
+            require_same_sizes(cohort.location, path, stored, sizes, columns)
         log = CellLog(cohort.location, name, stored) if stored.objects is not None else None
         writer = RunWriter(cohort, name, stored, log, columns)
         writer.begin(retry=retry)

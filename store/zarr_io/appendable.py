@@ -53,7 +53,7 @@ class Growing:
     @property
     def array(self) -> zarr.Array[Any]:
         """The sharded array, for reading."""
-        return zarr.open_array(self.location.zarr(), path=f"{self.path}/{self.variable}", mode="r")
+        return self.location.array(f"{self.path}/{self.variable}")
 
     @property
     def labels(self) -> dict[str, VariableSpec]:

@@ -73,10 +73,7 @@ def open_column(location: Location, path: str) -> zarr.Array[Any]:
 
     Raises StoreDamagedError where its description tells of codecs that write nothing.
     """
-    opened: Any = zarr.open_array(location.zarr(read_only=False), path=path, mode="r+")
-    # zarr's own setting is one for all threads: where two open columns, it ends for both when the first leaves.
-    array: Any = zarr.AsyncArray(opened.metadata, opened.store_path, config={"write_empty_chunks": True})
-    column: zarr.Array[Any] = zarr.Array(array)
+    column = location.array(path, read_only=False)
     if fault := codecs_fault(column):
         raise StoreDamagedError(
             f"{location.url}/{path} cannot be written: the codecs that its description tells of fail ({fault}). "
@@ -103,15 +100,10 @@ def _compression_fault(compressors: Any) -> str:
     return ""
 
 
-def open_readable(location: Location, path: str) -> zarr.Array[Any]:
-    """The same for reading alone: a chunk that is not there is an error."""
-    return zarr.open_array(location.zarr(), path=path, mode="r")
-
-
 def read_column(location: Location, path: str, rows: slice = slice(None)) -> NDArray[Any]:
     """Values of a small array; raises StoreDamagedError where a chunk is missing or does not decode."""
     with explain_read_errors(f"{location.url}/{path}"):
-        return np.asarray(zarr.open_array(location.zarr(), path=path, mode="r")[rows])
+        return np.asarray(location.array(path)[rows])
 
 
 def write_rows(location: Location, path: str, first: int, values: NDArray[Any]) -> None:
@@ -123,7 +115,7 @@ def write_rows(location: Location, path: str, first: int, values: NDArray[Any]) 
     column = open_column(location, path)
     if first % column.chunks[0]:
         with explain_read_errors(f"{location.url}/{path}"):
-            zarr.open_array(location.zarr(), path=path, mode="r")[first - 1 : first]
+            location.array(path)[first - 1 : first]
     column.resize((first + len(values), *column.shape[1:]))
     column[first:] = values
 

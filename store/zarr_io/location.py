@@ -10,11 +10,12 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 import zarr
 import zarr.storage
@@ -34,6 +35,8 @@ Bytes = bytes | memoryview
 PART_BYTES = 16 << 20
 # How much of a local file is written before it is forced to the disk, while more is written.
 SYNC_BYTES = 64 << 20
+# Arrays that are forced to the disk at a time.
+_SYNCING = 4
 # What zarr and its codecs raise for bytes that are not what was written; numbers read as lengths of texts ask for any
 # amount of memory.
 _DECODING_ERRORS = (ValueError, RuntimeError, OSError, KeyError, TypeError, ArithmeticError, MemoryError)
@@ -45,6 +48,8 @@ _DESCRIPTION = "zarr.json"
 _REPEATED = "consolidated_metadata"
 _VERSION_2 = {".zarray", ".zgroup", ".zattrs", ".zmetadata"}
 _METADATA = {"zarr.json", *_VERSION_2}
+_KINDS = ("a group", "an array")
+_Described = TypeVar("_Described", GroupMetadata, ArrayV3Metadata)
 
 
 class Version3Store(zarr.storage.WrapperStore[Store]):
@@ -73,7 +78,7 @@ class Version3Store(zarr.storage.WrapperStore[Store]):
         if found is not None and byte_range is None and _is_description(key):
             content = found.to_bytes()
             own = _without_repeated(content)
-            _require_description(key, own or content, self._store)
+            _description(key, own or content, self._store)
             return prototype.buffer.from_bytes(own) if own else found
         return found
 
@@ -147,14 +152,17 @@ def _without_repeated(content: bytes) -> bytes:
     return b""
 
 
-def _require_description(key: str, content: bytes, store: Store | str) -> None:
-    """Raises StoreDamagedError for bytes that describe no array and no group; zarr says of some of them anything."""
+def _description(key: str, content: bytes, store: Store | str) -> GroupMetadata | ArrayV3Metadata:
+    """What these bytes say of a group or an array.
+
+    Raises StoreDamagedError for bytes that describe neither; zarr says of some of them anything.
+    """
     try:
         told = json.loads(content)
-        kind = GroupMetadata if told["node_type"] == "group" else ArrayV3Metadata
-        kind.from_dict(told)
         if not isinstance(told.get("attributes"), dict | None):
             raise TypeError("attributes: expected a record")  # zarr takes anything and fails where it is looked at.
+        told.pop(_REPEATED, None)
+        return (GroupMetadata if told["node_type"] == "group" else ArrayV3Metadata).from_dict(told)
     except Exception as error:
         raise StoreDamagedError(
             f"{key} in {store} is no description of an array or a group: {type(error).__name__}: {error}. "
@@ -265,20 +273,38 @@ class Location:
     def group_attributes(self, path: str) -> dict[str, Any]:
         """Attributes of the group at `path`, the store itself where that is empty.
 
-        A worker asks before each shard, and zarr's event loop takes milliseconds for what a file of a few lines says.
-
         Raises FileNotFoundError where nothing is described, StoreDamagedError where it is no group.
         """
+        return dict(self._described(path, GroupMetadata).attributes)
+
+    def array(self, path: str, *, read_only: bool = True) -> zarr.Array[Any]:
+        """The array at `path`, in which, unless it may be written, a chunk that is not there is an error.
+
+        What is written has chunks of zeros too, so that an absent one is damage.
+
+        Raises FileNotFoundError where nothing is described, StoreDamagedError where it is no array.
+        """
+        described = self._described(path, ArrayV3Metadata)
+        place = zarr.storage.StorePath(self.zarr(read_only=read_only), path)
+        # zarr's own setting is one for all threads: where two open arrays, it ends for both when the first leaves.
+        opened: Any = zarr.AsyncArray(described, place, config={"write_empty_chunks": True})
+        return zarr.Array(opened)
+
+    def _described(self, path: str, kind: type[_Described]) -> _Described:
+        """What is said of a group or an array.
+
+        Asked before each shard and for every column, and zarr's event loop takes twice the time for a file of a few
+        lines.
+        """
         key = f"{path}/{_DESCRIPTION}".lstrip("/")
-        content = self.read(key)
-        _require_description(key, content, self.url)
-        told = json.loads(content)
-        if told["node_type"] != "group":
+        found = _description(key, self.read(key), self.url)
+        if not isinstance(found, kind):
+            is_array = isinstance(found, ArrayV3Metadata)
             raise StoreDamagedError(
-                f"{key} in {self.url} describes an array where a group was expected. Run `fintune-xr check` to list "
-                "what is damaged and how to repair it."
+                f"{key} in {self.url} describes {_KINDS[is_array]} where {_KINDS[not is_array]} was expected. Run "
+                "`fintune-xr check` to list what is damaged and how to repair it."
             )
-        return dict(told.get("attributes") or {})
+        return found
 
     def write_whole(self, key: str, parts: Iterable[Bytes]) -> int:
         """Number of bytes written: all of `parts` under `key`, durable, or nothing at all.
@@ -405,6 +431,13 @@ def sync_array(location: Location, path: str, chunks: Iterable[int]) -> None:
     for file in [*files, folder / "zarr.json"]:
         sync(file)
     sync(folder)
+
+
+def sync_arrays(location: Location, chunks: Mapping[str, Iterable[int]]) -> None:
+    """The same for the arrays at some paths, a few at a time: the disk is as soon done with all of them as with one."""
+    with ThreadPoolExecutor(_SYNCING) as pool:
+        for _ in pool.map(partial(sync_array, location), chunks, chunks.values()):
+            pass
 
 
 def _is_chunk(file: Path, chunk: int) -> bool:

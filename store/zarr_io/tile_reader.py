@@ -29,7 +29,7 @@ class TileReader:
     """Tiles (…, y, x) of the sharded array at `path`, by their number; safe in several threads at once."""
 
     def __init__(self, location: Location, path: str) -> None:
-        array: zarr.Array[Any] = zarr.open_array(location.zarr(), path=path, mode="r")
+        array: zarr.Array[Any] = location.array(path)
         self.location, self.grid = location, shards.grid_of(array)
         self.shape: tuple[int, ...] = array.shape
         self._lock = threading.Lock()

@@ -368,7 +368,7 @@ def test_storage_that_does_not_answer_is_no_damage(
         raise passing("no answer")
 
     with monkeypatch.context() as patch:
-        patch.setattr(writer, "open_readable", refuse)
+        patch.setattr(Location, "array", refuse)
         with pytest.raises(StoreUnreachableError, match="no answer"):
             writer.set_back_damaged(cohort.location, "base")
     np.testing.assert_array_equal(cohort.cells("base")["solidity"].values, before)

@@ -313,7 +313,7 @@ def test_state_is_written_after_all_else_is_on_the_disk(cohort: Cohort, monkeypa
     seen: list[str] = []
     log = sys.modules["fintune_xr.store.runs.object_log"]
     for module in (runs, log):
-        monkeypatch.setattr(module, "sync_array", lambda _, path, chunks: seen.append(f"sync {path}"))
+        monkeypatch.setattr(module, "sync_arrays", lambda _, chunks: seen.extend(f"sync {path}" for path in chunks))
     written = RunWriter._write_column
     monkeypatch.setattr(
         RunWriter, "_write_column", lambda self, name, r: (seen.append(f"write {name}"), written(self, name, r))

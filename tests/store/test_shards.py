@@ -297,14 +297,14 @@ def test_zeros_are_written_whatever_other_threads_set_meanwhile(
     group = zarr.open_group(location.zarr(read_only=False), mode="w", zarr_format=3)
     keys = {"name": "default", "separator": "."}
     group.create_array("a", shape=(4,), chunks=(2,), dtype="f4", chunk_key_encoding=keys)
-    open_array = zarr.open_array
+    made = zarr.AsyncArray
 
     def as_another_leaves(*given: Any, **named: Any) -> Any:
         zarr.config.set({"array.write_empty_chunks": False})
-        return open_array(*given, **named)
+        return made(*given, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(zarr, "open_array", as_another_leaves)
+        patch.setattr(zarr, "AsyncArray", as_another_leaves)
         open_column(location, "a")[:] = 0
     assert read_column(location, "a").tolist() == [0] * 4
 
