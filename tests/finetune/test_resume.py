@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from child import child_env
 from killing import FORKS
 
 from fintune_xr.errors import RunBusyError
@@ -168,13 +165,10 @@ def test_a_state_without_a_record_is_not_gone_on_from(start: Path, tmp_path: Pat
 
 @pytest.mark.slow
 def test_sigkill_in_the_middle_of_an_epoch(start: Path, tmp_path: Path, whole: Whole) -> None:
-    call = f"import {Path(__file__).stem} as t; from pathlib import Path; "
-    call += f"t.kill_in_the_middle(Path({str(start)!r}), Path({str(tmp_path / 'killed')!r}), 2)"
-    done = subprocess.run(
-        [sys.executable, "-c", call], cwd=Path(__file__).parent, env=child_env(),
-        capture_output=True, text=True, timeout=200, check=False,
-    )  # fmt: skip
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    killed = FORKS.Process(target=kill_in_the_middle, args=(start, tmp_path / "killed", 2))
+    killed.start()
+    killed.join(timeout=200)
+    assert killed.exitcode == -signal.SIGKILL
     assert (tmp_path / "killed" / "last.ckpt").is_file()
     assert not (tmp_path / "killed" / "model.pt").exists()
     with recorded() as found:

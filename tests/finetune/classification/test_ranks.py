@@ -17,6 +17,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from killing import FORKS
 from labelled_volumes import CLASSES, volume
 from volume_weights import HEADS, learned_state
 
@@ -82,7 +83,9 @@ def test_weighted_means_of_shares_are_the_mean_of_the_batch(of: int, n_samples: 
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_learns_and_go_on_after_a_kill(tmp_path: Path, start: Checkpoint) -> None:
+def test_two_processes_learn_what_one_learns_and_go_on_after_a_kill(
+    tmp_path: Path, start: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told: list[Any] = []
     alone = train(tmp_path / "one", start)
     together = train(tmp_path / "two", start, devices=2, report=told.append)
@@ -93,6 +96,9 @@ def test_two_processes_learn_what_one_learns_and_go_on_after_a_kill(tmp_path: Pa
     pd.testing.assert_frame_equal(logs[0][columns], logs[1][columns], rtol=1e-4)
     assert [record.epoch for record in told] == [0, 1, 2, 3]
     assert json.loads((tmp_path / "two" / "training.json").read_text())["settings"]["devices"] == 2
+
+    # Above, processes were started as users' are; those that are killed and go on have forks of one that is at hand.
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: FORKS)
 
     def kill(record: Any) -> None:
         if record.epoch == 2:

@@ -7,16 +7,14 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from child import child_env
 from hypothesis import given
 from hypothesis import strategies as st
+from killing import FORKS
 from micrographs import DIAMETER_PX, make_micrographs, micrograph, particles
 from PIL import Image
 from sklearn.metrics import roc_auc_score
@@ -270,12 +268,10 @@ def told_unfinished(cohort: Cohort) -> list[str]:
 def test_sigkill_in_a_round(done: tuple[Cohort, Path], tmp_path: Path) -> None:
     _, whole = done
     cohort = make_micrographs(tmp_path / "c.zarr", contrast=20)
-    call = f"import {Path(__file__).stem} as t; t.kill_in_the_first_round({cohort.url!r}, {str(tmp_path)!r})"
-    killed = subprocess.run(
-        [sys.executable, "-c", call], cwd=Path(__file__).parent, env=child_env(),
-        capture_output=True, text=True, timeout=200, check=False,
-    )  # fmt: skip
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    killed = FORKS.Process(target=kill_in_the_first_round, args=(cohort.url, str(tmp_path)))
+    killed.start()
+    killed.join(timeout=200)
+    assert killed.exitcode == -signal.SIGKILL
     assert (tmp_path / "s" / STAGES[0] / "metrics.json").is_file()
     assert not (tmp_path / "s" / STAGES[1] / "model.pt").exists()
     assert told_unfinished(cohort) == [f"s: {UNFINISHED_STUDY}"]
