@@ -123,10 +123,10 @@ def class_lines(scores: xr.Dataset) -> list[str]:
     ranked = "Runs share a rank where the interval of their difference includes 0."
     if n.N_COMPLETE not in scores:
         ranked = "There are no intervals, so ranks say which score is higher, and not whether runs can be told apart."
-    lines = [f"participants: {there}. {ranked}"]
+    lines = [f"Participants: {there}. {ranked}"]
     if n.N_COMPLETE in scores:
         lines.append(
-            f"Intervals are over participants: {int(scores[n.N_COMPLETE])} resamples that hold every class."
+            f"Intervals are over participants: {int(scores[n.N_COMPLETE])} resamples that hold every class there is."
         )  # fmt: skip
     if n.N_COMPLETE in scores and int(counts.sum()) < FEW:
         lines.append(

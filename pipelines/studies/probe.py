@@ -251,7 +251,7 @@ def _check_classes(scans: Scans) -> None:
     held_out = set(scans.within(n.VAL).label.tolist())
     missing = [named_class(label, scans.classes) for label in range(n_classes) if label not in held_out]
     if missing:
-        say(f"probe: val has no participant of {', '.join(missing)}; its balanced accuracy is that of the others")
+        say(f"probe: val has no participant of class {', '.join(missing)}; its balanced accuracy is that of the others")
 
 
 def _in_folds(cohort: Cohort, runs: Sequence[str], settings: ProbeSettings, scans: Scans) -> xr.Dataset:

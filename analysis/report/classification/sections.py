@@ -6,19 +6,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import numpy as np
 import pandas as pd
 import xarray as xr
+from numpy.typing import NDArray
 
 from fintune_xr import names as n
 from fintune_xr.analysis.figures.leaderboard import confusion_figure, leaderboard_figure
 from fintune_xr.analysis.figures.style import PICTURE_DPI, data_uri
 from fintune_xr.analysis.figures.volumes import ShownVolume, volumes_figure
 from fintune_xr.analysis.report.contents import Fold, Note, Part, Picture, Section, Stale, Table
-from fintune_xr.analysis.report.numbers import count_text, decimals
+from fintune_xr.analysis.report.numbers import count_text, decimals, with_interval
 from fintune_xr.text import texts
 
 EVALUATE: Final = "fintune-xr evaluate STORE"
-_F1: Final = "F1 "
+_SHOWN: Final = {
+    n.BALANCED_ACCURACY: "balanced accuracy",
+    n.MACRO_F1: "macro F1",
+    n.MEAN_AUROC: "mean AUROC",
+    n.ACCURACY: "accuracy",
+}
 _NOT_RECOMMENDED: Final = "This is not the recommended split"
 
 
@@ -92,7 +99,7 @@ def classes_section(contents: ClassContents) -> Section:
     parts: list[Part] = [Note(_ABOUT)]
     parts += [Note(line, "doubtful") for line in contents.exposure]
     for part, table in contents.tables.items():
-        parts += _leaderboard(part, table)
+        parts += _leaderboard(part, table, contents.scores[part])
         parts += [Note(line) for line in contents.lines[part]]
     uri = data_uri(leaderboard_figure(contents.scores, contents.order, judge), "svg")
     parts.append(Picture(uri, "Balanced accuracy of the runs", "Balanced accuracy; a line is the interval."))
@@ -123,15 +130,29 @@ _ABOUT: Final = (
 )
 
 
-def _leaderboard(part: str, table: pd.DataFrame) -> list[Part]:
-    """Scores of the runs, and F1 of each class apart: both beside each other are wider than a page."""
-    of_classes = [name for name in table if str(name).startswith(_F1)]
-    caption = f"Runs on part {part}, best first"
-    classes = table[[n.RUN, *of_classes]].rename(columns=lambda name: str(name).removeprefix(_F1))
-    return [
-        Table(f"leaderboard_{part}", caption, table, code=(n.RUN,), page=table.drop(columns=of_classes)),
-        Table(f"f1_{part}", f"F1 of each class on part {part}", classes, code=(n.RUN,)),
-    ]
+def _leaderboard(part: str, table: pd.DataFrame, scores: xr.Dataset) -> list[Part]:
+    """Scores of the runs in the order of `table`, and F1 of each class apart: both together are wider than a page."""
+    one = scores.sel({n.RUN: table[n.RUN].tolist()})
+    data, page = table[["rank", n.RUN]].copy(), table[["rank", n.RUN]].copy()
+    for score, label in _SHOWN.items():
+        ends = _ends(one, score)
+        data[score], data[f"{score}_low"], data[f"{score}_high"] = one[score].values, *ends.T
+        page[label] = [with_interval(*row) for row in zip(one[score].values, *ends.T, strict=True)]
+    names = texts(one[n.CLASS])
+    classes = pd.DataFrame(one[n.F1].transpose(n.RUN, n.CLASS).values, columns=names)
+    classes.insert(0, n.RUN, table[n.RUN].tolist())
+    caption = f"Runs on part {part}, best first; in brackets the 95 % interval"
+    f1 = Table(f"f1_{part}", f"F1 of each class on part {part}", classes, dict.fromkeys(names, decimals(2)))
+    return [Table(f"leaderboard_{part}", caption, data, dict.fromkeys(_SHOWN.values(), str), page), f1]
+
+
+def _ends(scores: xr.Dataset, name: str) -> NDArray[np.float64]:
+    """Both ends (run, 2) of the interval of a score; NaN where it has none."""
+    interval = f"{name}_{n.INTERVAL}"
+    if interval not in scores:
+        return np.full((scores.sizes[n.RUN], 2), np.nan)
+    ends: NDArray[np.float64] = scores[interval].transpose(n.RUN, n.QUANTILE).values
+    return ends
 
 
 def _findings(judge: str, scores: xr.Dataset, contents: ClassContents) -> tuple[Note, ...]:
@@ -145,7 +166,8 @@ def _findings(judge: str, scores: xr.Dataset, contents: ClassContents) -> tuple[
         notes.append(Note(f"It cannot be told apart from {', '.join(level)}.", "doubtful"))
     beaten = [run for run in contents.floors if run in contents.ranks and contents.ranks[run] == contents.ranks[best]]
     if beaten:
-        notes.append(Note(f"No encoder is better than {', '.join(beaten)}, which needs no pretraining.", "doubtful"))
+        told = f"No encoder is shown to be better than {', '.join(beaten)}, which needs no pretraining."
+        notes.append(Note(told, "doubtful"))
     return tuple(notes)
 
 

@@ -21,6 +21,9 @@ INGEST = "fintune-xr ingest SOURCE STORE --layout rosmap"
 _PACKAGES = "packages"
 _BEST_EPOCH = "best_epoch"
 _LONGEST_LIST = 8
+# What tiles, donors and markers are called; volumes are of participants, and their marker is the device.
+_WORDS = (("tile", "tiles"), ("donor", "donors"), ("marker", "markers"))
+_OF_VOLUMES = (("volume", "volumes"), ("participant", "participants"), ("device", "devices"))
 
 
 def cohort_section(images: xr.Dataset | None, annotated: tuple[str, ...] = ()) -> Section:
@@ -118,9 +121,10 @@ def cohort_sentence(images: xr.Dataset, annotated: tuple[str, ...]) -> str:
     size = _size(smallest)
     if smallest != largest:
         size = f"{size} to {_size(largest)}"
-    n_tiles = count_text(len(tiles), "tile", "tiles")
-    n_donors = count_text(tiles[n.DONOR].nunique(), "donor", "donors")
-    n_markers = count_text(tiles[n.MARKER].nunique(), "marker", "markers")
+    tile, donor, marker = _OF_VOLUMES if n.DEPTH in images.coords else _WORDS
+    n_tiles = count_text(len(tiles), *tile)
+    n_donors = count_text(tiles[n.DONOR].nunique(), *donor)
+    n_markers = count_text(tiles[n.MARKER].nunique(), *marker)
     n_annotated = whole(tiles["is_annotated"].sum())
     made = projection_words(images)
     what = f"{size}{_pixel_side(images)}{f', each {made}' if made else ''}"

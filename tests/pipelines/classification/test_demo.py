@@ -77,6 +77,8 @@ def test_the_report_says_what_must_be_known(folder: Path) -> None:
     ):
         assert said in page
     assert "not the recommended split" not in page.lower()
+    scores = pd.read_csv(folder / "report_tables" / "leaderboard_test.tsv", sep="\t")
+    assert (scores["balanced_accuracy_low"] <= scores["balanced_accuracy"]).all(), "numbers, not rounded texts"
     tables = {file.stem for file in (folder / "report_tables").glob("*.tsv")}
     assert {"devices", "study_groups", "leaderboard_test", "leaderboard_val", "f1_test", "by_group"} <= tables
 

@@ -142,7 +142,7 @@ def test_scores_for_people(done: Path) -> None:
     scores = evaluate(done / "oct.zarr", resamples=50)
     table = score_table(scores)
     assert set(table[n.RUN]) == {"enc-logistic", "profile-logistic", "tuned", MAJORITY}
-    assert score_lines(scores)[0].startswith("participants: healthy 5, pre_diabetes 5")
+    assert score_lines(scores)[0].startswith("Participants: healthy 5, pre_diabetes 5")
     assert any("fewer than 24 participants such intervals are too narrow" in line for line in score_lines(scores))
     assert not any("too narrow" in line for line in score_lines(scores.assign({n.CONFUSION: scores[n.CONFUSION] * 5})))
 

@@ -211,7 +211,7 @@ def test_a_class_that_a_part_lacks(store: Path, capsys: pytest.CaptureFixture[st
 
     write_labels(cohort, without(n.VAL))
     probe(store, runs=["profile"], overrides=QUICK)
-    assert "val has no participant of 3 insulin_dependent" in capsys.readouterr().err
+    assert "val has no participant of class 3 insulin_dependent" in capsys.readouterr().err
     write_labels(cohort, without(n.TEST))
     probe(store, runs=["profile"], overrides=QUICK, restart=True)
     scores = evaluate_classes(cohort, request())
