@@ -186,12 +186,23 @@ def _learn(model: Trainable, tiles: NamedTiles, out: Path, rank: Rank, callbacks
         loader = _loader(samples, settings, rank.device(settings.device), rank)
         told = partial(_tiles_at, samples, settings)
         module = NetworkTraining(model, n_samples=samples.n_samples, tiles_at=told, rank=rank)
-        with _quiet(), _lost_loaders():
+        with _quiet(), _lost_loaders(), _interrupts():
             _trainer(settings, out, [Freezing(model.encoder, settings), *callbacks], rank).fit(
                 module, loader, ckpt_path=_last(out), weights_only=True
             )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[None]:
+    """Lets an interrupt be one: Lightning ends the process in its place, with the status of any failure."""
+    try:
+        yield
+    except SystemExit as ended:
+        if isinstance(ended.__context__, KeyboardInterrupt):
+            raise ended.__context__ from None
+        raise
 
 
 @contextlib.contextmanager

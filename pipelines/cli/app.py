@@ -1,4 +1,7 @@
-"""`fintune-xr`: one verb per step. Exit status 0 done, 1 failed, 2 wrong use, 3 finished with quarantined tiles."""
+"""`fintune-xr`: one verb per step.
+
+Exit status 0 done, 1 failed, 2 wrong use, 3 finished with quarantined tiles, 130 interrupted, 143 terminated.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,13 @@ from rich.console import Console
 
 from fintune_xr.errors import FAILED, WRONG_USE, FintuneError, missing_package
 from fintune_xr.execution.native_faults import print_crashes
+from fintune_xr.execution.termination import TerminatedError, end_on_sigterm
 from fintune_xr.pipelines.cli import candidates, verbs
 from fintune_xr.pipelines.cli.arguments import DONE
 from fintune_xr.pipelines.cli.old_words import notes
 from fintune_xr.pipelines.cli.settings_page import asks_for_settings, print_settings, setting_words
 
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
 
 # Name under which Python knows what to do about letters that a terminal lacks, and what is shown in their place.
 _NEAREST: Final = "fintune-xr nearest"
@@ -51,7 +55,10 @@ defaults; `fintune-xr doctor` looks whether this machine is ready; `fintune-xr d
 
 def build_app() -> App:
     """The command line with all its verbs."""
-    app = App(name="fintune-xr", help=_HELP, help_format="markdown", version=_version, result_action="return_value")
+    app = App(
+        name="fintune-xr", help=_HELP, help_format="markdown", version=_version, result_action="return_value",
+        suppress_keyboard_interrupt=False,
+    )  # fmt: skip
     groups = {name: Group(name, sort_key=place) for place, name in enumerate(verbs.GROUPS)}
     for name, verb in verbs.VERBS.items():
         app.command(verb.call, name=name.replace("_", "-"), group=groups[verb.group])
@@ -83,9 +90,11 @@ def run(tokens: Sequence[str]) -> int:
     except ModuleNotFoundError as error:
         errors.print(f"error: {missing_package(error)}", markup=False, soft_wrap=True)
         return FAILED
-    except KeyboardInterrupt:
-        errors.print("interrupted; what was committed stays. Run the same command again to continue.", markup=False)
-        return INTERRUPTED
+    except KeyboardInterrupt as error:
+        is_asked = isinstance(error, TerminatedError)
+        how, status = ("terminated", TERMINATED) if is_asked else ("interrupted", INTERRUPTED)
+        errors.print(f"{how}; what was committed stays. Run the same command again to continue.", markup=False)
+        return status
     except BrokenPipeError:
         return FAILED
     except OSError as error:
@@ -113,6 +122,7 @@ def _nearest(error: UnicodeError) -> tuple[str | bytes, int]:
 def main() -> None:
     """Entry point of the command `fintune-xr`."""
     print_crashes()
+    end_on_sigterm()
     sys.exit(run(sys.argv[1:]))
 
 

@@ -162,7 +162,8 @@ def _single_tiles(stored: xr.Dataset | None) -> list[xr.Dataset]:
     """What was counted in each tile."""
     if stored is None:
         return []
-    counted = stored[list(SWEEP.variables)].drop_vars([n.DONOR, n.MARKER])
+    # Without what is said of each: scores of what was stored shall say what scores of what was just counted do.
+    counted = stored[list(SWEEP.variables)].drop_vars([n.DONOR, n.MARKER]).drop_attrs()
     return [counted.isel({n.TILE: [i]}) for i in range(stored.sizes[n.TILE])]
 
 

@@ -162,7 +162,10 @@ def _check_groups(cohort: Cohort, nodes: Mapping[str, Node]) -> Iterator[Problem
         doors[n.REGION_MASKS] = cohort.regions
     for run in cohort.run_names():
         doors[f"{n.RUNS}/{run}"] = _bound(cohort.run, run)
+    half_written = {path for path, node in nodes.items() if _is_half_written(node)}
     for name, door in doors.items():
+        if name in half_written:
+            continue
         try:
             with explain_faults(cohort, f"{cohort.url}/{name}"):
                 door()
@@ -170,9 +173,8 @@ def _check_groups(cohort: Cohort, nodes: Mapping[str, Node]) -> Iterator[Problem
             is_to_be_finished = name in (n.IMAGES, n.ANNOTATIONS) and _is_written_in_part(nodes, name)
             found = problem_of(error, name, name)
             yield replace(found, remedy=WRITTEN_AGAIN) if is_to_be_finished else found
-    for path, member in nodes.items():
-        if isinstance(member, zarr.Group) and member.attrs.get(n.COMPLETE) is False:
-            yield Problem(path, "left half-written", WRITTEN_AGAIN)
+    for path in sorted(half_written):
+        yield Problem(path, "left half-written", WRITTEN_AGAIN)
     left = leftovers(cohort.location)
     if left:
         yield Problem(
@@ -180,6 +182,10 @@ def _check_groups(cohort: Cohort, nodes: Mapping[str, Node]) -> Iterator[Problem
             f"{len(left)} unfinished file(s) or group(s), {left[0]} among them, of a killed writer or of one at work",
             "Harmless; the next step that writes while no other does removes them, or `fintune-xr check --repair`",
         )
+
+
+def _is_half_written(node: Node) -> bool:
+    return isinstance(node, zarr.Group) and node.attrs.get(n.COMPLETE) is False
 
 
 def _is_written_in_part(nodes: Mapping[str, Node], group: str) -> bool:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, SplitError
 from fintune_xr.execution.read_ahead import ahead
-from fintune_xr.execution.whole_file import whole_file
+from fintune_xr.execution.whole_file import PARTIAL_SUFFIX, whole_file
 from fintune_xr.pixels.pixel_side import resolution, sides_um
 from fintune_xr.pixels.real_part import real_part, tile_pixels
 from fintune_xr.store.cohort import Cohort
@@ -124,7 +124,9 @@ def _index(tiles: xr.Dataset) -> pd.DataFrame:
 def _refuse_others(folder: Path, index: pd.DataFrame) -> None:
     ours = {folder / image for image in index["image"]}
     ours |= {_mask_path(path) for path in ours}
-    found = [path for name in FOLDERS.values() for path in sorted((folder / name).glob("*")) if path not in ours]
+    there = [path for name in FOLDERS.values() for path in sorted((folder / name).glob("*"))]
+    # What a killed export was writing is no image, and removed when the next file is written.
+    found = [path for path in there if path not in ours and not path.name.endswith(PARTIAL_SUFFIX)]
     if found:
         raise FintuneValueError(
             f"{folder} holds {len(found)} file(s) that do not belong to this export, the first is {found[0]}. "

@@ -386,8 +386,8 @@ def models(work: Path) -> dict[str, Any]:
         if file.suffix == ".json":
             record = json.loads(file.read_text())
             found[name] = {key: value for key, value in record.items() if key not in OF_THE_MAKING}
-        elif file.name == "log.csv":
-            log = pd.read_csv(file)
+        elif file.stem == "log":
+            log = pd.read_csv(file, sep="\t" if file.suffix == ".tsv" else ",")
             found[name] = log.drop(columns=["seconds", "images_per_second", "peak_memory"]).to_csv()
         elif file.is_file():
             found[name] = hashlib.sha256(file.read_bytes()).hexdigest()

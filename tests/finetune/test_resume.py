@@ -153,6 +153,16 @@ def test_what_is_frozen_is_right_after_a_kill(start: Path, tmp_path: Path, whole
     assert resumed.sha256 == whole.sha256
 
 
+def test_an_interrupt_is_none_of_the_statuses_of_a_process(start: Path, tmp_path: Path) -> None:
+    """Lightning makes an exit of it, with status 1."""
+
+    def interrupt(_: EpochRecord) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(start, tmp_path / "interrupted", report=interrupt)
+
+
 def test_a_state_without_a_record_is_not_gone_on_from(start: Path, tmp_path: Path, whole: Whole) -> None:
     """A training with other settings was interrupted, and its folder was being removed when that was killed."""
     with pytest.raises(KilledError):

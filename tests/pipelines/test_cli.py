@@ -5,13 +5,17 @@ from __future__ import annotations
 import inspect
 import io
 import json
+import os
 import runpy
+import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from fintune_xr import names as n
+from fintune_xr.execution.termination import end_on_sigterm
 from fintune_xr.pipelines.cli import app as cli
 from fintune_xr.pipelines.cli import verbs
 from fintune_xr.pipelines.cli.old_words import NEW_WORDS
@@ -60,8 +64,39 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.strip().count(".") == 2
 
 
+@pytest.mark.parametrize(
+    ("number", "status", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_signal_ends_a_verb_with_one_line(
+    number: int, status: int, word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    let_go = []
+
+    def signalled(*_: object, **__: object) -> None:
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(60)
+        finally:
+            let_go.append(True)
+
+    monkeypatch.setattr("fintune_xr.pipelines.steps.check.check", signalled)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        end_on_sigterm()
+        assert cli.run(["check", "a.zarr"]) == status
+        # The next one is not waited for.
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL or number == signal.SIGINT
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert let_go
+    told = capsys.readouterr()
+    assert (told.out, told.err.splitlines()[0].partition(";")[0]) == ("", word)
+    assert "Run the same command again" in told.err
+
+
 def test_python_runs_the_package(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["fintune_xr", "infr"])
+    monkeypatch.setattr(cli, "end_on_sigterm", lambda: None)
     with pytest.raises(SystemExit) as ended:
         runpy.run_module("fintune_xr", run_name="__main__")
     assert ended.value.code == 2

@@ -155,6 +155,9 @@ def test_a_stop_costs_the_tile_in_work_and_no_other(
     assert len(seen) == 3, "a finished sweep is only read"
     timed = [n.SECONDS, n.SECONDS_DECODING, n.SECONDS_EMBEDDING, n.PEAK_MEMORY]
     xr.testing.assert_equal(again.drop_vars(timed), swept.drop_vars(timed))
+    # As text: no NaN equals another.
+    said, expected = ({name: repr(array.attrs) for name, array in one.items()} for one in (again, swept))
+    assert said == expected
 
 
 def test_another_sweep_never_mixes_with_the_stored_one(store: Path, weights: Path, swept: xr.Dataset) -> None:

@@ -399,6 +399,14 @@ def test_a_half_written_group_is_named(tmp_path: Path) -> None:
         cohort.metrics("test")
 
 
+def test_a_half_written_run_is_to_be_made_by_what_makes_it(tmp_path: Path) -> None:
+    """Nothing in it can be set back, and not every run is one that `infer` makes."""
+    cohort = make_store(tmp_path / "a.zarr", donors=1)
+    for path in (n.RUNS, f"{n.RUNS}/r"):
+        tables.ensure_group(cohort.location, path, {n.COMPLETE: False} if path != n.RUNS else {})
+    assert {(problem.where, problem.remedy) for problem in check(cohort.url)} == {(f"{n.RUNS}/r", WRITTEN_AGAIN)}
+
+
 @pytest.mark.parametrize("donors", [0, 1])
 def test_labels_of_tiles_that_were_not_committed_are_no_damage(tmp_path: Path, donors: int) -> None:
     """A writer killed in a commit has made columns longer, whose rows are not written yet."""

@@ -12,6 +12,7 @@ import tifffile
 
 from fintune_xr import names as n
 from fintune_xr.errors import FintuneValueError, SplitError, StoreNotFoundError, UnknownNameError
+from fintune_xr.execution.whole_file import PARTIAL_SUFFIX
 from fintune_xr.pipelines.steps.export import export
 from fintune_xr.pipelines.steps.split import split
 from fintune_xr.store.annotations.instance import Taken, annotate_tiles
@@ -107,6 +108,7 @@ def test_the_index_tells_where_every_image_is_from(cohort: Cohort, tmp_path: Pat
 
 def test_a_second_export_replaces_the_first_but_mixes_with_no_other(cohort: Cohort, tmp_path: Path) -> None:
     first = list(write_training_folders(cohort, tmp_path))
+    (tmp_path / "train_cells" / f".left_by_a_kill{PARTIAL_SUFFIX}").write_bytes(b"II")
     assert list(write_training_folders(cohort, tmp_path)) == first
     (tmp_path / "train_cells" / "of_another_split.tif").write_bytes(b"II")
     with pytest.raises(FintuneValueError, match=r"1 file\(s\) that do not belong .*of_another_split.*empty folder"):
