@@ -588,6 +588,22 @@ def test_probabilities_keep_the_digits_that_mean_something(value: float, text: s
     assert numbers.probability(value) == text
 
 
+@pytest.mark.parametrize(
+    ("column", "said"),
+    [
+        ("", "8 tiles of 4 donors with 2 markers, 64 × 64 px; 1 of them annotated."),
+        (n.DEPTH, "8 volumes of 4 participants with 2 devices, 64 × 64 × 64 px; 1 of them annotated."),
+        (
+            n.PIXEL_SIZE_A,
+            "8 micrographs of 4 data sets with 2 kinds of particle, 64 × 64 px, 64 Å a pixel; 1 of them annotated.",
+        ),
+    ],
+)
+def test_tiles_are_called_what_they_are(column: str, said: str) -> None:
+    images = _images().assign_coords({column: (n.TILE, [64] * 8)} if column else {})
+    assert cohort_sentence(images, ("t0",)) == said
+
+
 def test_shares_and_their_intervals_are_in_one_unit() -> None:
     assert numbers.share_interval(0.3816, 0.2927, 0.4719) == "38.2 [29.3, 47.2]"
     assert numbers.share_interval(-0.0332, float("nan"), float("nan"), signed=True) == "−3.3"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -21,9 +21,17 @@ INGEST = "fintune-xr ingest SOURCE STORE --layout rosmap"
 _PACKAGES = "packages"
 _BEST_EPOCH = "best_epoch"
 _LONGEST_LIST = 8
-# What tiles, donors and markers are called; volumes are of participants, and their marker is the device.
+_ANGSTROM_PER_UM = 10_000
+# What tiles, donors and markers are called, by a coordinate that only such tiles have.
 _WORDS = (("tile", "tiles"), ("donor", "donors"), ("marker", "markers"))
-_OF_VOLUMES = (("volume", "volumes"), ("participant", "participants"), ("device", "devices"))
+_WORDS_OF: Final = {
+    n.DEPTH: (("volume", "volumes"), ("participant", "participants"), ("device", "devices")),
+    n.PIXEL_SIZE_A: (
+        ("micrograph", "micrographs"),
+        ("data set", "data sets"),
+        ("kind of particle", "kinds of particle"),
+    ),
+}
 
 
 def cohort_section(images: xr.Dataset | None, annotated: tuple[str, ...] = ()) -> Section:
@@ -121,7 +129,7 @@ def cohort_sentence(images: xr.Dataset, annotated: tuple[str, ...]) -> str:
     size = _size(smallest)
     if smallest != largest:
         size = f"{size} to {_size(largest)}"
-    tile, donor, marker = _OF_VOLUMES if n.DEPTH in images.coords else _WORDS
+    tile, donor, marker = next((words for name, words in _WORDS_OF.items() if name in images.coords), _WORDS)
     n_tiles = count_text(len(tiles), *tile)
     n_donors = count_text(tiles[n.DONOR].nunique(), *donor)
     n_markers = count_text(tiles[n.MARKER].nunique(), *marker)
@@ -133,14 +141,15 @@ def cohort_sentence(images: xr.Dataset, annotated: tuple[str, ...]) -> str:
 
 def _pixel_side(images: xr.Dataset) -> str:
     """How long a pixel is, in words, where it is known."""
-    sides = sides_um(images)
+    unit, in_unit = ("Å", _ANGSTROM_PER_UM) if n.PIXEL_SIZE_A in images.coords else ("µm", 1)
+    sides = sides_um(images) * in_unit
     known = sorted({float(f"{side:.4g}") for side in sides if side > 0})
     if not known:
         return ""
     told = f"{known[0]:g}" if len(known) == 1 else f"{known[0]:g} to {known[-1]:g}"
     unknown = int((sides == 0).sum())
     rest = f" (not known of {count_text(unknown, 'tile', 'tiles')})" if unknown else ""
-    return f", {told} µm a pixel{rest}"
+    return f", {told} {unit} a pixel{rest}"
 
 
 def _size(lengths: tuple[int, ...]) -> str:
