@@ -13,10 +13,17 @@ from numpy.typing import NDArray
 
 from fintune_xr import names as n
 from fintune_xr.analysis.clinical import DonorRows, donor_rows, is_missing, refuse_codes
+from fintune_xr.analysis.missing_codes import codes_of_scale
 from fintune_xr.errors import FintuneValueError, SettingsError, unknown_name
 from fintune_xr.text import one_spelling
 
 MOST_GROUPS: Final = 12
+_NAMED: Final = 3
+# Words that stand for a missing value more often than for a group.
+_SAYS_NOTHING: Final = frozenset(
+    ("unknown", "not known", "unk", "missing", "not available", "n.a.", "nd", "n.d.", "?", "-", "--", ".", "refused",
+     "not done", "not applicable", "#n/a", "<na>", "undefined", "tbd")
+)  # fmt: skip
 
 
 def parse_groups(text: str) -> tuple[str, tuple[str, ...]]:
@@ -56,6 +63,7 @@ def clinical_groups(
         if name == donor_column:
             raise FintuneValueError(f"--group, --subject: {name!r} is the column of the donor ids. Name another.")
     labels = {name: _labels(rows, table, name) for name in asked}
+    doubts = [line for name, chosen in asked.items() if not chosen for line in _doubtful_groups(labels[name], name)]
     order = {name: list(chosen) or _ordered(labels[name], name) for name, chosen in asked.items()}
     for name, chosen in order.items():
         for group in chosen:
@@ -75,8 +83,20 @@ def clinical_groups(
             n.DONOR: np.array(rows.donors, np.str_), n.OUTCOME: np.array(list(asked), np.str_),
             n.GROUP: np.arange(most, dtype=np.int32), n.GROUP_LABEL: ((n.OUTCOME, n.GROUP), np.array(padded, np.str_)),
         },
-        attrs={**rows.told, n.SUBJECT: subject},
+        attrs={**rows.told, n.SUBJECT: subject, n.DOUBTFUL_VALUES: doubts},
     )  # fmt: skip
+
+
+def _doubtful_groups(labels: Sequence[str], name: str) -> list[str]:
+    """Lines on groups that may be codes or words for a missing value."""
+    numbers = _numbers([label for label in labels if label])
+    codes = {f"{code:.12g}" for code in codes_of_scale(numbers)} if numbers is not None else set()
+    doubtful = sorted({label for label in labels if label in codes or label.casefold() in _SAYS_NOTHING})
+    return [
+        f"group {label!r} of column {name!r} ({labels.count(label)} donors) may stand for a missing value: where it "
+        f"does, leave it empty, or name the groups that are compared: --group {name}=a,b"
+        for label in doubtful
+    ]
 
 
 def _refuse_two_spellings(groups: Sequence[str], name: str) -> None:
@@ -140,8 +160,25 @@ def group_lines(labels: xr.Dataset) -> list[str]:
         missing = sum(not label for label in column)
         if missing:
             lines.append(f"{missing} of {len(column)} donors are in none of the groups of {name}")
+        if labels.attrs[n.SUBJECT]:
+            lines += _incomplete_lines(labels, name)
     if labels.attrs[n.SUBJECT]:
         unknown = sum(not whom for whom in labels[n.SUBJECT].values.tolist())
         times = Counter(whom for whom in labels[n.SUBJECT].values.tolist() if whom)
         lines.append(f"{len(times)} subjects have {sum(times.values())} donors; {unknown} donors are of no subject")
     return lines
+
+
+def _incomplete_lines(labels: xr.Dataset, name: str) -> list[str]:
+    """A line on subjects that have some of the times of a column and not all: they take no part."""
+    times = {label for label in labels[n.GROUP_LABEL].sel({n.OUTCOME: name}).values.tolist() if label}
+    column = labels[n.LABEL].sel({n.OUTCOME: name}).values.tolist()
+    found: dict[str, set[str]] = {}
+    for whom, label in zip(labels[n.SUBJECT].values.tolist(), column, strict=True):
+        if whom and label:
+            found.setdefault(whom, set()).add(label)
+    lacking = {whom: sorted(times - own) for whom, own in found.items() if own != times}
+    if not lacking:
+        return []
+    some = ", ".join(f"{whom} lacks {' and '.join(own)}" for whom, own in list(lacking.items())[:_NAMED])
+    return [f"{len(lacking)} of {len(found)} subjects have not all times of {name}, and take no part: {some}"]

@@ -17,6 +17,8 @@ _FEW, _MANY = 8, 20
 # reach; less far where they are the whole numbers of a scale, and nearer still where a code is there so many times.
 _STEPS: Final = 3.0
 _TIMES, _TIMES_OF_SCALE, _REPEATED = 2.0, 1.5, 3
+# A scale is full at its end with so many values there, and as many of what its numbers have on average.
+_FULL_END: Final = 2
 # A code of two digits is so many times as large as every other value where there are so many of them.
 _FAR, _FEWEST = 3, 4
 _AGE: Final = re.compile(r"(?:.*[_ .])?age(?:[_ .].*)?")
@@ -40,6 +42,19 @@ def codes_apart(values: NDArray[np.float64]) -> list[float]:
     if (known == 0).any() and _is_below(others):
         found.insert(0, 0.0)
     return found
+
+
+def codes_of_scale(labels: NDArray[np.float64]) -> list[float]:
+    """Codes among the numbers of groups that lie beyond all others, as 9 beside 1 and 2, ascending; however often they
+    are there, three times as far away as the others are from each other.
+    """
+    known = np.unique(labels[~np.isnan(labels)])
+    codes = np.isin(known, (*_OF_ONE_DIGIT, *_LARGER))
+    for first in np.flatnonzero(codes):
+        others = known[:first]
+        if codes[first:].all() and others.size > 1 and known[first] - others[-1] >= _STEPS * np.diff(others).max():
+            return [float(code) for code in known[first:]]
+    return []
 
 
 def ages_of_none(name: str, values: NDArray[np.float64]) -> bool:
@@ -69,7 +84,14 @@ def _is_beyond(code: float, others: NDArray[np.float64], times: int) -> bool:
     if others.size < (_MANY if code in _OF_ONE_DIGIT else _FEW) or gap < _STEPS * step:
         return False
     is_scale = others.size >= _MANY and step <= 1 and bool(np.all(steps == np.round(steps)))
-    return bool(gap > (_TIMES_OF_SCALE if is_scale else _TIMES) * reach or (is_scale and times >= _REPEATED))
+    is_full = is_scale and _ends_full(others, steps)
+    return bool(gap > (_TIMES_OF_SCALE if is_scale else _TIMES) * reach or (is_scale and times >= _REPEATED) or is_full)
+
+
+def _ends_full(others: NDArray[np.float64], steps: NDArray[np.float64]) -> bool:
+    """Whether a scale does not thin out towards its end, as skewed counts do, whose largest one may be far away."""
+    at_end = int((others == steps[-1]).sum())
+    return at_end >= max(_FULL_END, others.size / steps.size / _FULL_END)
 
 
 def _is_below(others: NDArray[np.float64]) -> bool:

@@ -124,9 +124,14 @@ def score_table(scores: xr.Dataset) -> pd.DataFrame:
     return mask_table(scores)
 
 
-def score_lines(scores: xr.Dataset) -> list[str]:  # noqa: ARG001
-    """Nothing: intervals are over donors throughout."""
-    return []
+def score_lines(scores: xr.Dataset) -> list[str]:
+    """Where no cell is annotated, so that there is nothing to find; intervals are over donors throughout."""
+    if int((scores[n.TP] + scores[n.FN]).sum()):
+        return []
+    return [
+        f"none of the {scores.sizes[n.TILE]} scored tiles holds an annotated cell: there is nothing to find, and "
+        "scores are nan, or 0 where a run has masks there. Score another part, or split anew"
+    ]
 
 
 def exports() -> Mapping[str, Export]:

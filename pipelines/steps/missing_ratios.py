@@ -20,17 +20,22 @@ def with_missing_ratios(cohort: Cohort, found: xr.Dataset) -> xr.Dataset:
     What is missing is also said. `found` has `ratio` (run, donor, marker) and `reason` (run, marker, outcome).
     """
     reason = found[n.REASON].astype(object).copy()
-    markers = text_array(cohort.images(lazy=False)[n.MARKER])
+    images = cohort.images(lazy=False)
+    markers, donors = text_array(images[n.MARKER]), text_array(images[n.DONOR])
     for run in texts(found[n.RUN]):
         why = _reasons(cohort, run)
         for marker in texts(found[n.MARKER]):
             here = {n.RUN: run, n.MARKER: marker}
-            unknown = int(np.isnan(found[n.RATIO].sel(here).values).sum())
-            told = Counter(text for text in why[markers[: why.size] == marker].tolist() if text)
-            if not unknown or not told:
+            ratio = found[n.RATIO].sel(here).values
+            imaged = np.isin(text_array(found[n.DONOR]), donors[markers == marker])
+            unknown = int(np.isnan(ratio[imaged]).sum())
+            if not unknown:
                 continue
-            text, count = told.most_common(1)[0]
-            lacking = f"{unknown} of {found.sizes[n.DONOR]} donors have no ratio: {text} ({count} tiles)"
+            told = Counter(text for text in why[markers[: why.size] == marker].tolist() if text)
+            text, count = told.most_common(1)[0] if told else ("no cell was found in any of their tiles", 0)
+            lacking = f"{unknown} of {imaged.sum()} donors have no ratio: {text}" + (
+                f" ({count} tiles)" if count else ""
+            )
             say(f"associate: run {run}, {marker}: {lacking}")
             before = reason.loc[here].values
             reason.loc[here] = np.where(before != "", before + f"; {lacking}", before)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from statsmodels.stats.multitest import multipletests
 
 from fintune_xr import names as n
+from fintune_xr.analysis.clinical import join_lines
 from fintune_xr.analysis.group_labels import clinical_groups, group_lines, parse_groups
 from fintune_xr.analysis.group_tests import effect_interval, group_tests
 from fintune_xr.analysis.kernels import rank_tests
@@ -241,6 +242,31 @@ def test_q_is_adjusted_over_markers_and_columns_of_a_run() -> None:
         np.testing.assert_allclose(found[n.Q].sel({n.RUN: run}).values.ravel(), expected)
 
 
+def test_subjects_that_lack_a_time_are_named() -> None:
+    told = " ".join(group_lines(labelled("visit", subject="whose")))
+    assert "2 of 5 subjects have not all times of visit, and take no part: d lacks 2, e lacks 1" in told
+    assert "take no part" not in " ".join(group_lines(labelled("visit")))
+
+
+@pytest.mark.parametrize(
+    ("groups", "asked"),
+    [
+        (["1", "2", "1", "9"], ["9"]), (["1", "2", "8", "9"], ["8", "9"]), (["1", "2", "3", "77"], ["77"]),
+        (["0", "6", "12", "9"], []), (["1", "2", "3", "4"], []), (["7", "8", "9", "9"], []), (["1", "9", "1", "9"], []),
+        (["AD", "control", "Unknown", "AD"], ["Unknown"]), (["AD", "control", "n.a.", "?"], ["?", "n.a."]),
+        (["AD", "control", "mci", "AD"], []),
+    ],
+)  # fmt: skip
+def test_groups_that_may_stand_for_a_missing_value_are_asked_about(groups: list[str], asked: list[str]) -> None:
+    table = TABLE.assign(stage=groups * 2)
+    found = clinical_groups(table, DONORS, donor_column="projid", groups=["stage"])
+    lines = join_lines(found)
+    assert [line.split("'")[1] for line in lines] == asked
+    assert all("(2 donors) may stand for a missing value" in line for line in lines)
+    chosen = clinical_groups(table, DONORS, donor_column="projid", groups=[f"stage={groups[0]},{groups[1]}"])
+    assert join_lines(chosen) == []
+
+
 def test_numbers_are_groups_by_their_value() -> None:
     found = labelled("visit")
     assert found[n.GROUP_LABEL].values.tolist() == [["1", "2"]]
@@ -270,4 +296,4 @@ def test_doors_of_groups() -> None:
         clinical_groups(big, list(big.projid), donor_column="projid", groups=["age"])
     assert group_lines(labelled("diagnosis")) == ["1 of 8 donors are in none of the groups of diagnosis"]
     told = group_lines(labelled("visit", subject="whose"))
-    assert told == ["5 subjects have 8 donors; 0 donors are of no subject"]
+    assert told[1:] == ["5 subjects have 8 donors; 0 donors are of no subject"]

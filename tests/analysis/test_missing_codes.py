@@ -33,7 +33,7 @@ def column(kind: str, size: int, seed: int = 0) -> NDArray[np.float64]:
     ("kind", "codes", "size"),
     [
         ("mmse", [88], 30), ("mmse", [99], 30), ("mmse", [88, 99], 30), ("education", [99], 12), ("sex", [9], 30),
-        ("sex", [8, 9], 40), ("grade", [9], 30), ("stage", [9, 9, 9], 60), ("year", [8888], 12),
+        ("sex", [8, 9], 40), ("grade", [9], 30), ("stage", [9, 9, 9], 60), ("stage", [9], 60), ("year", [8888], 12),
         ("year", [9999, 7777], 12), ("age", [0], 12), ("age", [0, 0], 30), ("education", [77, 99], 5),
     ],
 )  # fmt: skip

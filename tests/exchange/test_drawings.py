@@ -11,6 +11,7 @@ import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ from fintune_xr.pipelines.steps.check import check
 from fintune_xr.pipelines.steps.export import export
 from fintune_xr.store.annotations.instance_labels import drawn_instances
 from fintune_xr.store.cohort import Cohort, open_cohort
+from fintune_xr.store.raw.readers import drawings
 from fintune_xr.store.raw.readers.drawings import coco_images, read_drawn
 from fintune_xr.store.raw.readers.drawings.cellpose_seg import segmentation_mask
 from fintune_xr.store.raw.readers.drawings.coco import unpack_text
@@ -135,6 +137,23 @@ def test_circles_and_ovals(tmp_path: Path) -> None:
     oval = roifile.ImagejRoi(roitype=roifile.ROI_TYPE.OVAL, left=1, top=2, right=8, bottom=6, name="o")
     expected = ((x - 4.5) / 3.5) ** 2 + ((y - 4) / 2) ** 2 <= 1
     np.testing.assert_array_equal(drawn(tmp_path / "a.roi", oval.tobytes()), expected)
+
+
+def test_a_file_of_many_images_is_parsed_once_for_all_of_them(tmp_path: Path) -> None:
+    square = [4, 4, 9, 4, 9, 9, 4, 9]
+    document = {
+        "images": [{"id": at, "file_name": f"t{at}.tif", "height": 20, "width": 20} for at in range(6)],
+        "annotations": [{"image_id": at, "segmentation": [[x + at for x in square]]} for at in range(6)],
+    }
+    path = tmp_path / "all.json"
+    path.write_text(json.dumps(document))
+    with mock.patch.object(drawings, "parse_json", wraps=drawings.parse_json) as parsed:
+        masks = [read_drawn(path, (20, 20), page=at)[0] for at in range(6)]
+    assert parsed.call_count == 1
+    assert [int(np.argwhere(mask)[0, 0]) for mask in masks] == [4 + at for at in range(6)]
+    document["annotations"] = document["annotations"][:1] * 2
+    path.write_text(json.dumps(document))
+    assert not read_drawn(path, (20, 20), page=3, how=DrawnReading(overlap="last"))[0].any()
 
 
 def test_coco_of_others(tmp_path: Path) -> None:

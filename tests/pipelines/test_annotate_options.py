@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fintune_xr.cohort_kinds import KINDS
-from fintune_xr.errors import FintuneValueError
+from fintune_xr.errors import FintuneValueError, UnknownNameError
 from fintune_xr.pipelines.cli import app
 from fintune_xr.pipelines.steps.annotate import AnnotateOptions, annotate
 from fintune_xr.store.cohort import create_cohort
@@ -70,6 +70,6 @@ def test_options_arrive_from_the_command_line(
 def test_what_is_no_keyword_or_no_word_is_refused(stores: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=r"annotate\(\) got an unexpected keyword argument 'diametre'.*'diameter'"):
         annotate(tmp_path, stores["em"], diametre=3)  # type: ignore[call-arg]
-    for option, known in (("pieces", "keep or split"), ("overlap", "first or last"), ("marks", "all or positive")):
-        with pytest.raises(FintuneValueError, match=f"--{option}: expected {known}, got 'x'"):
+    for option, known in (("pieces", "keep, split"), ("overlap", "first, last"), ("marks", "all, positive")):
+        with pytest.raises(UnknownNameError, match=f"no word for --{option} 'x'; known: {known}"):
             annotate(tmp_path, stores["if"], **{option: "x"})  # type: ignore[misc]

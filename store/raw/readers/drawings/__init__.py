@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -128,7 +130,7 @@ def _decoded(
     if suffix == ".npy":
         return cellpose_seg.segmentation_mask(content)
     try:
-        held = _parsed(content, suffix)
+        held = _parsed(content, suffix) if page is None else _parsed_once(content, suffix)
         return paint(_drawn(held, shape, page, how), shape, how, held.unit)
     except TileReadError:
         raise
@@ -158,6 +160,21 @@ def _parsed(content: bytes, suffix: str) -> _Held:
     kind = document_kind(document)
     unit = qupath.unit_of_features(document) if kind == "geojson" else stated_unit(document)
     return _Held(document=document, kind=kind, unit=unit)
+
+
+# Whoever comes second waits for what the first one parses.
+_PARSING: Final = threading.Lock()
+
+
+def _parsed_once(content: bytes, suffix: str) -> _Held:
+    """What the file of many images holds that was read last: parsing it for each of them would take their square."""
+    with _PARSING:
+        return _last_parsed(content, suffix)
+
+
+@functools.lru_cache(maxsize=1)
+def _last_parsed(content: bytes, suffix: str) -> _Held:
+    return _parsed(content, suffix)
 
 
 def _drawn(held: _Held, shape: tuple[int, int], page: int | None, how: DrawnReading) -> Iterator[Drawn]:
