@@ -84,26 +84,21 @@ def bootstrap(
             {**fresh.attrs, n.INPUTS_SHA256: digest, n.PROVENANCE: made}
         )
         cohort.write(f"{n.BOOTSTRAP}/{scheme}", result, datasets.BOOTSTRAP)
-        made_now = cohort.bootstrap(scheme)
-        for line in _without_rho(made_now, analysis):
-            say(f"bootstrap: {line}")
-        return made_now
+        return _told(cohort.bootstrap(scheme), analysis)
 
 
-def _without_rho(resamples: xr.Dataset, analysis: xr.Dataset) -> list[str]:
-    """Lines on pairs of which no resample has a rho, with the reason why the cohort itself has none."""
+def _told(resamples: xr.Dataset, analysis: xr.Dataset) -> xr.Dataset:
+    """The `resamples`, once it is said of which pairs none has a rho, and why the cohort itself has none."""
     missing = resamples[n.RHO_RESAMPLED].isnull().all(n.RESAMPLE).compute()
-    lines = []
     for run in missing[n.RUN].values:
         for marker in missing[n.MARKER].values:
             at = {n.RUN: run, n.MARKER: marker}
             none = [str(name) for name in missing[n.OUTCOME].values if missing.sel({**at, n.OUTCOME: name})]
             why = str(analysis[n.REASON].sel({**at, n.OUTCOME: none[0]}).values) if none else ""
             if none:
-                lines.append(
-                    f"no resample of run {run}, {marker} has a rho with {', '.join(none)}" + (why and f": {why}")
-                )
-    return lines
+                lacking = f"no resample of run {run}, {marker} has a rho with {', '.join(none)}"
+                say(f"bootstrap: {lacking}{why and f': {why}'}")
+    return resamples
 
 
 def _drawn(
