@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
+from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 import pandas as pd
@@ -37,7 +38,7 @@ from fintune_xr.store.raw.readers.header import axes_hint, check_header, shape_t
 from fintune_xr.store.raw.readers.microscope import check_reader, holds_fields
 from fintune_xr.store.raw.readers.pixel_side import side_of_squares
 from fintune_xr.store.raw.readers.plane_names import check_own_name, order_of_channels, told_names
-from fintune_xr.store.raw.sources import Place, list_files, place_in
+from fintune_xr.store.raw.sources import Place, is_url, list_files, place_in
 from fintune_xr.text import with_numbers
 
 __all__ = [
@@ -57,6 +58,9 @@ __all__ = [
 SMALLEST_PATCH: Final = 32
 # How many files that are not there are told at once.
 _SHOWN: Final = 5
+# Files that a thread is given at once, at most, and how often each thread is given some, at least.
+_HANDED_OVER: Final = 16
+_ROUNDS: Final = 4
 _OTHER_CHANNEL: Final = ", not in the layout"
 
 Progress = Callable[[int, int], None]
@@ -265,14 +269,28 @@ def _read_headers(
     for path, _ in named:
         if holds_fields(path):
             check_reader(path)
+    place = source if is_url(source) else Path(source)
     planes: list[FoundPlane] = []
+    done = 0
     with ThreadPoolExecutor(max_workers=workers) as pool:
-        found = pool.map(lambda item: _planes_or_fault(read, source, layout, *item), named)
-        for done, some in enumerate(found, start=1):
-            planes += some
+        # Several files at a time: to hand one over takes as long as to read a tenth of it. Few are shared out evenly.
+        size = min(_HANDED_OVER, max(1, len(named) // (_ROUNDS * workers)))
+        groups = [named[at : at + size] for at in range(0, len(named), size)]
+        for group, found in zip(groups, pool.map(partial(_planes_of_some, read, place, layout), groups), strict=True):
+            planes += found
+            done += len(group)
             if progress is not None:
                 progress(done, len(named))
     return planes
+
+
+def _planes_of_some(
+    read: Callable[[Place, Layout, str, PlaneName], list[FoundPlane]],
+    source: Place,
+    layout: Layout,
+    named: Sequence[tuple[str, PlaneName]],
+) -> list[FoundPlane]:
+    return [plane for path, name in named for plane in _planes_or_fault(read, source, layout, path, name)]
 
 
 def _planes_or_fault(

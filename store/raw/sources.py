@@ -48,7 +48,7 @@ def open_place(place: Place) -> Iterator[BinaryIO]:
     Raises OSError where it cannot be opened, or be read later; of a URL that is a StoreUnreachableError.
     """
     if not is_url(place):
-        with Path(place).open("rb") as file:
+        with (place if isinstance(place, Path) else Path(place)).open("rb") as file:
             yield file
         return
     filesystem, path = file_system(str(place))

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fintune_xr.errors import FintuneValueError
+from fintune_xr.store.raw import scan as scan_module
 from fintune_xr.store.raw import sources
 from fintune_xr.store.raw.layouts import choose_layout
 from fintune_xr.store.raw.pairing import natural_key
@@ -62,6 +63,25 @@ def test_tiles_come_in_natural_order_with_planes_in_channel_order(folder: Path) 
 
 def test_the_result_does_not_depend_on_the_number_of_workers(folder: Path) -> None:
     assert scan(folder, ROSMAP, workers=1) == scan(folder, ROSMAP, workers=7)
+
+
+def test_progress_comes_to_all_files_however_many_are_handed_over_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for tile in range(11):
+        pair(tmp_path, f"d/GFAP/t{tile}")
+    monkeypatch.setattr(scan_module, "_ROUNDS", 1)
+    calls: list[tuple[int, int]] = []
+    found = scan(tmp_path, ROSMAP, workers=3, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(7, 22), (14, 22), (21, 22), (22, 22)]
+    assert [tile.tile for tile in found.tiles] == [f"d/GFAP/t{tile}" for tile in range(11)]
+
+
+def test_of_files_that_say_what_they_are_tifffile_looks_for_no_series(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tifffile.TiffFile, "series", property(lambda _: pytest.fail("all series were looked for")))
+    assert len(scan(folder, ROSMAP).tiles) == 5
 
 
 def test_only_files_that_fit_are_opened(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,9 @@ _DAMAGE: Final = (
 
 def holds_fields(path: object) -> bool:
     """Whether a file of this name is one of a microscope's program."""
-    return PurePosixPath(str(path)).suffix.lower() in _FORMATS
+    name = str(path)
+    # A path is taken apart for those alone that may be one: it is asked of every file of a cohort.
+    return name.lower().endswith(FIELD_SUFFIXES) and PurePosixPath(name).suffix.lower() in _FORMATS
 
 
 def check_reader(path: object) -> None:

@@ -13,6 +13,9 @@ A_IN_UM: Final = 1e4
 # Sides closer than this are the same: resolutions are stored as fractions of whole numbers.
 SAME: Final = 0.02
 
+# Tags by their numbers, since tifffile looks through all tags of a page for a name.
+_X_AND_Y_RESOLUTION: Final = (282, 283)
+_RESOLUTION_UNIT: Final = 296
 _INCH_OR_CM: Final = {2: "inch", 3: "cm"}
 # A resolution for printing (72 to 1200 dots per inch are 353 to 21 um) says nothing of the specimen.
 _MOST_UM_OF_PRINT: Final = 10.0
@@ -70,7 +73,7 @@ def _of_resolution(pages: Any, plane: Any) -> Sides | None:
     tags = plane.tags
     told = pages.parent.imagej_metadata if pages.parent.is_imagej else None
     unit = str((told or {}).get("unit", "")).strip().casefold() or _unit_tag(tags)
-    x, y = (_pixels_per_unit(tags, f"{axis}Resolution") for axis in "XY")
+    x, y = (_pixels_per_unit(tags, tag) for tag in _X_AND_Y_RESOLUTION)
     if not (unit and x and y):
         return None
     most = _MOST_UM_OF_PRINT if unit in _INCH_OR_CM.values() else math.inf
@@ -78,12 +81,12 @@ def _of_resolution(pages: Any, plane: Any) -> Sides | None:
 
 
 def _unit_tag(tags: Any) -> str:
-    tag = tags.get("ResolutionUnit")
+    tag = tags.get(_RESOLUTION_UNIT)
     return "" if tag is None else _INCH_OR_CM.get(int(tag.value), "")
 
 
-def _pixels_per_unit(tags: Any, name: str) -> float:
-    tag = tags.get(name)
+def _pixels_per_unit(tags: Any, number: int) -> float:
+    tag = tags.get(number)
     if tag is None:
         return 0.0
     pixels, units = tag.value

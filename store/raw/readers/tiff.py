@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import json
 import logging
 import math
 import os
@@ -208,12 +210,25 @@ def _check_no_stack(tif: tifffile.TiffFile) -> None:
     told = (tif.imagej_metadata or {}).get("images", 1) if tif.is_imagej else 1
     if told > 1:
         raise TileReadError(f"wrong shape: expected one plane, found an ImageJ stack of {told}")
-    shaped: dict[str, Any] = dict((tif.shaped_metadata or ({},))[0]) if tif.is_shaped else {}
+    if not tif.is_shaped or _tells_own_shape(tif.pages[0]):
+        return
+    shaped: dict[str, Any] = dict((tif.shaped_metadata or ({},))[0])
     if math.prod(shaped.get("shape", ())) > tif.pages[0].size:
         raise TileReadError(
             f"wrong shape: the file says that it holds {shape_text(shaped['shape'])} values behind the directory of "
             "one page alone (tifffile's truncate). Write it with all of its pages, or as the plane that is meant."
         )
+
+
+def _tells_own_shape(page: Any) -> bool:
+    """Whether tifffile wrote beside a page that it is as large as it is, and no more.
+
+    Most do; to ask tifffile makes it look for all series that pages may form, which takes a quarter of opening a file.
+    """
+    with contextlib.suppress(ValueError):
+        told = json.loads(page.shaped_description)
+        return isinstance(told, dict) and told.get("shape") == list(page.shape)
+    return False
 
 
 def _header(pages: Any, index: int, size: int, dtypes: Collection[str], *, channels: bool) -> tuple[Any, Header]:
