@@ -36,7 +36,8 @@ def learning_curve_figure(
             axes.axvline(saturation, color=FAINT, linewidth=1.4, linestyle=":", label=label)
         axes.set_xlabel(_label(score[over], over))
         axes.set_ylabel(_label(score, "score"))
-        axes.set_ylim(bottom=0.0)
+        # Whole points at the top, which the usual margin, a part of how far they lie apart, would cut.
+        axes.set_ylim(0.0, 1.04 * axes.get_ylim()[1])
         axes.legend(loc="lower right")
     return figure
 

@@ -18,6 +18,7 @@ _HEADERS: Final = {
     n.N_ALL: "all cells",
     n.N_TILES: "tiles",
     n.N: "donors",
+    n.F1: "F1",
 }
 UNFINISHED_STUDY: Final = "The study is not finished; run the same command again."
 ROWS_SHOWN: Final = 12

@@ -126,6 +126,7 @@ def test_threshold_figure_draws_every_run_at_every_threshold() -> None:
 def test_learning_curve_and_grid_show_means_and_frame_the_best() -> None:
     score = xr.DataArray([[0.1, 0.3], [0.4, np.nan]], dims=("budget", "seed"), coords={"budget": [2, 5]})
     figure = study_figures.learning_curve_figure(score, over="budget", saturation=4)
+    assert figure.axes[0].get_ylim()[1] > 1.06 * float(score.max()), "points at the top are whole"
     (mean,) = [line for line in figure.axes[0].lines if line.get_label() == "mean of repeats"]
     np.testing.assert_allclose(mean.get_ydata(), [0.2, 0.4])
     grid = study_figures.grid_figure(xr.DataArray([[0.1, 0.9], [0.3, 0.2]], dims=("row", "column")))

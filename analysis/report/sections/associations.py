@@ -41,6 +41,7 @@ _WITHIN_DONORS: Final = Note(
 )
 _SAME_RHO: Final = 1e-9
 _MEDIAN_TEXT: Final = "median [interval]"
+_STANDARD_ERROR: Final = "standard error"
 _RMO: Final = (n.RUN, n.MARKER, n.OUTCOME)
 
 
@@ -140,8 +141,12 @@ def _count_parts(analysis: xr.Dataset) -> list[Part]:
         "regression whose variance is the dispersion times the binomial one; exploratory beside rho"
     )
     formats: dict[str, Format] = {n.COUNT_P: probability, n.COUNT_Q: probability, n.DISPERSION: decimals(1)}
-    formats |= dict.fromkeys([n.LOG_ODDS, n.LOG_ODDS_SE], decimals(3, signed=True))
-    return [Table("count_model", caption, table.reset_index(drop=True), formats, code=(n.OUTCOME,))]
+    formats |= {n.LOG_ODDS: decimals(3, signed=True), _STANDARD_ERROR: decimals(3)}
+    table = table.reset_index(drop=True)
+    # A column of reasons without any says nothing.
+    silent = [n.COUNT_REASON] if (table[n.COUNT_REASON] == "").all() else []
+    page = table.drop(columns=silent).rename(columns={n.LOG_ODDS_SE: _STANDARD_ERROR})
+    return [Table("count_model", caption, table, formats, page, code=(n.OUTCOME,))]
 
 
 def _adjusted(dataset: xr.Dataset) -> str:

@@ -121,7 +121,7 @@ def _as_a_run(found: xr.Dataset) -> str:
         return ""
     runs = " ".join(f"--run {run}" for run in chosen)
     return (
-        f" As a run of all tiles, once infer has continued them: fintune-xr hybrid STORE --name {n.HYBRID} {runs}, "
+        f" As a run of all tiles, once `infer` has continued them: `fintune-xr hybrid STORE --name {n.HYBRID} {runs}`, "
         "which chooses the same."
     )
 

@@ -88,7 +88,7 @@ def gate_page(table: pd.DataFrame) -> pd.DataFrame:
     """The columns of `gate_table` that people compare, as text where they have an interval."""
     page = pd.DataFrame({
         "percentiles": [f"{low:g}–{high:g}" for low, high in zip(table[n.Q_LO], table[n.Q_HI], strict=True)],
-        "smallest area": table[n.MIN_AREA],
+        "smallest area, px": table[n.MIN_AREA],
         "cells kept": [percent(kept / table[n.N_KEPT].iloc[0]) for kept in table[n.N_KEPT]],
         "AP50": _texts(table, AP50),
     })  # fmt: skip
