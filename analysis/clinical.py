@@ -13,7 +13,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from fintune_xr.analysis.missing_codes import ages_of_none, codes_apart, negative_codes
+from fintune_xr.analysis.missing_codes import ages_of_none, codes_apart, codes_of_scale, negative_codes
 from fintune_xr.analysis.outcomes import DEFAULT_OUTCOMES, KNOWN_OUTCOMES, outcome
 from fintune_xr.datasets import CLINICAL
 from fintune_xr.errors import FintuneValueError, unknown_name
@@ -37,6 +37,7 @@ _WHOLE_NUMBER = re.compile(r"0*(\d+)(?:\.0+)?")
 _NUMBER = re.compile(r"[+-]?(?:0|[1-9]\d*)(?:\.\d*)?(?:[eE][+-]?\d+)?")
 _MISSING = {"", "na", "nan", "n/a", "null", "none"}
 _LISTED = 5
+_MOST_CATEGORIES = 6
 # Numbers that questionnaires and SPSS write for "missing", and how far from all others a positive one lies.
 _CODES = (-7.0, -8.0, -9.0, -77.0, -88.0, -99.0, -777.0, -888.0, -999.0, -9999.0, 777.0, 888.0, 999.0, 9999.0, 99999.0,
           -(2.0**15), -(2.0**31), -(2.0**63), 2.0**31 - 1, 2.0**63)  # fmt: skip
@@ -340,7 +341,7 @@ def _doubtful_values(
     lines = []
     for name, values in columns.items():
         lines += _one_far_beyond(name, values, donors)
-        lines += _code_lines(name, values, donors)
+        lines += _code_lines(name, values, donors, categories=name in covariates)
         negative = values[values < 0]
         if negative.size and np.ptp(negative) == 0 and float(negative[0]).is_integer() and (values >= 0).any():
             who = [donor for donor, value in zip(donors, values, strict=True) if value < 0]
@@ -353,8 +354,13 @@ def _doubtful_values(
     return lines
 
 
-def _code_lines(name: str, values: NDArray[np.float64], donors: Sequence[str]) -> list[str]:
+def _code_lines(
+    name: str, values: NDArray[np.float64], donors: Sequence[str], *, categories: bool = False
+) -> list[str]:
+    """Lines on what may be codes in a column, which with `categories` may hold few numbers that many donors have."""
     codes, negative = codes_apart(values), negative_codes(values)
+    if categories and not codes and _are_categories(values):
+        codes = codes_of_scale(values)
     if ages_of_none(name, values) and 0.0 not in codes:
         codes = [0.0, *codes]
     lines = []
@@ -366,6 +372,13 @@ def _code_lines(name: str, values: NDArray[np.float64], donors: Sequence[str]) -
                 "it empty"
             )
     return lines
+
+
+def _are_categories(values: NDArray[np.float64]) -> bool:
+    """Whether a column holds a few whole numbers, most of them of several donors, as sex and the like do."""
+    known, counts = np.unique(values[~np.isnan(values)], return_counts=True)
+    is_whole = bool(np.all(known == np.round(known)))
+    return is_whole and known.size <= _MOST_CATEGORIES and 2 * int((counts > 1).sum()) > known.size
 
 
 def _one_far_beyond(name: str, values: NDArray[np.float64], donors: Sequence[str]) -> list[str]:

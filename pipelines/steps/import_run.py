@@ -116,9 +116,20 @@ def import_run(
         states = writer.states()
     if has_ended:
         _count_positive(cohort, run)
-    for line in placement_lines(placed):
+    for line in [*_empty_lines(cohort, run), *placement_lines(placed)]:
         say(f"import-run: {line}")
     return _told(states, found.left_out)
+
+
+def _empty_lines(cohort: Cohort, run: str) -> list[str]:
+    """A line on masks without an object, whose tiles count as such that have no cell."""
+    stored = cohort.run(run, lazy=False)
+    empty = np.flatnonzero((stored[n.STATE].values == n.DONE) & (stored[n.N_CELLS].values == 0))
+    if not empty.size:
+        return []
+    n_done = int((stored[n.STATE].values == n.DONE).sum())
+    first = str(stored[n.TILE].values[empty[0]])
+    return [f"{empty.size} of {n_done} masks are empty, e.g. {first}: they count as tiles in which there is no cell"]
 
 
 def _count_positive(cohort: Cohort, run: str) -> None:

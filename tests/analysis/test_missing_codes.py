@@ -117,3 +117,19 @@ def test_codes_are_told_with_the_donors_that_have_them() -> None:
     assert "0 of donor 'd28' lies apart from all other values in column 'age'" in told
     assert "-9 of donor 'd1' is beside no other negative value in column 'cope'" in told
     assert "-1 of donor 'd0' is beside" in told
+
+
+@pytest.mark.parametrize(
+    ("values", "asked"),
+    [
+        ([1, 2, 1, 2, 1, 9], True), ([0, 1, 2, 0, 1, 2, 8], True), ([2.5, 3.1, 4, 9, 5, 6], False),
+        ([16, 12, 14, 18, 10, 9], False), ([1, 2, 3, 4, 5, 9], False), ([1, 9, 1, 9, 1, 9], False),
+    ],
+)  # fmt: skip
+def test_codes_among_a_few_categories_of_a_covariate(values: list[float], asked: bool) -> None:
+    rows = pd.DataFrame({
+        "projid": [f"d{at}" for at in range(len(values))],
+        "nft": [str(at) for at in range(len(values))], "sex": list(map(str, values)),
+    })  # fmt: skip
+    found = clinical_outcomes(rows, rows["projid"], donor_column="projid", outcomes=["nft"], covariates=["sex"])
+    assert any("lies apart from all other values in column 'sex'" in line for line in join_lines(found)) == asked

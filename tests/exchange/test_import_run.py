@@ -58,6 +58,14 @@ def test_what_is_stored_is_what_was_given(cohort: Cohort, tmp_path: Path) -> Non
     assert check(cohort.url) == []
 
 
+def test_masks_without_an_object_are_told(cohort: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = masks(tmp_path / "m")
+    for at in (1, 2):
+        tifffile.imwrite(folder / f"{safe_name(TILES[at])}_masks.tif", np.zeros_like(MASKS[at]))
+    import_run(folder, cohort.url, **THEIRS)
+    assert f"2 of 4 masks are empty, e.g. {TILES[1]}" in "".join(capsys.readouterr())
+
+
 @pytest.mark.slow
 def test_the_whole_way_without_a_model(cohort: Cohort, tmp_path: Path) -> None:
     import_run(masks(tmp_path / "m"), cohort.url, **THEIRS)
