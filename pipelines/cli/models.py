@@ -179,11 +179,12 @@ def evaluate(
     Example: fintune-xr evaluate cohort.zarr --run baseline --run tuned --split test
     """
     from fintune_xr.pipelines.steps.evaluate import evaluate as step
-    from fintune_xr.pipelines.steps.evaluate import score_lines, score_table
+    from fintune_xr.pipelines.steps.evaluate import score_lines, score_numbers, score_table
     from fintune_xr.tasks.coarser import parse_coarser
 
     found = step(store, runs=runs, split=split, resamples=resamples, seed=seed, coarser=parse_coarser(coarser))
-    show_tables({"scores": score_table(found)}, as_json=as_json, lines=score_lines(found))
+    tables = {"scores": score_table(found)} | ({"numbers": score_numbers(found)} if as_json else {})
+    show_tables(tables, as_json=as_json, lines=score_lines(found))
     return DONE
 
 
@@ -241,12 +242,13 @@ def benchmark(
     Example: fintune-xr benchmark he.zarr 'models=[semantic_unet,sam2.1_hiera_large]' --config he_benchmark.yaml
     Example: fintune-xr benchmark oct.zarr 'models=[multi.pt,single.pt]' finetune=best
     """
-    from fintune_xr.pipelines.steps.evaluate import score_table
+    from fintune_xr.pipelines.steps.evaluate import score_numbers, score_table
     from fintune_xr.pipelines.studies.benchmark import benchmark as step
     from fintune_xr.pipelines.studies.benchmark import closing_lines
 
     found = step(store, model=model, out=out, cluster=cluster, config=config, overrides=overrides)
-    show_tables({"scores": score_table(found)}, as_json=as_json, lines=["", *closing_lines(found)])
+    tables = {"scores": score_table(found)} | ({"numbers": score_numbers(found)} if as_json else {})
+    show_tables(tables, as_json=as_json, lines=["", *closing_lines(found)])
     return DONE
 
 

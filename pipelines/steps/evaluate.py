@@ -23,6 +23,8 @@ from fintune_xr.tasks.coarser import Stated
 from fintune_xr.tasks.task import DETECTION, INSTANCE, SEMANTIC
 
 _ALL_TILES: Final = "all of them"
+# What a score of a run may be by; those of single tiles and between runs are no scores of a run.
+_BY: Final = (n.GROUP, n.RUN, n.EXPOSURE, n.THRESHOLD, n.CLASS)
 
 
 @gives_named_labels
@@ -75,6 +77,29 @@ def score_table(scores: xr.Dataset) -> pd.DataFrame:
         return table(scores)
     rows = {_ALL_TILES: table(scores), **apart}
     return pd.concat([one.assign(tiles=name) for name, one in rows.items()], ignore_index=True).pipe(_first, "tiles")
+
+
+def score_numbers(scores: xr.Dataset) -> pd.DataFrame:
+    """Stored scores for programs: a row for each score of a run, and of a group, threshold, class or exposure where it
+    is by one, with the ends of its interval where it has one.
+    """
+    parts = [_numbers(scores, str(name)) for name, score in scores.data_vars.items() if _is_of_runs(score)]
+    found = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    return found[[name for name in ("score", *_BY, "value", "low", "high") if name in found]]
+
+
+def _is_of_runs(score: xr.DataArray) -> bool:
+    return score.dtype.kind == "f" and n.RUN in score.dims and set(score.dims) <= set(_BY)
+
+
+def _numbers(scores: xr.Dataset, name: str) -> pd.DataFrame:
+    columns = {"value": scores[name]}
+    interval = f"{name}_{n.INTERVAL}"
+    if interval in scores:
+        ends = scores[interval]
+        columns |= {"low": ends.isel({n.QUANTILE: 0}, drop=True), "high": ends.isel({n.QUANTILE: -1}, drop=True)}
+    frame = xr.Dataset(columns).reset_coords(drop=True).to_dataframe().reset_index()
+    return frame.assign(score=name)
 
 
 def score_lines(scores: xr.Dataset) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 from class_runs import small_store_with_runs
 from labelled_volumes import make_volumes, participants
 from micrographs import make_micrographs
@@ -16,7 +17,7 @@ from probability_runs import plausible_maps, store_run
 from fintune_xr import names as n
 from fintune_xr.errors import SplitError
 from fintune_xr.pipelines.cli.app import run as run_cli
-from fintune_xr.pipelines.steps.evaluate import evaluate, score_lines, score_table
+from fintune_xr.pipelines.steps.evaluate import evaluate, score_lines, score_numbers, score_table
 from fintune_xr.pipelines.steps.infer import infer
 from fintune_xr.pipelines.steps.pick import pick
 from fintune_xr.pipelines.studies.probe import probe
@@ -159,3 +160,27 @@ def test_participants_whose_scans_taught_a_head_are_scored_apart(tmp_path: Path)
     table = score_table(scores)
     assert list(table.columns[:3]) == ["tiles", "rank", n.RUN]
     assert set(table["rank"][table["tiles"] == n.NEW_TILES]) == {""}
+
+
+def test_scores_are_given_as_numbers_with_what_they_are_by_and_the_ends_of_their_intervals() -> None:
+    by = {n.RUN: ["a", "b"], n.THRESHOLD: [0.5, 0.75], n.QUANTILE: [0.025, 0.975], n.TILE: ["t"]}
+    scores = xr.Dataset(
+        {
+            "f1_pooled": ((n.RUN, n.THRESHOLD), [[0.7, 0.4], [0.9, 0.123456789012]]),
+            "f1_pooled_interval": ((n.RUN, n.THRESHOLD, n.QUANTILE), np.arange(8).reshape(2, 2, 2) / 10),
+            "accuracy": (n.RUN, [0.5, np.nan]),
+            "tp": ((n.RUN, n.TILE, n.THRESHOLD), np.ones((2, 1, 2))),
+        },
+        by,
+    )
+    found = score_numbers(scores)
+    assert found.columns.tolist() == ["score", n.RUN, n.THRESHOLD, "value", "low", "high"]
+    assert found["score"].value_counts().to_dict() == {"f1_pooled": 4, "accuracy": 2}
+    (last,) = found[(found[n.RUN] == "b") & (found[n.THRESHOLD] == 0.75)].to_dict("records")
+    assert last == {
+        "score": "f1_pooled", n.RUN: "b", n.THRESHOLD: 0.75, "value": 0.123456789012, "low": 0.6, "high": 0.7,
+    }  # fmt: skip
+    (alone,) = found[(found["score"] == "accuracy") & (found[n.RUN] == "a")].to_dict("records")
+    assert alone["value"] == 0.5
+    assert np.isnan([alone["low"], alone[n.THRESHOLD]]).all()
+    assert score_numbers(scores[["tp"]]).empty
