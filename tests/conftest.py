@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 
 import dask
@@ -41,6 +42,19 @@ def real_data() -> Path:
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are put together, but not drawn: for reports of which something else is asked, as that takes longest."""
     monkeypatch.setattr("fintune_xr.analysis.figures.style.figure_bytes", lambda *_, **__: b"")
+
+
+@pytest.fixture
+def forked_workers() -> Iterator[None]:
+    """Dask's worker processes are forks of one that has imported the package: for tests of what they do, as each that
+    starts as users' do takes seconds of a core to import it."""
+    from killing import FORKS
+
+    # It is running before Dask says what it shall import.
+    assert FORKS.get_start_method() == "forkserver"
+    forkserver.ensure_running()
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        yield
 
 
 @pytest.fixture

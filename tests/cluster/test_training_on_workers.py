@@ -71,6 +71,7 @@ def test_a_training_on_a_worker_is_the_training_here(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_a_fit_of_a_budget_on_a_worker_is_that_made_here(store: Path, tmp_path: Path) -> None:
     found = {}
     for where, more in {"": [], "processes": ["cluster.workers=1"]}.items():
@@ -167,6 +168,7 @@ def test_work_that_another_process_is_at_is_waited_for(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_work_whose_worker_dies_begins_again_and_is_given_up_in_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -267,6 +267,7 @@ def _kill_always(plan: int, _: str) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_dying_workers_cost_their_blocks_only(tmp_path: Path) -> None:
     with session(Profile(kind="processes", workers=2, dashboard=False)) as client:
         found = flat(map_plans(client, _kill_once, range(6), context=str(tmp_path), name="kill"))
@@ -274,6 +275,7 @@ def test_dying_workers_cost_their_blocks_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_a_block_that_kills_every_worker_ends_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules[Profile.__module__.replace("profile", "session")]._CONFIG, FAILURES, 1)
     with (
@@ -288,6 +290,7 @@ def _rescued(plan: int, _: str) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_a_block_that_kills_every_worker_is_rescued(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules[Profile.__module__.replace("profile", "session")]._CONFIG, FAILURES, 1)
     with session(Profile(kind="processes", workers=1, dashboard=False)) as client:
@@ -298,6 +301,7 @@ def test_a_block_that_kills_every_worker_is_rescued(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_of_a_task_that_kills_every_worker_each_block_is_rescued_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules[Profile.__module__.replace("profile", "session")]._CONFIG, FAILURES, 1)
     monkeypatch.setattr(blocks._Pace, "blocks_per_task", lambda _: 4)

@@ -104,6 +104,7 @@ def test_values_are_those_of_each_tile(with_all: Cohort) -> None:
     assert check(cohort.url) == []
 
 
+@pytest.mark.usefixtures("forked_workers")
 @pytest.mark.parametrize("cluster", ["threads", pytest.param("processes", marks=pytest.mark.slow)])
 def test_neither_blocks_nor_workers_change_a_value(cohort: Cohort, with_all: Cohort, cluster: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
