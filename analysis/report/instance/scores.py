@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,7 @@ from fintune_xr.metrics.omissions import doubt_lines
 _BOOTSTRAP: Final = "percentiles of a bootstrap over donors, too narrow where they are few"
 EVALUATE: Final = "fintune-xr evaluate STORE --run RUN --split test"
 ALPHA: Final = 0.05
+_NUMBER: Final = r"(?:[+−]?\d[\d.\u202f]*%?(?: \[.*\])?|–)$"
 _ONE_TRAINING: Final = (
     "Intervals and p are over donors. Each run is one training: what another seed would have given is in none of them, "
     "and a small difference may be that. `budget` with one budget and several seeds tells how far seeds lie apart."
@@ -132,10 +133,14 @@ def _study_parts(study: Study, title: str) -> list[Part]:
     key = f"{study.key}_{study.name}" if study.name else study.key
     what = "all models" if study.key == "benchmark" else "all settings"
     page = study.table if study.page is None else study.page
-    # An interval is one number: it stays on its line.
-    formats = {str(name): str for name in page if page[name].astype(str).str.contains("[", regex=False).any()}
+    # A number as text is a number, with its interval too: it stays on its line.
+    formats = {str(name): str for name in page if _is_number_as_text(page[name])}
     table = Table(key, f"{named}: {what}", study.table, formats, page=study.page)
     return [*parts, *fold(f"{named} in numbers", [table, *study.more])]
+
+
+def _is_number_as_text(column: pd.Series[Any]) -> bool:
+    return not pd.api.types.is_numeric_dtype(column) and bool(column.astype(str).str.match(_NUMBER).all())
 
 
 def score_notes(contents: RunScores) -> list[Note]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fintune_xr import names as n
 from fintune_xr.analysis.figures.studies import grid_figure
 from fintune_xr.analysis.report.contents import Note, Part, Study, Table
-from fintune_xr.analysis.report.numbers import decimals, percent, probability, whole, with_interval
+from fintune_xr.analysis.report.numbers import decimals, percent, probability, value_text, whole, with_interval
 from fintune_xr.metrics.counts import AP50, IOU, SCORES, score_name
 from fintune_xr.metrics.donor_tests import holm
 from fintune_xr.metrics.omissions import left_out_lines
@@ -95,11 +95,16 @@ def gate_page(table: pd.DataFrame) -> pd.DataFrame:
     if n.DIFFERENCE in table:
         page["against no gate"] = _texts(table, n.DIFFERENCE, signed=True)
     for name in (n.PRECISION, n.RECALL, n.F1):
-        page[name] = table[score_name(name, n.POOLED)]
-    page["ratio ranks agree"] = table[n.RANK_AGREEMENT]
+        page[name] = _rounded(table[score_name(name, n.POOLED)])
+    page["ratio ranks agree"] = _rounded(table[n.RANK_AGREEMENT])
     if "rho_change" in table:
-        page["largest change of rho"] = table["rho_change"]
+        page["largest change of rho"] = _rounded(table["rho_change"])
     return page
+
+
+def _rounded(column: pd.Series[Any]) -> list[str]:
+    """As many digits as AP50 has beside them: the table is as wide as a page."""
+    return [value_text(value, decimals(2)) for value in column]
 
 
 def _texts(table: pd.DataFrame, name: str, *, signed: bool = False) -> list[str]:
