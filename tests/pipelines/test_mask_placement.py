@@ -67,6 +67,15 @@ def test_a_mask_of_another_tile_among_others_that_lie_on_theirs_is_named() -> No
     assert "t0" not in line
 
 
+def test_masks_that_are_all_moved_alike_are_named_with_how_far() -> None:
+    [line] = lines([np.roll(tile.mask, (-7, 12), (0, 1)) for tile in TILES])
+    assert line.startswith("in 5 of 5 tiles")
+    assert "moved 7 px down and 12 px to the left" in line
+    masks = [tile.mask for tile in TILES]
+    assert lines([np.roll(mask, 1, 0) for mask in masks]) == []
+    assert lines([np.roll(masks[0], 20, 0), *masks[1:]]) != lines(masks)
+
+
 def test_annotated_masks_are_held_against_their_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for at, tile in enumerate(TILES):
         raw, masks = (tmp_path / kind / f"d{at}" / "GFAP" for kind in ("raw", "masks"))
