@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from fintune_xr import names as n
 from fintune_xr.errors import RunMismatchError, WorkerLostError
 from fintune_xr.execution.file_lock import hold_file
-from fintune_xr.execution.whole_file import PARTIAL_SUFFIX, whole_file
+from fintune_xr.execution.whole_file import PARTIAL_SUFFIX, whole_file, write_errors
 from fintune_xr.finetune.best_weights import BestWeights
 from fintune_xr.finetune.encoders import Freezing
 from fintune_xr.finetune.objective import NamedTiles, Objective, SampleObjective, Samples, Validation
@@ -98,12 +98,17 @@ def train(
         return resolve_checkpoint(out)
 
 
-def hold_folder(out: Path) -> contextlib.AbstractContextManager[None]:
-    """Holds the folder `out` of a training. Raises RunBusyError while another process trains there."""
-    out.mkdir(parents=True, exist_ok=True)
-    return hold_file(
-        out / LOCK_FILE, busy=f"another process is training in {out}. Wait for it, stop it, or choose another folder."
-    )
+@contextlib.contextmanager
+def hold_folder(out: Path) -> Iterator[None]:
+    """Holds the folder `out` of a training.
+
+    Raises RunBusyError while another process trains there, StoreWriteError where anything in it cannot be written.
+    """
+    busy = f"another process is training in {out}. Wait for it, stop it, or choose another folder."
+    with write_errors(str(out)):
+        out.mkdir(parents=True, exist_ok=True)
+        with hold_file(out / LOCK_FILE, busy=busy):
+            yield
 
 
 def _to_the_end(

@@ -188,6 +188,17 @@ def _is_half_written(node: Node) -> bool:
     return isinstance(node, zarr.Group) and node.attrs.get(n.COMPLETE) is False
 
 
+def _is_begun(nodes: Mapping[str, Node], group: str) -> bool:
+    """Whether a killed writer was making a group of tiles: its array of pixels, which is made last, is not there."""
+    return group in (n.IMAGES, n.ANNOTATIONS) and not _n_committed(nodes, group) and _is_written_in_part(nodes, group)
+
+
+def _n_committed(nodes: Mapping[str, Node], group: str) -> list[int]:
+    """How many tiles each of the arrays of pixels in a group has."""
+    inside = [node for path, node in nodes.items() if path.rpartition("/")[0] == group]
+    return [node.shape[0] for node in inside if isinstance(node, zarr.Array) and node.shards is not None]
+
+
 def _is_written_in_part(nodes: Mapping[str, Node], group: str) -> bool:
     """Whether a killed writer left it so, whose command goes on: labels beyond the pixels, or no tile at all yet."""
     inside = [node for path, node in nodes.items() if path.rpartition("/")[0] == group]
@@ -216,9 +227,12 @@ def _twins(cohort: Cohort, nodes: Nodes) -> Iterator[str]:
 
 
 def _check_columns(cohort: Cohort, nodes: Mapping[str, Node]) -> Iterator[Problem]:
-    """Every small array decodes; read in blocks of rows."""
+    """Every small array decodes; read in blocks of rows. Of a group that was left half-written nothing is expected."""
+    half_written = {path for path, node in nodes.items() if _is_half_written(node) or _is_begun(nodes, path)}
     for path, member in nodes.items():
         if not isinstance(member, zarr.Array) or member.shards is not None or member.ndim == 0:
+            continue
+        if path.rpartition("/")[0] in half_written:
             continue
         if missing := _tells_of_too_many(member):
             yield Problem(path, missing, remedy_of(path))
@@ -242,9 +256,7 @@ def _committed_rows(nodes: Mapping[str, Node], path: str, column: zarr.Array[Any
     group = path.rpartition("/")[0]
     if _dims(column)[0] != n.TILE:
         return int(column.shape[0])
-    inside = [node for other, node in nodes.items() if other.rpartition("/")[0] == group]
-    pixels = [node.shape[0] for node in inside if isinstance(node, zarr.Array) and node.shards is not None]
-    return min([int(column.shape[0]), *pixels])
+    return min([int(column.shape[0]), *_n_committed(nodes, group)])
 
 
 def _tells_of_too_many(array: zarr.Array[Any]) -> str:

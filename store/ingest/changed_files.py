@@ -28,8 +28,8 @@ def stored_digests(target: growing.Growing, n_tiles: int | None = None) -> dict[
 
     Reads the labels directly: after a kill they may be longer than the array, which xarray refuses.
     """
-    rows = slice(target.n_tiles if n_tiles is None else n_tiles)
-    tiles, sources, digests = (_column(target, name)[rows] for name in (n.TILE, n.SOURCE, n.SHA256))
+    committed = target.n_tiles if n_tiles is None else n_tiles
+    tiles, sources, digests = (_column(target, name, committed) for name in (n.TILE, n.SOURCE, n.SHA256))
     return {
         str(tile): dict(zip(map(str, np.atleast_1d(names)), map(str, np.atleast_1d(values)), strict=True))
         for tile, names, values in zip(tiles, sources, digests, strict=True)
@@ -86,9 +86,9 @@ def update_attr(cohort: Cohort, name: str, change: Callable[[Any], Any]) -> None
         group.attrs[name] = change(group.attrs.asdict().get(name))
 
 
-def _column(target: growing.Growing, name: str) -> NDArray[Any]:
-    column = target.location.array(f"{target.path}/{name}")
-    return np.asarray(column[:])
+def _column(target: growing.Growing, name: str, n_tiles: int) -> NDArray[Any]:
+    # No row behind those that are committed is asked for: a killed writer may have left none there.
+    return np.asarray(target.location.array(f"{target.path}/{name}")[:n_tiles])
 
 
 def _touched(source: Place, tile: TileFiles, since: float) -> bool:

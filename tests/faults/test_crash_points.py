@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from crash_commands import CELLS, CHAINS, STORE, Prepare
-from crash_points import Point, Record, Refusal, empty, recorded, refused
+from crash_points import Point, Record, Refusal, empty, leave, recorded, refused
 from stores import OF_THE_MAKING, differences, stored_values
 
 from fintune_xr import names as n
@@ -214,6 +214,7 @@ def fault_of_refusal(step: Step, refusal: Refusal, capsys: pytest.CaptureFixture
         # With threads there may be fewer changes than there were.
         if refusal.refused and (status != FAILED or len(told) != 1 or "cannot write" not in told[0]):
             return f"ended with {status}: {told}"
+        leave(step.record.root)
         return fault_after(step, repair=False)
     except Exception as error:  # noqa: BLE001 - of many points each is to be told
         return f"{type(error).__name__}: {error}"

@@ -39,6 +39,7 @@ from fintune_xr.pipelines.steps.check import check
 from fintune_xr.splits.assignment import split_digest
 from fintune_xr.store.check.problem import WRITTEN_AGAIN
 from fintune_xr.store.cohort import Cohort, create_cohort, empty_quarantine, open_cohort, set_root_attrs
+from fintune_xr.store.ingest.changed_files import stored_digests
 from fintune_xr.store.labels.split_parts import with_part_names
 from fintune_xr.store.split import annotated_part, part_to_score, require_split, split_column, split_table
 from fintune_xr.store.zarr_io import appendable as growing
@@ -402,8 +403,10 @@ def test_a_half_written_group_is_named(tmp_path: Path) -> None:
 def test_a_half_written_run_is_to_be_made_by_what_makes_it(tmp_path: Path) -> None:
     """Nothing in it can be set back, and not every run is one that `infer` makes."""
     cohort = make_store(tmp_path / "a.zarr", donors=1)
-    for path in (n.RUNS, f"{n.RUNS}/r"):
-        tables.ensure_group(cohort.location, path, {n.COMPLETE: False} if path != n.RUNS else {})
+    tables.ensure_group(cohort.location, n.RUNS)
+    group = tables.ensure_group(cohort.location, f"{n.RUNS}/r", {n.COMPLETE: False})
+    # Made, and not yet filled.
+    tables.create_column(group, n.STATE, datasets.QUARANTINE[n.TILE], shape=(3,))
     assert {(problem.where, problem.remedy) for problem in check(cohort.url)} == {(f"{n.RUNS}/r", WRITTEN_AGAIN)}
 
 
@@ -415,6 +418,15 @@ def test_labels_of_tiles_that_were_not_committed_are_no_damage(tmp_path: Path, d
         column = tables.open_column(cohort.location, f"{n.IMAGES}/{name}")
         column.resize((growing.ROWS_PER_CHUNK + 1, *column.shape[1:]))
     assert {(problem.where, problem.remedy) for problem in check(cohort.url)} == {(n.IMAGES, WRITTEN_AGAIN)}
+    # Nor is what goes on with the command stopped by them.
+    assert len(stored_digests(cohort.images_group())) == 2 * donors
+
+
+def test_a_group_of_tiles_that_was_being_made_is_no_damage(tmp_path: Path) -> None:
+    store = Path(make_store(tmp_path / "a.zarr", donors=0).location.path)
+    shutil.rmtree(store / n.IMAGES / n.IMAGE)
+    (store / n.IMAGES / n.CHANNEL / "c.0").unlink()
+    assert {(problem.where, problem.remedy) for problem in check(store)} == {(n.IMAGES, WRITTEN_AGAIN)}
 
 
 def test_removing_and_sweeping(tmp_path: Path) -> None:

@@ -91,12 +91,11 @@ class Record:
         """Makes the folder what it was at `point`, left by a process that is no more; this one is as new."""
         empty(self.root)
         for path, copy in point.tree.items():
-            target = self.root / path.replace(f"-{os.getpid()}-", f"-{_NOBODY}-")
             if copy == _FOLDER:
-                target.mkdir()
+                (self.root / path).mkdir()
             else:
-                shutil.copy2(self.kept / str(copy), target)
-        whole_file._SWEPT.clear()
+                shutil.copy2(self.kept / str(copy), self.root / path)
+        leave(self.root)
 
     def _note(self, change: str) -> None:
         self.n_changes += 1
@@ -141,6 +140,14 @@ def empty(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     for entry in folder.iterdir():
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def leave(folder: Path) -> None:
+    """What this process was writing in `folder` is left by one that is no more; this one is as new."""
+    # The last ones first: a folder that is renamed takes along what lies in it.
+    for path in sorted(folder.rglob(f"*-{os.getpid()}-*"), reverse=True):
+        path.rename(path.with_name(path.name.replace(f"-{os.getpid()}-", f"-{_NOBODY}-")))
+    whole_file._SWEPT.clear()
 
 
 _RECORDS: list[Record | Refusal] = []
