@@ -36,17 +36,29 @@ class Prompt:
 
 def largest_piece(is_there: Mask) -> Mask:
     """The largest 8-connected piece (y, x), the first of several; empty where nothing is there."""
-    numbered, n_pieces = ndimage.label(is_there, structure=_EIGHT_NEIGHBOURS)
-    if not n_pieces:
-        return np.zeros_like(is_there)
-    largest: Mask = numbered == 1 + int(np.bincount(numbered.ravel())[1:].argmax())
+    largest = np.zeros_like(is_there)
+    if is_there.any():
+        window = _window(is_there)
+        numbered, _ = ndimage.label(is_there[window], structure=_EIGHT_NEIGHBOURS)
+        largest[window] = numbered == 1 + int(np.bincount(numbered.ravel())[1:].argmax())
     return largest
 
 
 def close_mask(found: Mask) -> Mask:
     """A mask after closing by 5 x 5 px, and of that the largest piece: what the published study made of masks."""
-    dilated = _in_squares(np.pad(found, 4), np.logical_or)
-    return largest_piece(_in_squares(dilated, np.logical_and))
+    closed = np.zeros_like(found)
+    # Nothing is closed beyond the outermost pixels.
+    if found.any():
+        window = _window(found)
+        dilated = _in_squares(np.pad(found[window], 4), np.logical_or)
+        closed[window] = _in_squares(dilated, np.logical_and)
+    return largest_piece(closed)
+
+
+def _window(mask: Mask, margin: int = 0) -> tuple[slice, slice]:
+    """Rows and columns of all pixels of a mask (y, x) that has any, and `margin` px around them."""
+    (top, bottom), (left, right) = (np.flatnonzero(mask.any(axis=axis))[[0, -1]] for axis in (1, 0))
+    return slice(max(0, top - margin), bottom + 1 + margin), slice(max(0, left - margin), right + 1 + margin)
 
 
 def _in_squares(mask: Mask, combine: np.ufunc) -> Mask:
@@ -86,7 +98,9 @@ def _along_outline(piece: Mask) -> NDArray[np.float64]:
 
 
 def _beside(piece: Mask, rng: np.random.Generator) -> NDArray[np.float64]:
-    away = ndimage.distance_transform_edt(~piece)
-    places = np.argwhere((away >= BESIDE_PX) & (away < BESIDE_PX + 1))
+    window = _window(piece, margin=BESIDE_PX + 1)
+    away = ndimage.distance_transform_edt(~piece[window])
+    corner = [side.start for side in window]
+    places = np.argwhere((away >= BESIDE_PX) & (away < BESIDE_PX + 1)) + corner
     chosen = places[rng.permutation(len(places))[:N_POINTS]]
     return np.asarray(chosen[:, ::-1], np.float64)

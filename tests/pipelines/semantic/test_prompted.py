@@ -75,6 +75,24 @@ def test_closing_is_that_of_scipy(seed: int, shape: tuple[int, int], share: floa
     np.testing.assert_array_equal(close_mask(found), largest_piece(closed))
 
 
+@given(seed=st.integers(0, 50), shape=st.tuples(st.integers(1, 20), st.integers(1, 20)), share=st.floats(0.0, 1.0))
+def test_the_largest_piece_is_that_of_the_whole_image(seed: int, shape: tuple[int, int], share: float) -> None:
+    found = np.pad(stream(seed).random(shape) < share, ((seed % 3, 4), (0, seed % 5)))
+    numbered, n_pieces = ndimage.label(found, np.ones((3, 3)))
+    sizes = [int((numbered == one).sum()) for one in range(1, n_pieces + 1)]
+    expected = numbered == 1 + sizes.index(max(sizes)) if sizes else found
+    np.testing.assert_array_equal(largest_piece(found), expected)
+
+
+@given(y=st.integers(0, 59), x=st.integers(0, 69), radius=st.integers(0, 30), seed=st.integers(0, 9))
+def test_points_beside_a_piece_are_those_of_the_whole_image(y: int, x: int, radius: int, seed: int) -> None:
+    piece = disc((60, 70), (y, x), radius)
+    away = ndimage.distance_transform_edt(~piece)
+    places = np.argwhere((away >= 10) & (away < 11))
+    expected = places[stream(seed).permutation(len(places))[:5]][:, ::-1]
+    np.testing.assert_array_equal(prompt_of(piece, "box_negative", stream(seed)).points, expected)
+
+
 @given(turns=st.integers(0, 3), mirrored=st.booleans(), x=st.integers(0, 8), y=st.integers(0, 5))
 def test_points_turn_with_the_image(turns: int, mirrored: bool, x: int, y: int) -> None:
     image = np.zeros((1, 6, 9), np.float32)
