@@ -43,10 +43,10 @@ def same_annotations(cohort: Cohort) -> list[str]:
     """
     find = _FOUND.get(cohort.task.name)
     groups = [] if find is None or not cohort.has(n.ANNOTATIONS) else find(cohort)
+    by_right = [set(group) for group in tiles_of_same_bytes(cohort)] if groups else []
+    groups = [one for one in groups if not (any(one_right.issuperset(one) for one_right in by_right))]
     if not groups:
         return []
-    by_right = [set(group) for group in tiles_of_same_bytes(cohort)]
-    groups = [one for one in groups if not (any(one_right.issuperset(one) for one_right in by_right))]
     lines = [f"the same annotation under {len(group)} tiles: {', '.join(group[:4])}" for group in groups[:_MOST]]
     return [*lines, *([f"and {len(groups) - _MOST} groups more"] if len(groups) > _MOST else []), REMEDY]
 

@@ -202,6 +202,7 @@ def test_masks_that_are_alike_by_right_are_not_named(tmp_path: Path, capsys: pyt
     store = masked(tmp_path, [nothing, nothing, cells(2), cells(3), cells(3)])
     annotate(tmp_path / "masks", store)
     assert "same annotation" not in capsys.readouterr().err
+    assert same_annotations(open_cohort(store)) == []
     assert [str(one).split(":")[1] for one in check(store)] == [" the same image under 2 tiles"]
     for marker in ("GFAP", "IBA1"):
         put(tmp_path / f"fields/raw/d1/{marker}", field(len(marker) + ord(marker[0])), "f1")
