@@ -248,7 +248,7 @@ def test_intervals_are_over_micrographs_where_all_are_of_one_donor(picked: Cohor
     assert "There are none below 4." in told
     single = scores.isel({n.TILE: [0]}).assign_attrs(resampled="")
     assert score_lines(single) == ["No intervals: they need 4 micrographs or more."]
-    older = scores.drop_attrs().assign_attrs(resampled=n.DONOR)
+    older = scores.drop_attrs(deep=False).assign_attrs(resampled=n.DONOR)
     assert "percentiles of a bootstrap, as older stores hold them, too narrow" in score_lines(older)[0]
 
 
