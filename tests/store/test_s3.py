@@ -46,7 +46,7 @@ from fintune_xr.store.zarr_io.location import Location
 
 KEY, SECRET = "AKIDNOTTOBESEEN", "secret-not-to-be-seen/anywhere"
 BUCKET = "cohorts"
-DONORS, TILES = 6, 2
+DONORS, TILES = 4, 2
 S3_SMALLEST_PART = 5 << 20
 LEASE = "images/image/.run-r.lock"
 RUN = ("--model", "threshold", "device=cpu", "model.background_px=0", "model.min_area_px=20")
