@@ -52,6 +52,7 @@ REFUSALS = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EIO, errno.EDQUOT)
 THEN = {"repair": CELLS["infer"]}
 # What a command is asked to throw away before it makes it anew.
 THROWN_AWAY = {
+    "repair": (f"{n.RUNS}/a",),
     "annotate-restart": (n.ANNOTATIONS,),
     "infer-restart": tuple(f"{group}/a" for group in (n.RUNS, n.CELLS, n.POSITIVITY, n.MEASUREMENTS)),
 }
@@ -361,7 +362,9 @@ def same_where_done(here: dict[str, Any], other: dict[str, Any], path: str) -> b
     if f"{path}/{n.STATE}" not in here or f"{path}/{n.STATE}" not in other:
         return False
     done = np.flatnonzero(here[f"{path}/{n.STATE}"] == n.DONE)
-    names = [f"{path}/{name}" for name in OF_TILES if f"{path}/{name}" in here]
+    named = (f"{path}/{name}" for name in OF_TILES)
+    # Of what is damaged, and not repaired yet, no tile can be compared.
+    names = [name for name in named if name in here and "U" not in (here[name].dtype.kind, other[name].dtype.kind)]
     return all(
         done.max(initial=-1) < len(other[name]) and np.array_equal(here[name][done], other[name][done], equal_nan=True)
         for name in names

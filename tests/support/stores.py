@@ -149,7 +149,7 @@ def _decoded(folder: Path) -> NDArray[Any]:
             _DECODED[key] = np.asarray(zarr.open_array(folder, mode="r")[...])
         except ValueError:
             # Damaged bytes are the same where they are.
-            _DECODED[key] = np.array(key)
+            _DECODED[key] = np.array([key])
         _DECODED[key].flags.writeable = False
     return _DECODED[key]
 
