@@ -79,7 +79,8 @@ def recover_replaced(location: Location) -> None:
 
 def clear_if_alone(location: Location) -> None:
     """Removes what killed writers left unfinished in a local store, unless another process is writing to it."""
-    if location.is_local:
+    # Where the array is not made yet nobody can be known to be alone: whoever makes it may be at work.
+    if location.is_local and _file(location, "writers").parent.is_dir():
         with _among_writers(location):
             pass
 

@@ -426,7 +426,8 @@ def test_a_group_of_tiles_that_was_being_made_is_no_damage(tmp_path: Path) -> No
     store = Path(make_store(tmp_path / "a.zarr", donors=0).location.path)
     shutil.rmtree(store / n.IMAGES / n.IMAGE)
     (store / n.IMAGES / n.CHANNEL / "c.0").unlink()
-    assert {(problem.where, problem.remedy) for problem in check(store)} == {(n.IMAGES, WRITTEN_AGAIN)}
+    for repair in (False, True):
+        assert {(one.where, one.remedy) for one in check(store, repair=repair)} == {(n.IMAGES, WRITTEN_AGAIN)}
 
 
 def test_removing_and_sweeping(tmp_path: Path) -> None:
