@@ -174,9 +174,8 @@ def read_headers(found: VolumeScan, how: VolumeIngest) -> list[tuple[VolumeFile,
     def one(file: VolumeFile) -> tuple[VolumeFile, VolumeHeader | str]:
         place = place_in(found.source, file.path)
         try:
-            return file, _of_one_eye(
-                file, with_file(place, lambda opened: volume_header(opened, file.path, how.reading))
-            )
+            header = with_file(place, lambda opened: volume_header(opened, file.path, how.reading))
+            return file, _of_its_name(file, header, found.donors)
         except TileReadError as error:
             return file, error.reason
         except Exception as error:
@@ -297,16 +296,21 @@ def _gridded(found: VolumeScan, file: VolumeFile, how: VolumeIngest, grid: Grid)
     """Header, pixels on the grid, and the SHA-256 of the very bytes that they were decoded from."""
     content = fetch_tile(place_in(found.source, file.path), how.staging)
     header, frames = volume_frames(content, file.path, how.reading)
-    _of_one_eye(file, header)
+    _of_its_name(file, header, found.donors)
     made = to_grid(frames, header.shape, grid, is_byte=header.dtype == "uint8")
     return header, made, hashlib.sha256(content).hexdigest()
 
 
-def _of_one_eye(file: VolumeFile, header: VolumeHeader) -> VolumeHeader:
-    """`header`; raises TileReadError where it tells of another eye than the name or the manifest does."""
-    if file.laterality and header.laterality and file.laterality != header.laterality:
+def _of_its_name(file: VolumeFile, header: VolumeHeader, donors: frozenset[str]) -> VolumeHeader:
+    """`header`; raises TileReadError where it tells of another eye, or another of the `donors`, than names do."""
+    side = file.laterality or file.doubtful_side
+    if side and header.laterality and side != header.laterality:
         raise TileReadError(
-            f"the file tells of eye {header.laterality}, its name or the manifest of {file.laterality}; correct one",
+            f"the file tells of eye {header.laterality}, its name or the manifest of {side}; correct one", file.path
+        )
+    if header.patient != file.donor and header.patient in donors:
+        raise TileReadError(
+            f"the file tells of participant {header.patient}, its name or the manifest of {file.donor}; correct one",
             file.path,
         )
     return header

@@ -21,6 +21,7 @@ AI_READI: Final = "ai-readi"
 NO_VOLUME: Final = "no volume found"
 # PARTICIPANT_PROTOCOL_oct_SIDE_UID, as the study names its files.
 _STUDY_NAME: Final = re.compile(r"(?i)(?:[^_]+_)?(?P<protocol>.+?)_oct_(?P<side>[lr])(?:_.*)?")
+_NO_WORD: Final = re.compile(r"[^A-Za-z]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,12 @@ class VolumeFile:
     laterality: str = ""
     protocol: str = ""
     split: str = ""
+
+    @property
+    def doubtful_side(self) -> str:
+        """The only eye that a word of the file's name may mean (L, od, right, …); empty where there is none."""
+        sides = {side_of(word) for word in _NO_WORD.split(self.tile.partition("/")[2])} - {""}
+        return sides.pop() if len(sides) == 1 else ""
 
     @property
     def as_tile(self) -> TileFiles:
@@ -61,7 +68,10 @@ class Person:
 
 @dataclass(frozen=True, slots=True)
 class VolumeScan:
-    """What was found under `source`; `listed` says how, `looked_at` are the paths that this scan has an opinion on."""
+    """What was found under `source`; `listed` says how, `looked_at` are the paths that this scan has an opinion on.
+
+    `donors` are those of `files`.
+    """
 
     source: str
     layout: Layout
@@ -70,6 +80,7 @@ class VolumeScan:
     ignored: Mapping[str, int]
     listed: str
     looked_at: frozenset[str]
+    donors: frozenset[str]
 
 
 def scan_volumes(
@@ -101,7 +112,16 @@ def scan_volumes(
     looked_at = frozenset(
         [*(file.path for file in files), *(no_volume_path(file.donor) for file in files), *(x.path for x in left_out)]
     )
-    return VolumeScan(str(source), layout, tuple(files), tuple(left_out), ignored, listed, looked_at)
+    return VolumeScan(
+        str(source),
+        layout,
+        tuple(files),
+        tuple(left_out),
+        ignored,
+        listed,
+        looked_at,
+        frozenset(file.donor for file in files),
+    )
 
 
 def no_volume_path(donor: str) -> str:

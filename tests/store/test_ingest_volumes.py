@@ -274,6 +274,29 @@ def test_a_volume_of_one_eye_by_its_name_and_of_the_other_by_its_header_is_left_
     assert left_out.reason in plan.left_out.to_string()
 
 
+def test_a_volume_whose_header_tells_of_another_eye_or_participant_than_its_name_is_left_out(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    told = {
+        "1001/1001_L": {"ImageLaterality": "R"}, "1002/OD-1": {"ImageLaterality": "L"}, "1003/x": {"PatientID": "1004"},
+        "1004/1004_left": {"ImageLaterality": "L", "PatientID": "1004"}, "1006/l_to_r": {"ImageLaterality": "R"},
+        "1005/os": {"ImageLaterality": "", "PatientID": "anonymous"},
+    }  # fmt: skip
+    for name, header in told.items():
+        volume = rng.integers(0, 255, (4, 32, 32), dtype=np.uint8)
+        v.write_dicom(tmp_path / f"in/{name}.dcm", volume, **header)
+    how = VolumeRequest(grid=(4, 32, 32))
+    report = ingest(tmp_path / "in", tmp_path / "o.zarr", layout="volumes", volumes=how)
+    assert {item.donor: item.reason for item in report.left_out} == {
+        "1001": "the file tells of eye R, its name or the manifest of L; correct one",
+        "1002": "the file tells of eye L, its name or the manifest of R; correct one",
+        "1003": "the file tells of participant 1004, its name or the manifest of 1003; correct one",
+    }
+    images = open_cohort(tmp_path / "o.zarr").images(lazy=False)
+    assert dict(zip(texts(images[n.DONOR]), texts(images[n.LATERALITY]), strict=True)) == {
+        "1004": "L", "1005": "", "1006": "R",
+    }  # fmt: skip
+
+
 def test_a_volume_whose_scale_an_extreme_voxel_has_taken_up_is_unusual(tmp_path: Path) -> None:
     for at in range(4):
         volume = v.volume_of((16, 64, 64), "float32", seed=at)

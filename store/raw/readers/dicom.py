@@ -116,8 +116,9 @@ def _header(dataset: Any, least_depth: int) -> VolumeHeader:
     depth = int(getattr(dataset, "NumberOfFrames", None) or 1)
     height, width, device = int(dataset.Rows), int(dataset.Columns), str(getattr(dataset, "ManufacturerModelName", ""))
     dtype = _values(dataset).dtype
+    patient = str(getattr(dataset, "PatientID", "")).strip()
     header = VolumeHeader(
-        depth, height, width, dtype, spacing_of(dataset), laterality(dataset), device, orientation(dataset)
+        depth, height, width, dtype, spacing_of(dataset), laterality(dataset), device, orientation(dataset), patient
     )
     _check_syntax(dataset)
     return checked_volume(header, least_depth=least_depth)

@@ -31,7 +31,7 @@ class VolumeHeader:
     `spacing` are the distances of neighbours along z, y, x in mm, 0 where the file does not tell them. `dtype` is that
     of the values after everything that the file asks to be done with them. `laterality` is R, L or empty.
     `orientation` is where z, y and x of the file point to, one of the letters R and L, A and P, S and I for each; empty
-    where the file does not tell.
+    where the file does not tell. `patient` is what the file calls whose eye it is, to be compared and not stored.
     """
 
     depth: int
@@ -42,6 +42,7 @@ class VolumeHeader:
     laterality: str = ""
     device: str = ""
     orientation: str = ""
+    patient: str = ""
 
     @property
     def shape(self) -> tuple[int, int, int]:
