@@ -40,6 +40,7 @@ from fintune_xr.store.runs.object_log import CellLog
 from fintune_xr.store.runs.run import is_state_of_run
 from fintune_xr.store.zarr_io import shards
 from fintune_xr.store.zarr_io.groups import codecs_fault, subgroups
+from fintune_xr.store.zarr_io.locks import can_be_alone
 from fintune_xr.store.zarr_io.recovery import leftovers
 from fintune_xr.tasks.product import CLASSES, INSTANCES, SCORES
 from fintune_xr.tasks.task import CLASSIFICATION, DETECTION, SEMANTIC
@@ -180,7 +181,8 @@ def _check_groups(cohort: Cohort, nodes: Mapping[str, Node]) -> Iterator[Problem
         yield Problem(
             "store",
             f"{len(left)} unfinished file(s) or group(s), {left[0]} among them, of a killed writer or of one at work",
-            "Harmless; the next step that writes while no other does removes them, or `fintune-xr check --repair`",
+            "Harmless; the next step that writes while no other does removes them"
+            + (", or `fintune-xr check --repair`" if can_be_alone(cohort.location) else ""),
         )
 
 

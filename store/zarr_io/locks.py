@@ -79,10 +79,14 @@ def recover_replaced(location: Location) -> None:
 
 def clear_if_alone(location: Location) -> None:
     """Removes what killed writers left unfinished in a local store, unless another process is writing to it."""
-    # Where the array is not made yet nobody can be known to be alone: whoever makes it may be at work.
-    if location.is_local and _file(location, "writers").parent.is_dir():
+    if can_be_alone(location):
         with _among_writers(location):
             pass
+
+
+def can_be_alone(location: Location) -> bool:
+    """Whether a writer can know that no other is at work: not where the images are not made yet, nor on objects."""
+    return location.is_local and _file(location, "writers").parent.is_dir()
 
 
 @contextlib.contextmanager

@@ -276,7 +276,8 @@ def fault_after(step: Step, *, repair: bool) -> str:
 def left_by_a_kill(step: Step, store: Path, *, repair: bool) -> list[str]:
     """What of the store is neither as before nor as after, or is gone that was there and will be; and its problems.
 
-    Those that say to run the command again are none, as long as it has not been run.
+    Those that say to run the command again are none, as long as it has not been run, nor what does no harm where a
+    repair is not said to remove it.
     """
     try:
         problems = {f"{problem}".replace(str(store), STORE) for problem in check(store, repair=repair)} - step.known
@@ -285,12 +286,11 @@ def left_by_a_kill(step: Step, store: Path, *, repair: bool) -> list[str]:
     except StoreNotFoundError:
         return sorted(step.values[0])
     now = stored_values(store)
-    again = (
-        f"fintune-xr {step.tokens[0]} ",
-        "Run the step that writes it again",
-        *(("Harmless",) if not repair else ()),
-    )
-    left = {problem for problem in problems if not any(words in problem for words in again)}
+    again = (f"fintune-xr {step.tokens[0]} ", "Run the step that writes it again", "Harmless")
+    left = {
+        problem for problem in problems
+        if (repair and "`fintune-xr check --repair`" in problem) or not any(words in problem for words in again)
+    }  # fmt: skip
     return sorted({*wrong_values(step, now), *lost_values(step, now), *unnoted(step, now), *left})
 
 

@@ -81,6 +81,8 @@ def test_a_signal_ends_a_verb_with_one_line(
 
     monkeypatch.setattr("fintune_xr.pipelines.steps.check.check", signalled)
     before = signal.getsignal(signal.SIGTERM)
+    # A worker of the tests lets SIGINT be.
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         end_on_sigterm()
         assert cli.run(["check", "a.zarr"]) == status
@@ -88,6 +90,7 @@ def test_a_signal_ends_a_verb_with_one_line(
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL or number == signal.SIGINT
     finally:
         signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, ignored)
     assert let_go
     told = capsys.readouterr()
     assert (told.out, told.err.splitlines()[0].partition(";")[0]) == ("", word)

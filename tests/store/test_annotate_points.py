@@ -178,9 +178,18 @@ def test_a_diameter_is_asked_for(cohort: Cohort, tmp_path: Path) -> None:
     assert stored(cohort).tolist() == [[10, 12, 11]]
 
 
-@pytest.mark.parametrize("wrong", [{"diameter": 0}, {"scale": -1}, {"frame": "upside"}])
-def test_lengths_and_frames_that_make_no_sense(cohort: Cohort, tmp_path: Path, wrong: dict[str, Any]) -> None:
-    with pytest.raises(FintuneValueError, match=f"--{next(iter(wrong))}: expected"):
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"diameter": 0}, "--diameter: expected"),
+        ({"scale": -1}, "--scale: expected"),
+        ({"frame": "upside"}, "no frame for --frame 'upside'; known: file, image"),
+    ],
+)
+def test_lengths_and_frames_that_make_no_sense(
+    cohort: Cohort, tmp_path: Path, wrong: dict[str, Any], told: str
+) -> None:
+    with pytest.raises((FintuneValueError, UnknownNameError), match=told):
         annotate(write(tmp_path / "a.csv", csv_text()), cohort.url, **wrong)
 
 
