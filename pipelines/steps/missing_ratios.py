@@ -10,12 +10,13 @@ import xarray as xr
 from fintune_xr import names as n
 from fintune_xr.pipelines.console import say
 from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.lineage.exclusion import excluded_tiles
 from fintune_xr.store.lineage.tile_counts import active_rule
 from fintune_xr.text import text_array, texts
 
 
 def with_missing_ratios(cohort: Cohort, found: xr.Dataset) -> xr.Dataset:
-    """`found` with the commonest reason of tiles without a count behind the reason of each missing rho.
+    """`found` with the commonest reason of the tiles of donors without a ratio behind the reason of each missing rho.
 
     What is missing is also said. `found` has `ratio` (run, donor, marker) and `reason` (run, marker, outcome).
     """
@@ -23,7 +24,7 @@ def with_missing_ratios(cohort: Cohort, found: xr.Dataset) -> xr.Dataset:
     images = cohort.images(lazy=False)
     markers, donors = text_array(images[n.MARKER]), text_array(images[n.DONOR])
     for run in texts(found[n.RUN]):
-        why = _reasons(cohort, run)
+        why = why_uncounted(cohort, run)
         for marker in texts(found[n.MARKER]):
             here = {n.RUN: run, n.MARKER: marker}
             ratio = found[n.RATIO].sel(here).values
@@ -31,10 +32,10 @@ def with_missing_ratios(cohort: Cohort, found: xr.Dataset) -> xr.Dataset:
             unknown = int(np.isnan(ratio[imaged]).sum())
             if not unknown:
                 continue
-            told = Counter(text for text in why[markers[: why.size] == marker].tolist() if text)
-            text, count = told.most_common(1)[0] if told else ("no cell was found in any of their tiles", 0)
-            lacking = f"{unknown} of {imaged.sum()} donors have no ratio: {text}" + (
-                f" ({count} tiles)" if count else ""
+            lacks = np.isin(donors, text_array(found[n.DONOR])[imaged & np.isnan(ratio)]) & (markers == marker)
+            text, count = Counter(why[lacks].tolist()).most_common(1)[0]
+            lacking = (
+                f"{unknown} of {imaged.sum()} donors have no ratio: {text} ({count} of their {lacks.sum()} tiles)"
             )
             say(f"associate: run {run}, {marker}: {lacking}")
             before = reason.loc[here].values
@@ -42,9 +43,12 @@ def with_missing_ratios(cohort: Cohort, found: xr.Dataset) -> xr.Dataset:
     return found.assign({n.REASON: reason.astype(str).assign_attrs(found[n.REASON].attrs)})
 
 
-def _reasons(cohort: Cohort, run: str) -> np.ndarray[tuple[int], np.dtype[np.str_]]:
-    """Why the run's rule could not tell, of each tile; empty where it could, or where an older store does not say."""
+def why_uncounted(cohort: Cohort, run: str) -> np.ndarray[tuple[int], np.dtype[np.str_]]:
+    """Why a tile (tile,) adds nothing to a ratio: it is left out, failed, has no cell, or the rule could not tell."""
     judged = cohort.positivity(run).sel({n.RULE: active_rule(cohort, run)})
-    if n.REASON not in judged:
-        return np.full(judged.sizes[n.TILE], "")
-    return np.asarray(text_array(judged[n.REASON]))
+    told = text_array(judged[n.REASON]) if n.REASON in judged else np.full(judged.sizes[n.TILE], "")
+    # An older store does not say why.
+    told = np.where(told == "", "the rule could not tell", told)
+    told = np.where(judged[n.N_ALL].values == 0, "no cell was found", told)
+    told = np.where(cohort.run(run, lazy=False)[n.STATE].values == n.QUARANTINED, "the tile is in quarantine", told)
+    return np.where(excluded_tiles(cohort), "left out by the rule of qc", told)

@@ -9,8 +9,12 @@ import pytest
 import tifffile
 
 import fintune_xr as fx
+from fintune_xr import names as n
+from fintune_xr.pipelines.steps import missing_ratios
 from fintune_xr.pipelines.steps.evaluate import score_lines
 from fintune_xr.seeds import stream
+from fintune_xr.store.lineage import tile_counts
+from fintune_xr.store.zarr_io.groups import open_column
 
 DONORS = ("d0", "d1", "d2", "d3")
 
@@ -52,11 +56,33 @@ def test_a_donor_without_cells_is_told(folder: Path, capsys: pytest.CaptureFixtu
     found = fx.associate(folder / "s.zarr", clinical=folder / "clinical.csv")
     assert found["n"].sel(outcome="nft").item() == 3
     said = "".join(capsys.readouterr())
-    assert "run base, GFAP: 1 of 4 donors have no ratio: no cell was found in any of their tiles" in said
+    assert "run base, GFAP: 1 of 4 donors have no ratio: no cell was found (1 of their 1 tiles)" in said
     fx.bootstrap(folder / "s.zarr", resamples=20)
     said = "".join(capsys.readouterr())
     assert "no resample of run base, GFAP has a rho with gpath: the outcome is the same in all donors" in said
     assert "nft" not in said
+
+
+def test_donors_whose_tiles_a_rule_leaves_out_or_that_failed_are_not_told_to_have_no_cell(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, clinical = folder / "s.zarr", folder / "clinical.csv"
+    for module in (tile_counts, missing_ratios):
+        monkeypatch.setattr(module, "excluded_tiles", lambda _: np.arange(len(DONORS)) == 1)
+    fx.associate(store, clinical=clinical, replace=True)
+    monkeypatch.undo()
+    said = "".join(capsys.readouterr())
+    # One of each of the two, and the first that is met is told.
+    assert "2 of 4 donors have no ratio: left out by the rule of qc (1 of their 2 tiles)" in said
+    states = open_column(fx.open_cohort(store).location, f"{n.RUNS}/base/{n.STATE}")
+    before = states[:]
+    states[:] = np.where(np.arange(len(DONORS)) == 0, n.QUARANTINED, before)
+    try:
+        assert missing_ratios.why_uncounted(fx.open_cohort(store), "base").tolist() == [
+            "the tile is in quarantine", *["the rule could not tell"] * 2, "no cell was found",
+        ]  # fmt: skip
+    finally:
+        states[:] = before
 
 
 def test_a_part_without_annotated_cells_is_told(folder: Path) -> None:
