@@ -15,12 +15,15 @@ from fintune_xr.pipelines.task_parts.placements import Floats, Placements, Words
 from fintune_xr.pixels.orientations import orientations
 from fintune_xr.pixels.real_part import tile_pixels
 from fintune_xr.store.cohort import Cohort
+from fintune_xr.store.raw.binning import bin_plane, in_larger_pixels
 from fintune_xr.tasks.detection import Points, tile_points
 from fintune_xr.text import texts
 
 # What a micrograph shows is looked for between these shares of a diameter, and where its pixels end.
 _FINE, _COARSE = 0.25, 1.0
 _ENDS: Final = (0.005, 0.995)
+# Micrographs are looked at in pixels so large that a diameter is about so many: filters take its length in time.
+_DIAMETER: Final = 10
 # Fewer points of a micrograph say nothing.
 _FEWEST: Final = 20
 # Standard errors by which points are brighter or darker than anywhere: from the first on they lie there, up to the
@@ -42,13 +45,13 @@ _WORDS: Final = Words(
 @dataclass(frozen=True, slots=True, eq=False)
 class PointPlacement:
     """By how many standard errors `n_points` are brighter or darker than anywhere (orientation,), as they are first,
-    and the mean of what is `around` them (y, x), as many pixels to each side as `reach`, which is a diameter.
+    and the mean of what is `around` them (y, x), a diameter to each side, in pixels of `px` of the micrograph.
     """
 
     n_points: int
     excess: Floats
     around: Floats
-    reach: int
+    px: int
 
 
 def point_placement(plane: NDArray[Any], points: Points) -> PointPlacement | None:
@@ -56,14 +59,16 @@ def point_placement(plane: NDArray[Any], points: Points) -> PointPlacement | Non
     if len(points) < _FEWEST:
         return None
     diameter = float(np.median(points.diameter_px))
-    shown = _shown(plane, diameter)
-    y, x = np.round(points.yx.T).astype(np.int64)
+    # Never so large that a small micrograph has none left.
+    larger = max(1, min(int(diameter / _DIAMETER), *plane.shape))
+    shown = _shown(bin_plane(plane, larger), diameter / larger)
+    y, x = np.round(in_larger_pixels(points.yx.T, larger)).astype(np.int64)
     turned = orientations(shown)
     means = [_at(turned[at], y, x).mean() if turned[at].shape == shown.shape else 0.0 for at in _BACK]
-    reach = max(1, round(diameter))
+    reach = max(1, round(diameter / larger))
     steps = np.arange(-reach, reach + 1)
     around = _at(shown, y[:, None, None] + steps[:, None], x[:, None, None] + steps).mean(axis=0)
-    return PointPlacement(y.size, np.abs(means) * np.sqrt(y.size), around, reach) if shown.any() else None
+    return PointPlacement(y.size, np.abs(means) * np.sqrt(y.size), around, larger) if shown.any() else None
 
 
 def _shown(plane: NDArray[Any], diameter: float) -> Floats:
@@ -100,17 +105,17 @@ def point_placement_lines(found: Mapping[str, PointPlacement | None]) -> list[st
 
 def _aside(looked: list[PointPlacement]) -> list[str]:
     """A line where what is shown lies to one side of all points, as where corners of boxes are taken for centres."""
-    if len({one.reach for one in looked}) != 1:
+    if len({(one.around.shape, one.px) for one in looked}) != 1:
         return []
-    reach, weights = looked[0].reach, [one.n_points for one in looked]
+    px, weights = looked[0].px, [one.n_points for one in looked]
     around = np.average([one.around for one in looked], axis=0, weights=weights)
-    strength = np.abs(around)
+    reach, strength = len(around) // 2, np.abs(around)
     down, right = np.subtract(np.unravel_index(strength.argmax(), around.shape), reach).tolist()
     if np.hypot(down, right) < _ASIDE * reach or strength.max() * np.sqrt(sum(weights)) < _LIES:
         return []
     rows, columns = "below" if down > 0 else "above", "right" if right > 0 else "left"
     return [
-        f"what the micrographs show lies {abs(down)} px {rows} and {abs(right)} px to the {columns} of the points on "
+        f"what the micrographs show lies {abs(down) * px} px {rows} and {abs(right) * px} px to the {columns} of the points on "
         "average. Are they corners of boxes that are taken for centres, or of a picture that was cut or binned "
         "(--scale)?"
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,6 +61,21 @@ def test_corners_taken_for_centres_are_asked_about() -> None:
     [line] = lines({name: moved(one, one.yx - 7) for name, one in POINTS.items()})
     assert "px below and" in line
     assert "to the right of the points" in line
+
+
+def test_large_particles_are_looked_at_in_larger_pixels() -> None:
+    planes = {name: np.kron(plane, np.ones((4, 4))) for name, plane in PLANES.items()}
+    large = {name: Points(4 * one.yx + 1.5, 4 * one.diameter_px) for name, one in POINTS.items()}
+    looked = {name: point_placement(planes[name], one) for name, one in large.items()}
+    assert {one.px for one in looked.values() if one} == {5}
+    assert point_placement_lines(looked) == []
+    turned = {name: moved(one, [4 * PX - 1, 0] + one.yx * [-1, 1]) for name, one in large.items()}
+    [line] = point_placement_lines({name: point_placement(planes[name], one) for name, one in turned.items()})
+    assert "mirrored upside down" in line
+    corners = {name: point_placement(planes[name], moved(one, one.yx - 28)) for name, one in large.items()}
+    [line] = point_placement_lines(corners)
+    down, right = (int(found) for found in re.findall(r"(\d+) px", line))
+    assert max(abs(down - 28), abs(right - 28)) <= 5
 
 
 def test_annotate_says_that_rows_were_counted_from_the_other_side(
