@@ -115,7 +115,7 @@ def _aside(looked: list[PointPlacement]) -> list[str]:
         return []
     rows, columns = "below" if down > 0 else "above", "right" if right > 0 else "left"
     return [
-        f"what the micrographs show lies {abs(down) * px} px {rows} and {abs(right) * px} px to the {columns} of the points on "
-        "average. Are they corners of boxes that are taken for centres, or of a picture that was cut or binned "
-        "(--scale)?"
+        f"what the micrographs show lies {abs(down) * px} px {rows} and {abs(right) * px} px to the {columns} of the "
+        "points on average. Are they corners of boxes that are taken for centres, or of a picture that was cut or "
+        "binned (--scale)?"
     ]

@@ -118,9 +118,9 @@ def _shifted_alike(shifts: Mapping[str, tuple[int, int]], n_looked: int) -> list
         return []
     rows, columns = "down" if down > 0 else "up", "right" if right > 0 else "left"
     return [
-        f"in {len(alike)} of {n_looked} tiles the masks lie on what the image shows only once they are moved "
-        f"{abs(down)} px {rows} and {abs(right)} px to the {columns}, {alike[0]} among them. Are they of crops that "
-        "begin elsewhere? They are stored as they came"
+        f"in {len(alike)} of the {n_looked} tiles looked at, the masks lie on what the image shows only once they are "
+        f"moved {abs(down)} px {rows} and {abs(right)} px to the {columns}, {alike[0]} among them. Are they of crops "
+        "that begin elsewhere? They are stored as they came"
     ]
 
 

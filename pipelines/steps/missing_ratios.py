@@ -34,9 +34,7 @@ def with_missing_ratios(cohort: Cohort, found: xr.Dataset) -> xr.Dataset:
                 continue
             lacks = np.isin(donors, text_array(found[n.DONOR])[imaged & np.isnan(ratio)]) & (markers == marker)
             text, count = Counter(why[lacks].tolist()).most_common(1)[0]
-            lacking = (
-                f"{unknown} of {imaged.sum()} donors have no ratio: {text} ({count} of their {lacks.sum()} tiles)"
-            )
+            lacking = f"{unknown} of {imaged.sum()} donors have no ratio: {text} ({count} of their {lacks.sum()} tiles)"
             say(f"associate: run {run}, {marker}: {lacking}")
             before = reason.loc[here].values
             reason.loc[here] = np.where(before != "", before + f"; {lacking}", before)

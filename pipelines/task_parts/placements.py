@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -74,13 +74,16 @@ class Placements:
             return of_most
         return self._single_turned(words) + self._single_lost(words)
 
+    def _among(self, tiles: Sized, words: Words) -> str:
+        return f"in {len(tiles)} of the {len(self.found)} {words.tiles} looked at"
+
     def _turned_alike(self, words: Words) -> list[str]:
         turned = self.turned
         for turn in sorted(set(turned.values())):
             tiles = [tile for tile, own in turned.items() if own == turn]
             if 2 * len(tiles) > len(self.found):
                 return [
-                    f"in {len(tiles)} of {len(self.found)} {words.tiles} the {words.what} lie on what the image shows "
+                    f"{self._among(tiles, words)}, the {words.what} lie on what the image shows "
                     f"only once they are {TURNS[turn]}, {tiles[0]} among them. {words.turned}"
                 ]
         return []
@@ -90,21 +93,21 @@ class Placements:
         if len(lost) < 2 or 2 * len(lost) <= len(self.found):
             return []
         return [
-            f"in {len(lost)} of {len(self.found)} {words.tiles} no channel tells {words.what} from what lies around "
+            f"{self._among(lost, words)}, no channel tells {words.what} from what lies around "
             f"them, {lost[0]} among them. {words.lost}"
         ]
 
     def _single_turned(self, words: Words) -> list[str]:
         told = [f"{tile} ({TURNS[turn]})" for tile, turn in self.turned.items()]
         return told and [
-            f"in {len(told)} of {len(self.found)} {words.tiles} the {words.what} lie on what the image shows only once "
+            f"{self._among(told, words)}, the {words.what} lie on what the image shows only once "
             f"they are turned, in the others as they are: {', '.join(told[:_NAMED])}. {words.turned}"
         ]
 
     def _single_lost(self, words: Words) -> list[str]:
         lost = self.lost
         return lost and [
-            f"in {len(lost)} of {len(self.found)} {words.tiles} no channel tells {words.what} from what lies around "
+            f"{self._among(lost, words)}, no channel tells {words.what} from what lies around "
             f"them, as it does in the others: {', '.join(lost[:_NAMED])}. {words.lost}"
         ]
 

@@ -31,7 +31,7 @@ def lines(masks: list[np.ndarray], images: list[np.ndarray] | None = None) -> li
 def test_turned_masks_are_named_with_what_turns_them_back(turn: str) -> None:
     [line] = lines([TURNS[turn](tile.mask) for tile in TILES])
     assert turn in line
-    assert line.startswith("in 5 of 5 tiles")
+    assert line.startswith("in 5 of the 5 tiles looked at")
 
 
 def test_of_tiles_that_are_not_square_only_the_turns_that_fit_are_asked() -> None:
@@ -60,7 +60,7 @@ def test_masks_of_other_tiles_are_asked_about_and_one_tile_alone_is_not() -> Non
 def test_a_mask_of_another_tile_among_others_that_lie_on_theirs_is_named() -> None:
     masks = [tile.mask for tile in TILES]
     [line] = lines([masks[1], *masks[1:]])
-    assert "in 1 of 5 tiles no channel tells" in line
+    assert "in 1 of the 5 tiles looked at, no channel tells" in line
     assert line.split(": ")[1].startswith("t0.")
     [line] = lines([masks[0], masks[1].T, *masks[2:]])
     assert "t1 (mirrored, rows for columns)" in line
@@ -69,7 +69,7 @@ def test_a_mask_of_another_tile_among_others_that_lie_on_theirs_is_named() -> No
 
 def test_masks_that_are_all_moved_alike_are_named_with_how_far() -> None:
     [line] = lines([np.roll(tile.mask, (-7, 12), (0, 1)) for tile in TILES])
-    assert line.startswith("in 5 of 5 tiles")
+    assert line.startswith("in 5 of the 5 tiles looked at")
     assert "moved 7 px down and 12 px to the left" in line
     masks = [tile.mask for tile in TILES]
     assert lines([np.roll(mask, 1, 0) for mask in masks]) == []

@@ -47,13 +47,13 @@ def test_points_on_what_is_shown_say_nothing_whichever_is_dark() -> None:
 @pytest.mark.parametrize("turn", TURNS)
 def test_turned_points_are_named_with_what_turns_them_back(turn: str) -> None:
     [line] = lines({name: moved(one, np.stack(TURNS[turn](*one.yx.T), axis=1)) for name, one in POINTS.items()})
-    assert line.startswith("in 4 of 4 micrographs")
+    assert line.startswith("in 4 of the 4 micrographs looked at")
     assert f"{turn}" in line
 
 
 def test_points_of_another_micrograph_are_named() -> None:
     [line] = lines({**POINTS, "m2": POINTS["m0"]})
-    assert "in 1 of 4 micrographs no channel tells points" in line
+    assert "in 1 of the 4 micrographs looked at, no channel tells points" in line
     assert ": m2." in line
 
 

@@ -43,5 +43,5 @@ def test_annotate_names_masks_that_lie_elsewhere(
     fx.ingest(tmp_path, tmp_path / "s.zarr", layout="classes")
     fx.annotate(tmp_path, tmp_path / "s.zarr", layout="classes")
     said = "".join(capsys.readouterr())
-    assert ("in 3 of 4 tiles the classes lie" in said) == turned
+    assert ("in 3 of the 4 tiles looked at, the classes lie" in said) == turned
     assert ("mirrored left for right" in said) == turned
